@@ -1,0 +1,1 @@
+"""Conversations and sound: reading, making and decoding them."""
