@@ -1,0 +1,341 @@
+"""The mathematics of the Titans neural memory (Behrouz, Zhong, Mirrokni 2025, arXiv 2501.00663, section 3).
+
+The memory is an MLP without biases, ``M(x) = SiLU(... SiLU(x W_1) ...) W_L``, one per stream and head. It is written
+by gradient descent with momentum and forgetting on the loss ``l(M; k, v) = ||M(k) - v||^2``. For written token i
+
+    S_i = eta_i S_{i-1} - theta_i grad l(M_chunk; k_i, v_i)
+    M_i = (1 - alpha_i) M_{i-1} + S_i                                       (arXiv 2501.00663, equations 9, 10 and 13)
+
+with ``M_chunk`` the weights at the start of the token's chunk; ``chunk_size=1`` is the paper's recurrence exactly.
+
+Nothing here walks over tokens. The gradients of a chunk are outer products taken at the same weights, and the
+recurrence is linear in them, so the state after a chunk is a weighted sum that one matrix product gives. All functions
+are plain differentiable tensor code: training goes through the update, and they run under `inference_mode`,
+`torch.compile` and checkpointing.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+
+STEP_RULES = ("normalized", "paper")
+READ_ORDERS = ("history", "chunk")
+
+# The largest slope of SiLU is 1.0998, so 1.21 bounds its square in the curvature bound of a hidden matrix.
+_SILU_SLOPE_SQUARED = 1.21
+
+
+@dataclass
+class NeuralMemoryState:
+    """Weights and momentum of one memory layer's streams.
+
+    Attributes:
+        weights: one tensor per matrix of the MLP, each (streams, heads, d_in, d_out); float32, or float64 for float64
+            inputs.
+        momentum: the same shapes and dtype: the running sum S of the surprise.
+    """
+
+    weights: tuple[Tensor, ...]
+    momentum: tuple[Tensor, ...]
+
+    def map(self, function) -> NeuralMemoryState:
+        """The state with `function` applied to each of its tensors."""
+        return NeuralMemoryState(tuple(map(function, self.weights)), tuple(map(function, self.momentum)))
+
+
+def read_memory(weights: tuple[Tensor, ...], queries: Tensor) -> Tensor:
+    """What the memory answers to `queries`: ``M(q)``.
+
+    Args:
+        weights: matrices of the memory, each (streams, heads, d_in, d_out).
+        queries: (streams, heads, tokens, head_dim).
+
+    Returns:
+        (streams, heads, tokens, head_dim), in the dtype of the weights.
+    """
+    return _activations(weights, queries.to(weights[0].dtype))[-1]
+
+
+def write_memory(
+    state: NeuralMemoryState,
+    keys: Tensor,
+    values: Tensor,
+    *,
+    forget: Tensor,
+    momentum: Tensor,
+    step: Tensor,
+    mask: Tensor | None = None,
+    chunk_size: int,
+    step_rule: str = "paper",
+) -> NeuralMemoryState:
+    """Write tokens into the memory by gradient steps, in closed form for each chunk.
+
+    Args:
+        state: the state before; it is not modified.
+        keys, values: (streams, heads, tokens, head_dim).
+        forget, momentum, step: the gates alpha, eta and theta, (streams, heads, tokens), in [0, 1].
+        mask: (streams, tokens), True = write. A masked token leaves weights and momentum untouched, as if it were
+            absent: chunk boundaries count written tokens. None writes every token.
+        chunk_size: tokens whose gradients are taken at the same weights, at least 1. The end of the call closes the
+            last chunk.
+        step_rule: "paper" takes theta as it is. "normalized" uses ``theta_i (1 - eta_i) / (n b)`` with n the chunk's
+            written tokens and b a bound of the local curvature (`_curvature_bounds`), so that correlated keys do not
+            overshoot.
+
+    Returns:
+        The state after the tokens: float32, or float64 where an input is float64.
+
+    Raises:
+        ValueError: for an unknown `step_rule`, a `chunk_size` below 1, or shapes that do not belong together.
+    """
+    gates = {"forget": forget, "momentum": momentum, "step": step}
+    _check_inputs(state, keys, values, gates, mask, chunk_size, step_rule)
+    chunks = _Chunks.pack(keys, values, gates, mask, chunk_size, step_rule, dtype=_state_dtype(state, keys))
+    state = state.map(lambda tensor: tensor.to(chunks.keys.dtype))
+    for index in range(chunks.count):
+        state = _write_chunk(state, chunks, index, step_rule)
+    return state
+
+
+def read_and_write_memory(
+    state: NeuralMemoryState,
+    queries: Tensor,
+    keys: Tensor,
+    values: Tensor,
+    *,
+    forget: Tensor,
+    momentum: Tensor,
+    step: Tensor,
+    mask: Tensor | None = None,
+    chunk_size: int,
+    step_rule: str = "paper",
+    read: str = "history",
+) -> tuple[Tensor, NeuralMemoryState]:
+    """Read at every token and write the tokens; arguments as `write_memory`.
+
+    Args:
+        queries: (streams, heads, tokens, head_dim).
+        read: "history": every token reads the state before the call. "chunk": a token of chunk j reads the state after
+            chunk j - 1, Titans' own order; what a masked token reads then is unspecified.
+
+    Returns:
+        values (streams, heads, tokens, head_dim) and the state after the tokens.
+
+    Raises:
+        ValueError: as `write_memory`, and for an unknown `read`.
+    """
+    if read not in READ_ORDERS:
+        raise ValueError(f"read must be one of {READ_ORDERS}, got {read!r}.")
+    gates = {"forget": forget, "momentum": momentum, "step": step}
+    write = {"mask": mask, "chunk_size": chunk_size, "step_rule": step_rule}
+    if read == "history":
+        return read_memory(state.weights, queries), write_memory(state, keys, values, **gates, **write)
+
+    _check_inputs(state, keys, values, gates, **write)
+    if queries.shape != keys.shape:
+        raise ValueError(f"queries must have the shape of the keys, {tuple(keys.shape)}, got {tuple(queries.shape)}.")
+    chunks = _Chunks.pack(keys, values, gates, mask, chunk_size, step_rule, dtype=_state_dtype(state, keys))
+    state = state.map(lambda tensor: tensor.to(chunks.keys.dtype))
+    packed_queries = chunks.pack_tokens(queries)
+    answers = []
+    for index in range(chunks.count):
+        answers.append(read_memory(state.weights, packed_queries[:, :, index]))
+        state = _write_chunk(state, chunks, index, step_rule)
+    if not answers:
+        return torch.zeros_like(queries, dtype=chunks.keys.dtype), state
+    return chunks.unpack_tokens(torch.stack(answers, dim=2)), state
+
+
+def _write_chunk(state: NeuralMemoryState, chunks: _Chunks, index: int, step_rule: str) -> NeuralMemoryState:
+    """The state after chunk `index`: ``M_n = A M_0 + b S_0 - sum_i c_i g_i`` and ``S_n = m S_0 - sum_i e_i g_i``."""
+    keys, values = chunks.keys[:, :, index], chunks.values[:, :, index]
+    keep, carry, decay = (gate[:, :, index, None, None] for gate in (chunks.keep, chunks.carry, chunks.decay))
+    gradient_weights = chunks.gradient_weights[:, :, index]
+    activations = _activations(state.weights, keys)
+    deltas = _output_gradients(state.weights, activations, values)
+    if step_rule == "normalized":
+        bounds = _curvature_bounds(state.weights, activations, chunks.written[:, :, index])
+    weights, momenta = [], []
+    for layer, (weight, momentum) in enumerate(zip(state.weights, state.momentum)):
+        inputs, delta = _inputs_of(layer, activations), deltas[layer]
+        scale = gradient_weights / bounds[layer] if step_rule == "normalized" else gradient_weights
+        # c and e side by side: one product gives both weighted sums of the outer products.
+        scaled = torch.cat([scale[..., :1] * delta, scale[..., 1:] * delta], dim=-1)
+        to_weight, to_momentum = (inputs.mT @ scaled).split(delta.shape[-1], dim=-1)
+        weights.append(keep * weight + carry * momentum - to_weight)
+        momenta.append(decay * momentum - to_momentum)
+    return NeuralMemoryState(tuple(weights), tuple(momenta))
+
+
+def _activations(weights: tuple[Tensor, ...], inputs: Tensor) -> list[Tensor]:
+    """The inputs, then the output of each matrix before its SiLU; the last entry is what the memory answers."""
+    activations = [inputs]
+    for layer, weight in enumerate(weights):
+        activations.append(_inputs_of(layer, activations) @ weight)
+    return activations
+
+
+def _inputs_of(layer: int, activations: list[Tensor]) -> Tensor:
+    """What matrix `layer` is applied to."""
+    return activations[layer] if layer == 0 else F.silu(activations[layer])
+
+
+def _output_gradients(weights: tuple[Tensor, ...], activations: list[Tensor], values: Tensor) -> list[Tensor]:
+    """The gradient of each token's loss with respect to the output of each matrix, (streams, heads, tokens, d_out)."""
+    deltas = [2 * (activations[-1] - values)]
+    for layer in range(len(weights) - 1, 0, -1):
+        sigmoid = torch.sigmoid(activations[layer])
+        slope = sigmoid * (1 + activations[layer] * (1 - sigmoid))
+        deltas.insert(0, (deltas[0] @ weights[layer].mT) * slope)
+    return deltas
+
+
+def _curvature_bounds(weights: tuple[Tensor, ...], activations: list[Tensor], written: Tensor) -> list[Tensor]:
+    """One plus half a bound of the curvature of a token's loss in each matrix, each (streams, heads, 1, 1).
+
+    The loss of one token is quadratic in the last matrix, with curvature 2 ||a||^2 for the input a (the largest of the
+    chunk is taken); each SiLU and matrix between another one and the output multiplies that by at most 1.21 ||W||_F^2.
+    """
+    bounds = []
+    behind = torch.ones((), dtype=activations[0].dtype, device=activations[0].device)
+    for layer in range(len(weights) - 1, -1, -1):
+        largest = (_inputs_of(layer, activations).square().sum(-1) * written).amax(-1)[..., None, None]
+        bounds.insert(0, 1 + largest * behind)
+        behind = behind * _SILU_SLOPE_SQUARED * weights[layer].square().sum((-2, -1), keepdim=True)
+    return bounds
+
+
+@dataclass
+class _Chunks:
+    """The written tokens of a call, packed to the front of each stream and cut into chunks.
+
+    keys, values: (streams, heads, chunks, chunk_size, head_dim); written: (streams, 1, chunks, chunk_size), 1 or 0;
+    gradient_weights: (streams, heads, chunks, chunk_size, 2), the factors c and e; keep, carry, decay: (streams,
+    heads, chunks), the factors A, b and m of a whole chunk.
+    """
+
+    keys: Tensor
+    values: Tensor
+    written: Tensor
+    gradient_weights: Tensor
+    keep: Tensor
+    carry: Tensor
+    decay: Tensor
+    order: Tensor | None
+    tokens: int
+    chunk_size: int
+
+    @property
+    def count(self) -> int:
+        return self.keys.shape[2]
+
+    @classmethod
+    def pack(cls, keys, values, gates, mask, chunk_size, step_rule, *, dtype) -> _Chunks:
+        tokens = keys.shape[2]
+        # A stable sort brings the written tokens to the front, in order, with shapes that do not depend on the mask.
+        order = None if mask is None else torch.argsort(~mask, dim=1, stable=True)
+        ones = torch.ones((keys.shape[0], tokens), dtype=dtype, device=keys.device) if mask is None else mask.to(dtype)
+        chunk_size = min(chunk_size, max(tokens, 1))
+
+        def cut(tensor):
+            return _cut_into_chunks(_reorder(tensor.to(dtype), order), chunk_size)
+
+        written = cut(ones[:, None])
+        forget, momentum, step = (cut(gates[name]) for name in ("forget", "momentum", "step"))
+        if step_rule == "normalized":
+            step = step * (1 - momentum) / written.sum(-1, keepdim=True).clamp(min=1)
+        to_weights, to_momentum, chunk = _linear_recurrence(forget, momentum, written)
+        gradient_weights = torch.stack([to_weights, to_momentum], dim=-1) * (step * written)[..., None]
+        # A masked token's content must not matter, not even where it is infinite.
+        packed = [
+            cut(tensor).masked_fill(written[..., None] == 0, 0) if mask is not None else cut(tensor)
+            for tensor in (keys, values)
+        ]
+        return cls(*packed, written, gradient_weights, *chunk, order, tokens, chunk_size)
+
+    def pack_tokens(self, tensor: Tensor) -> Tensor:
+        return _cut_into_chunks(_reorder(tensor.to(self.keys.dtype), self.order), self.chunk_size)
+
+    def unpack_tokens(self, tensor: Tensor) -> Tensor:
+        packed = tensor.flatten(2, 3)[:, :, : self.tokens]
+        return packed if self.order is None else _reorder(packed, torch.argsort(self.order, dim=1))
+
+
+def _linear_recurrence(forget: Tensor, momentum: Tensor, written: Tensor):
+    """What becomes of a token's gradient, and of the state before the chunk, by the end of the chunk.
+
+    Token i acts on the pair (M, S) by the matrix [[1 - alpha_i, eta_i], [0, eta_i]] (the identity where it is not
+    written). A doubling scan multiplies them from the end; products instead of sums of logarithms are exact at
+    alpha = 1 and eta = 0, and so are their gradients.
+
+    Args:
+        forget, momentum, written: (streams, heads or 1, chunks, chunk_size).
+
+    Returns:
+        The factors (to M, to S) of a gradient that enters at token i, each (streams, heads, chunks, chunk_size), and
+        the three factors (A, b, m) of the whole chunk, each (streams, heads, chunks).
+    """
+    keep = 1 - forget * written
+    carry = momentum * written
+    decay = 1 - (1 - momentum) * written
+    chunk_size = keep.shape[-1]
+    shift = 1
+    while shift < chunk_size:
+        # Entry i covers tokens i .. i + shift - 1; beyond the end of the chunk stands the identity.
+        later_keep, later_decay = (F.pad(factor[..., shift:], (0, shift), value=1.0) for factor in (keep, decay))
+        later_carry = F.pad(carry[..., shift:], (0, shift))
+        keep, carry, decay = later_keep * keep, later_keep * carry + later_carry * decay, later_decay * decay
+        shift *= 2
+    after_keep, after_decay = (F.pad(factor[..., 1:], (0, 1), value=1.0) for factor in (keep, decay))
+    after_carry = F.pad(carry[..., 1:], (0, 1))
+    return after_keep + after_carry, after_decay, (keep[..., 0], carry[..., 0], decay[..., 0])
+
+
+def _reorder(tensor: Tensor, order: Tensor | None) -> Tensor:
+    """`tensor` (streams, heads, tokens, ...) with the tokens of each stream in `order` (streams, tokens)."""
+    if order is None:
+        return tensor
+    index = order[:, None].reshape(order.shape[0], 1, order.shape[1], *[1] * (tensor.dim() - 3))
+    return torch.take_along_dim(tensor, index, dim=2)
+
+
+def _cut_into_chunks(tensor: Tensor, chunk_size: int) -> Tensor:
+    """(streams, heads, tokens, ...) -> (streams, heads, chunks, chunk_size, ...), the last chunk filled with zeros."""
+    tokens = tensor.shape[2]
+    chunks = math.ceil(tokens / chunk_size)
+    missing = chunks * chunk_size - tokens
+    if missing:
+        tensor = F.pad(tensor, (0, 0) * (tensor.dim() - 3) + (0, missing))
+    return tensor.unflatten(2, (chunks, chunk_size))
+
+
+def _state_dtype(state: NeuralMemoryState, keys: Tensor) -> torch.dtype:
+    return torch.float64 if torch.float64 in (keys.dtype, state.weights[0].dtype) else torch.float32
+
+
+def _check_inputs(state, keys, values, gates, mask, chunk_size, step_rule) -> None:
+    if step_rule not in STEP_RULES:
+        raise ValueError(f"step_rule must be one of {STEP_RULES}, got {step_rule!r}.")
+    if chunk_size < 1:
+        raise ValueError(f"chunk_size must be at least 1, got {chunk_size}.")
+    expected = (*state.weights[0].shape[:2], keys.shape[2] if keys.dim() == 4 else -1, state.weights[0].shape[2])
+    if tuple(keys.shape) != expected or tuple(values.shape) != (*expected[:3], state.weights[-1].shape[3]):
+        raise ValueError(
+            "keys and values must be (streams, heads, tokens, head_dim) and fit the weights of the state, "
+            f"{[tuple(weight.shape) for weight in state.weights]}, got keys {tuple(keys.shape)} and values "
+            f"{tuple(values.shape)}."
+        )
+    for name, gate in gates.items():
+        if tuple(gate.shape) != expected[:3]:
+            raise ValueError(f"{name} must be (streams, heads, tokens) = {expected[:3]}, got {tuple(gate.shape)}.")
+    if mask is not None and (tuple(mask.shape) != (expected[0], expected[2]) or mask.dtype != torch.bool):
+        raise ValueError(
+            f"mask must be a bool tensor (streams, tokens) = {(expected[0], expected[2])}, got {mask.dtype} "
+            f"{tuple(mask.shape)}."
+        )

@@ -1,0 +1,114 @@
+"""Configuration of the memory, and what a host's configuration gains with it."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from typing import Any
+
+from transformers import PreTrainedConfig
+
+from .neural_memory import READ_ORDERS, STEP_RULES
+
+
+SCOPES = ("conversation", "speaker")
+READOUTS = ("verbalizer", "linear")
+
+DEFAULT_EMOTION_PROMPT = (
+    "Which emotion does the speaker express? Answer with one word out of: {labels}."
+)
+
+
+class TitansMemoryConfig(PreTrainedConfig):
+    """Configuration of the memory layers; checked when it is built, before a weight is loaded.
+
+    Args:
+        layers: decoder blocks that get a memory layer, counted from 0, strictly increasing.
+        num_heads: memories per layer, each with its own keys and values.
+        head_dim: width of keys, queries and values of a head.
+        depth: matrices of the memory MLP (arXiv 2501.00663, section 3.1); 1 is a linear memory.
+        expansion: hidden width of the MLP over `head_dim`; without effect at depth 1.
+        chunk_size: audio tokens whose gradients are taken at the same weights; 1 is the paper's recurrence.
+        read: "history": a turn reads what earlier turns wrote. "chunk": also the chunks before in its own turn.
+        step_rule: "normalized" (bounded by the local curvature) or "paper" (the plain equation).
+        scope: one memory per "conversation", or per "speaker" of each conversation.
+        max_speakers: memories per conversation for scope "speaker".
+        forget_half_life: audio tokens after which a fresh memory has forgotten half (25 tokens are a second in Qwen2-Audio).
+        initial_momentum: eta of a fresh memory, in (0, 1).
+        initial_step: theta of a fresh memory, in (0, 1).
+        weights_fingerprint: of the saved memory weights, set by `save_pretrained`: a saved conversation state belongs to it.
+
+    Raises:
+        ValueError: for a value outside what is given here, naming it and what is allowed.
+    """
+
+    model_type = "titans_memory"
+
+    layers: list[int] | tuple[int, ...] = (0,)
+    num_heads: int = 4
+    head_dim: int = 64
+    depth: int = 2
+    expansion: int = 1
+    chunk_size: int = 64
+    read: str = "history"
+    step_rule: str = "normalized"
+    scope: str = "conversation"
+    max_speakers: int = 8
+    forget_half_life: float = 2000.0
+    initial_momentum: float = 0.5
+    initial_step: float = 0.5
+    weights_fingerprint: str | None = None
+
+    def __post_init__(self, **kwargs):
+        self.layers = list(self.layers)
+        self._check()
+        super().__post_init__(**kwargs)
+
+    def _check(self) -> None:
+        if not self.layers or any(isinstance(i, bool) or not isinstance(i, int) or i < 0 for i in self.layers):
+            raise ValueError(f"layers must be a non-empty list of block numbers from 0 on, got {self.layers}.")
+        if any(a >= b for a, b in zip(self.layers, self.layers[1:])):
+            raise ValueError(f"layers must be strictly increasing, got {self.layers}.")
+        for name in ("num_heads", "head_dim", "depth", "expansion", "chunk_size", "max_speakers"):
+            value = getattr(self, name)
+            if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+                raise ValueError(f"{name} must be an integer of at least 1, got {value!r}.")
+        for name, allowed in (("read", READ_ORDERS), ("step_rule", STEP_RULES), ("scope", SCOPES)):
+            if getattr(self, name) not in allowed:
+                raise ValueError(f"{name} must be one of {allowed}, got {getattr(self, name)!r}.")
+        if not self.forget_half_life > 0:
+            raise ValueError(f"forget_half_life must be a positive number of tokens, got {self.forget_half_life!r}.")
+        for name in ("initial_momentum", "initial_step"):
+            if not 0 < getattr(self, name) < 1:
+                raise ValueError(f"{name} must lie between 0 and 1, both excluded, got {getattr(self, name)!r}.")
+
+    @property
+    def streams_per_row(self) -> int:
+        """Memories of one conversation."""
+        return self.max_speakers if self.scope == "speaker" else 1
+
+    def matrix_shapes(self) -> list[tuple[int, int]]:
+        """(d_in, d_out) of each matrix of one head's memory."""
+        widths = [self.head_dim, *[self.head_dim * self.expansion] * (self.depth - 1), self.head_dim]
+        return list(zip(widths, widths[1:]))
+
+
+class AudioEmotionConfigMixin:
+    """What a host's configuration gains: mix it in before the host's class, and set the class attribute `model_type`.
+
+    Args:
+        memory_config: a `TitansMemoryConfig` or its dict.
+        emotion_readout: "verbalizer" (label tokens through the host's output head) or "linear" (a head of its own).
+        label_token_ids: for the verbalizer, the token that stands for each label, in the order of `id2label`.
+        emotion_prompt: what the user turn asks after the audio; `{labels}` is replaced by the labels.
+        adapter_only: whether `save_pretrained` leaves the host's weights out and names the base instead.
+        base_model_name_or_path, base_model_revision: the host checkpoint the memory was made for.
+    """
+
+    memory_config: dict | PreTrainedConfig | None = None
+    emotion_readout: str = "verbalizer"
+    label_token_ids: list[int] | None = None
+    emotion_prompt: str = DEFAULT_EMOTION_PROMPT
+    adapter_only: bool = False
+    base_model_name_or_path: str | None = None
+    base_model_revision: str | None = None
