@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
-from typing import Any
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import ClassVar
 
 from transformers import PreTrainedConfig
 
@@ -14,9 +14,7 @@ from .neural_memory import READ_ORDERS, STEP_RULES
 SCOPES = ("conversation", "speaker")
 READOUTS = ("verbalizer", "linear")
 
-DEFAULT_EMOTION_PROMPT = (
-    "Which emotion does the speaker express? Answer with one word out of: {labels}."
-)
+DEFAULT_EMOTION_PROMPT = "Which emotion does the speaker express? Answer with one word out of: {labels}."
 
 
 class TitansMemoryConfig(PreTrainedConfig):
@@ -31,9 +29,9 @@ class TitansMemoryConfig(PreTrainedConfig):
         chunk_size: audio tokens whose gradients are taken at the same weights; 1 is the paper's recurrence.
         read: "history": a turn reads what earlier turns wrote. "chunk": also the chunks before in its own turn.
         step_rule: "normalized" (bounded by the local curvature) or "paper" (the plain equation).
-        scope: one memory per "conversation", or per "speaker" of each conversation.
+        scope: one memory per "conversation", or one per "speaker" of it.
         max_speakers: memories per conversation for scope "speaker".
-        forget_half_life: audio tokens after which a fresh memory has forgotten half (25 tokens are a second in Qwen2-Audio).
+        forget_half_life: audio tokens after which a fresh memory has forgotten half (Qwen2-Audio: 25 tokens a second).
         initial_momentum: eta of a fresh memory, in (0, 1).
         initial_step: theta of a fresh memory, in (0, 1).
         weights_fingerprint: of the saved memory weights, set by `save_pretrained`: a saved conversation state belongs to it.
@@ -67,7 +65,7 @@ class TitansMemoryConfig(PreTrainedConfig):
     def _check(self) -> None:
         if not self.layers or any(isinstance(i, bool) or not isinstance(i, int) or i < 0 for i in self.layers):
             raise ValueError(f"layers must be a non-empty list of block numbers from 0 on, got {self.layers}.")
-        if any(a >= b for a, b in zip(self.layers, self.layers[1:])):
+        if any(a >= b for a, b in pairwise(self.layers)):
             raise ValueError(f"layers must be strictly increasing, got {self.layers}.")
         for name in ("num_heads", "head_dim", "depth", "expansion", "chunk_size", "max_speakers"):
             value = getattr(self, name)
@@ -90,20 +88,28 @@ class TitansMemoryConfig(PreTrainedConfig):
     def matrix_shapes(self) -> list[tuple[int, int]]:
         """(d_in, d_out) of each matrix of one head's memory."""
         widths = [self.head_dim, *[self.head_dim * self.expansion] * (self.depth - 1), self.head_dim]
-        return list(zip(widths, widths[1:]))
+        return list(pairwise(widths))
 
 
+@dataclass(kw_only=True)
 class AudioEmotionConfigMixin:
-    """What a host's configuration gains: mix it in before the host's class, and set the class attribute `model_type`.
+    """What a host's configuration gains: mix it in before the host's class, and set `model_type`.
 
     Args:
-        memory_config: a `TitansMemoryConfig` or its dict.
+        memory_config: a `TitansMemoryConfig` or its dict; None takes the defaults.
         emotion_readout: "verbalizer" (label tokens through the host's output head) or "linear" (a head of its own).
         label_token_ids: for the verbalizer, the token that stands for each label, in the order of `id2label`.
         emotion_prompt: what the user turn asks after the audio; `{labels}` is replaced by the labels.
         adapter_only: whether `save_pretrained` leaves the host's weights out and names the base instead.
         base_model_name_or_path, base_model_revision: the host checkpoint the memory was made for.
+
+    Raises:
+        ValueError: for an unknown readout, `id2label` that does not count from 0, a label that occurs twice, label
+            tokens that do not fit the labels, or an error of `TitansMemoryConfig`.
     """
+
+    # Trainer gathers every other field of an output.
+    keys_to_ignore_at_inference: ClassVar[list[str]] = ["past_key_values", "memory_cache"]
 
     memory_config: dict | PreTrainedConfig | None = None
     emotion_readout: str = "verbalizer"
@@ -112,3 +118,33 @@ class AudioEmotionConfigMixin:
     adapter_only: bool = False
     base_model_name_or_path: str | None = None
     base_model_revision: str | None = None
+
+    def __post_init__(self, **kwargs):
+        if not isinstance(self.memory_config, PreTrainedConfig):
+            self.memory_config = TitansMemoryConfig(**(self.memory_config or {}))
+        super().__post_init__(**kwargs)
+        if self.emotion_readout not in READOUTS:
+            raise ValueError(f"emotion_readout must be one of {READOUTS}, got {self.emotion_readout!r}.")
+        if sorted(self.id2label) != list(range(len(self.id2label))):
+            raise ValueError(f"id2label must number the labels 0, 1, ..., got the ids {sorted(self.id2label)}.")
+        if len(set(self.labels)) != len(self.labels):
+            raise ValueError(f"id2label must not name a label twice, got {self.labels}.")
+        self.label2id = {label: index for index, label in self.id2label.items()}
+        if self.label_token_ids is not None and len(set(self.label_token_ids)) != len(self.labels):
+            raise ValueError(
+                f"label_token_ids must hold one token of its own for each of {self.labels}, got {self.label_token_ids}."
+            )
+
+    @classmethod
+    def host_class(cls) -> type[PreTrainedConfig]:
+        """The host's own configuration class."""
+        return next(base for base in cls.__mro__ if not issubclass(base, AudioEmotionConfigMixin))
+
+    @property
+    def labels(self) -> list[str]:
+        """The emotion labels in the order of their ids."""
+        return [self.id2label[index] for index in sorted(self.id2label)]
+
+    def prompt_text(self) -> str:
+        """What the user turn asks after the audio."""
+        return self.emotion_prompt.replace("{labels}", ", ".join(self.labels))

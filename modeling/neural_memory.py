@@ -17,6 +17,7 @@ are plain differentiable tensor code: training goes through the update, and they
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -47,6 +48,18 @@ class NeuralMemoryState:
     def map(self, function) -> NeuralMemoryState:
         """The state with `function` applied to each of its tensors."""
         return NeuralMemoryState(tuple(map(function, self.weights)), tuple(map(function, self.momentum)))
+
+    def __getitem__(self, streams) -> NeuralMemoryState:
+        """The state of some streams: a slice or a tensor of indices."""
+        return self.map(lambda tensor: tensor[streams])
+
+    @staticmethod
+    def concatenate(states: Sequence[NeuralMemoryState]) -> NeuralMemoryState:
+        """The streams of all states, one after the other."""
+        return NeuralMemoryState(
+            tuple(map(torch.cat, zip(*(state.weights for state in states)))),
+            tuple(map(torch.cat, zip(*(state.momentum for state in states)))),
+        )
 
 
 def read_memory(weights: tuple[Tensor, ...], queries: Tensor) -> Tensor:

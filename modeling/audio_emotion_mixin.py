@@ -1,0 +1,278 @@
+"""`forward` and `generate` of a host with memory: everything that is the same for all hosts."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import inspect
+import threading
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import BatchFeature
+from transformers.utils import ModelOutput
+
+from .audio_emotion_checkpoint import AudioEmotionCheckpointMixin
+from .audio_loading import check_waveform, load_audio
+from .conversation_memory_cache import ConversationMemoryCache, memory_identity
+from .emotion_readout import emotion_loss, label_logits, last_unmasked_positions
+from .memory_injection import CALL_KEYWORD, MemoryCall, attach_memory
+from .memory_transaction import MemoryTransaction
+
+
+@dataclass
+class AudioEmotionOutput(ModelOutput):
+    """What the output of a host gains.
+
+    Attributes:
+        emotion_logits: (rows, labels) float32; None where the call holds no audio, as in decode steps.
+        memory_surprise: (rows, memory layers), how badly the memory predicted each turn, ||M(k) - v||^2 / ||v||^2 averaged
+            over tokens and heads; None without memory or audio.
+        memory_cache: the cache that was handed in.
+    """
+
+    emotion_logits: Tensor | None = None
+    memory_surprise: Tensor | None = None
+    memory_cache: ConversationMemoryCache | None = None
+
+
+class AudioEmotionMixin(AudioEmotionCheckpointMixin):
+    """Conversational memory and an emotion readout for a host: mix it in before the host's class.
+
+    A host's file sets `config_class` and `output_class` (an `AudioEmotionOutput` and the host's own output); what is
+    else special to it, it overrides: `audio_token_id`.
+    """
+
+    output_class: type[AudioEmotionOutput]
+
+    def __init_subclass__(cls, **kwargs):
+        super().__init_subclass__(**kwargs)
+        host_forward = cls.host_class().forward
+        cls._host_parameters = list(inspect.signature(host_forward).parameters)[1:]
+        cls.forward = _with_signature(AudioEmotionMixin.forward, host_forward)
+
+    def __init__(self, config, *args, **kwargs):
+        if config.emotion_readout == "verbalizer" and config.label_token_ids is None:
+            raise ValueError('emotion_readout="verbalizer" needs label_token_ids in the config; `from_base` finds them.')
+        super().__init__(config, *args, **kwargs)
+        attach_memory(self, config.memory_config)
+        if config.emotion_readout == "linear":
+            self.emotion_head = nn.Linear(config.get_text_config(decoder=True).hidden_size, len(config.labels))
+        # The placement, precision and tying rules of the new children join those of the host.
+        self._keep_in_fp32_modules_strict = {*(self._keep_in_fp32_modules_strict or ()), *self.extension_names}
+        self._skip_keys_device_placement = {*(self._skip_keys_device_placement or ()), "memory_cache", CALL_KEYWORD}
+        self._memory_disabled_in: dict[int, int] = {}
+        self.post_init()
+
+    @property
+    def audio_token_id(self) -> int:
+        """The id of the host's audio placeholder."""
+        return self.config.audio_token_id
+
+    @contextlib.contextmanager
+    def disable_memory(self) -> Iterator[None]:
+        """Within it, and in this thread only, the model is exactly its host: no reads and no writes."""
+        thread = threading.get_ident()
+        self._memory_disabled_in[thread] = self._memory_disabled_in.get(thread, 0) + 1
+        try:
+            yield
+        finally:
+            self._memory_disabled_in[thread] -= 1
+            if not self._memory_disabled_in[thread]:
+                del self._memory_disabled_in[thread]
+
+    @property
+    def is_memory_disabled(self) -> bool:
+        return bool(self._memory_disabled_in) and threading.get_ident() in self._memory_disabled_in
+
+    def forward(
+        self,
+        *args,
+        memory_cache: ConversationMemoryCache | None = None,
+        conversation_ids: Tensor | Sequence[int] | None = None,
+        speaker_ids: Tensor | Sequence[int] | None = None,
+        update_memory: bool = True,
+        emotion_labels: Tensor | None = None,
+        **kwargs,
+    ) -> AudioEmotionOutput | tuple:
+        """The host's forward with memory; what the host takes, it takes as before.
+
+        Args:
+            memory_cache: state of the conversations; None: each starts from the learned memory, and its state is dropped.
+            conversation_ids: (rows,) integers; rows with one id are successive turns of one conversation, in row order.
+                None: row i is a turn of the cache's row i.
+            speaker_ids: (rows,) integers, for `memory_config.scope="speaker"`; ignored for "conversation".
+            update_memory: False reads the history of each row's conversation and writes nothing.
+            emotion_labels: (rows,) integers, below 0 = not scored. Their loss is added to that of `labels`.
+            logits_to_keep (int): apply the output head to that many last positions only (0 = all).
+
+        Returns:
+            The host's output with `emotion_logits`, `memory_surprise` and `memory_cache`.
+
+        Raises:
+            ValueError: for ids, labels or a cache that do not fit; the cache is then as it was before the call.
+        """
+        kwargs.update(zip(self._host_parameters, args))
+        return_dict = kwargs.pop("return_dict", None)
+        input_ids = kwargs.get("input_ids")
+        transaction = self._begin(memory_cache, input_ids, conversation_ids, speaker_ids, update_memory)
+        call = self._memory_call(transaction, kwargs)
+
+        output = super().forward(**kwargs, **{CALL_KEYWORD: call}, return_dict=True)
+
+        fields = dict(output)
+        if call is not None and call.positions is not None:
+            fields["emotion_logits"] = self._emotion_logits(output, call)
+            fields["memory_surprise"] = torch.stack(call.surprise, dim=-1) if call.surprise else None
+        if emotion_labels is not None:
+            if "emotion_logits" not in fields:
+                raise ValueError("emotion_labels were given, but input_ids hold no audio.")
+            loss = emotion_loss(fields["emotion_logits"], emotion_labels, self.config.id2label)
+            fields["loss"] = loss if fields.get("loss") is None else fields["loss"] + loss
+        if isinstance(memory_cache, ConversationMemoryCache):
+            fields["memory_cache"] = memory_cache
+        result = self.output_class(**fields)
+        if transaction is not None:
+            transaction.end_of_forward()
+        wants_dict = return_dict if return_dict is not None else self.config.return_dict
+        return result if wants_dict else result.to_tuple()
+
+    @torch.no_grad()
+    def generate(
+        self,
+        inputs: Tensor | None = None,
+        generation_config=None,
+        *,
+        memory_cache: ConversationMemoryCache | None = None,
+        conversation_ids: Tensor | Sequence[int] | None = None,
+        speaker_ids: Tensor | Sequence[int] | None = None,
+        update_memory: bool = True,
+        **kwargs,
+    ) -> Any:
+        """The host's `generate`; the prompt is read and written once, whatever the decoding mode, as one transaction.
+
+        Args and errors as `forward`; what is decoded is never written.
+        """
+        input_ids = kwargs.get("input_ids", inputs)
+        if input_ids is None:
+            input_ids = kwargs.get("inputs_embeds")
+        transaction = self._begin(memory_cache, input_ids, conversation_ids, speaker_ids, update_memory)
+        if transaction is not None:
+            transaction.prompt_length = input_ids.shape[1]
+            kwargs["memory_cache"] = transaction
+        result = super().generate(inputs, generation_config, **kwargs)
+        if transaction is not None and memory_cache is not None:
+            transaction.commit()
+        return result
+
+    def _expand_inputs_for_generation(self, expand_size: int = 1, *args, **kwargs):
+        transaction = kwargs.get("memory_cache")
+        if transaction is not None and expand_size > 1:
+            transaction.expand(expand_size)
+        return super()._expand_inputs_for_generation(expand_size, *args, **kwargs)
+
+    def _get_candidate_generator(self, *args, **kwargs):
+        # An assistant has no use for this model's memory; what it proposes is checked with memory.
+        kwargs["model_kwargs"] = {k: v for k, v in kwargs["model_kwargs"].items() if k != "memory_cache"}
+        return super()._get_candidate_generator(*args, **kwargs)
+
+    def prepare_turn(self, processor, audio, *, sampling_rate: int | None = None) -> BatchFeature:
+        """Inputs of a turn: the host's chat template with `config.prompt_text()` after the audio.
+
+        Args:
+            processor: of the host.
+            audio: what `load_audio` takes (path, bytes, array with its rate), or a list of them: one row each.
+            sampling_rate: of bare arrays, in Hz.
+
+        Returns:
+            The processor's tensors, on the model's device and in its dtype. A turn longer than the host's window is cut
+            to it with a warning.
+
+        Raises:
+            ValueError: for sound that cannot be decoded, or is empty, silent, not finite or too short, naming the turn.
+        """
+        extractor = processor.feature_extractor
+        rate, window = extractor.sampling_rate, extractor.n_samples / extractor.sampling_rate
+        waveforms = []
+        for source in audio if isinstance(audio, list) else [audio]:
+            if sampling_rate is not None and not isinstance(source, str | bytes | dict | tuple):
+                source = (source, sampling_rate)
+            waveforms.append(check_waveform(load_audio(source, sampling_rate=rate), rate, max_seconds=window))
+        text = self.turn_prompt_of(self.config, processor)
+        inputs = processor(
+            text=[text] * len(waveforms), audio=waveforms, sampling_rate=rate, padding=True, return_tensors="pt"
+        )
+        tokens = (inputs["input_ids"] == self.audio_token_id).sum(-1)
+        if bool((tokens < 2).any()):
+            seconds = len(waveforms[int(tokens.argmin())]) / rate
+            raise ValueError(f"A turn of {seconds:.3f} s is too short: the host makes no two audio tokens of it.")
+        return inputs.to(self.device, self.dtype)
+
+    @staticmethod
+    def turn_prompt_of(config, processor) -> str:
+        """The text of a turn's prompt under the host's chat template, up to where the answer begins."""
+        content = [{"type": "audio"}, {"type": "text", "text": config.prompt_text()}]
+        messages = [{"role": "user", "content": content}]
+        return processor.apply_chat_template(messages, add_generation_prompt=True, tokenize=False)
+
+    def _begin(self, cache, input_ids, conversation_ids, speaker_ids, write) -> MemoryTransaction | None:
+        """The call's transaction; inside `generate` the one that `generate` began."""
+        if isinstance(cache, MemoryTransaction):
+            return cache
+        if self.is_memory_disabled:
+            return None
+        if input_ids is None:
+            raise ValueError("Memory needs input_ids to find the audio: use disable_memory() for inputs_embeds alone.")
+        rows = input_ids.shape[0]
+        if cache is None:
+            ids = range(rows) if conversation_ids is None else torch.as_tensor(conversation_ids).tolist()
+            cache = ConversationMemoryCache(self.config, batch_size=max(len(set(ids)), 1))
+        else:
+            cache.check_identity(memory_identity(self.config), "The model")
+        return MemoryTransaction(
+            cache, rows, conversation_ids=conversation_ids, speaker_ids=speaker_ids, write=write
+        )
+
+    def _memory_call(self, transaction: MemoryTransaction | None, kwargs: dict) -> MemoryCall | None:
+        """What the hooks need to know of this call; None where nothing is to be done."""
+        input_ids, past = kwargs.get("input_ids"), kwargs.get("past_key_values")
+        if input_ids is None or (transaction is not None and transaction.is_closed and past is not None):
+            return None
+        keep = kwargs.pop("logits_to_keep", 0) if "logits_to_keep" not in self._host_parameters else 0
+        call = MemoryCall(transaction, sequence_length=input_ids.shape[1], logits_to_keep=int(keep))
+        is_audio = input_ids == self.audio_token_id
+        attention_mask = kwargs.get("attention_mask")
+        if attention_mask is not None and attention_mask.shape == input_ids.shape:
+            is_audio &= attention_mask != 0
+        if transaction is not None and transaction.prompt_length is not None:
+            # A placeholder that was decoded is no audio.
+            offset = 0 if past is None else past.get_seq_length()
+            positions = torch.arange(input_ids.shape[1], device=input_ids.device) + offset
+            is_audio &= positions < transaction.prompt_length
+        call.locate_audio(is_audio)
+        call.last_positions = last_unmasked_positions(attention_mask, input_ids)
+        return call
+
+    def _emotion_logits(self, output, call: MemoryCall) -> Tensor | None:
+        if self.config.emotion_readout == "linear":
+            weight = self.emotion_head.weight
+            return self.emotion_head(call.last_hidden_state.to(weight.device, weight.dtype))
+        return label_logits(output.logits, call.last_positions, call.sequence_length, self.config.label_token_ids)
+
+
+def _with_signature(forward, host_forward):
+    """`forward` under the host's signature plus the new arguments: `generate` and Trainer read it."""
+
+    @functools.wraps(forward)
+    def wrapped(self, *args, **kwargs):
+        return forward(self, *args, **kwargs)
+
+    parameters = list(inspect.signature(host_forward).parameters.values())
+    own = [p for p in inspect.signature(forward).parameters.values() if p.kind is p.KEYWORD_ONLY]
+    var_keyword = [p for p in parameters if p.kind is p.VAR_KEYWORD]
+    named = [p for p in parameters if p.kind is not p.VAR_KEYWORD]
+    wrapped.__signature__ = inspect.Signature([*named, *own, *var_keyword])
+    return wrapped

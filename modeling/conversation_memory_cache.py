@@ -1,0 +1,389 @@
+"""The state of conversations between calls, modelled on `transformers.Cache`."""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+from transformers import PreTrainedConfig
+
+from .neural_memory import NeuralMemoryState
+
+
+STATE_FILE = "conversation_memory.safetensors"
+
+# What a state's meaning depends on; the host's shape stands beside the memory's.
+_HOST_FIELDS = ("model_type", "hidden_size", "num_hidden_layers", "vocab_size")
+
+
+@dataclass
+class MemoryCacheLayer:
+    """The streams' state at one memory layer; None before the first write.
+
+    Attributes:
+        weights, momentum: one tensor per matrix, each (streams, heads, d_in, d_out), float32 (float64 for a float64 model).
+    """
+
+    weights: tuple[Tensor, ...] | None = None
+    momentum: tuple[Tensor, ...] | None = None
+
+    @property
+    def is_initialized(self) -> bool:
+        return self.weights is not None
+
+    @property
+    def state(self) -> NeuralMemoryState:
+        return NeuralMemoryState(self.weights, self.momentum)
+
+    def set(self, state: NeuralMemoryState) -> None:
+        self.weights, self.momentum = state.weights, state.momentum
+
+    def map(self, function) -> None:
+        if self.is_initialized:
+            self.set(self.state.map(function))
+
+
+class ConversationMemoryCache:
+    """What the memory holds of each conversation, carried from call to call as `memory_cache`.
+
+    A cache has `batch_size` rows, one per conversation. Without `conversation_ids`, row i of a call is row i of the
+    cache. With them, the cache remembers which row each id was given on its first write. A call writes all of its turns or, when
+    it fails, none. Tensors that the cache holds are replaced, never changed in place.
+
+    Args:
+        config: of the model (with a `memory_config`).
+        batch_size: number of conversations.
+
+    Attributes:
+        layers: a `MemoryCacheLayer` per memory layer, in the order of `memory_config.layers`.
+        turns, tokens: (batch_size * streams per row,) written turns and audio tokens of each stream.
+
+    Raises:
+        ValueError: for a `batch_size` below 1 or a config without memory.
+    """
+
+    def __init__(self, config: PreTrainedConfig, batch_size: int = 1):
+        memory = getattr(config, "memory_config", None)
+        if memory is None:
+            raise ValueError(f"config must be that of a model with memory, got {type(config).__name__}.")
+        if isinstance(batch_size, bool) or not isinstance(batch_size, int) or batch_size < 1:
+            raise ValueError(f"batch_size must be an integer of at least 1, got {batch_size!r}.")
+        self.identity = memory_identity(config)
+        self.streams_per_row = memory.streams_per_row
+        self.layers = [MemoryCacheLayer() for _ in memory.layers]
+        self.turns = torch.zeros(batch_size * self.streams_per_row, dtype=torch.long)
+        self.tokens = torch.zeros_like(self.turns)
+        # Which conversation id has which row; None while rows are addressed by their number or not at all.
+        self.conversation_ids: dict[int, int] | None = None
+        # Per row, which speaker id has which stream.
+        self.speaker_ids: list[dict[int, int]] = [{} for _ in range(batch_size)]
+
+    # --- What transformers' caches have
+
+    def __len__(self) -> int:
+        return len(self.layers)
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}(layers={len(self)}, batch_size={self.batch_size}, turns={self.turns.tolist()})"
+
+    @property
+    def batch_size(self) -> int:
+        return len(self.speaker_ids)
+
+    @property
+    def is_initialized(self) -> bool:
+        """Whether something was written."""
+        return all(layer.is_initialized for layer in self.layers)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the state."""
+        tensors = [t for layer in self.layers if layer.is_initialized for t in (*layer.weights, *layer.momentum)]
+        return sum(tensor.nbytes for tensor in tensors)
+
+    def get_seq_length(self, layer_idx: int = 0) -> int:
+        """Audio tokens that were written, of the longest row; every layer writes the same tokens."""
+        self._check_layer(layer_idx)
+        return int(self.tokens.view(self.batch_size, -1).sum(-1).max())
+
+    def has_previous_state(self, layer_idx: int | None = None) -> bool:
+        """Whether a turn was written at the layer (any of them for None)."""
+        if layer_idx is None:
+            return any(layer.is_initialized for layer in self.layers)
+        self._check_layer(layer_idx)
+        return self.layers[layer_idx].is_initialized
+
+    def update(self, state: NeuralMemoryState, layer_idx: int, streams: Tensor | None = None) -> NeuralMemoryState:
+        """Replace the state of `streams` (indices; None = all) at a layer, and return the layer's whole state."""
+        self._check_layer(layer_idx)
+        layer = self.layers[layer_idx]
+        if streams is not None:
+            total = len(self.turns)
+            old = layer.state if layer.is_initialized else state.map(lambda t: t.new_zeros(total, *t.shape[1:]))
+            pairs = zip((*old.weights, *old.momentum), (*state.weights, *state.momentum))
+            merged = [before.index_copy(0, streams.to(before.device), after) for before, after in pairs]
+            state = NeuralMemoryState(tuple(merged[: len(old.weights)]), tuple(merged[len(old.weights) :]))
+        layer.set(state)
+        return state
+
+    def reset(self, rows: Sequence[int] | None = None) -> None:
+        """Forget everything, or the given rows; their ids become free."""
+        if rows is None:
+            rows = range(self.batch_size)
+            for layer in self.layers:
+                layer.weights = layer.momentum = None
+        rows = [self._check_row(row) for row in rows]
+        fresh = torch.ones(self.batch_size, dtype=torch.bool)
+        fresh[rows] = False
+        kept = fresh.repeat_interleave(self.streams_per_row).to(self.turns.device)
+        self.turns, self.tokens = self.turns * kept, self.tokens * kept
+        for row in rows:
+            self.speaker_ids[row] = {}
+        if self.conversation_ids is not None:
+            self.conversation_ids = {key: row for key, row in self.conversation_ids.items() if row not in rows} or None
+
+    def reorder_cache(self, beam_idx: Tensor) -> None:
+        """Row i becomes what row `beam_idx[i]` was."""
+        self.batch_select_indices(beam_idx)
+
+    def batch_repeat_interleave(self, repeats: int) -> None:
+        """Repeat each row `repeats` times; copies have no conversation id, so rows are then addressed by number."""
+        self.batch_select_indices(torch.arange(self.batch_size).repeat_interleave(repeats))
+
+    def batch_select_indices(self, indices: Tensor) -> None:
+        """Keep the given rows, in the given order."""
+        rows = [self._check_row(row) for row in indices.tolist()]
+        streams = self._streams_of_rows(rows)
+        for layer in self.layers:
+            layer.map(lambda tensor: tensor[streams.to(tensor.device)])
+        streams = streams.to(self.turns.device)
+        self.turns, self.tokens = self.turns[streams], self.tokens[streams]
+        self.speaker_ids = [dict(self.speaker_ids[row]) for row in rows]
+        if self.conversation_ids is not None:
+            of_row = {row: key for key, row in self.conversation_ids.items()}
+            unique = len(set(rows)) == len(rows)
+            kept = {of_row[row]: new for new, row in enumerate(rows) if row in of_row}
+            self.conversation_ids = kept if unique and kept else None
+
+    def crop(self, *args, **kwargs) -> None:
+        """A memory cannot be cropped.
+
+        Raises:
+            ValueError: always; take a `snapshot` before what may have to be undone, and `restore` it.
+        """
+        raise ValueError("A conversation memory cannot be cropped: take a snapshot() before, and restore() it.")
+
+    # --- What a memory adds
+
+    def detach_(self) -> ConversationMemoryCache:
+        """Cut the state from the graph of earlier calls."""
+        for layer in self.layers:
+            layer.map(Tensor.detach)
+        return self
+
+    def to(self, device=None, dtype: torch.dtype | None = None) -> ConversationMemoryCache:
+        """Move the state in place, and return the cache itself: what is written to it is never written to a copy.
+
+        Raises:
+            ValueError: for a dtype other than float32 and float64.
+        """
+        if isinstance(device, torch.dtype):
+            device, dtype = None, device
+        if dtype not in (None, torch.float32, torch.float64):
+            raise ValueError(f"The state is float32 or float64, got dtype={dtype}.")
+        for layer in self.layers:
+            layer.map(lambda tensor: tensor.to(device=device, dtype=dtype))
+        if device is not None:
+            self.turns, self.tokens = self.turns.to(device), self.tokens.to(device)
+        return self
+
+    def snapshot(self) -> ConversationMemoryCache:
+        """The present state, for `restore`; it costs no memory until the cache is written again."""
+        twin = copy.copy(self)
+        twin.layers = [copy.copy(layer) for layer in self.layers]
+        twin.speaker_ids = [dict(speakers) for speakers in self.speaker_ids]
+        twin.conversation_ids = None if self.conversation_ids is None else dict(self.conversation_ids)
+        return twin
+
+    def restore(self, snapshot: ConversationMemoryCache) -> None:
+        """Return to a state that `snapshot` gave.
+
+        Raises:
+            ValueError: if it is a snapshot of a cache for another model.
+        """
+        self.check_identity(snapshot.identity, "The snapshot")
+        self.__dict__.update(snapshot.snapshot().__dict__)
+
+    def clone(self) -> ConversationMemoryCache:
+        """A cache of its own with the same state."""
+        twin = self.snapshot()
+        for layer in twin.layers:
+            layer.map(Tensor.clone)
+        twin.turns, twin.tokens = self.turns.clone(), self.tokens.clone()
+        return twin
+
+    def __deepcopy__(self, memo) -> ConversationMemoryCache:
+        return self.clone()
+
+    @classmethod
+    def stack(cls, caches: Sequence[ConversationMemoryCache]) -> ConversationMemoryCache:
+        """The rows of several caches in one, addressed by number; `split` takes them apart again.
+
+        Raises:
+            ValueError: for no cache, or caches that belong to different models.
+        """
+        if not caches:
+            raise ValueError("stack needs at least one cache, got none.")
+        first = caches[0].snapshot()
+        for cache in caches[1:]:
+            first.check_identity(cache.identity, "A cache to be stacked")
+        first.turns = torch.cat([cache.turns for cache in caches])
+        first.tokens = torch.cat([cache.tokens for cache in caches])
+        first.speaker_ids = [dict(speakers) for cache in caches for speakers in cache.speaker_ids]
+        first.conversation_ids = None
+        for index, layer in enumerate(first.layers):
+            states = _fill_up([cache.layers[index] for cache in caches], [len(cache.turns) for cache in caches])
+            if states:
+                layer.set(NeuralMemoryState.concatenate(states))
+        return first
+
+    def split(self) -> list[ConversationMemoryCache]:
+        """A cache of one row for each row."""
+        parts = []
+        for row in range(self.batch_size):
+            part = self.snapshot()
+            part.batch_select_indices(torch.tensor([row]))
+            if not int(part.turns.sum()):
+                part.reset()
+            parts.append(part)
+        return parts
+
+    def save_pretrained(self, folder: str | Path) -> None:
+        """Write the state to `folder` as safetensors, with the identity of the model it belongs to."""
+        tensors = {"turns": self.turns, "tokens": self.tokens}
+        for index, layer in enumerate(self.layers):
+            if layer.is_initialized:
+                tensors |= {f"layers.{index}.weights.{i}": tensor for i, tensor in enumerate(layer.weights)}
+                tensors |= {f"layers.{index}.momentum.{i}": tensor for i, tensor in enumerate(layer.momentum)}
+        rows = {"conversation_ids": self.conversation_ids, "speaker_ids": self.speaker_ids}
+        metadata = {"identity": json.dumps(self.identity), "rows": json.dumps(rows)}
+        Path(folder).mkdir(parents=True, exist_ok=True)
+        save_file({k: t.detach().contiguous() for k, t in tensors.items()}, Path(folder) / STATE_FILE, metadata)
+
+    @classmethod
+    def from_pretrained(cls, folder: str | Path, config: PreTrainedConfig) -> ConversationMemoryCache:
+        """Read a state that `save_pretrained` wrote, on the CPU.
+
+        Args:
+            folder: where it was written.
+            config: of the model that will use it.
+
+        Raises:
+            FileNotFoundError: if there is no state in the folder.
+            ValueError: if the state belongs to another model, naming what differs.
+        """
+        path = Path(folder) / STATE_FILE
+        if not path.is_file():
+            raise FileNotFoundError(f"No conversation memory in {folder}: {STATE_FILE} is missing.")
+        with safe_open(path, framework="pt") as file:
+            metadata = file.metadata()
+            tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 (it is no dict)
+        rows = json.loads(metadata["rows"])
+        cache = cls(config, batch_size=len(rows["speaker_ids"]))
+        cache.check_identity(json.loads(metadata["identity"]), f"The state in {folder}")
+        cache.turns, cache.tokens = tensors.pop("turns"), tensors.pop("tokens")
+        ids = rows["conversation_ids"]
+        cache.conversation_ids = None if ids is None else {int(key): row for key, row in ids.items()}
+        cache.speaker_ids = [{int(key): slot for key, slot in speakers.items()} for speakers in rows["speaker_ids"]]
+        for index, layer in enumerate(cache.layers):
+            weights, momentum = (
+                tuple(tensors[key] for key in sorted(tensors) if key.startswith(f"layers.{index}.{kind}."))
+                for kind in ("weights", "momentum")
+            )
+            if weights:
+                layer.set(NeuralMemoryState(weights, momentum))
+        return cache
+
+    # --- Used by the model
+
+    def read(self, layer_idx: int, streams: Tensor, initial: NeuralMemoryState) -> NeuralMemoryState:
+        """The state of `streams` at a layer; those never written have the `initial` state, given for each of them.
+
+        Raises:
+            ValueError: if the stored state has another device or dtype than the memory layer.
+        """
+        layer = self.layers[layer_idx]
+        if not layer.is_initialized:
+            return initial
+        stored, wanted = layer.weights[0], initial.weights[0]
+        if (stored.device, stored.dtype) != (wanted.device, wanted.dtype):
+            raise ValueError(
+                f"memory_cache is on {stored.device} in {stored.dtype}, the memory layer on {wanted.device} in "
+                f"{wanted.dtype}: call memory_cache.to({str(wanted.device)!r}, {wanted.dtype}) first."
+            )
+        fresh = (self.turns.to(stored.device)[streams] == 0)[:, None, None, None]
+        pairs = zip((*layer.weights, *layer.momentum), (*initial.weights, *initial.momentum))
+        # A state from inference mode may be continued outside of it, but not saved for backward.
+        select = [torch.where(fresh, start, _usable(before)[streams]) for before, start in pairs]
+        return NeuralMemoryState(tuple(select[: len(layer.weights)]), tuple(select[len(layer.weights) :]))
+
+    def check_identity(self, other: dict, what: str) -> None:
+        """Raise a ValueError that names what differs if `other` is not this cache's identity."""
+        differing = [key for key in self.identity if self.identity[key] != other.get(key)]
+        if differing:
+            mine = {key: self.identity[key] for key in differing}
+            raise ValueError(
+                f"{what} belongs to another model: { ({k: other.get(k) for k in differing}) } is not {mine}."
+            )
+
+    def _streams_of_rows(self, rows: Sequence[int]) -> Tensor:
+        slots = torch.arange(self.streams_per_row)
+        return (torch.tensor(rows, dtype=torch.long)[:, None] * self.streams_per_row + slots).flatten()
+
+    def _check_row(self, row: int) -> int:
+        if not 0 <= row < self.batch_size:
+            raise ValueError(f"The cache has rows 0 to {self.batch_size - 1}, got {row}.")
+        return int(row)
+
+    def _check_layer(self, layer_idx: int) -> None:
+        if not 0 <= layer_idx < len(self):
+            raise ValueError(f"The cache has memory layers 0 to {len(self) - 1}, got {layer_idx}.")
+
+
+def memory_identity(config: PreTrainedConfig) -> dict:
+    """What a state of a model with `config` belongs to: the host and its shape, and the memory and its weights."""
+    text = config.get_text_config(decoder=True)
+    memory = config.memory_config.to_dict()
+    for key in ("transformers_version", "dtype", "weights_fingerprint"):
+        memory.pop(key, None)
+    described = json.dumps(memory, sort_keys=True, default=str)
+    host = {field: getattr(config if field == "model_type" else text, field, None) for field in _HOST_FIELDS}
+    return {
+        **host,
+        "memory_layers": list(config.memory_config.layers),
+        "memory_config": hashlib.sha256(described.encode()).hexdigest()[:16],
+        "memory_weights": config.memory_config.weights_fingerprint,
+    }
+
+
+def _usable(tensor: Tensor) -> Tensor:
+    return tensor.clone() if tensor.is_inference() and not torch.is_inference_mode_enabled() else tensor
+
+
+def _fill_up(layers: Sequence[MemoryCacheLayer], streams: Sequence[int]) -> list[NeuralMemoryState]:
+    """The states of `layers`; one that was never written is zeros, which are not read before its first write."""
+    written = next((layer.state for layer in layers if layer.is_initialized), None)
+    if written is None:
+        return []
+    return [
+        layer.state if layer.is_initialized else written.map(lambda t, count=count: t.new_zeros(count, *t.shape[1:]))
+        for layer, count in zip(layers, streams)
+    ]

@@ -1,0 +1,99 @@
+"""How an emotion is read from a host: label tokens through its output head, or a linear head."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+
+def last_unmasked_positions(attention_mask: Tensor | None, input_ids: Tensor) -> Tensor:
+    """(rows,), the last position of each row that is not padding, for padding on either side.
+
+    Args:
+        attention_mask: (rows, positions), 1 = not padding; None: there is no padding.
+        input_ids: (rows, positions).
+    """
+    rows, length = input_ids.shape
+    if attention_mask is None or attention_mask.dim() != 2:
+        return torch.full((rows,), length - 1, device=input_ids.device)
+    positions = torch.arange(attention_mask.shape[1], device=attention_mask.device)
+    # The mask may also cover key-value pairs of earlier calls.
+    return (positions * (attention_mask != 0)).amax(-1) - (attention_mask.shape[1] - length)
+
+
+def label_logits(logits: Tensor, positions: Tensor, length: int, label_token_ids: list[int]) -> Tensor:
+    """The next-token logits of the label tokens where each row's answer begins.
+
+    Args:
+        logits: (rows, kept positions, vocab_size), of the last positions of the sequence.
+        positions: (rows,), where the answers begin, counted in the whole sequence.
+        length: of the whole sequence.
+        label_token_ids: one token a label.
+
+    Returns:
+        (rows, labels) in float32 (float64 for float64 logits).
+
+    Raises:
+        ValueError: if the logits of a row's position were not kept.
+    """
+    first_kept = length - logits.shape[1]
+    if first_kept and not torch.compiler.is_compiling() and bool((positions < first_kept).any()):
+        raise ValueError(
+            f"logits_to_keep={logits.shape[1]} leaves out the last position of a right-padded row: pad on the left."
+        )
+    rows = torch.arange(len(logits), device=logits.device)
+    selected = logits[rows, (positions - first_kept).to(logits.device)][:, label_token_ids]
+    return selected if selected.dtype == torch.float64 else selected.float()
+
+
+def emotion_loss(emotion_logits: Tensor, emotion_labels: Tensor, id2label: dict[int, str]) -> Tensor:
+    """Mean cross-entropy over the scored rows; 0, with a graph, if none is.
+
+    Args:
+        emotion_logits: (rows, labels).
+        emotion_labels: (rows,) integers; below 0 = not scored.
+        id2label: the labels that are allowed.
+
+    Raises:
+        ValueError: for labels of another shape, or outside `id2label`.
+    """
+    if emotion_labels.shape != emotion_logits.shape[:1]:
+        raise ValueError(
+            f"emotion_labels must be ({len(emotion_logits)},), one a row, got {tuple(emotion_labels.shape)}."
+        )
+    if not torch.compiler.is_compiling() and bool((emotion_labels >= len(id2label)).any()):
+        raise ValueError(
+            f"emotion_labels must be below 0 or in {id2label}, got {sorted(set(emotion_labels.tolist()))}."
+        )
+    labels = emotion_labels.to(emotion_logits.device)
+    scored = labels >= 0
+    losses = F.cross_entropy(emotion_logits, labels.clamp(min=0), reduction="none")
+    return (losses * scored).sum() / scored.sum().clamp(min=1)
+
+
+def find_label_tokens(tokenizer, prompt: str, labels: list[str]) -> list[int]:
+    """The first token of each label as it would follow the generation prompt.
+
+    Args:
+        tokenizer: of the host.
+        prompt: the chat template's text up to where the answer begins.
+        labels: the words that the host is asked to choose from.
+
+    Raises:
+        ValueError: if two labels begin with the same token, or a label is not a token after the prompt, naming them.
+    """
+    prefix = tokenizer(prompt, add_special_tokens=False)["input_ids"]
+    tokens = []
+    for label in labels:
+        ids = tokenizer(prompt + label, add_special_tokens=False)["input_ids"]
+        if len(ids) <= len(prefix) or ids[: len(prefix)] != prefix or ids[len(prefix)] == tokenizer.unk_token_id:
+            raise ValueError(f"The tokenizer has no token for the label {label!r} after the prompt {prompt[-40:]!r}.")
+        tokens.append(ids[len(prefix)])
+    clashes = [label for label, token in zip(labels, tokens) if tokens.count(token) > 1]
+    if clashes:
+        raise ValueError(
+            f"The labels {clashes} begin with the same token, so the verbalizer cannot tell them apart: choose other words or "
+            'emotion_readout="linear".'
+        )
+    return tokens

@@ -1,0 +1,152 @@
+"""How memory layers get into a host: forward hooks on its decoder blocks, fed by one keyword of the call."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from .configuration_titans_mal import TitansMemoryConfig
+from .memory_transaction import MemoryTransaction
+from .titans_memory_layer import TitansMemory
+
+
+# The keyword that carries a `MemoryCall` from the top `forward` through the host to its decoder blocks.
+CALL_KEYWORD = "memory_call"
+
+
+@dataclass
+class MemoryCall:
+    """What one forward call shares with its hooks.
+
+    Attributes:
+        transaction: the view of the cache; None: the host is left alone.
+        positions: (rows, capacity) the audio positions of each row, in order and first; (rows, capacity) `mask` says which
+            entries are audio. Both None where the call holds no audio.
+        sequence_length: of the input ids.
+        logits_to_keep: last positions that the output head is applied to; 0 = all.
+        last_positions: (rows,) where the readout looks.
+        surprise: of each row, one entry per memory layer that has run.
+        last_hidden_state: (rows, hidden_size), the final hidden state at `last_positions`.
+    """
+
+    transaction: MemoryTransaction | None
+    sequence_length: int
+    positions: Tensor | None = None
+    mask: Tensor | None = None
+    logits_to_keep: int = 0
+    last_positions: Tensor | None = None
+    surprise: list[Tensor] = field(default_factory=list)
+    last_hidden_state: Tensor | None = None
+
+    def locate_audio(self, is_audio: Tensor) -> None:
+        """Find the audio positions from a mask (rows, sequence_length)."""
+        counts = is_audio.sum(-1)
+        # Compiled code must not look at values: it keeps room for every position.
+        capacity = self.sequence_length if torch.compiler.is_compiling() else int(counts.max())
+        if capacity:
+            self.positions = torch.argsort(~is_audio, dim=1, stable=True)[:, :capacity]
+            self.mask = torch.arange(capacity, device=counts.device) < counts[:, None]
+            if self.transaction is not None:
+                self.transaction.stage_tokens(counts)
+
+
+class BlockHook:
+    """Adds a memory layer's residual to the output of its decoder block, and stages what it wrote.
+
+    An object and not a closure: a deep copy of the model gets hooks of its own, which look the memory up in the copy.
+    """
+
+    def __init__(self, model: PreTrainedModel, layer_idx: int):
+        self.model = model
+        self.layer_idx = layer_idx
+
+    def __call__(self, block, args, kwargs, output):
+        call = kwargs.get(CALL_KEYWORD)
+        if call is None or call.transaction is None or call.positions is None:
+            return None
+        hidden_states = output[0] if isinstance(output, tuple) else output
+        if hidden_states.shape[1] != call.sequence_length:
+            raise ValueError(
+                f"The block's hidden states have {hidden_states.shape[1]} positions and input_ids {call.sequence_length}: the "
+                "host merged audio into the ids itself. Use a processor that expands the audio placeholder."
+            )
+        index = call.positions.to(hidden_states.device)[..., None].expand(-1, -1, hidden_states.shape[-1])
+        # Looked up at call time: PEFT replaces modules that it trains.
+        layer = self.model.titans_memory.layers[self.layer_idx]
+        memory = layer(
+            hidden_states.gather(1, index),
+            call.transaction.read(self.layer_idx, layer),
+            mask=call.mask.to(hidden_states.device),
+            turns=call.transaction.turns,
+            write=call.transaction.write,
+        )
+        call.transaction.stage(self.layer_idx, memory.state)
+        call.surprise.append(memory.surprise)
+        extended = hidden_states.scatter_add(1, index, memory.residual.to(hidden_states.dtype))
+        return (extended, *output[1:]) if isinstance(output, tuple) else extended
+
+
+def decoder_hook(decoder, args, kwargs, output):
+    """Keep the final hidden state for the readout, and only those positions whose logits are wanted."""
+    call = kwargs.get(CALL_KEYWORD)
+    if call is None:
+        return None
+    hidden_states = output.last_hidden_state
+    if call.last_positions is not None:
+        rows = torch.arange(len(hidden_states), device=hidden_states.device)
+        call.last_hidden_state = hidden_states[rows, call.last_positions.to(hidden_states.device)]
+    if call.logits_to_keep:
+        output.last_hidden_state = hidden_states[:, -call.logits_to_keep :]
+    return output
+
+
+def decoder_blocks(model: PreTrainedModel) -> nn.ModuleList:
+    """The decoder blocks of a host's language model."""
+    return model.get_decoder().layers
+
+
+def attach_memory(model: PreTrainedModel, config: TitansMemoryConfig) -> None:
+    """Give a host a fresh memory: the child `titans_memory` and hooks on the blocks `config.layers`.
+
+    Everything is checked before anything is changed. `detach_memory` undoes it.
+
+    Args:
+        model: a host with a `get_decoder()` that has `layers`.
+        config: of the memory.
+
+    Raises:
+        ValueError: if a block of `config.layers` does not exist, or the model has a memory already.
+    """
+    blocks = decoder_blocks(model)
+    missing = [layer for layer in config.layers if layer >= len(blocks)]
+    if missing:
+        raise ValueError(f"memory_config.layers {missing} do not exist: the host has blocks 0 to {len(blocks) - 1}.")
+    if hasattr(model, "titans_memory"):
+        raise ValueError("The model has a memory already: detach_memory() first.")
+    hidden_size = model.config.get_text_config(decoder=True).hidden_size
+    memory = TitansMemory(config, hidden_size)
+    reference = next(blocks.parameters())
+    model.titans_memory = memory.to(reference.device)
+    # Before other hooks: what records hidden states must see the residual.
+    handles = [
+        blocks[layer].register_forward_hook(BlockHook(model, index), with_kwargs=True, prepend=True)
+        for index, layer in enumerate(config.layers)
+    ]
+    handles.append(model.get_decoder().register_forward_hook(decoder_hook, with_kwargs=True, prepend=True))
+    model._memory_handles = handles
+
+
+def detach_memory(model: PreTrainedModel) -> None:
+    """Take memory and hooks off again; the host is then as it was before `attach_memory`.
+
+    Raises:
+        ValueError: if the model has no memory.
+    """
+    if not hasattr(model, "titans_memory"):
+        raise ValueError("The model has no memory to detach.")
+    for handle in model._memory_handles:
+        handle.remove()
+    del model.titans_memory, model._memory_handles

@@ -1,0 +1,178 @@
+"""One call's view of a `ConversationMemoryCache`: it reads the state as it was and writes all of its turns or none."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from .conversation_memory_cache import ConversationMemoryCache
+from .neural_memory import NeuralMemoryState
+
+
+class MemoryTransaction:
+    """Maps the rows of a call to streams of the cache, stages their new states, and commits them at the end.
+
+    A stream is the memory of one conversation, or of one speaker of it. Rows of one stream are its successive turns, in row order.
+    Nothing but `commit` changes the cache.
+
+    Args:
+        cache: of the conversations.
+        rows: number of turns of the call.
+        conversation_ids: (rows,) integers; None: row i is row i of the cache.
+        speaker_ids: (rows,) integers; needed by scope "speaker" only.
+        write: whether the turns are to be written.
+
+    Attributes:
+        turns: for `TitansMemoryLayer`: the rows of each stream's first turn, second turn, ...; None if each row is the only
+            turn of a stream.
+
+    Raises:
+        ValueError: for ids of a wrong shape or type, more conversations or speakers than the cache has room for, or a
+            cache that is addressed in both ways.
+    """
+
+    def __init__(
+        self,
+        cache: ConversationMemoryCache,
+        rows: int,
+        *,
+        conversation_ids: Tensor | Sequence[int] | None = None,
+        speaker_ids: Tensor | Sequence[int] | None = None,
+        write: bool = True,
+    ):
+        self.cache = cache
+        self.write = write
+        self.copies = 1
+        # Set by `generate`: positions from here on were decoded, and only the first forward writes.
+        self.prompt_length: int | None = None
+        self.is_closed = False
+        self._staged: dict[int, NeuralMemoryState] = {}
+        self._tokens: Tensor | None = None
+
+        self._conversation_ids = cache.conversation_ids
+        self._speaker_ids = cache.speaker_ids
+        cache_rows = self._rows_of_cache(rows, _as_list(conversation_ids, rows, "conversation_ids"))
+        streams = self._streams(cache_rows, _as_list(speaker_ids, rows, "speaker_ids"))
+        self._row_streams = torch.tensor(streams)
+        if not write or len(set(streams)) == rows:
+            # Rows that do not write cannot be each other's history: all of them read the state before the call.
+            self._streams_in_order, self.turns = self._row_streams, None
+        else:
+            self._streams_in_order, self.turns = _schedule(streams)
+
+    def _rows_of_cache(self, rows: int, ids: list[int] | None) -> list[int]:
+        cache = self.cache
+        if ids is None:
+            if self._conversation_ids is not None:
+                raise ValueError("This memory_cache is addressed by conversation_ids: give them in every call.")
+            if rows != cache.batch_size:
+                raise ValueError(
+                    f"Without conversation_ids the call's rows are the cache's rows, but the call has {rows} and the cache has "
+                    f"{cache.batch_size}."
+                )
+            return list(range(rows))
+        if self._conversation_ids is None and bool(cache.turns.any()):
+            raise ValueError("This memory_cache is addressed by row: give no conversation_ids, or reset() it.")
+        known = dict(self._conversation_ids or {})
+        free = [row for row in range(cache.batch_size) if row not in known.values()]
+        new = [key for key in dict.fromkeys(ids) if key not in known]
+        if len(new) > len(free):
+            raise ValueError(
+                f"memory_cache has batch_size={cache.batch_size} with {len(free)} free rows, but conversation_ids name "
+                f"{len(new)} new conversations."
+            )
+        known.update(zip(new, free))
+        self._conversation_ids = known
+        return [known[key] for key in ids]
+
+    def _streams(self, cache_rows: list[int], speakers: list[int] | None) -> list[int]:
+        slots = self.cache.streams_per_row
+        if slots == 1:
+            return cache_rows
+        if speakers is None:
+            raise ValueError('speaker_ids are needed: memory_config.scope is "speaker".')
+        self._speaker_ids = [dict(known) for known in self.cache.speaker_ids]
+        streams = []
+        for row, speaker in zip(cache_rows, speakers):
+            known = self._speaker_ids[row]
+            slot = known.setdefault(speaker, len(known))
+            if slot >= slots:
+                raise ValueError(f"A conversation has more than max_speakers={slots} speakers: {sorted(known)}.")
+            streams.append(row * slots + slot)
+        return streams
+
+    def expand(self, copies: int) -> None:
+        """Let each row stand for `copies` rows that are alike, as beams are: the first of them is what is written."""
+        self.copies *= copies
+        if self.turns is not None:
+            self.turns = [_repeat(rows, copies) for rows in self.turns]
+
+    def read(self, layer_idx: int, layer) -> NeuralMemoryState:
+        """The state that `layer` (a `TitansMemoryLayer`) starts from, of the streams in the order of `turns`."""
+        initial = layer.initial_state(len(self._streams_in_order))
+        device = initial.weights[0].device
+        state = self.cache.read(layer_idx, self._streams_in_order.to(device), initial)
+        return state if self.copies == 1 else state.map(lambda tensor: tensor.repeat_interleave(self.copies, dim=0))
+
+    def stage(self, layer_idx: int, state: NeuralMemoryState) -> None:
+        """Keep the state after the call, of the same streams, for `commit`."""
+        if self.write and not self.is_closed:
+            self._staged[layer_idx] = state[:: self.copies] if self.copies > 1 else state
+
+    def stage_tokens(self, tokens: Tensor) -> None:
+        """Keep the number of written tokens of each row, (rows,)."""
+        if self.write and not self.is_closed:
+            self._tokens = tokens[:: self.copies]
+
+    def end_of_forward(self) -> None:
+        """Commit, unless `generate` will: it writes what the first of its forwards staged."""
+        if self.prompt_length is None:
+            self.commit()
+        self.is_closed = True
+
+    def commit(self) -> None:
+        """Write what was staged into the cache."""
+        if self._tokens is None:
+            return
+        cache, tokens = self.cache, self._tokens
+        streams = self._streams_in_order
+        everything = len(streams) == len(cache.turns) and streams.tolist() == list(range(len(streams)))
+        for layer_idx, state in self._staged.items():
+            cache.update(state, layer_idx, None if everything else streams)
+        rows = self._row_streams.to(tokens.device)
+        cache.tokens = cache.tokens.to(tokens.device).index_add(0, rows, tokens)
+        cache.turns = cache.turns.to(tokens.device).index_add(0, rows, (tokens > 0).long())
+        cache.conversation_ids = self._conversation_ids
+        cache.speaker_ids = self._speaker_ids
+
+    def __deepcopy__(self, memo) -> MemoryTransaction:
+        # Assisted decoding copies what it hands to the assistant; a copy may read, and must not write.
+        twin = object.__new__(MemoryTransaction)
+        twin.__dict__.update(self.__dict__, write=False, _staged={}, _tokens=None)
+        return twin
+
+
+def _schedule(streams: list[int]) -> tuple[Tensor, list[Tensor]]:
+    """The distinct streams, those with most turns first, and for each turn the rows of the streams that have it."""
+    rows_of: dict[int, list[int]] = {}
+    for row, stream in enumerate(streams):
+        rows_of.setdefault(stream, []).append(row)
+    order = sorted(rows_of, key=lambda stream: -len(rows_of[stream]))
+    longest = len(rows_of[order[0]])
+    turns = [[rows_of[s][t] for s in order if t < len(rows_of[s])] for t in range(longest)]
+    return torch.tensor(order), [torch.tensor(rows) for rows in turns]
+
+
+def _repeat(rows: Tensor, copies: int) -> Tensor:
+    return (rows[:, None] * copies + torch.arange(copies)).flatten()
+
+
+def _as_list(ids: Tensor | Sequence[int] | None, rows: int, name: str) -> list[int] | None:
+    if ids is None:
+        return None
+    tensor = torch.as_tensor(ids)
+    if tensor.shape != (rows,) or tensor.dtype not in (torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8):
+        raise ValueError(f"{name} must be ({rows},) integers, one a row, got {tensor.dtype} {tuple(tensor.shape)}.")
+    return tensor.tolist()

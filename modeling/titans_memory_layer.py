@@ -1,0 +1,218 @@
+"""The memory layer that is attached to one decoder block, and the module that holds all of them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from transformers import PreTrainedModel, initialization
+
+from .configuration_titans_mal import TitansMemoryConfig
+from .neural_memory import NeuralMemoryState, read_and_write_memory, read_memory
+
+
+@dataclass
+class TitansMemoryOutput:
+    """What a memory layer made of a batch of turns.
+
+    Attributes:
+        residual: (rows, tokens, hidden_size), to be added to the block's output; zero where `mask` is False.
+        surprise: (rows,), mean over a turn's tokens and heads of ||M(k) - v||^2 / ||v||^2 with M as the turn began; NaN
+            for a turn without tokens.
+        state: the streams' state after their turns.
+    """
+
+    residual: Tensor
+    surprise: Tensor
+    state: NeuralMemoryState
+
+
+class TitansMemoryLayer(nn.Module):
+    """Reads what earlier turns wrote at a turn's tokens, and writes the turn (Titans as a layer, arXiv 2606.08573).
+
+    Queries, keys and values come from the RMS-normed hidden state; queries and keys are L2-normalised and values
+    RMS-normalised per head, which bounds the gradient of a write. What is read is normed, gated by a sigmoid and
+    projected back. The projection starts at zero, so a fresh layer adds exactly nothing.
+
+    Args:
+        config: of the memory.
+        hidden_size: of the decoder block.
+    """
+
+    def __init__(self, config: TitansMemoryConfig, hidden_size: int):
+        super().__init__()
+        self.config = config
+        width = config.num_heads * config.head_dim
+        self.input_norm = nn.RMSNorm(hidden_size, eps=1e-6)
+        self.q_proj = nn.Linear(hidden_size, width, bias=False)
+        self.k_proj = nn.Linear(hidden_size, width, bias=False)
+        self.v_proj = nn.Linear(hidden_size, width, bias=False)
+        self.write_gates = nn.Linear(hidden_size, 3 * config.num_heads)  # alpha, eta, theta of each head
+        self.read_norm = nn.RMSNorm(config.head_dim, eps=1e-6)
+        self.read_gate = nn.Linear(hidden_size, width)
+        self.o_proj = nn.Linear(width, hidden_size, bias=False)
+        # Parameters of this very module: transformers passes over modules without any when it initialises weights.
+        for index, shape in enumerate(config.matrix_shapes()):
+            self.register_parameter(f"initial_memory_{index}", nn.Parameter(torch.empty(config.num_heads, *shape)))
+
+    @property
+    def initial_memory(self) -> tuple[nn.Parameter, ...]:
+        """The matrices that every stream starts from, each (heads, d_in, d_out)."""
+        return tuple(getattr(self, f"initial_memory_{index}") for index in range(self.config.depth))
+
+    def initial_state(self, streams: int) -> NeuralMemoryState:
+        """The learned memory that every stream starts from, with no momentum; an expanded view of the parameters."""
+        weights = tuple(weight.expand(streams, *weight.shape) for weight in self.initial_memory)
+        return NeuralMemoryState(weights, tuple(torch.zeros_like(weight) for weight in weights))
+
+    def forward(
+        self,
+        hidden_states: Tensor,
+        state: NeuralMemoryState,
+        *,
+        mask: Tensor | None = None,
+        turns: Sequence[Tensor] | None = None,
+        write: bool = True,
+    ) -> TitansMemoryOutput:
+        """Read and write a batch of turns; all that does not depend on the memory is computed for the batch at once.
+
+        Args:
+            hidden_states: (rows, tokens, hidden_size), any float dtype; computed in the dtype of the parameters.
+            state: of the streams.
+            mask: (rows, tokens) bool, the tokens that read and write; None = all.
+            turns: `turns[t]` holds the rows that are the t-th turn of streams 0, 1, ..., and is no longer than
+                `turns[t - 1]`. None: row i is the only turn of stream i.
+            write: False reads only.
+
+        Returns:
+            Residual and surprise of each row, and the state of each stream after its last turn.
+        """
+        dtype = self.q_proj.weight.dtype
+        # The state is float32 whatever the host computes in.
+        with torch.autocast(hidden_states.device.type, enabled=False):
+            normed = self.input_norm(hidden_states.to(dtype))
+            inputs = self._project(normed, mask)
+            if turns is None:
+                answers, surprise, state = self._turn(state, inputs, write)
+            else:
+                answers, surprise, state = self._walk(state, inputs, turns, write)
+            gate = torch.sigmoid(self.read_gate(normed))
+            answers = self.read_norm(answers).transpose(1, 2).flatten(2)
+            residual = self.o_proj(gate * answers)
+        if mask is not None:
+            residual = residual.masked_fill(~mask[..., None], 0)
+        return TitansMemoryOutput(residual, surprise, state)
+
+    def _project(self, normed: Tensor, mask: Tensor | None) -> dict[str, Tensor | None]:
+        """Queries, keys, values (rows, heads, tokens, head_dim), gates (rows, heads, tokens) and the mask."""
+
+        def heads(tensor):
+            return tensor.unflatten(-1, (self.config.num_heads, -1)).transpose(1, 2)
+
+        forget, momentum, step = torch.sigmoid(self.write_gates(normed)).transpose(1, 2).chunk(3, dim=1)
+        return {
+            "queries": F.normalize(heads(self.q_proj(normed)), dim=-1),
+            "keys": F.normalize(heads(self.k_proj(normed)), dim=-1),
+            "values": F.rms_norm(heads(self.v_proj(normed)), (self.config.head_dim,), eps=1e-6),
+            "forget": forget,
+            "momentum": momentum,
+            "step": step,
+            "mask": mask,
+        }
+
+    def _turn(self, state: NeuralMemoryState, inputs: dict, write: bool):
+        """One turn of each stream: what was read, the surprise, and the state after it."""
+        surprise = _surprise(state, inputs["keys"], inputs["values"], inputs["mask"])
+        if not write:
+            return read_memory(state.weights, inputs["queries"]), surprise, state
+        answers, state = read_and_write_memory(
+            state,
+            **inputs,
+            chunk_size=self.config.chunk_size,
+            step_rule=self.config.step_rule,
+            read=self.config.read,
+        )
+        return answers, surprise, state
+
+    def _walk(self, state: NeuralMemoryState, inputs: dict, turns: Sequence[Tensor], write: bool):
+        """The streams' turns one after the other: only the memory itself is sequential."""
+        answers, surprises, finished = [], [], []
+        for rows in turns:
+            finished.append(state[len(rows) :])
+            of_turn = {name: None if tensor is None else tensor[rows] for name, tensor in inputs.items()}
+            answer, surprise, state = self._turn(state[: len(rows)], of_turn, write)
+            answers.append(answer)
+            surprises.append(surprise)
+        # Streams end in the order of their number of turns, the ones with the fewest last.
+        state = NeuralMemoryState.concatenate([state, *reversed(finished)])
+        order = torch.argsort(torch.cat(list(turns)))
+        return torch.cat(answers)[order], torch.cat(surprises)[order], state
+
+
+def _surprise(state: NeuralMemoryState, keys: Tensor, values: Tensor, mask: Tensor | None) -> Tensor:
+    """(rows,), how badly the memory predicted each turn before it was written; no gradient flows through it."""
+    with torch.no_grad():
+        error = (read_memory(state.weights, keys) - values).square().sum(-1)
+        ratio = (error / values.square().sum(-1).clamp(min=torch.finfo(values.dtype).tiny)).mean(1)
+        if mask is None:
+            return ratio.mean(-1)
+        return ratio.masked_fill(~mask, 0).sum(-1) / mask.sum(-1)
+
+
+class TitansMemory(PreTrainedModel):
+    """All memory layers of a model, `layers[i]` for the block `config.layers[i]`.
+
+    One module of its own, so that transformers initialises it, PEFT can train and save it as one, and it stays float32
+    whatever the host is cast to.
+
+    Args:
+        config: of the memory.
+        hidden_size: of the host's decoder blocks.
+    """
+
+    config_class = TitansMemoryConfig
+    base_model_prefix = ""
+    _no_split_modules = ["TitansMemoryLayer"]
+    # The host's attention implementation is passed on to every child that is a model.
+    _supports_sdpa = _supports_flash_attn = _supports_flex_attn = True
+
+    def __init__(self, config: TitansMemoryConfig, hidden_size: int):
+        super().__init__(config)
+        self.layers = nn.ModuleList(TitansMemoryLayer(config, hidden_size) for _ in config.layers)
+        self.post_init()
+
+    @torch.no_grad()
+    def _init_weights(self, module: nn.Module) -> None:
+        if isinstance(module, nn.RMSNorm):
+            initialization.ones_(module.weight)
+        elif isinstance(module, nn.Linear):
+            initialization.normal_(module.weight, std=module.in_features**-0.5)
+            if module.bias is not None:
+                initialization.zeros_(module.bias)
+        elif isinstance(module, TitansMemoryLayer):
+            initialization.zeros_(module.o_proj.weight)
+            initialization.zeros_(module.write_gates.weight)
+            initialization.copy_(module.write_gates.bias, self._gate_biases())
+            for weight in module.initial_memory:
+                initialization.normal_(weight, std=weight.shape[-2] ** -0.5)
+            # The memory answers nothing before something is written.
+            initialization.zeros_(module.initial_memory[-1])
+
+    def _gate_biases(self) -> Tensor:
+        """Biases at which the gates have their initial values, (3 * num_heads,)."""
+        forget = 1 - 0.5 ** (1 / self.config.forget_half_life)
+        gates = (forget, self.config.initial_momentum, self.config.initial_step)
+        return torch.tensor([math.log(gate / (1 - gate)) for gate in gates]).repeat_interleave(self.config.num_heads)
+
+    def _apply(self, fn, recurse=True):
+        # `model.half()` and the like must not round the memory; devices and float64 go through.
+        def keep_precision(tensor):
+            moved = fn(tensor)
+            rounded = tensor.is_floating_point() and moved.dtype in (torch.float16, torch.bfloat16)
+            return tensor.to(moved.device) if rounded else moved
+
+        return super()._apply(keep_precision, recurse)

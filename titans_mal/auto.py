@@ -1,0 +1,60 @@
+"""`AutoModelForAudioEmotion`, and the registration of hosts with transformers."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+
+import transformers
+from transformers import AutoConfig, AutoModel, AutoModelForMultimodalLM, AutoProcessor
+from transformers.models.auto.auto_factory import _BaseAutoModelClass, _LazyAutoMapping
+from transformers.models.auto.configuration_auto import CONFIG_MAPPING_NAMES
+
+from .modeling.configuration_titans_mal import TitansMemoryConfig
+from .modeling.modeling_qwen2_audio_mal import Qwen2AudioMALConfig, Qwen2AudioMALForAudioEmotion
+
+
+class AutoModelForAudioEmotion(_BaseAutoModelClass):
+    """Loads the model class with memory that a checkpoint's configuration asks for."""
+
+    _model_mapping = _LazyAutoMapping(CONFIG_MAPPING_NAMES, OrderedDict())
+
+    @classmethod
+    def from_base(cls, pretrained_model_name_or_path, **kwargs):
+        """A host checkpoint plus a fresh memory; arguments as `AudioEmotionCheckpointMixin.from_base`.
+
+        Raises:
+            ValueError: for a host that has no model class with memory, naming those that have.
+        """
+        hub = {key: kwargs[key] for key in ("revision", "cache_dir", "token", "local_files_only") if key in kwargs}
+        model_type = AutoConfig.from_pretrained(pretrained_model_name_or_path, **hub).model_type
+        if model_type not in HOSTS:
+            raise ValueError(f"No memory for a host of type {model_type!r}: the hosts are {sorted(HOSTS)}.")
+        return HOSTS[model_type].from_base(pretrained_model_name_or_path, **kwargs)
+
+
+# transformers looks an auto class up there by its name.
+transformers.models.auto.AutoModelForAudioEmotion = AutoModelForAudioEmotion
+
+# The model class with memory of each host, by the host's model type.
+HOSTS: dict[str, type] = {}
+
+
+def register_host(config_class: type, model_class: type) -> None:
+    """Make a host with memory known to `AutoModelForAudioEmotion` and transformers' own auto classes.
+
+    Args:
+        config_class: an `AudioEmotionConfigMixin` and the host's config class.
+        model_class: an `AudioEmotionMixin` and the host's model class.
+    """
+    host_config = config_class.host_class()
+    HOSTS[host_config.model_type] = model_class
+    AutoConfig.register(config_class.model_type, config_class, exist_ok=True)
+    for auto_class in (AutoModelForAudioEmotion, AutoModelForMultimodalLM, AutoModel):
+        auto_class.register(config_class, model_class, exist_ok=True)
+    processor_class = transformers.models.auto.processing_auto.PROCESSOR_MAPPING.get(host_config, None)
+    if processor_class is not None:
+        AutoProcessor.register(config_class, processor_class, exist_ok=True)
+
+
+AutoConfig.register(TitansMemoryConfig.model_type, TitansMemoryConfig, exist_ok=True)
+register_host(Qwen2AudioMALConfig, Qwen2AudioMALForAudioEmotion)
