@@ -1,0 +1,317 @@
+"""Train the tiny checkpoint that ships with the repository, from nothing but a seed.
+
+1. A Qwen2-Audio of under a million parameters learns to describe single utterances: their emotion, pitch, level and voice.
+2. It is frozen, gets a memory, and the memory alone is trained on conversations (turn-parallel).
+3. Held-out conversations are evaluated with memory on, with reads off, and with the memory reset before every turn.
+
+    python examples/quickstart/train_tiny.py [--output DIR] [--tts DIR_WITH_METADATA_CSV]
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import tempfile
+import time
+from pathlib import Path
+from typing import Annotated
+
+import numpy as np
+import torch
+import typer
+from rich.progress import MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from tokenizers import Tokenizer, models, pre_tokenizers
+from torch.nn import functional as F
+from transformers import (
+    PreTrainedTokenizerFast,
+    Qwen2AudioConfig,
+    Qwen2AudioForConditionalGeneration,
+    Qwen2AudioProcessor,
+    WhisperFeatureExtractor,
+)
+
+from titans_mal import AutoModelForAudioEmotion, TitansMemoryConfig, load_audio, load_conversations
+from titans_mal.data.synthetic import EMOTIONS, Speaker, best_accuracy_from_utterance, draw_conversation
+
+
+HERE = Path(__file__).parent
+PROMPT = "emotion ?"
+FIRST_SCORED_TURN = 2  # counted from 0: the first two turns are each speaker's neutral introduction
+CHAT_TEMPLATE = (
+    "{% for message in messages %}<|im_start|> {{ message['role'] }} "
+    "{% for part in message['content'] %}"
+    "{% if part['type'] == 'audio' %}<|audio_bos|><|AUDIO|><|audio_eos|> {% else %}{{ part['text'] }} {% endif %}"
+    "{% endfor %}<|im_end|> {% endfor %}{% if add_generation_prompt %}<|im_start|> assistant {% endif %}"
+)
+# What the host learns to say after the emotion: bins of what it hears, as a large model knows such things.
+PITCH_WORDS = [f"pitch{i}" for i in range(12)]
+LEVEL_WORDS = [f"level{i}" for i in range(12)]
+TRACT_WORDS = [f"tract{i}" for i in range(6)]
+
+
+def build_processor() -> Qwen2AudioProcessor:
+    """A word-level tokenizer and a log-mel front end of 12.5 tokens a second, at most 3 s a turn."""
+    special = ["<pad>", "<|im_start|>", "<|im_end|>", "<|audio_bos|>", "<|audio_eos|>", "<|AUDIO|>", "<unk>"]
+    words = ["user", "assistant", *PROMPT.split(), *EMOTIONS, *PITCH_WORDS, *LEVEL_WORDS, *TRACT_WORDS]
+    vocabulary = {word: index for index, word in enumerate([*special, *words])}
+    tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
+    tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    tokenizer = PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer,
+        pad_token="<pad>",
+        eos_token="<|im_end|>",
+        unk_token="<unk>",
+        additional_special_tokens=special[1:-1],
+        padding_side="left",
+    )
+    extractor = WhisperFeatureExtractor(feature_size=64, n_fft=1024, hop_length=320, chunk_length=3)
+    return Qwen2AudioProcessor(extractor, tokenizer, chat_template=CHAT_TEMPLATE)
+
+
+def build_host(processor: Qwen2AudioProcessor) -> Qwen2AudioForConditionalGeneration:
+    tokenizer, extractor = processor.tokenizer, processor.feature_extractor
+    config = Qwen2AudioConfig(
+        audio_config={
+            "model_type": "qwen2_audio_encoder",
+            "num_mel_bins": extractor.feature_size,
+            "max_source_positions": extractor.nb_max_frames // 2,
+            "d_model": 96,
+            "encoder_layers": 2,
+            "encoder_attention_heads": 4,
+            "encoder_ffn_dim": 192,
+        },
+        text_config={
+            "model_type": "qwen2",
+            "vocab_size": len(tokenizer),
+            "hidden_size": 96,
+            "intermediate_size": 256,
+            "num_hidden_layers": 4,
+            "num_attention_heads": 4,
+            "num_key_value_heads": 4,
+            "max_position_embeddings": 512,
+            "pad_token_id": tokenizer.pad_token_id,
+            "bos_token_id": None,
+            "eos_token_id": tokenizer.eos_token_id,
+            "tie_word_embeddings": False,
+        },
+        audio_token_index=processor.audio_token_id,
+    )
+    return Qwen2AudioForConditionalGeneration(config)
+
+
+def progress_bar() -> Progress:
+    return Progress(
+        SpinnerColumn(),
+        TextColumn("{task.description}"),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+        TextColumn("{task.fields[note]}"),
+    )
+
+
+def prompt_of(processor: Qwen2AudioProcessor) -> str:
+    content = [{"type": "audio"}, {"type": "text", "text": PROMPT}]
+    return processor.apply_chat_template([{"role": "user", "content": content}], add_generation_prompt=True, tokenize=False)
+
+
+def prepare(processor, waveforms: list[np.ndarray], answers: list[str] | None = None) -> dict[str, torch.Tensor]:
+    """Model inputs of single turns; with `answers`, these follow the prompt."""
+    text = [prompt_of(processor) + answer for answer in answers or [""] * len(waveforms)]
+    extractor = processor.feature_extractor
+    return dict(processor(text=text, audio=waveforms, sampling_rate=extractor.sampling_rate, padding=True, return_tensors="pt"))
+
+
+def collate(parts: list[dict[str, torch.Tensor]], pad_token_id: int) -> dict[str, torch.Tensor]:
+    """Concatenate inputs of different lengths, padded on the left."""
+    longest = max(part["input_ids"].shape[1] for part in parts)
+    batch = {}
+    for key in parts[0]:
+        value = pad_token_id if key == "input_ids" else 0
+        missing = [longest - part["input_ids"].shape[1] if key in ("input_ids", "attention_mask") else 0 for part in parts]
+        batch[key] = torch.cat([F.pad(part[key], (count, 0), value=value) for part, count in zip(parts, missing)])
+    return batch
+
+
+def draw_utterance(rng: np.random.Generator) -> tuple[np.ndarray, str]:
+    """An utterance of a random speaker, and what can be heard in it: emotion, pitch, level and tract."""
+    speaker, emotion = Speaker.draw(rng), EMOTIONS[rng.integers(len(EMOTIONS))]
+    waveform = speaker.speak(emotion, rng)
+    pitch, level = speaker.usual(emotion)
+    words = (
+        emotion,
+        _bin(np.log(pitch), np.log(65), np.log(350), PITCH_WORDS),
+        _bin(level, -52, -14, LEVEL_WORDS),
+        _bin(speaker.tract, 0.75, 1.1, TRACT_WORDS),
+    )
+    return waveform, " ".join(words)
+
+
+def _bin(value: float, low: float, high: float, words: list[str]) -> str:
+    return words[int(np.clip((value - low) / (high - low) * len(words), 0, len(words) - 1))]
+
+
+def train(parameters, batches, loss_of, *, learning_rate: float, description: str, steps: int) -> None:
+    """AdamW with warm-up and cosine decay over `steps` batches."""
+    optimizer = torch.optim.AdamW(parameters, lr=learning_rate, weight_decay=0.01, betas=(0.9, 0.98))
+    warmup = max(1, steps // 20)
+    schedule = torch.optim.lr_scheduler.LambdaLR(
+        optimizer,
+        lambda step: min((step + 1) / warmup, 0.5 * (1 + math.cos(math.pi * min(1.0, step / steps)))),
+    )
+    average = None
+    with progress_bar() as bar:
+        task = bar.add_task(description, total=steps, note="")
+        for _ in range(steps):
+            loss = loss_of(next(batches))
+            optimizer.zero_grad()
+            loss.backward()
+            torch.nn.utils.clip_grad_norm_(parameters, 1.0)
+            optimizer.step()
+            schedule.step()
+            average = loss.item() if average is None else 0.95 * average + 0.05 * loss.item()
+            bar.update(task, advance=1, note=f"loss {average:.3f}")
+
+
+def train_host(host, processor, *, utterances: int, steps: int, seed: int, batch_size: int = 64) -> None:
+    """Teach the host to describe single utterances."""
+    rng = np.random.default_rng(seed)
+    drawn = [draw_utterance(rng) for _ in range(utterances)]
+    inputs = [
+        prepare(processor, *map(list, zip(*drawn[start : start + 500]))) for start in range(0, utterances, 500)
+    ]
+    inputs = collate(inputs, processor.tokenizer.pad_token_id)
+    answer_length = 4
+
+    def batches():
+        while True:
+            order = rng.permutation(utterances)
+            for start in range(0, utterances - batch_size + 1, batch_size):
+                rows = torch.as_tensor(order[start : start + batch_size])
+                yield {key: tensor[rows] for key, tensor in inputs.items()}
+
+    def loss_of(batch):
+        logits = host(**batch).logits[:, -answer_length - 1 : -1]
+        targets = batch["input_ids"][:, -answer_length:]
+        return F.cross_entropy(logits.flatten(0, 1), targets.flatten())
+
+    train(list(host.parameters()), batches(), loss_of, learning_rate=2e-3, description="host", steps=steps)
+
+
+def train_memory(model, processor, *, conversations: int, steps: int, seed: int, batch_size: int = 16) -> None:
+    """Train the memory alone on conversations: all turns of a batch of them in one forward."""
+    parts, labels = [], []
+    for number in range(conversations):
+        turns = draw_conversation(np.random.default_rng((seed, number)))
+        parts.append(prepare(processor, [turn["waveform"] for turn in turns]))
+        labels.append([EMOTIONS.index(turn["emotion"]) for turn in turns])
+    labels = torch.tensor(labels)
+    labels[:, :FIRST_SCORED_TURN] = -1
+    rng = np.random.default_rng(seed)
+
+    def batches():
+        while True:
+            order = rng.permutation(conversations)
+            for start in range(0, conversations - batch_size + 1, batch_size):
+                chosen = order[start : start + batch_size]
+                batch = collate([parts[i] for i in chosen], processor.tokenizer.pad_token_id)
+                ids = torch.arange(batch_size).repeat_interleave(labels.shape[1])
+                yield batch | {"conversation_ids": ids, "emotion_labels": labels[chosen].flatten(), "logits_to_keep": 1}
+
+    model.requires_grad_(False)
+    parameters = list(model.titans_memory.requires_grad_(True).parameters())
+    model.train()
+    train(
+        parameters, batches(), lambda batch: model(**batch).loss, learning_rate=3e-3, description="memory", steps=steps
+    )
+    model.eval()
+
+
+@torch.no_grad()
+def evaluate(model, processor, conversations: list[tuple[list[np.ndarray], list[int]]]) -> dict[str, float]:
+    """Accuracy on turns 3 and later with memory on, reads off, and memory reset before every turn."""
+    correct, scored = dict.fromkeys(("memory on", "reads off", "reset every turn"), 0), 0
+    for waveforms, labels in conversations:
+        inputs = prepare(processor, waveforms)
+        with model.disable_memory():
+            reads_off = model(**inputs).emotion_logits
+        logits = {
+            "memory on": model(**inputs, conversation_ids=torch.zeros(len(labels), dtype=torch.long)).emotion_logits,
+            "reads off": reads_off,
+            "reset every turn": model(**inputs).emotion_logits,
+        }
+        targets = torch.tensor(labels)[FIRST_SCORED_TURN:]
+        scored += len(targets)
+        for name, values in logits.items():
+            correct[name] += int((values.argmax(-1)[FIRST_SCORED_TURN:] == targets).sum())
+    return {name: count / scored for name, count in correct.items()}
+
+
+def held_out(conversations: int, seed: int) -> list[tuple[list[np.ndarray], list[int]]]:
+    drawn = [draw_conversation(np.random.default_rng((seed, number))) for number in range(conversations)]
+    return [([t["waveform"] for t in turns], [EMOTIONS.index(t["emotion"]) for t in turns]) for turns in drawn]
+
+
+def from_folder(folder: Path) -> list[tuple[list[np.ndarray], list[int]]]:
+    """The test split of a folder with a metadata.csv."""
+    conversations: dict[str, tuple[list, list]] = {}
+    for row in load_conversations(folder, label_set=EMOTIONS)["test"]:
+        waveforms, labels = conversations.setdefault(row["conversation_id"], ([], []))
+        waveforms.append(load_audio(row["audio"]))
+        labels.append(row["emotion"])
+    return list(conversations.values())
+
+
+def main(
+    output: Annotated[Path, typer.Option(help="Where the checkpoint is written.")] = HERE / "tiny-qwen2-audio-mal",
+    tts: Annotated[Path | None, typer.Option(help="A folder with metadata.csv whose test split is evaluated.")] = None,
+    utterances: int = 16_000,
+    host_steps: int = 1200,
+    conversations: int = 2000,
+    memory_steps: int = 800,
+    test_conversations: int = 200,
+    seed: int = 0,
+) -> None:
+    """Train the tiny checkpoint, save it, and print its table."""
+    began = time.monotonic()
+    torch.manual_seed(seed)
+    processor = build_processor()
+    host = build_host(processor)
+    train_host(host, processor, utterances=utterances, steps=host_steps, seed=seed + 1)
+    with tempfile.TemporaryDirectory() as folder:
+        host.save_pretrained(folder)
+        processor.save_pretrained(folder)
+        model = AutoModelForAudioEmotion.from_base(
+            folder,
+            id2label=dict(enumerate(EMOTIONS)),
+            memory_config=TitansMemoryConfig(layers=[0, 1, 2], num_heads=4, head_dim=32, chunk_size=16),
+            emotion_prompt=PROMPT,
+        )
+    train_memory(model, processor, conversations=conversations, steps=memory_steps, seed=seed + 2)
+    # The host was trained here, so there is no base to name: everything is saved.
+    model.config.adapter_only = False
+    model.config.base_model_name_or_path = None
+    model.save_pretrained(output)
+    processor.save_pretrained(output)
+    minutes = (time.monotonic() - began) / 60
+
+    suites = {"synthetic": held_out(test_conversations, seed + 3)}
+    if tts is not None:
+        suites["tts"] = from_folder(tts)
+    report(model, {name: evaluate(model, processor, suite) for name, suite in suites.items()}, minutes)
+
+
+def report(model, results: dict[str, dict[str, float]], minutes: float) -> None:
+    memory = model.titans_memory.num_parameters()
+    print(f"\nTrained in {minutes:.1f} minutes; {model.num_parameters() - memory:,} parameters of the host, {memory:,} of memory.")
+    print(f"Best possible from the utterance alone (synthetic): {best_accuracy_from_utterance():.1%}\n")
+    columns = list(next(iter(results.values())))
+    print("| accuracy on turns 3 and later | " + " | ".join(columns) + " |")
+    print("| --- |" + " --- |" * len(columns))
+    for name, accuracies in results.items():
+        print(f"| {name} | " + " | ".join(f"{accuracies[column]:.1%}" for column in columns) + " |")
+    print(json.dumps(results))
+
+
+if __name__ == "__main__":
+    typer.run(main)
