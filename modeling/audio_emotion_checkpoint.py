@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import hashlib
-import inspect
 import os
 import shutil
 import sys
@@ -212,7 +211,7 @@ class AudioEmotionCheckpointMixin:
         changed = sorted(key for key in {*before, *after} if before.get(key) != after.get(key))
         if changed:
             raise ValueError(
-                f"{len(changed)} weights of the host differ from those loaded from {self.config.base_model_name_or_path}"
+                f"{len(changed)} weights of the host differ from those of {self.config.base_model_name_or_path}"
                 f" ({', '.join(changed[:3])}, ...); an adapter would lose them. {in_full}"
             )
 

@@ -29,8 +29,8 @@ class AudioEmotionOutput(ModelOutput):
 
     Attributes:
         emotion_logits: (rows, labels) float32; None where the call holds no audio, as in decode steps.
-        memory_surprise: (rows, memory layers), how badly the memory predicted each turn, ||M(k) - v||^2 / ||v||^2 averaged
-            over tokens and heads; None without memory or audio.
+        memory_surprise: (rows, memory layers), how badly the memory predicted each turn, ||M(k) - v||^2 / ||v||^2
+            averaged over tokens and heads; None without memory or audio.
         memory_cache: the cache that was handed in.
     """
 
@@ -56,7 +56,9 @@ class AudioEmotionMixin(AudioEmotionCheckpointMixin):
 
     def __init__(self, config, *args, **kwargs):
         if config.emotion_readout == "verbalizer" and config.label_token_ids is None:
-            raise ValueError('emotion_readout="verbalizer" needs label_token_ids in the config; `from_base` finds them.')
+            raise ValueError(
+                'emotion_readout="verbalizer" needs label_token_ids in the config; `from_base` finds them.'
+            )
         super().__init__(config, *args, **kwargs)
         attach_memory(self, config.memory_config)
         if config.emotion_readout == "linear":
@@ -101,9 +103,9 @@ class AudioEmotionMixin(AudioEmotionCheckpointMixin):
         """The host's forward with memory; what the host takes, it takes as before.
 
         Args:
-            memory_cache: state of the conversations; None: each starts from the learned memory, and its state is dropped.
-            conversation_ids: (rows,) integers; rows with one id are successive turns of one conversation, in row order.
-                None: row i is a turn of the cache's row i.
+            memory_cache: state of the conversations; None: each starts from the learned memory and is dropped.
+            conversation_ids: (rows,) integers; rows with one id are successive turns of one conversation, in row
+                order. None: row i is a turn of the cache's row i.
             speaker_ids: (rows,) integers, for `memory_config.scope="speaker"`; ignored for "conversation".
             update_memory: False reads the history of each row's conversation and writes nothing.
             emotion_labels: (rows,) integers, below 0 = not scored. Their loss is added to that of `labels`.
@@ -188,11 +190,11 @@ class AudioEmotionMixin(AudioEmotionCheckpointMixin):
             sampling_rate: of bare arrays, in Hz.
 
         Returns:
-            The processor's tensors, on the model's device and in its dtype. A turn longer than the host's window is cut
-            to it with a warning.
+            The processor's tensors, on the model's device and in its dtype. A turn longer than the host's window is
+            cut to it with a warning.
 
         Raises:
-            ValueError: for sound that cannot be decoded, or is empty, silent, not finite or too short, naming the turn.
+            ValueError: for sound that cannot be decoded, or is empty, silent, not finite or too short.
         """
         extractor = processor.feature_extractor
         rate, window = extractor.sampling_rate, extractor.n_samples / extractor.sampling_rate
@@ -232,9 +234,7 @@ class AudioEmotionMixin(AudioEmotionCheckpointMixin):
             cache = ConversationMemoryCache(self.config, batch_size=max(len(set(ids)), 1))
         else:
             cache.check_identity(memory_identity(self.config), "The model")
-        return MemoryTransaction(
-            cache, rows, conversation_ids=conversation_ids, speaker_ids=speaker_ids, write=write
-        )
+        return MemoryTransaction(cache, rows, conversation_ids=conversation_ids, speaker_ids=speaker_ids, write=write)
 
     def _memory_call(self, transaction: MemoryTransaction | None, kwargs: dict) -> MemoryCall | None:
         """What the hooks need to know of this call; None where nothing is to be done."""

@@ -1,2 +1,3 @@
 def load_audio(source, sampling_rate=16000): ...
-def check_waveform(w, r, *, min_seconds=0.1, max_seconds=None): return w
+def check_waveform(w, r, *, min_seconds=0.1, max_seconds=None):
+    return w

@@ -34,7 +34,7 @@ class TitansMemoryConfig(PreTrainedConfig):
         forget_half_life: audio tokens after which a fresh memory has forgotten half (Qwen2-Audio: 25 tokens a second).
         initial_momentum: eta of a fresh memory, in (0, 1).
         initial_step: theta of a fresh memory, in (0, 1).
-        weights_fingerprint: of the saved memory weights, set by `save_pretrained`: a saved conversation state belongs to it.
+        weights_fingerprint: of the saved memory weights, set by `save_pretrained`; conversation states belong to it.
 
     Raises:
         ValueError: for a value outside what is given here, naming it and what is allowed.
@@ -132,7 +132,7 @@ class AudioEmotionConfigMixin:
         self.label2id = {label: index for index, label in self.id2label.items()}
         if self.label_token_ids is not None and len(set(self.label_token_ids)) != len(self.labels):
             raise ValueError(
-                f"label_token_ids must hold one token of its own for each of {self.labels}, got {self.label_token_ids}."
+                f"label_token_ids must hold a token of its own for each of {self.labels}, got {self.label_token_ids}."
             )
 
     @classmethod

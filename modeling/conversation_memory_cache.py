@@ -29,7 +29,8 @@ class MemoryCacheLayer:
     """The streams' state at one memory layer; None before the first write.
 
     Attributes:
-        weights, momentum: one tensor per matrix, each (streams, heads, d_in, d_out), float32 (float64 for a float64 model).
+        weights, momentum: one tensor per matrix, each (streams, heads, d_in, d_out); float32, or float64 for a float64
+            model.
     """
 
     weights: tuple[Tensor, ...] | None = None
@@ -55,8 +56,8 @@ class ConversationMemoryCache:
     """What the memory holds of each conversation, carried from call to call as `memory_cache`.
 
     A cache has `batch_size` rows, one per conversation. Without `conversation_ids`, row i of a call is row i of the
-    cache. With them, the cache remembers which row each id was given on its first write. A call writes all of its turns or, when
-    it fails, none. Tensors that the cache holds are replaced, never changed in place.
+    cache. With them, the cache remembers which row each id was given on its first write. A call writes all of its
+    turns or, when it fails, none. Tensors that the cache holds are replaced, never changed in place.
 
     Args:
         config: of the model (with a `memory_config`).

@@ -93,7 +93,7 @@ def find_label_tokens(tokenizer, prompt: str, labels: list[str]) -> list[int]:
     clashes = [label for label, token in zip(labels, tokens) if tokens.count(token) > 1]
     if clashes:
         raise ValueError(
-            f"The labels {clashes} begin with the same token, so the verbalizer cannot tell them apart: choose other words or "
-            'emotion_readout="linear".'
+            f"The labels {clashes} begin with the same token, so the verbalizer cannot tell them apart: choose other "
+            'words or emotion_readout="linear".'
         )
     return tokens

@@ -23,8 +23,8 @@ class MemoryCall:
 
     Attributes:
         transaction: the view of the cache; None: the host is left alone.
-        positions: (rows, capacity) the audio positions of each row, in order and first; (rows, capacity) `mask` says which
-            entries are audio. Both None where the call holds no audio.
+        positions, mask: (rows, capacity) the audio positions of each row, first and in order, and which entries
+            are audio; None where the call holds no audio.
         sequence_length: of the input ids.
         logits_to_keep: last positions that the output head is applied to; 0 = all.
         last_positions: (rows,) where the readout looks.
@@ -70,8 +70,8 @@ class BlockHook:
         hidden_states = output[0] if isinstance(output, tuple) else output
         if hidden_states.shape[1] != call.sequence_length:
             raise ValueError(
-                f"The block's hidden states have {hidden_states.shape[1]} positions and input_ids {call.sequence_length}: the "
-                "host merged audio into the ids itself. Use a processor that expands the audio placeholder."
+                f"The block has {hidden_states.shape[1]} positions and input_ids have {call.sequence_length}: "
+                "the host merged audio into the ids itself. Use a processor that expands the audio placeholder."
             )
         index = call.positions.to(hidden_states.device)[..., None].expand(-1, -1, hidden_states.shape[-1])
         # Looked up at call time: PEFT replaces modules that it trains.

@@ -14,8 +14,8 @@ from .neural_memory import NeuralMemoryState
 class MemoryTransaction:
     """Maps the rows of a call to streams of the cache, stages their new states, and commits them at the end.
 
-    A stream is the memory of one conversation, or of one speaker of it. Rows of one stream are its successive turns, in row order.
-    Nothing but `commit` changes the cache.
+    A stream is the memory of one conversation, or of one speaker of it. Rows of one stream are its successive turns,
+    in row order. Nothing but `commit` changes the cache.
 
     Args:
         cache: of the conversations.
@@ -25,8 +25,8 @@ class MemoryTransaction:
         write: whether the turns are to be written.
 
     Attributes:
-        turns: for `TitansMemoryLayer`: the rows of each stream's first turn, second turn, ...; None if each row is the only
-            turn of a stream.
+        turns: for `TitansMemoryLayer`: the rows of each stream's first turn, second turn, ...; None if each row is the
+            only turn of a stream.
 
     Raises:
         ValueError: for ids of a wrong shape or type, more conversations or speakers than the cache has room for, or a
@@ -69,8 +69,8 @@ class MemoryTransaction:
                 raise ValueError("This memory_cache is addressed by conversation_ids: give them in every call.")
             if rows != cache.batch_size:
                 raise ValueError(
-                    f"Without conversation_ids the call's rows are the cache's rows, but the call has {rows} and the cache has "
-                    f"{cache.batch_size}."
+                    f"Without conversation_ids the call's rows are the cache's rows, but there are {rows} and the cache "
+                    f"has {cache.batch_size}."
                 )
             return list(range(rows))
         if self._conversation_ids is None and bool(cache.turns.any()):
@@ -80,8 +80,8 @@ class MemoryTransaction:
         new = [key for key in dict.fromkeys(ids) if key not in known]
         if len(new) > len(free):
             raise ValueError(
-                f"memory_cache has batch_size={cache.batch_size} with {len(free)} free rows, but conversation_ids name "
-                f"{len(new)} new conversations."
+                f"memory_cache has batch_size={cache.batch_size} with {len(free)} free rows, but conversation_ids "
+                f"name {len(new)} new conversations."
             )
         known.update(zip(new, free))
         self._conversation_ids = known

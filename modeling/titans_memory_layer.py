@@ -21,8 +21,8 @@ class TitansMemoryOutput:
 
     Attributes:
         residual: (rows, tokens, hidden_size), to be added to the block's output; zero where `mask` is False.
-        surprise: (rows,), mean over a turn's tokens and heads of ||M(k) - v||^2 / ||v||^2 with M as the turn began; NaN
-            for a turn without tokens.
+        surprise: (rows,), mean over a turn's tokens and heads of ||M(k) - v||^2 / ||v||^2 with M as the turn began;
+            NaN for a turn without tokens.
         state: the streams' state after their turns.
     """
 
@@ -176,7 +176,7 @@ class TitansMemory(PreTrainedModel):
 
     config_class = TitansMemoryConfig
     base_model_prefix = ""
-    _no_split_modules = ["TitansMemoryLayer"]
+    _no_split_modules = ("TitansMemoryLayer",)
     # The host's attention implementation is passed on to every child that is a model.
     _supports_sdpa = _supports_flash_attn = _supports_flex_attn = True
 

@@ -1,6 +1,6 @@
 """Train the tiny checkpoint that ships with the repository, from nothing but a seed.
 
-1. A Qwen2-Audio of under a million parameters learns to describe single utterances: their emotion, pitch, level and voice.
+1. A Qwen2-Audio of under a million parameters learns to describe single utterances: emotion, pitch, level, voice.
 2. It is frozen, gets a memory, and the memory alone is trained on conversations (turn-parallel).
 3. Held-out conversations are evaluated with memory on, with reads off, and with the memory reset before every turn.
 
@@ -19,7 +19,14 @@ from typing import Annotated
 import numpy as np
 import torch
 import typer
-from rich.progress import MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import (
+    MofNCompleteColumn,
+    Progress,
+    SpinnerColumn,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
 from tokenizers import Tokenizer, models, pre_tokenizers
 from torch.nn import functional as F
 from transformers import (
@@ -112,14 +119,18 @@ def progress_bar() -> Progress:
 
 def prompt_of(processor: Qwen2AudioProcessor) -> str:
     content = [{"type": "audio"}, {"type": "text", "text": PROMPT}]
-    return processor.apply_chat_template([{"role": "user", "content": content}], add_generation_prompt=True, tokenize=False)
+    return processor.apply_chat_template(
+        [{"role": "user", "content": content}], add_generation_prompt=True, tokenize=False
+    )
 
 
 def prepare(processor, waveforms: list[np.ndarray], answers: list[str] | None = None) -> dict[str, torch.Tensor]:
     """Model inputs of single turns; with `answers`, these follow the prompt."""
     text = [prompt_of(processor) + answer for answer in answers or [""] * len(waveforms)]
     extractor = processor.feature_extractor
-    return dict(processor(text=text, audio=waveforms, sampling_rate=extractor.sampling_rate, padding=True, return_tensors="pt"))
+    return dict(
+        processor(text=text, audio=waveforms, sampling_rate=extractor.sampling_rate, padding=True, return_tensors="pt")
+    )
 
 
 def collate(parts: list[dict[str, torch.Tensor]], pad_token_id: int) -> dict[str, torch.Tensor]:
@@ -128,7 +139,9 @@ def collate(parts: list[dict[str, torch.Tensor]], pad_token_id: int) -> dict[str
     batch = {}
     for key in parts[0]:
         value = pad_token_id if key == "input_ids" else 0
-        missing = [longest - part["input_ids"].shape[1] if key in ("input_ids", "attention_mask") else 0 for part in parts]
+        missing = [
+            longest - part["input_ids"].shape[1] if key in ("input_ids", "attention_mask") else 0 for part in parts
+        ]
         batch[key] = torch.cat([F.pad(part[key], (count, 0), value=value) for part, count in zip(parts, missing)])
     return batch
 
@@ -177,9 +190,7 @@ def train_host(host, processor, *, utterances: int, steps: int, seed: int, batch
     """Teach the host to describe single utterances."""
     rng = np.random.default_rng(seed)
     drawn = [draw_utterance(rng) for _ in range(utterances)]
-    inputs = [
-        prepare(processor, *map(list, zip(*drawn[start : start + 500]))) for start in range(0, utterances, 500)
-    ]
+    inputs = [prepare(processor, *map(list, zip(*drawn[start : start + 500]))) for start in range(0, utterances, 500)]
     inputs = collate(inputs, processor.tokenizer.pad_token_id)
     answer_length = 4
 
@@ -216,7 +227,11 @@ def train_memory(model, processor, *, conversations: int, steps: int, seed: int,
                 chosen = order[start : start + batch_size]
                 batch = collate([parts[i] for i in chosen], processor.tokenizer.pad_token_id)
                 ids = torch.arange(batch_size).repeat_interleave(labels.shape[1])
-                yield batch | {"conversation_ids": ids, "emotion_labels": labels[chosen].flatten(), "logits_to_keep": 1}
+                yield batch | {
+                    "conversation_ids": ids,
+                    "emotion_labels": labels[chosen].flatten(),
+                    "logits_to_keep": 1,
+                }
 
     model.requires_grad_(False)
     parameters = list(model.titans_memory.requires_grad_(True).parameters())
@@ -303,7 +318,10 @@ def main(
 
 def report(model, results: dict[str, dict[str, float]], minutes: float) -> None:
     memory = model.titans_memory.num_parameters()
-    print(f"\nTrained in {minutes:.1f} minutes; {model.num_parameters() - memory:,} parameters of the host, {memory:,} of memory.")
+    print(
+        f"\nTrained in {minutes:.1f} minutes; {model.num_parameters() - memory:,} parameters of the host, "
+        f"{memory:,} of memory."
+    )
     print(f"Best possible from the utterance alone (synthetic): {best_accuracy_from_utterance():.1%}\n")
     columns = list(next(iter(results.values())))
     print("| accuracy on turns 3 and later | " + " | ".join(columns) + " |")

@@ -80,7 +80,10 @@ class Speaker:
         """
         samples = int(SAMPLING_RATE * (rng.uniform(1.0, 2.2) if seconds is None else seconds))
         pitch, level = self.usual(emotion)
-        pitch, level = pitch * np.exp(PITCH_SCATTER * rng.standard_normal()), level + LEVEL_SCATTER * rng.standard_normal()
+        pitch, level = (
+            pitch * np.exp(PITCH_SCATTER * rng.standard_normal()),
+            level + LEVEL_SCATTER * rng.standard_normal(),
+        )
         voice = _voice(self, pitch, samples, rng)
         rms = np.sqrt(np.mean(voice**2))
         return np.clip(voice / rms * 10 ** (level / 20), -1, 1).astype(np.float32)
@@ -121,7 +124,7 @@ def draw_conversation(rng: np.random.Generator, *, turns: int = 8) -> list[dict]
     """Turns of two random speakers: each one's first turn is neutral, then emotions and talkers are drawn evenly.
 
     Returns:
-        One dict a turn: `speaker` ("A" or "B"), `emotion`, `waveform` (float32 at `SAMPLING_RATE`), `start`, `end` (s).
+        One dict a turn: `speaker` ("A", "B"), `emotion`, `waveform` (float32 at `SAMPLING_RATE`), `start`, `end` (s).
     """
     speakers = {"A": Speaker.draw(rng), "B": Speaker.draw(rng)}
     conversation, clock = [], 0.0

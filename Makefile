@@ -1,0 +1,36 @@
+PYTHON ?= python3
+VENV := .venv
+VENV_MIN := .venv-min
+
+.PHONY: help demo test test-min style
+
+help:  ## list the targets
+	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
+
+demo: $(VENV)/installed  ## analyse the shipped conversation, with memory and without
+	$(VENV)/bin/python examples/quickstart/demo.py
+
+test: $(VENV)/installed  ## check the style and run the tests
+	$(VENV)/bin/ruff format --check .
+	$(VENV)/bin/ruff check .
+	$(VENV)/bin/python -m pytest -n 2
+
+test-min: $(VENV_MIN)/installed  ## run the tests on the lowest versions that setup.cfg declares
+	$(VENV_MIN)/bin/python -m pytest -n 2
+
+style: $(VENV)/installed  ## format the code and mend what ruff can mend
+	$(VENV)/bin/ruff format .
+	$(VENV)/bin/ruff check --fix .
+
+# torch goes first: what is installed, nothing later replaces by a larger build.
+$(VENV)/installed: setup.cfg pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(VENV)/bin/python -m pip install --quiet -c constraints.txt torch
+	$(VENV)/bin/python -m pip install --quiet -c constraints.txt -e ".[test]"
+	touch $@
+
+$(VENV_MIN)/installed: setup.cfg pyproject.toml tests/constraints-min.txt
+	$(PYTHON) -m venv $(VENV_MIN)
+	$(VENV_MIN)/bin/python -m pip install --quiet -c tests/constraints-min.txt torch
+	$(VENV_MIN)/bin/python -m pip install --quiet -c tests/constraints-min.txt -e ".[test]"
+	touch $@
