@@ -1,3 +1,186 @@
-def load_audio(source, sampling_rate=16000): ...
-def check_waveform(w, r, *, min_seconds=0.1, max_seconds=None):
-    return w
+"""Sound from files, bytes and arrays: mono float32 at one rate, its level kept."""
+
+from __future__ import annotations
+
+import io
+import warnings
+from pathlib import Path
+
+import numpy as np
+
+
+# ITU-R BS.775-3, table 2, brought down to mono (front channels 0.7071, centre 1, surround 0.5); LFE is left out.
+_MONO_WEIGHTS = {"FL": 0.7071, "FR": 0.7071, "FC": 1.0} | dict.fromkeys(("SL", "SR", "BL", "BR", "BC"), 0.5)
+_MAX_CHANNELS = 8
+# Encoders pad the last frame and containers round their times; less than this is no truncation.
+_TRUNCATION_TOLERANCE = 0.05
+
+
+class AudioDecodingError(ValueError):
+    """The content of a file or of bytes is no usable sound."""
+
+
+def load_audio(source, sampling_rate: int = 16_000) -> np.ndarray:
+    """Decode, down-mix and resample.
+
+    Args:
+        source: a path, encoded bytes, a dict with `bytes` or `path` (as `datasets.Audio(decode=False)` gives; bytes
+            win), a dict with `array` and `sampling_rate`, or a tuple `(array, rate)`. Arrays are (samples,) or (channels,
+            samples); integers are PCM and are scaled to [-1, 1).
+        sampling_rate: of the result, in Hz.
+
+    Returns:
+        (samples,) float32, full scale 1.0; not normalised. Channels are mixed by the ITU-R BS.775 weights of their layout,
+        normalised to sum to one, so that a sound that is alike in all channels keeps its level.
+
+    Raises:
+        FileNotFoundError: for a path that does not exist.
+        AudioDecodingError: for content that is empty, not sound, truncated, or not finite.
+        ValueError: for another kind of source, or an array of another shape.
+    """
+    if isinstance(source, dict):
+        if source.get("array") is not None:
+            source = (source["array"], source.get("sampling_rate"))
+        else:
+            source = source.get("bytes") or source.get("path")
+    if isinstance(source, tuple) and len(source) == 2:
+        channels, rate = _check_array(*source)
+        weights = np.full(len(channels), 1 / len(channels))
+    elif isinstance(source, str | Path | bytes | bytearray):
+        channels, rate, weights = _decode(source)
+    else:
+        raise ValueError(
+            "A sound is a path, bytes, (array, rate), or a dict with bytes, path, or array and sampling_rate; got "
+            f"{type(source).__name__}."
+        )
+    waveform = weights @ channels
+    if rate != sampling_rate:
+        waveform = _resample(waveform, rate, sampling_rate)
+    return waveform.astype(np.float32)
+
+
+def check_waveform(
+    waveform: np.ndarray, sampling_rate: int, *, min_seconds: float = 0.1, max_seconds: float | None = None
+) -> np.ndarray:
+    """Refuse what is no turn, and cut what is longer than `max_seconds`, with a warning.
+
+    Args:
+        waveform: (samples,).
+        sampling_rate: in Hz.
+        min_seconds, max_seconds: allowed length; None = no upper bound.
+
+    Returns:
+        (samples,) float32.
+
+    Raises:
+        ValueError: for another shape, or sound that is empty, not finite, silent or too short.
+    """
+    waveform = np.asarray(waveform, dtype=np.float32)
+    if waveform.ndim != 1:
+        raise ValueError(f"A turn's waveform must be (samples,), got {waveform.shape}.")
+    if not len(waveform):
+        raise ValueError("The turn is empty: it has no samples.")
+    if not np.isfinite(waveform).all():
+        raise ValueError(f"The turn has {int((~np.isfinite(waveform)).sum())} samples that are not finite.")
+    if not waveform.any():
+        raise ValueError("The turn is silent: every sample is zero.")
+    seconds = len(waveform) / sampling_rate
+    if seconds < min_seconds:
+        raise ValueError(f"The turn lasts {seconds:.3f} s; at least {min_seconds} s are needed.")
+    if max_seconds is not None and seconds > max_seconds:
+        warnings.warn(f"The turn lasts {seconds:.1f} s; its first {max_seconds:g} s are used.", stacklevel=3)
+        waveform = waveform[: int(max_seconds * sampling_rate)]
+    return waveform
+
+
+def _check_array(array, rate) -> tuple[np.ndarray, int]:
+    if not isinstance(rate, int | float | np.integer) or rate <= 0:
+        raise ValueError(f"An array needs its sampling rate in Hz: (array, rate); got rate={rate!r}.")
+    array = np.asarray(array)
+    channels = array[None] if array.ndim == 1 else array
+    if channels.ndim != 2 or channels.shape[0] > _MAX_CHANNELS or not channels.shape[0]:
+        raise ValueError(
+            f"An array of sound must be (samples,) or (channels, samples) with up to {_MAX_CHANNELS} channels, got "
+            f"{array.shape}."
+        )
+    if np.issubdtype(channels.dtype, np.integer):
+        info = np.iinfo(channels.dtype)
+        offset = 0 if info.min < 0 else (info.max + 1) / 2
+        channels = (channels.astype(np.float64) - offset) / ((info.max + 1) if info.min < 0 else offset)
+    if not np.isfinite(channels).all():
+        raise AudioDecodingError("The array has samples that are not finite.")
+    return channels.astype(np.float64), int(rate)
+
+
+def _decode(source) -> tuple[np.ndarray, int, np.ndarray]:
+    """Channels (channels, samples), the rate, and the weight of each channel in the mix."""
+    try:
+        import av
+    except ImportError as error:
+        raise ImportError("Decoding sound needs PyAV: pip install av soxr") from error
+    name = "the given bytes" if isinstance(source, bytes | bytearray) else str(source)
+    if isinstance(source, str | Path) and not Path(source).is_file():
+        raise FileNotFoundError(f"No such sound file: {source}")
+    size = len(source) if isinstance(source, bytes | bytearray) else Path(source).stat().st_size
+    if not size:
+        raise AudioDecodingError(f"{name}: the file is empty.")
+    _check_riff(source, size, name)
+    file = io.BytesIO(source) if isinstance(source, bytes | bytearray) else str(source)
+    try:
+        with av.open(file) as container:
+            if not container.streams.audio:
+                raise AudioDecodingError(f"{name}: there is no audio stream.")
+            stream = container.streams.audio[0]
+            blocks = [_as_float(frame) for frame in container.decode(stream)]
+            rate, layout = stream.rate, [channel.name for channel in stream.layout.channels]
+            declared = _declared_seconds(stream, container)
+    except (av.FFmpegError, UnicodeDecodeError) as error:
+        raise AudioDecodingError(f"{name}: it cannot be decoded as sound, or is truncated ({error}).") from error
+    channels = np.concatenate(blocks, axis=1) if blocks else np.zeros((1, 0))
+    if not channels.shape[1]:
+        raise AudioDecodingError(f"{name}: there are no samples.")
+    if not np.isfinite(channels).all():
+        raise AudioDecodingError(f"{name}: there are samples that are not finite.")
+    seconds = channels.shape[1] / rate
+    if declared is not None and seconds < declared - _TRUNCATION_TOLERANCE:
+        raise AudioDecodingError(f"{name}: truncated, {seconds:.2f} s of the declared {declared:.2f} s are there.")
+    weights = np.array([_MONO_WEIGHTS.get(channel, 0.0) for channel in layout])
+    if len(layout) <= 2 or len(layout) != len(channels) or not weights.sum():
+        weights = np.ones(len(channels))
+    return channels, rate, weights / weights.sum()
+
+
+def _declared_seconds(stream, container) -> float | None:
+    """How long the header says the sound is; None where formats only estimate it."""
+    if container.format.name not in ("flac", "mov,mp4,m4a,3gp,3g2,mj2"):
+        return None
+    return None if stream.duration is None else float(stream.duration * stream.time_base)
+
+
+def _check_riff(file: bytes | str, size: int, name: str) -> None:
+    """FFmpeg reads a WAV file up to its end, whatever the header says."""
+    head = file[:8] if isinstance(file, bytes | bytearray) else Path(file).open("rb").read(8)
+    declared = int.from_bytes(head[4:8], "little")
+    # Writers to a pipe leave the size open.
+    if head[:4] == b"RIFF" and declared not in (0, 0xFFFFFFFF) and declared + 8 > size:
+        raise AudioDecodingError(f"{name}: truncated, {size} bytes of the declared {declared + 8} are there.")
+
+
+def _as_float(frame) -> np.ndarray:
+    """(channels, samples) float64 of a decoded frame, full scale 1.0."""
+    samples = frame.to_ndarray()
+    if not frame.format.is_planar:
+        samples = samples.reshape(-1, len(frame.layout.channels)).T
+    if np.issubdtype(samples.dtype, np.unsignedinteger):
+        return (samples.astype(np.float64) - 128) / 128
+    if np.issubdtype(samples.dtype, np.integer):
+        return samples / float(np.iinfo(samples.dtype).max + 1)
+    return samples.astype(np.float64)
+
+
+def _resample(waveform: np.ndarray, rate: int, wanted: int) -> np.ndarray:
+    try:
+        import soxr
+    except ImportError as error:
+        raise ImportError("Resampling sound needs soxr: pip install av soxr") from error
+    return soxr.resample(waveform, rate, wanted)

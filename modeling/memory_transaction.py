@@ -69,8 +69,8 @@ class MemoryTransaction:
                 raise ValueError("This memory_cache is addressed by conversation_ids: give them in every call.")
             if rows != cache.batch_size:
                 raise ValueError(
-                    f"Without conversation_ids the call's rows are the cache's rows, but there are {rows} and the cache "
-                    f"has {cache.batch_size}."
+                    f"Without conversation_ids the call's rows are the cache's rows, but there are {rows} and the "
+                    f"cache has {cache.batch_size}."
                 )
             return list(range(rows))
         if self._conversation_ids is None and bool(cache.turns.any()):

@@ -26,7 +26,7 @@ class AudioEmotionPipeline(Pipeline):
 
     A turn is what `load_audio` takes (path, bytes, `(array, rate)`, a dict with `array` and `sampling_rate`), or a
     dict with `audio` and any of `file`, `conversation_id`, `turn_index`, `speaker`, `start`, `end` (seconds). Turns
-    without `conversation_id` are one conversation. Turns of one conversation are streamed through its memory in their order.
+    without `conversation_id` are one conversation. Each conversation is streamed through its memory, turn by turn.
 
     Keyword arguments of a call:
         memory_cache: a `ConversationMemoryCache` of one row that is read and carried on; then all turns are of one
