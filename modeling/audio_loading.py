@@ -25,13 +25,13 @@ def load_audio(source, sampling_rate: int = 16_000) -> np.ndarray:
 
     Args:
         source: a path, encoded bytes, a dict with `bytes` or `path` (as `datasets.Audio(decode=False)` gives; bytes
-            win), a dict with `array` and `sampling_rate`, or a tuple `(array, rate)`. Arrays are (samples,) or (channels,
-            samples); integers are PCM and are scaled to [-1, 1).
+            win), a dict with `array` and `sampling_rate`, or a tuple `(array, rate)`. Arrays are (samples,) or
+            (channels, samples); integers are PCM and are scaled to [-1, 1).
         sampling_rate: of the result, in Hz.
 
     Returns:
-        (samples,) float32, full scale 1.0; not normalised. Channels are mixed by the ITU-R BS.775 weights of their layout,
-        normalised to sum to one, so that a sound that is alike in all channels keeps its level.
+        (samples,) float32, full scale 1.0; not normalised. Channels are mixed by the ITU-R BS.775 weights of their
+        layout, normalised to sum to one, so that a sound that is alike in all channels keeps its level.
 
     Raises:
         FileNotFoundError: for a path that does not exist.
@@ -159,7 +159,11 @@ def _declared_seconds(stream, container) -> float | None:
 
 def _check_riff(file: bytes | str, size: int, name: str) -> None:
     """FFmpeg reads a WAV file up to its end, whatever the header says."""
-    head = file[:8] if isinstance(file, bytes | bytearray) else Path(file).open("rb").read(8)
+    if isinstance(file, bytes | bytearray):
+        head = file[:8]
+    else:
+        with open(file, "rb") as opened:
+            head = opened.read(8)
     declared = int.from_bytes(head[4:8], "little")
     # Writers to a pipe leave the size open.
     if head[:4] == b"RIFF" and declared not in (0, 0xFFFFFFFF) and declared + 8 > size:

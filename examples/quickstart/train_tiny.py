@@ -154,7 +154,7 @@ def draw_utterance(rng: np.random.Generator) -> tuple[np.ndarray, str]:
     words = (
         emotion,
         _bin(np.log(pitch), np.log(65), np.log(350), PITCH_WORDS),
-        _bin(level, -52, -14, LEVEL_WORDS),
+        _bin(level, -56, -16, LEVEL_WORDS),
         _bin(speaker.tract, 0.75, 1.1, TRACT_WORDS),
     )
     return waveform, " ".join(words)

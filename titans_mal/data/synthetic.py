@@ -12,9 +12,11 @@ from dataclasses import dataclass
 from itertools import pairwise
 
 import numpy as np
-from datasets import Audio, ClassLabel, Dataset, Features, Value
+from datasets import Dataset
 from scipy.io import wavfile
 from scipy.signal import lfilter
+
+from .conversations import conversation_table
 
 
 SAMPLING_RATE = 16_000
@@ -24,8 +26,10 @@ PITCH_FACTORS = {"neutral": 1.0, "happy": 1.3, "sad": 0.78, "angry": 1.3}
 LEVEL_CHANGES = {"neutral": 0.0, "happy": 0.0, "sad": -6.0, "angry": 8.0}
 
 # Speakers: the spread (standard deviation) of log pitch and of level in dB, and each turn's own scatter of both.
-PITCH_MEDIAN, PITCH_SPREAD, PITCH_SCATTER = 150.0, 0.30, 0.02
-LEVEL_MEAN, LEVEL_SPREAD, LEVEL_SCATTER = -32.0, 6.0, 0.7
+PITCH_MEDIAN, PITCH_SPREAD, PITCH_SCATTER = 140.0, 0.30, 0.04
+LEVEL_MEAN, LEVEL_SPREAD, LEVEL_SCATTER = -36.0, 6.0, 1.2
+# Noise of the recording, in dB against the vowels; drawn for each turn.
+NOISE_FLOOR = (-70.0, -40.0)
 
 # First three formants of an adult male voice in Hz (Peterson and Barney 1952, table II).
 _VOWELS = ((270, 2290, 3010), (390, 1990, 2550), (530, 1840, 2480), (660, 1720, 2410), (730, 1090, 2440),
@@ -42,6 +46,7 @@ class Speaker:
         tilt: pole of the glottal low-pass, 0 (bright) to 1 (dull).
         breath: level of noise relative to the voice.
         rate: syllables a second.
+        intonation: how far the pitch moves within a turn, in log units.
     """
 
     pitch: float
@@ -50,6 +55,7 @@ class Speaker:
     tilt: float
     breath: float
     rate: float
+    intonation: float
 
     @classmethod
     def draw(cls, rng: np.random.Generator) -> Speaker:
@@ -58,9 +64,10 @@ class Speaker:
             pitch=PITCH_MEDIAN * np.exp(PITCH_SPREAD * rng.standard_normal()),
             level=LEVEL_MEAN + LEVEL_SPREAD * rng.standard_normal(),
             tract=rng.uniform(0.75, 1.1),
-            tilt=rng.uniform(0.75, 0.97),
+            tilt=rng.uniform(0.5, 0.97),
             breath=rng.uniform(0.005, 0.08),
             rate=rng.uniform(3.5, 6.0),
+            intonation=rng.uniform(0.03, 0.16),
         )
 
     def usual(self, emotion: str) -> tuple[float, float]:
@@ -80,38 +87,59 @@ class Speaker:
         """
         samples = int(SAMPLING_RATE * (rng.uniform(1.0, 2.2) if seconds is None else seconds))
         pitch, level = self.usual(emotion)
-        pitch, level = (
-            pitch * np.exp(PITCH_SCATTER * rng.standard_normal()),
-            level + LEVEL_SCATTER * rng.standard_normal(),
-        )
+        pitch *= np.exp(PITCH_SCATTER * rng.standard_normal())
+        level += LEVEL_SCATTER * rng.standard_normal()
         voice = _voice(self, pitch, samples, rng)
         rms = np.sqrt(np.mean(voice**2))
         return np.clip(voice / rms * 10 ** (level / 20), -1, 1).astype(np.float32)
 
 
 def _voice(speaker: Speaker, pitch: float, samples: int, rng: np.random.Generator) -> np.ndarray:
-    """Source times filter, syllable by syllable; of any level."""
-    time = np.arange(samples) / SAMPLING_RATE
-    # A slow contour around the pitch that falls a little, as statements do.
-    contour = (
-        1 + 0.04 * np.sin(2 * np.pi * (rng.uniform(0.6, 1.4) * time + rng.uniform())) - 0.05 * (time - time.mean())
-    )
-    phase = np.cumsum(pitch * contour / SAMPLING_RATE)
+    """Source times filter, syllable by syllable, between two short silences; of any level."""
+    phase = np.cumsum(pitch * _intonation(speaker, samples, rng) / SAMPLING_RATE)
     pulses = np.diff(np.floor(phase), prepend=0.0)
     source = lfilter([1.0], [1.0, -speaker.tilt], pulses)
     source = source - source.mean() + speaker.breath * rng.standard_normal(samples)
 
     voice = np.zeros(samples)
-    syllables = max(1, round(speaker.rate * samples / SAMPLING_RATE))
-    bounds = np.linspace(0, samples, syllables + 1).astype(int)
+    first, last = (int(SAMPLING_RATE * rng.uniform(0.0, 0.12)) for _ in range(2))
+    syllables = max(1, round(speaker.rate * (samples - first - last) / SAMPLING_RATE))
+    bounds = np.linspace(first, samples - last, syllables + 1).astype(int)
     for start, end in pairwise(bounds):
-        formants = np.array([*_VOWELS[rng.integers(len(_VOWELS))], 3500.0]) / speaker.tract
-        shaped = source[start:end]
-        for frequency, bandwidth in zip(formants, _FORMANT_BANDWIDTHS):
-            shaped = lfilter(*_resonator(frequency, bandwidth), shaped)
-        ramp = np.sin(np.pi * (np.arange(end - start) + 0.5) / (end - start)) ** 0.5
-        voice[start:end] = shaped / (np.sqrt(np.mean(shaped**2)) + 1e-9) * ramp * rng.uniform(0.7, 1.0)
-    return voice
+        onset = start + int((end - start) * rng.uniform(0.0, 0.4))
+        voice[start:onset] = _consonant(speaker, onset - start, rng)
+        voice[onset:end] = _vowel(speaker, source[onset:end], rng)
+    floor = 10 ** (rng.uniform(*NOISE_FLOOR) / 20)
+    return voice + floor * rng.standard_normal(samples)
+
+
+def _intonation(speaker: Speaker, samples: int, rng: np.random.Generator) -> np.ndarray:
+    """(samples,), the pitch over its mean: slow waves around a line that falls, as in statements."""
+    time = np.arange(samples) / SAMPLING_RATE
+    waves = sum(np.sin(2 * np.pi * (rng.uniform(low, 2 * low) * time + rng.uniform())) for low in (0.6, 1.5))
+    contour = np.exp(speaker.intonation * (0.7 * waves - 1.2 * (time - time.mean())))
+    return contour / contour.mean()
+
+
+def _vowel(speaker: Speaker, source: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """A random vowel of the speaker's vocal tract, of level 0 dB before it fades in and out."""
+    formants = np.array([*_VOWELS[rng.integers(len(_VOWELS))], 3500.0]) / speaker.tract
+    for frequency, bandwidth in zip(formants, _FORMANT_BANDWIDTHS):
+        source = lfilter(*_resonator(frequency, bandwidth), source)
+    return source / (np.sqrt(np.mean(source**2)) + 1e-9) * _fade(len(source)) * rng.uniform(0.7, 1.0)
+
+
+def _consonant(speaker: Speaker, samples: int, rng: np.random.Generator) -> np.ndarray:
+    """A closure (silence) or a fricative: noise around 2.5 to 6.5 kHz, weaker than the vowels."""
+    if rng.uniform() < 0.5:
+        return np.zeros(samples)
+    frequency = rng.uniform(2500, 6500) / speaker.tract
+    noise = lfilter(*_resonator(frequency, 1500.0), rng.standard_normal(samples))
+    return noise / (np.sqrt(np.mean(noise**2)) + 1e-9) * _fade(samples) * rng.uniform(0.05, 0.4) if samples else noise
+
+
+def _fade(samples: int) -> np.ndarray:
+    return np.sin(np.pi * (np.arange(samples) + 0.5) / samples) ** 0.5
 
 
 def _resonator(frequency: float, bandwidth: float) -> tuple[list[float], list[float]]:
@@ -165,19 +193,7 @@ def synthetic_conversations(num_conversations: int, *, seed: int, turns: int = 8
                     "end": turn["end"],
                 }
 
-    features = Features(
-        {
-            "conversation_id": Value("string"),
-            "turn_index": Value("int64"),
-            "speaker": Value("string"),
-            # As `Audio(decode=False)` stores it; encoding through that feature would ask for a decoder.
-            "audio": {"bytes": Value("binary"), "path": Value("string")},
-            "emotion": ClassLabel(names=list(EMOTIONS)),
-            "start": Value("float64"),
-            "end": Value("float64"),
-        }
-    )
-    return Dataset.from_list(list(rows()), features=features).cast_column("audio", Audio(decode=False))
+    return conversation_table(list(rows()), EMOTIONS)
 
 
 def to_wav(waveform: np.ndarray) -> bytes:
