@@ -17,7 +17,8 @@ from transformers.utils import ModelOutput
 
 from .audio_emotion_checkpoint import AudioEmotionCheckpointMixin
 from .audio_loading import check_waveform, load_audio
-from .conversation_memory_cache import ConversationMemoryCache, memory_identity
+from .conversation_memory_cache import ConversationMemoryCache
+from .conversation_memory_file import memory_identity
 from .emotion_readout import emotion_loss, label_logits, last_unmasked_positions
 from .memory_injection import CALL_KEYWORD, MemoryCall, attach_memory
 from .memory_transaction import MemoryTransaction
@@ -116,6 +117,7 @@ class AudioEmotionMixin(AudioEmotionCheckpointMixin):
 
         Raises:
             ValueError: for ids, labels or a cache that do not fit; the cache is then as it was before the call.
+            TypeError: for a `memory_cache` of another class.
         """
         kwargs.update(zip(self._host_parameters, args))
         return_dict = kwargs.pop("return_dict", None)
@@ -137,7 +139,7 @@ class AudioEmotionMixin(AudioEmotionCheckpointMixin):
         if isinstance(memory_cache, ConversationMemoryCache):
             fields["memory_cache"] = memory_cache
         result = self.output_class(**fields)
-        if transaction is not None:
+        if transaction is not None and memory_cache is not None:
             transaction.end_of_forward()
         wants_dict = return_dict if return_dict is not None else self.config.return_dict
         return result if wants_dict else result.to_tuple()
@@ -230,10 +232,11 @@ class AudioEmotionMixin(AudioEmotionCheckpointMixin):
             raise ValueError("Memory needs input_ids to find the audio: use disable_memory() for inputs_embeds alone.")
         rows = input_ids.shape[0]
         if cache is None:
-            ids = range(rows) if conversation_ids is None else torch.as_tensor(conversation_ids).tolist()
-            cache = ConversationMemoryCache(self.config, batch_size=max(len(set(ids)), 1))
-        else:
+            cache = ConversationMemoryCache(self.config, batch_size=rows)
+        elif isinstance(cache, ConversationMemoryCache):
             cache.check_identity(memory_identity(self.config), "The model")
+        else:
+            raise TypeError(f"memory_cache must be a ConversationMemoryCache, got {type(cache).__name__}.")
         return MemoryTransaction(cache, rows, conversation_ids=conversation_ids, speaker_ids=speaker_ids, write=write)
 
     def _memory_call(self, transaction: MemoryTransaction | None, kwargs: dict) -> MemoryCall | None:

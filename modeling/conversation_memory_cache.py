@@ -3,25 +3,16 @@
 from __future__ import annotations
 
 import copy
-import hashlib
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from safetensors import safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 from transformers import PreTrainedConfig
 
+from .conversation_memory_file import load_state, memory_identity, save_state
 from .neural_memory import NeuralMemoryState
-
-
-STATE_FILE = "conversation_memory.safetensors"
-
-# What a state's meaning depends on; the host's shape stands beside the memory's.
-_HOST_FIELDS = ("model_type", "hidden_size", "num_hidden_layers", "vocab_size")
 
 
 @dataclass
@@ -269,15 +260,8 @@ class ConversationMemoryCache:
 
     def save_pretrained(self, folder: str | Path) -> None:
         """Write the state to `folder` as safetensors, with the identity of the model it belongs to."""
-        tensors = {"turns": self.turns, "tokens": self.tokens}
-        for index, layer in enumerate(self.layers):
-            if layer.is_initialized:
-                tensors |= {f"layers.{index}.weights.{i}": tensor for i, tensor in enumerate(layer.weights)}
-                tensors |= {f"layers.{index}.momentum.{i}": tensor for i, tensor in enumerate(layer.momentum)}
         rows = {"conversation_ids": self.conversation_ids, "speaker_ids": self.speaker_ids}
-        metadata = {"identity": json.dumps(self.identity), "rows": json.dumps(rows)}
-        Path(folder).mkdir(parents=True, exist_ok=True)
-        save_file({k: t.detach().contiguous() for k, t in tensors.items()}, Path(folder) / STATE_FILE, metadata)
+        save_state(folder, self._named_tensors(), self.identity, rows)
 
     @classmethod
     def from_pretrained(cls, folder: str | Path, config: PreTrainedConfig) -> ConversationMemoryCache:
@@ -289,26 +273,17 @@ class ConversationMemoryCache:
 
         Raises:
             FileNotFoundError: if there is no state in the folder.
-            ValueError: if the state belongs to another model, naming what differs.
+            ValueError: if the state cannot be read, or belongs to another model, naming what differs.
         """
-        path = Path(folder) / STATE_FILE
-        if not path.is_file():
-            raise FileNotFoundError(f"No conversation memory in {folder}: {STATE_FILE} is missing.")
-        with safe_open(path, framework="pt") as file:
-            metadata = file.metadata()
-            tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 (it is no dict)
-        rows = json.loads(metadata["rows"])
+        tensors, identity, rows = load_state(folder)
         cache = cls(config, batch_size=len(rows["speaker_ids"]))
-        cache.check_identity(json.loads(metadata["identity"]), f"The state in {folder}")
-        cache.turns, cache.tokens = tensors.pop("turns"), tensors.pop("tokens")
+        cache.check_identity(identity, f"The state in {folder}")
         ids = rows["conversation_ids"]
         cache.conversation_ids = None if ids is None else {int(key): row for key, row in ids.items()}
         cache.speaker_ids = [{int(key): slot for key, slot in speakers.items()} for speakers in rows["speaker_ids"]]
+        cache.turns, cache.tokens = tensors["turns"], tensors["tokens"]
         for index, layer in enumerate(cache.layers):
-            weights, momentum = (
-                tuple(tensors[key] for key in sorted(tensors) if key.startswith(f"layers.{index}.{kind}."))
-                for kind in ("weights", "momentum")
-            )
+            weights, momentum = (_numbered(tensors, f"layers.{index}.{kind}") for kind in ("weights", "momentum"))
             if weights:
                 layer.set(NeuralMemoryState(weights, momentum))
         return cache
@@ -345,6 +320,14 @@ class ConversationMemoryCache:
                 f"{what} belongs to another model: { ({k: other.get(k) for k in differing}) } is not {mine}."
             )
 
+    def _named_tensors(self) -> dict[str, Tensor]:
+        tensors = {"turns": self.turns, "tokens": self.tokens}
+        for index, layer in enumerate(self.layers):
+            if layer.is_initialized:
+                tensors |= {f"layers.{index}.weights.{i}": tensor for i, tensor in enumerate(layer.weights)}
+                tensors |= {f"layers.{index}.momentum.{i}": tensor for i, tensor in enumerate(layer.momentum)}
+        return tensors
+
     def _streams_of_rows(self, rows: Sequence[int]) -> Tensor:
         slots = torch.arange(self.streams_per_row)
         return (torch.tensor(rows, dtype=torch.long)[:, None] * self.streams_per_row + slots).flatten()
@@ -359,20 +342,10 @@ class ConversationMemoryCache:
             raise ValueError(f"The cache has memory layers 0 to {len(self) - 1}, got {layer_idx}.")
 
 
-def memory_identity(config: PreTrainedConfig) -> dict:
-    """What a state of a model with `config` belongs to: the host and its shape, and the memory and its weights."""
-    text = config.get_text_config(decoder=True)
-    memory = config.memory_config.to_dict()
-    for key in ("transformers_version", "dtype", "weights_fingerprint"):
-        memory.pop(key, None)
-    described = json.dumps(memory, sort_keys=True, default=str)
-    host = {field: getattr(config if field == "model_type" else text, field, None) for field in _HOST_FIELDS}
-    return {
-        **host,
-        "memory_layers": list(config.memory_config.layers),
-        "memory_config": hashlib.sha256(described.encode()).hexdigest()[:16],
-        "memory_weights": config.memory_config.weights_fingerprint,
-    }
+def _numbered(tensors: dict[str, Tensor], name: str) -> tuple[Tensor, ...]:
+    """The tensors `name.0`, `name.1`, ... in order."""
+    keys = (f"{name}.{index}" for index in range(len(tensors)))
+    return tuple(tensors[key] for key in keys if key in tensors)
 
 
 def _usable(tensor: Tensor) -> Tensor:

@@ -92,7 +92,7 @@ class MemoryTransaction:
         if slots == 1:
             return cache_rows
         if speakers is None:
-            raise ValueError('speaker_ids are needed: memory_config.scope is "speaker".')
+            raise ValueError("speaker_ids are needed: memory_config.scope is 'speaker'.")
         self._speaker_ids = [dict(known) for known in self.cache.speaker_ids]
         streams = []
         for row, speaker in zip(cache_rows, speakers):
@@ -172,7 +172,10 @@ def _repeat(rows: Tensor, copies: int) -> Tensor:
 def _as_list(ids: Tensor | Sequence[int] | None, rows: int, name: str) -> list[int] | None:
     if ids is None:
         return None
-    tensor = torch.as_tensor(ids)
-    if tensor.shape != (rows,) or tensor.dtype not in (torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8):
-        raise ValueError(f"{name} must be ({rows},) integers, one a row, got {tensor.dtype} {tuple(tensor.shape)}.")
+    try:
+        tensor = torch.as_tensor(ids)
+    except (ValueError, TypeError, RuntimeError):
+        tensor = None
+    if tensor is None or tensor.shape != (rows,) or tensor.is_floating_point() or tensor.dtype == torch.bool:
+        raise ValueError(f"{name} must be ({rows},) integers, one a row, got {ids!r}.")
     return tensor.tolist()

@@ -283,7 +283,7 @@ def main(
     utterances: int = 16_000,
     host_steps: int = 1200,
     conversations: int = 2000,
-    memory_steps: int = 800,
+    memory_steps: int = 600,
     test_conversations: int = 200,
     seed: int = 0,
 ) -> None:
@@ -312,7 +312,7 @@ def main(
 
     suites = {"synthetic": held_out(test_conversations, seed + 3)}
     if tts is not None:
-        suites["tts"] = from_folder(tts)
+        suites[tts.name] = from_folder(tts)
     report(model, {name: evaluate(model, processor, suite) for name, suite in suites.items()}, minutes)
 
 

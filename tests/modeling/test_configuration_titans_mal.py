@@ -1,0 +1,76 @@
+import pytest
+from tiny_models import LABELS, host_config, tiny_config
+
+from titans_mal import Qwen2AudioMALConfig, TitansMemoryConfig
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "message"),
+    [
+        ("layers", [], "layers must be a non-empty list"),
+        ("layers", [-1], "layers must be a non-empty list"),
+        ("layers", [0.5], "layers must be a non-empty list"),
+        ("layers", [2, 1], "strictly increasing"),
+        ("layers", [1, 1], "strictly increasing"),
+        ("num_heads", 0, "num_heads must be an integer of at least 1, got 0"),
+        ("head_dim", 8.5, "head_dim must be an integer"),
+        ("depth", True, "depth must be an integer"),
+        ("expansion", -1, "expansion must be an integer"),
+        ("chunk_size", 0, "chunk_size must be an integer"),
+        ("max_speakers", 0, "max_speakers must be an integer"),
+        ("read", "later", "read must be one of .*'history', 'chunk'.* got 'later'"),
+        ("step_rule", "sgd", "step_rule must be one of"),
+        ("scope", "room", "scope must be one of"),
+        ("forget_half_life", 0, "forget_half_life must be a positive number"),
+        ("forget_half_life", float("nan"), "forget_half_life must be a positive number"),
+        ("initial_momentum", 1.0, "initial_momentum must lie between 0 and 1"),
+        ("initial_step", 0.0, "initial_step must lie between 0 and 1"),
+    ],
+)
+def test_a_memory_config_is_checked_when_it_is_built(field, value, message):
+    with pytest.raises(ValueError, match=message):
+        TitansMemoryConfig(**{field: value})
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"emotion_readout": "regression"}, "emotion_readout must be one of"),
+        ({"id2label": {1: "sad", 2: "happy"}}, r"id2label must number the labels 0, 1, .* \[1, 2\]"),
+        ({"id2label": {0: "sad", 1: "sad"}}, "must not name a label twice"),
+        ({"label_token_ids": [3, 3, 4, 5]}, "label_token_ids must hold a token of its own"),
+        ({"label_token_ids": [3, 4]}, "label_token_ids must hold a token of its own"),
+        ({"memory": {"chunk_size": 0}}, "chunk_size"),
+    ],
+)
+def test_a_host_config_is_checked_when_it_is_built(fields, message):
+    with pytest.raises(ValueError, match=message):
+        tiny_config(**fields)
+
+
+def test_round_trip(tmp_path):
+    config = tiny_config({"scope": "speaker", "max_speakers": 3, "depth": 3})
+    config.save_pretrained(tmp_path)
+    loaded = Qwen2AudioMALConfig.from_pretrained(tmp_path)
+    assert isinstance(loaded.memory_config, TitansMemoryConfig)
+    assert loaded.to_dict() == config.to_dict()
+    assert loaded.labels == list(LABELS)
+    assert loaded.label2id == {label: index for index, label in enumerate(LABELS)}
+
+
+def test_the_hosts_fields_are_kept():
+    config = tiny_config()
+    assert config.get_text_config(decoder=True).hidden_size == host_config()["text_config"]["hidden_size"]
+    assert config.audio_token_id == host_config()["audio_token_index"]
+    assert config.model_type == "qwen2_audio_mal"
+
+
+def test_memory_shapes():
+    config = TitansMemoryConfig(head_dim=16, depth=3, expansion=2)
+    assert config.matrix_shapes() == [(16, 32), (32, 32), (32, 16)]
+    assert TitansMemoryConfig(head_dim=16, depth=1, expansion=2).matrix_shapes() == [(16, 16)]
+
+
+def test_prompt_names_the_labels():
+    config = tiny_config(emotion_prompt="One of {labels}?")
+    assert config.prompt_text() == "One of neutral, happy, sad, angry?"

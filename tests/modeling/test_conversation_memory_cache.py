@@ -1,0 +1,281 @@
+import copy
+import json
+import pickle
+
+import pytest
+import torch
+from tiny_models import assert_same_state, rows_of, state_of, tiny_config, tiny_model, tiny_turns
+
+from titans_mal import ConversationMemoryCache
+from titans_mal.modeling.neural_memory import NeuralMemoryState
+
+
+@pytest.fixture(scope="module")
+def model():
+    return tiny_model()
+
+
+@torch.no_grad()
+def written(model, rows=3, turns=2, seed=0):
+    """A cache with a few turns in each row."""
+    cache = ConversationMemoryCache(model.config, batch_size=rows)
+    for turn in range(turns):
+        model(**tiny_turns(rows, seed=seed + turn), memory_cache=cache)
+    return cache
+
+
+@torch.no_grad()
+def listen(model, cache, seed=99, rows=None):
+    """What the model hears after the cache's history; the cache stays as it is."""
+    turns = tiny_turns(cache.batch_size if rows is None else rows, seed=seed)
+    return model(**turns, memory_cache=cache, update_memory=False).logits
+
+
+def test_a_new_cache_is_empty(model):
+    cache = ConversationMemoryCache(model.config, batch_size=2)
+    assert len(cache) == 2  # memory layers
+    assert cache.batch_size == 2
+    assert not cache.is_initialized
+    assert not cache.has_previous_state()
+    assert not cache.has_previous_state(0)
+    assert cache.get_seq_length() == 0
+    assert cache.nbytes == 0
+    assert cache.layers[0].weights is None
+
+
+def test_counts_turns_and_tokens(model):
+    cache = ConversationMemoryCache(model.config, batch_size=2)
+    with torch.no_grad():
+        first = model(**tiny_turns(2, frames=[40, 80]), memory_cache=cache)
+        model(**tiny_turns(2, frames=[60, 24]), memory_cache=cache)
+    assert first.memory_cache is cache
+    assert cache.turns.tolist() == [2, 2]
+    assert cache.tokens.tolist() == [10 + 15, 20 + 6]
+    assert cache.get_seq_length(1) == 26
+    assert isinstance(cache.get_seq_length(), int)
+    assert cache.is_initialized
+    assert cache.has_previous_state(1)
+    heads, dim = 2, 8
+    assert [tuple(weight.shape) for weight in cache.layers[1].weights] == [(2, heads, dim, dim)] * 2
+    assert [tuple(momentum.shape) for momentum in cache.layers[1].momentum] == [(2, heads, dim, dim)] * 2
+    # 2 layers, weights and momentum, 2 matrices, float32.
+    assert cache.nbytes == 2 * 2 * 2 * (2 * heads * dim * dim) * 4
+
+
+def test_reset(model):
+    cache = written(model)
+    cache.reset(rows=[1])
+    assert cache.turns.tolist() == [2, 0, 2]
+    heard = listen(model, cache)
+    fresh = listen(model, ConversationMemoryCache(model.config, batch_size=3))
+    torch.testing.assert_close(heard[1], fresh[1], rtol=0, atol=1e-5)
+    torch.testing.assert_close(heard[[0, 2]], listen(model, written(model))[[0, 2]], rtol=0, atol=1e-5)
+    cache.reset()
+    assert not cache.is_initialized
+    assert torch.equal(listen(model, cache), fresh)
+    with pytest.raises(ValueError, match="rows 0 to 2, got 3"):
+        cache.reset(rows=[3])
+
+
+def test_select_reorder_and_repeat(model):
+    cache = written(model)
+    turns = tiny_turns(3, seed=99)
+    with torch.no_grad():
+        heard = model(**turns, memory_cache=cache, update_memory=False).emotion_logits
+        selected = cache.clone()
+        selected.batch_select_indices(torch.tensor([2, 0]))
+        picked = model(**rows_of(turns, [2, 0]), memory_cache=selected, update_memory=False).emotion_logits
+        torch.testing.assert_close(picked, heard[[2, 0]], rtol=0, atol=1e-5)
+        repeated = cache.clone()
+        repeated.batch_repeat_interleave(2)
+        rows = [0, 0, 1, 1, 2, 2]
+        doubled = model(**rows_of(turns, rows), memory_cache=repeated, update_memory=False).emotion_logits
+        torch.testing.assert_close(doubled, heard[rows], rtol=0, atol=1e-5)
+    cache.reorder_cache(torch.tensor([1, 1, 0]))
+    assert torch.equal(cache.layers[0].weights[0][0], cache.layers[0].weights[0][1])
+
+
+def test_selected_rows_keep_their_ids(model):
+    cache = ConversationMemoryCache(model.config, batch_size=3)
+    with torch.no_grad():
+        model(**tiny_turns(3), memory_cache=cache, conversation_ids=[7, 8, 9])
+    cache.batch_select_indices(torch.tensor([2, 0]))
+    assert cache.conversation_ids == {9: 0, 7: 1}
+
+
+def test_update_writes_chosen_streams(model):
+    cache = written(model)
+    before = cache.layers[0].state.map(torch.clone)
+    one = cache.layers[0].state[1:2].map(lambda tensor: tensor + 1)
+    whole = cache.update(one, 0, torch.tensor([1]))
+    assert isinstance(whole, NeuralMemoryState)
+    assert torch.equal(cache.layers[0].weights[0][1], before.weights[0][1] + 1)
+    assert torch.equal(cache.layers[0].weights[0][[0, 2]], before.weights[0][[0, 2]])
+    with pytest.raises(ValueError, match="memory layers 0 to 1, got 2"):
+        cache.update(one, 2)
+
+
+def test_crop_is_refused(model):
+    with pytest.raises(ValueError, match=r"cannot be cropped: take a snapshot"):
+        written(model).crop(3)
+
+
+def test_snapshot_and_restore(model):
+    cache = written(model)
+    before, snapshot = state_of(cache), cache.snapshot()
+    for seed in (5, 6):
+        with torch.no_grad():
+            model(**tiny_turns(3, seed=seed), memory_cache=cache)
+        assert cache.turns.tolist() == [3, 3, 3]
+        cache.restore(snapshot)
+        assert_same_state(before, state_of(cache))
+    other = ConversationMemoryCache(tiny_config({"head_dim": 4}), batch_size=3)
+    with pytest.raises(ValueError, match=r"The snapshot belongs to another model.*memory_config"):
+        cache.restore(other.snapshot())
+
+
+@pytest.mark.parametrize(
+    "copier", [ConversationMemoryCache.clone, copy.deepcopy, lambda c: pickle.loads(pickle.dumps(c))]
+)
+def test_copies_are_independent(model, copier):
+    cache = written(model)
+    twin, before = copier(cache), state_of(cache)
+    assert_same_state(before, state_of(twin))
+    with torch.no_grad():
+        model(**tiny_turns(3), memory_cache=twin)
+        twin.layers[0].weights[0].zero_()
+    assert_same_state(before, state_of(cache))
+
+
+def test_to_is_in_place(model):
+    cache = written(model)
+    assert cache.to("cpu") is cache
+    assert cache.to(torch.float64) is cache
+    assert cache.layers[0].weights[0].dtype == torch.float64
+    cache.to(device="meta")
+    assert cache.turns.device.type == cache.layers[1].momentum[0].device.type == "meta"
+    with pytest.raises(ValueError, match=r"float32 or float64, got dtype=torch\.float16"):
+        cache.to(dtype=torch.float16)
+
+
+def test_detach(model):
+    cache = ConversationMemoryCache(model.config)
+    model(**tiny_turns(1), memory_cache=cache)
+    assert cache.layers[0].weights[0].requires_grad
+    assert cache.detach_() is cache
+    assert not any(tensor.requires_grad for layer in cache.layers for tensor in (*layer.weights, *layer.momentum))
+
+
+def test_stack_and_split(model):
+    caches = [written(model, rows=1, seed=seed) for seed in (0, 10)] + [ConversationMemoryCache(model.config)]
+    turns = tiny_turns(3, seed=99)
+    stacked = ConversationMemoryCache.stack(caches)
+    assert stacked.batch_size == 3
+    assert stacked.turns.tolist() == [2, 2, 0]
+    with torch.no_grad():
+        heard = model(**turns, memory_cache=stacked).emotion_logits
+        for row, cache in enumerate(caches):
+            alone = model(**rows_of(turns, [row]), memory_cache=cache).emotion_logits
+            torch.testing.assert_close(heard[[row]], alone, rtol=0, atol=1e-5)
+    for part, cache in zip(stacked.split(), caches):
+        assert part.turns.tolist() == cache.turns.tolist()
+        for x, y in zip(part.layers[1].weights, cache.layers[1].weights):
+            torch.testing.assert_close(x, y, rtol=0, atol=1e-5)
+    with pytest.raises(ValueError, match="at least one cache"):
+        ConversationMemoryCache.stack([])
+    with pytest.raises(ValueError, match="A cache to be stacked belongs to another model"):
+        ConversationMemoryCache.stack([caches[0], ConversationMemoryCache(tiny_config({"depth": 1}))])
+
+
+def test_splitting_an_unwritten_row_gives_an_empty_cache(model):
+    parts = ConversationMemoryCache.stack([written(model, rows=1), ConversationMemoryCache(model.config)]).split()
+    assert [part.is_initialized for part in parts] == [True, False]
+
+
+@pytest.mark.parametrize("by_id", [False, True])
+def test_save_and_load(tmp_path, by_id):
+    model = tiny_model({"scope": "speaker", "max_speakers": 2} if by_id else None)
+    cache = ConversationMemoryCache(model.config, batch_size=3)
+    who = {"conversation_ids": [11, 5], "speaker_ids": [3, 4]} if by_id else {}
+    with torch.no_grad():
+        model(**tiny_turns(2 if by_id else 3), memory_cache=cache, **who)
+    cache.save_pretrained(tmp_path / "new" / "folder")
+    loaded = ConversationMemoryCache.from_pretrained(tmp_path / "new" / "folder", model.config)
+    assert_same_state(state_of(cache), state_of(loaded))
+    assert loaded.conversation_ids == ({11: 0, 5: 1} if by_id else None)
+    empty = ConversationMemoryCache(model.config, batch_size=2)
+    empty.save_pretrained(tmp_path)
+    assert not ConversationMemoryCache.from_pretrained(tmp_path, model.config).is_initialized
+
+
+def test_a_state_with_more_than_ten_matrices_keeps_their_order(tmp_path):
+    model = tiny_model({"depth": 11, "head_dim": 4})
+    cache = written(model, rows=1, turns=1)
+    cache.save_pretrained(tmp_path)
+    assert_same_state(state_of(cache), state_of(ConversationMemoryCache.from_pretrained(tmp_path, model.config)))
+
+
+def test_a_state_of_another_model_is_refused(model, tmp_path):
+    written(model).save_pretrained(tmp_path)
+    with pytest.raises(ValueError, match=r"belongs to another model: .*memory_config"):
+        ConversationMemoryCache.from_pretrained(tmp_path, tiny_config({"chunk_size": 8}))
+    with pytest.raises(FileNotFoundError, match="No conversation memory in"):
+        ConversationMemoryCache.from_pretrained(tmp_path / "elsewhere", model.config)
+
+
+def test_a_broken_state_is_refused(model, tmp_path):
+    written(model).save_pretrained(tmp_path)
+    file = next(tmp_path.iterdir())
+    file.write_bytes(file.read_bytes()[:-100])
+    with pytest.raises(ValueError, match="cannot be read"):
+        ConversationMemoryCache.from_pretrained(tmp_path, model.config)
+
+
+def test_caches_that_do_not_fit_are_refused(model):
+    turns = tiny_turns(2)
+    with pytest.raises(ValueError, match=r"there are 2 and the\s+cache has 3"):
+        model(**turns, memory_cache=ConversationMemoryCache(model.config, batch_size=3))
+    with pytest.raises(ValueError, match="belongs to another model"):
+        model(**turns, memory_cache=ConversationMemoryCache(tiny_config({"num_heads": 4}), batch_size=2))
+    cache = written(model, rows=2).to(torch.float64)
+    with pytest.raises(ValueError, match=r"in torch.float64, the memory layer on cpu in torch.float32: call"):
+        model(**turns, memory_cache=cache)
+    with pytest.raises(TypeError, match="memory_cache must be a ConversationMemoryCache, got dict"):
+        model(**turns, memory_cache={})
+
+
+@pytest.mark.parametrize("batch_size", [0, -1, 1.0, True])
+def test_batch_size_is_checked(model, batch_size):
+    with pytest.raises(ValueError, match="batch_size must be an integer of at least 1"):
+        ConversationMemoryCache(model.config, batch_size=batch_size)
+
+
+def test_a_config_without_memory_is_refused():
+    with pytest.raises(ValueError, match=r"config must be that of a model with memory, got Qwen2Config"):
+        ConversationMemoryCache(tiny_config().get_text_config(decoder=True))
+
+
+@torch.no_grad()
+def test_both_ways_of_addressing_do_not_mix(model):
+    turns = tiny_turns(2)
+    cache = ConversationMemoryCache(model.config, batch_size=2)
+    model(**turns, memory_cache=cache, conversation_ids=[1, 2])
+    with pytest.raises(ValueError, match="addressed by conversation_ids: give them in every call"):
+        model(**turns, memory_cache=cache)
+    cache.reset()
+    model(**turns, memory_cache=cache)
+    with pytest.raises(ValueError, match="addressed by row: give no conversation_ids"):
+        model(**turns, memory_cache=cache, conversation_ids=[1, 2])
+
+
+@pytest.mark.parametrize("ids", [[1], [1, 2, 3], [[1, 2]], [0.5, 1.5], ["a", "b"]])
+def test_ids_that_do_not_fit_are_refused(model, ids):
+    cache = ConversationMemoryCache(model.config, batch_size=2)
+    with pytest.raises(ValueError, match=r"conversation_ids must be \(2,\) integers, one a row"):
+        model(**tiny_turns(2), memory_cache=cache, conversation_ids=ids)
+    with pytest.raises(ValueError, match=r"conversation_ids must be \(2,\) integers, one a row"):
+        model(**tiny_turns(2), conversation_ids=ids)
+
+
+def test_identity_is_json(model):
+    assert json.loads(json.dumps(ConversationMemoryCache(model.config).identity))

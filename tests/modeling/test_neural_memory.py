@@ -1,0 +1,282 @@
+from itertools import pairwise
+
+import pytest
+import torch
+from torch.nn import functional as F
+
+from titans_mal.modeling.neural_memory import NeuralMemoryState, read_and_write_memory, read_memory, write_memory
+
+
+STREAMS, HEADS, DIM = 2, 2, 4
+
+
+def make_state(depth, *, streams=STREAMS, dtype=torch.float64, hidden=6, seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    widths = [DIM, *[hidden] * (depth - 1), DIM]
+
+    def draw(scale):
+        return tuple(
+            scale * torch.randn(streams, HEADS, a, b, generator=generator, dtype=dtype) for a, b in pairwise(widths)
+        )
+
+    return NeuralMemoryState(draw(0.3), draw(0.05))
+
+
+def make_tokens(tokens, *, streams=STREAMS, dtype=torch.float64, seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    queries, keys, values = torch.randn(3, streams, HEADS, tokens, DIM, generator=generator, dtype=dtype)
+    forget, momentum, step = torch.rand(3, streams, HEADS, tokens, generator=generator, dtype=dtype)
+    return queries, keys, values, {"forget": 0.3 * forget, "momentum": momentum, "step": 0.1 * step}
+
+
+def make_mask(tokens, *, seed=0):
+    mask = torch.rand(STREAMS, tokens, generator=torch.Generator().manual_seed(seed)) > 0.4
+    mask[1, : tokens // 2] = False  # a hole that a chunk does not cover
+    return mask
+
+
+def memory_mlp(weights, token):
+    """M(x) of one head: x W_1, or SiLU(x W_1) W_2, ..."""
+    hidden = token @ weights[0]
+    for weight in weights[1:]:
+        hidden = F.silu(hidden) @ weight
+    return hidden
+
+
+def largest_curvature(weights, keys, layer):
+    """1 + max ||a||^2 times what lies behind: the bound that the normalised step rule divides by."""
+    inputs = keys
+    for index, weight in enumerate(weights[:layer]):
+        inputs = F.silu(inputs @ weight) if index < len(weights) - 1 else inputs @ weight
+    behind = 1.0
+    for weight in weights[layer + 1 :]:
+        behind = behind * 1.21 * weight.square().sum()
+    return 1 + inputs.square().sum(-1).max() * behind
+
+
+def oracle(state, queries, keys, values, gates, *, mask=None, chunk_size, step_rule="paper"):
+    """Token by token: S_i = eta_i S_{i-1} - theta_i grad l(M_chunk), M_i = (1 - alpha_i) M_{i-1} + S_i.
+
+    Equations 9, 10 and 13 of arXiv 2501.00663 with autograd's gradients; returns what each token reads when it reads
+    the weights at the start of its chunk, and the state.
+    """
+    answers = torch.zeros_like(queries)
+    new = state.map(torch.clone)
+    for stream in range(keys.shape[0]):
+        written = [i for i in range(keys.shape[2]) if mask is None or mask[stream, i]]
+        for head in range(keys.shape[1]):
+            here = (stream, head)
+            weights = [weight[here] for weight in state.weights]
+            momenta = [momentum[here] for momentum in state.momentum]
+            for first in range(0, len(written), chunk_size):
+                chunk = written[first : first + chunk_size]
+                at_start = [weight.detach().clone().requires_grad_() for weight in weights]
+                bounds = [largest_curvature(at_start, keys[here][chunk], i) for i in range(len(at_start))]
+                for i in chunk:
+                    answers[here][i] = memory_mlp(at_start, queries[here][i]).detach()
+                    loss = (memory_mlp(at_start, keys[here][i]) - values[here][i]).square().sum()
+                    gradients = torch.autograd.grad(loss, at_start)
+                    alpha, eta, theta = (gates[name][here][i] for name in ("forget", "momentum", "step"))
+                    thetas = [theta] * len(weights)
+                    if step_rule == "normalized":
+                        thetas = [theta * (1 - eta) / (len(chunk) * bound.detach()) for bound in bounds]
+                    momenta = [eta * s - t * g for s, g, t in zip(momenta, gradients, thetas)]
+                    weights = [(1 - alpha) * w + s for w, s in zip(weights, momenta)]
+            for layer, (weight, momentum) in enumerate(zip(weights, momenta)):
+                new.weights[layer][here], new.momentum[layer][here] = weight, momentum
+    return answers, new
+
+
+def assert_equal_states(one, other, tolerance=1e-10):
+    for a, b in zip((*one.weights, *one.momentum), (*other.weights, *other.momentum)):
+        assert a.shape == b.shape
+        assert a.dtype == b.dtype
+        torch.testing.assert_close(a, b, rtol=0, atol=tolerance)
+
+
+@pytest.mark.parametrize("step_rule", ["paper", "normalized"])
+@pytest.mark.parametrize("masked", [False, True])
+@pytest.mark.parametrize("tokens", [1, 7, 16, 21])
+@pytest.mark.parametrize("chunk_size", [1, 3, 16])
+@pytest.mark.parametrize("depth", [1, 2, 3])
+def test_equals_the_oracle(depth, chunk_size, tokens, masked, step_rule):
+    state = make_state(depth)
+    queries, keys, values, gates = make_tokens(tokens)
+    mask = make_mask(tokens) if masked else None
+    rule = {"mask": mask, "chunk_size": chunk_size, "step_rule": step_rule}
+    answers, expected = oracle(state, queries, keys, values, gates, **rule)
+
+    assert_equal_states(write_memory(state, keys, values, **gates, **rule), expected)
+
+    history, after = read_and_write_memory(state, queries, keys, values, **gates, **rule, read="history")
+    assert_equal_states(after, expected)
+    torch.testing.assert_close(history, read_memory(state.weights, queries), rtol=0, atol=0)
+
+    within, after = read_and_write_memory(state, queries, keys, values, **gates, **rule, read="chunk")
+    assert_equal_states(after, expected)
+    keep = torch.ones(STREAMS, tokens, dtype=torch.bool) if mask is None else mask
+    torch.testing.assert_close(within.transpose(1, 2)[keep], answers.transpose(1, 2)[keep], rtol=0, atol=1e-10)
+
+
+@pytest.mark.parametrize("chunk_size", [1, 3, 16])
+@pytest.mark.parametrize("name", ["forget", "momentum", "step"])
+@pytest.mark.parametrize("value", [0.0, 1.0])
+@pytest.mark.parametrize("where", ["all", "one"])
+def test_gates_at_exactly_zero_and_one(where, value, name, chunk_size):
+    state = make_state(2)
+    queries, keys, values, gates = make_tokens(11)
+    gates["step"] = gates["step"] * 0.1
+    tokens = slice(None) if where == "all" else 5
+    gates[name][:, :, tokens] = 0.01 if (name, value) == ("step", 1.0) and where == "all" else value
+    mask = make_mask(11)
+    _, expected = oracle(state, queries, keys, values, gates, mask=mask, chunk_size=chunk_size)
+    actual = write_memory(state, keys, values, **gates, mask=mask, chunk_size=chunk_size)
+    assert all(torch.isfinite(weight).all() for weight in actual.weights)
+    # Steps of size one let the numbers grow: relative to their size.
+    size = max(1.0, max(float(weight.abs().max()) for weight in expected.weights))
+    assert_equal_states(actual, expected, tolerance=1e-10 * size)
+
+
+def test_chunk_size_one_is_the_papers_recurrence():
+    """With chunks of one token, each gradient is taken at the weights that the token before left."""
+    state, (_, keys, values, gates) = make_state(2), make_tokens(9)
+    whole = write_memory(state, keys, values, **gates, chunk_size=1)
+    for i in range(9):
+        now = {name: gate[:, :, i : i + 1] for name, gate in gates.items()}
+        state = write_memory(state, keys[:, :, i : i + 1], values[:, :, i : i + 1], **now, chunk_size=64)
+    assert_equal_states(whole, state)
+
+
+@pytest.mark.parametrize("read", ["history", "chunk"])
+@pytest.mark.parametrize("step_rule", ["paper", "normalized"])
+@pytest.mark.parametrize("depth", [1, 2, 3])
+def test_gradients(depth, step_rule, read):
+    state, (queries, keys, values, gates) = make_state(depth, streams=1), make_tokens(5, streams=1)
+    mask = torch.tensor([[True, True, False, True, True]])
+    inputs = (*state.weights, *state.momentum, queries, keys, values, *gates.values())
+
+    def run(*tensors):
+        weights, momentum, (queries, keys, values, *gate) = tensors[:depth], tensors[depth : 2 * depth], tensors[-6:]
+        answers, after = read_and_write_memory(
+            NeuralMemoryState(weights, momentum), queries, keys, values, **dict(zip(gates, gate)),
+            mask=mask, chunk_size=3, step_rule=step_rule, read=read,
+        )  # fmt: skip
+        return (answers.transpose(1, 2)[mask], *after.weights, *after.momentum)
+
+    assert torch.autograd.gradcheck(run, tuple(tensor.detach().requires_grad_() for tensor in inputs))
+
+
+@pytest.mark.parametrize("value", [0.0, 1.0])
+def test_gradients_are_finite_with_gates_at_zero_and_one(value):
+    state, (_, keys, values, gates) = make_state(2), make_tokens(9)
+    gates = {name: torch.full_like(gate, value).requires_grad_() for name, gate in gates.items()}
+    after = write_memory(state, keys, values, **gates, chunk_size=4, step_rule="normalized")
+    sum(weight.square().sum() for weight in after.weights).backward()
+    assert all(torch.isfinite(gate.grad).all() for gate in gates.values())
+
+
+@pytest.mark.parametrize("step_rule", ["paper", "normalized"])
+def test_masked_tokens_are_as_if_absent(step_rule):
+    state, (_, keys, values, gates) = make_state(2), make_tokens(17)
+    mask = make_mask(17)
+    for tensor in (keys, values):
+        tensor.transpose(1, 2)[~mask] = torch.inf  # whatever they hold
+    rule = {"chunk_size": 3, "step_rule": step_rule}
+    packed = write_memory(state, keys, values, **gates, mask=mask, **rule)
+    for stream in range(STREAMS):
+        keep = mask[stream]
+        one = {name: gate[[stream]][:, :, keep] for name, gate in gates.items()}
+        alone = write_memory(state[[stream]], keys[[stream]][:, :, keep], values[[stream]][:, :, keep], **one, **rule)
+        assert_equal_states(packed[[stream]], alone)
+
+
+@pytest.mark.parametrize("read", ["history", "chunk"])
+@pytest.mark.parametrize("tokens", [0, 6])
+def test_nothing_written_leaves_the_state_bit_equal(tokens, read):
+    state, (queries, keys, values, gates) = make_state(2), make_tokens(tokens)
+    mask = torch.zeros(STREAMS, tokens, dtype=torch.bool)
+    answers, after = read_and_write_memory(
+        state, queries, keys, values, **gates, mask=mask, chunk_size=4, read=read, step_rule="normalized"
+    )
+    assert answers.shape == queries.shape
+    assert_equal_states(after, state, tolerance=0)
+
+
+def test_the_state_before_is_not_modified():
+    state, (_, keys, values, gates) = make_state(2), make_tokens(8)
+    before = state.map(torch.clone)
+    write_memory(state, keys, values, **gates, chunk_size=4)
+    assert_equal_states(state, before, tolerance=0)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32, torch.float64])
+def test_the_state_is_float32_or_float64(dtype):
+    state = make_state(2, dtype=torch.float64 if dtype == torch.float64 else torch.float32)
+    queries, keys, values, gates = make_tokens(8, dtype=dtype)
+    answers, after = read_and_write_memory(state, queries, keys, values, **gates, chunk_size=4, read="chunk")
+    expected = torch.float64 if dtype == torch.float64 else torch.float32
+    assert {answers.dtype, *(tensor.dtype for tensor in (*after.weights, *after.momentum))} == {expected}
+    assert write_memory(state, keys, values, **gates, chunk_size=4).weights[0].dtype == expected
+
+
+def test_normalised_steps_stay_bounded_on_correlated_keys():
+    """One key, told again and again with the largest step: the paper's rule blows up, the normalised one does not."""
+    state = make_state(2, dtype=torch.float32)
+    torch.manual_seed(0)
+    key = F.normalize(torch.randn(STREAMS, HEADS, 1, DIM), dim=-1).expand(-1, -1, 640, -1)
+    value = torch.randn(STREAMS, HEADS, 1, DIM).expand(-1, -1, 640, -1)
+    ones = torch.ones(STREAMS, HEADS, 640)
+    gates = {"forget": 0 * ones, "momentum": 0.5 * ones, "step": ones}
+    after = write_memory(state, key, value, **gates, chunk_size=64, step_rule="normalized")
+    error = (read_memory(after.weights, key) - value).square().sum(-1)
+    assert (error < (read_memory(state.weights, key) - value).square().sum(-1)).all()
+    paper = write_memory(state, key, value, **gates, chunk_size=64, step_rule="paper")
+    assert not all((weight.abs() < 1e3).all() for weight in paper.weights)
+
+
+@pytest.mark.parametrize("read", ["history", "chunk"])
+def test_compiles_without_a_graph_break(read):
+    state, (queries, keys, values, gates) = make_state(2, dtype=torch.float32), make_tokens(10, dtype=torch.float32)
+    mask = make_mask(10)
+
+    def run(mask):
+        return read_and_write_memory(state, queries, keys, values, **gates, mask=mask, chunk_size=4, read=read)
+
+    answers, after = torch.compile(run, fullgraph=True, backend="eager")(mask)
+    expected_answers, expected = run(mask)
+    torch.testing.assert_close(answers, expected_answers)
+    assert_equal_states(after, expected, tolerance=1e-6)
+
+
+def test_runs_under_inference_mode():
+    state, (_, keys, values, gates) = make_state(2), make_tokens(10)
+    with torch.inference_mode():
+        after = write_memory(state, keys, values, **gates, chunk_size=4)
+    assert_equal_states(after, write_memory(state, keys, values, **gates, chunk_size=4), tolerance=0)
+
+
+def spoiled_inputs():
+    state, (_, keys, values, gates) = make_state(2), make_tokens(6)
+    good = {"keys": keys, "values": values, **gates, "chunk_size": 4}
+    yield "chunk_size must be at least 1, got 0", state, good | {"chunk_size": 0}
+    yield "step_rule must be one of", state, good | {"step_rule": "fast"}
+    yield "keys and values must be", state, good | {"keys": keys[..., :3]}
+    yield "keys and values must be", state, good | {"values": values[:, :, :5]}
+    yield "keys and values must be", state, good | {"keys": keys[0]}
+    yield "forget must be", state, good | {"forget": gates["forget"][..., None]}
+    yield "mask must be a bool tensor", state, good | {"mask": torch.ones(STREAMS, 6)}
+    yield "mask must be a bool tensor", state, good | {"mask": torch.ones(STREAMS, 5, dtype=torch.bool)}
+
+
+@pytest.mark.parametrize(("message", "state", "inputs"), list(spoiled_inputs()))
+def test_bad_input(message, state, inputs):
+    with pytest.raises(ValueError, match=message):
+        write_memory(state, **inputs)
+
+
+def test_bad_reads():
+    state, (queries, keys, values, gates) = make_state(2), make_tokens(6)
+    with pytest.raises(ValueError, match=r"read must be one of .* got 'future'"):
+        read_and_write_memory(state, queries, keys, values, **gates, chunk_size=4, read="future")
+    with pytest.raises(ValueError, match="queries must have the shape of the keys"):
+        read_and_write_memory(state, queries[:, :, :4], keys, values, **gates, chunk_size=4, read="chunk")
