@@ -248,6 +248,8 @@ class AudioEmotionMixin(AudioEmotionCheckpointMixin):
         call = MemoryCall(transaction, sequence_length=input_ids.shape[1], logits_to_keep=int(keep))
         is_audio = input_ids == self.audio_token_id
         attention_mask = kwargs.get("attention_mask")
+        if not isinstance(attention_mask, Tensor) or attention_mask.dim() != 2:
+            attention_mask = None  # a static cache has masks of its own shape; they tell nothing about padding
         if attention_mask is not None and attention_mask.shape == input_ids.shape:
             is_audio &= attention_mask != 0
         if transaction is not None and transaction.prompt_length is not None:

@@ -15,7 +15,7 @@ def last_unmasked_positions(attention_mask: Tensor | None, input_ids: Tensor) ->
         input_ids: (rows, positions).
     """
     rows, length = input_ids.shape
-    if attention_mask is None or attention_mask.dim() != 2:
+    if attention_mask is None:
         return torch.full((rows,), length - 1, device=input_ids.device)
     positions = torch.arange(attention_mask.shape[1], device=attention_mask.device)
     # The mask may also cover key-value pairs of earlier calls.

@@ -7,11 +7,14 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
+from transformers.utils import logging
 
 from .configuration_titans_mal import TitansMemoryConfig
 from .memory_transaction import MemoryTransaction
 from .titans_memory_layer import TitansMemory
 
+
+logger = logging.get_logger(__name__)
 
 # The keyword that carries a `MemoryCall` from the top `forward` through the host to its decoder blocks.
 CALL_KEYWORD = "memory_call"
@@ -126,16 +129,25 @@ def attach_memory(model: PreTrainedModel, config: TitansMemoryConfig) -> None:
         raise ValueError(f"memory_config.layers {missing} do not exist: the host has blocks 0 to {len(blocks) - 1}.")
     if hasattr(model, "titans_memory"):
         raise ValueError("The model has a memory already: detach_memory() first.")
+    if config.layers[-1] == len(blocks) - 1:
+        logger.warning(
+            f"Memory layer: what block {config.layers[-1]}, the last, adds at the audio is read by nothing."
+        )
     hidden_size = model.config.get_text_config(decoder=True).hidden_size
-    memory = TitansMemory(config, hidden_size)
-    reference = next(blocks.parameters())
-    model.titans_memory = memory.to(reference.device)
-    # Before other hooks: what records hidden states must see the residual.
-    handles = [
-        blocks[layer].register_forward_hook(BlockHook(model, index), with_kwargs=True, prepend=True)
-        for index, layer in enumerate(config.layers)
-    ]
-    handles.append(model.get_decoder().register_forward_hook(decoder_hook, with_kwargs=True, prepend=True))
+    memory = TitansMemory(config, hidden_size).to(next(blocks.parameters()).device)
+    handles = []
+    try:
+        # Before other hooks: what records hidden states must see the residual.
+        for index, layer in enumerate(config.layers):
+            hook = BlockHook(model, index)
+            handles.append(blocks[layer].register_forward_hook(hook, with_kwargs=True, prepend=True))
+        decoder = model.get_decoder()
+        handles.append(decoder.register_forward_hook(decoder_hook, with_kwargs=True, prepend=True))
+    except BaseException:
+        for handle in handles:
+            handle.remove()
+        raise
+    model.titans_memory = memory
     model._memory_handles = handles
 
 

@@ -31,7 +31,7 @@ CHAT_TEMPLATE = (
 
 
 def host_config(**kwargs) -> dict:
-    """Fields of a Qwen2-Audio of three blocks."""
+    """Fields of a Qwen2-Audio of four blocks."""
     fields = {
         "audio_config": {
             "model_type": "qwen2_audio_encoder",
@@ -47,7 +47,7 @@ def host_config(**kwargs) -> dict:
             "vocab_size": len(VOCABULARY),
             "hidden_size": 32,
             "intermediate_size": 64,
-            "num_hidden_layers": 3,
+            "num_hidden_layers": 4,
             "num_attention_heads": 4,
             "num_key_value_heads": 2,
             "max_position_embeddings": 512,

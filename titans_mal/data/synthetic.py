@@ -148,18 +148,31 @@ def _resonator(frequency: float, bandwidth: float) -> tuple[list[float], list[fl
     return [1.0 - radius], [1.0, -2 * radius * np.cos(angle), radius**2]
 
 
-def draw_conversation(rng: np.random.Generator, *, turns: int = 8) -> list[dict]:
-    """Turns of two random speakers: each one's first turn is neutral, then emotions and talkers are drawn evenly.
+def draw_conversation(
+    rng: np.random.Generator,
+    *,
+    turns: int = 8,
+    speakers: tuple[Speaker, Speaker] | None = None,
+    introduced: bool = True,
+) -> list[dict]:
+    """Turns of two speakers; emotions and talkers are drawn evenly.
+
+    Args:
+        rng: source of all that is random.
+        turns: how many.
+        speakers: None draws two.
+        introduced: the first two turns are neutral, one of each speaker.
 
     Returns:
         One dict a turn: `speaker` ("A", "B"), `emotion`, `waveform` (float32 at `SAMPLING_RATE`), `start`, `end` (s).
     """
-    speakers = {"A": Speaker.draw(rng), "B": Speaker.draw(rng)}
+    voices = dict(zip("AB", speakers or (Speaker.draw(rng), Speaker.draw(rng))))
     conversation, clock = [], 0.0
     for index in range(turns):
-        name = "AB"[index] if index < 2 else "AB"[rng.integers(2)]
-        emotion = "neutral" if index < 2 else EMOTIONS[rng.integers(len(EMOTIONS))]
-        waveform = speakers[name].speak(emotion, rng)
+        is_introduction = introduced and index < 2
+        name = "AB"[index] if is_introduction else "AB"[rng.integers(2)]
+        emotion = "neutral" if is_introduction else EMOTIONS[rng.integers(len(EMOTIONS))]
+        waveform = voices[name].speak(emotion, rng)
         end = clock + len(waveform) / SAMPLING_RATE
         conversation.append({"speaker": name, "emotion": emotion, "waveform": waveform, "start": clock, "end": end})
         clock = end + 0.3

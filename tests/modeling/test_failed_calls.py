@@ -1,0 +1,126 @@
+"""Whatever goes wrong in a call, the cache is bit for bit what it was before."""
+
+import contextlib
+
+import pytest
+import torch
+from tiny_models import assert_same_state, state_of, tiny_model, tiny_turns
+
+from titans_mal import ConversationMemoryCache
+
+
+class Broken(Exception):
+    pass
+
+
+@contextlib.contextmanager
+def failing(module, at_call=1):
+    """The module's forward fails the `at_call`-th time."""
+    calls = 0
+
+    def fail(*args):
+        nonlocal calls
+        calls += 1
+        if calls == at_call:
+            raise Broken
+
+    handle = module.register_forward_pre_hook(fail)
+    yield
+    handle.remove()
+
+
+@pytest.fixture
+def conversation():
+    model = tiny_model()
+    cache = ConversationMemoryCache(model.config, batch_size=3)
+    with torch.no_grad():
+        model(**tiny_turns(2), memory_cache=cache, conversation_ids=[1, 2])
+    return model, cache
+
+
+def assert_untouched(conversation, exception, call, match=None):
+    """The call fails and changes nothing; the next one goes on as if it had not been."""
+    model, cache = conversation
+    before, untroubled = state_of(cache), cache.clone()
+    with pytest.raises(exception, match=match), torch.no_grad():
+        call(model, cache)
+    assert_same_state(before, state_of(cache))
+    with torch.no_grad():
+        for each in (cache, untroubled):
+            model(**tiny_turns(2, seed=8), memory_cache=each, conversation_ids=[2, 5])
+    assert_same_state(state_of(untroubled), state_of(cache))
+
+
+@pytest.mark.parametrize("ids", [[1, 2], [2, 3], [2, 2]])
+@pytest.mark.parametrize("block", [1, 2])
+def test_a_failure_in_a_later_block(conversation, block, ids):
+    def call(model, cache):
+        with failing(model.get_decoder().layers[block]):
+            model(**tiny_turns(2, seed=4), memory_cache=cache, conversation_ids=ids)
+
+    assert_untouched(conversation, Broken, call)
+
+
+def test_a_failure_in_the_output_head(conversation):
+    def call(model, cache):
+        with failing(model.lm_head):
+            model(**tiny_turns(2, seed=4), memory_cache=cache, conversation_ids=[2, 9])
+
+    assert_untouched(conversation, Broken, call)
+
+
+@pytest.mark.parametrize("labels", [[0, 4], [0], [0, 1, 2]])
+def test_labels_that_do_not_fit(conversation, labels):
+    def call(model, cache):
+        ids = [2, 9]
+        model(**tiny_turns(2), memory_cache=cache, conversation_ids=ids, emotion_labels=torch.tensor(labels))
+
+    assert_untouched(conversation, ValueError, call, match="emotion_labels must be")
+
+
+def test_more_conversations_than_rows(conversation):
+    def call(model, cache):
+        model(**tiny_turns(3), memory_cache=cache, conversation_ids=[7, 8, 2])
+
+    assert_untouched(conversation, ValueError, call, match=r"batch_size=3 with 1 free rows")
+
+
+@pytest.mark.parametrize("mode", [{}, {"num_beams": 2}, {"use_cache": False}, {"num_beams": 2, "use_cache": False}])
+@pytest.mark.parametrize("step", [2, 4])
+def test_a_failure_while_decoding(conversation, step, mode):
+    def call(model, cache):
+        with failing(model.lm_head, at_call=step):
+            model.generate(
+                **tiny_turns(2, seed=4), memory_cache=cache, conversation_ids=[2, 9], max_new_tokens=6, **mode
+            )
+
+    assert_untouched(conversation, Broken, call)
+
+
+def test_a_failure_in_the_second_beam(conversation):
+    def in_the_second_beam(input_ids, scores):
+        if len(set(map(tuple, input_ids.tolist()))) > 2:  # two turns: a beam has parted from the other
+            raise Broken
+        return scores
+
+    def call(model, cache):
+        kwargs = {"num_beams": 2, "logits_processor": [in_the_second_beam], "max_new_tokens": 6}
+        model.generate(**tiny_turns(2, seed=4), memory_cache=cache, conversation_ids=[2, 9], **kwargs)
+
+    assert_untouched(conversation, Broken, call)
+
+
+def test_wrong_features(conversation):
+    def call(model, cache):
+        turns = tiny_turns(2)
+        model(**dict(turns, input_features=turns["input_features"][:, :, :40]), memory_cache=cache,
+              conversation_ids=[1, 2])  # fmt: skip
+
+    assert_untouched(conversation, ValueError, call)
+
+
+def test_a_wrong_keyword_of_generate(conversation):
+    def call(model, cache):
+        model.generate(**tiny_turns(2), memory_cache=cache, conversation_ids=[2, 9], no_such_argument=1)
+
+    assert_untouched(conversation, ValueError, call, match="no_such_argument")

@@ -1,0 +1,243 @@
+"""Gradients, losses, compilation, threads, and the libraries that train."""
+
+import threading
+
+import pytest
+import torch
+from peft import LoraConfig, get_peft_model
+from tiny_models import rows_of, stir, tiny_model, tiny_turns
+from torch.nn import functional as F
+from transformers import Trainer, TrainingArguments
+
+from titans_mal import ConversationMemoryCache
+
+
+LABELS = torch.tensor([1, 3])
+
+
+def two_turn_gradients(model):
+    """Gradients of the second turn's loss, through what the first turn wrote."""
+    model.zero_grad()
+    cache = ConversationMemoryCache(model.config, batch_size=2)
+    model(**tiny_turns(2, seed=1), memory_cache=cache, use_cache=False)
+    loss = model(**tiny_turns(2, seed=2), memory_cache=cache, emotion_labels=LABELS, use_cache=False).loss
+    loss.backward()
+    return loss.detach(), {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
+
+
+@pytest.mark.parametrize("use_reentrant", [False, True])
+def test_gradient_checkpointing_changes_nothing(use_reentrant):
+    model = tiny_model().train()
+    loss, expected = two_turn_gradients(model)
+    # The name since transformers 5.23, and the one before.
+    enable = getattr(model, "activation_checkpointing_enable", None) or model.gradient_checkpointing_enable
+    enable({"use_reentrant": use_reentrant})
+    model.enable_input_require_grads()
+    checkpointed_loss, actual = two_turn_gradients(model)
+    assert torch.equal(loss, checkpointed_loss)
+    for name, gradient in expected.items():
+        torch.testing.assert_close(actual[name], gradient, rtol=1e-5, atol=1e-7)
+
+
+def test_gradients_go_through_the_write():
+    """Keys, values and gates act on the loss only by what they wrote in the turn before."""
+    _, gradients = two_turn_gradients(tiny_model().train())
+    for name in ("k_proj.weight", "v_proj.weight", "write_gates.bias", "initial_memory_0", "initial_memory_1"):
+        for layer in (0, 1):
+            assert gradients[f"titans_memory.layers.{layer}.{name}"].abs().max() > 0
+
+
+def test_gradients_equal_finite_differences():
+    model = tiny_model().double().train()
+    turns = [{n: t.double() if t.is_floating_point() else t for n, t in tiny_turns(2, seed=s).items()} for s in (1, 2)]
+
+    def loss():
+        cache = ConversationMemoryCache(model.config, batch_size=2)
+        model(**turns[0], memory_cache=cache)
+        return model(**turns[1], memory_cache=cache, emotion_labels=LABELS).loss
+
+    weight = model.titans_memory.layers[0].v_proj.weight
+    (gradient,) = torch.autograd.grad(loss(), weight)
+    direction = torch.randn_like(weight)
+    with torch.no_grad():
+        weight.add_(1e-3 * direction)
+        above = loss()
+        weight.sub_(2e-3 * direction)
+        below = loss()
+    # The host's own norms compute in float32.
+    torch.testing.assert_close((above - below) / 2e-3, (gradient * direction).sum(), rtol=1e-3, atol=1e-5)
+
+
+def test_the_gradient_reaches_the_memory_of_a_fresh_model():
+    model = tiny_model(fresh=True).train()
+    loss = model(**tiny_turns(4), conversation_ids=[0, 0, 0, 0], emotion_labels=torch.tensor([-1, 0, 1, 2])).loss
+    loss.backward()
+    assert model.titans_memory.layers[0].o_proj.weight.grad.abs().max() > 0
+
+
+def test_emotion_loss():
+    model, turns = tiny_model(), tiny_turns(3)
+    output = model(**turns, emotion_labels=torch.tensor([2, -1, 0]))
+    expected = F.cross_entropy(output.emotion_logits[[0, 2]], torch.tensor([2, 0]))
+    torch.testing.assert_close(output.loss, expected)
+    nothing = model(**turns, emotion_labels=torch.tensor([-1, -100, -1])).loss
+    assert nothing == 0
+    nothing.backward()
+    text_labels = turns["input_ids"].masked_fill(turns["attention_mask"] == 0, -100)
+    both = model(**turns, labels=text_labels, emotion_labels=torch.tensor([2, -1, 0])).loss
+    text = model(**turns, labels=text_labels).loss
+    torch.testing.assert_close(both, text + output.loss)
+
+
+def test_emotion_labels_without_audio_are_refused():
+    with pytest.raises(ValueError, match="emotion_labels were given, but input_ids hold no audio"):
+        tiny_model()(input_ids=torch.tensor([[8, 9]]), emotion_labels=torch.tensor([1]))
+
+
+@torch.no_grad()
+def test_logits_to_keep():
+    model = tiny_model()
+    left = tiny_turns(3)
+    full, last = model(**left), model(**left, logits_to_keep=1)
+    assert last.logits.shape[1] == 1
+    torch.testing.assert_close(last.emotion_logits, full.emotion_logits, rtol=0, atol=1e-6)
+    torch.testing.assert_close(last.logits, full.logits[:, -1:], rtol=0, atol=1e-6)
+    right = tiny_turns(3, padding_side="right", frames=[30, 60, 90])
+    with pytest.raises(ValueError, match="logits_to_keep=1 leaves out the last position of a right-padded row"):
+        model(**right, logits_to_keep=1)
+    linear = tiny_model(emotion_readout="linear", label_token_ids=None)
+    kept = linear(**right, logits_to_keep=1).emotion_logits
+    torch.testing.assert_close(kept, linear(**right).emotion_logits, rtol=0, atol=1e-6)
+
+
+@torch.no_grad()
+def test_return_dict_false_gives_a_tuple():
+    model, turns = tiny_model(), tiny_turns(1)
+    values = model(**turns, return_dict=False)
+    assert isinstance(values, tuple)
+    assert any(torch.is_tensor(value) and torch.equal(value, model(**turns).emotion_logits) for value in values)
+
+
+@torch.no_grad()
+def test_positional_arguments_are_those_of_the_host():
+    model, turns = tiny_model(), tiny_turns(1)
+    output = model(*(turns[n] for n in ("input_ids", "input_features", "attention_mask", "feature_attention_mask")))
+    assert torch.equal(output.logits, model(**turns).logits)
+
+
+@torch.no_grad()
+def test_prefill_compiles_and_agrees():
+    model, turns = tiny_model(), tiny_turns(2)
+    eager, compiled = (ConversationMemoryCache(model.config, batch_size=2) for _ in range(2))
+    run = torch.compile(model, backend="aot_eager")
+    for seed in (1, 2):
+        turns = tiny_turns(2, seed=seed, frames=[60, 40])
+        expected = model(**turns, memory_cache=eager)
+        actual = run(**turns, memory_cache=compiled)
+        torch.testing.assert_close(actual.emotion_logits, expected.emotion_logits, rtol=0, atol=1e-5)
+        torch.testing.assert_close(actual.memory_surprise, expected.memory_surprise, rtol=0, atol=1e-5)
+    assert torch.equal(eager.tokens, compiled.tokens)
+    for a, b in zip(eager.layers[1].weights, compiled.layers[1].weights):
+        torch.testing.assert_close(a, b, rtol=0, atol=1e-5)
+
+
+def test_four_threads_with_four_caches_agree_with_serial_runs():
+    model = tiny_model()
+
+    @torch.no_grad()
+    def converse(number):
+        cache = ConversationMemoryCache(model.config)
+        heard = []
+        for turn in range(6):
+            turns = tiny_turns(1, seed=10 * number + turn)
+            # Every other thread hears its host now and then; that must not reach the others.
+            if number % 2 and turn == 3:
+                with model.disable_memory():
+                    heard.append(model(**turns, memory_cache=cache).emotion_logits)
+            else:
+                heard.append(model(**turns, memory_cache=cache).emotion_logits)
+            model.generate(**turns, memory_cache=cache, update_memory=False, max_new_tokens=2)
+        return torch.cat(heard), cache
+
+    serial = [converse(number) for number in range(4)]
+    parallel: dict[int, tuple] = {}
+    threads = [threading.Thread(target=lambda n=n: parallel.update({n: converse(n)})) for n in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    for number, (heard, cache) in enumerate(serial):
+        torch.testing.assert_close(parallel[number][0], heard, rtol=0, atol=1e-6)
+        assert parallel[number][1].turns.tolist() == cache.turns.tolist() == [6 - number % 2]
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@torch.no_grad()
+def test_half_precision_hosts_keep_a_float32_memory(dtype):
+    model = tiny_model().to(dtype)
+    assert {p.dtype for p in model.titans_memory.parameters()} == {torch.float32}
+    assert model.dtype == dtype
+    turns = {n: t.to(dtype) if t.is_floating_point() else t for n, t in tiny_turns(2).items()}
+    cache = ConversationMemoryCache(model.config, batch_size=2)
+    output = model(**turns, memory_cache=cache)
+    assert output.logits.dtype == dtype
+    assert output.emotion_logits.dtype == cache.layers[0].weights[0].dtype == torch.float32
+    assert model.generate(**turns, memory_cache=cache, max_new_tokens=3).shape[1] > 3
+
+
+def test_training_under_autocast():
+    model, turns = tiny_model().train(), tiny_turns(2)
+    with torch.autocast("cpu", torch.bfloat16):
+        loss = model(**turns, conversation_ids=[0, 0], emotion_labels=LABELS).loss
+    loss.backward()
+    assert torch.isfinite(model.titans_memory.layers[0].k_proj.weight.grad).all()
+
+
+def test_peft_trains_and_saves_memory(tmp_path):
+    model = tiny_model()
+    turns = tiny_turns(2)
+    config = LoraConfig(
+        r=2, target_modules=r".*language_model\..*\.(q_proj|v_proj)", modules_to_save=["titans_memory"]
+    )
+    wrapped = get_peft_model(model, config)
+    assert any(p.requires_grad for n, p in wrapped.named_parameters() if "titans_memory" in n)
+    cache = ConversationMemoryCache(model.config, batch_size=2)
+    wrapped(**turns, memory_cache=cache)
+    loss = wrapped(**turns, memory_cache=cache, emotion_labels=LABELS).loss
+    loss.backward()
+    trained = {n for n, p in wrapped.named_parameters() if p.grad is not None and p.grad.abs().max() > 0}
+    assert any("modules_to_save" in name and "k_proj" in name for name in trained)
+    assert not any("lora" in name for name in trained if "titans_memory" in name)
+    with torch.no_grad():
+        stir(wrapped.base_model.model.titans_memory, std=0.1)
+        expected = wrapped(**turns, conversation_ids=[0, 0]).emotion_logits
+        wrapped.save_pretrained(tmp_path)
+        again = tiny_model(seed=0)
+        from peft import PeftModel
+
+        loaded = PeftModel.from_pretrained(again, tmp_path)
+        torch.testing.assert_close(loaded(**turns, conversation_ids=[0, 0]).emotion_logits, expected)
+
+
+def test_trainer_trains_the_memory(tmp_path):
+    model = tiny_model(fresh=True)
+    model.requires_grad_(False)
+    model.titans_memory.requires_grad_(True)
+    host_before = model.lm_head.weight.clone()
+    turns = tiny_turns(8)
+    rows = [
+        {name: tensor[0] for name, tensor in rows_of(turns, [i]).items()}
+        | {"emotion_labels": torch.tensor(i % 4), "conversation_ids": torch.tensor(i // 4)}
+        for i in range(8)
+    ]
+    arguments = TrainingArguments(
+        output_dir=tmp_path, max_steps=3, per_device_train_batch_size=8, learning_rate=1e-2, report_to=[],
+        label_names=["emotion_labels"], save_strategy="no", disable_tqdm=True, use_cpu=True,
+    )  # fmt: skip
+    trainer = Trainer(model=model, args=arguments, train_dataset=rows, eval_dataset=rows)
+    before = trainer.evaluate()["eval_loss"]
+    trainer.train()
+    assert trainer.evaluate()["eval_loss"] < before
+    assert trainer.predict(rows).label_ids.tolist() == [0, 1, 2, 3] * 2
+    assert torch.equal(model.lm_head.weight, host_before)
+    assert model.titans_memory.layers[0].o_proj.weight.abs().max() > 0
