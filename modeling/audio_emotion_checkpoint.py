@@ -154,9 +154,8 @@ class AudioEmotionCheckpointMixin:
             raise ValueError("The adapter's config does not name its base: base_model_name_or_path is None.")
         kwargs = {key: value for key, value in kwargs.items() if key != "output_loading_info"}
         model, info = super().from_pretrained(name, config=config, output_loading_info=True, **kwargs)
-        missing = sorted(key for key in info["missing_keys"] if key.split(".")[0] not in EXTENSION_NAMES)
-        if missing:
-            raise ValueError(f"{name} lacks weights of the host: {missing}.")
+        if info["missing_keys"]:
+            raise ValueError(f"{name} lacks weights of the host: {sorted(info['missing_keys'])}.")
         _keep_extension_precise(model)
         model._host_checksums = _host_checksums(model)
         return model
@@ -248,16 +247,21 @@ def _keep_extension_precise(model) -> None:
 
 
 def _host_checksums(model) -> dict[str, tuple]:
-    """Dtype, shape and the sum of the bits of each of the host's tensors; those not in memory count as unchanged."""
-    integers = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
-    checksums = {}
-    for key, tensor in model.state_dict().items():
-        if key.split(".")[0] not in EXTENSION_NAMES:
-            bits = None
-            if tensor.device.type != "meta":
-                bits = int(tensor.detach().contiguous().view(integers[tensor.element_size()]).sum(dtype=torch.int64))
-            checksums[key] = (str(tensor.dtype), tuple(tensor.shape), bits)
-    return checksums
+    """Dtype, shape and a checksum of each of the host's tensors; those not in memory count as unchanged."""
+    return {
+        key: (str(tensor.dtype), tuple(tensor.shape), None if tensor.device.type == "meta" else _checksum(tensor))
+        for key, tensor in model.state_dict().items()
+        if key.split(".")[0] not in EXTENSION_NAMES
+    }
+
+
+def _checksum(tensor: Tensor) -> tuple[int, int]:
+    """Of the bits as integers, with each row and each column counted by its place; modulo 2^64."""
+    integers = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}[tensor.element_size()]
+    bits = tensor.detach().contiguous().view(integers)
+    matrix = bits.reshape(1, -1) if bits.dim() < 2 else bits.flatten(1)
+    sums = (matrix.sum(axis, dtype=torch.int64) for axis in (0, 1))
+    return tuple(int((s * torch.arange(1, len(s) + 1, device=s.device)).sum()) for s in sums)
 
 
 def _fingerprint(weights: dict[str, Tensor]) -> str:

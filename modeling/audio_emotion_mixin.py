@@ -67,6 +67,10 @@ class AudioEmotionMixin(AudioEmotionCheckpointMixin):
         # The placement, precision and tying rules of the new children join those of the host.
         self._keep_in_fp32_modules_strict = {*(self._keep_in_fp32_modules_strict or ()), *self.extension_names}
         self._skip_keys_device_placement = {*(self._skip_keys_device_placement or ()), "memory_cache", CALL_KEYWORD}
+        if config.adapter_only:
+            # The base never has them; `from_pretrained` demands them of the adapter.
+            names = {rf"^{name}\." for name in self.extension_names}
+            self._keys_to_ignore_on_load_missing = {*(self._keys_to_ignore_on_load_missing or ()), *names}
         self._memory_disabled_in: dict[int, int] = {}
         self.post_init()
 

@@ -1,0 +1,290 @@
+"""`from_base`, `save_pretrained` and `from_pretrained`: nothing lost, nothing random."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from tiny_models import LABELS, host_of, save_base, stir, tiny_model, tiny_processor, tiny_turns
+from transformers import AutoProcessor, Qwen2AudioForConditionalGeneration
+
+from titans_mal import AutoModelForAudioEmotion, Qwen2AudioMALForAudioEmotion, TitansMemoryConfig
+
+
+ID2LABEL = dict(enumerate(LABELS))
+MEMORY = TitansMemoryConfig(layers=[0, 2], num_heads=2, head_dim=8, chunk_size=4)
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("base")
+    save_base(folder)
+    return folder
+
+
+def make_from(base, **kwargs):
+    """A trained model on a base."""
+    kwargs = {"id2label": ID2LABEL, "memory_config": MEMORY, "emotion_prompt": "emotion ?", **kwargs}
+    model = AutoModelForAudioEmotion.from_base(base, **kwargs).eval()
+    torch.manual_seed(3)
+    stir(model.titans_memory)
+    if kwargs.get("emotion_readout") == "linear":
+        with torch.no_grad():
+            model.emotion_head.weight.normal_()
+    return model
+
+
+@torch.no_grad()
+def heard(model):
+    """Emotion and text logits of two turns of a conversation."""
+    turns = {n: t.to(model.dtype) if t.is_floating_point() else t for n, t in tiny_turns(2).items()}
+    output = model(**turns, conversation_ids=[0, 0])
+    return output.emotion_logits, output.logits
+
+
+def assert_same(model, other):
+    for one, two in zip(heard(model), heard(other)):
+        assert torch.equal(one, two)
+
+
+def test_from_base_is_the_host_plus_a_fresh_memory(base):
+    model = AutoModelForAudioEmotion.from_base(
+        base, id2label=ID2LABEL, memory_config=MEMORY, emotion_prompt="emotion ?"
+    )
+    assert isinstance(model, Qwen2AudioMALForAudioEmotion)
+    # The names of checkpoints on the Hub, which are not those of the module: a random head would be silent.
+    assert "language_model.lm_head.weight" in load_file(base / "model.safetensors")
+    assert "lm_head.weight" in model.state_dict()
+    host = Qwen2AudioForConditionalGeneration.from_pretrained(base).eval()
+    turns = tiny_turns(2)
+    with torch.no_grad():
+        assert torch.equal(model.eval()(**turns).logits, host(**turns).logits)
+    assert model.config.adapter_only
+    assert model.config.base_model_name_or_path == str(base)
+    vocabulary = tiny_processor().tokenizer.get_vocab()
+    assert model.config.label_token_ids == [vocabulary[label] for label in LABELS]
+
+
+@pytest.mark.parametrize("readout", ["verbalizer", "linear"])
+@pytest.mark.parametrize("adapter_only", [True, False])
+def test_save_and_load(base, tmp_path, adapter_only, readout):
+    model = make_from(base, emotion_readout=readout)
+    model.config.adapter_only = adapter_only
+    model.save_pretrained(tmp_path / "first")
+    first = AutoModelForAudioEmotion.from_pretrained(tmp_path / "first")
+    assert_same(model, first)
+    first.save_pretrained(tmp_path / "second")
+    assert_same(model, Qwen2AudioMALForAudioEmotion.from_pretrained(tmp_path / "second"))
+    keys = set(load_file(tmp_path / "second" / "model.safetensors"))
+    extension = {key for key in keys if key.split(".")[0] in ("titans_memory", "emotion_head")}
+    assert any(key.startswith("emotion_head") for key in keys) == (readout == "linear")
+    assert (keys == extension) == adapter_only
+
+
+def test_an_adapter_is_small_and_names_its_base(base, tmp_path):
+    model = make_from(base)
+    model.config.base_model_revision = "abc123"
+    model.save_pretrained(tmp_path)
+    config = json.loads((tmp_path / "config.json").read_text())
+    assert config["base_model_name_or_path"] == str(base)
+    assert config["base_model_revision"] == "abc123"
+    assert config["adapter_only"] is True
+    assert not (tmp_path / "adapter_config.json").exists()  # transformers would take it for a PEFT repository
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("adapter_only", [True, False])
+def test_half_precision(base, tmp_path, adapter_only, dtype):
+    model = make_from(base, dtype=dtype)
+    assert model.dtype == dtype
+    assert {p.dtype for p in model.titans_memory.parameters()} == {torch.float32}
+    model.config.adapter_only = adapter_only
+    model.save_pretrained(tmp_path)
+    loaded = AutoModelForAudioEmotion.from_pretrained(tmp_path, dtype=dtype)
+    assert loaded.lm_head.weight.dtype == dtype
+    assert {p.dtype for p in loaded.titans_memory.parameters()} == {torch.float32}
+    assert_same(model, loaded)
+    assert AutoModelForAudioEmotion.from_pretrained(tmp_path).dtype == dtype
+
+
+def test_a_sharded_base(base, tmp_path):
+    host = Qwen2AudioForConditionalGeneration.from_pretrained(base)
+    host.save_pretrained(tmp_path / "base", max_shard_size="20KB")
+    tiny_processor().save_pretrained(tmp_path / "base")
+    assert len(list((tmp_path / "base").glob("*.safetensors"))) > 2
+    model = make_from(tmp_path / "base")
+    assert_same(model, make_from(base))
+    model.save_pretrained(tmp_path / "adapter")
+    assert_same(model, AutoModelForAudioEmotion.from_pretrained(tmp_path / "adapter"))
+    model.config.adapter_only = False
+    model.save_pretrained(tmp_path / "full", max_shard_size="20KB")
+    assert_same(model, AutoModelForAudioEmotion.from_pretrained(tmp_path / "full"))
+
+
+def test_a_base_that_lacks_weights_is_refused(base, tmp_path):
+    weights = load_file(base / "model.safetensors")
+    for file in base.iterdir():
+        (tmp_path / file.name).write_bytes(file.read_bytes())
+    weights.pop("language_model.lm_head.weight")
+    save_file(weights, tmp_path / "model.safetensors", {"format": "pt"})
+    with pytest.raises(ValueError, match=r"lacks weights of the host: \['lm_head\.weight'\]"):
+        make_from(tmp_path)
+
+
+@pytest.mark.parametrize("change", ["in place", "through .data", "a new parameter"])
+def test_a_changed_host_is_not_lost_silently(base, tmp_path, change):
+    model = make_from(base)
+    weight = model.get_decoder().layers[1].mlp.down_proj.weight
+    if change == "in place":
+        with torch.no_grad():
+            weight[0, 0] += 0.5
+    elif change == "through .data":
+        weight.data = weight.data * 1.01
+    else:
+        model.get_decoder().layers[1].mlp.down_proj.weight = torch.nn.Parameter(weight.detach() + 0.5)
+    with pytest.raises(ValueError, match=r"1 weights of the host differ.*down_proj.*adapter_only = False"):
+        model.save_pretrained(tmp_path / "adapter")
+    assert not (tmp_path / "adapter" / "model.safetensors").exists()
+    model.config.adapter_only = False
+    model.save_pretrained(tmp_path / "full")
+    assert_same(model, AutoModelForAudioEmotion.from_pretrained(tmp_path / "full"))
+
+
+def test_swapped_rows_of_a_host_weight_are_noticed(base, tmp_path):
+    """The same numbers in other places."""
+    model = make_from(base)
+    with torch.no_grad():
+        model.lm_head.weight.copy_(model.lm_head.weight.flip(0))
+    with pytest.raises(ValueError, match=r"lm_head\.weight"):
+        model.save_pretrained(tmp_path)
+
+
+def test_a_state_dict_that_is_handed_in_is_filtered(base, tmp_path):
+    model = make_from(base)
+    state = {key: tensor.clone() for key, tensor in model.state_dict().items()}
+    state["titans_memory.layers.0.o_proj.weight"] += 1
+    model.save_pretrained(tmp_path, state_dict=state)
+    saved = load_file(tmp_path / "model.safetensors")
+    assert {key.split(".")[0] for key in saved} == {"titans_memory"}
+    assert torch.equal(saved["titans_memory.layers.0.o_proj.weight"], state["titans_memory.layers.0.o_proj.weight"])
+
+
+def test_loading_an_adapter_warns_of_nothing(base, tmp_path, caplog):
+    make_from(base).save_pretrained(tmp_path)
+    AutoModelForAudioEmotion.from_pretrained(tmp_path)
+    assert not [record for record in caplog.records if "LOAD REPORT" in record.message]
+
+
+def test_a_model_without_a_base_cannot_be_saved_as_adapter(tmp_path):
+    model = tiny_model(adapter_only=True)
+    with pytest.raises(ValueError, match="no base can be named"):
+        model.save_pretrained(tmp_path)
+
+
+def test_an_adapter_with_other_weights_is_refused(base, tmp_path):
+    make_from(base).save_pretrained(tmp_path)
+    file = tmp_path / "model.safetensors"
+    weights = load_file(file)
+    weights.pop("titans_memory.layers.1.q_proj.weight")
+    save_file(weights, file, {"format": "pt"})
+    with pytest.raises(ValueError, match=r"does not hold the weights .*q_proj"):
+        AutoModelForAudioEmotion.from_pretrained(tmp_path)
+
+
+def test_a_full_checkpoint_that_lacks_weights_is_refused(tmp_path):
+    tiny_model().save_pretrained(tmp_path)
+    weights = load_file(tmp_path / "model.safetensors")
+    weights.pop("titans_memory.layers.1.q_proj.weight")
+    save_file(weights, tmp_path / "model.safetensors", {"format": "pt"})
+    with pytest.raises(ValueError, match=r"lacks weights of .*q_proj"):
+        AutoModelForAudioEmotion.from_pretrained(tmp_path)
+
+
+def test_the_processor_is_saved_along(base, tmp_path):
+    make_from(base).save_pretrained(tmp_path)
+    processor = AutoProcessor.from_pretrained(tmp_path)
+    assert type(processor).__name__ == "Qwen2AudioProcessor"
+
+
+def test_labels_that_begin_with_one_token_are_refused_before_weights_are_loaded(base, monkeypatch):
+    monkeypatch.setattr(Qwen2AudioMALForAudioEmotion, "_load_host", lambda *args: pytest.fail("weights were loaded"))
+    labels = {0: "neutral", 1: "sad", 2: "sad word1"}
+    with pytest.raises(ValueError, match=r"The labels \['sad', 'sad word1'\] begin with the same token"):
+        make_from(base, id2label=labels)
+    with pytest.raises(ValueError, match="no token for the label 'unheard'"):
+        make_from(base, id2label={0: "neutral", 1: "unheard"})
+    with pytest.raises(ValueError, match="strictly increasing"):
+        make_from(base, memory_config={"layers": [2, 1]})
+
+
+def test_labels_that_begin_with_one_token_are_fine_for_a_linear_readout(base):
+    model = make_from(base, id2label={0: "neutral", 1: "sad", 2: "sad word1"}, emotion_readout="linear")
+    assert heard(model)[0].shape == (2, 3)
+
+
+def test_a_verbalizer_without_label_tokens_is_refused():
+    with pytest.raises(ValueError, match="needs label_token_ids in the config"):
+        tiny_model(label_token_ids=None)
+
+
+def test_another_host_is_refused(tmp_path):
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": "bert"}))
+    with pytest.raises(ValueError, match=r"No memory for a host of type 'bert': the hosts are \['qwen2_audio'\]"):
+        AutoModelForAudioEmotion.from_base(tmp_path, id2label=ID2LABEL)
+    with pytest.raises(ValueError, match="extends 'qwen2_audio' checkpoints, got 'bert'"):
+        Qwen2AudioMALForAudioEmotion.from_base(tmp_path, id2label=ID2LABEL)
+
+
+def test_a_conversation_is_continued_after_loading(base, tmp_path):
+    """A cache belongs to the weights it was written with: saved, loaded, and not to other weights."""
+    from titans_mal import ConversationMemoryCache
+
+    make_from(base).save_pretrained(tmp_path / "model")
+    model = AutoModelForAudioEmotion.from_pretrained(tmp_path / "model")
+    cache = ConversationMemoryCache(model.config, batch_size=2)
+    with torch.no_grad():
+        model(**tiny_turns(2), memory_cache=cache)
+    cache.save_pretrained(tmp_path / "state")
+    again = AutoModelForAudioEmotion.from_pretrained(tmp_path / "model")
+    again(**tiny_turns(2), memory_cache=ConversationMemoryCache.from_pretrained(tmp_path / "state", again.config))
+    stir(model.titans_memory)
+    model.save_pretrained(tmp_path / "other")
+    other = AutoModelForAudioEmotion.from_pretrained(tmp_path / "other")
+    with pytest.raises(ValueError, match=r"belongs to another model: .*memory_weights"):
+        ConversationMemoryCache.from_pretrained(tmp_path / "state", other.config)
+
+
+def test_code_travels_with_the_model(tmp_path):
+    """A machine without this package loads it as remote code, and gets the same numbers."""
+    model = tiny_model()
+    model.save_pretrained(tmp_path / "model")
+    torch.save((tiny_turns(2), heard(model)[0]), tmp_path / "expected.pt")
+    script = f"""
+import sys
+class NoPackage:
+    def find_spec(self, name, path=None, target=None):
+        if name.split(".")[0] == "titans_mal":
+            raise ModuleNotFoundError(name)
+sys.meta_path.insert(0, NoPackage())
+import torch
+from transformers import AutoModelForMultimodalLM
+model = AutoModelForMultimodalLM.from_pretrained({str(tmp_path / "model")!r}, trust_remote_code=True)
+turns, expected = torch.load({str(tmp_path / "expected.pt")!r})
+with torch.no_grad():
+    torch.testing.assert_close(model(**turns, conversation_ids=[0, 0]).emotion_logits, expected, rtol=0, atol=1e-6)
+assert "titans_mal" not in sys.modules
+print(type(model).__module__)
+"""
+    environment = {"HF_HOME": str(tmp_path / "home"), "HF_MODULES_CACHE": str(tmp_path / "modules"), "PATH": ""}
+    run = subprocess.run([sys.executable, "-c", script], env=environment, capture_output=True, text=True, cwd=tmp_path)
+    assert run.returncode == 0, run.stderr
+    assert run.stdout.startswith("transformers_modules.")
+
+
+@torch.no_grad()
+def test_the_host_can_be_taken_out_again():
+    model = tiny_model()
+    with model.disable_memory():
+        assert torch.equal(model(**tiny_turns(2)).logits, host_of(model)(**tiny_turns(2)).logits)

@@ -1,0 +1,47 @@
+import pytest
+import torch
+from tiny_models import tiny_processor
+
+from titans_mal.modeling.emotion_readout import emotion_loss, find_label_tokens, label_logits, last_unmasked_positions
+
+
+@pytest.mark.parametrize(
+    ("mask", "expected"),
+    [
+        ([[0, 0, 1, 1], [1, 1, 1, 1]], [3, 3]),
+        ([[1, 1, 0, 0], [1, 1, 1, 0]], [1, 2]),
+        ([[0, 1, 1, 0], [1, 0, 1, 0]], [2, 2]),
+    ],
+)
+def test_last_unmasked_position(mask, expected):
+    ids = torch.zeros(2, 4)
+    assert last_unmasked_positions(torch.tensor(mask), ids).tolist() == expected
+    assert last_unmasked_positions(None, ids).tolist() == [3, 3]
+    # A mask that covers three earlier positions as well.
+    longer = torch.cat([torch.ones(2, 3, dtype=torch.long), torch.tensor(mask)], dim=1)
+    assert last_unmasked_positions(longer, ids).tolist() == expected
+
+
+def test_label_logits_are_picked_at_the_position_of_each_row():
+    logits = torch.arange(2 * 3 * 5).view(2, 3, 5).to(torch.bfloat16)
+    picked = label_logits(logits, torch.tensor([7, 9]), 10, [4, 0])  # the last 3 of 10 positions
+    assert picked.dtype == torch.float32
+    assert picked.tolist() == [[4.0, 0.0], [29.0, 25.0]]
+    with pytest.raises(ValueError, match="logits_to_keep=3 leaves out the last position"):
+        label_logits(logits, torch.tensor([6, 9]), 10, [4, 0])
+
+
+def test_unscored_rows_have_no_share_in_the_loss():
+    logits = torch.randn(3, 4, requires_grad=True)
+    emotion_loss(logits, torch.tensor([1, -1, -100]), {}.fromkeys(range(4))).backward()
+    assert logits.grad[0].abs().sum() > 0
+    assert not logits.grad[1:].any()
+
+
+def test_label_tokens_are_those_that_follow_the_prompt():
+    tokenizer = tiny_processor().tokenizer
+    vocabulary = tokenizer.get_vocab()
+    assert find_label_tokens(tokenizer, "assistant ", ["sad", "happy word2"]) == [
+        vocabulary["sad"],
+        vocabulary["happy"],
+    ]
