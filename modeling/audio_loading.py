@@ -98,10 +98,15 @@ def _check_array(array, rate) -> tuple[np.ndarray, int]:
         raise ValueError(f"An array needs its sampling rate in Hz: (array, rate); got rate={rate!r}.")
     array = np.asarray(array)
     channels = array[None] if array.ndim == 1 else array
-    if channels.ndim != 2 or channels.shape[0] > _MAX_CHANNELS or not channels.shape[0]:
+    if (
+        array.dtype.kind not in "fiu"
+        or channels.ndim != 2
+        or channels.shape[0] > _MAX_CHANNELS
+        or not channels.shape[0]
+    ):
         raise ValueError(
-            f"An array of sound must be (samples,) or (channels, samples) with up to {_MAX_CHANNELS} channels, got "
-            f"{array.shape}."
+            f"Sound in an array must be (samples,) or (channels, samples) with up to {_MAX_CHANNELS} channels, got "
+            f"{array.dtype} {array.shape}."
         )
     if np.issubdtype(channels.dtype, np.integer):
         info = np.iinfo(channels.dtype)

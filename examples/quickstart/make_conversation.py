@@ -21,14 +21,14 @@ SPEAKERS = (
 )
 
 
-def main() -> None:
-    FOLDER.mkdir(exist_ok=True)
-    with open(FOLDER / "metadata.csv", "w", newline="", encoding="utf-8") as file:
+def main(folder: Path = FOLDER) -> None:
+    folder.mkdir(exist_ok=True)
+    with open(folder / "metadata.csv", "w", newline="", encoding="utf-8") as file:
         table = csv.writer(file)
         table.writerow(["file_name", "conversation_id", "turn_index", "speaker", "emotion", "start", "end"])
         for index, turn in enumerate(draw_conversation(np.random.default_rng(SEED), turns=12, speakers=SPEAKERS)):
             name = f"turn_{index:02d}_{turn['speaker']}.wav"
-            (FOLDER / name).write_bytes(to_wav(turn["waveform"]))
+            (folder / name).write_bytes(to_wav(turn["waveform"]))
             times = (f"{turn['start']:.3f}", f"{turn['end']:.3f}")
             table.writerow([name, "demo", index, turn["speaker"], turn["emotion"], *times])
 

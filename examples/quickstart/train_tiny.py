@@ -285,9 +285,9 @@ def main(
         Path | None, typer.Option(help="A folder with metadata.csv whose test split is evaluated.")
     ] = None,
     utterances: int = 16_000,
-    host_steps: int = 1500,
-    conversations: int = 3000,
-    memory_steps: int = 1000,
+    host_steps: int = 1300,
+    conversations: int = 2500,
+    memory_steps: int = 800,
     test_conversations: int = 200,
     seed: int = 0,
 ) -> None:

@@ -1,0 +1,209 @@
+import io
+import wave
+
+import av
+import numpy as np
+import pytest
+import soxr
+from scipy.io import wavfile
+from tiny_models import tone
+
+from titans_mal.modeling.audio_loading import AudioDecodingError, check_waveform, load_audio
+
+
+RATE = 16_000
+
+
+def to_wav(samples: np.ndarray, rate: int = RATE) -> bytes:
+    """(samples,) or (channels, samples) float as 16-bit WAV."""
+    samples = np.atleast_2d(samples)
+    buffer = io.BytesIO()
+    with wave.open(buffer, "wb") as file:
+        file.setnchannels(len(samples))
+        file.setsampwidth(2)
+        file.setframerate(rate)
+        file.writeframes(np.round(samples.T * 32767).astype("<i2").tobytes())
+    return buffer.getvalue()
+
+
+def encode(samples: np.ndarray, codec: str, container: str, *, rate: int = RATE, layout: str = "mono", fmt="s16"):
+    """Bytes of (channels, samples) in any format that FFmpeg writes."""
+    buffer = io.BytesIO()
+    with av.open(buffer, "w", format=container) as file:
+        stream = file.add_stream(codec, rate=rate, layout=layout)
+        if fmt.endswith("p"):
+            data = np.ascontiguousarray(np.atleast_2d(samples).astype(np.float32))
+        else:
+            data = np.ascontiguousarray((np.atleast_2d(samples).T * 32767).astype(np.int16)).reshape(1, -1)
+        frame = av.AudioFrame.from_ndarray(data, format=fmt, layout=layout)
+        frame.sample_rate = rate
+        for packet in [*stream.encode(frame), *stream.encode(None)]:
+            file.mux(packet)
+    return buffer.getvalue()
+
+
+def level(waveform) -> float:
+    """dB of full scale."""
+    return 20 * np.log10(np.sqrt(np.mean(np.square(waveform, dtype=np.float64))))
+
+
+@pytest.mark.parametrize("source", ["path", "str", "bytes", "dict of bytes", "dict of path", "array", "dict of array"])
+def test_every_kind_of_source_gives_the_same(source, tmp_path):
+    wave_bytes = to_wav(tone())
+    path = tmp_path / "turn.wav"
+    path.write_bytes(wave_bytes)
+    pcm = np.round(tone() * 32767).astype(np.int16)
+    sources = {
+        "path": path,
+        "str": str(path),
+        "bytes": wave_bytes,
+        "dict of bytes": {"bytes": wave_bytes, "path": "turn.wav"},
+        "dict of path": {"bytes": None, "path": str(path)},
+        "array": (pcm, RATE),
+        "dict of array": {"array": pcm / np.float32(32768), "sampling_rate": RATE},
+    }
+    waveform = load_audio(sources[source])
+    assert waveform.dtype == np.float32
+    assert waveform.shape == (RATE,)
+    np.testing.assert_allclose(waveform, pcm / 32768, atol=1e-6)
+
+
+def test_lossless_formats_are_exact():
+    float_wav = io.BytesIO()
+    wavfile.write(float_wav, RATE, tone())
+    np.testing.assert_array_equal(load_audio(float_wav.getvalue()), tone())
+    for data in (to_wav(tone()), encode(tone(), "flac", "flac")):
+        np.testing.assert_allclose(load_audio(data), tone(), atol=4e-5)
+
+
+@pytest.mark.parametrize(("codec", "container", "fmt"), [("mp3", "mp3", "fltp"), ("aac", "mp4", "fltp")])
+def test_lossy_formats_keep_level_and_length(codec, container, fmt):
+    waveform = load_audio(encode(tone(2.0), codec, container, fmt=fmt))
+    assert abs(len(waveform) / RATE - 2.0) < 0.15
+    assert abs(level(waveform[4000:-4000]) - level(tone())) < 0.5
+
+
+@pytest.mark.parametrize("rate", [8_000, 22_050, 44_100, 48_000])
+def test_resampling_keeps_pitch_and_level(rate):
+    waveform = load_audio(to_wav(tone(rate=rate), rate))
+    assert abs(len(waveform) - RATE) <= 1
+    assert abs(level(waveform) - level(tone())) < 0.05
+    peak = np.argmax(np.abs(np.fft.rfft(waveform))) * RATE / len(waveform)
+    assert abs(peak - 220) <= 1
+    # Nothing above the new Nyquist frequency folds back.
+    high = load_audio(to_wav(tone(frequency=15_000, rate=48_000), 48_000))
+    assert level(high[1000:-1000]) < level(tone()) - 90
+
+
+def test_the_rate_can_be_chosen():
+    assert load_audio((tone(), RATE), sampling_rate=8_000).shape == (8_000,)
+
+
+def test_resampling_is_soxrs():
+    expected = soxr.resample(tone(rate=44_100).astype(np.float64), 44_100, RATE)
+    np.testing.assert_allclose(load_audio((tone(rate=44_100), 44_100)), expected, atol=1e-6)
+
+
+def test_channels_are_mixed_and_not_added():
+    left, right = tone(), tone(frequency=500)
+    np.testing.assert_allclose(load_audio(to_wav(np.stack([left, right]))), (left + right) / 2, atol=5e-5)
+    # A sound that is alike in both channels keeps its level, and so does one in every channel of surround sound.
+    assert abs(level(load_audio(to_wav(np.stack([left, left])))) - level(left)) < 0.01
+    six = encode(np.stack([left] * 6), "flac", "flac", layout="5.1")
+    assert abs(level(load_audio(six)) - level(left)) < 0.01
+
+
+def test_the_mix_of_surround_sound_is_that_of_its_layout():
+    """5.1 is FL, FR, FC, LFE, BL, BR: the centre counts more than the back, the effects channel not at all."""
+    silence = 0 * tone()
+
+    def alone(channel):
+        return load_audio(
+            encode(np.stack([tone() if i == channel else silence for i in range(6)]), "flac", "flac", layout="5.1")
+        )
+
+    gains = np.array([np.abs(alone(channel)).max() / 0.1 for channel in range(6)])
+    expected = np.array([0.7071, 0.7071, 1.0, 0.0, 0.5, 0.5])
+    np.testing.assert_allclose(gains, expected / expected.sum(), atol=2e-3)
+
+
+def test_integers_are_pcm():
+    for dtype, zero, top in ((np.int16, 0, 32767), (np.int32, 0, 2**31 - 1), (np.uint8, 128, 255)):
+        waveform = load_audio((np.array([zero, top] * 100, dtype=dtype), RATE))
+        assert waveform[0] == 0
+        assert abs(waveform[1] - 1) < 0.01
+
+
+@pytest.mark.parametrize(
+    ("source", "error", "message"),
+    [
+        (b"", AudioDecodingError, "empty"),
+        (b"this is no sound, whatever it is called" * 10, AudioDecodingError, "cannot be decoded as sound"),
+        ("no/such/file.wav", FileNotFoundError, r"no/such/file\.wav"),
+        (None, ValueError, "got NoneType"),
+        (12, ValueError, "got int"),
+        (tone(), ValueError, "got ndarray"),
+        ({"path": None, "bytes": None}, ValueError, "got NoneType"),
+        ((tone(), None), ValueError, "needs its sampling rate"),
+        ((tone(), 0), ValueError, "needs its sampling rate"),
+        ((tone(), -8000), ValueError, "needs its sampling rate"),
+        (({"a": 1}, RATE), ValueError, "must be"),
+        ((tone().reshape(2, 2, -1), RATE), ValueError, r"must be \(samples,\) or \(channels, samples\)"),
+        ((tone().reshape(-1, 2), RATE), ValueError, r"up to 8 channels, got float32 \(8000, 2\)"),
+        ((np.array([0.1, np.nan]), RATE), AudioDecodingError, "not finite"),
+        ((np.array(["a", "b"]), RATE), ValueError, "must be"),
+    ],
+)
+def test_what_is_no_sound_is_refused(source, error, message):
+    with pytest.raises(error, match=message):
+        load_audio(source)
+
+
+@pytest.mark.parametrize("keep", [30, 0.5, 0.9])
+@pytest.mark.parametrize("form", ["wav", "flac"])
+def test_truncated_files_are_refused(form, keep, tmp_path):
+    data = to_wav(tone(2.0)) if form == "wav" else encode(tone(2.0), "flac", "flac")
+    path = tmp_path / f"cut.{form}"
+    path.write_bytes(data[: keep if keep > 1 else int(len(data) * keep)])
+    with pytest.raises(AudioDecodingError, match=f"cut.{form}: .*(truncated|no samples)"):
+        load_audio(path)
+
+
+def test_a_wav_that_was_streamed_has_no_length_and_is_read():
+    data = bytearray(to_wav(tone()))
+    data[4:8] = data[40:44] = b"\xff\xff\xff\xff"
+    assert load_audio(bytes(data)).shape == (RATE,)
+
+
+def test_a_film_without_sound_is_refused():
+    buffer = io.BytesIO()
+    with av.open(buffer, "w", format="matroska") as file:
+        stream = file.add_stream("mpeg4", rate=10)
+        stream.width = stream.height = 32
+        frame = av.VideoFrame.from_ndarray(np.zeros((32, 32, 3), np.uint8))
+        for packet in [*stream.encode(frame), *stream.encode(None)]:
+            file.mux(packet)
+    with pytest.raises(AudioDecodingError, match="no audio stream"):
+        load_audio(buffer.getvalue())
+
+
+@pytest.mark.parametrize(
+    ("waveform", "message"),
+    [
+        (np.zeros(0), "empty"),
+        (np.zeros(RATE), "silent"),
+        (np.full(RATE, np.nan), "16000 samples that are not finite"),
+        (np.full(RATE, np.inf), "not finite"),
+        (tone(0.05), r"lasts 0\.050 s; at least 0\.1 s"),
+        (np.stack([tone(), tone()]), r"must be \(samples,\), got \(2, 16000\)"),
+    ],
+)
+def test_turns_that_cannot_be_used_are_refused(waveform, message):
+    with pytest.raises(ValueError, match=message):
+        check_waveform(waveform, RATE)
+
+
+def test_longer_turns_are_cut_with_a_warning():
+    with pytest.warns(UserWarning, match=r"lasts 4\.0 s; its first 3 s are used"):
+        cut = check_waveform(tone(4.0), RATE, max_seconds=3.0)
+    np.testing.assert_array_equal(cut, tone(4.0)[: 3 * RATE])

@@ -1,0 +1,136 @@
+import numpy as np
+import pytest
+import torch
+from tiny_models import LABELS, assert_same_state, state_of, tiny_model, tiny_processor, tone
+from transformers import pipeline
+
+from titans_mal import AudioEmotionPipeline, ConversationMemoryCache
+
+
+RATE = 16_000
+TURNS = [(tone(0.5 + 0.2 * i, frequency=150 + 40 * i), RATE) for i in range(4)]
+
+
+@pytest.fixture(scope="module")
+def pipe():
+    return AudioEmotionPipeline(model=tiny_model(), processor=tiny_processor())
+
+
+def scores(results):
+    return np.array([[turn["scores"][label] for label in LABELS] for turn in results])
+
+
+def test_one_dictionary_a_turn(pipe):
+    results = pipe(TURNS)
+    assert len(results) == 4
+    for index, turn in enumerate(results):
+        assert list(turn["scores"]) == list(LABELS)
+        assert sum(turn["scores"].values()) == pytest.approx(1)
+        assert turn["label"] == max(turn["scores"], key=turn["scores"].get)
+        assert turn["score"] == turn["scores"][turn["label"]]
+        assert turn["surprise"] > 0
+        assert turn["turn_index"] == index
+        assert {"file", "conversation_id", "speaker", "start", "end"} <= set(turn)
+
+
+def test_equals_the_model(pipe):
+    cache = ConversationMemoryCache(pipe.model.config)
+    expected = []
+    with torch.no_grad():
+        for turn in TURNS:
+            output = pipe.model(**pipe.model.prepare_turn(pipe.processor, turn), memory_cache=cache)
+            expected.append(output.emotion_logits.softmax(-1)[0].tolist())
+    np.testing.assert_allclose(scores(pipe(TURNS)), expected, atol=1e-5)
+
+
+def test_a_live_conversation_equals_a_list(pipe):
+    cache = ConversationMemoryCache(pipe.model.config)
+    live = [pipe(turn, memory_cache=cache) for turn in TURNS]
+    assert isinstance(live[0], dict)
+    np.testing.assert_allclose(scores(live), scores(pipe(TURNS)), atol=1e-6)
+    assert cache.turns.tolist() == [4]
+
+
+def test_conversations_do_not_touch_each_other(pipe):
+    mixed = [{"audio": turn, "conversation_id": "ab"[i % 2]} for i, turn in enumerate(TURNS)]
+    results = pipe(mixed)
+    np.testing.assert_allclose(scores(results)[::2], scores(pipe(TURNS[::2])), atol=1e-6)
+    assert [turn["conversation_id"] for turn in results] == list("abab")
+    with pytest.raises(ValueError, match="all turns must belong to one conversation"):
+        pipe(mixed, memory_cache=ConversationMemoryCache(pipe.model.config))
+
+
+def test_fields_come_back(pipe, tmp_path):
+    path = tmp_path / "turn.wav"
+    from titans_mal.data.synthetic import to_wav
+
+    path.write_bytes(to_wav(tone()))
+    turn = {"audio": str(path), "speaker": "Ada", "start": 1.0, "end": 2.0, "turn_index": 7}
+    result = pipe(turn)
+    assert {name: result[name] for name in ("speaker", "start", "end", "turn_index", "file")} == {
+        "speaker": "Ada", "start": 1.0, "end": 2.0, "turn_index": 7, "file": str(path),
+    }  # fmt: skip
+    assert pipe(path)["scores"] == pipe(path.read_bytes())["scores"] == result["scores"]
+
+
+def test_without_memory_every_turn_is_alone(pipe):
+    together = pipe(TURNS, memory=False)
+    assert {turn["surprise"] for turn in together} == {None}
+    np.testing.assert_allclose(scores(together), scores([pipe(turn, memory=False) for turn in TURNS]), atol=1e-6)
+    assert np.abs(scores(together) - scores(pipe(TURNS))).max() > 1e-3
+
+
+def test_speakers_have_their_own_memory_where_the_scope_says_so():
+    pipe = AudioEmotionPipeline(model=tiny_model({"scope": "speaker", "max_speakers": 2}), processor=tiny_processor())
+    named = [{"audio": turn, "speaker": "AB"[i % 2]} for i, turn in enumerate(TURNS)]
+    alone = pipe([turn for turn in named if turn["speaker"] == "A"])
+    np.testing.assert_allclose(scores(pipe(named))[::2], scores(alone), atol=1e-6)
+    with pytest.raises(ValueError, match="speaker_ids are needed"):
+        pipe(TURNS)
+
+
+@pytest.mark.parametrize(
+    ("audio", "message"),
+    [
+        ((0 * tone(), RATE), r"Turn 1 .*silent"),
+        ((tone(0.02), RATE), r"Turn 1 .*lasts 0\.020 s"),
+        (b"noise", r"Turn 1 .*cannot be decoded"),
+        ((np.full(RATE, np.nan), RATE), r"Turn 1 .*not finite"),
+    ],
+)
+def test_a_bad_turn_is_named_and_not_written(pipe, audio, message):
+    cache = ConversationMemoryCache(pipe.model.config)
+    with pytest.raises(ValueError, match=message):
+        pipe([TURNS[0], audio, TURNS[1]], memory_cache=cache)
+    expected = ConversationMemoryCache(pipe.model.config)
+    pipe(TURNS[0], memory_cache=expected)
+    assert_same_state(state_of(expected), state_of(cache))
+
+
+def test_turns_out_of_order_are_refused(pipe):
+    for field, values in (("turn_index", (3, 2)), ("start", (4.0, 1.0))):
+        turns = [{"audio": turn, field: value} for turn, value in zip(TURNS, values)]
+        with pytest.raises(ValueError, match=f"must come in order: entry 1 has {field}="):
+            pipe(turns)
+
+
+def test_unknown_arguments_are_refused(pipe):
+    with pytest.raises(ValueError, match="takes memory_cache and memory, got"):
+        pipe(TURNS, top_k=2)
+
+
+def test_a_long_turn_is_cut_with_a_warning(pipe):
+    with pytest.warns(UserWarning, match=r"its first 3 s are used"):
+        long = pipe((tone(5.0), RATE))
+    np.testing.assert_allclose(scores([long]), scores([pipe((tone(5.0)[: 3 * RATE], RATE))]), atol=1e-6)
+
+
+def test_registered_with_transformers(tmp_path):
+    model = tiny_model()
+    model.save_pretrained(tmp_path)
+    tiny_processor().save_pretrained(tmp_path)
+    pipe = pipeline("audio-emotion", model=str(tmp_path))
+    assert isinstance(pipe, AudioEmotionPipeline)
+    expected = AudioEmotionPipeline(model=model, processor=tiny_processor())(TURNS)
+    np.testing.assert_allclose(scores(pipe(TURNS)), scores(expected), atol=1e-6)
+    assert len(pipeline("audio-emotion", model=model, processor=tiny_processor())(TURNS)) == 4

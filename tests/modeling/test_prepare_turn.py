@@ -1,0 +1,83 @@
+import numpy as np
+import pytest
+import torch
+from tiny_models import AUDIO, LABELS, tiny_model, tiny_processor, tone
+
+
+RATE = 16_000
+
+
+@pytest.fixture(scope="module")
+def processor():
+    return tiny_processor()
+
+
+@pytest.mark.parametrize("prompt", ["emotion ?", "emotion {labels}"])
+def test_the_prompt_is_that_of_the_config_under_the_hosts_chat_template(processor, prompt):
+    model = tiny_model(emotion_prompt=prompt)
+    inputs = model.prepare_turn(processor, (tone(), RATE))
+    text = processor.tokenizer.decode([i for i in inputs["input_ids"][0].tolist() if i != AUDIO])
+    expected = prompt.replace("{labels}", "neutral, happy, sad, angry")
+    if prompt == "emotion ?":
+        assert text == f"user <|audio_bos|> <|audio_eos|> {expected} assistant"
+    assert model.turn_prompt_of(model.config, processor).endswith(f"{expected} assistant ")
+    assert (inputs["input_ids"] == AUDIO).sum() == 25  # a second
+
+
+def test_several_turns_are_rows(processor):
+    model = tiny_model()
+    inputs = model.prepare_turn(processor, [(tone(0.5), RATE), (tone(1.0), RATE)])
+    assert (inputs["input_ids"] == AUDIO).sum(-1).tolist() == [12, 25]
+    assert inputs["attention_mask"][0, 0] == 0  # padded on the left, where answers are not
+    with torch.no_grad():
+        together = model(**inputs).emotion_logits
+        alone = model(**model.prepare_turn(processor, (tone(0.5), RATE))).emotion_logits
+    torch.testing.assert_close(together[:1], alone, rtol=0, atol=1e-5)
+    assert together.shape == (2, len(LABELS))
+
+
+def test_bare_arrays_need_their_rate(processor):
+    model = tiny_model()
+    bare = model.prepare_turn(processor, tone(), sampling_rate=RATE)
+    assert torch.equal(bare["input_features"], model.prepare_turn(processor, (tone(), RATE))["input_features"])
+    resampled = model.prepare_turn(processor, tone(rate=8_000), sampling_rate=8_000)
+    assert resampled["input_ids"].shape == bare["input_ids"].shape
+    with pytest.raises(ValueError, match="got ndarray"):
+        model.prepare_turn(processor, tone())
+
+
+def test_inputs_are_in_the_models_dtype(processor):
+    inputs = tiny_model().to(torch.bfloat16).prepare_turn(processor, (tone(), RATE))
+    assert inputs["input_features"].dtype == torch.bfloat16
+    assert inputs["input_ids"].dtype == torch.int64
+
+
+@pytest.mark.parametrize(
+    ("audio", "message"),
+    [
+        (np.zeros(0), "empty"),
+        (np.zeros(RATE), "silent"),
+        (np.full(RATE, np.nan), "not finite"),
+        (tone(0.01), "lasts 0.010 s; at least 0.1 s are needed"),
+    ],
+)
+def test_unusable_sound_is_refused(processor, audio, message):
+    with pytest.raises(ValueError, match=message):
+        tiny_model().prepare_turn(processor, (audio, RATE))
+
+
+def test_a_turn_of_less_than_two_audio_tokens_is_refused(processor):
+    """A host with longer tokens than the shortest turn."""
+    model = tiny_model()
+    model.config.audio_token_id = AUDIO + 1
+    with pytest.raises(ValueError, match=r"A turn of 1\.000 s is too short: the host makes no two audio tokens"):
+        model.prepare_turn(processor, (tone(), RATE))
+
+
+def test_longer_than_the_window_is_cut_with_a_warning(processor):
+    model = tiny_model()
+    with pytest.warns(UserWarning, match=r"lasts 4\.0 s; its first 3 s are used"):
+        long = model.prepare_turn(processor, (tone(4.0), RATE))
+    cut = model.prepare_turn(processor, (tone(4.0)[: 3 * RATE], RATE))
+    assert torch.equal(long["input_features"], cut["input_features"])
+    assert torch.equal(long["input_ids"], cut["input_ids"])

@@ -1,0 +1,115 @@
+import csv
+import json
+import re
+
+import pytest
+from tiny_models import LABELS, tiny_model, tiny_processor, tone
+from typer.testing import CliRunner
+
+from titans_mal.cli import app
+from titans_mal.data.synthetic import to_wav
+
+
+FIELDS = ["file", "conversation_id", "turn_index", "speaker", "start", "end", "label", "score", "scores", "surprise"]
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("checkpoint")
+    tiny_model().save_pretrained(folder)
+    tiny_processor().save_pretrained(folder)
+    return str(folder)
+
+
+@pytest.fixture
+def conversations(tmp_path):
+    folder = tmp_path / "talks"
+    folder.mkdir()
+    with open(folder / "metadata.csv", "w", newline="") as file:
+        table = csv.writer(file)
+        table.writerow(["file_name", "conversation_id", "turn_index", "speaker", "emotion", "start", "end"])
+        for number in range(6):
+            (folder / f"{number}.wav").write_bytes(to_wav(tone(0.6, frequency=120 + 30 * number)))
+            table.writerow(
+                [f"{number}.wav", "ab"[number // 3], number % 3, "AB"[number % 2], "sad", number, number + 0.6]
+            )
+    return folder
+
+
+def analyze(*arguments) -> str:
+    result = CliRunner().invoke(app, ["analyze", *map(str, arguments)])
+    assert result.exit_code == 0, result.output
+    return result.output
+
+
+def test_a_folder(conversations, checkpoint, tmp_path):
+    out = tmp_path / "turns.json"
+    printed = analyze(conversations, "--model", checkpoint, "--json", out)
+    turns = json.loads(out.read_text())
+    assert [list(turn) for turn in turns] == [FIELDS] * 6
+    assert [turn["conversation_id"] for turn in turns] == list("aaabbb")
+    assert [turn["turn_index"] for turn in turns] == [0, 1, 2] * 2
+    assert [turn["speaker"] for turn in turns] == list("ABABAB")
+    assert turns[4]["start"] == 4.0
+    assert turns[4]["end"] == 4.6
+    for turn in turns:
+        assert turn["file"] == str(conversations / f"{round(turn['start'])}.wav")
+        assert turn["label"] in LABELS
+        assert sum(turn["scores"].values()) == pytest.approx(1)
+        assert turn["surprise"] > 0
+        assert re.search(rf"{turn['label']} {turn['score']:.0%}", printed)
+
+
+def test_sound_files_in_order(conversations, checkpoint, tmp_path):
+    out = tmp_path / "turns.json"
+    files = [conversations / "2.wav", conversations / "0.wav"]
+    analyze(*files, "--model", checkpoint, "--json", out)
+    turns = json.loads(out.read_text())
+    assert [turn["file"] for turn in turns] == [str(file) for file in files]
+    assert [turn["turn_index"] for turn in turns] == [0, 1]
+    assert turns[0]["conversation_id"] is turns[0]["speaker"] is turns[0]["start"] is None
+
+
+def test_memory_belongs_to_a_conversation_and_can_be_left_out(conversations, checkpoint, tmp_path):
+    on, off, alone = (tmp_path / name for name in ("on.json", "off.json", "alone.json"))
+    analyze(conversations, "--model", checkpoint, "--json", on)
+    analyze(conversations, "--model", checkpoint, "--json", off, "--no-memory")
+    analyze(*(conversations / f"{i}.wav" for i in (3, 4, 5)), "--model", checkpoint, "--json", alone)
+    on, off, alone = (json.loads(path.read_text()) for path in (on, off, alone))
+    assert {turn["surprise"] for turn in off} == {None}
+    assert on[2]["scores"] != off[2]["scores"]
+    # The second conversation knows nothing of the first.
+    for turn, expected in zip(on[3:], alone):
+        assert turn["scores"] == pytest.approx(expected["scores"], abs=1e-6)
+
+
+@pytest.mark.parametrize("suffix", ["png", "svg"])
+def test_timelines(conversations, checkpoint, tmp_path, suffix):
+    printed = analyze(conversations, "--model", checkpoint, "--timeline", tmp_path / f"line.{suffix}")
+    for name in "ab":
+        path = tmp_path / f"line_{name}.{suffix}"
+        assert path.stat().st_size > 1000
+        assert str(path) in printed
+
+
+def assert_fails(message, *arguments):
+    result = CliRunner().invoke(app, ["analyze", *map(str, arguments)])
+    assert result.exit_code == 1
+    assert re.search(message, result.output)
+    assert "Traceback" not in result.output
+
+
+def test_errors_are_one_line(conversations, checkpoint, tmp_path):
+    assert_fails("Error: .*nothing is no sound file", tmp_path / "nothing", "--model", checkpoint)
+    assert_fails(r"Error: .*has no metadata\.csv", tmp_path, "--model", checkpoint)
+    (conversations / "1.wav").write_bytes(b"RIFF")
+    assert_fails(r"Error: Turn 1 .*1\.wav", conversations, "--model", checkpoint)
+    assert_fails("Error: ", conversations, "--model", tmp_path / "no_model")
+    assert_fails(r"Error: .*\.txt", conversations / "0.wav", "--model", checkpoint, "--timeline", tmp_path / "a.txt")
+
+
+def test_a_failure_writes_no_json(conversations, checkpoint, tmp_path):
+    (conversations / "5.wav").write_bytes(b"RIFF")
+    out = tmp_path / "turns.json"
+    assert_fails("Error: Turn", conversations, "--model", checkpoint, "--json", out)
+    assert not out.exists()

@@ -1,0 +1,123 @@
+import csv
+from pathlib import Path
+
+import numpy as np
+import pytest
+from tiny_models import tone
+
+from titans_mal import load_audio, load_conversations
+from titans_mal.data.conversations import REQUIRED_COLUMNS, turns_by_conversation
+from titans_mal.data.synthetic import to_wav
+
+
+def turn(number=0, **fields):
+    row = {
+        "file_name": f"turn_{number}.wav",
+        "conversation_id": "talk",
+        "turn_index": number,
+        "speaker": "AB"[number % 2],
+        "emotion": ("neutral", "happy", "sad")[number % 3],
+        "start": float(number),
+        "end": number + 0.8,
+    }
+    return row | fields
+
+
+def write(folder: Path, rows: list[dict], columns=None) -> Path:
+    columns = columns or list(rows[0])
+    for row in rows:
+        if row.get("file_name", "").startswith("turn_"):
+            (folder / row["file_name"]).write_bytes(to_wav(tone(0.8)))
+    with open(folder / "metadata.csv", "w", newline="", encoding="utf-8") as file:
+        table = csv.DictWriter(file, columns, extrasaction="ignore")
+        table.writeheader()
+        table.writerows(rows)
+    return folder
+
+
+def test_reads_a_folder(tmp_path):
+    turns = load_conversations(write(tmp_path, [turn(i) for i in range(4)]))
+    assert list(turns) == ["test"]
+    table = turns["test"]
+    assert table.column_names == ["conversation_id", "turn_index", "speaker", "audio", "emotion", "start", "end"]
+    assert table.features["emotion"].names == ["happy", "neutral", "sad"]
+    assert [table.features["emotion"].int2str(e) for e in table["emotion"]] == ["neutral", "happy", "sad", "neutral"]
+    row = table[1]
+    assert (row["conversation_id"], row["turn_index"], row["speaker"]) == ("talk", 1, "B")
+    assert (row["start"], row["end"]) == (1.0, 1.8)
+    assert Path(row["audio"]["path"]).is_absolute()
+    np.testing.assert_allclose(load_audio(row["audio"]), tone(0.8), atol=5e-5)
+
+
+def test_labels_splits_transcripts_and_order(tmp_path):
+    rows = [
+        turn(2, conversation_id="b", split="train", transcript="late", emotion="bored"),
+        turn(0, conversation_id="a", split="test", transcript="one", emotion=""),
+        turn(1, conversation_id="a", split="test", transcript="two", emotion="sad"),
+        turn(3, conversation_id="b", split="train", transcript="later", emotion="happy"),
+    ]
+    splits = load_conversations(write(tmp_path, rows), label_set=("sad", "happy"))
+    assert set(splits) == {"train", "test"}
+    assert splits["test"]["transcript"] == ["one", "two"] or list(splits["test"]["transcript"]) == ["one", "two"]
+    assert list(splits["test"]["emotion"]) == [-1, 0]
+    assert list(splits["train"]["emotion"]) == [-1, 1]
+    assert splits["test"].features["emotion"].names == ["sad", "happy"]
+
+
+def test_conversations_that_are_told_in_turns_are_sorted_apart(tmp_path):
+    rows = [turn(i, conversation_id="xy"[i % 2], turn_index=i // 2, start=i, end=i + 0.5) for i in range(6)]
+    table = load_conversations(write(tmp_path, rows))["test"]
+    assert list(table["conversation_id"]) == list("xxxyyy")
+    assert [(name, len(turns)) for name, turns in turns_by_conversation(table)] == [("x", 3), ("y", 3)]
+
+
+@pytest.mark.parametrize("column", REQUIRED_COLUMNS)
+def test_a_missing_column_is_named_beside_those_that_are_there(tmp_path, column):
+    columns = [name for name in turn() if name != column]
+    with pytest.raises(ValueError, match=rf"lacks the columns \['{column}'\]; it has \['{columns[0]}'"):
+        load_conversations(write(tmp_path, [turn()], columns))
+
+
+@pytest.mark.parametrize(
+    ("rows", "message"),
+    [
+        ([turn(0), turn(1, file_name="gone.wav")], r"line 3: there is no sound file 'gone\.wav'"),
+        ([turn(0, file_name="")], "line 2: there is no sound file ''"),
+        ([turn(0, speaker=" ")], "line 2: speaker is empty"),
+        ([turn(0, conversation_id="")], "line 2: conversation_id is empty"),
+        ([turn(0, start="soon")], "line 2: start must be a number, got 'soon'"),
+        ([turn(0, end="nan")], "line 2: end must be a number, got 'nan'"),
+        ([turn(0, start=2.0, end=1.0)], r"line 2: a turn must start .* got 2\.0 to 1\.0"),
+        ([turn(0, start=-1.0)], r"line 2: a turn must start at 0 s or later"),
+        ([turn(0, turn_index="first")], "line 2: turn_index must be a number, got 'first'"),
+        ([turn(0, turn_index=0.5)], r"line 2: turn_index must be a whole number from 0 on, got '0\.5'"),
+        ([turn(0, turn_index=-1)], "line 2: turn_index must be a whole number"),
+        ([turn(1), turn(0)], "line 3: conversation 'talk' has turn 0 after turn 1"),
+        ([turn(1), turn(1)], "line 3: conversation 'talk' has turn 1 after turn 1"),
+        ([turn(0, start=5.0, end=6.0), turn(1)], r"line 3: conversation 'talk' starts at 1\.0 s, before"),
+        ([turn(0, split="test"), turn(1, split="train")], "line 3: conversation 'talk' is in the splits 'test' and"),
+    ],
+)
+def test_a_bad_line_is_named(tmp_path, rows, message):
+    with pytest.raises(ValueError, match=message):
+        load_conversations(write(tmp_path, rows))
+
+
+def test_a_line_of_another_length_is_refused(tmp_path):
+    write(tmp_path, [turn(0)])
+    with open(tmp_path / "metadata.csv", "a", encoding="utf-8") as file:
+        file.write("turn_0.wav,talk,1\n")
+    with pytest.raises(ValueError, match=r"line 3: the number of fields"):
+        load_conversations(tmp_path)
+
+
+def test_nothing_to_read(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"has no metadata\.csv"):
+        load_conversations(tmp_path)
+    write(tmp_path, [turn()])
+    (tmp_path / "metadata.csv").write_text(",".join(turn()) + "\n")
+    with pytest.raises(ValueError, match="holds no turns"):
+        load_conversations(tmp_path)
+    (tmp_path / "metadata.csv").write_text("")
+    with pytest.raises(ValueError, match="lacks the columns"):
+        load_conversations(tmp_path)
