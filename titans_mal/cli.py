@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+from rich import box
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
@@ -57,7 +58,7 @@ def turn_table(
         gold: the true labels, for a column of their own.
         without_memory: results with memory off, for columns beside.
     """
-    table = Table()
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     for name in ("turn", "time", "speaker", *(["true"] if gold else []), "emotion", "surprise"):
         table.add_column(name, no_wrap=True)
     if without_memory:

@@ -31,8 +31,10 @@ def main() -> None:
     for name, results in (("memory on", with_memory), ("memory off", without_memory)):
         right = sum(turn["label"] == label for turn, label in zip(results, gold))
         console.print(f"{name}: {right} of {len(gold)} turns right ({right / len(gold):.0%})")
-    told = [{**turn, "emotion": label} for turn, label in zip(with_memory, gold)]
-    picture = draw_timeline(told, HERE / "timeline.png", turns_without_memory=without_memory)
+    told, told_without = (
+        [{**turn, "emotion": label} for turn, label in zip(results, gold)] for results in (with_memory, without_memory)
+    )
+    picture = draw_timeline(told, HERE / "timeline.png", turns_without_memory=told_without)
     console.print(f"Timeline: {picture}", soft_wrap=True)
 
 

@@ -27,83 +27,15 @@ from rich.progress import (
     TimeElapsedColumn,
     TimeRemainingColumn,
 )
-from tokenizers import Tokenizer, models, pre_tokenizers
+from tiny_host import LEVEL_WORDS, PITCH_WORDS, PROMPT, TRACT_WORDS, build_host, build_processor
 from torch.nn import functional as F
-from transformers import (
-    PreTrainedTokenizerFast,
-    Qwen2AudioConfig,
-    Qwen2AudioForConditionalGeneration,
-    Qwen2AudioProcessor,
-    WhisperFeatureExtractor,
-)
 
 from titans_mal import AutoModelForAudioEmotion, TitansMemoryConfig, load_audio, load_conversations
 from titans_mal.data.synthetic import EMOTIONS, Speaker, best_accuracy_from_utterance, draw_conversation
 
 
 HERE = Path(__file__).parent
-PROMPT = "emotion ?"
 FIRST_SCORED_TURN = 2  # counted from 0: the first two turns are each speaker's neutral introduction
-CHAT_TEMPLATE = (
-    "{% for message in messages %}<|im_start|> {{ message['role'] }} "
-    "{% for part in message['content'] %}"
-    "{% if part['type'] == 'audio' %}<|audio_bos|><|AUDIO|><|audio_eos|> {% else %}{{ part['text'] }} {% endif %}"
-    "{% endfor %}<|im_end|> {% endfor %}{% if add_generation_prompt %}<|im_start|> assistant {% endif %}"
-)
-# What the host learns to say after the emotion: bins of what it hears, as a large model knows such things.
-PITCH_WORDS = [f"pitch{i}" for i in range(12)]
-LEVEL_WORDS = [f"level{i}" for i in range(12)]
-TRACT_WORDS = [f"tract{i}" for i in range(6)]
-
-
-def build_processor() -> Qwen2AudioProcessor:
-    """A word-level tokenizer and a log-mel front end of 12.5 tokens a second, at most 3 s a turn."""
-    special = ["<pad>", "<|im_start|>", "<|im_end|>", "<|audio_bos|>", "<|audio_eos|>", "<|AUDIO|>", "<unk>"]
-    words = ["user", "assistant", *PROMPT.split(), *EMOTIONS, *PITCH_WORDS, *LEVEL_WORDS, *TRACT_WORDS]
-    vocabulary = {word: index for index, word in enumerate([*special, *words])}
-    tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
-    tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
-    tokenizer = PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer,
-        pad_token="<pad>",
-        eos_token="<|im_end|>",
-        unk_token="<unk>",
-        additional_special_tokens=special[1:-1],
-        padding_side="left",
-    )
-    extractor = WhisperFeatureExtractor(feature_size=64, n_fft=1024, hop_length=320, chunk_length=3)
-    return Qwen2AudioProcessor(extractor, tokenizer, chat_template=CHAT_TEMPLATE)
-
-
-def build_host(processor: Qwen2AudioProcessor) -> Qwen2AudioForConditionalGeneration:
-    tokenizer, extractor = processor.tokenizer, processor.feature_extractor
-    config = Qwen2AudioConfig(
-        audio_config={
-            "model_type": "qwen2_audio_encoder",
-            "num_mel_bins": extractor.feature_size,
-            "max_source_positions": extractor.nb_max_frames // 2,
-            "d_model": 96,
-            "encoder_layers": 2,
-            "encoder_attention_heads": 4,
-            "encoder_ffn_dim": 192,
-        },
-        text_config={
-            "model_type": "qwen2",
-            "vocab_size": len(tokenizer),
-            "hidden_size": 96,
-            "intermediate_size": 256,
-            "num_hidden_layers": 4,
-            "num_attention_heads": 4,
-            "num_key_value_heads": 4,
-            "max_position_embeddings": 512,
-            "pad_token_id": tokenizer.pad_token_id,
-            "bos_token_id": None,
-            "eos_token_id": tokenizer.eos_token_id,
-            "tie_word_embeddings": False,
-        },
-        audio_token_index=processor.audio_token_id,
-    )
-    return Qwen2AudioForConditionalGeneration(config)
 
 
 def progress_bar() -> Progress:
@@ -117,7 +49,7 @@ def progress_bar() -> Progress:
     )
 
 
-def prompt_of(processor: Qwen2AudioProcessor) -> str:
+def prompt_of(processor) -> str:
     content = [{"type": "audio"}, {"type": "text", "text": PROMPT}]
     return processor.apply_chat_template(
         [{"role": "user", "content": content}], add_generation_prompt=True, tokenize=False

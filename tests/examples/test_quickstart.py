@@ -22,7 +22,9 @@ TTS_DIALOGUES = ROOT.parent / "shared" / "data" / "tts_dialogues"
 @pytest.fixture(scope="module")
 def training():
     """The training script's functions."""
-    return runpy.run_path(str(QUICKSTART / "train_tiny.py"))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(QUICKSTART)
+        return runpy.run_path(str(QUICKSTART / "train_tiny.py"))
 
 
 @pytest.fixture(scope="module")

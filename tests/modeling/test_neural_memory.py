@@ -179,8 +179,8 @@ def test_gradients_are_finite_with_gates_at_zero_and_one(value):
 def test_masked_tokens_are_as_if_absent(step_rule):
     state, (_, keys, values, gates) = make_state(2), make_tokens(17)
     mask = make_mask(17)
-    for tensor in (keys, values):
-        tensor.transpose(1, 2)[~mask] = torch.inf  # whatever they hold
+    for tensor in (keys, values, *gates.values()):
+        tensor.transpose(1, 2)[~mask] = torch.nan  # whatever they hold
     rule = {"chunk_size": 3, "step_rule": step_rule}
     packed = write_memory(state, keys, values, **gates, mask=mask, **rule)
     for stream in range(STREAMS):

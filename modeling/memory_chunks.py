@@ -1,0 +1,123 @@
+"""Tokens cut into chunks, and what the gates make of a chunk as a whole.
+
+Within a chunk the recurrence of `neural_memory` is linear in the gradients, which are all taken at the chunk's first
+weights. What the gates do to them can therefore be known for all chunks before the first gradient is.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+
+@dataclass
+class MemoryChunks:
+    """The written tokens of a call, packed to the front of each stream and cut into chunks.
+
+    keys, values: (streams, heads, chunks, chunk_size, head_dim); written: (streams, 1, chunks, chunk_size), 1 or 0;
+    gradient_weights: (streams, heads, chunks, chunk_size, 2), the factors c and e; keep, carry, decay: (streams,
+    heads, chunks), the factors A, b and m of a whole chunk.
+    """
+
+    keys: Tensor
+    values: Tensor
+    written: Tensor
+    gradient_weights: Tensor
+    keep: Tensor
+    carry: Tensor
+    decay: Tensor
+    order: Tensor | None
+    tokens: int
+    chunk_size: int
+
+    @property
+    def count(self) -> int:
+        return self.keys.shape[2]
+
+    @classmethod
+    def pack(cls, keys, values, gates, mask, chunk_size, step_rule, *, dtype) -> MemoryChunks:
+        """Pack the arguments of `write_memory`, in `dtype`."""
+        tokens = keys.shape[2]
+        # A stable sort brings the written tokens to the front, in order, with shapes that do not depend on the mask.
+        order = None if mask is None else torch.argsort(~mask, dim=1, stable=True)
+        ones = torch.ones((keys.shape[0], tokens), dtype=dtype, device=keys.device) if mask is None else mask.to(dtype)
+        chunk_size = min(chunk_size, max(tokens, 1))
+
+        def cut(tensor):
+            return _cut_into_chunks(_reorder(tensor.to(dtype), order), chunk_size)
+
+        written = cut(ones[:, None])
+
+        def cut_written(tensor):
+            # What a masked token holds must not matter, not even where it is infinite.
+            absent = written == 0 if tensor.dim() == 3 else (written == 0)[..., None]
+            return cut(tensor) if mask is None else cut(tensor).masked_fill(absent, 0)
+
+        forget, momentum, step = (cut_written(gates[name]) for name in ("forget", "momentum", "step"))
+        if step_rule == "normalized":
+            step = step * (1 - momentum) / written.sum(-1, keepdim=True).clamp(min=1)
+        to_weights, to_momentum, chunk = _linear_recurrence(forget, momentum, written)
+        gradient_weights = torch.stack([to_weights, to_momentum], dim=-1) * (step * written)[..., None]
+        keys, values = cut_written(keys), cut_written(values)
+        return cls(keys, values, written, gradient_weights, *chunk, order, tokens, chunk_size)
+
+    def pack_tokens(self, tensor: Tensor) -> Tensor:
+        """(streams, heads, tokens, ...) -> (streams, heads, chunks, chunk_size, ...), as the keys were packed."""
+        return _cut_into_chunks(_reorder(tensor.to(self.keys.dtype), self.order), self.chunk_size)
+
+    def unpack_tokens(self, tensor: Tensor) -> Tensor:
+        """What `pack_tokens` did, undone."""
+        packed = tensor.flatten(2, 3)[:, :, : self.tokens]
+        return packed if self.order is None else _reorder(packed, torch.argsort(self.order, dim=1))
+
+
+def _linear_recurrence(forget: Tensor, momentum: Tensor, written: Tensor):
+    """What becomes of a token's gradient, and of the state before the chunk, by the end of the chunk.
+
+    Token i acts on the pair (M, S) by the matrix [[1 - alpha_i, eta_i], [0, eta_i]] (the identity where it is not
+    written). A doubling scan multiplies them from the end; products instead of sums of logarithms are exact at
+    alpha = 1 and eta = 0, and so are their gradients.
+
+    Args:
+        forget, momentum, written: (streams, heads or 1, chunks, chunk_size).
+
+    Returns:
+        The factors (to M, to S) of a gradient that enters at token i, each (streams, heads, chunks, chunk_size), and
+        the three factors (A, b, m) of the whole chunk, each (streams, heads, chunks).
+    """
+    keep = 1 - forget * written
+    carry = momentum * written
+    decay = 1 - (1 - momentum) * written
+    chunk_size = keep.shape[-1]
+    shift = 1
+    while shift < chunk_size:
+        # Entry i covers tokens i .. i + shift - 1; beyond the end of the chunk stands the identity.
+        later_keep, later_decay = (F.pad(factor[..., shift:], (0, shift), value=1.0) for factor in (keep, decay))
+        later_carry = F.pad(carry[..., shift:], (0, shift))
+        keep, carry, decay = later_keep * keep, later_keep * carry + later_carry * decay, later_decay * decay
+        shift *= 2
+    after_keep, after_decay = (F.pad(factor[..., 1:], (0, 1), value=1.0) for factor in (keep, decay))
+    after_carry = F.pad(carry[..., 1:], (0, 1))
+    return after_keep + after_carry, after_decay, (keep[..., 0], carry[..., 0], decay[..., 0])
+
+
+def _reorder(tensor: Tensor, order: Tensor | None) -> Tensor:
+    """`tensor` (streams, heads, tokens, ...) with the tokens of each stream in `order` (streams, tokens)."""
+    if order is None:
+        return tensor
+    index = order[:, None].reshape(order.shape[0], 1, order.shape[1], *[1] * (tensor.dim() - 3))
+    return torch.take_along_dim(tensor, index, dim=2)
+
+
+def _cut_into_chunks(tensor: Tensor, chunk_size: int) -> Tensor:
+    """(streams, heads, tokens, ...) -> (streams, heads, chunks, chunk_size, ...), the last chunk filled with zeros."""
+    tokens = tensor.shape[2]
+    chunks = math.ceil(tokens / chunk_size)
+    missing = chunks * chunk_size - tokens
+    if missing:
+        tensor = F.pad(tensor, (0, 0) * (tensor.dim() - 3) + (0, missing))
+    return tensor.unflatten(2, (chunks, chunk_size))
