@@ -29,6 +29,7 @@ class MemoryCall:
         positions, mask: (rows, capacity) the audio positions of each row, first and in order, and which entries
             are audio; None where the call holds no audio.
         sequence_length: of the input ids.
+        needs_gradients: whether gradients were enabled when the call began.
         logits_to_keep: last positions that the output head is applied to; 0 = all.
         last_positions: (rows,) where the readout looks.
         surprise: of each row, one entry per memory layer that has run.
@@ -39,6 +40,7 @@ class MemoryCall:
     sequence_length: int
     positions: Tensor | None = None
     mask: Tensor | None = None
+    needs_gradients: bool = field(default_factory=torch.is_grad_enabled)
     logits_to_keep: int = 0
     last_positions: Tensor | None = None
     surprise: list[Tensor] = field(default_factory=list)
@@ -75,6 +77,11 @@ class BlockHook:
             raise ValueError(
                 f"The block has {hidden_states.shape[1]} positions and input_ids have {call.sequence_length}: "
                 "the host merged audio into the ids itself. Use a processor that expands the audio placeholder."
+            )
+        if call.needs_gradients and not torch.is_grad_enabled():
+            raise ValueError(
+                "Checkpointing with use_reentrant=True loses the gradients of what is written where transformers (before "
+                "5.23) runs hooks inside it: use use_reentrant=False."
             )
         index = call.positions.to(hidden_states.device)[..., None].expand(-1, -1, hidden_states.shape[-1])
         # Looked up at call time: PEFT replaces modules that it trains.

@@ -43,6 +43,8 @@ class MemoryTransaction:
         write: bool = True,
     ):
         self.cache = cache
+        # What the call reads, also where a block is run again in the backward pass, after the commit.
+        self._before = cache.snapshot()
         self.write = write
         self.copies = 1
         # Set by `generate`: positions from here on were decoded, and only the first forward writes.
@@ -113,7 +115,7 @@ class MemoryTransaction:
         """The state that `layer` (a `TitansMemoryLayer`) starts from, of the streams in the order of `turns`."""
         initial = layer.initial_state(len(self._streams_in_order))
         device = initial.weights[0].device
-        state = self.cache.read(layer_idx, self._streams_in_order.to(device), initial)
+        state = self._before.read(layer_idx, self._streams_in_order.to(device), initial)
         return state if self.copies == 1 else state.map(lambda tensor: tensor.repeat_interleave(self.copies, dim=0))
 
     def stage(self, layer_idx: int, state: NeuralMemoryState) -> None:
