@@ -80,8 +80,8 @@ class BlockHook:
             )
         if call.needs_gradients and not torch.is_grad_enabled():
             raise ValueError(
-                "Checkpointing with use_reentrant=True loses the gradients of what is written where transformers (before "
-                "5.23) runs hooks inside it: use use_reentrant=False."
+                "Checkpointing with use_reentrant=True loses the gradients of what is written where transformers "
+                "(before 5.23) runs hooks inside it: use use_reentrant=False."
             )
         index = call.positions.to(hidden_states.device)[..., None].expand(-1, -1, hidden_states.shape[-1])
         # Looked up at call time: PEFT replaces modules that it trains.
