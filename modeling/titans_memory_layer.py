@@ -48,13 +48,14 @@ class TitansMemoryLayer(nn.Module):
         self.config = config
         width = config.num_heads * config.head_dim
         self.input_norm = nn.RMSNorm(hidden_size, eps=1e-6)
-        self.q_proj = nn.Linear(hidden_size, width, bias=False)
-        self.k_proj = nn.Linear(hidden_size, width, bias=False)
-        self.v_proj = nn.Linear(hidden_size, width, bias=False)
+        # Not `q_proj` and the like: what is meant for the host's attention (LoRA's targets) must not match the memory.
+        self.query_proj = nn.Linear(hidden_size, width, bias=False)
+        self.key_proj = nn.Linear(hidden_size, width, bias=False)
+        self.value_proj = nn.Linear(hidden_size, width, bias=False)
         self.write_gates = nn.Linear(hidden_size, 3 * config.num_heads)  # alpha, eta, theta of each head
         self.read_norm = nn.RMSNorm(config.head_dim, eps=1e-6)
         self.read_gate = nn.Linear(hidden_size, width)
-        self.o_proj = nn.Linear(width, hidden_size, bias=False)
+        self.output_proj = nn.Linear(width, hidden_size, bias=False)
         # Parameters of this very module: transformers passes over modules without any when it initialises weights.
         for index, shape in enumerate(config.matrix_shapes()):
             self.register_parameter(f"initial_memory_{index}", nn.Parameter(torch.empty(config.num_heads, *shape)))
@@ -91,7 +92,7 @@ class TitansMemoryLayer(nn.Module):
         Returns:
             Residual and surprise of each row, and the state of each stream after its last turn.
         """
-        dtype = self.q_proj.weight.dtype
+        dtype = self.query_proj.weight.dtype
         # The state is float32 whatever the host computes in.
         with torch.autocast(hidden_states.device.type, enabled=False):
             normed = self.input_norm(hidden_states.to(dtype))
@@ -102,7 +103,7 @@ class TitansMemoryLayer(nn.Module):
                 answers, surprise, state = self._walk(state, inputs, turns, write)
             gate = torch.sigmoid(self.read_gate(normed))
             answers = self.read_norm(answers).transpose(1, 2).flatten(2)
-            residual = self.o_proj(gate * answers)
+            residual = self.output_proj(gate * answers)
         if mask is not None:
             residual = residual.masked_fill(~mask[..., None], 0)
         return TitansMemoryOutput(residual, surprise, state)
@@ -115,9 +116,9 @@ class TitansMemoryLayer(nn.Module):
 
         forget, momentum, step = torch.sigmoid(self.write_gates(normed)).transpose(1, 2).chunk(3, dim=1)
         return {
-            "queries": F.normalize(heads(self.q_proj(normed)), dim=-1),
-            "keys": F.normalize(heads(self.k_proj(normed)), dim=-1),
-            "values": F.rms_norm(heads(self.v_proj(normed)), (self.config.head_dim,), eps=1e-6),
+            "queries": F.normalize(heads(self.query_proj(normed)), dim=-1),
+            "keys": F.normalize(heads(self.key_proj(normed)), dim=-1),
+            "values": F.rms_norm(heads(self.value_proj(normed)), (self.config.head_dim,), eps=1e-6),
             "forget": forget,
             "momentum": momentum,
             "step": step,
@@ -194,7 +195,7 @@ class TitansMemory(PreTrainedModel):
             if module.bias is not None:
                 initialization.zeros_(module.bias)
         elif isinstance(module, TitansMemoryLayer):
-            initialization.zeros_(module.o_proj.weight)
+            initialization.zeros_(module.output_proj.weight)
             initialization.zeros_(module.write_gates.weight)
             initialization.copy_(module.write_gates.bias, self._gate_biases())
             for weight in module.initial_memory:
@@ -204,7 +205,7 @@ class TitansMemory(PreTrainedModel):
 
     def _gate_biases(self) -> Tensor:
         """Biases at which the gates have their initial values, (3 * num_heads,)."""
-        forget = 1 - 0.5 ** (1 / self.config.forget_half_life)
+        forget = -math.expm1(-math.log(2) / self.config.forget_half_life)
         gates = (forget, self.config.initial_momentum, self.config.initial_step)
         return torch.tensor([math.log(gate / (1 - gate)) for gate in gates]).repeat_interleave(self.config.num_heads)
 

@@ -164,11 +164,13 @@ def test_swapped_rows_of_a_host_weight_are_noticed(base, tmp_path):
 def test_a_state_dict_that_is_handed_in_is_filtered(base, tmp_path):
     model = make_from(base)
     state = {key: tensor.clone() for key, tensor in model.state_dict().items()}
-    state["titans_memory.layers.0.o_proj.weight"] += 1
+    state["titans_memory.layers.0.output_proj.weight"] += 1
     model.save_pretrained(tmp_path, state_dict=state)
     saved = load_file(tmp_path / "model.safetensors")
     assert {key.split(".")[0] for key in saved} == {"titans_memory"}
-    assert torch.equal(saved["titans_memory.layers.0.o_proj.weight"], state["titans_memory.layers.0.o_proj.weight"])
+    assert torch.equal(
+        saved["titans_memory.layers.0.output_proj.weight"], state["titans_memory.layers.0.output_proj.weight"]
+    )
 
 
 def test_loading_an_adapter_warns_of_nothing(base, tmp_path, caplog):
@@ -187,18 +189,18 @@ def test_an_adapter_with_other_weights_is_refused(base, tmp_path):
     make_from(base).save_pretrained(tmp_path)
     file = tmp_path / "model.safetensors"
     weights = load_file(file)
-    weights.pop("titans_memory.layers.1.q_proj.weight")
+    weights.pop("titans_memory.layers.1.query_proj.weight")
     save_file(weights, file, {"format": "pt"})
-    with pytest.raises(ValueError, match=r"does not hold the weights .*q_proj"):
+    with pytest.raises(ValueError, match=r"does not hold the weights .*query_proj"):
         AutoModelForAudioEmotion.from_pretrained(tmp_path)
 
 
 def test_a_full_checkpoint_that_lacks_weights_is_refused(tmp_path):
     tiny_model().save_pretrained(tmp_path)
     weights = load_file(tmp_path / "model.safetensors")
-    weights.pop("titans_memory.layers.1.q_proj.weight")
+    weights.pop("titans_memory.layers.1.query_proj.weight")
     save_file(weights, tmp_path / "model.safetensors", {"format": "pt"})
-    with pytest.raises(ValueError, match=r"lacks weights of .*q_proj"):
+    with pytest.raises(ValueError, match=r"lacks weights of .*query_proj"):
         AutoModelForAudioEmotion.from_pretrained(tmp_path)
 
 

@@ -71,7 +71,9 @@ def test_masked_tokens_get_no_residual_and_a_turn_without_tokens_writes_nothing(
 def test_surprise_is_the_relative_error_before_the_turn():
     layer, states = make_layer(), hidden_states(rows=1)
     normed = layer.input_norm(states)
-    keys, values = (project(normed).unflatten(-1, (2, 8)).transpose(1, 2) for project in (layer.k_proj, layer.v_proj))
+    keys, values = (
+        project(normed).unflatten(-1, (2, 8)).transpose(1, 2) for project in (layer.key_proj, layer.value_proj)
+    )
     keys = keys / keys.norm(dim=-1, keepdim=True)
     values = values / values.square().mean(-1, keepdim=True).add(1e-6).sqrt()
     first, second = layer.initial_memory
