@@ -12,6 +12,7 @@ from pathlib import Path
 import torch
 from safetensors.torch import load_file
 from torch import Tensor
+from torch.nn import functional as F
 from transformers import AutoConfig, AutoProcessor, PreTrainedConfig
 from transformers.conversion_mapping import (
     get_checkpoint_conversion_mapping,
@@ -256,11 +257,12 @@ def _host_checksums(model) -> dict[str, tuple]:
 
 
 def _checksum(tensor: Tensor) -> tuple[int, int]:
-    """Of the bits as integers, with each row and each column counted by its place; modulo 2^64."""
-    integers = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}[tensor.element_size()]
-    bits = tensor.detach().contiguous().view(integers)
-    matrix = bits.reshape(1, -1) if bits.dim() < 2 else bits.flatten(1)
-    sums = (matrix.sum(axis, dtype=torch.int64) for axis in (0, 1))
+    """Of the bytes as 64-bit integers, with each row and each column counted by its place; modulo 2^64."""
+    matrix = tensor.detach().contiguous()
+    matrix = (matrix.flatten(1) if matrix.dim() > 1 else matrix.reshape(1, -1)).view(torch.uint8)
+    missing = -matrix.shape[1] % 8
+    words = (F.pad(matrix, (0, missing)) if missing else matrix).view(torch.int64)
+    sums = (words.sum(axis) for axis in (0, 1))
     return tuple(int((s * torch.arange(1, len(s) + 1, device=s.device)).sum()) for s in sums)
 
 

@@ -102,7 +102,7 @@ class AudioEmotionMixin(AudioEmotionCheckpointMixin):
         conversation_ids: Tensor | Sequence[int] | None = None,
         speaker_ids: Tensor | Sequence[int] | None = None,
         update_memory: bool = True,
-        emotion_labels: Tensor | None = None,
+        emotion_labels: Tensor | Sequence[int] | None = None,
         **kwargs,
     ) -> AudioEmotionOutput | tuple:
         """The host's forward with memory; what the host takes, it takes as before.

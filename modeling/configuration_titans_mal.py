@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import ClassVar
@@ -31,7 +32,8 @@ class TitansMemoryConfig(PreTrainedConfig):
         step_rule: "normalized" (bounded by the local curvature) or "paper" (the plain equation).
         scope: one memory per "conversation", or one per "speaker" of it.
         max_speakers: memories per conversation for scope "speaker".
-        forget_half_life: audio tokens after which a fresh memory has forgotten half (Qwen2-Audio: 25 tokens a second).
+        forget_half_life: audio tokens, above 1, after which a fresh memory has forgotten half (Qwen2-Audio has 25 a
+            second).
         initial_momentum: eta of a fresh memory, in (0, 1).
         initial_step: theta of a fresh memory, in (0, 1).
         weights_fingerprint: of the saved memory weights, set by `save_pretrained`; conversation states belong to it.
@@ -58,13 +60,14 @@ class TitansMemoryConfig(PreTrainedConfig):
     weights_fingerprint: str | None = None
 
     def __post_init__(self, **kwargs):
-        self.layers = list(self.layers)
+        self.layers = list(self.layers) if isinstance(self.layers, list | tuple | range) else self.layers
         self._check()
         super().__post_init__(**kwargs)
 
     def _check(self) -> None:
-        if not self.layers or any(isinstance(i, bool) or not isinstance(i, int) or i < 0 for i in self.layers):
-            raise ValueError(f"layers must be a non-empty list of block numbers from 0 on, got {self.layers}.")
+        is_list = isinstance(self.layers, list) and len(self.layers) > 0
+        if not is_list or any(isinstance(i, bool) or not isinstance(i, int) or i < 0 for i in self.layers):
+            raise ValueError(f"layers must be a non-empty list of block numbers from 0 on, got {self.layers!r}.")
         if any(a >= b for a, b in pairwise(self.layers)):
             raise ValueError(f"layers must be strictly increasing, got {self.layers}.")
         for name in ("num_heads", "head_dim", "depth", "expansion", "chunk_size", "max_speakers"):
@@ -74,11 +77,10 @@ class TitansMemoryConfig(PreTrainedConfig):
         for name, allowed in (("read", READ_ORDERS), ("step_rule", STEP_RULES), ("scope", SCOPES)):
             if getattr(self, name) not in allowed:
                 raise ValueError(f"{name} must be one of {allowed}, got {getattr(self, name)!r}.")
-        if not self.forget_half_life > 0:
-            raise ValueError(f"forget_half_life must be a positive number of tokens, got {self.forget_half_life!r}.")
-        for name in ("initial_momentum", "initial_step"):
-            if not 0 < getattr(self, name) < 1:
-                raise ValueError(f"{name} must lie between 0 and 1, both excluded, got {getattr(self, name)!r}.")
+        for name, low, high in (("forget_half_life", 1, math.inf), ("initial_momentum", 0, 1), ("initial_step", 0, 1)):
+            value = getattr(self, name)
+            if isinstance(value, bool) or not isinstance(value, int | float) or not low < value < high:
+                raise ValueError(f"{name} must lie between {low} and {high}, both excluded, got {value!r}.")
 
     @property
     def streams_per_row(self) -> int:

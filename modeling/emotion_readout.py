@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 from torch.nn import functional as F
@@ -47,7 +49,7 @@ def label_logits(logits: Tensor, positions: Tensor, length: int, label_token_ids
     return selected if selected.dtype == torch.float64 else selected.float()
 
 
-def emotion_loss(emotion_logits: Tensor, emotion_labels: Tensor, id2label: dict[int, str]) -> Tensor:
+def emotion_loss(emotion_logits: Tensor, emotion_labels: Tensor | Sequence[int], id2label: dict[int, str]) -> Tensor:
     """Mean cross-entropy over the scored rows; 0, with a graph, if none is.
 
     Args:
@@ -56,17 +58,16 @@ def emotion_loss(emotion_logits: Tensor, emotion_labels: Tensor, id2label: dict[
         id2label: the labels that are allowed.
 
     Raises:
-        ValueError: for labels of another shape, or outside `id2label`.
+        ValueError: for labels of another shape or type, or outside `id2label`.
     """
-    if emotion_labels.shape != emotion_logits.shape[:1]:
+    labels = torch.as_tensor(emotion_labels, device=emotion_logits.device)
+    if labels.shape != emotion_logits.shape[:1] or labels.is_floating_point():
         raise ValueError(
-            f"emotion_labels must be ({len(emotion_logits)},), one a row, got {tuple(emotion_labels.shape)}."
+            f"emotion_labels must be ({len(emotion_logits)},) integers, one a row, got {labels.dtype} "
+            f"{tuple(labels.shape)}."
         )
-    if not torch.compiler.is_compiling() and bool((emotion_labels >= len(id2label)).any()):
-        raise ValueError(
-            f"emotion_labels must be below 0 or in {id2label}, got {sorted(set(emotion_labels.tolist()))}."
-        )
-    labels = emotion_labels.to(emotion_logits.device)
+    if not torch.compiler.is_compiling() and bool((labels >= len(id2label)).any()):
+        raise ValueError(f"emotion_labels must be below 0 or in {id2label}, got {sorted(set(labels.tolist()))}.")
     scored = labels >= 0
     losses = F.cross_entropy(emotion_logits, labels.clamp(min=0), reduction="none")
     return (losses * scored).sum() / scored.sum().clamp(min=1)

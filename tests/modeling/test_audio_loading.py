@@ -175,6 +175,12 @@ def test_a_wav_that_was_streamed_has_no_length_and_is_read():
     assert load_audio(bytes(data)).shape == (RATE,)
 
 
+def test_a_wav_whose_last_byte_of_padding_is_counted_but_missing_is_read():
+    data = bytearray(to_wav(tone()))
+    data[4:8] = (len(data) - 8 + 1).to_bytes(4, "little")
+    assert load_audio(bytes(data)).shape == (RATE,)
+
+
 def test_a_film_without_sound_is_refused():
     buffer = io.BytesIO()
     with av.open(buffer, "w", format="matroska") as file:

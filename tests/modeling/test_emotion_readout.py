@@ -36,6 +36,7 @@ def test_unscored_rows_have_no_share_in_the_loss():
     emotion_loss(logits, torch.tensor([1, -1, -100]), {}.fromkeys(range(4))).backward()
     assert logits.grad[0].abs().sum() > 0
     assert not logits.grad[1:].any()
+    assert emotion_loss(logits, [-1, -1, -1], {0: "sad"}) == 0  # lists are taken as well
 
 
 def test_label_tokens_are_those_that_follow_the_prompt():

@@ -69,7 +69,7 @@ def test_a_failure_in_the_output_head(conversation):
     assert_untouched(conversation, Broken, call)
 
 
-@pytest.mark.parametrize("labels", [[0, 4], [0], [0, 1, 2]])
+@pytest.mark.parametrize("labels", [[0, 4], [0], [0, 1, 2], [0.0, 1.0]])
 def test_labels_that_do_not_fit(conversation, labels):
     def call(model, cache):
         ids = [2, 9]
