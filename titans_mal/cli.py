@@ -14,6 +14,9 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 
+# In a clone; an installed package has no model of its own.
+TINY_CHECKPOINT = Path(__file__).resolve().parent.parent / "examples" / "quickstart" / "tiny-qwen2-audio-mal"
+
 app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False)
 console = Console()
 errors = Console(stderr=True)
@@ -29,15 +32,22 @@ def analyze(
     inputs: Annotated[
         list[Path], typer.Argument(metavar="INPUT...", help="A folder with metadata.csv, or sound files in order.")
     ],
-    model: Annotated[str, typer.Option(help="Folder or Hub repo of a model with memory.")],
+    model: Annotated[
+        str | None,
+        typer.Option(
+            metavar="DIR_OR_REPO",
+            help="A model with memory. Default: in a clone, the tiny checkpoint of the quickstart.",
+        ),
+    ] = None,
     json_out: Annotated[Path | None, typer.Option("--json", help="Write the turns as JSON to this file.")] = None,
     timeline: Annotated[Path | None, typer.Option(help="Draw the timeline to this file (.png, .svg, .pdf).")] = None,
     no_memory: Annotated[bool, typer.Option("--no-memory", help="Hear every turn alone.")] = False,
 ) -> None:
     """Print the emotion of each turn, and write JSON and a timeline where wanted."""
     try:
+        _check_outputs(json_out, timeline)
         turns = list(_turns(inputs))
-        results = _analyze(turns, model, memory=not no_memory)
+        results = _analyze(turns, model or _tiny_checkpoint(), memory=not no_memory)
         if json_out is not None:
             json_out.write_text(json.dumps(results, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
         console.print(turn_table(results))
@@ -76,6 +86,24 @@ def turn_table(
 
 def _emotion(turn: dict) -> str:
     return f"{turn['label']} {turn['score']:.0%}"
+
+
+def _check_outputs(json_out: Path | None, timeline: Path | None) -> None:
+    """Raise what writing would raise, before the work and not after it."""
+    for path in filter(None, (json_out, timeline)):
+        if not path.parent.is_dir():
+            raise FileNotFoundError(f"{path.parent} is no folder, so {path.name} cannot be written there.")
+    if timeline is not None:
+        from .timeline import check_format
+
+        check_format(timeline)
+
+
+def _tiny_checkpoint() -> str:
+    if not TINY_CHECKPOINT.is_dir():
+        raise ValueError("Give --model: a folder or Hub repo of a model with memory.")
+    errors.print("No --model given: the tiny checkpoint listens, which knows made-up voices only.", style="yellow")
+    return str(TINY_CHECKPOINT)
 
 
 def _turns(inputs: list[Path]) -> Iterator[dict]:

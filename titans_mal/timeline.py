@@ -74,11 +74,21 @@ def draw_timeline(
             another number of turns without memory, or a suffix other than .png, .svg and .pdf.
         OSError: the file cannot be written.
     """
+    path = check_format(path)
+    figure = _timeline_figure(turns, turns_without_memory=turns_without_memory, title=title)
+    figure.savefig(path, format=path.suffix.lower().removeprefix("."), dpi=150)
+    return path
+
+
+def check_format(path: str | Path) -> Path:
+    """The path, if a timeline can be drawn to it.
+
+    Raises:
+        ValueError: for a suffix other than .png, .svg and .pdf.
+    """
     path = Path(path)
     if path.suffix.lower() not in FORMATS:
         raise ValueError(f"cannot draw to {path.name!r}: the suffix must be one of {', '.join(FORMATS)}")
-    figure = _timeline_figure(turns, turns_without_memory=turns_without_memory, title=title)
-    figure.savefig(path, format=path.suffix.lower().removeprefix("."), dpi=150)
     return path
 
 

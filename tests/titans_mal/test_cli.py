@@ -105,7 +105,25 @@ def test_errors_are_one_line(conversations, checkpoint, tmp_path):
     (conversations / "1.wav").write_bytes(b"RIFF")
     assert_fails(r"Error: Turn 1 .*1\.wav", conversations, "--model", checkpoint)
     assert_fails("Error: ", conversations, "--model", tmp_path / "no_model")
-    assert_fails(r"Error: .*\.txt", conversations / "0.wav", "--model", checkpoint, "--timeline", tmp_path / "a.txt")
+
+
+@pytest.mark.parametrize(
+    ("option", "name", "message"),
+    [
+        ("--timeline", "a.txt", r"cannot draw to 'a\.txt'"),
+        ("--timeline", "nowhere/a.png", "nowhere is no folder"),
+        ("--json", "nowhere/a.json", "nowhere is no folder"),
+    ],
+)
+def test_where_results_cannot_go_is_said_before_the_work(conversations, tmp_path, monkeypatch, option, name, message):
+    monkeypatch.setattr("titans_mal.cli._analyze", lambda *args, **kwargs: pytest.fail("it went to work"))
+    assert_fails(f"Error: .*{message}", conversations, "--model", "any", option, tmp_path / name)
+
+
+def test_without_a_model_the_tiny_checkpoint_of_a_clone_listens(conversations, monkeypatch, tmp_path):
+    assert "No --model given: the tiny checkpoint" in analyze(conversations / "0.wav")
+    monkeypatch.setattr("titans_mal.cli.TINY_CHECKPOINT", tmp_path / "none")
+    assert_fails("Error: Give --model", conversations / "0.wav")
 
 
 def test_a_failure_writes_no_json(conversations, checkpoint, tmp_path):
