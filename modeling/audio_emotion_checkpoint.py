@@ -19,11 +19,13 @@ from transformers.conversion_mapping import (
     register_checkpoint_conversion_mapping,
 )
 from transformers.dynamic_module_utils import get_relative_import_files
-from transformers.utils import SAFE_WEIGHTS_NAME, cached_file, extract_commit_hash
+from transformers.utils import SAFE_WEIGHTS_NAME, cached_file, extract_commit_hash, logging
 
 from .configuration_titans_mal import DEFAULT_EMOTION_PROMPT, TitansMemoryConfig
 from .emotion_readout import find_label_tokens
 
+
+logger = logging.get_logger(__name__)
 
 # The children that this project adds to a host.
 EXTENSION_NAMES = ("titans_memory", "emotion_head")
@@ -106,9 +108,9 @@ class AudioEmotionCheckpointMixin:
             "base_model_revision": _commit_of(pretrained_model_name_or_path, hub),
         }
         config = cls.config_class(**fields)
-        processor = None
-        if emotion_readout == "verbalizer":
-            processor = AutoProcessor.from_pretrained(pretrained_model_name_or_path, **hub)
+        is_verbalizer = emotion_readout == "verbalizer"
+        processor = _processor_of(pretrained_model_name_or_path, hub, is_needed=is_verbalizer)
+        if is_verbalizer:
             prompt = cls.turn_prompt_of(config, processor)
             config.label_token_ids = find_label_tokens(processor.tokenizer, prompt, config.labels)
         model = cls._load_host(pretrained_model_name_or_path, config, kwargs)
@@ -224,6 +226,17 @@ def _commit_of(name, hub: dict) -> str | None:
     if os.path.isdir(name):
         return None
     return extract_commit_hash(cached_file(name, "config.json", **hub), hub.get("revision"))
+
+
+def _processor_of(name, hub: dict, *, is_needed: bool):
+    """The host's processor; where it is not needed, None with a warning if it cannot be loaded."""
+    try:
+        return AutoProcessor.from_pretrained(name, **hub)
+    except (OSError, ValueError) as error:
+        if is_needed:
+            raise
+        logger.warning(f"No processor will be saved along: {error}")
+        return None
 
 
 def _adapter_weights(name, kwargs: dict) -> dict[str, Tensor]:

@@ -7,7 +7,7 @@ import sys
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from tiny_models import LABELS, host_of, save_base, stir, tiny_model, tiny_processor, tiny_turns
+from tiny_models import LABELS, host_of, save_base, stir, tiny_host, tiny_model, tiny_processor, tiny_turns
 from transformers import AutoProcessor, Qwen2AudioForConditionalGeneration
 
 from titans_mal import AutoModelForAudioEmotion, Qwen2AudioMALForAudioEmotion, TitansMemoryConfig
@@ -204,10 +204,19 @@ def test_a_full_checkpoint_that_lacks_weights_is_refused(tmp_path):
         AutoModelForAudioEmotion.from_pretrained(tmp_path)
 
 
-def test_the_processor_is_saved_along(base, tmp_path):
-    make_from(base).save_pretrained(tmp_path)
+@pytest.mark.parametrize("readout", ["verbalizer", "linear"])
+def test_the_processor_is_saved_along(base, tmp_path, readout):
+    make_from(base, emotion_readout=readout).save_pretrained(tmp_path)
     processor = AutoProcessor.from_pretrained(tmp_path)
     assert type(processor).__name__ == "Qwen2AudioProcessor"
+
+
+def test_a_base_without_a_processor_does_for_a_linear_readout(tmp_path):
+    tiny_host().save_pretrained(tmp_path / "bare")
+    make_from(tmp_path / "bare", emotion_readout="linear").save_pretrained(tmp_path / "adapter")
+    assert AutoModelForAudioEmotion.from_pretrained(tmp_path / "adapter").config.labels == list(LABELS)
+    with pytest.raises(OSError, match="bare"):
+        make_from(tmp_path / "bare")
 
 
 def test_labels_that_begin_with_one_token_are_refused_before_weights_are_loaded(base, monkeypatch):
