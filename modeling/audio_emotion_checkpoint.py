@@ -13,7 +13,7 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 from torch.nn import functional as F
-from transformers import AutoConfig, AutoProcessor, PreTrainedConfig
+from transformers import AutoConfig, AutoProcessor, PreTrainedConfig, PreTrainedModel
 from transformers.conversion_mapping import (
     get_checkpoint_conversion_mapping,
     register_checkpoint_conversion_mapping,
@@ -22,7 +22,6 @@ from transformers.dynamic_module_utils import get_relative_import_files
 from transformers.utils import SAFE_WEIGHTS_NAME, cached_file, extract_commit_hash, logging
 
 from .configuration_titans_mal import DEFAULT_EMOTION_PROMPT, TitansMemoryConfig
-from .emotion_readout import find_label_tokens
 
 
 logger = logging.get_logger(__name__)
@@ -44,7 +43,7 @@ class AudioEmotionCheckpointMixin:
     def __init_subclass__(cls, **kwargs):
         super().__init_subclass__(**kwargs)
         host = cls.host_class()
-        if host is object:
+        if host is None:
             return
         # transformers renames the keys of a Hub checkpoint for its own classes only.
         names = (host.__name__, host.config_class.model_type)
@@ -53,9 +52,10 @@ class AudioEmotionCheckpointMixin:
             register_checkpoint_conversion_mapping(cls.__name__, mapping, overwrite=True)
 
     @classmethod
-    def host_class(cls) -> type:
-        """The host's own model class."""
-        return next(base for base in cls.__mro__ if not issubclass(base, AudioEmotionCheckpointMixin))
+    def host_class(cls) -> type[PreTrainedModel] | None:
+        """The host's own model class; None for a class that is mixed with no host yet."""
+        models = (base for base in cls.__mro__ if issubclass(base, PreTrainedModel))
+        return next((base for base in models if not issubclass(base, AudioEmotionCheckpointMixin)), None)
 
     @property
     def extension_names(self) -> tuple[str, ...]:
@@ -89,13 +89,10 @@ class AudioEmotionCheckpointMixin:
         """
         hub = {key: kwargs[key] for key in (*_HUB_KEYWORDS, "revision", "subfolder") if key in kwargs}
         native = kwargs.pop("config", None) or AutoConfig.from_pretrained(pretrained_model_name_or_path, **hub)
-        host_type = cls.config_class.host_class().model_type
-        if native.model_type != host_type:
-            raise ValueError(
-                f"{cls.__name__} extends {host_type!r} checkpoints, got {native.model_type!r} in "
-                f"{pretrained_model_name_or_path}."
-            )
-        fields = {k: v for k, v in native.to_dict().items() if k not in ("model_type", "architectures", "label2id")}
+        try:
+            fields = cls.config_class.fields_of_host(native)
+        except ValueError as error:
+            raise ValueError(f"{cls.__name__} cannot extend {pretrained_model_name_or_path}: {error}") from None
         if isinstance(memory_config, dict):
             memory_config = TitansMemoryConfig(**memory_config)
         fields |= {
@@ -111,8 +108,7 @@ class AudioEmotionCheckpointMixin:
         is_verbalizer = emotion_readout == "verbalizer"
         processor = _processor_of(pretrained_model_name_or_path, hub, is_needed=is_verbalizer)
         if is_verbalizer:
-            prompt = cls.turn_prompt_of(config, processor)
-            config.label_token_ids = find_label_tokens(processor.tokenizer, prompt, config.labels)
+            config.label_token_ids = cls.label_tokens_of(config, processor)
         model = cls._load_host(pretrained_model_name_or_path, config, kwargs)
         model.processor = processor
         return model

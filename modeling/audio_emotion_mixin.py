@@ -8,20 +8,19 @@ import inspect
 import threading
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, get_args
 
 import torch
 from torch import Tensor, nn
-from transformers import BatchFeature
 from transformers.utils import ModelOutput
 
 from .audio_emotion_checkpoint import AudioEmotionCheckpointMixin
-from .audio_loading import check_waveform, load_audio
 from .conversation_memory_cache import ConversationMemoryCache
 from .conversation_memory_file import memory_identity
 from .emotion_readout import emotion_loss, label_logits, last_unmasked_positions
 from .memory_injection import CALL_KEYWORD, MemoryCall, attach_memory
 from .memory_transaction import MemoryTransaction
+from .turn_inputs import TurnInputsMixin
 
 
 @dataclass
@@ -40,20 +39,32 @@ class AudioEmotionOutput(ModelOutput):
     memory_cache: ConversationMemoryCache | None = None
 
 
-class AudioEmotionMixin(AudioEmotionCheckpointMixin):
+class AudioEmotionMixin(TurnInputsMixin, AudioEmotionCheckpointMixin):
     """Conversational memory and an emotion readout for a host: mix it in before the host's class.
 
-    A host's file sets `config_class` and `output_class` (an `AudioEmotionOutput` and the host's own output); what is
-    else special to it, it overrides: `audio_token_id`.
+    A host's class sets `config_class`. What else is special to the host, it overrides: `audio_token_id`, `audio_mask`,
+    `hidden_states_index`, and what `TurnInputsMixin` says of its processor.
+
+    Attributes:
+        output_class: an `AudioEmotionOutput` and the host's own output; made for each host.
+        host_output_class: what the host's `forward` returns, where that is not what it is annotated with.
+        hidden_states_index: for a host whose blocks carry several versions of the hidden states, (versions, rows,
+            positions, hidden_size), the one that the memory hears and adds to.
     """
 
     output_class: type[AudioEmotionOutput]
+    host_output_class: type[ModelOutput] | None = None
+    hidden_states_index: int | None = None
 
     def __init_subclass__(cls, **kwargs):
         super().__init_subclass__(**kwargs)
-        host_forward = cls.host_class().forward
-        cls._host_parameters = list(inspect.signature(host_forward).parameters)[1:]
-        cls.forward = _with_signature(AudioEmotionMixin.forward, host_forward)
+        host = cls.host_class()
+        if host is None:
+            return
+        cls._host_parameters = list(inspect.signature(host.forward).parameters)[1:]
+        if "forward" not in vars(cls):
+            cls.forward = _with_signature(AudioEmotionMixin.forward, host.forward)
+        cls.output_class = _extend_output(cls, cls.host_output_class or _annotated_output(host))
 
     def __init__(self, config, *args, **kwargs):
         if config.emotion_readout == "verbalizer" and config.label_token_ids is None:
@@ -61,7 +72,9 @@ class AudioEmotionMixin(AudioEmotionCheckpointMixin):
                 'emotion_readout="verbalizer" needs label_token_ids in the config; `from_base` finds them.'
             )
         super().__init__(config, *args, **kwargs)
-        attach_memory(self, config.memory_config)
+        if self.audio_token_id is None:
+            raise ValueError(f"{type(config).__name__} names no audio placeholder: audio_token_id is None.")
+        attach_memory(self, config.memory_config, hidden_states_index=self.hidden_states_index)
         if config.emotion_readout == "linear":
             self.emotion_head = nn.Linear(config.get_text_config(decoder=True).hidden_size, len(config.labels))
         # The placement, precision and tying rules of the new children join those of the host.
@@ -78,6 +91,19 @@ class AudioEmotionMixin(AudioEmotionCheckpointMixin):
     def audio_token_id(self) -> int:
         """The id of the host's audio placeholder."""
         return self.config.audio_token_id
+
+    def audio_mask(self, input_ids: Tensor, inputs: dict) -> Tensor:
+        """(rows, positions) bool, the positions that hold a turn's sound: they read the memory and are written.
+
+        Args:
+            input_ids: (rows, positions).
+            inputs: the other keywords of the host's `forward`.
+        """
+        is_audio = input_ids == self.audio_token_id
+        attention_mask = _padding_mask(inputs)
+        if attention_mask is not None and attention_mask.shape == input_ids.shape:
+            is_audio &= attention_mask != 0
+        return is_audio
 
     @contextlib.contextmanager
     def disable_memory(self) -> Iterator[None]:
@@ -169,7 +195,7 @@ class AudioEmotionMixin(AudioEmotionCheckpointMixin):
             input_ids = kwargs.get("inputs_embeds")
         transaction = self._begin(memory_cache, input_ids, conversation_ids, speaker_ids, update_memory)
         if transaction is not None:
-            transaction.prompt_length = input_ids.shape[1]
+            transaction.prompt_audio = self.audio_mask(input_ids, kwargs)
             kwargs["memory_cache"] = transaction
         result = super().generate(inputs, generation_config, **kwargs)
         if transaction is not None and memory_cache is not None:
@@ -186,45 +212,6 @@ class AudioEmotionMixin(AudioEmotionCheckpointMixin):
         # An assistant has no use for this model's memory; what it proposes is checked with memory.
         kwargs["model_kwargs"] = {k: v for k, v in kwargs["model_kwargs"].items() if k != "memory_cache"}
         return super()._get_candidate_generator(*args, **kwargs)
-
-    def prepare_turn(self, processor, audio, *, sampling_rate: int | None = None) -> BatchFeature:
-        """Inputs of a turn: the host's chat template with `config.prompt_text()` after the audio.
-
-        Args:
-            processor: of the host.
-            audio: what `load_audio` takes (path, bytes, array with its rate), or a list of them: one row each.
-            sampling_rate: of bare arrays, in Hz.
-
-        Returns:
-            The processor's tensors, on the model's device and in its dtype. A turn longer than the host's window is
-            cut to it with a warning.
-
-        Raises:
-            ValueError: for sound that cannot be decoded, or is empty, silent, not finite or too short.
-        """
-        extractor = processor.feature_extractor
-        rate, window = extractor.sampling_rate, extractor.n_samples / extractor.sampling_rate
-        waveforms = []
-        for source in audio if isinstance(audio, list) else [audio]:
-            if sampling_rate is not None and not isinstance(source, str | bytes | dict | tuple):
-                source = (source, sampling_rate)
-            waveforms.append(check_waveform(load_audio(source, sampling_rate=rate), rate, max_seconds=window))
-        text = self.turn_prompt_of(self.config, processor)
-        inputs = processor(
-            text=[text] * len(waveforms), audio=waveforms, sampling_rate=rate, padding=True, return_tensors="pt"
-        )
-        tokens = (inputs["input_ids"] == self.audio_token_id).sum(-1)
-        if bool((tokens < 2).any()):
-            seconds = len(waveforms[int(tokens.argmin())]) / rate
-            raise ValueError(f"A turn of {seconds:.3f} s is too short: the host makes no two audio tokens of it.")
-        return inputs.to(self.device, self.dtype)
-
-    @staticmethod
-    def turn_prompt_of(config, processor) -> str:
-        """The text of a turn's prompt under the host's chat template, up to where the answer begins."""
-        content = [{"type": "audio"}, {"type": "text", "text": config.prompt_text()}]
-        messages = [{"role": "user", "content": content}]
-        return processor.apply_chat_template(messages, add_generation_prompt=True, tokenize=False)
 
     def _begin(self, cache, input_ids, conversation_ids, speaker_ids, write) -> MemoryTransaction | None:
         """The call's transaction; inside `generate` the one that `generate` began."""
@@ -250,19 +237,12 @@ class AudioEmotionMixin(AudioEmotionCheckpointMixin):
             return None
         keep = kwargs.pop("logits_to_keep", 0) if "logits_to_keep" not in self._host_parameters else 0
         call = MemoryCall(transaction, sequence_length=input_ids.shape[1], logits_to_keep=int(keep))
-        is_audio = input_ids == self.audio_token_id
-        attention_mask = kwargs.get("attention_mask")
-        if not isinstance(attention_mask, Tensor) or attention_mask.dim() != 2:
-            attention_mask = None  # a static cache has masks of its own shape; they tell nothing about padding
-        if attention_mask is not None and attention_mask.shape == input_ids.shape:
-            is_audio &= attention_mask != 0
-        if transaction is not None and transaction.prompt_length is not None:
-            # A placeholder that was decoded is no audio.
-            offset = 0 if past is None else past.get_seq_length()
-            positions = torch.arange(input_ids.shape[1], device=input_ids.device) + offset
-            is_audio &= positions < transaction.prompt_length
+        if transaction is not None and transaction.prompt_audio is not None:
+            is_audio = transaction.audio_between(0 if past is None else int(past.get_seq_length()), input_ids.shape[1])
+        else:
+            is_audio = self.audio_mask(input_ids, kwargs)
         call.locate_audio(is_audio)
-        call.last_positions = last_unmasked_positions(attention_mask, input_ids)
+        call.last_positions = last_unmasked_positions(_padding_mask(kwargs), input_ids)
         return call
 
     def _emotion_logits(self, output, call: MemoryCall) -> Tensor | None:
@@ -270,6 +250,31 @@ class AudioEmotionMixin(AudioEmotionCheckpointMixin):
             weight = self.emotion_head.weight
             return self.emotion_head(call.last_hidden_state.to(weight.device, weight.dtype))
         return label_logits(output.logits, call.last_positions, call.sequence_length, self.config.label_token_ids)
+
+
+def _padding_mask(inputs: dict) -> Tensor | None:
+    """The attention mask where it tells padding; a static cache has masks of its own shape, which do not."""
+    mask = inputs.get("attention_mask")
+    return mask if isinstance(mask, Tensor) and mask.dim() == 2 else None
+
+
+def _annotated_output(host: type) -> type[ModelOutput]:
+    """The output class that the host's `forward` is annotated with."""
+    annotation = inspect.signature(host.forward, eval_str=True).return_annotation
+    declared = [t for t in (*get_args(annotation), annotation) if isinstance(t, type) and issubclass(t, ModelOutput)]
+    if not declared:
+        raise TypeError(f"{host.__name__}.forward declares no ModelOutput: set host_output_class.")
+    return declared[0]
+
+
+def _extend_output(cls: type, host_output: type[ModelOutput]) -> type[AudioEmotionOutput]:
+    """The host's output class with the fields of `AudioEmotionOutput`."""
+    namespace = {
+        "__module__": cls.__module__,
+        "__qualname__": f"{cls.__qualname__}.output_class",
+        "__doc__": f"Output of `{cls.__name__}`: `{host_output.__name__}` and `AudioEmotionOutput`.",
+    }
+    return dataclass(type(f"{cls.__name__}Output", (AudioEmotionOutput, host_output), namespace))
 
 
 def _with_signature(forward, host_forward):

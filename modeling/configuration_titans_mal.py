@@ -112,6 +112,8 @@ class AudioEmotionConfigMixin:
 
     # Trainer gathers every other field of an output.
     keys_to_ignore_at_inference: ClassVar[list[str]] = ["past_key_values", "memory_cache"]
+    # Larger models that the host is a part of: their model type, and where their configuration holds the host's.
+    part_of: ClassVar[dict[str, str]] = {}
 
     memory_config: dict | PreTrainedConfig | None = None
     emotion_readout: str = "verbalizer"
@@ -141,6 +143,20 @@ class AudioEmotionConfigMixin:
     def host_class(cls) -> type[PreTrainedConfig]:
         """The host's own configuration class."""
         return next(base for base in cls.__mro__ if not issubclass(base, AudioEmotionConfigMixin))
+
+    @classmethod
+    def fields_of_host(cls, native: PreTrainedConfig) -> dict:
+        """The host's fields in its own configuration, or in that of a larger model that it is a part of.
+
+        Raises:
+            ValueError: for the configuration of another host.
+        """
+        part = cls.part_of.get(native.model_type)
+        host = native if part is None else getattr(native, part)
+        if host.model_type != cls.host_class().model_type:
+            allowed = [cls.host_class().model_type, *cls.part_of]
+            raise ValueError(f"it is a {native.model_type!r} checkpoint, and not one of {allowed}.")
+        return {k: v for k, v in host.to_dict().items() if k not in ("model_type", "architectures", "label2id")}
 
     @property
     def labels(self) -> list[str]:

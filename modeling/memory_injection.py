@@ -64,15 +64,17 @@ class BlockHook:
     An object and not a closure: a deep copy of the model gets hooks of its own, which look the memory up in the copy.
     """
 
-    def __init__(self, model: PreTrainedModel, layer_idx: int):
+    def __init__(self, model: PreTrainedModel, layer_idx: int, hidden_states_index: int | None = None):
         self.model = model
         self.layer_idx = layer_idx
+        self.hidden_states_index = hidden_states_index
 
     def __call__(self, block, args, kwargs, output):
         call = kwargs.get(CALL_KEYWORD)
         if call is None or call.transaction is None or call.positions is None:
             return None
-        hidden_states = output[0] if isinstance(output, tuple) else output
+        versions = output[0] if isinstance(output, tuple) else output
+        hidden_states = versions if self.hidden_states_index is None else versions[self.hidden_states_index]
         if hidden_states.shape[1] != call.sequence_length:
             raise ValueError(
                 f"The block has {hidden_states.shape[1]} positions and input_ids have {call.sequence_length}: "
@@ -96,6 +98,8 @@ class BlockHook:
         call.transaction.stage(self.layer_idx, memory.state)
         call.surprise.append(memory.surprise)
         extended = hidden_states.scatter_add(1, index, memory.residual.to(hidden_states.dtype))
+        if self.hidden_states_index is not None:
+            extended = versions.select_scatter(extended, dim=0, index=self.hidden_states_index)
         return (extended, *output[1:]) if isinstance(output, tuple) else extended
 
 
@@ -118,7 +122,9 @@ def decoder_blocks(model: PreTrainedModel) -> nn.ModuleList:
     return model.get_decoder().layers
 
 
-def attach_memory(model: PreTrainedModel, config: TitansMemoryConfig) -> None:
+def attach_memory(
+    model: PreTrainedModel, config: TitansMemoryConfig, *, hidden_states_index: int | None = None
+) -> None:
     """Give a host a fresh memory: the child `titans_memory` and hooks on the blocks `config.layers`.
 
     Everything is checked before anything is changed. `detach_memory` undoes it.
@@ -126,6 +132,8 @@ def attach_memory(model: PreTrainedModel, config: TitansMemoryConfig) -> None:
     Args:
         model: a host with a `get_decoder()` that has `layers`.
         config: of the memory.
+        hidden_states_index: where the blocks' output is (versions, rows, positions, hidden_size), the version that the
+            memory works on; None: it is (rows, positions, hidden_size).
 
     Raises:
         ValueError: if a block of `config.layers` does not exist, or the model has a memory already.
@@ -136,17 +144,21 @@ def attach_memory(model: PreTrainedModel, config: TitansMemoryConfig) -> None:
         raise ValueError(f"memory_config.layers {missing} do not exist: the host has blocks 0 to {len(blocks) - 1}.")
     if hasattr(model, "titans_memory"):
         raise ValueError("The model has a memory already: detach_memory() first.")
-    if config.layers[-1] == len(blocks) - 1:
+    text_config = model.config.get_text_config(decoder=True)
+    # An answer hears of the audio by the keys and values of later blocks; some hosts share those of the last ones.
+    last_heard = len(blocks) - 1 - (getattr(text_config, "num_kv_shared_layers", None) or 0)
+    unheard = [layer for layer in config.layers if layer >= last_heard]
+    if unheard:
         logger.warning(
-            f"Memory layer: what block {config.layers[-1]}, the last, adds at the audio is read by nothing."
+            f"memory_config.layers {unheard}: what is added after block {last_heard - 1} is read by nothing that "
+            "follows the audio."
         )
-    hidden_size = model.config.get_text_config(decoder=True).hidden_size
-    memory = TitansMemory(config, hidden_size).to(next(blocks.parameters()).device)
+    memory = TitansMemory(config, text_config.hidden_size).to(next(blocks.parameters()).device)
     handles = []
     try:
         # Before other hooks: what records hidden states must see the residual.
         for index, layer in enumerate(config.layers):
-            hook = BlockHook(model, index)
+            hook = BlockHook(model, index, hidden_states_index)
             handles.append(blocks[layer].register_forward_hook(hook, with_kwargs=True, prepend=True))
         decoder = model.get_decoder()
         handles.append(decoder.register_forward_hook(decoder_hook, with_kwargs=True, prepend=True))

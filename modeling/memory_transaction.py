@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from .conversation_memory_cache import ConversationMemoryCache
 from .neural_memory import NeuralMemoryState
@@ -47,8 +48,8 @@ class MemoryTransaction:
         self._before = cache.snapshot()
         self.write = write
         self.copies = 1
-        # Set by `generate`: positions from here on were decoded, and only the first forward writes.
-        self.prompt_length: int | None = None
+        # Set by `generate`, (rows, positions) bool: the sound in its prompt. Only the first forward writes it.
+        self.prompt_audio: Tensor | None = None
         self.is_closed = False
         self._staged: dict[int, NeuralMemoryState] = {}
         self._tokens: Tensor | None = None
@@ -111,6 +112,14 @@ class MemoryTransaction:
         if self.turns is not None:
             self.turns = [_repeat(rows, copies) for rows in self.turns]
 
+    def audio_between(self, start: int, length: int) -> Tensor:
+        """(rows * copies, length) bool, where the prompt's sound is among the positions from `start` on.
+
+        What was decoded is none, not even the placeholder.
+        """
+        prompt = self.prompt_audio[:, start : start + length]
+        return F.pad(prompt, (0, length - prompt.shape[1])).repeat_interleave(self.copies, dim=0)
+
     def read(self, layer_idx: int, layer) -> NeuralMemoryState:
         """The state that `layer` (a `TitansMemoryLayer`) starts from, of the streams in the order of `turns`."""
         initial = layer.initial_state(len(self._streams_in_order))
@@ -130,7 +139,7 @@ class MemoryTransaction:
 
     def end_of_forward(self) -> None:
         """Commit, unless `generate` will: it writes what the first of its forwards staged."""
-        if self.prompt_length is None:
+        if self.prompt_audio is None:
             self.commit()
         self.is_closed = True
 

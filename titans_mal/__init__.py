@@ -20,13 +20,28 @@ _PUBLIC = {
     "ConversationMemoryCache": ".modeling.conversation_memory_cache",
     "TitansMemoryConfig": ".modeling.configuration_titans_mal",
     "TitansMemoryLayer": ".modeling.titans_memory_layer",
-    "Qwen2AudioMALConfig": ".modeling.modeling_qwen2_audio_mal",
-    "Qwen2AudioMALForAudioEmotion": ".modeling.modeling_qwen2_audio_mal",
     "draw_timeline": ".timeline",
     "load_audio": ".data.audio",
     "load_conversations": ".data.conversations",
     "synthetic_conversations": ".data.synthetic",
 }
+
+# The hosts: a configuration and a model class each, as `VoxtralMALConfig` and `VoxtralMALForAudioEmotion`.
+_HOSTS = {
+    "AudioFlamingo3": ".modeling.modeling_audioflamingo3_mal",
+    "Gemma3n": ".modeling.modeling_gemma3n_mal",
+    "Gemma4": ".modeling.modeling_gemma4_mal",
+    "GlmAsr": ".modeling.modeling_glmasr_mal",
+    "GraniteSpeech": ".modeling.modeling_granite_speech_mal",
+    "MusicFlamingo": ".modeling.modeling_musicflamingo_mal",
+    "Phi4Multimodal": ".modeling.modeling_phi4_multimodal_mal",
+    "Qwen2_5Omni": ".modeling.modeling_qwen2_5_omni_mal",
+    "Qwen2Audio": ".modeling.modeling_qwen2_audio_mal",
+    "Qwen3ASR": ".modeling.modeling_qwen3_asr_mal",
+    "Qwen3OmniMoe": ".modeling.modeling_qwen3_omni_moe_mal",
+    "Voxtral": ".modeling.modeling_voxtral_mal",
+}
+_PUBLIC |= {f"{host}MAL{kind}": module for host, module in _HOSTS.items() for kind in ("Config", "ForAudioEmotion")}
 
 __all__ = ["__version__", *_PUBLIC]
 

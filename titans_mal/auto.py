@@ -10,7 +10,18 @@ from transformers.models.auto.auto_factory import _BaseAutoModelClass, _LazyAuto
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING_NAMES
 
 from .modeling.configuration_titans_mal import TitansMemoryConfig
+from .modeling.modeling_audioflamingo3_mal import AudioFlamingo3MALConfig, AudioFlamingo3MALForAudioEmotion
+from .modeling.modeling_gemma3n_mal import Gemma3nMALConfig, Gemma3nMALForAudioEmotion
+from .modeling.modeling_gemma4_mal import Gemma4MALConfig, Gemma4MALForAudioEmotion
+from .modeling.modeling_glmasr_mal import GlmAsrMALConfig, GlmAsrMALForAudioEmotion
+from .modeling.modeling_granite_speech_mal import GraniteSpeechMALConfig, GraniteSpeechMALForAudioEmotion
+from .modeling.modeling_musicflamingo_mal import MusicFlamingoMALConfig, MusicFlamingoMALForAudioEmotion
+from .modeling.modeling_phi4_multimodal_mal import Phi4MultimodalMALConfig, Phi4MultimodalMALForAudioEmotion
+from .modeling.modeling_qwen2_5_omni_mal import Qwen2_5OmniMALConfig, Qwen2_5OmniMALForAudioEmotion
 from .modeling.modeling_qwen2_audio_mal import Qwen2AudioMALConfig, Qwen2AudioMALForAudioEmotion
+from .modeling.modeling_qwen3_asr_mal import Qwen3ASRMALConfig, Qwen3ASRMALForAudioEmotion
+from .modeling.modeling_qwen3_omni_moe_mal import Qwen3OmniMoeMALConfig, Qwen3OmniMoeMALForAudioEmotion
+from .modeling.modeling_voxtral_mal import VoxtralMALConfig, VoxtralMALForAudioEmotion
 
 
 class AutoModelForAudioEmotion(_BaseAutoModelClass):
@@ -57,4 +68,18 @@ def register_host(config_class: type, model_class: type) -> None:
 
 
 AutoConfig.register(TitansMemoryConfig.model_type, TitansMemoryConfig, exist_ok=True)
-register_host(Qwen2AudioMALConfig, Qwen2AudioMALForAudioEmotion)
+for _host in (
+    (AudioFlamingo3MALConfig, AudioFlamingo3MALForAudioEmotion),
+    (Gemma3nMALConfig, Gemma3nMALForAudioEmotion),
+    (Gemma4MALConfig, Gemma4MALForAudioEmotion),
+    (GlmAsrMALConfig, GlmAsrMALForAudioEmotion),
+    (GraniteSpeechMALConfig, GraniteSpeechMALForAudioEmotion),
+    (MusicFlamingoMALConfig, MusicFlamingoMALForAudioEmotion),
+    (Phi4MultimodalMALConfig, Phi4MultimodalMALForAudioEmotion),
+    (Qwen2_5OmniMALConfig, Qwen2_5OmniMALForAudioEmotion),
+    (Qwen2AudioMALConfig, Qwen2AudioMALForAudioEmotion),
+    (Qwen3ASRMALConfig, Qwen3ASRMALForAudioEmotion),
+    (Qwen3OmniMoeMALConfig, Qwen3OmniMoeMALForAudioEmotion),
+    (VoxtralMALConfig, VoxtralMALForAudioEmotion),
+):
+    register_host(*_host)

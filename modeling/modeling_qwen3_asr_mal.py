@@ -1,0 +1,21 @@
+"""Qwen3-ASR with conversational memory."""
+
+from __future__ import annotations
+
+from transformers import Qwen3ASRConfig, Qwen3ASRForConditionalGeneration
+
+from .audio_emotion_mixin import AudioEmotionMixin
+from .configuration_titans_mal import AudioEmotionConfigMixin
+
+
+class Qwen3ASRMALConfig(AudioEmotionConfigMixin, Qwen3ASRConfig):
+    """`Qwen3ASRConfig` with a memory and an emotion readout."""
+
+    model_type = "qwen3_asr_mal"
+
+
+class Qwen3ASRMALForAudioEmotion(AudioEmotionMixin, Qwen3ASRForConditionalGeneration):
+    """`Qwen3ASRForConditionalGeneration` with a memory of the conversation and emotion scores."""
+
+    config_class = Qwen3ASRMALConfig
+    has_window = False

@@ -1,0 +1,62 @@
+"""Voxtral with conversational memory."""
+
+from __future__ import annotations
+
+import base64
+import io
+from collections.abc import Sequence
+
+import numpy as np
+from torch import Tensor
+from transformers import BatchFeature, VoxtralConfig, VoxtralForConditionalGeneration
+
+from .audio_emotion_mixin import AudioEmotionMixin
+from .configuration_titans_mal import AudioEmotionConfigMixin
+from .emotion_readout import find_label_tokens
+from .turn_inputs import filled_placeholders
+
+
+class VoxtralMALConfig(AudioEmotionConfigMixin, VoxtralConfig):
+    """`VoxtralConfig` with a memory and an emotion readout."""
+
+    model_type = "voxtral_mal"
+
+
+class VoxtralMALForAudioEmotion(AudioEmotionMixin, VoxtralForConditionalGeneration):
+    """`VoxtralForConditionalGeneration` with a memory of the conversation and emotion scores."""
+
+    config_class = VoxtralMALConfig
+    has_window = False
+
+    def audio_mask(self, input_ids: Tensor, inputs: dict) -> Tensor:
+        """Every sound is padded with silence to whole windows of 30 s: what ends in silence is not heard to its end."""
+        mask, features = super().audio_mask(input_ids, inputs), inputs.get("input_features")
+        if features is None:
+            return mask
+        audio = self.config.audio_config
+        tokens = audio.max_source_positions * audio.hidden_size // audio.intermediate_size
+        frames_per_token = features.shape[-1] // tokens
+        # Silence is the floor of the log-mel spectrogram in every bin.
+        sounds = (features > features.amin((1, 2), keepdim=True)).any(1)
+        from_here_on = sounds.flip(-1).cummax(-1).values.flip(-1)
+        return filled_placeholders(mask, tokens, from_here_on[:, ::frames_per_token].sum(-1))
+
+    def process_turns(self, processor, waveforms: Sequence[np.ndarray], sampling_rate: int) -> BatchFeature:
+        """Its processor hears sound by its chat template only, and there from encoded files."""
+        text = {"type": "text", "text": self.config.prompt_text()}
+        sounds = ({"type": "audio", "base64": _to_wav(waveform, sampling_rate)} for waveform in waveforms)
+        return processor.apply_chat_template([[{"role": "user", "content": [sound, text]}] for sound in sounds])
+
+    @classmethod
+    def label_tokens_of(cls, config, processor) -> list[int]:
+        """Its tokenizer reads no control tokens in text; what follows the last one is the same as what stands alone."""
+        return find_label_tokens(processor.tokenizer, "", config.labels)
+
+
+def _to_wav(waveform: np.ndarray, sampling_rate: int) -> str:
+    """(samples,) as a WAV file of 32-bit floats, in base64."""
+    import soundfile  # needed by mistral-common too, to decode it
+
+    file = io.BytesIO()
+    soundfile.write(file, waveform, sampling_rate, format="WAV", subtype="FLOAT")
+    return base64.b64encode(file.getvalue()).decode()
