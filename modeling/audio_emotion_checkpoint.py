@@ -3,42 +3,52 @@
 from __future__ import annotations
 
 import copy
-import hashlib
+import dataclasses
 import os
 import shutil
 import sys
 from pathlib import Path
 
 import torch
-from safetensors.torch import load_file
 from torch import Tensor
-from torch.nn import functional as F
-from transformers import AutoConfig, AutoProcessor, PreTrainedConfig, PreTrainedModel
+from transformers import AutoConfig, PreTrainedConfig, PreTrainedModel
 from transformers.conversion_mapping import (
     get_checkpoint_conversion_mapping,
     register_checkpoint_conversion_mapping,
 )
 from transformers.dynamic_module_utils import get_relative_import_files
-from transformers.utils import SAFE_WEIGHTS_NAME, cached_file, extract_commit_hash, logging
 
-from .configuration_titans_mal import DEFAULT_EMOTION_PROMPT, TitansMemoryConfig
+from .checkpoint_files import (
+    LOCATION_KEYWORDS,
+    check_location,
+    commit_of,
+    hub_keywords,
+    load_adapter_weights,
+    load_generation_config,
+    load_processor,
+)
+from .configuration_titans_mal import DEFAULT_EMOTION_PROMPT, AudioEmotionConfigMixin, TitansMemoryConfig
+from .host_checksums import host_checksums
+from .memory_placement import keep_memory_with_its_blocks
+from .titans_memory_layer import weights_fingerprint
 
-
-logger = logging.get_logger(__name__)
 
 # The children that this project adds to a host.
 EXTENSION_NAMES = ("titans_memory", "emotion_head")
 
-# What locates a repository; the base of an adapter has its own.
-_REPO_KEYWORDS = ("revision", "subfolder", "code_revision", "adapter_kwargs")
-_HUB_KEYWORDS = ("cache_dir", "force_download", "local_files_only", "token", "proxies")
+# What belongs to an adapter's own files, and not to those of its base.
+_ADAPTER_KEYWORDS = (*LOCATION_KEYWORDS, "code_revision", "adapter_kwargs", "variant")
+
+# The auto classes that find the model in a repo that holds its code.
+_AUTO_MODELS = ("AutoModelForAudioEmotion", "AutoModelForMultimodalLM", "AutoModel")
 
 
 class AudioEmotionCheckpointMixin:
     """`from_base`, `from_pretrained` and `save_pretrained` of a host with memory."""
 
-    # The processor that is saved along, where it is known.
-    processor = None
+    # A processor that is saved along, or where one may be found when it is asked for.
+    _processor = None
+    _processor_source: tuple | None = None
 
     def __init_subclass__(cls, **kwargs):
         super().__init_subclass__(**kwargs)
@@ -56,6 +66,18 @@ class AudioEmotionCheckpointMixin:
         """The host's own model class; None for a class that is mixed with no host yet."""
         models = (base for base in cls.__mro__ if issubclass(base, PreTrainedModel))
         return next((base for base in models if not issubclass(base, AudioEmotionCheckpointMixin)), None)
+
+    @property
+    def processor(self):
+        """The host's processor, where it is known: that of the base or of the folder that the model came from."""
+        if self._processor is None and self._processor_source is not None:
+            source, self._processor_source = self._processor_source, None
+            self._processor = load_processor(*source, is_needed=False)
+        return self._processor
+
+    @processor.setter
+    def processor(self, processor) -> None:
+        self._processor = processor
 
     @property
     def extension_names(self) -> tuple[str, ...]:
@@ -87,7 +109,9 @@ class AudioEmotionCheckpointMixin:
             ValueError: for a checkpoint of another host, labels that the tokenizer cannot tell apart, a wrong memory
                 configuration, or a checkpoint that lacks weights of the host; nothing is loaded before the checks.
         """
-        hub = {key: kwargs[key] for key in (*_HUB_KEYWORDS, "revision", "subfolder") if key in kwargs}
+        check_location(pretrained_model_name_or_path)
+        hub = hub_keywords(kwargs)
+        wants_info = kwargs.pop("output_loading_info", False)
         native = kwargs.pop("config", None) or AutoConfig.from_pretrained(pretrained_model_name_or_path, **hub)
         try:
             fields = cls.config_class.fields_of_host(native)
@@ -95,69 +119,84 @@ class AudioEmotionCheckpointMixin:
             raise ValueError(f"{cls.__name__} cannot extend {pretrained_model_name_or_path}: {error}") from None
         if isinstance(memory_config, dict):
             memory_config = TitansMemoryConfig(**memory_config)
+        is_folder = os.path.isdir(pretrained_model_name_or_path)
+        name = os.path.abspath(pretrained_model_name_or_path) if is_folder else str(pretrained_model_name_or_path)
         fields |= {
             "id2label": id2label,
             "memory_config": memory_config,
             "emotion_readout": emotion_readout,
             "emotion_prompt": emotion_prompt,
             "adapter_only": True,
-            "base_model_name_or_path": str(pretrained_model_name_or_path),
-            "base_model_revision": _commit_of(pretrained_model_name_or_path, hub),
+            "base_model_name_or_path": name,
+            "base_model_revision": commit_of(pretrained_model_name_or_path, hub),
+            "base_model_subfolder": hub.get("subfolder", ""),
         }
         config = cls.config_class(**fields)
-        is_verbalizer = emotion_readout == "verbalizer"
-        processor = _processor_of(pretrained_model_name_or_path, hub, is_needed=is_verbalizer)
-        if is_verbalizer:
+        processor = load_processor(name, hub, is_needed=emotion_readout == "verbalizer")
+        if emotion_readout == "verbalizer":
             config.label_token_ids = cls.label_tokens_of(config, processor)
-        model = cls._load_host(pretrained_model_name_or_path, config, kwargs)
+        model, info = cls._load_host(name, config, kwargs)
         model.processor = processor
-        return model
+        return (model, info) if wants_info else model
 
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path, *model_args, config=None, **kwargs):
         """Load a folder or repo that `save_pretrained` wrote; an adapter-only one loads its base as well.
 
         Args:
-            kwargs: of transformers' `from_pretrained`. For an adapter, what says how the weights are loaded (dtype,
-                device_map, ...) goes to the base, whose name and revision the adapter's config holds.
+            kwargs: of transformers' `from_pretrained`, and fields of the configuration. For an adapter, what says how
+                the weights are loaded (dtype, device_map, ...) goes to the base, whose name and revision the adapter's
+                config holds.
 
         Raises:
+            FileNotFoundError: for a folder that does not exist, be it that of the base.
             ValueError: if weights are missing, or those of the adapter are not those that its config describes.
         """
+        check_location(pretrained_model_name_or_path)
+        hub = hub_keywords(kwargs)
+        wants_info = kwargs.pop("output_loading_info", False)
         if not isinstance(config, PreTrainedConfig):
-            hub = {key: kwargs[key] for key in (*_HUB_KEYWORDS, "revision", "subfolder") if key in kwargs}
-            config = cls.config_class.from_pretrained(config or pretrained_model_name_or_path, **hub)
-        if not config.adapter_only:
-            return cls._load_full(pretrained_model_name_or_path, model_args, config, kwargs)
-        weights = _adapter_weights(pretrained_model_name_or_path, kwargs)
-        base_keywords = {key: value for key, value in kwargs.items() if key not in _REPO_KEYWORDS}
-        model = cls._load_host(
-            config.base_model_name_or_path, config, base_keywords | {"revision": config.base_model_revision}
-        )
-        _copy_extension(model, weights, pretrained_model_name_or_path)
-        return model
+            own = {field.name for field in dataclasses.fields(AudioEmotionConfigMixin)} | {"id2label"}
+            changes = {key: kwargs.pop(key) for key in own & {*kwargs}}
+            config = cls.config_class.from_pretrained(config or pretrained_model_name_or_path, **hub, **changes)
+        load = cls._load_adapter if config.adapter_only else cls._load_full
+        model, info = load(pretrained_model_name_or_path, config, kwargs)
+        model._processor_source = (pretrained_model_name_or_path, hub)
+        return (model, info) if wants_info else model
 
     @classmethod
-    def _load_full(cls, name, model_args, config, kwargs):
-        wants_info = kwargs.pop("output_loading_info", False)
-        model, info = super().from_pretrained(name, *model_args, config=config, output_loading_info=True, **kwargs)
+    def _load_full(cls, name, config, kwargs):
+        model, info = super().from_pretrained(name, config=config, output_loading_info=True, **kwargs)
         if info["missing_keys"]:
             raise ValueError(f"{name} lacks weights of {cls.__name__}: {sorted(info['missing_keys'])}.")
         _keep_extension_precise(model)
-        return (model, info) if wants_info else model
+        keep_memory_with_its_blocks(model, is_fresh=False)
+        return model, info
+
+    @classmethod
+    def _load_adapter(cls, name, config, kwargs):
+        hub, base = hub_keywords(kwargs), config.base_model_name_or_path
+        if base is None:
+            raise ValueError(f"The config of the adapter {name} names no base: base_model_name_or_path is None.")
+        check_location(base, f"base of the adapter {name},")
+        weights = load_adapter_weights(name, hub, kwargs.get("variant"))
+        base_kwargs = {key: value for key, value in kwargs.items() if key not in _ADAPTER_KEYWORDS}
+        where = {"revision": config.base_model_revision, "subfolder": config.base_model_subfolder}
+        model, info = cls._load_host(base, config, base_kwargs | where)
+        _copy_extension(model, weights, name)
+        model.generation_config = load_generation_config(name, hub) or model.generation_config
+        return model, info
 
     @classmethod
     def _load_host(cls, name, config, kwargs):
         """The host's weights with a fresh extension, and a record of what they were."""
-        if name is None:
-            raise ValueError("The adapter's config does not name its base: base_model_name_or_path is None.")
-        kwargs = {key: value for key, value in kwargs.items() if key != "output_loading_info"}
         model, info = super().from_pretrained(name, config=config, output_loading_info=True, **kwargs)
         if info["missing_keys"]:
             raise ValueError(f"{name} lacks weights of the host: {sorted(info['missing_keys'])}.")
         _keep_extension_precise(model)
-        model._host_checksums = _host_checksums(model)
-        return model
+        keep_memory_with_its_blocks(model, is_fresh=True)
+        model._host_checksums = host_checksums(model, without=EXTENSION_NAMES)
+        return model, info
 
     def save_pretrained(self, save_directory: str | os.PathLike, *, state_dict: dict | None = None, **kwargs) -> None:
         """Write model, config, code and, where known, the processor.
@@ -167,11 +206,13 @@ class AudioEmotionCheckpointMixin:
         Args:
             save_directory: is made if it does not exist.
             state_dict: weights to be written instead of the present ones; filtered for an adapter.
-            kwargs: of transformers' `save_pretrained`.
+            kwargs: of transformers' `save_pretrained`; an adapter is one file, whatever `max_shard_size`.
 
         Raises:
-            ValueError: for an adapter whose host was changed since it was loaded, or that has no base.
+            ValueError: for an adapter whose host was changed since it was loaded, or that has no base, and for a model
+                whose host carries adapters of PEFT, which are not saved along.
         """
+        own_peft = getattr(self, "_hf_peft_config_loaded", False)
         if self.config.adapter_only:
             self._check_host_is_unchanged()
             state_dict = {
@@ -179,17 +220,29 @@ class AudioEmotionCheckpointMixin:
                 for key, tensor in (self.state_dict() if state_dict is None else state_dict).items()
                 if key.split(".")[0] in EXTENSION_NAMES
             }
+            kwargs["max_shard_size"] = sys.maxsize
+            # What the base carries itself (Granite Speech its LoRA) comes with the base.
+            self._hf_peft_config_loaded = False
+        elif any(".base_layer." in key for key in self.state_dict()):
+            raise ValueError("The host carries adapters of PEFT: merge_and_unload() them before the model is saved.")
+        memory = self._memory_weights(state_dict)
         config = self.config
-        # The saved weights have a name of their own; the live conversations' caches keep the one they were made for.
         self.config = copy.deepcopy(config)
-        self.config.memory_config.weights_fingerprint = _fingerprint(self.titans_memory.state_dict())
+        self.config.memory_config.weights_fingerprint = weights_fingerprint(memory)
         try:
-            self._save_code(save_directory)
+            if kwargs.get("is_main_process", True):
+                self._save_code(save_directory)
+                if self.processor is not None:
+                    self.processor.save_pretrained(save_directory)
             super().save_pretrained(save_directory, state_dict=state_dict, **kwargs)
         finally:
-            self.config = config
-        if self.processor is not None:
-            self.processor.save_pretrained(save_directory)
+            self.config, self._hf_peft_config_loaded = config, own_peft
+
+    def _memory_weights(self, state_dict: dict | None) -> dict[str, Tensor]:
+        prefix = "titans_memory."
+        if state_dict is None:
+            return self.titans_memory.state_dict()
+        return {key.removeprefix(prefix): tensor for key, tensor in state_dict.items() if key.startswith(prefix)}
 
     def _save_code(self, folder) -> None:
         """Copy the model's own code, and name it in the config, for machines without this package."""
@@ -205,39 +258,17 @@ class AudioEmotionCheckpointMixin:
         before = getattr(self, "_host_checksums", None)
         if before is None or self.config.base_model_name_or_path is None:
             raise ValueError(f"The model was not loaded as base and adapter, so no base can be named. {in_full}")
-        after = _host_checksums(self)
+        after = host_checksums(self, without=EXTENSION_NAMES)
         changed = sorted(key for key in {*before, *after} if before.get(key) != after.get(key))
+        if any(".base_layer." in key for key in changed):
+            raise ValueError(
+                f"The host carries adapters of PEFT, which would be lost: merge_and_unload() them first. {in_full}"
+            )
         if changed:
             raise ValueError(
                 f"{len(changed)} weights of the host differ from those of {self.config.base_model_name_or_path}"
                 f" ({', '.join(changed[:3])}, ...); an adapter would lose them. {in_full}"
             )
-
-
-_AUTO_MODELS = ("AutoModelForAudioEmotion", "AutoModelForMultimodalLM", "AutoModel")
-
-
-def _commit_of(name, hub: dict) -> str | None:
-    """The commit of a Hub repo; None for a folder."""
-    if os.path.isdir(name):
-        return None
-    return extract_commit_hash(cached_file(name, "config.json", **hub), hub.get("revision"))
-
-
-def _processor_of(name, hub: dict, *, is_needed: bool):
-    """The host's processor; where it is not needed, None with a warning if it cannot be loaded."""
-    try:
-        return AutoProcessor.from_pretrained(name, **hub)
-    except (OSError, ValueError) as error:
-        if is_needed:
-            raise
-        logger.warning(f"No processor will be saved along: {error}")
-        return None
-
-
-def _adapter_weights(name, kwargs: dict) -> dict[str, Tensor]:
-    keywords = {key: kwargs[key] for key in (*_HUB_KEYWORDS, "revision", "subfolder") if key in kwargs}
-    return load_file(cached_file(name, SAFE_WEIGHTS_NAME, **keywords))
 
 
 def _copy_extension(model, weights: dict[str, Tensor], name) -> None:
@@ -254,30 +285,3 @@ def _keep_extension_precise(model) -> None:
     # transformers creates what a checkpoint lacks in the host's dtype.
     for name in model.extension_names:
         getattr(model, name).float()
-
-
-def _host_checksums(model) -> dict[str, tuple]:
-    """Dtype, shape and a checksum of each of the host's tensors; those not in memory count as unchanged."""
-    return {
-        key: (str(tensor.dtype), tuple(tensor.shape), None if tensor.device.type == "meta" else _checksum(tensor))
-        for key, tensor in model.state_dict().items()
-        if key.split(".")[0] not in EXTENSION_NAMES
-    }
-
-
-def _checksum(tensor: Tensor) -> tuple[int, int]:
-    """Of the bytes as 64-bit integers, with each row and each column counted by its place; modulo 2^64."""
-    matrix = tensor.detach().contiguous()
-    matrix = (matrix.flatten(1) if matrix.dim() > 1 else matrix.reshape(1, -1)).view(torch.uint8)
-    missing = -matrix.shape[1] % 8
-    words = (F.pad(matrix, (0, missing)) if missing else matrix).view(torch.int64)
-    sums = (words.sum(axis) for axis in (0, 1))
-    return tuple(int((s * torch.arange(1, len(s) + 1, device=s.device)).sum()) for s in sums)
-
-
-def _fingerprint(weights: dict[str, Tensor]) -> str:
-    digest = hashlib.sha256()
-    for key in sorted(weights):
-        digest.update(key.encode())
-        digest.update(weights[key].detach().cpu().contiguous().numpy().tobytes())
-    return digest.hexdigest()[:16]

@@ -67,6 +67,7 @@ class AudioEmotionMixin(TurnInputsMixin, AudioEmotionCheckpointMixin):
         cls.output_class = _extend_output(cls, cls.host_output_class or _annotated_output(host))
 
     def __init__(self, config, *args, **kwargs):
+        config.check()
         if config.emotion_readout == "verbalizer" and config.label_token_ids is None:
             raise ValueError(
                 'emotion_readout="verbalizer" needs label_token_ids in the config; `from_base` finds them.'
@@ -84,7 +85,7 @@ class AudioEmotionMixin(TurnInputsMixin, AudioEmotionCheckpointMixin):
             # The base never has them; `from_pretrained` demands them of the adapter.
             names = {rf"^{name}\." for name in self.extension_names}
             self._keys_to_ignore_on_load_missing = {*(self._keys_to_ignore_on_load_missing or ()), *names}
-        self._memory_disabled_in: dict[int, int] = {}
+        self._memory_disabled_in = _PerThread()
         self.post_init()
 
     @property
@@ -160,7 +161,7 @@ class AudioEmotionMixin(TurnInputsMixin, AudioEmotionCheckpointMixin):
         fields = dict(output)
         if call is not None and call.positions is not None:
             fields["emotion_logits"] = self._emotion_logits(output, call)
-            fields["memory_surprise"] = torch.stack(call.surprise, dim=-1) if call.surprise else None
+            fields["memory_surprise"] = call.stacked_surprise()
         if emotion_labels is not None:
             if "emotion_logits" not in fields:
                 raise ValueError("emotion_labels were given, but input_ids hold no audio.")
@@ -178,8 +179,7 @@ class AudioEmotionMixin(TurnInputsMixin, AudioEmotionCheckpointMixin):
     def generate(
         self,
         inputs: Tensor | None = None,
-        generation_config=None,
-        *,
+        *args,
         memory_cache: ConversationMemoryCache | None = None,
         conversation_ids: Tensor | Sequence[int] | None = None,
         speaker_ids: Tensor | Sequence[int] | None = None,
@@ -190,14 +190,12 @@ class AudioEmotionMixin(TurnInputsMixin, AudioEmotionCheckpointMixin):
 
         Args and errors as `forward`; what is decoded is never written.
         """
-        input_ids = kwargs.get("input_ids", inputs)
-        if input_ids is None:
-            input_ids = kwargs.get("inputs_embeds")
+        input_ids = None if kwargs.get("inputs_embeds") is not None else kwargs.get("input_ids", inputs)
         transaction = self._begin(memory_cache, input_ids, conversation_ids, speaker_ids, update_memory)
         if transaction is not None:
             transaction.prompt_audio = self.audio_mask(input_ids, kwargs)
             kwargs["memory_cache"] = transaction
-        result = super().generate(inputs, generation_config, **kwargs)
+        result = super().generate(inputs, *args, **kwargs)
         if transaction is not None and memory_cache is not None:
             transaction.commit()
         return result
@@ -222,13 +220,31 @@ class AudioEmotionMixin(TurnInputsMixin, AudioEmotionCheckpointMixin):
         if input_ids is None:
             raise ValueError("Memory needs input_ids to find the audio: use disable_memory() for inputs_embeds alone.")
         rows = input_ids.shape[0]
+        fingerprint = None
         if cache is None:
             cache = ConversationMemoryCache(self.config, batch_size=rows)
         elif isinstance(cache, ConversationMemoryCache):
             cache.check_identity(memory_identity(self.config), "The model")
+            fingerprint = self._memory_fingerprint()
+            cache.check_weights(fingerprint)
         else:
             raise TypeError(f"memory_cache must be a ConversationMemoryCache, got {type(cache).__name__}.")
-        return MemoryTransaction(cache, rows, conversation_ids=conversation_ids, speaker_ids=speaker_ids, write=write)
+        return MemoryTransaction(
+            cache,
+            rows,
+            conversation_ids=conversation_ids,
+            speaker_ids=speaker_ids,
+            write=write,
+            weights_fingerprint=fingerprint,
+        )
+
+    def _memory_fingerprint(self) -> str | None:
+        """Of the memory's weights, also for the config; None while they are trained, and in compiled code."""
+        if torch.compiler.is_compiling():
+            return None
+        fingerprint = None if self.training else self.titans_memory.fingerprint()
+        self.config.memory_config.weights_fingerprint = fingerprint
+        return fingerprint
 
     def _memory_call(self, transaction: MemoryTransaction | None, kwargs: dict) -> MemoryCall | None:
         """What the hooks need to know of this call; None where nothing is to be done."""
@@ -248,8 +264,17 @@ class AudioEmotionMixin(TurnInputsMixin, AudioEmotionCheckpointMixin):
     def _emotion_logits(self, output, call: MemoryCall) -> Tensor | None:
         if self.config.emotion_readout == "linear":
             weight = self.emotion_head.weight
-            return self.emotion_head(call.last_hidden_state.to(weight.device, weight.dtype))
+            with torch.autocast(weight.device.type, enabled=False):
+                logits = self.emotion_head(call.last_hidden_state.to(weight.device, weight.dtype))
+            return logits if logits.dtype == torch.float64 else logits.float()
         return label_logits(output.logits, call.last_positions, call.sequence_length, self.config.label_token_ids)
+
+
+class _PerThread(dict):
+    """Counts by thread; a copy of the model starts without them."""
+
+    def __deepcopy__(self, memo) -> _PerThread:
+        return _PerThread()
 
 
 def _padding_mask(inputs: dict) -> Tensor | None:

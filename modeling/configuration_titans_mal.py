@@ -15,6 +15,8 @@ from .neural_memory import READ_ORDERS, STEP_RULES
 SCOPES = ("conversation", "speaker")
 READOUTS = ("verbalizer", "linear")
 
+_WRITTEN_ALONG = ("transformers_version", "_name_or_path", "_commit_hash", "attn_implementation", "torch_dtype")
+
 DEFAULT_EMOTION_PROMPT = "Which emotion does the speaker express? Answer with one word out of: {labels}."
 
 
@@ -60,6 +62,10 @@ class TitansMemoryConfig(PreTrainedConfig):
     weights_fingerprint: str | None = None
 
     def __post_init__(self, **kwargs):
+        # What transformers itself writes into a configuration is let through.
+        unknown = sorted(key for key in kwargs if not hasattr(PreTrainedConfig, key) and key not in _WRITTEN_ALONG)
+        if unknown:
+            raise ValueError(f"{type(self).__name__} has no {unknown}; it has {sorted(type(self).__annotations__)}.")
         self.layers = list(self.layers) if isinstance(self.layers, list | tuple | range) else self.layers
         self._check()
         super().__post_init__(**kwargs)
@@ -103,7 +109,8 @@ class AudioEmotionConfigMixin:
         label_token_ids: for the verbalizer, the token that stands for each label, in the order of `id2label`.
         emotion_prompt: what the user turn asks after the audio; `{labels}` is replaced by the labels.
         adapter_only: whether `save_pretrained` leaves the host's weights out and names the base instead.
-        base_model_name_or_path, base_model_revision: the host checkpoint the memory was made for.
+        base_model_name_or_path, base_model_revision, base_model_subfolder: the host checkpoint that the memory was
+            made for.
 
     Raises:
         ValueError: for an unknown readout, `id2label` that does not count from 0, a label that occurs twice, label
@@ -122,15 +129,26 @@ class AudioEmotionConfigMixin:
     adapter_only: bool = False
     base_model_name_or_path: str | None = None
     base_model_revision: str | None = None
+    base_model_subfolder: str = ""
 
     def __post_init__(self, **kwargs):
         if not isinstance(self.memory_config, PreTrainedConfig):
             self.memory_config = TitansMemoryConfig(**(self.memory_config or {}))
         super().__post_init__(**kwargs)
+        self.check()
+
+    def check(self) -> None:
+        """Check what may have been changed since the configuration was built, and renew `label2id`.
+
+        Raises:
+            ValueError: as the class.
+        """
+        if not isinstance(self.memory_config, TitansMemoryConfig):
+            raise ValueError(f"memory_config must be a TitansMemoryConfig, got {type(self.memory_config).__name__}.")
         if self.emotion_readout not in READOUTS:
             raise ValueError(f"emotion_readout must be one of {READOUTS}, got {self.emotion_readout!r}.")
-        if sorted(self.id2label) != list(range(len(self.id2label))):
-            raise ValueError(f"id2label must number the labels 0, 1, ..., got the ids {sorted(self.id2label)}.")
+        if not isinstance(self.id2label, dict) or sorted(self.id2label) != list(range(len(self.id2label))):
+            raise ValueError(f"id2label must number the labels 0, 1, ..., got {self.id2label!r}.")
         if len(set(self.labels)) != len(self.labels):
             raise ValueError(f"id2label must not name a label twice, got {self.labels}.")
         self.label2id = {label: index for index, label in self.id2label.items()}

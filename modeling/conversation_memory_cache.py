@@ -57,6 +57,8 @@ class ConversationMemoryCache:
     Attributes:
         layers: a `MemoryCacheLayer` per memory layer, in the order of `memory_config.layers`.
         turns, tokens: (batch_size * streams per row,) written turns and audio tokens of each stream.
+        identity: of the models that the state can belong to: the host's kind and shape, and the memory's.
+        weights_fingerprint: of the memory that wrote the state; None: not known, as while it is being trained.
 
     Raises:
         ValueError: for a `batch_size` below 1 or a config without memory.
@@ -69,6 +71,7 @@ class ConversationMemoryCache:
         if isinstance(batch_size, bool) or not isinstance(batch_size, int) or batch_size < 1:
             raise ValueError(f"batch_size must be an integer of at least 1, got {batch_size!r}.")
         self.identity = memory_identity(config)
+        self.weights_fingerprint: str | None = None
         self.streams_per_row = memory.streams_per_row
         self.layers = [MemoryCacheLayer() for _ in memory.layers]
         self.turns = torch.zeros(batch_size * self.streams_per_row, dtype=torch.long)
@@ -128,11 +131,11 @@ class ConversationMemoryCache:
 
     def reset(self, rows: Sequence[int] | None = None) -> None:
         """Forget everything, or the given rows; their ids become free."""
-        if rows is None:
-            rows = range(self.batch_size)
+        rows = range(self.batch_size) if rows is None else [self._check_row(row) for row in rows]
+        if set(rows) == set(range(self.batch_size)):
+            self.weights_fingerprint = None
             for layer in self.layers:
                 layer.weights = layer.momentum = None
-        rows = [self._check_row(row) for row in rows]
         fresh = torch.ones(self.batch_size, dtype=torch.bool)
         fresh[rows] = False
         kept = fresh.repeat_interleave(self.streams_per_row).to(self.turns.device)
@@ -237,6 +240,8 @@ class ConversationMemoryCache:
         first = caches[0].snapshot()
         for cache in caches[1:]:
             first.check_identity(cache.identity, "A cache to be stacked")
+            first.check_weights(cache.weights_fingerprint)
+            first.weights_fingerprint = first.weights_fingerprint or cache.weights_fingerprint
         first.turns = torch.cat([cache.turns for cache in caches])
         first.tokens = torch.cat([cache.tokens for cache in caches])
         first.speaker_ids = [dict(speakers) for cache in caches for speakers in cache.speaker_ids]
@@ -261,7 +266,8 @@ class ConversationMemoryCache:
     def save_pretrained(self, folder: str | Path) -> None:
         """Write the state to `folder` as safetensors, with the identity of the model it belongs to."""
         rows = {"conversation_ids": self.conversation_ids, "speaker_ids": self.speaker_ids}
-        save_state(folder, self._named_tensors(), self.identity, rows)
+        identity = {**self.identity, "memory_weights": self.weights_fingerprint}
+        save_state(folder, self._named_tensors(), identity, rows)
 
     @classmethod
     def from_pretrained(cls, folder: str | Path, config: PreTrainedConfig) -> ConversationMemoryCache:
@@ -278,6 +284,8 @@ class ConversationMemoryCache:
         tensors, identity, rows = load_state(folder)
         cache = cls(config, batch_size=len(rows["speaker_ids"]))
         cache.check_identity(identity, f"The state in {folder}")
+        cache.weights_fingerprint = identity.get("memory_weights")
+        cache.check_weights(config.memory_config.weights_fingerprint)
         ids = rows["conversation_ids"]
         cache.conversation_ids = None if ids is None else {int(key): row for key, row in ids.items()}
         cache.speaker_ids = [{int(key): slot for key, slot in speakers.items()} for speakers in rows["speaker_ids"]]
@@ -312,12 +320,20 @@ class ConversationMemoryCache:
         return NeuralMemoryState(tuple(select[: len(layer.weights)]), tuple(select[len(layer.weights) :]))
 
     def check_identity(self, other: dict, what: str) -> None:
-        """Raise a ValueError that names what differs if `other` is not this cache's identity."""
+        """Raise a ValueError that names what differs if `other`, the identity of `what`, is not this cache's."""
         differing = [key for key in self.identity if self.identity[key] != other.get(key)]
         if differing:
-            mine = {key: self.identity[key] for key in differing}
             raise ValueError(
-                f"{what} belongs to another model: { ({k: other.get(k) for k in differing}) } is not {mine}."
+                f"{what} and the cache belong to different models: { ({key: other.get(key) for key in differing}) } "
+                f"and { ({key: self.identity[key] for key in differing}) }."
+            )
+
+    def check_weights(self, fingerprint: str | None) -> None:
+        """Raise a ValueError if the state was written by other memory weights than those of `fingerprint`."""
+        if None not in (fingerprint, self.weights_fingerprint) and fingerprint != self.weights_fingerprint:
+            raise ValueError(
+                f"The state was written by a memory with other weights ({self.weights_fingerprint}) than this one's "
+                f"({fingerprint}): use the model that wrote it, or reset() the cache."
             )
 
     def _named_tensors(self) -> dict[str, Tensor]:

@@ -19,7 +19,7 @@ _HOST_FIELDS = ("model_type", "hidden_size", "num_hidden_layers", "vocab_size")
 
 
 def memory_identity(config: PreTrainedConfig) -> dict:
-    """What a state of a model with `config` belongs to: the host and its shape, and the memory and its weights."""
+    """What a state of a model with `config` belongs to: the host and its shape, and the memory."""
     text = config.get_text_config(decoder=True)
     memory = config.memory_config.to_dict()
     for key in ("transformers_version", "dtype", "weights_fingerprint"):
@@ -30,7 +30,6 @@ def memory_identity(config: PreTrainedConfig) -> dict:
         **host,
         "memory_layers": list(config.memory_config.layers),
         "memory_config": hashlib.sha256(described.encode()).hexdigest()[:16],
-        "memory_weights": config.memory_config.weights_fingerprint,
     }
 
 

@@ -61,7 +61,7 @@ def emotion_loss(emotion_logits: Tensor, emotion_labels: Tensor | Sequence[int],
         ValueError: for labels of another shape or type, or outside `id2label`.
     """
     labels = torch.as_tensor(emotion_labels, device=emotion_logits.device)
-    if labels.shape != emotion_logits.shape[:1] or labels.is_floating_point():
+    if labels.shape != emotion_logits.shape[:1] or labels.is_floating_point() or labels.dtype == torch.bool:
         raise ValueError(
             f"emotion_labels must be ({len(emotion_logits)},) integers, one a row, got {labels.dtype} "
             f"{tuple(labels.shape)}."
@@ -69,7 +69,7 @@ def emotion_loss(emotion_logits: Tensor, emotion_labels: Tensor | Sequence[int],
     if not torch.compiler.is_compiling() and bool((labels >= len(id2label)).any()):
         raise ValueError(f"emotion_labels must be below 0 or in {id2label}, got {sorted(set(labels.tolist()))}.")
     scored = labels >= 0
-    losses = F.cross_entropy(emotion_logits, labels.clamp(min=0), reduction="none")
+    losses = F.cross_entropy(emotion_logits, labels.clamp(min=0).long(), reduction="none")
     return (losses * scored).sum() / scored.sum().clamp(min=1)
 
 

@@ -46,6 +46,12 @@ class MemoryCall:
     surprise: list[Tensor] = field(default_factory=list)
     last_hidden_state: Tensor | None = None
 
+    def stacked_surprise(self) -> Tensor | None:
+        """(rows, memory layers); None where no layer ran."""
+        if not self.surprise:
+            return None
+        return torch.stack([surprise.to(self.surprise[0].device) for surprise in self.surprise], dim=-1)
+
     def locate_audio(self, is_audio: Tensor) -> None:
         """Find the audio positions from a mask (rows, sequence_length)."""
         counts = is_audio.sum(-1)
@@ -97,7 +103,7 @@ class BlockHook:
         )
         call.transaction.stage(self.layer_idx, memory.state)
         call.surprise.append(memory.surprise)
-        extended = hidden_states.scatter_add(1, index, memory.residual.to(hidden_states.dtype))
+        extended = hidden_states.scatter_add(1, index, memory.residual.to(hidden_states))
         if self.hidden_states_index is not None:
             extended = versions.select_scatter(extended, dim=0, index=self.hidden_states_index)
         return (extended, *output[1:]) if isinstance(output, tuple) else extended
@@ -150,8 +156,8 @@ def attach_memory(
     unheard = [layer for layer in config.layers if layer >= last_heard]
     if unheard:
         logger.warning(
-            f"memory_config.layers {unheard}: what is added after block {last_heard - 1} is read by nothing that "
-            "follows the audio."
+            f"memory_config.layers {unheard}: what is added after block {last_heard} or a later one is read by "
+            "nothing that follows the audio."
         )
     memory = TitansMemory(config, text_config.hidden_size).to(next(blocks.parameters()).device)
     handles = []

@@ -24,6 +24,7 @@ class MemoryTransaction:
         conversation_ids: (rows,) integers; None: row i is row i of the cache.
         speaker_ids: (rows,) integers; needed by scope "speaker" only.
         write: whether the turns are to be written.
+        weights_fingerprint: of the memory that reads and writes; None: not known.
 
     Attributes:
         turns: for `TitansMemoryLayer`: the rows of each stream's first turn, second turn, ...; None if each row is the
@@ -42,8 +43,10 @@ class MemoryTransaction:
         conversation_ids: Tensor | Sequence[int] | None = None,
         speaker_ids: Tensor | Sequence[int] | None = None,
         write: bool = True,
+        weights_fingerprint: str | None = None,
     ):
         self.cache = cache
+        self._weights_fingerprint = weights_fingerprint
         # What the call reads, also where a block is run again in the backward pass, after the commit.
         self._before = cache.snapshot()
         self.write = write
@@ -144,19 +147,21 @@ class MemoryTransaction:
         self.is_closed = True
 
     def commit(self) -> None:
-        """Write what was staged into the cache."""
+        """Write what was staged into the cache, all of it or, where something fails, nothing."""
         if self._tokens is None:
             return
-        cache, tokens = self.cache, self._tokens
+        after, tokens = self.cache.snapshot(), self._tokens
         streams = self._streams_in_order
-        everything = len(streams) == len(cache.turns) and streams.tolist() == list(range(len(streams)))
+        everything = len(streams) == len(after.turns) and streams.tolist() == list(range(len(streams)))
         for layer_idx, state in self._staged.items():
-            cache.update(state, layer_idx, None if everything else streams)
+            after.update(state, layer_idx, None if everything else streams)
         rows = self._row_streams.to(tokens.device)
-        cache.tokens = cache.tokens.to(tokens.device).index_add(0, rows, tokens)
-        cache.turns = cache.turns.to(tokens.device).index_add(0, rows, (tokens > 0).long())
-        cache.conversation_ids = self._conversation_ids
-        cache.speaker_ids = self._speaker_ids
+        after.tokens = after.tokens.to(tokens.device).index_add(0, rows, tokens)
+        after.turns = after.turns.to(tokens.device).index_add(0, rows, (tokens > 0).long())
+        after.conversation_ids = self._conversation_ids
+        after.speaker_ids = self._speaker_ids
+        after.weights_fingerprint = self._weights_fingerprint
+        self.cache.restore(after)
 
     def __deepcopy__(self, memo) -> MemoryTransaction:
         # Assisted decoding copies what it hands to the assistant; a copy may read, and must not write.

@@ -29,7 +29,7 @@ class VoxtralMALForAudioEmotion(AudioEmotionMixin, VoxtralForConditionalGenerati
     has_window = False
 
     def audio_mask(self, input_ids: Tensor, inputs: dict) -> Tensor:
-        """Every sound is padded with silence to whole windows of 30 s: what ends in silence is not heard to its end."""
+        """Every sound is padded with silence to whole windows of 30 s; silence at its end is left out."""
         mask, features = super().audio_mask(input_ids, inputs), inputs.get("input_features")
         if features is None:
             return mask
@@ -49,7 +49,7 @@ class VoxtralMALForAudioEmotion(AudioEmotionMixin, VoxtralForConditionalGenerati
 
     @classmethod
     def label_tokens_of(cls, config, processor) -> list[int]:
-        """Its tokenizer reads no control tokens in text; what follows the last one is the same as what stands alone."""
+        """Its tokenizer reads no control tokens in text; a label after one is what it is alone."""
         return find_label_tokens(processor.tokenizer, "", config.labels)
 
 

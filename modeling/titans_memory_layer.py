@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -128,16 +129,16 @@ class TitansMemoryLayer(nn.Module):
     def _turn(self, state: NeuralMemoryState, inputs: dict, write: bool):
         """One turn of each stream: what was read, the surprise, and the state after it."""
         surprise = _surprise(state, inputs["keys"], inputs["values"], inputs["mask"])
-        if not write:
+        if self.config.read == "history" and not write:
             return read_memory(state.weights, inputs["queries"]), surprise, state
-        answers, state = read_and_write_memory(
+        answers, after = read_and_write_memory(
             state,
             **inputs,
             chunk_size=self.config.chunk_size,
             step_rule=self.config.step_rule,
             read=self.config.read,
         )
-        return answers, surprise, state
+        return answers, surprise, after if write else state
 
     def _walk(self, state: NeuralMemoryState, inputs: dict, turns: Sequence[Tensor], write: bool):
         """The streams' turns one after the other: only the memory itself is sequential."""
@@ -164,6 +165,15 @@ def _surprise(state: NeuralMemoryState, keys: Tensor, values: Tensor, mask: Tens
         return ratio.masked_fill(~mask, 0).sum(-1) / mask.sum(-1)
 
 
+def weights_fingerprint(weights: dict[str, Tensor]) -> str:
+    """A name of a memory's `state_dict`, the same in float32 and float64."""
+    digest = hashlib.sha256()
+    for key in sorted(weights):
+        digest.update(key.encode())
+        digest.update(weights[key].detach().float().cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()[:16]
+
+
 class TitansMemory(PreTrainedModel):
     """All memory layers of a model, `layers[i]` for the block `config.layers[i]`.
 
@@ -184,7 +194,19 @@ class TitansMemory(PreTrainedModel):
     def __init__(self, config: TitansMemoryConfig, hidden_size: int):
         super().__init__(config)
         self.layers = nn.ModuleList(TitansMemoryLayer(config, hidden_size) for _ in config.layers)
+        self._fingerprint: tuple[list, str] = ([], "")
         self.post_init()
+
+    def fingerprint(self) -> str | None:
+        """A name of the present weights, to which the states that they write belong; None where they are sharded."""
+        parameters = list(self.parameters())
+        if any(parameter.is_meta or hasattr(parameter, "full_tensor") for parameter in parameters):
+            return None
+        # In-place changes count up the version; hashing is left for when something changed.
+        present = [(p.data_ptr(), 0 if p.is_inference() else p._version) for p in parameters]
+        if self._fingerprint[0] != present:
+            self._fingerprint = (present, weights_fingerprint(self.state_dict()))
+        return self._fingerprint[1]
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:

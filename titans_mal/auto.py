@@ -9,6 +9,7 @@ from transformers import AutoConfig, AutoModel, AutoModelForMultimodalLM, AutoPr
 from transformers.models.auto.auto_factory import _BaseAutoModelClass, _LazyAutoMapping
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING_NAMES
 
+from .modeling.checkpoint_files import check_location, hub_keywords
 from .modeling.configuration_titans_mal import TitansMemoryConfig
 from .modeling.modeling_audioflamingo3_mal import AudioFlamingo3MALConfig, AudioFlamingo3MALForAudioEmotion
 from .modeling.modeling_gemma3n_mal import Gemma3nMALConfig, Gemma3nMALForAudioEmotion
@@ -30,24 +31,53 @@ class AutoModelForAudioEmotion(_BaseAutoModelClass):
     _model_mapping = _LazyAutoMapping(CONFIG_MAPPING_NAMES, OrderedDict())
 
     @classmethod
+    def from_pretrained(cls, pretrained_model_name_or_path, *model_args, **kwargs):
+        """What `save_pretrained` wrote; arguments as `AudioEmotionCheckpointMixin.from_pretrained`.
+
+        Raises:
+            FileNotFoundError: for a folder that does not exist.
+            ValueError: for a checkpoint without memory, and as `AudioEmotionCheckpointMixin.from_pretrained`.
+        """
+        check_location(pretrained_model_name_or_path)
+        try:
+            return super().from_pretrained(pretrained_model_name_or_path, *model_args, **kwargs)
+        except ValueError as error:
+            if not str(error).startswith("Unrecognized configuration class"):
+                raise
+            raise ValueError(
+                f"{pretrained_model_name_or_path} holds no model with memory: from_base gives a host one."
+            ) from error
+
+    @classmethod
     def from_base(cls, pretrained_model_name_or_path, **kwargs):
         """A host checkpoint plus a fresh memory; arguments as `AudioEmotionCheckpointMixin.from_base`.
 
         Raises:
+            FileNotFoundError: for a folder that does not exist.
             ValueError: for a host that has no model class with memory, naming those that have.
         """
-        hub = {key: kwargs[key] for key in ("revision", "cache_dir", "token", "local_files_only") if key in kwargs}
-        model_type = AutoConfig.from_pretrained(pretrained_model_name_or_path, **hub).model_type
+        check_location(pretrained_model_name_or_path)
+        model_type = AutoConfig.from_pretrained(pretrained_model_name_or_path, **hub_keywords(kwargs)).model_type
+        if model_type in NO_HOSTS:
+            raise ValueError(f"No memory for a host of type {model_type!r}: {NO_HOSTS[model_type]}.")
         if model_type not in HOSTS:
-            raise ValueError(f"No memory for a host of type {model_type!r}: the hosts are {sorted(HOSTS)}.")
+            raise ValueError(
+                f"No memory for a host of type {model_type!r}: the hosts are {sorted(HOSTS)}; register_host adds one."
+            )
         return HOSTS[model_type].from_base(pretrained_model_name_or_path, **kwargs)
 
 
 # transformers looks an auto class up there by its name.
 transformers.models.auto.AutoModelForAudioEmotion = AutoModelForAudioEmotion
 
-# The model class with memory of each host, by the host's model type.
+# The model class with memory of each host, by the model type of the host and of larger models that it is a part of.
 HOSTS: dict[str, type] = {}
+
+# Audio language models that cannot carry a memory, and why.
+NO_HOSTS = {
+    "voxtral_realtime": "Voxtral Realtime adds its audio to every token, so there are no audio positions to read at",
+    "vibevoice_asr": "VibeVoice-ASR draws its audio features at random, so a turn is not heard the same way twice",
+}
 
 
 def register_host(config_class: type, model_class: type) -> None:
@@ -58,7 +88,7 @@ def register_host(config_class: type, model_class: type) -> None:
         model_class: an `AudioEmotionMixin` and the host's model class.
     """
     host_config = config_class.host_class()
-    HOSTS[host_config.model_type] = model_class
+    HOSTS.update(dict.fromkeys((host_config.model_type, *config_class.part_of), model_class))
     AutoConfig.register(config_class.model_type, config_class, exist_ok=True)
     for auto_class in (AutoModelForAudioEmotion, AutoModelForMultimodalLM, AutoModel):
         auto_class.register(config_class, model_class, exist_ok=True)

@@ -1,16 +1,26 @@
 """`from_base`, `save_pretrained` and `from_pretrained`: nothing lost, nothing random."""
 
 import json
+import os
+import shutil
 import subprocess
 import sys
+import threading
 
 import pytest
 import torch
+import transformers
+from peft import LoraConfig
 from safetensors.torch import load_file, save_file
 from tiny_models import LABELS, host_of, save_base, stir, tiny_host, tiny_model, tiny_processor, tiny_turns
 from transformers import AutoProcessor, Qwen2AudioForConditionalGeneration
 
-from titans_mal import AutoModelForAudioEmotion, Qwen2AudioMALForAudioEmotion, TitansMemoryConfig
+from titans_mal import (
+    AutoModelForAudioEmotion,
+    ConversationMemoryCache,
+    Qwen2AudioMALForAudioEmotion,
+    TitansMemoryConfig,
+)
 
 
 ID2LABEL = dict(enumerate(LABELS))
@@ -242,16 +252,14 @@ def test_a_verbalizer_without_label_tokens_is_refused():
 
 def test_another_host_is_refused(tmp_path):
     (tmp_path / "config.json").write_text(json.dumps({"model_type": "bert"}))
-    with pytest.raises(ValueError, match=r"No memory for a host of type 'bert': the hosts are \['qwen2_audio'\]"):
+    with pytest.raises(ValueError, match=r"No memory for a host of type 'bert': the hosts are .*'qwen2_audio'"):
         AutoModelForAudioEmotion.from_base(tmp_path, id2label=ID2LABEL)
-    with pytest.raises(ValueError, match="extends 'qwen2_audio' checkpoints, got 'bert'"):
+    with pytest.raises(ValueError, match="it is a 'bert' checkpoint"):
         Qwen2AudioMALForAudioEmotion.from_base(tmp_path, id2label=ID2LABEL)
 
 
 def test_a_conversation_is_continued_after_loading(base, tmp_path):
     """A cache belongs to the weights it was written with: saved, loaded, and not to other weights."""
-    from titans_mal import ConversationMemoryCache
-
     make_from(base).save_pretrained(tmp_path / "model")
     model = AutoModelForAudioEmotion.from_pretrained(tmp_path / "model")
     cache = ConversationMemoryCache(model.config, batch_size=2)
@@ -263,8 +271,162 @@ def test_a_conversation_is_continued_after_loading(base, tmp_path):
     stir(model.titans_memory)
     model.save_pretrained(tmp_path / "other")
     other = AutoModelForAudioEmotion.from_pretrained(tmp_path / "other")
-    with pytest.raises(ValueError, match=r"belongs to another model: .*memory_weights"):
+    with pytest.raises(ValueError, match="written by a memory with other weights"):
         ConversationMemoryCache.from_pretrained(tmp_path / "state", other.config)
+
+
+@torch.no_grad()
+def test_a_state_belongs_to_the_weights_that_wrote_it_saved_or_not(base, tmp_path):
+    model, other, turns = make_from(base), make_from(base), tiny_turns(2)
+    cache = ConversationMemoryCache(model.config, batch_size=2)
+    model(**turns, memory_cache=cache)
+    # In any order, before a model was ever saved.
+    cache.save_pretrained(tmp_path / "state")
+    model.save_pretrained(tmp_path / "model")
+    again = AutoModelForAudioEmotion.from_pretrained(tmp_path / "model")
+    again(**turns, memory_cache=ConversationMemoryCache.from_pretrained(tmp_path / "state", again.config))
+    # What another memory of the same shape wrote is not read, nor what this one wrote before it was changed.
+    with pytest.raises(ValueError, match="written by a memory with other weights"):
+        other(**turns, memory_cache=cache)
+    stir(model.titans_memory)
+    with pytest.raises(ValueError, match="written by a memory with other weights"):
+        model(**turns, memory_cache=cache)
+    cache.reset()
+    model(**turns, memory_cache=cache)
+    # Training goes on with a cache while the weights change.
+    model.train()
+    model(**turns, memory_cache=cache)
+    stir(model.titans_memory)
+    model(**turns, memory_cache=cache)
+
+
+@torch.no_grad()
+def test_saving_does_not_disturb_calls_in_other_threads(base, tmp_path):
+    model, turns, stop, failures = make_from(base), tiny_turns(2), threading.Event(), []
+    cache = ConversationMemoryCache(model.config, batch_size=2)
+
+    def listen():
+        while not stop.is_set():
+            try:
+                with torch.no_grad():
+                    model(**turns, memory_cache=cache)
+            except ValueError as error:
+                failures.append(error)
+
+    thread = threading.Thread(target=listen)
+    thread.start()
+    for _ in range(3):
+        model.save_pretrained(tmp_path)
+    stop.set()
+    thread.join()
+    assert not failures
+
+
+def test_an_adapter_of_any_shard_size_or_variant_loads_again(base, tmp_path):
+    model = make_from(base)
+    model.save_pretrained(tmp_path / "small", max_shard_size="10KB")
+    assert_same(model, AutoModelForAudioEmotion.from_pretrained(tmp_path / "small"))
+    model.save_pretrained(tmp_path / "variant", variant="v2")
+    assert_same(model, AutoModelForAudioEmotion.from_pretrained(tmp_path / "variant", variant="v2"))
+
+
+@pytest.mark.parametrize("adapter_only", [True, False])
+def test_what_a_folder_holds_beside_the_weights_comes_back(base, tmp_path, adapter_only):
+    model = make_from(base)
+    model.config.adapter_only = adapter_only
+    model.generation_config.max_new_tokens = 3
+    model.save_pretrained(tmp_path / "first")
+    again = AutoModelForAudioEmotion.from_pretrained(tmp_path / "first")
+    assert again.generation_config.max_new_tokens == 3
+    again.save_pretrained(tmp_path / "second")
+    assert type(AutoProcessor.from_pretrained(tmp_path / "second")).__name__ == "Qwen2AudioProcessor"
+
+
+def test_the_processor_is_there_before_anything_is_uploaded(base, tmp_path, monkeypatch):
+    model, seen = make_from(base), []
+    monkeypatch.setattr(
+        transformers.PreTrainedModel, "save_pretrained", lambda self, folder, **kwargs: seen.extend(os.listdir(folder))
+    )
+    model.save_pretrained(tmp_path)
+    assert {"processor_config.json", "modeling_qwen2_audio_mal.py"} <= set(seen)
+    (tmp_path / "other").mkdir()
+    model.save_pretrained(tmp_path / "other", is_main_process=False)
+    assert not list((tmp_path / "other").iterdir())
+
+
+def test_fields_of_the_config_can_be_given_when_loading(base, tmp_path):
+    make_from(base).save_pretrained(tmp_path)
+    for load in (AutoModelForAudioEmotion.from_pretrained, Qwen2AudioMALForAudioEmotion.from_pretrained):
+        model, info = load(tmp_path, emotion_prompt="emotion {labels}", output_loading_info=True)
+        assert model.config.emotion_prompt == "emotion {labels}"
+        assert not info["missing_keys"]
+        with pytest.raises(ValueError, match="label_token_ids must hold a token of its own for each of"):
+            load(tmp_path, id2label={0: "sad", 1: "angry"})
+    _, info = AutoModelForAudioEmotion.from_base(base, id2label=ID2LABEL, output_loading_info=True)
+    assert not info["unexpected_keys"]
+
+
+def test_a_base_in_a_subfolder(base, tmp_path):
+    shutil.copytree(base, tmp_path / "repo" / "part")
+    model = make_from(tmp_path / "repo", subfolder="part")
+    model.save_pretrained(tmp_path / "adapter")
+    assert_same(model, AutoModelForAudioEmotion.from_pretrained(tmp_path / "adapter"))
+
+
+def test_folders_that_are_not_there(base, tmp_path, monkeypatch):
+    for load in (AutoModelForAudioEmotion.from_pretrained, Qwen2AudioMALForAudioEmotion.from_pretrained):
+        with pytest.raises(FileNotFoundError, match=r"The checkpoint .*nowhere is not there"):
+            load(tmp_path / "nowhere")
+    with pytest.raises(FileNotFoundError, match="nowhere is not there"):
+        make_from(tmp_path / "nowhere")
+    # A relative path is kept as the place that it meant.
+    shutil.copytree(base, tmp_path / "base")
+    monkeypatch.chdir(tmp_path)
+    make_from("base").save_pretrained(tmp_path / "adapter")
+    monkeypatch.chdir(tmp_path.parent)
+    AutoModelForAudioEmotion.from_pretrained(tmp_path / "adapter")
+    shutil.rmtree(tmp_path / "base")
+    with pytest.raises(FileNotFoundError, match=r"The base of the adapter .*adapter, .*base is not there"):
+        AutoModelForAudioEmotion.from_pretrained(tmp_path / "adapter")
+
+
+def test_a_host_without_memory_is_told_from_a_checkpoint(base):
+    with pytest.raises(ValueError, match="holds no model with memory: from_base gives a host one"):
+        AutoModelForAudioEmotion.from_pretrained(base)
+
+
+@pytest.mark.parametrize("model_type", ["voxtral_realtime", "vibevoice_asr"])
+def test_hosts_that_cannot_carry_a_memory_are_refused_by_name(tmp_path, model_type):
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": model_type}))
+    with pytest.raises(ValueError, match=f"No memory for a host of type '{model_type}': V"):
+        AutoModelForAudioEmotion.from_base(tmp_path, id2label=ID2LABEL)
+
+
+def test_adapters_of_peft_in_the_host_are_not_lost_silently(base, tmp_path):
+    model = make_from(base)
+    model.add_adapter(LoraConfig(target_modules=["q_proj"]))
+    with pytest.raises(ValueError, match="carries adapters of PEFT"):
+        model.save_pretrained(tmp_path)
+    model.config.adapter_only = False
+    with pytest.raises(ValueError, match="carries adapters of PEFT"):
+        model.save_pretrained(tmp_path)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("adapter_only", [True, False])
+@torch.no_grad()
+def test_a_memory_is_never_offloaded(base, tmp_path, adapter_only):
+    model = make_from(base)
+    model.config.adapter_only = adapter_only
+    model.save_pretrained(tmp_path / "model")
+    places = {"model": "cpu", "lm_head": "cpu", "titans_memory": "disk"}
+    kwargs = {"device_map": places, "offload_folder": tmp_path / "offload"}
+    loaded = AutoModelForAudioEmotion.from_pretrained(tmp_path / "model", **kwargs)
+    assert {parameter.device.type for parameter in loaded.titans_memory.parameters()} == {"cpu"}
+    assert_same(model, loaded)
+    fresh = make_from(base, **kwargs)
+    assert all(parameter.isfinite().all() for parameter in fresh.titans_memory.parameters())
+    assert fresh.titans_memory.layers[0].initial_memory[0].abs().max() > 0
 
 
 def test_code_travels_with_the_model(tmp_path):

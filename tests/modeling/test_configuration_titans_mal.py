@@ -40,7 +40,7 @@ def test_a_memory_config_is_checked_when_it_is_built(field, value, message):
     ("fields", "message"),
     [
         ({"emotion_readout": "regression"}, "emotion_readout must be one of"),
-        ({"id2label": {1: "sad", 2: "happy"}}, r"id2label must number the labels 0, 1, .* \[1, 2\]"),
+        ({"id2label": {1: "sad", 2: "happy"}}, r"id2label must number the labels 0, 1, .* \{1: 'sad', 2"),
         ({"id2label": {0: "sad", 1: "sad"}}, "must not name a label twice"),
         ({"label_token_ids": [3, 3, 4, 5]}, "label_token_ids must hold a token of its own"),
         ({"label_token_ids": [3, 4]}, "label_token_ids must hold a token of its own"),
@@ -78,3 +78,10 @@ def test_memory_shapes():
 def test_prompt_names_the_labels():
     config = tiny_config(emotion_prompt="One of {labels}?")
     assert config.prompt_text() == "One of neutral, happy, sad, angry?"
+
+
+def test_a_name_that_is_none_of_its_fields_is_refused():
+    with pytest.raises(ValueError, match=r"TitansMemoryConfig has no \['layer'\]; it has \[.*'layers'"):
+        TitansMemoryConfig(layer=[3])
+    again = TitansMemoryConfig.from_dict(TitansMemoryConfig(layers=[3]).to_dict())
+    assert again.layers == [3]

@@ -130,7 +130,7 @@ def test_snapshot_and_restore(model):
         cache.restore(snapshot)
         assert_same_state(before, state_of(cache))
     other = ConversationMemoryCache(tiny_config({"head_dim": 4}), batch_size=3)
-    with pytest.raises(ValueError, match=r"The snapshot belongs to another model.*memory_config"):
+    with pytest.raises(ValueError, match=r"The snapshot and the cache belong to different models.*memory_config"):
         cache.restore(other.snapshot())
 
 
@@ -183,7 +183,7 @@ def test_stack_and_split(model):
             torch.testing.assert_close(x, y, rtol=0, atol=1e-5)
     with pytest.raises(ValueError, match="at least one cache"):
         ConversationMemoryCache.stack([])
-    with pytest.raises(ValueError, match="A cache to be stacked belongs to another model"):
+    with pytest.raises(ValueError, match="A cache to be stacked and the cache belong to different models"):
         ConversationMemoryCache.stack([caches[0], ConversationMemoryCache(tiny_config({"depth": 1}))])
 
 
@@ -217,7 +217,7 @@ def test_a_state_with_more_than_ten_matrices_keeps_their_order(tmp_path):
 
 def test_a_state_of_another_model_is_refused(model, tmp_path):
     written(model).save_pretrained(tmp_path)
-    with pytest.raises(ValueError, match=r"belongs to another model: .*memory_config"):
+    with pytest.raises(ValueError, match=r"belong to different models: .*memory_config"):
         ConversationMemoryCache.from_pretrained(tmp_path, tiny_config({"chunk_size": 8}))
     with pytest.raises(FileNotFoundError, match="No conversation memory in"):
         ConversationMemoryCache.from_pretrained(tmp_path / "elsewhere", model.config)
@@ -235,7 +235,7 @@ def test_caches_that_do_not_fit_are_refused(model):
     turns = tiny_turns(2)
     with pytest.raises(ValueError, match=r"there are 2 and the\s+cache has 3"):
         model(**turns, memory_cache=ConversationMemoryCache(model.config, batch_size=3))
-    with pytest.raises(ValueError, match="belongs to another model"):
+    with pytest.raises(ValueError, match="The model and the cache belong to different models"):
         model(**turns, memory_cache=ConversationMemoryCache(tiny_config({"num_heads": 4}), batch_size=2))
     cache = written(model, rows=2).to(torch.float64)
     with pytest.raises(ValueError, match=r"in torch.float64, the memory layer on cpu in torch.float32: call"):
@@ -279,3 +279,11 @@ def test_ids_that_do_not_fit_are_refused(model, ids):
 
 def test_identity_is_json(model):
     assert json.loads(json.dumps(ConversationMemoryCache(model.config).identity))
+
+
+def test_resetting_every_row_forgets_everything(model):
+    cache = written(model)
+    cache.reset(range(cache.batch_size))
+    assert not cache.is_initialized
+    assert not cache.has_previous_state()
+    assert cache.nbytes == 0

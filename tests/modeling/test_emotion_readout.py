@@ -46,3 +46,15 @@ def test_label_tokens_are_those_that_follow_the_prompt():
         vocabulary["sad"],
         vocabulary["happy"],
     ]
+
+
+@pytest.mark.parametrize("dtype", [torch.int16, torch.int32, torch.int64])
+def test_labels_of_any_integer_type(dtype):
+    logits = torch.randn(3, 4)
+    loss = emotion_loss(logits, torch.tensor([1, -1, 3], dtype=dtype), dict(enumerate("abcd")))
+    assert loss == emotion_loss(logits, [1, -1, 3], dict(enumerate("abcd")))
+
+
+def test_labels_that_are_no_integers_are_refused():
+    with pytest.raises(ValueError, match=r"emotion_labels must be \(2,\) integers"):
+        emotion_loss(torch.randn(2, 4), torch.tensor([True, False]), dict(enumerate("abcd")))

@@ -124,3 +124,35 @@ def test_a_wrong_keyword_of_generate(conversation):
         model.generate(**tiny_turns(2), memory_cache=cache, conversation_ids=[2, 9], no_such_argument=1)
 
     assert_untouched(conversation, ValueError, call, match="no_such_argument")
+
+
+@pytest.mark.parametrize("ids", [[1, 2], [2, 3]])
+def test_a_failure_in_the_middle_of_the_commit(conversation, monkeypatch, ids):
+    update, calls = ConversationMemoryCache.update, []
+
+    def out_of_memory(self, state, layer_idx, streams=None):
+        calls.append(layer_idx)
+        if layer_idx == 1:
+            raise torch.OutOfMemoryError
+        return update(self, state, layer_idx, streams)
+
+    def call(model, cache):
+        with monkeypatch.context() as patch:
+            patch.setattr(ConversationMemoryCache, "update", out_of_memory)
+            model(**tiny_turns(2, seed=4), memory_cache=cache, conversation_ids=ids)
+
+    assert_untouched(conversation, torch.OutOfMemoryError, call)
+    assert calls == [0, 1]
+
+
+@pytest.mark.parametrize("with_ids", [True, False])
+def test_embeddings_in_place_of_ids(conversation, with_ids):
+    def call(model, cache):
+        turns = tiny_turns(2)
+        embeddings = model.get_input_embeddings()(turns["input_ids"])
+        turns = turns if with_ids else {"attention_mask": turns["attention_mask"]}
+        model.generate(
+            **turns, inputs_embeds=embeddings, memory_cache=cache, conversation_ids=[1, 2], max_new_tokens=2
+        )
+
+    assert_untouched(conversation, ValueError, call, match="Memory needs input_ids")

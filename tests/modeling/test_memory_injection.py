@@ -116,7 +116,7 @@ def test_a_layer_that_reaches_no_answer_is_pointed_out(caplog):
     attach_memory(tiny_host(), TitansMemoryConfig(layers=[0, 2], num_heads=2, head_dim=8))
     assert not caplog.records
     attach_memory(tiny_host(), TitansMemoryConfig(layers=[0, 3], num_heads=2, head_dim=8))
-    assert "what block 3, the last, adds at the audio is read by nothing" in caplog.text
+    assert "layers [3]: what is added after block 3 or a later one is read by nothing" in caplog.text
 
 
 def test_attaching_twice_is_refused():
@@ -158,3 +158,11 @@ def test_a_processor_that_does_not_expand_placeholders_gets_a_clear_error():
     ids = torch.tensor([[1, 10, model.audio_token_id, 11, 12]])
     with pytest.raises(ValueError, match=r"Use a processor that expands|do not match"):
         model(**dict(turns, input_ids=ids, attention_mask=torch.ones_like(ids)))
+
+
+@torch.no_grad()
+def test_a_copy_made_without_memory_has_it_again():
+    model, turns = tiny_model(), tiny_turns(1)
+    with model.disable_memory():
+        twin = copy.deepcopy(model)
+    assert torch.equal(twin(**turns).memory_surprise, model(**turns).memory_surprise)

@@ -80,6 +80,20 @@ def test_memory_reaches_the_answer():
     assert (second.memory_surprise < first.memory_surprise).all()
 
 
+@pytest.mark.parametrize("read", ["history", "chunk"])
+@torch.no_grad()
+def test_a_turn_reads_the_same_whether_it_is_written_or_not(read):
+    model = tiny_model({"read": read})
+    cache = ConversationMemoryCache(model.config, batch_size=2)
+    for seed in range(2):
+        turns = tiny_turns(2, seed=seed)
+        silent = model(**turns, memory_cache=cache, update_memory=False)
+        assert cache.turns.tolist() == [seed, seed]
+        written = model(**turns, memory_cache=cache)
+        assert torch.equal(silent.emotion_logits, written.emotion_logits)
+        assert torch.equal(silent.memory_surprise, written.memory_surprise)
+
+
 @torch.no_grad()
 def test_a_later_turn_changes_nothing_before_it():
     model, turns = tiny_model(), tiny_turns(6)

@@ -191,6 +191,16 @@ def test_half_precision_hosts_keep_a_float32_memory(dtype):
     assert model.generate(**turns, memory_cache=cache, max_new_tokens=3).shape[1] > 3
 
 
+@pytest.mark.parametrize("readout", ["verbalizer", "linear"])
+@torch.no_grad()
+def test_emotion_logits_are_float32_whatever_the_host_computes_in(readout):
+    model, turns = tiny_model(emotion_readout=readout), tiny_turns(2)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert model(**turns).emotion_logits.dtype == torch.float32
+    half = {n: t.bfloat16() if t.is_floating_point() else t for n, t in turns.items()}
+    assert model.bfloat16()(**half).emotion_logits.dtype == torch.float32
+
+
 def test_training_under_autocast():
     model, turns = tiny_model().train(), tiny_turns(2)
     with torch.autocast("cpu", torch.bfloat16):

@@ -1,0 +1,72 @@
+"""What lies in a checkpoint's folder or Hub repo beside the weights that transformers loads by itself."""
+
+from __future__ import annotations
+
+import os
+
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor
+from transformers import AutoProcessor, GenerationConfig
+from transformers.utils import SAFE_WEIGHTS_NAME, cached_file, extract_commit_hash, logging
+
+
+logger = logging.get_logger(__name__)
+
+# How a repository is reached, and what locates a checkpoint; the base of an adapter has its own of the latter.
+HUB_KEYWORDS = ("cache_dir", "force_download", "local_files_only", "token", "proxies")
+LOCATION_KEYWORDS = ("revision", "subfolder")
+
+
+def hub_keywords(kwargs: dict) -> dict:
+    """Those of the keywords of a `from_pretrained` that say where the checkpoint is."""
+    return {key: kwargs[key] for key in (*HUB_KEYWORDS, *LOCATION_KEYWORDS) if key in kwargs}
+
+
+def check_location(name: str | os.PathLike, what: str = "checkpoint") -> None:
+    """Raise a FileNotFoundError for a path that does not exist; transformers takes it for a repo of the Hub."""
+    path = os.fspath(name)
+    is_path = os.path.isabs(path) or path.startswith((".", "~")) or path.count("/") > 1
+    if is_path and not os.path.isdir(path):
+        raise FileNotFoundError(f"The {what} {path} is not there: it is no folder, and no name of a Hub repo.")
+
+
+def commit_of(name: str | os.PathLike, hub: dict) -> str | None:
+    """The commit of a Hub repo; None for a folder."""
+    if os.path.isdir(name):
+        return None
+    return extract_commit_hash(cached_file(name, "config.json", **hub), hub.get("revision"))
+
+
+def load_processor(name: str | os.PathLike, hub: dict, *, is_needed: bool):
+    """The host's processor; where it is not needed, None with a warning if it cannot be loaded."""
+    try:
+        return AutoProcessor.from_pretrained(name, **hub)
+    except (OSError, ValueError) as error:
+        if is_needed:
+            raise
+        logger.warning(f"No processor will be saved along: {error}")
+        return None
+
+
+def load_adapter_weights(name: str | os.PathLike, hub: dict, variant: str | None = None) -> dict[str, Tensor]:
+    """The memory and readout of an adapter-only checkpoint.
+
+    Raises:
+        OSError: if there are none.
+        ValueError: if they cannot be read.
+    """
+    stem, suffix = SAFE_WEIGHTS_NAME.split(".")
+    path = cached_file(name, f"{stem}.{variant}.{suffix}" if variant else SAFE_WEIGHTS_NAME, **hub)
+    try:
+        return load_file(path)
+    except SafetensorError as error:
+        raise ValueError(f"The weights of the adapter in {path} cannot be read: {error}") from error
+
+
+def load_generation_config(name: str | os.PathLike, hub: dict) -> GenerationConfig | None:
+    """That of the checkpoint; None where it has none."""
+    try:
+        return GenerationConfig.from_pretrained(name, **hub)
+    except OSError:
+        return None

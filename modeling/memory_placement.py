@@ -1,0 +1,63 @@
+"""Where the memory of a model lies that accelerate spreads over devices."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+
+from .memory_injection import decoder_blocks
+from .titans_memory_layer import TitansMemoryLayer
+
+
+def keep_memory_with_its_blocks(model: nn.Module, *, is_fresh: bool) -> None:
+    """Put each memory layer on the device that its decoder block computes on, out of accelerate's hands.
+
+    A `device_map` counts the memory as one more child at the end of the model, and may offload it. A memory is small
+    and its weights are asked for by name at each call, so it stays with its blocks, and in memory.
+
+    Args:
+        model: with a memory; nothing is done where it was loaded without a `device_map`.
+        is_fresh: whether weights that were offloaded are to be drawn anew, since no checkpoint holds them.
+    """
+    if getattr(model, "hf_device_map", None) is None:
+        return
+    blocks, memory = decoder_blocks(model), model.titans_memory
+    for position, index in enumerate(memory.config.layers):
+        old = memory.layers[position]
+        new = TitansMemoryLayer(memory.config, model.config.get_text_config(decoder=True).hidden_size)
+        _take_over(new, old, memory._init_weights if is_fresh else None)
+        memory.layers[position] = new.to(_execution_device(blocks[index]))
+    if hasattr(model, "emotion_head"):
+        old = model.emotion_head
+        new = nn.Linear(old.in_features, old.out_features)
+        _take_over(new, old, model._init_weights if is_fresh else None)
+        model.emotion_head = new.to(_execution_device(blocks[-1]))
+
+
+def _execution_device(block: nn.Module) -> torch.device:
+    device = getattr(getattr(block, "_hf_hook", None), "execution_device", None)
+    return next(block.parameters()).device if device is None else torch.device(device)
+
+
+def _take_over(new: nn.Module, old: nn.Module, initialize: Callable | None) -> None:
+    """Give `new` the weights of `old`; where they were offloaded, `initialize` them if it is given."""
+    if any(parameter.is_meta for parameter in old.parameters()) and initialize is not None:
+        new.apply(initialize)
+    else:
+        new.load_state_dict(_weights_in_memory(old))
+        new.to(next(old.parameters()).dtype)
+    new.train(old.training)
+
+
+def _weights_in_memory(module: nn.Module) -> dict[str, Tensor]:
+    """The parameters of a module, offloaded ones fetched by accelerate."""
+    from accelerate.utils import align_module_device
+
+    weights = {}
+    for prefix, part in module.named_modules():
+        with align_module_device(part):
+            own = part.named_parameters(recurse=False)
+            weights |= {f"{prefix}.{name}".lstrip("."): weight.detach().clone() for name, weight in own}
+    return weights
