@@ -35,7 +35,8 @@ def load_audio(source, sampling_rate: int = 16_000) -> np.ndarray:
 
     Raises:
         FileNotFoundError: for a path that does not exist.
-        AudioDecodingError: for content that is empty, not sound, truncated, or not finite.
+        AudioDecodingError: for content that is empty, not sound, not finite, or truncated, where the header of its
+            format tells the length (WAV, FLAC, MP4, AIFF, AU); what is left of others is read.
         ValueError: for another kind of source, or an array of another shape.
     """
     if isinstance(source, dict):
@@ -60,7 +61,12 @@ def load_audio(source, sampling_rate: int = 16_000) -> np.ndarray:
 
 
 def check_waveform(
-    waveform: np.ndarray, sampling_rate: int, *, min_seconds: float = 0.1, max_seconds: float | None = None
+    waveform: np.ndarray,
+    sampling_rate: int,
+    *,
+    min_seconds: float = 0.1,
+    max_seconds: float | None = None,
+    name: str = "The turn",
 ) -> np.ndarray:
     """Refuse what is no turn, and cut what is longer than `max_seconds`, with a warning.
 
@@ -68,6 +74,7 @@ def check_waveform(
         waveform: (samples,).
         sampling_rate: in Hz.
         min_seconds, max_seconds: allowed length; None = no upper bound.
+        name: of the turn, for what is said of it.
 
     Returns:
         (samples,) float32.
@@ -79,18 +86,24 @@ def check_waveform(
     if waveform.ndim != 1:
         raise ValueError(f"A turn's waveform must be (samples,), got {waveform.shape}.")
     if not len(waveform):
-        raise ValueError("The turn is empty: it has no samples.")
+        raise ValueError(f"{name} is empty: it has no samples.")
     if not np.isfinite(waveform).all():
-        raise ValueError(f"The turn has {int((~np.isfinite(waveform)).sum())} samples that are not finite.")
+        raise ValueError(f"{name} has {int((~np.isfinite(waveform)).sum())} samples that are not finite.")
     if not waveform.any():
-        raise ValueError("The turn is silent: every sample is zero.")
+        raise ValueError(f"{name} is silent: every sample is zero.")
     seconds = len(waveform) / sampling_rate
     if seconds < min_seconds:
-        raise ValueError(f"The turn lasts {seconds:.3f} s; at least {min_seconds} s are needed.")
+        raise ValueError(f"{name} lasts {seconds:.3f} s; at least {min_seconds} s are needed.")
     if max_seconds is not None and seconds > max_seconds:
-        warnings.warn(f"The turn lasts {seconds:.1f} s; its first {max_seconds:g} s are used.", stacklevel=3)
+        warnings.warn(f"{name} lasts {seconds:.1f} s; its first {max_seconds:g} s are used.", stacklevel=3)
         waveform = waveform[: int(max_seconds * sampling_rate)]
     return waveform
+
+
+def name_of_sound(source) -> str:
+    """The path of a source of `load_audio`, where it has one; "The turn" otherwise."""
+    path = source.get("path") if isinstance(source, dict) else source
+    return str(path) if isinstance(path, str | Path) else "The turn"
 
 
 def _check_array(array, rate) -> tuple[np.ndarray, int]:
@@ -156,8 +169,8 @@ def _decode(source) -> tuple[np.ndarray, int, np.ndarray]:
 
 
 def _declared_seconds(stream, container) -> float | None:
-    """How long the header says the sound is; None where formats only estimate it."""
-    if container.format.name not in ("flac", "mov,mp4,m4a,3gp,3g2,mj2"):
+    """How long the header says the sound is; None where formats only estimate it from what is there."""
+    if container.format.name not in ("flac", "mov,mp4,m4a,3gp,3g2,mj2", "aiff", "au"):
         return None
     return None if stream.duration is None else float(stream.duration * stream.time_base)
 

@@ -15,6 +15,8 @@ from .conversation_memory_cache import ConversationMemoryCache
 
 # What a turn's dictionary may hold beside its sound; given back with the result.
 _TURN_FIELDS = ("file", "conversation_id", "turn_index", "speaker", "start", "end")
+# What a row of a table of conversations has besides; the model must not hear of it.
+_PASSED_OVER = ("emotion", "transcript", "split")
 
 
 class AudioEmotionPipeline(Pipeline):
@@ -77,7 +79,8 @@ class AudioEmotionPipeline(Pipeline):
         try:
             inputs = self.model.prepare_turn(self.processor, turn["audio"])
         except ValueError as error:
-            raise ValueError(f"Turn {turn.get('turn_index')} ({turn.get('file')}): {error}") from error
+            names = (f"{name} {turn[name]!r}" for name in ("conversation_id", "file") if turn.get(name) is not None)
+            raise ValueError(f"Turn {turn.get('turn_index')} ({', '.join(names)}): {error}") from error
         return {"turn": turn, "inputs": inputs}
 
     def _forward(self, model_inputs: dict, memory_cache: ConversationMemoryCache, memory: bool = True) -> dict:
@@ -102,6 +105,11 @@ class AudioEmotionPipeline(Pipeline):
     def _as_turn(turn) -> dict:
         if not (isinstance(turn, dict) and "audio" in turn):
             turn = {"audio": turn}
+        unknown = sorted({*turn} - {"audio", *_TURN_FIELDS, *_PASSED_OVER})
+        if unknown:
+            raise ValueError(
+                f"A turn is a sound, or a dict with audio and any of {_TURN_FIELDS}; got {unknown} in it."
+            )
         source = turn["audio"]
         path = source.get("path") if isinstance(source, dict) else source
         return {"file": str(path) if isinstance(path, str) or hasattr(path, "__fspath__") else None, **turn}

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import ClassVar
 
 import numpy as np
 from torch import Tensor
 from transformers import BatchFeature
 
-from .audio_loading import check_waveform, load_audio
+from .audio_loading import check_waveform, load_audio, name_of_sound
 from .emotion_readout import find_label_tokens
 
 
@@ -41,16 +42,21 @@ class TurnInputsMixin:
             ValueError: for sound that cannot be decoded, or is empty, silent, not finite or too short.
         """
         rate, window = self.sound_extractor(processor).sampling_rate, self.max_turn_seconds(processor)
+        sources = audio if isinstance(audio, list) else [audio]
+        if not sources:
+            raise ValueError("prepare_turn needs at least one turn, got an empty list.")
         waveforms = []
-        for source in audio if isinstance(audio, list) else [audio]:
-            if sampling_rate is not None and not isinstance(source, str | bytes | dict | tuple):
+        for source in sources:
+            if sampling_rate is not None and not isinstance(source, str | Path | bytes | dict | tuple):
                 source = (source, sampling_rate)
-            waveforms.append(check_waveform(load_audio(source, sampling_rate=rate), rate, max_seconds=window))
+            waveform = load_audio(source, sampling_rate=rate)
+            waveforms.append(check_waveform(waveform, rate, max_seconds=window, name=name_of_sound(source)))
         inputs = self.process_turns(processor, waveforms, rate)
         tokens = (inputs["input_ids"] == self.audio_token_id).sum(-1)
         if bool((tokens < 2).any()):
-            seconds = len(waveforms[int(tokens.argmin())]) / rate
-            raise ValueError(f"A turn of {seconds:.3f} s is too short: the host makes no two audio tokens of it.")
+            shortest = int(tokens.argmin())
+            name, seconds = name_of_sound(sources[shortest]), len(waveforms[shortest]) / rate
+            raise ValueError(f"{name} of {seconds:.3f} s is too short: the host makes no two audio tokens of it.")
         return inputs.to(self.device, self.dtype)
 
     def process_turns(self, processor, waveforms: Sequence[np.ndarray], sampling_rate: int) -> BatchFeature:

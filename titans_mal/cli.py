@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import re
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated
@@ -12,6 +14,8 @@ from rich import box
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
+from rich.text import Text
+from safetensors import SafetensorError
 
 
 # In a clone; an installed package has no model of its own.
@@ -40,7 +44,12 @@ def analyze(
         ),
     ] = None,
     json_out: Annotated[Path | None, typer.Option("--json", help="Write the turns as JSON to this file.")] = None,
-    timeline: Annotated[Path | None, typer.Option(help="Draw the timeline to this file (.png, .svg, .pdf).")] = None,
+    timeline: Annotated[
+        Path | None,
+        typer.Option(
+            help="Draw the timeline to this file (.png, .svg, .pdf); of several conversations, one each: NAME_ID.png."
+        ),
+    ] = None,
     no_memory: Annotated[bool, typer.Option("--no-memory", help="Hear every turn alone.")] = False,
 ) -> None:
     """Print the emotion of each turn, and write JSON and a timeline where wanted."""
@@ -50,10 +59,13 @@ def analyze(
         results = _analyze(turns, model or _tiny_checkpoint(), memory=not no_memory)
         if json_out is not None:
             json_out.write_text(json.dumps(results, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-        console.print(turn_table(results))
-        for path in _draw(results, timeline) if timeline is not None else ():
-            console.print(f"Timeline: {path}", soft_wrap=True)
-    except (ValueError, OSError) as error:
+        gold = [turn.get("emotion") for turn in turns]
+        console.print(turn_table(results, gold=gold if any(gold) else None))
+        _print_accuracy(results, gold)
+        told = [{**turn, "emotion": label} for turn, label in zip(results, gold)]
+        for path in _draw(told, timeline) if timeline is not None else ():
+            console.print(f"Timeline: {path}", soft_wrap=True, markup=False)
+    except (ValueError, OSError, SafetensorError) as error:
         errors.print(f"Error: {error}", style="red", soft_wrap=True, markup=False)
         raise typer.Exit(1) from error
 
@@ -65,23 +77,41 @@ def turn_table(
 
     Args:
         results: what `AudioEmotionPipeline` returned.
-        gold: the true labels, for a column of their own.
+        gold: the true labels, None for a turn that has none, for a column of their own.
         without_memory: results with memory off, for columns beside.
     """
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    for name in ("turn", "time", "speaker", *(["true"] if gold else []), "emotion", "surprise"):
+    several = len({turn["conversation_id"] for turn in results}) > 1
+    names = [*(["conversation"] if several else []), "turn", "time", "speaker", *(["true"] if gold else [])]
+    for name in (*names, "emotion", "surprise"):
         table.add_column(name, no_wrap=True)
     if without_memory:
         table.add_column("memory off", no_wrap=True)
     for index, turn in enumerate(results):
         time = "" if turn["start"] is None else f"{turn['start']:.1f}-{turn['end']:.1f} s"
         surprise = "" if turn["surprise"] is None else f"{turn['surprise']:.2f}"
-        cells = [str(turn["turn_index"]), time, turn["speaker"] or ""]
-        cells += [gold[index]] if gold else []
+        cells = [turn["conversation_id"]] if several else []
+        cells += [str(turn["turn_index"]), time, turn["speaker"] or ""]
+        cells += [gold[index] or ""] if gold else []
         cells += [_emotion(turn), surprise]
         cells += [_emotion(without_memory[index])] if without_memory else []
-        table.add_row(*cells)
+        table.add_row(*(Text(cell) for cell in cells))
     return table
+
+
+def _print_accuracy(results: list[dict], gold: list[str | None]) -> None:
+    """How many of the turns with a label that the model knows it got right; nothing where there are none."""
+    scored = [(turn, label) for turn, label in zip(results, gold) if label in turn["scores"]]
+    if scored:
+        right = sum(turn["label"] == label for turn, label in scored)
+        console.print(f"{right} of {len(scored)} labelled turns right ({right / len(scored):.0%})")
+    unknown = sorted({label for label in gold if label} - {label for _, label in scored})
+    if unknown:
+        _warn(f"labels that the model does not know are not counted: {', '.join(unknown)}")
+
+
+def _warn(message) -> None:
+    errors.print(f"Warning: {message}", style="yellow", markup=False, soft_wrap=True)
 
 
 def _emotion(turn: dict) -> str:
@@ -93,6 +123,8 @@ def _check_outputs(json_out: Path | None, timeline: Path | None) -> None:
     for path in filter(None, (json_out, timeline)):
         if not path.parent.is_dir():
             raise FileNotFoundError(f"{path.parent} is no folder, so {path.name} cannot be written there.")
+        if path.is_dir():
+            raise IsADirectoryError(f"{path} is a folder, and no file to be written.")
     if timeline is not None:
         from .timeline import check_format
 
@@ -112,15 +144,15 @@ def _turns(inputs: list[Path]) -> Iterator[dict]:
         from .data.conversations import load_conversations
 
         for split in load_conversations(inputs[0]).values():
+            labels = split.features["emotion"].names
             for row in split:
-                fields = ("conversation_id", "turn_index", "speaker", "audio", "start", "end")
-                yield {"file": row["audio"]["path"], **{name: row[name] for name in fields}}
+                emotion = labels[row["emotion"]] if row["emotion"] >= 0 else None
+                yield {**row, "file": row["audio"]["path"], "emotion": emotion}
         return
     for index, path in enumerate(inputs):
         if not path.is_file():
-            raise FileNotFoundError(
-                f"{path} is no sound file; give a folder with metadata.csv, or sound files in order."
-            )
+            found = "is a folder" if path.is_dir() else "is not there"
+            raise FileNotFoundError(f"{path} {found}; give a folder with metadata.csv, or sound files in order.")
         yield {"file": str(path), "audio": str(path), "turn_index": index}
 
 
@@ -135,7 +167,9 @@ def _analyze(turns: list[dict], model_name: str, *, memory: bool) -> list[dict]:
     caches: dict[str | None, ConversationMemoryCache] = {}
     results = []
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=errors, transient=True) as bar:
+    with warnings.catch_warnings(), Progress(*columns, console=errors, transient=True) as bar:
+        # Of a turn that is cut: one line, as an error is.
+        warnings.showwarning = lambda message, *_: _warn(message)
         for turn in bar.track(turns, description="turns"):
             cache = caches.setdefault(turn.get("conversation_id"), ConversationMemoryCache(model.config))
             results.append(pipe(turn, memory_cache=cache, memory=memory))
@@ -150,7 +184,8 @@ def _draw(results: list[dict], path: Path) -> Iterator[Path]:
     for turn in results:
         conversations.setdefault(turn["conversation_id"], []).append(turn)
     for name, turns in conversations.items():
-        target = path if len(conversations) == 1 else path.with_stem(f"{path.stem}_{name}")
+        file_name = re.sub(r"[^\w.-]+", "_", str(name))
+        target = path if len(conversations) == 1 else path.with_stem(f"{path.stem}_{file_name}")
         yield draw_timeline(turns, target)
 
 

@@ -114,6 +114,13 @@ def test_turns_out_of_order_are_refused(pipe):
             pipe(turns)
 
 
+def test_unknown_fields_of_a_turn_are_refused(pipe):
+    with pytest.raises(ValueError, match=r"got \['speker'\] in it"):
+        pipe({"audio": TURNS[0], "speker": "A"})
+    # A row of a table of conversations is a turn; its label is not heard.
+    assert pipe({"audio": TURNS[0], "emotion": 1})["scores"] == pipe({"audio": TURNS[0], "emotion": 3})["scores"]
+
+
 def test_unknown_arguments_are_refused(pipe):
     with pytest.raises(ValueError, match="takes memory_cache and memory, got"):
         pipe(TURNS, top_k=2)

@@ -1,7 +1,10 @@
 import numpy as np
 import pytest
 import torch
-from tiny_models import AUDIO, LABELS, tiny_model, tiny_processor, tone
+from tiny_models import AUDIO, CHAT_TEMPLATE, LABELS, tiny_model, tiny_processor, tone
+from tokenizers.processors import TemplateProcessing
+
+from titans_mal.data.synthetic import to_wav
 
 
 RATE = 16_000
@@ -46,6 +49,36 @@ def test_bare_arrays_need_their_rate(processor):
         model.prepare_turn(processor, tone())
 
 
+def test_a_path_with_a_rate_is_a_path(processor, tmp_path):
+    path = tmp_path / "turn.wav"
+    path.write_bytes(to_wav(tone()))
+    model = tiny_model()
+    inputs = model.prepare_turn(processor, path, sampling_rate=8_000)
+    assert torch.equal(inputs["input_features"], model.prepare_turn(processor, path)["input_features"])
+    with pytest.raises(ValueError, match="at least one turn, got an empty list"):
+        model.prepare_turn(processor, [])
+
+
+@pytest.mark.parametrize("condition", ["'audio' in part", "part.type == 'audio'"])
+def test_templates_that_look_for_the_key_or_for_the_type(condition):
+    """Qwen2-Audio's own looks for the key `audio`; without it the turn would have no sound, silently."""
+    template = CHAT_TEMPLATE.replace("part['type'] == 'audio'", condition)
+    processor = tiny_processor()
+    processor.chat_template = template
+    assert (tiny_model().prepare_turn(processor, (tone(), RATE))["input_ids"] == AUDIO).sum() == 25
+
+
+def test_a_template_that_begins_with_the_token_for_it_gets_no_second_one():
+    processor = tiny_processor()
+    processor.tokenizer.bos_token = "<s>"
+    processor.tokenizer._tokenizer.post_processor = TemplateProcessing(
+        single="<s> $A", special_tokens=[("<s>", processor.tokenizer.bos_token_id)]
+    )
+    processor.chat_template = "<s>" + CHAT_TEMPLATE
+    ids = tiny_model().prepare_turn(processor, (tone(), RATE))["input_ids"][0]
+    assert (ids == processor.tokenizer.bos_token_id).sum() == 1
+
+
 def test_inputs_are_in_the_models_dtype(processor):
     inputs = tiny_model().to(torch.bfloat16).prepare_turn(processor, (tone(), RATE))
     assert inputs["input_features"].dtype == torch.bfloat16
@@ -70,7 +103,7 @@ def test_a_turn_of_less_than_two_audio_tokens_is_refused(processor):
     """A host with longer tokens than the shortest turn."""
     model = tiny_model()
     model.config.audio_token_id = AUDIO + 1
-    with pytest.raises(ValueError, match=r"A turn of 1\.000 s is too short: the host makes no two audio tokens"):
+    with pytest.raises(ValueError, match=r"The turn of 1\.000 s is too short: the host makes no two audio tokens"):
         model.prepare_turn(processor, (tone(), RATE))
 
 

@@ -1,6 +1,7 @@
 import csv
 import json
 import re
+import shutil
 
 import pytest
 from tiny_models import LABELS, tiny_model, tiny_processor, tone
@@ -34,6 +35,13 @@ def conversations(tmp_path):
                 [f"{number}.wav", "ab"[number // 3], number % 3, "AB"[number % 2], "sad", number, number + 0.6]
             )
     return folder
+
+
+def write_table(folder, rows: list[dict]) -> None:
+    with open(folder / "metadata.csv", "w", newline="") as file:
+        table = csv.DictWriter(file, list(rows[0]))
+        table.writeheader()
+        table.writerows(rows)
 
 
 def analyze(*arguments) -> str:
@@ -100,7 +108,7 @@ def assert_fails(message, *arguments):
 
 
 def test_errors_are_one_line(conversations, checkpoint, tmp_path):
-    assert_fails("Error: .*nothing is no sound file", tmp_path / "nothing", "--model", checkpoint)
+    assert_fails("Error: .*nothing is not there", tmp_path / "nothing", "--model", checkpoint)
     assert_fails(r"Error: .*has no metadata\.csv", tmp_path, "--model", checkpoint)
     (conversations / "1.wav").write_bytes(b"RIFF")
     assert_fails(r"Error: Turn 1 .*1\.wav", conversations, "--model", checkpoint)
@@ -113,6 +121,7 @@ def test_errors_are_one_line(conversations, checkpoint, tmp_path):
         ("--timeline", "a.txt", r"cannot draw to 'a\.txt'"),
         ("--timeline", "nowhere/a.png", "nowhere is no folder"),
         ("--json", "nowhere/a.json", "nowhere is no folder"),
+        ("--json", "", "is a folder, and no file"),
     ],
 )
 def test_where_results_cannot_go_is_said_before_the_work(conversations, tmp_path, monkeypatch, option, name, message):
@@ -131,3 +140,47 @@ def test_a_failure_writes_no_json(conversations, checkpoint, tmp_path):
     out = tmp_path / "turns.json"
     assert_fails("Error: Turn", conversations, "--model", checkpoint, "--json", out)
     assert not out.exists()
+
+
+def test_gold_labels_are_shown_and_counted(conversations, checkpoint):
+    printed = analyze(conversations, "--model", checkpoint)
+    assert re.search(r"\d of 6 labelled turns right", printed)
+    assert "conversation" in printed
+    labels = ["sad", "", "bored"]
+    rows = [
+        {"file_name": f"{i}.wav", "conversation_id": "a", "turn_index": i, "speaker": "A", "emotion": labels[i]}
+        for i in range(3)
+    ]
+    write_table(conversations, rows)
+    printed = analyze(conversations, "--model", checkpoint)
+    assert re.search(r"\d of 1 labelled turns right", printed)
+    assert "labels that the model does not know are not counted: bored" in printed
+
+
+def test_a_table_needs_neither_labels_nor_times(conversations, checkpoint, tmp_path):
+    # Names that a terminal's markup or a file system would trip over.
+    rows = [
+        {"file_name": f"{i}.wav", "conversation_id": f"x/{i % 2}", "turn_index": i, "speaker": "[/A]"}
+        for i in range(3)
+    ]
+    write_table(conversations, rows)
+    printed = analyze(conversations, "--model", checkpoint, "--timeline", tmp_path / "line.png")
+    assert "[/A]" in printed
+    assert "labelled turns right" not in printed
+    assert {path.name for path in tmp_path.glob("*.png")} == {"line_x_0.png", "line_x_1.png"}
+
+
+def test_a_turn_that_is_cut_is_named(conversations, checkpoint):
+    for number in (0, 1):
+        (conversations / f"{number}.wav").write_bytes(to_wav(tone(4.0)))
+    printed = analyze(conversations / "0.wav", conversations / "1.wav", "--model", checkpoint)
+    for number in (0, 1):
+        assert re.search(
+            rf"Warning: \S*{number}\.wav lasts 4\.0 s; its first 3 s are used", printed.replace("\n", " ")
+        )
+
+
+def test_broken_weights_are_one_line(conversations, checkpoint, tmp_path):
+    shutil.copytree(checkpoint, tmp_path / "model")
+    (tmp_path / "model" / "model.safetensors").write_bytes(b"no weights")
+    assert_fails("Error: ", conversations, "--model", tmp_path / "model")

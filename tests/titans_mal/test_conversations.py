@@ -71,6 +71,15 @@ def test_conversations_that_are_told_in_turns_are_sorted_apart(tmp_path):
     assert [(name, len(turns)) for name, turns in turns_by_conversation(table)] == [("x", 3), ("y", 3)]
 
 
+def test_labels_and_times_may_be_missing(tmp_path):
+    columns = [*REQUIRED_COLUMNS]
+    table = load_conversations(write(tmp_path, [turn(i) for i in range(2)], columns))["test"]
+    assert table["emotion"][:] == [-1, -1]
+    assert table["start"][:] == table["end"][:] == [None, None]
+    with pytest.raises(ValueError, match="line 2: start and end go together"):
+        load_conversations(write(tmp_path, [turn()], [*columns, "start"]))
+
+
 @pytest.mark.parametrize("column", REQUIRED_COLUMNS)
 def test_a_missing_column_is_named_beside_those_that_are_there(tmp_path, column):
     columns = [name for name in turn() if name != column]

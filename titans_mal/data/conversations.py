@@ -12,7 +12,7 @@ from datasets import Audio, ClassLabel, Dataset, DatasetDict, Features, Value
 
 
 METADATA_FILE = "metadata.csv"
-REQUIRED_COLUMNS = ("file_name", "conversation_id", "turn_index", "speaker", "emotion", "start", "end")
+REQUIRED_COLUMNS = ("file_name", "conversation_id", "turn_index", "speaker")
 
 
 def conversation_table(rows: list[dict], labels: Sequence[str]) -> Dataset:
@@ -42,8 +42,8 @@ def conversation_table(rows: list[dict], labels: Sequence[str]) -> Dataset:
 def load_conversations(folder: str | Path, *, label_set: Sequence[str] | None = None) -> DatasetDict:
     """Read a folder with a `metadata.csv` of one line a turn.
 
-    Its columns are `file_name` (relative to the folder), `conversation_id`, `turn_index`, `speaker`, `emotion`,
-    `start`, `end` (seconds), and optionally `transcript` and `split`.
+    Its columns are `file_name` (relative to the folder), `conversation_id`, `turn_index`, `speaker`, and optionally
+    `emotion`, `start` and `end` (seconds), `transcript` and `split`.
 
     Args:
         folder: with `metadata.csv` and the sound files.
@@ -53,7 +53,8 @@ def load_conversations(folder: str | Path, *, label_set: Sequence[str] | None = 
     Returns:
         A dataset for each value of `split` ("test" alone where the table has no such column), with the columns
         `conversation_id, turn_index, speaker, audio, emotion, start, end[, transcript]`, sorted by conversation and
-        turn. `audio` is a dict with `bytes` (None) and `path`, for `load_audio`.
+        turn. `audio` is a dict with `bytes` (None) and `path`, for `load_audio`; `start` and `end` are None where the
+        table does not tell them.
 
     Raises:
         FileNotFoundError: if the folder has no `metadata.csv`.
@@ -106,8 +107,10 @@ def _as_turn(row: dict, folder: Path) -> dict:
     for name in ("conversation_id", "speaker"):
         if not row[name].strip():
             raise ValueError(f"{name} is empty.")
-    start, end = _number(row, "start"), _number(row, "end")
-    if not 0 <= start < end:
+    if ("start" in row) != ("end" in row):
+        raise ValueError("start and end go together: the table has one of the columns.")
+    start, end = (_number(row, name) if name in row else None for name in ("start", "end"))
+    if start is not None and not 0 <= start < end:
         raise ValueError(f"a turn must start at 0 s or later and end after that, got {start} to {end}.")
     turn_index = _number(row, "turn_index")
     if turn_index != int(turn_index) or turn_index < 0:
@@ -117,7 +120,7 @@ def _as_turn(row: dict, folder: Path) -> dict:
         "turn_index": int(turn_index),
         "speaker": row["speaker"],
         "audio": {"bytes": None, "path": str(sound.resolve())},
-        "emotion": row["emotion"],
+        "emotion": row.get("emotion", ""),
         "start": start,
         "end": end,
         "split": row.get("split") or "test",
@@ -143,7 +146,7 @@ def _check_order(turns: list[dict], path: Path) -> None:
         where = f"{path}, line {turn['line']}: conversation {name!r}"
         if before is not turn and turn["turn_index"] <= before["turn_index"]:
             raise ValueError(f"{where} has turn {turn['turn_index']} after turn {before['turn_index']}.")
-        if turn["start"] < before["start"]:
+        if turn["start"] is not None and turn["start"] < before["start"]:
             raise ValueError(f"{where} starts at {turn['start']} s, before the turn above at {before['start']} s.")
         if turn["split"] != before["split"]:
             raise ValueError(f"{where} is in the splits {before['split']!r} and {turn['split']!r}.")
