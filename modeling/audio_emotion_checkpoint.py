@@ -49,6 +49,7 @@ class AudioEmotionCheckpointMixin:
     # A processor that is saved along, or where one may be found when it is asked for.
     _processor = None
     _processor_source: tuple | None = None
+    _host_keys_missing: set[str] | None = None
 
     def __init_subclass__(cls, **kwargs):
         super().__init_subclass__(**kwargs)
@@ -191,12 +192,19 @@ class AudioEmotionCheckpointMixin:
     def _load_host(cls, name, config, kwargs):
         """The host's weights with a fresh extension, and a record of what they were."""
         model, info = super().from_pretrained(name, config=config, output_loading_info=True, **kwargs)
-        if info["missing_keys"]:
-            raise ValueError(f"{name} lacks weights of the host: {sorted(info['missing_keys'])}.")
+        missing = sorted({*info["missing_keys"], *model._host_keys_missing})
+        if missing:
+            raise ValueError(f"{name} lacks weights of the host: {missing}.")
         _keep_extension_precise(model)
         keep_memory_with_its_blocks(model, is_fresh=True)
         model._host_checksums = host_checksums(model, without=EXTENSION_NAMES)
         return model, info
+
+    def _adjust_missing_and_unexpected_keys(self, loading_info) -> None:
+        super()._adjust_missing_and_unexpected_keys(loading_info)
+        # The first report is the host's; that of a LoRA in the base's folder follows, and alone is returned.
+        if self._host_keys_missing is None:
+            self._host_keys_missing = set(loading_info.missing_keys)
 
     def save_pretrained(self, save_directory: str | os.PathLike, *, state_dict: dict | None = None, **kwargs) -> None:
         """Write model, config, code and, where known, the processor.
@@ -220,7 +228,8 @@ class AudioEmotionCheckpointMixin:
                 for key, tensor in (self.state_dict() if state_dict is None else state_dict).items()
                 if key.split(".")[0] in EXTENSION_NAMES
             }
-            kwargs["max_shard_size"] = sys.maxsize
+            # And under its own names, whatever the base's files call what they hold.
+            kwargs |= {"max_shard_size": sys.maxsize, "save_original_format": False}
             # What the base carries itself (Granite Speech its LoRA) comes with the base.
             self._hf_peft_config_loaded = False
         elif any(".base_layer." in key for key in self.state_dict()):
@@ -234,7 +243,7 @@ class AudioEmotionCheckpointMixin:
                 self._save_code(save_directory)
                 if self.processor is not None:
                     self.processor.save_pretrained(save_directory)
-            super().save_pretrained(save_directory, state_dict=state_dict, **kwargs)
+            super().save_pretrained(str(save_directory), state_dict=state_dict, **kwargs)
         finally:
             self.config, self._hf_peft_config_loaded = config, own_peft
 

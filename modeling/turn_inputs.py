@@ -65,13 +65,13 @@ class TurnInputsMixin:
         bos = processor.tokenizer.bos_token
         # A template that writes the token for the beginning itself must not get a second one.
         special = {"add_special_tokens": False} if bos is not None and text.startswith(bos) else {}
+        # Padding is asked for the text alone: some hosts need features of whole windows, their extractor's default.
         return processor(
             text=[text] * len(waveforms),
             audio=list(waveforms),
-            sampling_rate=sampling_rate,
-            padding=True,
+            text_kwargs={"padding": True, **special},
+            audio_kwargs={"sampling_rate": sampling_rate},
             return_tensors="pt",
-            **special,
         )
 
     @classmethod

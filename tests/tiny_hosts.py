@@ -37,6 +37,8 @@ class TinyHost:
         start, end: ids around the sound, where the host looks for them.
         lengths: frames of the shortest and the longest turn.
         step: of which the frames of a turn are multiples.
+        patches: around what builds a model.
+        home: module that holds the two classes.
     """
 
     name: str
@@ -48,29 +50,30 @@ class TinyHost:
     lengths: tuple[int, int] = (24, 90)
     step: int = 1
     patches: Callable = field(default=contextlib.nullcontext)
+    home: object = titans_mal
 
     @property
     def config_class(self) -> type:
-        return getattr(titans_mal, f"{self.name}MALConfig")
+        return getattr(self.home, f"{self.name}MALConfig")
 
     @property
     def model_class(self) -> type:
-        return getattr(titans_mal, f"{self.name}MALForAudioEmotion")
+        return getattr(self.home, f"{self.name}MALForAudioEmotion")
 
     @property
     def plain_class(self) -> type:
         return self.model_class.host_class()
 
-    def config(self, memory: dict | None = None, **kwargs):
-        memory = {"layers": [0, 2], "num_heads": 2, "head_dim": 8, "chunk_size": 4, **(memory or {})}
+    def config(self, **kwargs):
+        memory = {"layers": [0, 2], "num_heads": 2, "head_dim": 8, "chunk_size": 4}
         fields = {"id2label": dict(enumerate(LABELS)), "label_token_ids": LABEL_TOKENS, "emotion_prompt": "emotion ?"}
-        return self.config_class(**self.fields(), memory_config=memory, **(fields | kwargs))
+        return self.config_class(**(self.fields() | {"memory_config": memory} | fields | kwargs))
 
-    def model(self, memory: dict | None = None, *, fresh: bool = False, **kwargs):
+    def model(self, *, fresh: bool = False, **kwargs):
         """A model whose memory does something, as after training; `fresh` leaves it as it was initialised."""
         torch.manual_seed(0)
         with self.patches():
-            model = AutoModelForAudioEmotion.from_config(self.config(memory, **kwargs)).eval()
+            model = AutoModelForAudioEmotion.from_config(self.config(**kwargs)).eval()
         if not fresh:
             with torch.no_grad():
                 for parameter in model.titans_memory.parameters():

@@ -16,6 +16,8 @@ if (_CLONE / "modeling" / "neural_memory.py").is_file() and not (Path(__file__).
 _PUBLIC = {
     "AutoModelForAudioEmotion": ".auto",
     "register_host": ".auto",
+    "AudioEmotionConfigMixin": ".modeling.configuration_titans_mal",
+    "AudioEmotionMixin": ".modeling.audio_emotion_mixin",
     "AudioEmotionPipeline": ".modeling.pipeline_audio_emotion",
     "ConversationMemoryCache": ".modeling.conversation_memory_cache",
     "TitansMemoryConfig": ".modeling.configuration_titans_mal",

@@ -1,0 +1,106 @@
+"""From a sound file through each host's own processor and chat template to emotion scores."""
+
+import pytest
+import torch
+from common_host_tester import skip_where_the_host_cannot
+from tiny_hosts import HOSTS, LABEL_TOKENS, LABELS, voxtral
+from tiny_models import tone
+from tiny_processors import PROCESSORS
+
+from titans_mal import AudioEmotionPipeline, ConversationMemoryCache
+from titans_mal.data.synthetic import to_wav
+
+
+# Where a processor fixes what the tiny model must have.
+FIELDS = {
+    "Gemma3n": {"audio_soft_tokens_per_image": 20},
+    "Voxtral": {
+        "audio_token_id": 24,
+        "audio_config": voxtral()["audio_config"] | {"max_source_positions": 1500},
+        "text_config": voxtral()["text_config"] | {"vocab_size": 400},
+    },
+}
+
+
+@pytest.fixture(params=PROCESSORS)
+def name(request):
+    if request.param == "Voxtral":
+        pytest.importorskip("mistral_common", reason="Voxtral's processor needs mistral-common[audio]")
+    return request.param
+
+
+@pytest.fixture
+def processor(name, tmp_path):
+    return PROCESSORS[name](tmp_path)
+
+
+@pytest.fixture
+def model(name, processor):
+    host, fields = HOSTS[name], FIELDS.get(name, {})
+    tokens = host.model_class.label_tokens_of(host.config(**fields), processor)
+    return host.model(**fields, label_token_ids=tokens)
+
+
+@pytest.fixture
+def files(tmp_path):
+    paths = [tmp_path / f"{seconds}.wav" for seconds in (0.9, 1.3)]
+    for path, seconds in zip(paths, (0.9, 1.3)):
+        path.write_bytes(to_wav(tone(seconds, frequency=100 + 100 * seconds)))
+    return paths
+
+
+@torch.no_grad()
+def test_from_a_file_to_scores(model, processor, files):
+    cache = ConversationMemoryCache(model.config)
+    for path in files:
+        inputs = model.prepare_turn(processor, path)
+        sound = model.audio_mask(inputs["input_ids"], inputs)
+        assert 2 <= sound.sum() <= 50
+        output = model(**inputs, memory_cache=cache)
+        assert output.emotion_logits.shape == (1, len(LABELS))
+        assert output.emotion_logits.isfinite().all()
+    assert cache.turns.tolist() == [2]
+    assert model.generate(**inputs, memory_cache=cache, max_new_tokens=2).shape[0] == 1
+
+
+@torch.no_grad()
+def test_the_length_of_the_sound_is_that_of_what_is_written(model, processor, files):
+    """And not that of a window that it is padded to."""
+    tokens = []
+    for path in files:
+        inputs = model.prepare_turn(processor, path)
+        tokens.append(int(model.audio_mask(inputs["input_ids"], inputs).sum()))
+    assert tokens[0] < tokens[1] < 2 * tokens[0]
+
+
+@torch.no_grad()
+def test_turns_of_other_lengths_beside_it_change_no_turn(name, model, processor, files):
+    skip_where_the_host_cannot(HOSTS[name], "batches of sound")
+    together = model(**model.prepare_turn(processor, files)).emotion_logits
+    for row, path in enumerate(files):
+        alone = model(**model.prepare_turn(processor, path)).emotion_logits
+        torch.testing.assert_close(together[[row]], alone, rtol=0, atol=1e-4)
+
+
+def test_the_labels_are_the_tokens_that_begin_them(name, model, processor):
+    tokens = model.config.label_token_ids
+    if name == "Voxtral":
+        assert tokens == [processor.tokenizer.convert_tokens_to_ids(label[0]) for label in LABELS]
+    else:
+        assert tokens == LABEL_TOKENS
+
+
+def test_a_longer_turn_than_the_host_hears_is_cut(name, model, processor):
+    window = model.max_turn_seconds(processor)
+    if window is None:
+        assert name in ("GraniteSpeech", "Phi4Multimodal", "Qwen3ASR", "Qwen3OmniMoe", "Voxtral")
+        assert model.prepare_turn(processor, tone(4.0), sampling_rate=16_000)["input_ids"].shape[0] == 1
+    elif window <= 6:
+        with pytest.warns(UserWarning, match=f"its first {window:g} s are used"):
+            model.prepare_turn(processor, tone(window + 1), sampling_rate=16_000)
+
+
+def test_the_pipeline_takes_any_host(model, processor, files):
+    turns = AudioEmotionPipeline(model=model, processor=processor)([str(path) for path in files])
+    assert [turn["file"] for turn in turns] == [str(path) for path in files]
+    assert all(abs(sum(turn["scores"].values()) - 1) < 1e-5 for turn in turns)
