@@ -244,12 +244,22 @@ def main(
     model.config.base_model_name_or_path = None
     model.save_pretrained(output)
     processor.save_pretrained(output)
+    leave_out_code(output)
     minutes = (time.monotonic() - began) / 60
 
     suites = {"synthetic": held_out(test_conversations, seed + 3)}
     if also is not None:
         suites[also.name] = from_folder(also)
     report(model, {name: evaluate(model, processor, suite) for name, suite in suites.items()}, minutes)
+
+
+def leave_out_code(folder: Path) -> None:
+    """In the repository the model's code is that of the package."""
+    for file in folder.glob("*.py"):
+        file.unlink()
+    config = json.loads((folder / "config.json").read_text())
+    del config["auto_map"]
+    (folder / "config.json").write_text(json.dumps(config, indent=2, sort_keys=True) + "\n")
 
 
 def report(model, results: dict[str, dict[str, float]], minutes: float) -> None:
