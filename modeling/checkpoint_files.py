@@ -42,7 +42,7 @@ def load_processor(name: str | os.PathLike, hub: dict, *, is_needed: bool):
     """The host's processor; where it is not needed, None with a warning if it cannot be loaded."""
     try:
         return AutoProcessor.from_pretrained(name, **hub)
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, ImportError) as error:
         if is_needed:
             raise
         logger.warning(f"No processor will be saved along: {error}")

@@ -10,8 +10,10 @@ import base64
 import json
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from unittest import mock
 
+import pytest
 import torch
 import transformers
 from tiny_hosts import (
@@ -67,8 +69,14 @@ def whisper_features() -> WhisperFeatureExtractor:
     return WhisperFeatureExtractor(feature_size=MEL, chunk_length=3, hop_length=500)
 
 
-def without_eyes(processor_class: type[ProcessorMixin], **parts) -> ProcessorMixin:
-    """A processor whose parts for pictures and films are missing."""
+def without_eyes(name: str, **parts) -> ProcessorMixin:
+    """A processor of that class whose parts for pictures and films are stand-ins."""
+    try:
+        processor_class = getattr(transformers, name)
+    except ModuleNotFoundError as error:  # Gemma 4's before transformers 5.23
+        pytest.skip(f"{name} needs more packages: {error}")
+    eyes = SimpleNamespace(merge_size=2, temporal_patch_size=2, model_input_names=[])
+    parts = {part: eyes if value is None else value for part, value in parts.items()}
     with mock.patch.object(ProcessorMixin, "check_argument_for_proper_class"):
         return processor_class(**parts)
 
@@ -79,7 +87,7 @@ def qwen2_audio(folder: Path) -> ProcessorMixin:
     return transformers.Qwen2AudioProcessor(whisper_features(), tokenizer(special), chat_template=template)
 
 
-def omni(processor_class: type[ProcessorMixin]) -> Callable[[Path], ProcessorMixin]:
+def omni(processor_class: str) -> Callable[[Path], ProcessorMixin]:
     names = {"audio_token": "<|AUDIO|>", "audio_bos_token": "<|audio_bos|>", "audio_eos_token": "<|audio_eos|>"}
     names |= {"image_token": "<|IMAGE|>", "video_token": "<|VIDEO|>"}
     names |= {"vision_bos_token": "<|vision_bos|>", "vision_eos_token": "<|vision_eos|>"}
@@ -160,7 +168,7 @@ class GraniteFeatures:
 
 def granite_speech(folder: Path) -> ProcessorMixin:
     return without_eyes(
-        transformers.GraniteSpeechProcessor, audio_processor=GraniteFeatures(),
+        "GraniteSpeechProcessor", audio_processor=GraniteFeatures(),
         tokenizer=tokenizer({"<|audio|>": AUDIO}), chat_template=chat_template(""),
     )  # fmt: skip
 
@@ -168,7 +176,7 @@ def granite_speech(folder: Path) -> ProcessorMixin:
 def phi4_multimodal(folder: Path) -> ProcessorMixin:
     names = {"audio_token": "<|audio|>", "image_token": "<|image|>"}
     return without_eyes(
-        transformers.Phi4MultimodalProcessor, image_processor=None,
+        "Phi4MultimodalProcessor", image_processor=None,
         audio_processor=transformers.Phi4MultimodalFeatureExtractor(feature_size=MEL),
         tokenizer=tokenizer({"<|audio|>": AUDIO, "<|image|>": IMAGE}, **names), chat_template=chat_template(""),
     )  # fmt: skip
@@ -182,7 +190,7 @@ def gemma3n(folder: Path) -> ProcessorMixin:
     sounds = {"<audio>": GEMMA3N_SOUNDS + 1, "<boa>": 102, "<eoa>": GEMMA3N_SOUNDS}
     images = {"<image>": GEMMA3N_IMAGES + 1, "<boi>": 101, "<eoi>": GEMMA3N_IMAGES}
     return without_eyes(
-        transformers.Gemma3nProcessor, image_processor=None, tokenizer=tokenizer(sounds | images, **GEMMA_NAMES),
+        "Gemma3nProcessor", image_processor=None, tokenizer=tokenizer(sounds | images, **GEMMA_NAMES),
         feature_extractor=transformers.Gemma3nAudioFeatureExtractor(feature_size=32), audio_seq_length=20,
         chat_template="<s>" + chat_template("<audio>"),
     )  # fmt: skip
@@ -191,7 +199,7 @@ def gemma3n(folder: Path) -> ProcessorMixin:
 def gemma4(folder: Path) -> ProcessorMixin:
     ids = dict(zip(GEMMA_NAMES.values(), (AUDIO, AUDIO_START, AUDIO_END, IMAGE, 155, 156)))
     return without_eyes(
-        transformers.Gemma4Processor, image_processor=None, video_processor=None,
+        "Gemma4Processor", image_processor=None, video_processor=None,
         tokenizer=tokenizer(ids, **GEMMA_NAMES), feature_extractor=transformers.Gemma4AudioFeatureExtractor(),
         chat_template="<s>" + chat_template("<audio>"),
     )  # fmt: skip
@@ -214,8 +222,8 @@ def qwen3_asr(folder: Path) -> ProcessorMixin:
 
 PROCESSORS: dict[str, Callable[[Path], ProcessorMixin]] = {
     "Qwen2Audio": qwen2_audio,
-    "Qwen2_5Omni": omni(transformers.Qwen2_5OmniProcessor),
-    "Qwen3OmniMoe": omni(transformers.Qwen3OmniMoeProcessor),
+    "Qwen2_5Omni": omni("Qwen2_5OmniProcessor"),
+    "Qwen3OmniMoe": omni("Qwen3OmniMoeProcessor"),
     "AudioFlamingo3": audioflamingo3,
     "MusicFlamingo": musicflamingo,
     "Voxtral": voxtral,

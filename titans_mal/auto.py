@@ -92,9 +92,17 @@ def register_host(config_class: type, model_class: type) -> None:
     AutoConfig.register(config_class.model_type, config_class, exist_ok=True)
     for auto_class in (AutoModelForAudioEmotion, AutoModelForMultimodalLM, AutoModel):
         auto_class.register(config_class, model_class, exist_ok=True)
-    processor_class = transformers.models.auto.processing_auto.PROCESSOR_MAPPING.get(host_config, None)
+    processor_class = _processor_class_of(host_config)
     if processor_class is not None:
         AutoProcessor.register(config_class, processor_class, exist_ok=True)
+
+
+def _processor_class_of(host_config: type) -> type | None:
+    """The host's processor; None where it has none, or where that needs a package that is not installed."""
+    try:
+        return transformers.models.auto.processing_auto.PROCESSOR_MAPPING.get(host_config, None)
+    except ImportError:
+        return None
 
 
 AutoConfig.register(TitansMemoryConfig.model_type, TitansMemoryConfig, exist_ok=True)
