@@ -111,10 +111,7 @@ def write_memory(
     gates = {"forget": forget, "momentum": momentum, "step": step}
     _check_inputs(state, keys, values, gates, mask, chunk_size, step_rule)
     chunks = MemoryChunks.pack(keys, values, gates, mask, chunk_size, step_rule, dtype=_state_dtype(state, keys))
-    state = state.map(lambda tensor: tensor.to(chunks.keys.dtype))
-    for index in range(chunks.count):
-        state = _write_chunk(state, chunks, index, step_rule)
-    return state
+    return _write_chunks(state, chunks, step_rule)
 
 
 def read_and_write_memory(
@@ -155,36 +152,70 @@ def read_and_write_memory(
     if queries.shape != keys.shape:
         raise ValueError(f"queries must have the shape of the keys, {tuple(keys.shape)}, got {tuple(queries.shape)}.")
     chunks = MemoryChunks.pack(keys, values, gates, mask, chunk_size, step_rule, dtype=_state_dtype(state, keys))
-    state = state.map(lambda tensor: tensor.to(chunks.keys.dtype))
     packed_queries = chunks.pack_tokens(queries)
     answers = []
-    for index in range(chunks.count):
-        answers.append(read_memory(state.weights, packed_queries[:, :, index]))
-        state = _write_chunk(state, chunks, index, step_rule)
+    state = _write_chunks(state, chunks, step_rule, queries=packed_queries, answers=answers)
     if not answers:
         return torch.zeros_like(queries, dtype=chunks.keys.dtype), state
     return chunks.unpack_tokens(torch.stack(answers, dim=2)), state
 
 
-def _write_chunk(state: NeuralMemoryState, chunks: MemoryChunks, index: int, step_rule: str) -> NeuralMemoryState:
+def _write_chunks(
+    state: NeuralMemoryState,
+    chunks: MemoryChunks,
+    step_rule: str,
+    *,
+    queries: Tensor | None = None,
+    answers: list[Tensor] | None = None,
+) -> NeuralMemoryState:
+    """The state after all chunks; with `queries`, what each chunk's queries read before it is written."""
+    state = state.map(lambda tensor: tensor.to(chunks.keys.dtype))
+    for index in range(chunks.count):
+        keys = chunks.keys[:, :, index]
+        # Reading and writing begin alike, so they share the products.
+        inputs = keys if queries is None else torch.cat([keys, queries[:, :, index]], dim=2)
+        activations = _activations(state.weights, inputs)
+        if queries is not None:
+            answers.append(activations[-1][:, :, keys.shape[2] :])
+            activations = [activation[:, :, : keys.shape[2]] for activation in activations]
+        # The first chunk's state may be the caller's; what later ones replace is known to nobody else.
+        in_place = index > 0 and not torch.is_grad_enabled()
+        state = _write_chunk(state, chunks, index, activations, step_rule, in_place=in_place)
+    return state
+
+
+def _write_chunk(
+    state: NeuralMemoryState,
+    chunks: MemoryChunks,
+    index: int,
+    activations: list[Tensor],
+    step_rule: str,
+    *,
+    in_place: bool,
+) -> NeuralMemoryState:
     """The state after chunk `index`: ``M_n = A M_0 + b S_0 - sum_i c_i g_i`` and ``S_n = m S_0 - sum_i e_i g_i``."""
-    keys, values = chunks.keys[:, :, index], chunks.values[:, :, index]
     keep, carry, decay = (gate[:, :, index, None, None] for gate in (chunks.keep, chunks.carry, chunks.decay))
     gradient_weights = chunks.gradient_weights[:, :, index]
-    activations = _activations(state.weights, keys)
-    deltas = _output_gradients(state.weights, activations, values)
+    deltas = _output_gradients(state.weights, activations, chunks.values[:, :, index])
     if step_rule == "normalized":
         bounds = _curvature_bounds(state.weights, activations, chunks.written[:, :, index])
     weights, momenta = [], []
     for layer, (weight, momentum) in enumerate(zip(state.weights, state.momentum)):
-        inputs, delta = _inputs_of(layer, activations), deltas[layer]
+        inputs, delta = _inputs_of(layer, activations).mT, deltas[layer]
         scale = gradient_weights / bounds[layer] if step_rule == "normalized" else gradient_weights
-        # c and e side by side: one product gives both weighted sums of the outer products.
-        scaled = torch.cat([scale[..., :1] * delta, scale[..., 1:] * delta], dim=-1)
-        to_weight, to_momentum = (inputs.mT @ scaled).split(delta.shape[-1], dim=-1)
-        weights.append(keep * weight + carry * momentum - to_weight)
-        momenta.append(decay * momentum - to_momentum)
+        if in_place:
+            weight, momentum = weight.mul_(keep).addcmul_(momentum, carry), momentum.mul_(decay)
+        else:
+            weight, momentum = torch.addcmul(weight * keep, momentum, carry), momentum * decay
+        weights.append(_subtract_product(weight, inputs, scale[..., :1] * delta))
+        momenta.append(_subtract_product(momentum, inputs, scale[..., 1:] * delta))
     return NeuralMemoryState(tuple(weights), tuple(momenta))
+
+
+def _subtract_product(matrix: Tensor, left: Tensor, right: Tensor) -> Tensor:
+    """``matrix - left @ right``, in place: one pass over a matrix that nobody else holds."""
+    batch = matrix.flatten(0, 1)
+    return batch.baddbmm_(left.flatten(0, 1), right.flatten(0, 1), alpha=-1).view_as(matrix)
 
 
 def _activations(weights: tuple[Tensor, ...], inputs: Tensor) -> list[Tensor]:
@@ -217,11 +248,13 @@ def _curvature_bounds(weights: tuple[Tensor, ...], activations: list[Tensor], wr
     chunk is taken); each SiLU and matrix between another one and the output multiplies that by at most 1.21 ||W||_F^2.
     """
     bounds = []
-    behind = torch.ones((), dtype=activations[0].dtype, device=activations[0].device)
+    behind = None
     for layer in range(len(weights) - 1, -1, -1):
         largest = (_inputs_of(layer, activations).square().sum(-1) * written).amax(-1)[..., None, None]
-        bounds.insert(0, 1 + largest * behind)
-        behind = behind * _SILU_SLOPE_SQUARED * weights[layer].square().sum((-2, -1), keepdim=True)
+        bounds.insert(0, 1 + (largest if behind is None else largest * behind))
+        if layer:
+            slope = _SILU_SLOPE_SQUARED * torch.linalg.vector_norm(weights[layer], dim=(-2, -1), keepdim=True).square()
+            behind = slope if behind is None else behind * slope
     return bounds
 
 
