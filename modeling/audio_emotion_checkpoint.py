@@ -73,7 +73,9 @@ class AudioEmotionCheckpointMixin:
         """The host's processor, where it is known: that of the base or of the folder that the model came from."""
         if self._processor is None and self._processor_source is not None:
             source, self._processor_source = self._processor_source, None
-            self._processor = load_processor(*source, is_needed=False)
+            # Where this very code came from the repo, it is trusted already.
+            trust = True if type(self).__module__.startswith("transformers_modules.") else None
+            self._processor = load_processor(*source, is_needed=False, trust_remote_code=trust)
         return self._processor
 
     @processor.setter
@@ -138,6 +140,11 @@ class AudioEmotionCheckpointMixin:
             config.label_token_ids = cls.label_tokens_of(config, processor)
         model, info = cls._load_host(name, config, kwargs)
         model.processor = processor
+        if model.generation_config.eos_token_id is None:
+            # A larger checkpoint keeps it for its own `generate`.
+            tokenizer = getattr(processor, "tokenizer", None)
+            own = getattr(config, "eos_token_id", None)
+            model.generation_config.eos_token_id = own if own is not None else getattr(tokenizer, "eos_token_id", None)
         return (model, info) if wants_info else model
 
     @classmethod
@@ -233,7 +240,10 @@ class AudioEmotionCheckpointMixin:
             # What the base carries itself (Granite Speech its LoRA) comes with the base.
             self._hf_peft_config_loaded = False
         elif any(".base_layer." in key for key in self.state_dict()):
-            raise ValueError("The host carries adapters of PEFT: merge_and_unload() them before the model is saved.")
+            raise ValueError(
+                "The host carries adapters of PEFT, which are not saved with a model in full: merge them into the "
+                "host, or set model.config.adapter_only = True where they came with the base."
+            )
         memory = self._memory_weights(state_dict)
         config = self.config
         self.config = copy.deepcopy(config)
@@ -271,7 +281,7 @@ class AudioEmotionCheckpointMixin:
         changed = sorted(key for key in {*before, *after} if before.get(key) != after.get(key))
         if any(".base_layer." in key for key in changed):
             raise ValueError(
-                f"The host carries adapters of PEFT, which would be lost: merge_and_unload() them first. {in_full}"
+                f"The host carries adapters of PEFT that its base does not have: merge them into the host. {in_full}"
             )
         if changed:
             raise ValueError(

@@ -202,9 +202,14 @@ class AudioEmotionMixin(TurnInputsMixin, AudioEmotionCheckpointMixin):
 
     def _expand_inputs_for_generation(self, expand_size: int = 1, *args, **kwargs):
         transaction = kwargs.get("memory_cache")
-        if transaction is not None and expand_size > 1:
+        if expand_size == 1:
+            return super()._expand_inputs_for_generation(expand_size, *args, **kwargs)
+        if transaction is not None:
             transaction.expand(expand_size)
-        return super()._expand_inputs_for_generation(expand_size, *args, **kwargs)
+        windows = _take_windows(kwargs)
+        input_ids, kwargs = super()._expand_inputs_for_generation(expand_size, *args, **kwargs)
+        # Copies of one prompt: its windows follow each other in each of them.
+        return input_ids, kwargs | {key: torch.cat([tensor] * expand_size) for key, tensor in windows.items()}
 
     def _get_candidate_generator(self, *args, **kwargs):
         # An assistant has no use for this model's memory; what it proposes is checked with memory.
@@ -268,6 +273,26 @@ class AudioEmotionMixin(TurnInputsMixin, AudioEmotionCheckpointMixin):
                 logits = self.emotion_head(call.last_hidden_state.to(weight.device, weight.dtype))
             return logits if logits.dtype == torch.float64 else logits.float()
         return label_logits(output.logits, call.last_positions, call.sequence_length, self.config.label_token_ids)
+
+
+def _take_windows(kwargs: dict) -> dict[str, Tensor]:
+    """Take out of the keywords of `generate` what has a row for each window of sound, where a prompt has several.
+
+    Raises:
+        ValueError: for several prompts with other numbers of rows than prompts, whose windows cannot be told apart.
+    """
+    rows = kwargs["input_ids"].shape[0]
+    names = [key for key, value in kwargs.items() if isinstance(value, Tensor) and key.endswith("input_features")]
+    windows = next((kwargs[key].shape[0] for key in names if kwargs[key].shape[0] != rows), rows)
+    if windows == rows:
+        return {}
+    if rows > 1:
+        raise ValueError(
+            f"Beams and several sequences need one window of sound for each prompt, got {windows} windows for {rows} "
+            "prompts: give the prompts one by one."
+        )
+    several = [key for key, value in kwargs.items() if isinstance(value, Tensor) and key != "input_ids"]
+    return {key: kwargs.pop(key) for key in several if kwargs[key].shape[:1] == (windows,)}
 
 
 class _PerThread(dict):

@@ -38,10 +38,10 @@ def commit_of(name: str | os.PathLike, hub: dict) -> str | None:
     return extract_commit_hash(cached_file(name, "config.json", **hub), hub.get("revision"))
 
 
-def load_processor(name: str | os.PathLike, hub: dict, *, is_needed: bool):
+def load_processor(name: str | os.PathLike, hub: dict, *, is_needed: bool, trust_remote_code: bool | None = None):
     """The host's processor; where it is not needed, None with a warning if it cannot be loaded."""
     try:
-        return AutoProcessor.from_pretrained(name, **hub)
+        return AutoProcessor.from_pretrained(name, trust_remote_code=trust_remote_code, **hub)
     except (OSError, ValueError, ImportError) as error:
         if is_needed:
             raise

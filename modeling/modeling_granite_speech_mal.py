@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from transformers import GraniteSpeechConfig, GraniteSpeechForConditionalGeneration
+from transformers.utils import is_peft_available
 
 from .audio_emotion_mixin import AudioEmotionMixin
 from .configuration_titans_mal import AudioEmotionConfigMixin
@@ -20,3 +21,16 @@ class GraniteSpeechMALForAudioEmotion(AudioEmotionMixin, GraniteSpeechForConditi
     config_class = GraniteSpeechMALConfig
     has_window = False
     prompt_is_text = True
+
+    def __init__(self, config: GraniteSpeechMALConfig, *args, **kwargs):
+        if config.has_lora_adapter and not is_peft_available():
+            raise ImportError("This Granite Speech hears by a LoRA of its own, which needs PEFT: pip install peft")
+        super().__init__(config, *args, **kwargs)
+
+    def generate(self, *args, **kwargs):
+        """As `AudioEmotionMixin.generate`; the host turns its LoRA off for text alone, and leaves it off."""
+        try:
+            return super().generate(*args, **kwargs)
+        finally:
+            if self._hf_peft_config_loaded:
+                self.enable_adapters()

@@ -6,6 +6,7 @@ from transformers import Qwen3ASRConfig, Qwen3ASRForConditionalGeneration
 
 from .audio_emotion_mixin import AudioEmotionMixin
 from .configuration_titans_mal import AudioEmotionConfigMixin
+from .turn_inputs import SOUND
 
 
 class Qwen3ASRMALConfig(AudioEmotionConfigMixin, Qwen3ASRConfig):
@@ -19,3 +20,11 @@ class Qwen3ASRMALForAudioEmotion(AudioEmotionMixin, Qwen3ASRForConditionalGenera
 
     config_class = Qwen3ASRMALConfig
     has_window = False
+
+    @classmethod
+    def turn_messages(cls, config, processor) -> list[dict]:
+        """Its chat template takes text of the system only."""
+        return [
+            {"role": "system", "content": [{"type": "text", "text": config.prompt_text()}]},
+            {"role": "user", "content": [SOUND]},
+        ]

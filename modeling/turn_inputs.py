@@ -14,6 +14,10 @@ from .audio_loading import check_waveform, load_audio, name_of_sound
 from .emotion_readout import find_label_tokens
 
 
+# The part of a message that is the turn's sound: templates look for its type, or for the key `audio`.
+SOUND = {"type": "audio", "audio": "turn"}
+
+
 class TurnInputsMixin:
     """`prepare_turn` of a host with memory; a host whose processor differs overrides what differs.
 
@@ -52,7 +56,7 @@ class TurnInputsMixin:
             waveform = load_audio(source, sampling_rate=rate)
             waveforms.append(check_waveform(waveform, rate, max_seconds=window, name=name_of_sound(source)))
         inputs = self.process_turns(processor, waveforms, rate)
-        tokens = (inputs["input_ids"] == self.audio_token_id).sum(-1)
+        tokens = self.audio_mask(inputs["input_ids"], inputs).sum(-1)
         if bool((tokens < 2).any()):
             shortest = int(tokens.argmin())
             name, seconds = name_of_sound(sources[shortest]), len(waveforms[shortest]) / rate
@@ -69,21 +73,30 @@ class TurnInputsMixin:
         return processor(
             text=[text] * len(waveforms),
             audio=list(waveforms),
-            text_kwargs={"padding": True, **special},
+            text_kwargs={"padding": True, "padding_side": "left", **special},
             audio_kwargs={"sampling_rate": sampling_rate},
             return_tensors="pt",
         )
 
     @classmethod
     def turn_prompt_of(cls, config, processor) -> str:
-        """The text of a turn's prompt under the host's chat template, up to where the answer begins."""
+        """The text of a turn's prompt under the host's chat template, up to where the answer begins.
+
+        Raises:
+            ValueError: if the template leaves out what is asked.
+        """
+        messages = cls.turn_messages(config, processor)
+        text = processor.apply_chat_template(messages, add_generation_prompt=True, tokenize=False)
+        if config.prompt_text().strip() not in text:
+            raise ValueError(f"The chat template leaves out the prompt {config.prompt_text()!r}: it gives {text!r}.")
+        return text
+
+    @classmethod
+    def turn_messages(cls, config, processor) -> list[dict]:
+        """What the host's chat template is given."""
         if cls.prompt_is_text:
-            content = processor.audio_token + config.prompt_text()
-        else:
-            # Templates look for the part's type, or for the key `audio`.
-            content = [{"type": "audio", "audio": "turn"}, {"type": "text", "text": config.prompt_text()}]
-        messages = [{"role": "user", "content": content}]
-        return processor.apply_chat_template(messages, add_generation_prompt=True, tokenize=False)
+            return [{"role": "user", "content": processor.audio_token + config.prompt_text()}]
+        return [{"role": "user", "content": [SOUND, {"type": "text", "text": config.prompt_text()}]}]
 
     @classmethod
     def label_tokens_of(cls, config, processor) -> list[int]:
@@ -102,9 +115,10 @@ class TurnInputsMixin:
     @classmethod
     def max_turn_seconds(cls, processor) -> float | None:
         """The longest turn that the host hears whole; None: there is no such bound."""
-        if hasattr(processor, "max_audio_len"):
-            return processor.max_audio_len
         extractor = cls.sound_extractor(processor)
+        if hasattr(processor, "max_audio_len"):
+            # Heard are whole windows within it.
+            return processor.max_audio_len // extractor.chunk_length * extractor.chunk_length
         return extractor.n_samples / extractor.sampling_rate if cls.has_window else None
 
 

@@ -55,6 +55,7 @@ def tokenizer(special: dict[str, int], **names: str) -> PreTrainedTokenizerFast:
 
 
 def chat_template(sound: str) -> str:
+    """For messages of text, or of parts that have a type."""
     return (
         "{% for message in messages %}{{ message['role'] }} {% if message['content'] is string %}"
         "{{ message['content'] }} {% else %}{% for part in message['content'] %}{% if part['type'] == 'audio' %}"
@@ -62,6 +63,22 @@ def chat_template(sound: str) -> str:
         + " {% else %}{{ part['text'] }} {% endif %}{% endfor %}{% endif %}{% endfor %}"
         "{% if add_generation_prompt %}assistant {% endif %}"
     )
+
+
+# Two hosts whose own templates read messages in another way: Qwen2-Audio's looks for the key of a sound, not for its
+# type, and Qwen3-ASR's takes text from the system alone.
+QWEN2_AUDIO_TEMPLATE = (
+    "{% for message in messages %}{{ message['role'] }} {% for part in message['content'] %}{% if 'audio' in part %}"
+    "<|audio_bos|><|AUDIO|><|audio_eos|> {% elif 'text' in part %}{{ part['text'] }} {% endif %}{% endfor %}"
+    "{% endfor %}{% if add_generation_prompt %}assistant {% endif %}"
+)
+QWEN3_ASR_TEMPLATE = (
+    "system {% for message in messages if message['role'] == 'system' %}{% for part in message['content'] %}"
+    "{{ part['text'] }} {% endfor %}{% endfor %}"
+    "user {% for message in messages if message['role'] == 'user' %}{% for part in message['content'] %}"
+    "{% if part['type'] == 'audio' %}<|audio_bos|><|AUDIO|><|audio_eos|> {% endif %}{% endfor %}{% endfor %}"
+    "{% if add_generation_prompt %}assistant {% endif %}"
+)
 
 
 def whisper_features() -> WhisperFeatureExtractor:
@@ -83,8 +100,7 @@ def without_eyes(name: str, **parts) -> ProcessorMixin:
 
 def qwen2_audio(folder: Path) -> ProcessorMixin:
     special = {"<|AUDIO|>": AUDIO, "<|audio_bos|>": AUDIO_START, "<|audio_eos|>": AUDIO_END}
-    template = chat_template("<|audio_bos|><|AUDIO|><|audio_eos|>")
-    return transformers.Qwen2AudioProcessor(whisper_features(), tokenizer(special), chat_template=template)
+    return transformers.Qwen2AudioProcessor(whisper_features(), tokenizer(special), chat_template=QWEN2_AUDIO_TEMPLATE)
 
 
 def omni(processor_class: str) -> Callable[[Path], ProcessorMixin]:
@@ -104,14 +120,15 @@ def omni(processor_class: str) -> Callable[[Path], ProcessorMixin]:
 
 def audioflamingo3(folder: Path) -> ProcessorMixin:
     return transformers.AudioFlamingo3Processor(
-        whisper_features(), tokenizer({"<sound>": AUDIO}), chat_template=chat_template("<sound>"), max_audio_len=6
+        whisper_features(), tokenizer({"<sound>": AUDIO}), chat_template=chat_template("<sound>"), max_audio_len=7
     )
 
 
 def musicflamingo(folder: Path) -> ProcessorMixin:
     special = {"<sound>": AUDIO, "<|sound_bos|>": AUDIO_START, "<|sound_eos|>": AUDIO_END}
-    template = chat_template("<sound>")
-    return transformers.MusicFlamingoProcessor(whisper_features(), tokenizer(special), chat_template=template)
+    return transformers.MusicFlamingoProcessor(
+        whisper_features(), tokenizer(special), chat_template=chat_template("<sound>"), max_audio_len=7
+    )
 
 
 def voxtral(folder: Path) -> ProcessorMixin:
@@ -207,7 +224,7 @@ def gemma4(folder: Path) -> ProcessorMixin:
 
 def glmasr(folder: Path) -> ProcessorMixin:
     return transformers.GlmAsrProcessor(
-        whisper_features(), tokenizer({"<|pad|>": AUDIO}), chat_template=chat_template("<|pad|>")
+        whisper_features(), tokenizer({"<|pad|>": AUDIO}), chat_template=chat_template("<|pad|>"), max_audio_len=7
     )
 
 
@@ -216,7 +233,7 @@ def qwen3_asr(folder: Path) -> ProcessorMixin:
     return transformers.Qwen3ASRProcessor(
         transformers.Qwen3ASRFeatureExtractor(feature_size=MEL),
         tokenizer(dict(zip(names.values(), (AUDIO, AUDIO_START, AUDIO_END))), **names),
-        chat_template=chat_template("<|audio_bos|><|AUDIO|><|audio_eos|>"),
+        chat_template=QWEN3_ASR_TEMPLATE,
     )
 
 

@@ -76,6 +76,7 @@ HOSTS: dict[str, type] = {}
 # Audio language models that cannot carry a memory, and why.
 NO_HOSTS = {
     "voxtral_realtime": "Voxtral Realtime adds its audio to every token, so there are no audio positions to read at",
+    "phi4mm": "this is Phi-4-multimodal in the format of its remote code; give a revision in that of transformers",
     "vibevoice_asr": "VibeVoice-ASR draws its audio features at random, so a turn is not heard the same way twice",
 }
 

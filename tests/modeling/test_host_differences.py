@@ -7,6 +7,7 @@ from peft import LoraConfig
 from tiny_hosts import HOSTS, LABELS, PAD, qwen2_5_omni, qwen3_omni_moe
 
 from titans_mal import AutoModelForAudioEmotion, ConversationMemoryCache
+from titans_mal.modeling import modeling_granite_speech_mal
 from titans_mal.modeling.turn_inputs import filled_placeholders
 
 
@@ -33,9 +34,11 @@ def composite_qwen3_omni():
 @torch.no_grad()
 def test_a_thinker_is_taken_out_of_the_whole(name, composite, tmp_path):
     whole, host = composite().eval(), HOSTS[name]
+    whole.config.thinker_config.eos_token_id = 77
     whole.save_pretrained(tmp_path / "whole")
     model = AutoModelForAudioEmotion.from_base(tmp_path / "whole", memory_config=MEMORY, **FRESH)
     assert type(model) is host.model_class
+    assert model.generation_config.eos_token_id == 77
     turns = host.turns(2)
     assert torch.equal(model(**turns).logits, whole.thinker(**turns).logits)
     for folder, adapter_only in (("adapter", True), ("full", False)):
@@ -123,6 +126,17 @@ def test_blocks_that_share_keys_and_values_do_not_hear_a_residual(name, caplog):
 # --- Granite Speech, whose checkpoints carry a LoRA of their own
 
 
+def test_granite_with_a_lora_is_not_deaf_without_peft(monkeypatch):
+    monkeypatch.setattr(modeling_granite_speech_mal, "is_peft_available", lambda: False)
+    with pytest.raises(ImportError, match="a LoRA of its own, which needs PEFT"):
+        HOSTS["GraniteSpeech"].model(has_lora_adapter=True)
+
+
+def test_a_checkpoint_that_hears_nothing_is_refused():
+    with pytest.raises(ValueError, match="hears nothing: its audio_config is None"):
+        HOSTS["Gemma4"].model(audio_config=None)
+
+
 @torch.no_grad()
 def test_granite_brings_its_own_lora(tmp_path):
     host = HOSTS["GraniteSpeech"]
@@ -152,6 +166,11 @@ def test_granite_brings_its_own_lora(tmp_path):
     cache = ConversationMemoryCache(model.config, batch_size=2)
     model.generate(**turns, memory_cache=cache, max_new_tokens=2)
     assert cache.turns.tolist() == [1, 1]
+    # Text alone turns the LoRA off in the host; it must be on again afterwards.
+    logits = model(**turns).emotion_logits
+    with model.disable_memory():
+        model.generate(input_ids=turns["input_ids"][:, -3:], max_new_tokens=2)
+    assert torch.equal(model(**turns).emotion_logits, logits)
     # Saved by its own class, such a checkpoint loses the names of what the LoRA is on.
     plain.save_pretrained(base)
     with pytest.raises(ValueError, match=r"lacks weights of the host: .*q_proj\.weight"):

@@ -90,14 +90,65 @@ def test_the_labels_are_the_tokens_that_begin_them(name, model, processor):
         assert tokens == LABEL_TOKENS
 
 
+# Windows of 3 s in the tiny processors (two of them where a host puts several together), 30 s in Gemma's.
+WINDOWS = dict.fromkeys(PROCESSORS) | {"Qwen2Audio": 3, "Qwen2_5Omni": 3, "Gemma3n": 30, "Gemma4": 30}
+WINDOWS |= dict.fromkeys(("AudioFlamingo3", "MusicFlamingo", "GlmAsr"), 6)
+
+
+@pytest.mark.filterwarnings("ignore:Audio duration")
 def test_a_longer_turn_than_the_host_hears_is_cut(name, model, processor):
-    window = model.max_turn_seconds(processor)
+    window = WINDOWS[name]
+    assert model.max_turn_seconds(processor) == window
+
+    def tokens(seconds):
+        ids = model.prepare_turn(processor, tone(seconds), sampling_rate=16_000)["input_ids"]
+        return int((ids == model.audio_token_id).sum())
+
     if window is None:
-        assert name in ("GraniteSpeech", "Phi4Multimodal", "Qwen3ASR", "Qwen3OmniMoe", "Voxtral")
-        assert model.prepare_turn(processor, tone(4.0), sampling_rate=16_000)["input_ids"].shape[0] == 1
-    elif window <= 6:
-        with pytest.warns(UserWarning, match=f"its first {window:g} s are used"):
-            model.prepare_turn(processor, tone(window + 1), sampling_rate=16_000)
+        assert tokens(7.0) > tokens(4.0) or name == "Voxtral"  # which pads both to 30 s
+        return
+    whole = tokens(window)
+    with pytest.warns(UserWarning, match=f"its first {window} s are used"):
+        assert tokens(window + 1.5) == whole
+
+
+def test_the_question_is_in_the_prompt(name, model, processor):
+    if name == "Voxtral":
+        model.config.emotion_prompt = "sad?"
+        asked = processor.tokenizer("sad?", add_special_tokens=False)["input_ids"]
+    else:
+        model.config.emotion_prompt = "sad ?"
+        assert "sad ?" in model.turn_prompt_of(model.config, processor)
+        asked = processor.tokenizer("sad ?", add_special_tokens=False)["input_ids"]
+    ids = model.prepare_turn(processor, tone(1.0), sampling_rate=16_000)["input_ids"][0].tolist()
+    assert any(ids[i : i + len(asked)] == asked for i in range(len(ids)))
+
+
+@torch.no_grad()
+def test_batches_are_padded_on_the_left_whatever_the_tokenizer_does(name, model, processor, files):
+    processor.tokenizer.padding_side = "right"
+    inputs = model.prepare_turn(processor, files)
+    mask = inputs["attention_mask"]
+    assert mask[:, -1].all()
+    assert model(**inputs, logits_to_keep=1).emotion_logits.isfinite().all()
+
+
+@pytest.mark.parametrize("kwargs", [{"num_beams": 2}, {"do_sample": True, "num_return_sequences": 2}])
+@torch.no_grad()
+def test_beams_over_several_windows_write_what_was_heard(name, model, processor, kwargs):
+    if name not in ("AudioFlamingo3", "MusicFlamingo", "GlmAsr"):
+        pytest.skip(f"{name} hears one window a turn (Voxtral's are of 30 s)")
+    turn = model.prepare_turn(processor, tone(5.0), sampling_rate=16_000)
+    assert turn["input_features"].shape[0] == 2
+    generated, expected = (ConversationMemoryCache(model.config) for _ in range(2))
+    model.generate(**turn, memory_cache=generated, max_new_tokens=2, suppress_tokens=[model.audio_token_id], **kwargs)
+    model(**turn, memory_cache=expected)
+    for one, other in zip(generated.layers, expected.layers):
+        for a, b in zip(one.weights, other.weights):
+            torch.testing.assert_close(a, b, rtol=0, atol=1e-5)
+    two = model.prepare_turn(processor, [(tone(5.0), 16_000), (tone(1.0), 16_000)])
+    with pytest.raises(ValueError, match="got 3 windows for 2 prompts: give the prompts one by one"):
+        model.generate(**two, max_new_tokens=2, **kwargs)
 
 
 def test_the_pipeline_takes_any_host(model, processor, files):

@@ -68,6 +68,13 @@ def test_templates_that_look_for_the_key_or_for_the_type(condition):
     assert (tiny_model().prepare_turn(processor, (tone(), RATE))["input_ids"] == AUDIO).sum() == 25
 
 
+def test_a_template_that_leaves_out_the_question_is_refused(processor):
+    processor = tiny_processor()
+    processor.chat_template = "{% for message in messages %}<|audio_bos|><|AUDIO|><|audio_eos|>{% endfor %}"
+    with pytest.raises(ValueError, match=r"The chat template leaves out the prompt 'emotion \?'"):
+        tiny_model().prepare_turn(processor, (tone(), RATE))
+
+
 def test_a_template_that_begins_with_the_token_for_it_gets_no_second_one():
     processor = tiny_processor()
     processor.tokenizer.bos_token = "<s>"
