@@ -18,15 +18,15 @@ from torch.nn import functional as F
 class MemoryChunks:
     """The written tokens of a call, packed to the front of each stream and cut into chunks.
 
-    keys, values: (streams, heads, chunks, chunk_size, head_dim); written: (streams, 1, chunks, chunk_size), 1 or 0;
-    gradient_weights: (streams, heads, chunks, chunk_size, 2), the factors c and e; keep, carry, decay: (streams,
-    heads, chunks), the factors A, b and m of a whole chunk.
+    keys, values: (streams, heads, chunks, chunk_size, head_dim), zero where there is no token; to_weights,
+    to_momentum: (streams, heads, chunks, chunk_size), the factors c and e of each token's gradient; keep, carry,
+    decay: (streams, heads, chunks), the factors A, b and m of a whole chunk.
     """
 
     keys: Tensor
     values: Tensor
-    written: Tensor
-    gradient_weights: Tensor
+    to_weights: Tensor
+    to_momentum: Tensor
     keep: Tensor
     carry: Tensor
     decay: Tensor
@@ -60,10 +60,10 @@ class MemoryChunks:
         forget, momentum, step = (cut_written(gates[name]) for name in ("forget", "momentum", "step"))
         if step_rule == "normalized":
             step = step * (1 - momentum) / written.sum(-1, keepdim=True).clamp(min=1)
+        step = step * written
         to_weights, to_momentum, chunk = _linear_recurrence(forget, momentum, written)
-        gradient_weights = torch.stack([to_weights, to_momentum], dim=-1) * (step * written)[..., None]
         keys, values = cut_written(keys), cut_written(values)
-        return cls(keys, values, written, gradient_weights, *chunk, order, tokens, chunk_size)
+        return cls(keys, values, step * to_weights, step * to_momentum, *chunk, order, tokens, chunk_size)
 
     def pack_tokens(self, tensor: Tensor) -> Tensor:
         """(streams, heads, tokens, ...) -> (streams, heads, chunks, chunk_size, ...), as the keys were packed."""
@@ -89,20 +89,20 @@ def _linear_recurrence(forget: Tensor, momentum: Tensor, written: Tensor):
         The factors (to M, to S) of a gradient that enters at token i, each (streams, heads, chunks, chunk_size), and
         the three factors (A, b, m) of the whole chunk, each (streams, heads, chunks).
     """
-    keep = 1 - forget * written
+    # Both factors that stand on the diagonal, one beside the other.
+    diagonal = 1 - torch.stack([forget, 1 - momentum]) * written
     carry = momentum * written
-    decay = 1 - (1 - momentum) * written
-    chunk_size = keep.shape[-1]
+    chunk_size = carry.shape[-1]
     shift = 1
     while shift < chunk_size:
         # Entry i covers tokens i .. i + shift - 1; beyond the end of the chunk stands the identity.
-        later_keep, later_decay = (F.pad(factor[..., shift:], (0, shift), value=1.0) for factor in (keep, decay))
-        later_carry = F.pad(carry[..., shift:], (0, shift))
-        keep, carry, decay = later_keep * keep, later_keep * carry + later_carry * decay, later_decay * decay
+        later, later_carry = F.pad(diagonal[..., shift:], (0, shift), value=1.0), F.pad(carry[..., shift:], (0, shift))
+        carry = torch.addcmul(later[0] * carry, later_carry, diagonal[1])
+        diagonal = later * diagonal
         shift *= 2
-    after_keep, after_decay = (F.pad(factor[..., 1:], (0, 1), value=1.0) for factor in (keep, decay))
+    after_keep, after_decay = F.pad(diagonal[..., 1:], (0, 1), value=1.0)
     after_carry = F.pad(carry[..., 1:], (0, 1))
-    return after_keep + after_carry, after_decay, (keep[..., 0], carry[..., 0], decay[..., 0])
+    return after_keep + after_carry, after_decay, (diagonal[0, ..., 0], carry[..., 0], diagonal[1, ..., 0])
 
 
 def _reorder(tensor: Tensor, order: Tensor | None) -> Tensor:

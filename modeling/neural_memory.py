@@ -73,7 +73,7 @@ def read_memory(weights: tuple[Tensor, ...], queries: Tensor) -> Tensor:
     Returns:
         (streams, heads, tokens, head_dim), in the dtype of the weights.
     """
-    return _activations(weights, queries.to(weights[0].dtype))[-1]
+    return _pass(weights, queries.to(weights[0].dtype))[1][-1]
 
 
 def write_memory(
@@ -173,14 +173,14 @@ def _write_chunks(
     for index in range(chunks.count):
         keys = chunks.keys[:, :, index]
         # Reading and writing begin alike, so they share the products.
-        inputs = keys if queries is None else torch.cat([keys, queries[:, :, index]], dim=2)
-        activations = _activations(state.weights, inputs)
+        both = keys if queries is None else torch.cat([keys, queries[:, :, index]], dim=2)
+        inputs, outputs = _pass(state.weights, both)
         if queries is not None:
-            answers.append(activations[-1][:, :, keys.shape[2] :])
-            activations = [activation[:, :, : keys.shape[2]] for activation in activations]
+            answers.append(outputs[-1][:, :, keys.shape[2] :])
+            inputs, outputs = ([tensor[:, :, : keys.shape[2]] for tensor in tensors] for tensors in (inputs, outputs))
         # The first chunk's state may be the caller's; what later ones replace is known to nobody else.
         in_place = index > 0 and not torch.is_grad_enabled()
-        state = _write_chunk(state, chunks, index, activations, step_rule, in_place=in_place)
+        state = _write_chunk(state, chunks, index, inputs, outputs, step_rule, in_place=in_place)
     return state
 
 
@@ -188,27 +188,27 @@ def _write_chunk(
     state: NeuralMemoryState,
     chunks: MemoryChunks,
     index: int,
-    activations: list[Tensor],
+    inputs: list[Tensor],
+    outputs: list[Tensor],
     step_rule: str,
     *,
     in_place: bool,
 ) -> NeuralMemoryState:
     """The state after chunk `index`: ``M_n = A M_0 + b S_0 - sum_i c_i g_i`` and ``S_n = m S_0 - sum_i e_i g_i``."""
     keep, carry, decay = (gate[:, :, index, None, None] for gate in (chunks.keep, chunks.carry, chunks.decay))
-    gradient_weights = chunks.gradient_weights[:, :, index]
-    deltas = _output_gradients(state.weights, activations, chunks.values[:, :, index])
+    to_weights, to_momentum = (2 * factor[:, :, index, :, None] for factor in (chunks.to_weights, chunks.to_momentum))
+    deltas = _half_gradients(state.weights, inputs, outputs, chunks.values[:, :, index])
     if step_rule == "normalized":
-        bounds = _curvature_bounds(state.weights, activations, chunks.written[:, :, index])
+        bounds = _curvature_bounds(state.weights, inputs)
     weights, momenta = [], []
     for layer, (weight, momentum) in enumerate(zip(state.weights, state.momentum)):
-        inputs, delta = _inputs_of(layer, activations).mT, deltas[layer]
-        scale = gradient_weights / bounds[layer] if step_rule == "normalized" else gradient_weights
+        delta = deltas[layer] / bounds[layer] if step_rule == "normalized" else deltas[layer]
         if in_place:
             weight, momentum = weight.mul_(keep).addcmul_(momentum, carry), momentum.mul_(decay)
         else:
             weight, momentum = torch.addcmul(weight * keep, momentum, carry), momentum * decay
-        weights.append(_subtract_product(weight, inputs, scale[..., :1] * delta))
-        momenta.append(_subtract_product(momentum, inputs, scale[..., 1:] * delta))
+        weights.append(_subtract_product(weight, inputs[layer].mT, to_weights * delta))
+        momenta.append(_subtract_product(momentum, inputs[layer].mT, to_momentum * delta))
     return NeuralMemoryState(tuple(weights), tuple(momenta))
 
 
@@ -218,39 +218,39 @@ def _subtract_product(matrix: Tensor, left: Tensor, right: Tensor) -> Tensor:
     return batch.baddbmm_(left.flatten(0, 1), right.flatten(0, 1), alpha=-1).view_as(matrix)
 
 
-def _activations(weights: tuple[Tensor, ...], inputs: Tensor) -> list[Tensor]:
-    """The inputs, then the output of each matrix before its SiLU; the last entry is what the memory answers."""
-    activations = [inputs]
-    for layer, weight in enumerate(weights):
-        activations.append(_inputs_of(layer, activations) @ weight)
-    return activations
+def _pass(weights: tuple[Tensor, ...], inputs: Tensor) -> tuple[list[Tensor], list[Tensor]]:
+    """What each matrix is applied to, and what it gives before the SiLU; the last is what the memory answers."""
+    all_inputs, outputs = [inputs], []
+    for weight in weights:
+        if outputs:
+            all_inputs.append(F.silu(outputs[-1]))
+        outputs.append(all_inputs[-1] @ weight)
+    return all_inputs, outputs
 
 
-def _inputs_of(layer: int, activations: list[Tensor]) -> Tensor:
-    """What matrix `layer` is applied to."""
-    return activations[layer] if layer == 0 else F.silu(activations[layer])
-
-
-def _output_gradients(weights: tuple[Tensor, ...], activations: list[Tensor], values: Tensor) -> list[Tensor]:
-    """The gradient of each token's loss with respect to the output of each matrix, (streams, heads, tokens, d_out)."""
-    deltas = [2 * (activations[-1] - values)]
+def _half_gradients(
+    weights: tuple[Tensor, ...], inputs: list[Tensor], outputs: list[Tensor], values: Tensor
+) -> list[Tensor]:
+    """Half the gradient of each token's loss by what each matrix gives, (streams, heads, tokens, d_out)."""
+    deltas = [outputs[-1] - values]
     for layer in range(len(weights) - 1, 0, -1):
-        sigmoid = torch.sigmoid(activations[layer])
-        slope = sigmoid * (1 + activations[layer] * (1 - sigmoid))
+        sigmoid = torch.sigmoid(outputs[layer - 1])
+        slope = torch.addcmul(sigmoid, inputs[layer], 1 - sigmoid)  # of SiLU, whose value is the next matrix's input
         deltas.insert(0, (deltas[0] @ weights[layer].mT) * slope)
     return deltas
 
 
-def _curvature_bounds(weights: tuple[Tensor, ...], activations: list[Tensor], written: Tensor) -> list[Tensor]:
+def _curvature_bounds(weights: tuple[Tensor, ...], inputs: list[Tensor]) -> list[Tensor]:
     """One plus half a bound of the curvature of a token's loss in each matrix, each (streams, heads, 1, 1).
 
     The loss of one token is quadratic in the last matrix, with curvature 2 ||a||^2 for the input a (the largest of the
     chunk is taken); each SiLU and matrix between another one and the output multiplies that by at most 1.21 ||W||_F^2.
+    Where there is no token, the inputs are zero.
     """
     bounds = []
     behind = None
     for layer in range(len(weights) - 1, -1, -1):
-        largest = (_inputs_of(layer, activations).square().sum(-1) * written).amax(-1)[..., None, None]
+        largest = torch.linalg.vector_norm(inputs[layer], dim=-1).amax(-1)[..., None, None].square()
         bounds.insert(0, 1 + (largest if behind is None else largest * behind))
         if layer:
             slope = _SILU_SLOPE_SQUARED * torch.linalg.vector_norm(weights[layer], dim=(-2, -1), keepdim=True).square()
