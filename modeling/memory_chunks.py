@@ -13,6 +13,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from .memory_bounds import SMALLEST_FACTOR, without_tiny
+
 
 @dataclass
 class MemoryChunks:
@@ -100,6 +102,7 @@ def _linear_recurrence(forget: Tensor, momentum: Tensor, written: Tensor):
         carry = torch.addcmul(later[0] * carry, later_carry, diagonal[1])
         diagonal = later * diagonal
         shift *= 2
+    diagonal, carry = (without_tiny(factor, SMALLEST_FACTOR) for factor in (diagonal, carry))
     after_keep, after_decay = F.pad(diagonal[..., 1:], (0, 1), value=1.0)
     after_carry = F.pad(carry[..., 1:], (0, 1))
     return after_keep + after_carry, after_decay, (diagonal[0, ..., 0], carry[..., 0], diagonal[1, ..., 0])

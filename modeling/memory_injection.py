@@ -101,7 +101,7 @@ class BlockHook:
             turns=call.transaction.turns,
             write=call.transaction.write,
         )
-        call.transaction.stage(self.layer_idx, memory.state)
+        call.transaction.stage(self.layer_idx, memory.state, is_rejected=memory.is_rejected)
         call.surprise.append(memory.surprise)
         extended = hidden_states.scatter_add(1, index, memory.residual.to(hidden_states))
         if self.hidden_states_index is not None:

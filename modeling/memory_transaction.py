@@ -7,9 +7,13 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 from torch.nn import functional as F
+from transformers.utils import logging
 
 from .conversation_memory_cache import ConversationMemoryCache
 from .neural_memory import NeuralMemoryState
+
+
+logger = logging.get_logger(__name__)
 
 
 class MemoryTransaction:
@@ -55,6 +59,7 @@ class MemoryTransaction:
         self.prompt_audio: Tensor | None = None
         self.is_closed = False
         self._staged: dict[int, NeuralMemoryState] = {}
+        self._rejected: dict[int, Tensor] = {}
         self._tokens: Tensor | None = None
 
         self._conversation_ids = cache.conversation_ids
@@ -130,10 +135,12 @@ class MemoryTransaction:
         state = self._before.read(layer_idx, self._streams_in_order.to(device), initial)
         return state if self.copies == 1 else state.map(lambda tensor: tensor.repeat_interleave(self.copies, dim=0))
 
-    def stage(self, layer_idx: int, state: NeuralMemoryState) -> None:
-        """Keep the state after the call, of the same streams, for `commit`."""
+    def stage(self, layer_idx: int, state: NeuralMemoryState, *, is_rejected: Tensor | None = None) -> None:
+        """Keep the state after the call, of the same streams, for `commit`; and which rows' turns it leaves out."""
         if self.write and not self.is_closed:
             self._staged[layer_idx] = state[:: self.copies] if self.copies > 1 else state
+            if is_rejected is not None:
+                self._rejected[layer_idx] = is_rejected[:: self.copies]
 
     def stage_tokens(self, tokens: Tensor) -> None:
         """Keep the number of written tokens of each row, (rows,)."""
@@ -162,6 +169,22 @@ class MemoryTransaction:
         after.speaker_ids = self._speaker_ids
         after.weights_fingerprint = self._weights_fingerprint
         self.cache.restore(after)
+        self._warn_of_rejected()
+
+    def _warn_of_rejected(self) -> None:
+        """Once for each stream, that the plain equation diverged there."""
+        if torch.compiler.is_compiling():
+            return
+        names = {row: name for name, row in (self._conversation_ids or {}).items()}
+        for layer_idx, is_rejected in self._rejected.items():
+            for row in is_rejected.nonzero().flatten().tolist():
+                cache_row, slot = divmod(int(self._row_streams[row]), self.cache.streams_per_row)
+                name = f"conversation {names[cache_row]}" if cache_row in names else f"row {cache_row}"
+                speaker = f", speaker {slot}" if self.cache.streams_per_row > 1 else ""
+                logger.warning_once(
+                    f'The memory of {name}{speaker} diverged at memory layer {layer_idx}, as step_rule="paper" may: '
+                    "it stays what it was before the turn."
+                )
 
     def __deepcopy__(self, memo) -> MemoryTransaction:
         # Assisted decoding copies what it hands to the assistant; a copy may read, and must not write.

@@ -23,6 +23,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from .memory_bounds import SMALLEST_ENTRY, limit_norm, without_tiny
 from .memory_chunks import MemoryChunks
 
 
@@ -53,6 +54,13 @@ class NeuralMemoryState:
     def __getitem__(self, streams) -> NeuralMemoryState:
         """The state of some streams: a slice or a tensor of indices."""
         return self.map(lambda tensor: tensor[streams])
+
+    def where(self, condition: Tensor, other: NeuralMemoryState) -> NeuralMemoryState:
+        """The streams of this state where `condition` (streams,) holds, and those of `other` elsewhere."""
+        condition = condition[:, None, None, None]
+        mine, theirs = (*self.weights, *self.momentum), (*other.weights, *other.momentum)
+        chosen = [torch.where(condition, a, b) for a, b in zip(mine, theirs)]
+        return NeuralMemoryState(tuple(chosen[: len(self.weights)]), tuple(chosen[len(self.weights) :]))
 
     @staticmethod
     def concatenate(states: Sequence[NeuralMemoryState]) -> NeuralMemoryState:
@@ -100,7 +108,8 @@ def write_memory(
             last chunk.
         step_rule: "paper" takes theta as it is. "normalized" uses ``theta_i (1 - eta_i) / (n b)`` with n the chunk's
             written tokens and b a bound of the local curvature (`_curvature_bounds`), so that correlated keys do not
-            overshoot.
+            overshoot; after it no matrix is larger than `memory_bounds.norm_bound`. "paper" may diverge: it is the
+            caller who looks (`memory_bounds.is_within_bounds`).
 
     Returns:
         The state after the tokens: float32, or float64 where an input is float64.
@@ -181,7 +190,9 @@ def _write_chunks(
         # The first chunk's state may be the caller's; what later ones replace is known to nobody else.
         in_place = index > 0 and not torch.is_grad_enabled()
         state = _write_chunk(state, chunks, index, inputs, outputs, step_rule, in_place=in_place)
-    return state
+    if step_rule == "normalized":
+        state = state.map(limit_norm)
+    return state.map(lambda tensor: without_tiny(tensor, SMALLEST_ENTRY))
 
 
 def _write_chunk(

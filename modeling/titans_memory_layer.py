@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import math
 from collections.abc import Sequence
@@ -13,6 +14,7 @@ from torch.nn import functional as F
 from transformers import PreTrainedModel, initialization
 
 from .configuration_titans_mal import TitansMemoryConfig
+from .memory_bounds import is_within_bounds
 from .neural_memory import NeuralMemoryState, read_and_write_memory, read_memory
 
 
@@ -25,11 +27,14 @@ class TitansMemoryOutput:
         surprise: (rows,), mean over a turn's tokens and heads of ||M(k) - v||^2 / ||v||^2 with M as the turn began;
             NaN for a turn without tokens.
         state: the streams' state after their turns.
+        is_rejected: (rows,) bool, the turns after which a memory of `step_rule="paper"` was not finite or larger than
+            `memory_bounds.norm_bound`, so that the state before them stands; None for "normalized", which stays below.
     """
 
     residual: Tensor
     surprise: Tensor
     state: NeuralMemoryState
+    is_rejected: Tensor | None = None
 
 
 class TitansMemoryLayer(nn.Module):
@@ -98,16 +103,14 @@ class TitansMemoryLayer(nn.Module):
         with torch.autocast(hidden_states.device.type, enabled=False):
             normed = self.input_norm(hidden_states.to(dtype))
             inputs = self._project(normed, mask)
-            if turns is None:
-                answers, surprise, state = self._turn(state, inputs, write)
-            else:
-                answers, surprise, state = self._walk(state, inputs, turns, write)
+            heard = self._turn if turns is None else functools.partial(self._walk, turns=turns)
+            answers, surprise, is_rejected, state = heard(state, inputs, write=write)
             gate = torch.sigmoid(self.read_gate(normed))
             answers = self.read_norm(answers).transpose(1, 2).flatten(2)
             residual = self.output_proj(gate * answers)
         if mask is not None:
             residual = residual.masked_fill(~mask[..., None], 0)
-        return TitansMemoryOutput(residual, surprise, state)
+        return TitansMemoryOutput(residual, surprise, state, is_rejected)
 
     def _project(self, normed: Tensor, mask: Tensor | None) -> dict[str, Tensor | None]:
         """Queries, keys, values (rows, heads, tokens, head_dim), gates (rows, heads, tokens) and the mask."""
@@ -126,11 +129,11 @@ class TitansMemoryLayer(nn.Module):
             "mask": mask,
         }
 
-    def _turn(self, state: NeuralMemoryState, inputs: dict, write: bool):
-        """One turn of each stream: what was read, the surprise, and the state after it."""
+    def _turn(self, state: NeuralMemoryState, inputs: dict, *, write: bool):
+        """One turn of each stream: what was read, the surprise, whether the turn was rejected, the state after it."""
         surprise = _surprise(state, inputs["keys"], inputs["values"], inputs["mask"])
         if self.config.read == "history" and not write:
-            return read_memory(state.weights, inputs["queries"]), surprise, state
+            return read_memory(state.weights, inputs["queries"]), surprise, None, state
         answers, after = read_and_write_memory(
             state,
             **inputs,
@@ -138,28 +141,40 @@ class TitansMemoryLayer(nn.Module):
             step_rule=self.config.step_rule,
             read=self.config.read,
         )
-        return answers, surprise, after if write else state
+        if not write:
+            return answers, surprise, None, state
+        if self.config.step_rule == "normalized":
+            return answers, surprise, None, after
+        is_good = is_within_bounds((*after.weights, *after.momentum))
+        return answers, surprise, ~is_good, after.where(is_good, state)
 
-    def _walk(self, state: NeuralMemoryState, inputs: dict, turns: Sequence[Tensor], write: bool):
+    def _walk(self, state: NeuralMemoryState, inputs: dict, *, turns: Sequence[Tensor], write: bool):
         """The streams' turns one after the other: only the memory itself is sequential."""
-        answers, surprises, finished = [], [], []
+        answers, surprises, rejected, finished = [], [], [], []
         for rows in turns:
             finished.append(state[len(rows) :])
             of_turn = {name: None if tensor is None else tensor[rows] for name, tensor in inputs.items()}
-            answer, surprise, state = self._turn(state[: len(rows)], of_turn, write)
+            answer, surprise, is_rejected, state = self._turn(state[: len(rows)], of_turn, write=write)
             answers.append(answer)
             surprises.append(surprise)
+            rejected += [] if is_rejected is None else [is_rejected]
         # Streams end in the order of their number of turns, the ones with the fewest last.
         state = NeuralMemoryState.concatenate([state, *reversed(finished)])
         order = torch.argsort(torch.cat(list(turns)))
-        return torch.cat(answers)[order], torch.cat(surprises)[order], state
+        return (
+            torch.cat(answers)[order],
+            torch.cat(surprises)[order],
+            torch.cat(rejected)[order] if rejected else None,
+            state,
+        )
 
 
 def _surprise(state: NeuralMemoryState, keys: Tensor, values: Tensor, mask: Tensor | None) -> Tensor:
     """(rows,), how badly the memory predicted each turn before it was written; no gradient flows through it."""
     with torch.no_grad():
         error = (read_memory(state.weights, keys) - values).square().sum(-1)
-        ratio = (error / values.square().sum(-1).clamp(min=torch.finfo(values.dtype).tiny)).mean(1)
+        # Values are RMS-normed; only those of silence are smaller than one.
+        ratio = (error / values.square().sum(-1).clamp(min=1.0)).mean(1)
         if mask is None:
             return ratio.mean(-1)
         return ratio.masked_fill(~mask, 0).sum(-1) / mask.sum(-1)

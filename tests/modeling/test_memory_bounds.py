@@ -1,0 +1,122 @@
+"""A memory stays finite and bounded for as long as it listens, whatever it hears."""
+
+import runpy
+from pathlib import Path
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from memory_oracle import STREAMS, assert_equal_states, make_state, make_tokens, oracle
+from tiny_models import tiny_model, tiny_turns
+
+from titans_mal import ConversationMemoryCache
+from titans_mal.modeling.memory_bounds import is_within_bounds, limit_norm, norm_bound
+from titans_mal.modeling.neural_memory import write_memory
+
+
+BENCHMARKS = Path(__file__).parents[2] / "examples" / "benchmarks"
+
+
+def test_a_matrix_within_its_bound_is_left_bit_for_bit():
+    matrix = torch.randn(2, 3, 8, 16)
+    assert torch.equal(limit_norm(matrix), matrix)
+    limited = limit_norm(matrix * torch.tensor([1.0, 1e6])[:, None, None, None])
+    assert torch.equal(limited[0], matrix[0])
+    torch.testing.assert_close(limited[1].norm(dim=(-2, -1)), torch.full((3,), norm_bound(matrix)))
+    assert is_within_bounds((limited * 0.999,)).tolist() == [True, True]
+    assert is_within_bounds((matrix, matrix * torch.tensor([1.0, 1e6])[:, None, None, None])).tolist() == [True, False]
+    broken = matrix.clone()
+    broken[0, 1, 2, 3] = torch.nan
+    assert is_within_bounds((matrix, broken)).tolist() == [False, True]
+
+
+def test_ten_thousand_turns_in_short(monkeypatch):
+    """The script streams ten thousand; here are some hundred of the same kinds."""
+    monkeypatch.syspath_prepend(BENCHMARKS)
+    stream = runpy.run_path(str(BENCHMARKS / "stability.py"))["stream"]
+    for memory in ({}, {"read": "chunk"}, {"depth": 1}):
+        rows = stream(160, 40, every=80, **memory)
+        assert rows[-1]["turns"] == 160
+        assert rows[-1]["largest norm / bound"] <= 1.0 + 1e-5
+
+
+@pytest.mark.parametrize("gate", [0.0, 1.0])
+@pytest.mark.parametrize("name", ["forget", "momentum", "step"])
+def test_saturated_gates_give_no_number_that_is_not_one(name, gate):
+    state = make_state(2, dtype=torch.float32)
+    _, keys, values, gates = make_tokens(21, dtype=torch.float32)
+    gates[name] = torch.full_like(gates[name], gate)
+    # With the largest step the plain equation diverges on such keys, by nature.
+    for step_rule in ("normalized",) if (name, gate) == ("step", 1.0) else ("normalized", "paper"):
+        after = write_memory(state, keys, values, **gates, chunk_size=4, step_rule=step_rule)
+        assert all(tensor.isfinite().all() for tensor in (*after.weights, *after.momentum))
+
+
+@settings(max_examples=60, deadline=None, derandomize=True)
+@given(
+    tokens=st.integers(0, 13),
+    chunk_size=st.integers(1, 8),
+    depth=st.integers(1, 3),
+    seed=st.integers(0, 10_000),
+    saturated=st.tuples(*[st.sampled_from([0.0, 1e-30, 1e-8, 0.5, 1 - 1e-7, 1.0, None])] * 3),
+    holes=st.floats(0, 1),
+)
+def test_the_closed_form_is_the_recurrence_for_any_gates_and_masks(tokens, chunk_size, depth, seed, saturated, holes):
+    state = make_state(depth, seed=seed)
+    queries, keys, values, gates = make_tokens(tokens, seed=seed)
+    gates |= {n: torch.full_like(gates[n], g) for n, g in zip(gates, saturated) if g is not None}
+    gates["step"] = 0.1 * gates["step"]
+    mask = torch.rand(STREAMS, tokens, generator=torch.Generator().manual_seed(seed)) >= holes
+    rule = {"mask": mask, "chunk_size": chunk_size, "step_rule": "normalized"}
+    _, expected = oracle(state, queries, keys, values, gates, **rule)
+    assert_equal_states(write_memory(state, keys, values, **gates, **rule), expected)
+
+
+def test_a_strong_forget_gate_leaves_no_denormals():
+    """Products of numbers below 1e-38 are ten times slower."""
+    state = make_state(2, dtype=torch.float32)
+    _, keys, values, gates = make_tokens(64, dtype=torch.float32)
+    gates |= {"forget": torch.full_like(gates["forget"], 0.9), "momentum": torch.full_like(gates["momentum"], 0.1)}
+    for _ in range(20):
+        state = write_memory(state, keys, values, **gates, chunk_size=64, step_rule="normalized")
+        for tensor in (*state.weights, *state.momentum):
+            assert not ((tensor != 0) & (tensor.abs() < torch.finfo(torch.float32).tiny)).any()
+
+
+# --- The plain equation
+
+
+def diverging(**kwargs):
+    """A model whose memory the plain equation blows up on the turns that are told to."""
+    model = tiny_model({"step_rule": "paper", "layers": [0]}, **kwargs)
+    layer = model.titans_memory.layers[0]
+    with torch.no_grad():
+        layer.write_gates.weight.zero_()
+        layer.write_gates.bias.copy_(torch.tensor([-9.0, 9.0, 9.0]).repeat_interleave(2))
+    return model
+
+
+@torch.no_grad()
+def test_a_memory_that_diverges_keeps_its_last_good_state(caplog):
+    model = diverging()
+    cache = ConversationMemoryCache(model.config, batch_size=2)
+    for seed in range(10):
+        output = model(**tiny_turns(2, seed=seed), memory_cache=cache, conversation_ids=[4, 9])
+        assert output.logits.isfinite().all()
+        assert is_within_bounds((*cache.layers[0].weights, *cache.layers[0].momentum)).all()
+    messages = {record.message for record in caplog.records if "diverged" in record.message}
+    assert messages
+    assert all("The memory of conversation" in message for message in messages)
+    assert len([r for r in caplog.records if "diverged" in r.message]) == len(messages)  # once for each
+
+
+@torch.no_grad()
+def test_a_memory_that_diverges_does_so_alone():
+    """Nor in other streams of the call, and not in later turns of its own."""
+    model = diverging()
+    turns = tiny_turns(12)
+    together = model(**turns, conversation_ids=[0] * 6 + [1] * 6)
+    assert together.logits.isfinite().all()
+    alone = model(**{name: tensor[6:] for name, tensor in turns.items()}, conversation_ids=[1] * 6)
+    torch.testing.assert_close(together.emotion_logits[6:], alone.emotion_logits, rtol=0, atol=1e-4)
