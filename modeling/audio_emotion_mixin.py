@@ -3,40 +3,23 @@
 from __future__ import annotations
 
 import contextlib
-import functools
 import inspect
 import threading
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from typing import Any, get_args
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from transformers.utils import ModelOutput
 
 from .audio_emotion_checkpoint import AudioEmotionCheckpointMixin
+from .audio_emotion_output import AudioEmotionOutput, annotated_output, extend_output, with_signature
 from .conversation_memory_cache import ConversationMemoryCache
 from .conversation_memory_file import memory_identity
 from .emotion_readout import emotion_loss, label_logits, last_unmasked_positions
 from .memory_injection import CALL_KEYWORD, MemoryCall, attach_memory
 from .memory_transaction import MemoryTransaction
 from .turn_inputs import TurnInputsMixin
-
-
-@dataclass
-class AudioEmotionOutput(ModelOutput):
-    """What the output of a host gains.
-
-    Attributes:
-        emotion_logits: (rows, labels) float32; None where the call holds no audio, as in decode steps.
-        memory_surprise: (rows, memory layers), how badly the memory predicted each turn, ||M(k) - v||^2 / ||v||^2
-            averaged over tokens and heads; None without memory or audio.
-        memory_cache: the cache that was handed in.
-    """
-
-    emotion_logits: Tensor | None = None
-    memory_surprise: Tensor | None = None
-    memory_cache: ConversationMemoryCache | None = None
 
 
 class AudioEmotionMixin(TurnInputsMixin, AudioEmotionCheckpointMixin):
@@ -63,8 +46,8 @@ class AudioEmotionMixin(TurnInputsMixin, AudioEmotionCheckpointMixin):
             return
         cls._host_parameters = list(inspect.signature(host.forward).parameters)[1:]
         if "forward" not in vars(cls):
-            cls.forward = _with_signature(AudioEmotionMixin.forward, host.forward)
-        cls.output_class = _extend_output(cls, cls.host_output_class or _annotated_output(host))
+            cls.forward = with_signature(AudioEmotionMixin.forward, host.forward)
+        cls.output_class = extend_output(cls, cls.host_output_class or annotated_output(host))
 
     def __init__(self, config, *args, **kwargs):
         config.check()
@@ -306,37 +289,3 @@ def _padding_mask(inputs: dict) -> Tensor | None:
     """The attention mask where it tells padding; a static cache has masks of its own shape, which do not."""
     mask = inputs.get("attention_mask")
     return mask if isinstance(mask, Tensor) and mask.dim() == 2 else None
-
-
-def _annotated_output(host: type) -> type[ModelOutput]:
-    """The output class that the host's `forward` is annotated with."""
-    annotation = inspect.signature(host.forward, eval_str=True).return_annotation
-    declared = [t for t in (*get_args(annotation), annotation) if isinstance(t, type) and issubclass(t, ModelOutput)]
-    if not declared:
-        raise TypeError(f"{host.__name__}.forward declares no ModelOutput: set host_output_class.")
-    return declared[0]
-
-
-def _extend_output(cls: type, host_output: type[ModelOutput]) -> type[AudioEmotionOutput]:
-    """The host's output class with the fields of `AudioEmotionOutput`."""
-    namespace = {
-        "__module__": cls.__module__,
-        "__qualname__": f"{cls.__qualname__}.output_class",
-        "__doc__": f"Output of `{cls.__name__}`: `{host_output.__name__}` and `AudioEmotionOutput`.",
-    }
-    return dataclass(type(f"{cls.__name__}Output", (AudioEmotionOutput, host_output), namespace))
-
-
-def _with_signature(forward, host_forward):
-    """`forward` under the host's signature plus the new arguments: `generate` and Trainer read it."""
-
-    @functools.wraps(forward)
-    def wrapped(self, *args, **kwargs):
-        return forward(self, *args, **kwargs)
-
-    parameters = list(inspect.signature(host_forward).parameters.values())
-    own = [p for p in inspect.signature(forward).parameters.values() if p.kind is p.KEYWORD_ONLY]
-    var_keyword = [p for p in parameters if p.kind is p.VAR_KEYWORD]
-    named = [p for p in parameters if p.kind is not p.VAR_KEYWORD]
-    wrapped.__signature__ = inspect.Signature([*named, *own, *var_keyword])
-    return wrapped

@@ -8,12 +8,26 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
 from .memory_bounds import SMALLEST_FACTOR, without_tiny
+
+
+class MemoryChunk(NamedTuple):
+    """One chunk: its keys and values, (streams, heads, chunk_size, head_dim), twice the factors c and e of its gradients,
+    (streams, heads, chunk_size, 1), and its factors A, b and m, (streams, heads, 1, 1)."""
+
+    keys: Tensor
+    values: Tensor
+    to_weights: Tensor
+    to_momentum: Tensor
+    keep: Tensor
+    carry: Tensor
+    decay: Tensor
 
 
 @dataclass
@@ -39,6 +53,14 @@ class MemoryChunks:
     @property
     def count(self) -> int:
         return self.keys.shape[2]
+
+    def unbind(self) -> list[MemoryChunk]:
+        """The chunks one by one; taken apart at once, since a backward pass puts them together again at once."""
+        # The gradient of the squared error is twice the error, which is counted here, where it is cheap.
+        factors = [2 * factor[..., None] for factor in (self.to_weights, self.to_momentum)]
+        of_chunks = [factor[..., None, None] for factor in (self.keep, self.carry, self.decay)]
+        parts = (tensor.unbind(2) for tensor in (self.keys, self.values, *factors, *of_chunks))
+        return [MemoryChunk(*chunk) for chunk in zip(*parts)]
 
     @classmethod
     def pack(cls, keys, values, gates, mask, chunk_size, step_rule, *, dtype) -> MemoryChunks:

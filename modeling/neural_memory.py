@@ -24,7 +24,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from .memory_bounds import SMALLEST_ENTRY, limit_norm, without_tiny
-from .memory_chunks import MemoryChunks
+from .memory_chunks import MemoryChunk, MemoryChunks
 
 
 STEP_RULES = ("normalized", "paper")
@@ -179,17 +179,19 @@ def _write_chunks(
 ) -> NeuralMemoryState:
     """The state after all chunks; with `queries`, what each chunk's queries read before it is written."""
     state = state.map(lambda tensor: tensor.to(chunks.keys.dtype))
-    for index in range(chunks.count):
-        keys = chunks.keys[:, :, index]
-        # Reading and writing begin alike, so they share the products.
-        both = keys if queries is None else torch.cat([keys, queries[:, :, index]], dim=2)
-        inputs, outputs = _pass(state.weights, both)
-        if queries is not None:
-            answers.append(outputs[-1][:, :, keys.shape[2] :])
-            inputs, outputs = ([tensor[:, :, : keys.shape[2]] for tensor in tensors] for tensors in (inputs, outputs))
+    queries = [None] * chunks.count if queries is None else queries.unbind(2)
+    for index, (chunk, chunk_queries) in enumerate(zip(chunks.unbind(), queries)):
+        if chunk_queries is None:
+            inputs, outputs = _pass(state.weights, chunk.keys)
+        else:
+            # Reading and writing begin alike, so they share the products.
+            counts = [chunk.keys.shape[2], chunk_queries.shape[2]]
+            both = _pass(state.weights, torch.cat([chunk.keys, chunk_queries], dim=2))
+            inputs, outputs = ([tensor.split(counts, dim=2)[0] for tensor in tensors] for tensors in both)
+            answers.append(both[1][-1].split(counts, dim=2)[1])
         # The first chunk's state may be the caller's; what later ones replace is known to nobody else.
         in_place = index > 0 and not torch.is_grad_enabled()
-        state = _write_chunk(state, chunks, index, inputs, outputs, step_rule, in_place=in_place)
+        state = _write_chunk(state, chunk, inputs, outputs, step_rule, in_place=in_place)
     if step_rule == "normalized":
         state = state.map(limit_norm)
     return state.map(lambda tensor: without_tiny(tensor, SMALLEST_ENTRY))
@@ -197,29 +199,26 @@ def _write_chunks(
 
 def _write_chunk(
     state: NeuralMemoryState,
-    chunks: MemoryChunks,
-    index: int,
+    chunk: MemoryChunk,
     inputs: list[Tensor],
     outputs: list[Tensor],
     step_rule: str,
     *,
     in_place: bool,
 ) -> NeuralMemoryState:
-    """The state after chunk `index`: ``M_n = A M_0 + b S_0 - sum_i c_i g_i`` and ``S_n = m S_0 - sum_i e_i g_i``."""
-    keep, carry, decay = (gate[:, :, index, None, None] for gate in (chunks.keep, chunks.carry, chunks.decay))
-    to_weights, to_momentum = (2 * factor[:, :, index, :, None] for factor in (chunks.to_weights, chunks.to_momentum))
-    deltas = _half_gradients(state.weights, inputs, outputs, chunks.values[:, :, index])
+    """The state after a chunk: ``M_n = A M_0 + b S_0 - sum_i c_i g_i`` and ``S_n = m S_0 - sum_i e_i g_i``."""
+    deltas = _half_gradients(state.weights, inputs, outputs, chunk.values)
     if step_rule == "normalized":
         bounds = _curvature_bounds(state.weights, inputs)
     weights, momenta = [], []
     for layer, (weight, momentum) in enumerate(zip(state.weights, state.momentum)):
         delta = deltas[layer] / bounds[layer] if step_rule == "normalized" else deltas[layer]
         if in_place:
-            weight, momentum = weight.mul_(keep).addcmul_(momentum, carry), momentum.mul_(decay)
+            weight, momentum = weight.mul_(chunk.keep).addcmul_(momentum, chunk.carry), momentum.mul_(chunk.decay)
         else:
-            weight, momentum = torch.addcmul(weight * keep, momentum, carry), momentum * decay
-        weights.append(_subtract_product(weight, inputs[layer].mT, to_weights * delta))
-        momenta.append(_subtract_product(momentum, inputs[layer].mT, to_momentum * delta))
+            weight, momentum = torch.addcmul(weight * chunk.keep, momentum, chunk.carry), momentum * chunk.decay
+        weights.append(_subtract_product(weight, inputs[layer].mT, chunk.to_weights * delta))
+        momenta.append(_subtract_product(momentum, inputs[layer].mT, chunk.to_momentum * delta))
     return NeuralMemoryState(tuple(weights), tuple(momenta))
 
 

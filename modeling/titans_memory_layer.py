@@ -146,21 +146,28 @@ class TitansMemoryLayer(nn.Module):
         if self.config.step_rule == "normalized":
             return answers, surprise, None, after
         is_good = is_within_bounds((*after.weights, *after.momentum))
+        if self.config.read == "chunk":
+            # Later chunks of a turn that diverges have read what it made of the memory.
+            before = read_memory(state.weights, inputs["queries"])
+            answers = torch.where(is_good[:, None, None, None], answers, before)
         return answers, surprise, ~is_good, after.where(is_good, state)
 
     def _walk(self, state: NeuralMemoryState, inputs: dict, *, turns: Sequence[Tensor], write: bool):
         """The streams' turns one after the other: only the memory itself is sequential."""
         answers, surprises, rejected, finished = [], [], [], []
-        for rows in turns:
-            finished.append(state[len(rows) :])
-            of_turn = {name: None if tensor is None else tensor[rows] for name, tensor in inputs.items()}
-            answer, surprise, is_rejected, state = self._turn(state[: len(rows)], of_turn, write=write)
+        counts, in_order = [len(rows) for rows in turns], torch.cat(list(turns))
+        # Sorted and taken apart at once, since a backward pass puts them together again at once.
+        split = {n: None if t is None else t[in_order].split(counts) for n, t in inputs.items()}
+        for number, count in enumerate(counts):
+            finished.append(state[count:])
+            of_turn = {name: None if parts is None else parts[number] for name, parts in split.items()}
+            answer, surprise, is_rejected, state = self._turn(state[:count], of_turn, write=write)
             answers.append(answer)
             surprises.append(surprise)
             rejected += [] if is_rejected is None else [is_rejected]
         # Streams end in the order of their number of turns, the ones with the fewest last.
         state = NeuralMemoryState.concatenate([state, *reversed(finished)])
-        order = torch.argsort(torch.cat(list(turns)))
+        order = torch.argsort(in_order)
         return (
             torch.cat(answers)[order],
             torch.cat(surprises)[order],

@@ -26,18 +26,24 @@ def together(parts: list[dict[str, torch.Tensor]]) -> dict[str, torch.Tensor]:
     return {name: torch.cat([part[name] for part in parts], dim=dim) for name, dim in along.items()}
 
 
+def shorten(past: DynamicCache, length: int) -> None:
+    surplus = past.get_seq_length() - length
+    if surplus:
+        past.crop(-surplus)
+
+
 def bytes_of(past: DynamicCache) -> int:
     return sum(layer.keys.nbytes + layer.values.nbytes for layer in past.layers)
 
 
 @torch.inference_mode()
-def measure(model, upto: int, *, tokens: int, repeats: int) -> tuple[list[dict], dict[str, list[float]]]:
+def measure(model, upto: int, *, tokens: int, repeats: int) -> list[dict]:
     heard = [turns(model, 1, tokens=tokens, seed=number) for number in range(upto)]
     cache = ConversationMemoryCache(model.config)
     with model.disable_memory():
         past = model(**heard[0], use_cache=True).past_key_values
-    past.crop(0)
-    rows, all_seconds = [], {}
+    shorten(past, 0)
+    rows = []
     for number in range(1, upto + 1):
         turn = heard[number - 1]
         if number & (number - 1) == 0:  # a power of two
@@ -57,23 +63,21 @@ def measure(model, upto: int, *, tokens: int, repeats: int) -> tuple[list[dict],
                     model(**together(heard[:number]), logits_to_keep=1)
 
             def cached(turn=turn, length=length, mask=mask):
-                past.crop(length)
+                shorten(past, length)
                 with model.disable_memory():
                     model(**{**turn, "attention_mask": mask}, past_key_values=past, logits_to_keep=1)
 
             arms = {"memory": with_memory, "none": alone, "re-read": re_read, "cached": cached}
-            seconds = alternate(arms, repeats=repeats)
-            middle = medians(seconds)
-            all_seconds[f"turn {number}"] = seconds["memory"]
+            middle = medians(alternate(arms, repeats=repeats))
             rows.append({"turn": number, **{f"{name}, ms": value * 1e3 for name, value in middle.items()},
                          "memory, kB": cache.nbytes / 1e3, "cached, kB": bytes_of(past) / 1e3})  # fmt: skip
-            past.crop(length)
+            shorten(past, length)
             cache.restore(before)
         model(**turn, memory_cache=cache, logits_to_keep=1)
         mask = torch.ones(1, past.get_seq_length() + turn["input_ids"].shape[1], dtype=torch.long, device=model.device)
         with model.disable_memory():
             model(**{**turn, "attention_mask": mask}, past_key_values=past, logits_to_keep=1)
-    return rows, all_seconds
+    return rows
 
 
 @torch.inference_mode()
@@ -104,7 +108,7 @@ def main(
     """Time the turns of one conversation, and print a table."""
     dtype = torch.bfloat16 if device == "cuda" else torch.float32
     model = build(size, tokens=tokens, device=device, dtype=dtype, num_heads=4, head_dim=64, chunk_size=64)
-    rows, _ = measure(model, upto, tokens=tokens, repeats=repeats)
+    rows = measure(model, upto, tokens=tokens, repeats=repeats)
     print_table(rows)
     slope = late_over_early(model, 2, upto, tokens=tokens, repeats=5 * repeats)
     print(f"turn {upto} over turn 2 with memory: {slope:.3f}x in time, "

@@ -1,0 +1,64 @@
+"""What a host's `forward` becomes with a memory: its output and its signature."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import get_args
+
+from torch import Tensor
+from transformers.utils import ModelOutput
+
+from .conversation_memory_cache import ConversationMemoryCache
+
+
+@dataclass
+class AudioEmotionOutput(ModelOutput):
+    """What the output of a host gains.
+
+    Attributes:
+        emotion_logits: (rows, labels) float32; None where the call holds no audio, as in decode steps.
+        memory_surprise: (rows, memory layers), how badly the memory predicted each turn, ||M(k) - v||^2 / ||v||^2
+            averaged over tokens and heads; None without memory or audio.
+        memory_cache: the cache that was handed in.
+    """
+
+    emotion_logits: Tensor | None = None
+    memory_surprise: Tensor | None = None
+    memory_cache: ConversationMemoryCache | None = None
+
+
+def annotated_output(host: type) -> type[ModelOutput]:
+    """The output class that the host's `forward` is annotated with."""
+    annotation = inspect.signature(host.forward, eval_str=True).return_annotation
+    declared = [t for t in (*get_args(annotation), annotation) if isinstance(t, type) and issubclass(t, ModelOutput)]
+    if not declared:
+        raise TypeError(f"{host.__name__}.forward declares no ModelOutput: set host_output_class.")
+    return declared[0]
+
+
+def extend_output(cls: type, host_output: type[ModelOutput]) -> type[AudioEmotionOutput]:
+    """The host's output class with the fields of `AudioEmotionOutput`."""
+    namespace = {
+        "__module__": cls.__module__,
+        "__qualname__": f"{cls.__qualname__}.output_class",
+        "__doc__": f"Output of `{cls.__name__}`: `{host_output.__name__}` and `AudioEmotionOutput`.",
+    }
+    return dataclass(type(f"{cls.__name__}Output", (AudioEmotionOutput, host_output), namespace))
+
+
+def with_signature(forward: Callable, host_forward: Callable) -> Callable:
+    """`forward` under the host's signature plus the new arguments: `generate` and Trainer read it."""
+
+    @functools.wraps(forward)
+    def wrapped(self, *args, **kwargs):
+        return forward(self, *args, **kwargs)
+
+    parameters = list(inspect.signature(host_forward).parameters.values())
+    own = [p for p in inspect.signature(forward).parameters.values() if p.kind is p.KEYWORD_ONLY]
+    var_keyword = [p for p in parameters if p.kind is p.VAR_KEYWORD]
+    named = [p for p in parameters if p.kind is not p.VAR_KEYWORD]
+    wrapped.__signature__ = inspect.Signature([*named, *own, *var_keyword])
+    return wrapped
