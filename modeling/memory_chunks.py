@@ -18,8 +18,8 @@ from .memory_bounds import SMALLEST_FACTOR, without_tiny
 
 
 class MemoryChunk(NamedTuple):
-    """One chunk: its keys and values, (streams, heads, chunk_size, head_dim), twice the factors c and e of its gradients,
-    (streams, heads, chunk_size, 1), and its factors A, b and m, (streams, heads, 1, 1)."""
+    """One chunk: its keys and values, (streams, heads, chunk_size, head_dim), twice the factors c and e of its
+    gradients, (streams, heads, chunk_size, 1), and its factors A, b and m, (streams, heads, 1, 1)."""
 
     keys: Tensor
     values: Tensor
