@@ -212,9 +212,11 @@ class AudioEmotionMixin(TurnInputsMixin, AudioEmotionCheckpointMixin):
         if cache is None:
             cache = ConversationMemoryCache(self.config, batch_size=rows)
         elif isinstance(cache, ConversationMemoryCache):
-            cache.check_identity(memory_identity(self.config), "The model")
-            fingerprint = self._memory_fingerprint()
-            cache.check_weights(fingerprint)
+            # Compiled code was traced with a cache that fitted.
+            if not torch.compiler.is_compiling():
+                cache.check_identity(memory_identity(self.config), "The model")
+                fingerprint = self._memory_fingerprint()
+                cache.check_weights(fingerprint)
         else:
             raise TypeError(f"memory_cache must be a ConversationMemoryCache, got {type(cache).__name__}.")
         return MemoryTransaction(
@@ -227,9 +229,7 @@ class AudioEmotionMixin(TurnInputsMixin, AudioEmotionCheckpointMixin):
         )
 
     def _memory_fingerprint(self) -> str | None:
-        """Of the memory's weights, also for the config; None while they are trained, and in compiled code."""
-        if torch.compiler.is_compiling():
-            return None
+        """Of the memory's weights, also for the config; None while they are trained."""
         fingerprint = None if self.training else self.titans_memory.fingerprint()
         self.config.memory_config.weights_fingerprint = fingerprint
         return fingerprint

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import functools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -70,7 +71,7 @@ class ConversationMemoryCache:
             raise ValueError(f"config must be that of a model with memory, got {type(config).__name__}.")
         if isinstance(batch_size, bool) or not isinstance(batch_size, int) or batch_size < 1:
             raise ValueError(f"batch_size must be an integer of at least 1, got {batch_size!r}.")
-        self.identity = memory_identity(config)
+        self._config = config
         self.weights_fingerprint: str | None = None
         self.streams_per_row = memory.streams_per_row
         self.layers = [MemoryCacheLayer() for _ in memory.layers]
@@ -88,6 +89,11 @@ class ConversationMemoryCache:
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}(layers={len(self)}, batch_size={self.batch_size}, turns={self.turns.tolist()})"
+
+    @functools.cached_property
+    def identity(self) -> dict:
+        # Not before it is asked for: a call without a cache makes one that lives no longer than the call.
+        return memory_identity(self._config)
 
     @property
     def batch_size(self) -> int:
@@ -215,7 +221,7 @@ class ConversationMemoryCache:
             ValueError: if it is a snapshot of a cache for another model.
         """
         self.check_identity(snapshot.identity, "The snapshot")
-        self.__dict__.update(snapshot.snapshot().__dict__)
+        self.adopt(snapshot.snapshot())
 
     def clone(self) -> ConversationMemoryCache:
         """A cache of its own with the same state."""
@@ -319,6 +325,10 @@ class ConversationMemoryCache:
         select = [torch.where(fresh, start, _usable(before)[streams]) for before, start in pairs]
         return NeuralMemoryState(tuple(select[: len(layer.weights)]), tuple(select[len(layer.weights) :]))
 
+    def adopt(self, cache: ConversationMemoryCache) -> None:
+        """Take over all that a cache of the same model holds, at once; it is not to be used any more."""
+        self.__dict__.update(cache.__dict__)
+
     def check_identity(self, other: dict, what: str) -> None:
         """Raise a ValueError that names what differs if `other`, the identity of `what`, is not this cache's."""
         differing = [key for key in self.identity if self.identity[key] != other.get(key)]
@@ -365,6 +375,8 @@ def _numbered(tensors: dict[str, Tensor], name: str) -> tuple[Tensor, ...]:
 
 
 def _usable(tensor: Tensor) -> Tensor:
+    if torch.compiler.is_compiling():  # which cannot ask
+        return tensor
     return tensor.clone() if tensor.is_inference() and not torch.is_inference_mode_enabled() else tensor
 
 

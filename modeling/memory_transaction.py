@@ -69,9 +69,12 @@ class MemoryTransaction:
         self._row_streams = torch.tensor(streams)
         if not write or len(set(streams)) == rows:
             # Rows that do not write cannot be each other's history: all of them read the state before the call.
-            self._streams_in_order, self.turns = self._row_streams, None
+            order, self.turns = streams, None
         else:
-            self._streams_in_order, self.turns = _schedule(streams)
+            order, self.turns = _schedule(streams)
+        self._streams_in_order = torch.tensor(order)
+        # Known without a look at a tensor, which compiled code must not take.
+        self._is_whole_cache = order == list(range(len(cache.turns)))
 
     def _rows_of_cache(self, rows: int, ids: list[int] | None) -> list[int]:
         cache = self.cache
@@ -158,17 +161,16 @@ class MemoryTransaction:
         if self._tokens is None:
             return
         after, tokens = self.cache.snapshot(), self._tokens
-        streams = self._streams_in_order
-        everything = len(streams) == len(after.turns) and streams.tolist() == list(range(len(streams)))
+        streams = None if self._is_whole_cache else self._streams_in_order
         for layer_idx, state in self._staged.items():
-            after.update(state, layer_idx, None if everything else streams)
+            after.update(state, layer_idx, streams)
         rows = self._row_streams.to(tokens.device)
         after.tokens = after.tokens.to(tokens.device).index_add(0, rows, tokens)
         after.turns = after.turns.to(tokens.device).index_add(0, rows, (tokens > 0).long())
         after.conversation_ids = self._conversation_ids
         after.speaker_ids = self._speaker_ids
         after.weights_fingerprint = self._weights_fingerprint
-        self.cache.restore(after)
+        self.cache.adopt(after)
         self._warn_of_rejected()
 
     def _warn_of_rejected(self) -> None:
@@ -193,7 +195,7 @@ class MemoryTransaction:
         return twin
 
 
-def _schedule(streams: list[int]) -> tuple[Tensor, list[Tensor]]:
+def _schedule(streams: list[int]) -> tuple[list[int], list[Tensor]]:
     """The distinct streams, those with most turns first, and for each turn the rows of the streams that have it."""
     rows_of: dict[int, list[int]] = {}
     for row, stream in enumerate(streams):
@@ -201,7 +203,7 @@ def _schedule(streams: list[int]) -> tuple[Tensor, list[Tensor]]:
     order = sorted(rows_of, key=lambda stream: -len(rows_of[stream]))
     longest = len(rows_of[order[0]])
     turns = [[rows_of[s][t] for s in order if t < len(rows_of[s])] for t in range(longest)]
-    return torch.tensor(order), [torch.tensor(rows) for rows in turns]
+    return order, [torch.tensor(rows) for rows in turns]
 
 
 def _repeat(rows: Tensor, copies: int) -> Tensor:

@@ -131,11 +131,12 @@ def test_positional_arguments_are_those_of_the_host():
     assert torch.equal(output.logits, model(**turns).logits)
 
 
+@pytest.mark.parametrize("memory", [{}, {"read": "chunk"}, {"step_rule": "paper"}])
 @torch.no_grad()
-def test_prefill_compiles_and_agrees():
-    model, turns = tiny_model(), tiny_turns(2)
+def test_prefill_compiles_in_one_graph_and_agrees(memory):
+    model, turns = tiny_model(memory), tiny_turns(2)
     eager, compiled = (ConversationMemoryCache(model.config, batch_size=2) for _ in range(2))
-    run = torch.compile(model, backend="aot_eager")
+    run = torch.compile(model, backend="aot_eager", fullgraph=True)
     for seed in (1, 2):
         turns = tiny_turns(2, seed=seed, frames=[60, 40])
         expected = model(**turns, memory_cache=eager)
