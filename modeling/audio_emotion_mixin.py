@@ -51,6 +51,9 @@ class AudioEmotionMixin(TurnInputsMixin, AudioEmotionCheckpointMixin):
 
     def __init__(self, config, *args, **kwargs):
         config.check()
+        # Not checked by the config: transformers builds one without any field, to compare with.
+        if getattr(config, "audio_config", ...) is None:
+            raise ValueError("This checkpoint of the host hears nothing: its audio_config is None.")
         if config.emotion_readout == "verbalizer" and config.label_token_ids is None:
             raise ValueError(
                 'emotion_readout="verbalizer" needs label_token_ids in the config; `from_base` finds them.'
@@ -92,18 +95,19 @@ class AudioEmotionMixin(TurnInputsMixin, AudioEmotionCheckpointMixin):
     @contextlib.contextmanager
     def disable_memory(self) -> Iterator[None]:
         """Within it, and in this thread only, the model is exactly its host: no reads and no writes."""
-        thread = threading.get_ident()
-        self._memory_disabled_in[thread] = self._memory_disabled_in.get(thread, 0) + 1
+        thread, counts = threading.get_ident(), self._memory_disabled_in.counts
+        counts[thread] = counts.get(thread, 0) + 1
         try:
             yield
         finally:
-            self._memory_disabled_in[thread] -= 1
-            if not self._memory_disabled_in[thread]:
-                del self._memory_disabled_in[thread]
+            counts[thread] -= 1
+            if not counts[thread]:
+                del counts[thread]
 
     @property
     def is_memory_disabled(self) -> bool:
-        return bool(self._memory_disabled_in) and threading.get_ident() in self._memory_disabled_in
+        counts = self._memory_disabled_in.counts
+        return bool(counts) and threading.get_ident() in counts
 
     def forward(
         self,
@@ -278,8 +282,11 @@ def _take_windows(kwargs: dict) -> dict[str, Tensor]:
     return {key: kwargs.pop(key) for key in several if kwargs[key].shape[:1] == (windows,)}
 
 
-class _PerThread(dict):
+class _PerThread:
     """Counts by thread; a copy of the model starts without them."""
+
+    def __init__(self):
+        self.counts: dict[int, int] = {}
 
     def __deepcopy__(self, memo) -> _PerThread:
         return _PerThread()

@@ -147,8 +147,6 @@ class AudioEmotionConfigMixin:
             raise ValueError(f"memory_config must be a TitansMemoryConfig, got {type(self.memory_config).__name__}.")
         if self.emotion_readout not in READOUTS:
             raise ValueError(f"emotion_readout must be one of {READOUTS}, got {self.emotion_readout!r}.")
-        if getattr(self, "audio_config", ...) is None:
-            raise ValueError("This checkpoint of the host hears nothing: its audio_config is None.")
         if not isinstance(self.id2label, dict) or sorted(self.id2label) != list(range(len(self.id2label))):
             raise ValueError(f"id2label must number the labels 0, 1, ..., got {self.id2label!r}.")
         if len(set(self.labels)) != len(self.labels):
