@@ -237,18 +237,18 @@ class AudioEmotionCheckpointMixin:
             }
             # And under its own names, whatever the base's files call what they hold.
             kwargs |= {"max_shard_size": sys.maxsize, "save_original_format": False}
-            # What the base carries itself (Granite Speech its LoRA) comes with the base.
-            self._hf_peft_config_loaded = False
         elif any(".base_layer." in key for key in self.state_dict()):
             raise ValueError(
                 "The host carries adapters of PEFT, which are not saved with a model in full: merge them into the "
                 "host, or set model.config.adapter_only = True where they came with the base."
             )
-        memory = self._memory_weights(state_dict)
+        fingerprint = weights_fingerprint(self._memory_weights(state_dict))
         config = self.config
-        self.config = copy.deepcopy(config)
-        self.config.memory_config.weights_fingerprint = weights_fingerprint(memory)
         try:
+            self.config = copy.deepcopy(config)
+            self.config.memory_config.weights_fingerprint = fingerprint
+            # What the base carries itself (Granite Speech its LoRA) comes with the base.
+            self._hf_peft_config_loaded = own_peft and not config.adapter_only
             if kwargs.get("is_main_process", True):
                 self._save_code(save_directory)
                 if self.processor is not None:
@@ -301,6 +301,6 @@ def _copy_extension(model, weights: dict[str, Tensor], name) -> None:
 
 
 def _keep_extension_precise(model) -> None:
-    # transformers creates what a checkpoint lacks in the host's dtype.
+    """float32 whatever the host is, float64 in a float64 one; transformers creates what is missing in its dtype."""
     for name in model.extension_names:
-        getattr(model, name).float()
+        getattr(model, name).to(torch.float64 if model.dtype == torch.float64 else torch.float32)

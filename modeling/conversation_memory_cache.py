@@ -138,14 +138,14 @@ class ConversationMemoryCache:
     def reset(self, rows: Sequence[int] | None = None) -> None:
         """Forget everything, or the given rows; their ids become free."""
         rows = range(self.batch_size) if rows is None else [self._check_row(row) for row in rows]
-        if set(rows) == set(range(self.batch_size)):
-            self.weights_fingerprint = None
-            for layer in self.layers:
-                layer.weights = layer.momentum = None
         fresh = torch.ones(self.batch_size, dtype=torch.bool)
         fresh[rows] = False
         kept = fresh.repeat_interleave(self.streams_per_row).to(self.turns.device)
         self.turns, self.tokens = self.turns * kept, self.tokens * kept
+        if not bool(self.turns.any()):
+            self.weights_fingerprint = None
+            for layer in self.layers:
+                layer.weights = layer.momentum = None
         for row in rows:
             self.speaker_ids[row] = {}
         if self.conversation_ids is not None:
@@ -246,8 +246,9 @@ class ConversationMemoryCache:
         first = caches[0].snapshot()
         for cache in caches[1:]:
             first.check_identity(cache.identity, "A cache to be stacked")
-            first.check_weights(cache.weights_fingerprint)
-            first.weights_fingerprint = first.weights_fingerprint or cache.weights_fingerprint
+            caches[0].check_weights(cache.weights_fingerprint)
+        origins = {cache.weights_fingerprint for cache in caches if cache.is_initialized}
+        first.weights_fingerprint = origins.pop() if len(origins) == 1 else None
         first.turns = torch.cat([cache.turns for cache in caches])
         first.tokens = torch.cat([cache.tokens for cache in caches])
         first.speaker_ids = [dict(speakers) for cache in caches for speakers in cache.speaker_ids]

@@ -169,7 +169,9 @@ class MemoryTransaction:
         after.turns = after.turns.to(tokens.device).index_add(0, rows, (tokens > 0).long())
         after.conversation_ids = self._conversation_ids
         after.speaker_ids = self._speaker_ids
-        after.weights_fingerprint = self._weights_fingerprint
+        # What unknown weights have written stays of unknown origin.
+        if not self.cache.is_initialized or None in (after.weights_fingerprint, self._weights_fingerprint):
+            after.weights_fingerprint = None if self.cache.is_initialized else self._weights_fingerprint
         self.cache.adopt(after)
         self._warn_of_rejected()
 

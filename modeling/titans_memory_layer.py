@@ -134,23 +134,31 @@ class TitansMemoryLayer(nn.Module):
         surprise = _surprise(state, inputs["keys"], inputs["values"], inputs["mask"])
         if self.config.read == "history" and not write:
             return read_memory(state.weights, inputs["queries"]), surprise, None, state
-        answers, after = read_and_write_memory(
-            state,
-            **inputs,
-            chunk_size=self.config.chunk_size,
-            step_rule=self.config.step_rule,
-            read=self.config.read,
-        )
+        answers, after = self._read_and_write(state, inputs)
+        is_good = None
+        if self.config.step_rule == "paper":
+            answers, after, is_good = self._keep_good(state, inputs, answers, after)
         if not write:
             return answers, surprise, None, state
-        if self.config.step_rule == "normalized":
-            return answers, surprise, None, after
+        return answers, surprise, None if is_good is None else ~is_good, after
+
+    def _read_and_write(self, state: NeuralMemoryState, inputs: dict) -> tuple[Tensor, NeuralMemoryState]:
+        rules = {"chunk_size": self.config.chunk_size, "step_rule": self.config.step_rule, "read": self.config.read}
+        return read_and_write_memory(state, **inputs, **rules)
+
+    def _keep_good(self, state: NeuralMemoryState, inputs: dict, answers: Tensor, after: NeuralMemoryState):
+        """What was read and the state of each stream, as if turns that leave no good state had not been written.
+
+        A stream's state is good if it is finite and within bounds; the third result says so, (streams,) bool.
+        """
         is_good = is_within_bounds((*after.weights, *after.momentum))
-        if self.config.read == "chunk":
-            # Later chunks of a turn that diverges have read what it made of the memory.
-            before = read_memory(state.weights, inputs["queries"])
-            answers = torch.where(is_good[:, None, None, None], answers, before)
-        return answers, surprise, ~is_good, after.where(is_good, state)
+        if not torch.compiler.is_compiling() and not bool(is_good.all()):
+            # Written once more without those turns, since no gradient comes back from numbers that are not finite.
+            mask = is_good[:, None].expand(-1, inputs["keys"].shape[2])
+            mask = mask if inputs["mask"] is None else mask & inputs["mask"]
+            answers, after = self._read_and_write(state, inputs | {"mask": mask})
+        before = read_memory(state.weights, inputs["queries"])
+        return torch.where(is_good[:, None, None, None], answers, before), after.where(is_good, state), is_good
 
     def _walk(self, state: NeuralMemoryState, inputs: dict, *, turns: Sequence[Tensor], write: bool):
         """The streams' turns one after the other: only the memory itself is sequential."""
@@ -224,8 +232,10 @@ class TitansMemory(PreTrainedModel):
         parameters = list(self.parameters())
         if any(parameter.is_meta or hasattr(parameter, "full_tensor") for parameter in parameters):
             return None
-        # In-place changes count up the version; hashing is left for when something changed.
-        present = [(p.data_ptr(), 0 if p.is_inference() else p._version) for p in parameters]
+        # Hashing is left for when something changed. A version counts in-place changes, but not those of a fused
+        # optimiser or through `.data`: sums show these.
+        versions = [0 if p.is_inference() else p._version for p in parameters]
+        present = [versions, torch.stack([p.detach().sum() for p in parameters]).tolist()]
         if self._fingerprint[0] != present:
             self._fingerprint = (present, weights_fingerprint(self.state_dict()))
         return self._fingerprint[1]

@@ -301,6 +301,41 @@ def test_a_state_belongs_to_the_weights_that_wrote_it_saved_or_not(base, tmp_pat
     model(**turns, memory_cache=cache)
 
 
+@pytest.mark.parametrize("change", ["fused", "foreach", "data"])
+def test_changed_weights_are_noticed_however_they_are_changed(base, change):
+    model, turns = make_from(base), tiny_turns(2)
+    cache = ConversationMemoryCache(model.config, batch_size=2)
+    with torch.no_grad():
+        model(**turns, memory_cache=cache)
+    if change == "data":
+        model.titans_memory.layers[0].key_proj.weight.data.mul_(1.01)
+    else:
+        optimizer = torch.optim.AdamW(model.titans_memory.parameters(), lr=1e-2, **{change: True})
+        model(**turns, emotion_labels=[0, 1]).loss.backward()
+        optimizer.step()
+    with pytest.raises(ValueError, match="written by a memory with other weights"):
+        model(**turns, memory_cache=cache)
+
+
+@torch.no_grad()
+def test_what_unknown_weights_wrote_stays_of_unknown_origin(base):
+    model, turns = make_from(base), tiny_turns(2)
+    cache = ConversationMemoryCache(model.config, batch_size=2)
+    model.train()(**turns, memory_cache=cache)
+    model.eval()(**turns, memory_cache=cache)
+    assert cache.weights_fingerprint is None
+    known = ConversationMemoryCache(model.config, batch_size=2)
+    model(**turns, memory_cache=known)
+    assert known.weights_fingerprint
+    assert ConversationMemoryCache.stack([known, cache]).weights_fingerprint is None
+    assert ConversationMemoryCache.stack([known, known.clone()]).weights_fingerprint == known.weights_fingerprint
+
+
+def test_a_float64_host_has_a_float64_memory(base):
+    model = make_from(base, dtype=torch.float64)
+    assert {p.dtype for p in model.titans_memory.parameters()} == {torch.float64}
+
+
 @torch.no_grad()
 def test_saving_does_not_disturb_calls_in_other_threads(base, tmp_path):
     model, turns, stop, failures = make_from(base), tiny_turns(2), threading.Event(), []

@@ -112,6 +112,24 @@ def test_a_memory_that_diverges_keeps_its_last_good_state(read, caplog):
     assert len([r for r in caplog.records if "diverged" in r.message]) == len(messages)  # once for each
 
 
+@pytest.mark.parametrize("read", ["history", "chunk"])
+def test_gradients_are_finite_where_a_turn_is_rejected(read):
+    model = diverging(read).train()
+    loss = model(**tiny_turns(6), conversation_ids=[1] * 6, emotion_labels=[0, 1, 2, 3, 0, 1]).loss
+    loss.backward()
+    gradients = [parameter.grad for parameter in model.parameters() if parameter.grad is not None]
+    assert gradients
+    assert all(gradient.isfinite().all() for gradient in gradients)
+
+
+@torch.no_grad()
+def test_a_turn_that_would_diverge_reads_the_same_unwritten():
+    model, turns = diverging("chunk"), tiny_turns(1, frames=[120])
+    cache = ConversationMemoryCache(model.config)
+    silent = model(**turns, memory_cache=cache, update_memory=False).emotion_logits
+    assert torch.equal(silent, model(**turns, memory_cache=cache).emotion_logits)
+
+
 @torch.no_grad()
 def test_a_memory_that_diverges_does_so_alone():
     """Nor in other streams of the call, and not in later turns of its own."""
