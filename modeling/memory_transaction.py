@@ -170,8 +170,8 @@ class MemoryTransaction:
         after.conversation_ids = self._conversation_ids
         after.speaker_ids = self._speaker_ids
         # What unknown weights have written stays of unknown origin.
-        if not self.cache.is_initialized or None in (after.weights_fingerprint, self._weights_fingerprint):
-            after.weights_fingerprint = None if self.cache.is_initialized else self._weights_fingerprint
+        is_known = not self.cache.is_initialized or self.cache.weights_fingerprint is not None
+        after.weights_fingerprint = self._weights_fingerprint if is_known else None
         self.cache.adopt(after)
         self._warn_of_rejected()
 

@@ -31,6 +31,16 @@ def test_a_matrix_within_its_bound_is_left_bit_for_bit():
     assert is_within_bounds((matrix, broken)).tolist() == [False, True]
 
 
+@pytest.mark.parametrize("depth", [1, 2])
+def test_writing_leaves_no_matrix_beyond_its_bound(depth):
+    """The adversarial turns below never get there, so here is a state that is there already."""
+    state = make_state(depth, dtype=torch.float32).map(lambda tensor: 1e4 * tensor)
+    _, keys, values, gates = make_tokens(8, dtype=torch.float32)
+    after = write_memory(state, keys, values, **gates, chunk_size=4, step_rule="normalized")
+    for matrix in (*after.weights, *after.momentum):
+        assert (matrix.norm(dim=(-2, -1)) <= norm_bound(matrix) * (1 + 1e-5)).all()
+
+
 def test_ten_thousand_turns_in_short(monkeypatch):
     """The script streams ten thousand; here are some hundred of the same kinds."""
     monkeypatch.syspath_prepend(BENCHMARKS)

@@ -162,7 +162,7 @@ def test_labels_are_written_on_few_turns_only():
 
 def test_a_dollar_is_no_formula(tmp_path):
     turns = make_turns(["joy"], speakers=("$x^{",))
-    draw_timeline(turns, tmp_path / "a.png", title="$ and $\\")
+    assert draw_timeline(turns, tmp_path / "a.png", title="$ and $\\").stat().st_size > 1000
 
 
 @pytest.mark.parametrize(
