@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
+import re
 import warnings
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +17,9 @@ _MONO_WEIGHTS = {"FL": 0.7071, "FR": 0.7071, "FC": 1.0} | dict.fromkeys(("SL", "
 _MAX_CHANNELS = 8
 # Encoders pad the last frame and containers round their times; less than this is no truncation.
 _TRUNCATION_TOLERANCE = 0.05
+_PROBE_BYTES = 4096
+# A part of a file, as in "call.wav#t=12.5,17" (W3C Media Fragments 1.0, 4.2.1, in seconds).
+_FRAGMENT = re.compile(r"(?P<path>.+)#t=(?P<start>\d+(\.\d+)?),(?P<end>\d+(\.\d+)?)")
 
 
 class AudioDecodingError(ValueError):
@@ -26,7 +32,8 @@ def load_audio(source, sampling_rate: int = 16_000) -> np.ndarray:
     Args:
         source: a path, encoded bytes, a dict with `bytes` or `path` (as `datasets.Audio(decode=False)` gives; bytes
             win), a dict with `array` and `sampling_rate`, or a tuple `(array, rate)`. Arrays are (samples,) or
-            (channels, samples); integers are PCM and are scaled to [-1, 1).
+            (channels, samples); integers are PCM and are scaled to [-1, 1). `path#t=START,END` (seconds) is that part
+            of a file, of which no more than it is decoded where the format lets one seek.
         sampling_rate: of the result, in Hz.
 
     Returns:
@@ -43,7 +50,7 @@ def load_audio(source, sampling_rate: int = 16_000) -> np.ndarray:
         if source.get("array") is not None:
             source = (source["array"], source.get("sampling_rate"))
         else:
-            source = source.get("bytes") or source.get("path")
+            source = _encoded(source)
     if isinstance(source, tuple) and len(source) == 2:
         channels, rate = _check_array(*source)
         weights = np.full(len(channels), 1 / len(channels))
@@ -58,6 +65,35 @@ def load_audio(source, sampling_rate: int = 16_000) -> np.ndarray:
     if rate != sampling_rate:
         waveform = _resample(waveform, rate, sampling_rate)
     return waveform.astype(np.float32)
+
+
+def audio_seconds(source) -> float:
+    """How long a sound is, by its header; it is decoded only where its format does not tell.
+
+    Args:
+        source: a path, a part of a file, encoded bytes or a dict with `bytes` or `path`, as `load_audio` takes.
+
+    Raises:
+        FileNotFoundError, AudioDecodingError: as `load_audio`, for what the header shows.
+    """
+    source = _encoded(source) if isinstance(source, dict) else source
+    with _open(source, probesize=_PROBE_BYTES) as (_, stream, part):
+        seconds = None if stream.duration is None else float(stream.duration * stream.time_base)
+    if seconds is None:
+        channels, rate, _ = _decode(source)
+        return channels.shape[1] / rate
+    return seconds if part is None else max(0.0, min(part[1], seconds) - part[0])
+
+
+def part_of_file(path: str | Path, start: float, end: float) -> str:
+    """What `load_audio` takes for the sound of a file between two times, in seconds.
+
+    Raises:
+        ValueError: if the part does not start at 0 s or later, or does not end after that.
+    """
+    if not 0 <= start < end < float("inf"):
+        raise ValueError(f"A part of a file starts at 0 s or later and ends after that, got {start} to {end} s.")
+    return f"{path}#t={start:.6f},{end:.6f}"
 
 
 def check_waveform(
@@ -130,30 +166,50 @@ def _check_array(array, rate) -> tuple[np.ndarray, int]:
     return channels.astype(np.float64), int(rate)
 
 
-def _decode(source) -> tuple[np.ndarray, int, np.ndarray]:
-    """Channels (channels, samples), the rate, and the weight of each channel in the mix."""
+def _encoded(source: dict):
+    """The bytes of a dict, or its path."""
+    return source.get("bytes") or source.get("path")
+
+
+@contextlib.contextmanager
+def _open(source, *, probesize: int | None = None) -> Iterator[tuple]:
+    """The container, its audio stream, and the part of it that is meant (start, end) in seconds; None = all.
+
+    Of a WAV file, whose header tells it all, FFmpeg looks at no more than `probesize` bytes of sound.
+    """
     try:
         import av
     except ImportError as error:
         raise ImportError("Decoding sound needs PyAV: pip install av soxr") from error
-    name = "the given bytes" if isinstance(source, bytes | bytearray) else str(source)
+    name, part = _name(source), None
     if isinstance(source, str | Path) and not Path(source).is_file():
-        raise FileNotFoundError(f"No such sound file: {source}")
+        fragment = _FRAGMENT.fullmatch(str(source))
+        if fragment is None or not Path(fragment["path"]).is_file():
+            raise FileNotFoundError(f"No such sound file: {source}")
+        source, part = fragment["path"], (float(fragment["start"]), float(fragment["end"]))
     size = len(source) if isinstance(source, bytes | bytearray) else Path(source).stat().st_size
     if not size:
         raise AudioDecodingError(f"{name}: the file is empty.")
-    _check_riff(source, size, name)
+    is_riff = _check_riff(source, size, name)
+    options = {"probesize": str(probesize)} if is_riff and probesize is not None else {}
     file = io.BytesIO(source) if isinstance(source, bytes | bytearray) else str(source)
     try:
-        with av.open(file) as container:
+        with av.open(file, options=options) as container:
             if not container.streams.audio:
                 raise AudioDecodingError(f"{name}: there is no audio stream.")
-            stream = container.streams.audio[0]
-            blocks = [_as_float(frame) for frame in container.decode(stream)]
-            rate, layout = stream.rate, [channel.name for channel in stream.layout.channels]
-            declared = _declared_seconds(stream, container)
+            yield container, container.streams.audio[0], part
     except (av.FFmpegError, UnicodeDecodeError) as error:
         raise AudioDecodingError(f"{name}: it cannot be decoded as sound, or is truncated ({error}).") from error
+
+
+def _decode(source) -> tuple[np.ndarray, int, np.ndarray]:
+    """Channels (channels, samples), the rate, and the weight of each channel in the mix."""
+    name = _name(source)
+    with _open(source) as (container, stream, part):
+        blocks = map(_as_float, container.decode(stream)) if part is None else _decode_part(container, stream, *part)
+        blocks = list(blocks)
+        rate, layout = stream.rate, [channel.name for channel in stream.layout.channels]
+        declared = _declared_seconds(stream, container) if part is None else None
     channels = np.concatenate(blocks, axis=1) if blocks else np.zeros((1, 0))
     if not channels.shape[1]:
         raise AudioDecodingError(f"{name}: there are no samples.")
@@ -168,6 +224,25 @@ def _decode(source) -> tuple[np.ndarray, int, np.ndarray]:
     return channels, rate, weights / weights.sum()
 
 
+def _decode_part(container, stream, start: float, end: float) -> Iterator[np.ndarray]:
+    """Blocks (channels, samples) of the sound between two times, in seconds from the first sample on."""
+    # Some formats seek behind the time that is asked for; a second before it is decoded and thrown away.
+    offset = float((stream.start_time or 0) * stream.time_base)
+    if start > 1.0:
+        container.seek(int((start - 1.0 + offset) / stream.time_base), stream=stream)
+    for frame in container.decode(stream):
+        time = frame.time - offset
+        first, last = (max(0, round((moment - time) * frame.sample_rate)) for moment in (start, end))
+        if first < frame.samples and last > 0:
+            yield _as_float(frame)[:, first:last]
+        elif last <= 0:
+            return
+
+
+def _name(source) -> str:
+    return "the given bytes" if isinstance(source, bytes | bytearray) else str(source)
+
+
 def _declared_seconds(stream, container) -> float | None:
     """How long the header says the sound is; None where formats only estimate it from what is there."""
     if container.format.name not in ("flac", "mov,mp4,m4a,3gp,3g2,mj2", "aiff", "au"):
@@ -175,8 +250,8 @@ def _declared_seconds(stream, container) -> float | None:
     return None if stream.duration is None else float(stream.duration * stream.time_base)
 
 
-def _check_riff(file: bytes | str, size: int, name: str) -> None:
-    """FFmpeg reads a WAV file up to its end, whatever the header says."""
+def _check_riff(file: bytes | str, size: int, name: str) -> bool:
+    """Whether it is a WAV file, which must be whole: FFmpeg reads one to its end, whatever the header says."""
     if isinstance(file, bytes | bytearray):
         head = file[:8]
     else:
@@ -186,6 +261,7 @@ def _check_riff(file: bytes | str, size: int, name: str) -> None:
     # Writers to a pipe leave the size open, and some count a last byte of padding that they do not write.
     if head[:4] == b"RIFF" and declared not in (0, 0xFFFFFFFF) and declared + 8 > size + 1:
         raise AudioDecodingError(f"{name}: truncated, {size} bytes of the declared {declared + 8} are there.")
+    return head[:4] == b"RIFF"
 
 
 def _as_float(frame) -> np.ndarray:

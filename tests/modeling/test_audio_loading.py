@@ -4,11 +4,18 @@ import wave
 import av
 import numpy as np
 import pytest
+import soundfile
 import soxr
 from scipy.io import wavfile
 from tiny_models import tone
 
-from titans_mal.modeling.audio_loading import AudioDecodingError, check_waveform, load_audio
+from titans_mal.modeling.audio_loading import (
+    AudioDecodingError,
+    audio_seconds,
+    check_waveform,
+    load_audio,
+    part_of_file,
+)
 
 
 RATE = 16_000
@@ -214,3 +221,26 @@ def test_longer_turns_are_cut_with_a_warning():
     with pytest.warns(UserWarning, match=r"lasts 4\.0 s; its first 3 s are used"):
         cut = check_waveform(tone(4.0), RATE, max_seconds=3.0)
     np.testing.assert_array_equal(cut, tone(4.0)[: 3 * RATE])
+
+
+@pytest.mark.parametrize("extension", ["wav", "flac", "mp3", "ogg"])
+@pytest.mark.parametrize(("start", "end"), [(0, 1.5), (2.3, 3.7), (4.5, 9)])
+def test_a_part_of_a_file_is_that_part_of_its_sound(tmp_path, extension, start, end):
+    file = tmp_path / f"call #1.{extension}"
+    soundfile.write(file, 0.1 * np.random.default_rng(0).standard_normal(5 * 16_000), 16_000)
+    whole, part = load_audio(file), load_audio(part_of_file(file, start, end))
+    np.testing.assert_array_equal(part, whole[round(start * 16_000) : round(end * 16_000)])
+    assert audio_seconds(part_of_file(file, start, end)) == pytest.approx(min(end, 5) - start, abs=0.08)
+    assert audio_seconds(file) == pytest.approx(5, abs=0.08)
+
+
+def test_parts_that_are_none(tmp_path):
+    file = tmp_path / "a.wav"
+    soundfile.write(file, 0.1 * np.ones(16_000), 16_000)
+    with pytest.raises(AudioDecodingError, match="no samples"):
+        load_audio(part_of_file(file, 2, 3))
+    with pytest.raises(FileNotFoundError, match="b.wav#t=0"):
+        load_audio(f"{tmp_path}/b.wav#t=0,1")
+    for start, end in [(1, 1), (-1, 2), (0, float("nan")), (0, float("inf"))]:
+        with pytest.raises(ValueError, match="ends after that"):
+            part_of_file(file, start, end)
