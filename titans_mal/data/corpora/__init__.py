@@ -1,0 +1,18 @@
+"""The corpora that `load_conversations` reads, one file each; users bring their own copies."""
+
+from .corpus import Corpus
+from .crema_d import CREMA_D
+from .dailytalk import DAILYTALK
+from .emorynlp import EMORYNLP
+from .iemocap import IEMOCAP
+from .m3ed import M3ED
+from .meld import MELD
+from .msp_improv import MSP_IMPROV
+from .msp_podcast import MSP_PODCAST
+from .ravdess import RAVDESS
+
+
+_ALL = (IEMOCAP, MELD, M3ED, DAILYTALK, EMORYNLP, MSP_PODCAST, MSP_IMPROV, CREMA_D, RAVDESS)
+CORPORA: dict[str, Corpus] = {corpus.name: corpus for corpus in _ALL}
+
+__all__ = ["CORPORA", "Corpus"]

@@ -1,0 +1,125 @@
+"""What every corpus's reader says of itself, and what readers share."""
+
+from __future__ import annotations
+
+import csv
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from ..problems import Problem
+from ..table import LabelSet, Turn
+
+
+@dataclass(frozen=True)
+class Corpus:
+    """A corpus that `load_conversations` knows.
+
+    Attributes:
+        name, title: for the user to type, and to read.
+        read: from the corpus's folder to all of its turns, in any order, and problems such as files without a turn.
+        label_sets: by name, from the corpus's words to labels; the first is the default.
+        fold_groups: the groups that fold 1, 2, ... test; empty for a corpus with splits of its own.
+    """
+
+    name: str
+    title: str
+    read: Callable[[Path], tuple[list[Turn], list[Problem]]]
+    label_sets: Mapping[str, Mapping[str, str]]
+    fold_groups: tuple[str, ...] = ()
+
+    def label_set(self, wanted: str | Sequence[str] | Mapping[str, str] | None) -> LabelSet:
+        """The label set of a name, of labels, or of a mapping from the corpus's words.
+
+        Raises:
+            ValueError: for a name or words that the corpus does not have, naming those it has.
+        """
+        if wanted is None or isinstance(wanted, str):
+            name = next(iter(self.label_sets)) if wanted is None else wanted
+            if name not in self.label_sets:
+                raise ValueError(f"label_set of {self.title} must be one of {list(self.label_sets)}, got {wanted!r}.")
+            return LabelSet(name, dict(self.label_sets[name]))
+        mapping = dict(wanted) if isinstance(wanted, Mapping) else {word: word for word in wanted}
+        words = {word for known in self.label_sets.values() for word in known}
+        unknown = sorted(set(mapping) - words)
+        if unknown:
+            raise ValueError(f"{self.title} has no labels {unknown}; it has {sorted(words)}.")
+        return LabelSet("own", mapping)
+
+    def split_of(self, turn: Turn, fold: int | None) -> str:
+        """The split that a turn belongs to."""
+        if fold is None or not self.fold_groups:
+            return turn.group
+        return "test" if turn.group == self.fold_groups[fold - 1] else "train"
+
+    def check_fold(self, fold: int | None) -> None:
+        """Raise a ValueError that says which folds there are, if `fold` is none of them."""
+        if fold is None:
+            return
+        if not self.fold_groups:
+            raise ValueError(f"{self.title} has splits of its own and no folds, got fold={fold!r}.")
+        if isinstance(fold, bool) or not isinstance(fold, int) or not 1 <= fold <= len(self.fold_groups):
+            raise ValueError(f"fold of {self.title} must be in 1..{len(self.fold_groups)}, got {fold!r}.")
+
+
+def same(*words: str) -> dict[str, str]:
+    """A label set of words that are labels as they are."""
+    return {word: word for word in words}
+
+
+def find(root: Path, *names: str) -> Path:
+    """The file or folder of one of these names in `root` or up to three folders below: copies are nested differently.
+
+    Raises:
+        FileNotFoundError: if there is none.
+    """
+    for depth in range(4):
+        for name in names:
+            found = sorted(path for path in root.glob("*/" * depth + name) if not path.name.startswith("._"))
+            if found:
+                return found[0]
+    raise FileNotFoundError(f"{root} holds no {' or '.join(names)}, nor does a folder up to three levels below.")
+
+
+def read_csv(path: Path, columns: Iterable[str]) -> Iterator[dict[str, str]]:
+    """The lines of a table in UTF-8 or, as some copies are, in Windows-1252.
+
+    Raises:
+        ValueError: if a column is missing.
+    """
+    data = path.read_bytes()
+    try:
+        text = data.decode("utf-8-sig")
+    except UnicodeDecodeError:
+        text = data.decode("cp1252")
+    # Quotation marks and dashes of Windows-1252 that were taken for control characters on the way.
+    text = re.sub("[\x91-\x97]", lambda found: found[0].encode("latin-1").decode("cp1252"), text)
+    reader = csv.DictReader(text.splitlines(keepends=True))
+    missing = sorted(set(columns) - set(reader.fieldnames or ()))
+    if missing:
+        raise ValueError(f"{path} lacks the columns {missing}; it has {reader.fieldnames}.")
+    yield from reader
+
+
+def seconds_of(time: str) -> float:
+    """Seconds of `h:mm:ss,mmm` or `h:mm:ss.mmm`.
+
+    Raises:
+        ValueError: for another form.
+    """
+    found = re.fullmatch(r"(\d+):(\d+):(\d+(?:[.,]\d+)?)", time.strip())
+    if found is None:
+        raise ValueError(f"A time must read h:mm:ss,mmm, got {time!r}.")
+    return int(found[1]) * 3600 + int(found[2]) * 60 + float(found[3].replace(",", "."))
+
+
+def extra_files(folder: Path, pattern: str, known: Iterable[str | Path], split: str | None = None) -> list[Problem]:
+    """A problem for each file of a folder that no turn names."""
+    names = {Path(path).name for path in known}
+    found = sorted(path for path in folder.glob(pattern) if not path.name.startswith("._"))
+    return [
+        Problem("extra", str(path), "the corpus's table has no such turn", split=split)
+        for path in found
+        if path.name not in names
+    ]

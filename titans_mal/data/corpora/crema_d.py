@@ -1,0 +1,48 @@
+"""CREMA-D (Cao et al. 2014): single sentences of 91 actors, as `AudioWAV/1001_DFA_ANG_XX.wav`.
+
+There is no dialogue in it: each utterance is a conversation of one turn, on which a memory must do no harm. The label
+is the emotion that was acted. The five folds here are by actor (the number modulo five).
+"""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from ..problems import Problem
+from ..table import Turn
+from .corpus import Corpus, find, same
+
+
+_NAME = re.compile(r"(\d{4})_[A-Z]{3}_([A-Z]{3})_[A-Z]{1,2}")
+_WORDS = {
+    "ANG": "angry",
+    "DIS": "disgusted",
+    "FEA": "fearful",
+    "HAP": "happy",
+    "NEU": "neutral",
+    "SAD": "sad",
+}
+_FOLDS = 5
+
+
+def read(root: Path) -> tuple[list[Turn], list[Problem]]:
+    """Every file of `AudioWAV` whose name tells actor and emotion; others are extra."""
+    turns, problems = [], []
+    for path in sorted(find(root, "AudioWAV").glob("[!.]*.wav")):
+        found = _NAME.fullmatch(path.stem)
+        if found is None or found[2] not in _WORDS:
+            problems.append(Problem("extra", str(path), "its name is not ACTOR_SENTENCE_EMOTION_LEVEL.wav"))
+            continue
+        group = f"fold{int(found[1]) % _FOLDS + 1}"
+        turns.append(Turn(path.stem, found[1], str(path), words=(_WORDS[found[2]],), group=group))
+    return turns, problems
+
+
+CREMA_D = Corpus(
+    name="crema-d",
+    title="CREMA-D",
+    read=read,
+    label_sets={"6-class": same("neutral", "happy", "sad", "angry", "fearful", "disgusted")},
+    fold_groups=tuple(f"fold{number}" for number in range(1, _FOLDS + 1)),
+)

@@ -1,0 +1,94 @@
+"""IEMOCAP (Busso et al. 2008): 151 dyadic dialogues of ten actors in five sessions.
+
+    Session1/dialog/EmoEvaluation/Ses01F_impro01.txt      times and labels
+    Session1/dialog/transcriptions/Ses01F_impro01.txt
+    Session1/sentences/wav/Ses01F_impro01/Ses01F_impro01_F000.wav
+"""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from ..problems import Problem
+from ..table import Turn
+from .corpus import Corpus, extra_files, same
+
+
+# "[6.2901 - 8.2357]\tSes01F_impro01_F000\tneu\t[2.5000, 2.5000, 2.5000]"; the raters' lines below it begin otherwise.
+_EVALUATION = re.compile(r"\[(\d+\.\d+) - (\d+\.\d+)\]\t(\w+)\t(\w+)\t")
+# "Ses01F_impro01_F000 [006.2901-008.2357]: Excuse me."; others are asides that have no sound of their own.
+_TRANSCRIPT = re.compile(r"(\w+) \[[\d.]+-[\d.]+\]:\s*(.*)")
+
+_WORDS = {
+    "neu": "neutral",
+    "hap": "happy",
+    "sad": "sad",
+    "ang": "angry",
+    "exc": "excited",
+    "fru": "frustrated",
+    "sur": "surprised",
+    "fea": "fearful",
+    "dis": "disgusted",
+    "oth": "other",
+    "xxx": "undecided",
+}
+
+
+def read(root: Path) -> tuple[list[Turn], list[Problem]]:
+    """All turns of all sessions that are there; a fold's group is its session."""
+    sessions = {path.name: path for path in sorted((*root.glob("Session?"), *root.glob("*/Session?")))}
+    if not sessions:
+        raise FileNotFoundError(f"{root} holds no folders Session1 to Session5.")
+    turns, problems = [], []
+    for name, session in sessions.items():
+        for path in sorted((session / "dialog" / "EmoEvaluation").glob("[!.]*.txt")):
+            dialogue = list(_read_dialogue(session, path, group=name.lower()))
+            sound = session / "sentences" / "wav" / path.stem
+            problems += extra_files(sound, "*.wav", [turn.audio for turn in dialogue])
+            turns += dialogue
+    return turns, problems
+
+
+def _read_dialogue(session: Path, path: Path, *, group: str):
+    transcripts = _read_transcripts(session / "dialog" / "transcriptions" / path.name)
+    for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
+        found = _EVALUATION.match(line)
+        if found is None:
+            continue
+        start, end, name, code = found.groups()
+        # The F or M of "Ses01F" tells who wore the markers; the last field's letter tells who talks.
+        talker = f"{name[:5]}_{name.rsplit('_', 1)[1][0]}"
+        sound = session / "sentences" / "wav" / path.stem / f"{name}.wav"
+        yield Turn(
+            path.stem,
+            talker,
+            str(sound),
+            words=(_WORDS.get(code, code),),
+            start=float(start),
+            end=float(end),
+            transcript=transcripts.get(name),
+            group=group,
+            # The files list one speaker after the other.
+            order=(float(start), float(end), name),
+        )
+
+
+def _read_transcripts(path: Path) -> dict[str, str]:
+    if not path.is_file():
+        return {}
+    lines = map(_TRANSCRIPT.match, path.read_text(encoding="utf-8", errors="replace").splitlines())
+    return {found[1]: found[2] for found in lines if found is not None}
+
+
+IEMOCAP = Corpus(
+    name="iemocap",
+    title="IEMOCAP",
+    read=read,
+    label_sets={
+        "4-class": same("neutral", "happy", "sad", "angry") | {"excited": "happy"},
+        "6-class": same("happy", "sad", "neutral", "angry", "excited", "frustrated"),
+        "raw": same(*_WORDS.values()),
+    },
+    fold_groups=tuple(f"session{number}" for number in range(1, 6)),
+)

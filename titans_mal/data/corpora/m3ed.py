@@ -1,0 +1,68 @@
+"""M3ED (Zhao et al. 2022): dialogues of two speakers from 56 Chinese television series.
+
+    annotation.json                                    movie -> clip -> Dialog, SpeakerInfo
+    splitInfo/movie_list_{train,val,test}.txt
+    modality_speech/A_anjia_1_1.wav                    {Speaker}_{utterance}.wav
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from ..problems import Problem
+from ..table import Turn
+from .corpus import Corpus, extra_files, find, same
+
+
+_FRAMES_PER_SECOND = 25
+
+
+def read(root: Path) -> tuple[list[Turn], list[Problem]]:
+    """All turns of the movies that the lists of the splits name; a speaker is a person of a movie."""
+    annotation = json.loads(find(root, "annotation.json").read_text(encoding="utf-8"))
+    sound = find(root, "modality_speech")
+    turns, problems = [], []
+    for split in ("train", "val", "test"):
+        movies = find(root, f"movie_list_{split}.txt").read_text(encoding="utf-8").split()
+        missing = sorted(set(movies) - set(annotation))
+        if missing:
+            raise ValueError(f"annotation.json has no movies {missing} of movie_list_{split}.txt.")
+        for movie in movies:
+            for clip, content in annotation[movie].items():
+                turns += [
+                    _turn(movie, clip, content, name, utterance, sound, split)
+                    for name, utterance in content["Dialog"].items()
+                ]
+    problems += extra_files(sound, "*.wav", [turn.audio for turn in turns])
+    return turns, problems
+
+
+def _turn(movie: str, clip: str, content: dict, name: str, utterance: dict, sound: Path, split: str) -> Turn:
+    letter = utterance["Speaker"].strip()  # of this clip alone
+    person = content.get("SpeakerInfo", {}).get(letter, {}).get("Name", f"{clip}_{letter}")
+    return Turn(
+        clip,
+        f"{movie}_{person}",
+        str(sound / f"{letter}_{name}.wav"),
+        words=(utterance["EmoAnnotation"]["final_main_emo"].strip(),),
+        start=_seconds(utterance["StartTime"]),
+        end=_seconds(utterance["EndTime"]),
+        transcript=utterance.get("Text"),
+        group=split,
+        order=(int(name.rsplit("_", 1)[1]),),
+    )
+
+
+def _seconds(time: str) -> float:
+    """Of `hours:minutes:seconds:frames`, from the beginning of the clip."""
+    hours, minutes, seconds, frames = map(int, time.strip().split(":"))
+    return hours * 3600 + minutes * 60 + seconds + frames / _FRAMES_PER_SECOND
+
+
+M3ED = Corpus(
+    name="m3ed",
+    title="M3ED",
+    read=read,
+    label_sets={"7-class": same("Neutral", "Happy", "Surprise", "Sad", "Disgust", "Anger", "Fear")},
+)

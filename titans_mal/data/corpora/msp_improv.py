@@ -1,0 +1,72 @@
+"""MSP-IMPROV (Busso et al. 2017): improvised and natural turns of twelve actors in six sessions.
+
+    Evalution.txt                                               (so spelled) labels, with the raters' lines
+    session1/S01A/P/MSP-IMPROV-S01A-F01-P-FM01.wav              also below Audio/
+
+S01A is the target sentence and the emotion that it was to be said in, which is not the label; F01 the actor who was to
+say it, of session 1; P natural talk in breaks, R the sentence read, S the sentence in an improvisation, T the other
+turns of that; FM01 two letters for the actors, and a number.
+
+Who talks is not written down in anything public that could be found. In R and S it is by definition the actor who
+says the target sentence. In P and T, whose turns are of both, the first letter of the last field is taken: check it
+against the documents that came with your copy. Folds are by session, which keeps both actors of a session together
+under any reading. Within P and within S and T turns are ordered by their number, then by their letters.
+"""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from ..problems import Problem
+from ..table import Turn
+from .corpus import Corpus, extra_files, find, same
+
+
+# "UTD-IMPROV-S01A-F01-P-FM01.avi; N; A:3.0; V:3.5; D:3.0 ; N:4.0;"; the raters' lines below it begin otherwise.
+_EVALUATION = re.compile(r"UTD-IMPROV-((S\d+[A-Z])-([FM])(\d+)-([PRST])-([FM])([FM])(\d+))\.avi\s*;\s*([A-Z])\s*;")
+_WORDS = {"A": "angry", "H": "happy", "S": "sad", "N": "neutral", "O": "other", "X": "undecided"}
+
+
+def read(root: Path) -> tuple[list[Turn], list[Problem]]:
+    """All turns of the evaluation file; times are not told."""
+    labels = find(root, "Evalution.txt", "Evaluation.txt").read_text(encoding="utf-8", errors="replace")
+    sound = find(root, "session1").parent
+    transcripts = _read_transcripts(root)
+    turns = [_turn(found, sound, transcripts) for found in map(_EVALUATION.match, labels.splitlines()) if found]
+    if not turns:
+        raise ValueError(f"{root}: the evaluation file has no line like 'UTD-IMPROV-S01A-F01-P-FM01.avi; N; A:3.0; ...'")
+    return turns, extra_files(sound, "session*/*/*/*.wav", [turn.audio for turn in turns])
+
+
+def _turn(found: re.Match, sound: Path, transcripts: dict[str, str]) -> Turn:
+    name, target, gender, session, scenario, first_letter, second_letter, number, code = found.groups()
+    stem = f"MSP-IMPROV-{name}"
+    part = {"S": "ST", "T": "ST"}.get(scenario, scenario)  # the target sentence is a turn of its improvisation
+    talker = gender if scenario in "RS" else first_letter
+    return Turn(
+        f"{target}-{gender}{session}-{part}",
+        f"{talker}{session}",
+        str(sound / f"session{int(session)}" / target / scenario / f"{stem}.wav"),
+        words=(_WORDS.get(code, code),),
+        transcript=transcripts.get(stem),
+        group=f"session{int(session)}",
+        order=(int(number), first_letter, second_letter, scenario),
+    )
+
+
+def _read_transcripts(root: Path) -> dict[str, str]:
+    try:
+        folder = find(root, "All_human_transcriptions")
+    except FileNotFoundError:
+        return {}
+    return {path.stem: path.read_text(encoding="utf-8", errors="replace").strip() for path in folder.rglob("MSP-*.txt")}
+
+
+MSP_IMPROV = Corpus(
+    name="msp-improv",
+    title="MSP-IMPROV",
+    read=read,
+    label_sets={"4-class": same("neutral", "happy", "sad", "angry"), "raw": same(*_WORDS.values())},
+    fold_groups=tuple(f"session{number}" for number in range(1, 7)),
+)

@@ -1,0 +1,84 @@
+"""MSP-Podcast (Lotfian and Busso 2019): segments of podcasts.
+
+    Labels/labels_consensus.csv        in old releases labels_concensus.csv
+    Audios/MSP-PODCAST_0001_0008.wav   podcast, segment
+    Time_Labels/segments.json          in some releases
+
+Segments are a selection: what was said between them is not there. A podcast's segments may be in several splits; each
+split has them as a conversation of its own.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+
+from ..problems import Problem
+from ..table import Turn
+from .corpus import Corpus, extra_files, find, read_csv, same
+
+
+_NAME = re.compile(r"(MSP-PODCAST_\d+)_(\d+(?:_\d+)*)\.wav")
+_SPLITS = {"Train": "train", "Development": "dev", "Validation": "dev"}
+_WORDS = {
+    "A": "angry",
+    "S": "sad",
+    "H": "happy",
+    "U": "surprised",
+    "F": "fearful",
+    "D": "disgusted",
+    "C": "contemptuous",
+    "N": "neutral",
+    "O": "other",
+    "X": "undecided",
+}
+
+
+def read(root: Path) -> tuple[list[Turn], list[Problem]]:
+    """All segments of the consensus file, in the order of their numbers."""
+    table = find(root, "labels_consensus.csv", "labels_concensus.csv")
+    sound = find(root, "Audios/*.wav", "Audio/*.wav").parent
+    try:
+        times = json.loads(find(root, "segments.json").read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        times = {}
+    rows = list(read_csv(table, ("FileName", "EmoClass", "SpkrID", "Split_Set")))
+    turns = [_turn(row, sound, times) for row in rows]
+    return turns, extra_files(sound, "*.wav", [turn.audio for turn in turns])
+
+
+def _turn(row: dict[str, str], sound: Path, times: dict[str, dict]) -> Turn:
+    name = row["FileName"].strip()
+    found = _NAME.fullmatch(name)
+    if found is None:
+        raise ValueError(f"A segment of MSP-Podcast is named MSP-PODCAST_0001_0008.wav, got {name!r}.")
+    split = _SPLITS.get(row["Split_Set"], row["Split_Set"].lower())
+    time = times.get(name.removesuffix(".wav"), {})
+    start, end = (None if time.get(key) is None else float(time[key]) for key in ("Start_Time", "End_Time"))
+    # "Unknown" is many people, so that each of its segments has a speaker of its own.
+    speaker = row["SpkrID"].strip()
+    return Turn(
+        f"{split}_{found[1]}",
+        f"unknown_{name.removesuffix('.wav')}" if speaker.lower() in ("unknown", "") else speaker,
+        str(sound / name),
+        words=(_WORDS.get(row["EmoClass"].strip(), row["EmoClass"]),),
+        start=start,
+        end=end,
+        group=split,
+        order=tuple(map(int, found[2].split("_"))),
+    )
+
+
+MSP_PODCAST = Corpus(
+    name="msp-podcast",
+    title="MSP-Podcast",
+    read=read,
+    label_sets={
+        "8-class": same(
+            "neutral", "happy", "sad", "angry", "surprised", "fearful", "disgusted", "contemptuous"
+        ),
+        "4-class": same("neutral", "happy", "sad", "angry"),
+        "raw": same(*_WORDS.values()),
+    },
+)

@@ -1,0 +1,50 @@
+"""RAVDESS (Livingstone and Russo 2018): two sentences of 24 actors, as `Actor_01/03-01-06-01-02-01-12.wav`.
+
+There is no dialogue in it: each utterance is a conversation of one turn, on which a memory must do no harm. The six
+folds here are of four actors each, two women and two men.
+"""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from ..problems import Problem
+from ..table import Turn
+from .corpus import Corpus, same
+
+
+# Modality, channel (01 speech, 02 song), emotion, intensity, statement, repetition, actor.
+_NAME = re.compile(r"03-(\d\d)-(\d\d)-\d\d-\d\d-\d\d-(\d\d)")
+_WORDS = ("neutral", "calm", "happy", "sad", "angry", "fearful", "disgusted", "surprised")
+_ACTORS_OF_A_FOLD = 4
+
+
+def read(root: Path) -> tuple[list[Turn], list[Problem]]:
+    """Speech alone; song is extra, and so is a second copy of a file, which some archives hold."""
+    found_folders = sorted({*root.glob("Actor_*"), *root.glob("*/Actor_*"), *root.glob("*/*/Actor_*")})
+    if not found_folders:
+        raise FileNotFoundError(f"{root} holds no folders Actor_01 to Actor_24.")
+    turns, problems = {}, []
+    for path in (path for folder in found_folders for path in sorted(folder.glob("[!.]*.wav"))):
+        found = _NAME.fullmatch(path.stem)
+        if found is None or not 1 <= int(found[2]) <= len(_WORDS):
+            problems.append(Problem("extra", str(path), "its name is not of seven numbers, of sound alone"))
+        elif found[1] != "01":
+            problems.append(Problem("extra", str(path), "song, not speech"))
+        elif path.stem in turns:
+            problems.append(Problem("extra", str(path), f"a second copy of {turns[path.stem].audio}"))
+        else:
+            group = f"fold{(int(found[3]) - 1) // _ACTORS_OF_A_FOLD + 1}"
+            words = (_WORDS[int(found[2]) - 1],)
+            turns[path.stem] = Turn(path.stem, f"Actor_{found[3]}", str(path), words=words, group=group)
+    return list(turns.values()), problems
+
+
+RAVDESS = Corpus(
+    name="ravdess",
+    title="RAVDESS",
+    read=read,
+    label_sets={"8-class": same(*_WORDS), "4-class": same("neutral", "happy", "sad", "angry")},
+    fold_groups=tuple(f"fold{number}" for number in range(1, 24 // _ACTORS_OF_A_FOLD + 1)),
+)

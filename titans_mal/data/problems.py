@@ -1,0 +1,100 @@
+"""What of a corpus cannot be used, or not as it is: found by looking at every file, counted, and listed."""
+
+from __future__ import annotations
+
+import warnings
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from .audio import AudioDecodingError, audio_seconds, load_audio, part_of_file
+
+
+MIN_SECONDS = 0.1
+MAX_SECONDS = 60.0
+
+# What is found, and what is done about it.
+KINDS = {
+    "missing": "left out: the table names a file that is not there",
+    "broken": "left out: the file is no sound, or truncated",
+    "silent": "left out: every sample is zero",
+    "outside": "left out: the turn has no length, or lies beyond the recording",
+    "long": "cut: only its beginning is heard",
+    "short": "padded with silence when it is heard",
+    "extra": "ignored: a file that the table does not know",
+}
+LEFT_OUT = ("missing", "broken", "silent", "outside")
+
+
+@dataclass(frozen=True)
+class Problem:
+    """Something that is not as it should be.
+
+    Attributes:
+        kind: one of `KINDS`.
+        file: the sound.
+        detail: what was found.
+        split, conversation_id, turn_index: of the turn; None where the file belongs to none.
+    """
+
+    kind: str
+    file: str
+    detail: str
+    split: str | None = None
+    conversation_id: str | None = None
+    turn_index: int | None = None
+
+    def __post_init__(self):
+        if self.kind not in KINDS:
+            raise ValueError(f"kind must be one of {tuple(KINDS)}, got {self.kind!r}.")
+
+    def __str__(self) -> str:
+        turn = f" ({self.conversation_id}, turn {self.turn_index})" if self.conversation_id is not None else ""
+        return f"{self.kind}: {self.file}{turn}: {self.detail}"
+
+
+def look_at(audio: dict, *, max_seconds: float, decode: bool) -> dict:
+    """How long a sound is and what is wrong with it.
+
+    Args:
+        audio: a dict with `bytes` or `path`.
+        max_seconds: what is longer is cut.
+        decode: read it whole, instead of its header.
+
+    Returns:
+        `seconds` (None if left out), `kind` and `detail` (None if nothing is wrong), and `path` as it is to be heard.
+    """
+    found = {"seconds": None, "kind": None, "detail": None, "path": audio["path"]}
+    try:
+        seconds = audio_seconds(audio)
+        if decode and not load_audio(audio).any():
+            return found | {"kind": "silent", "detail": "every sample is zero"}
+    except FileNotFoundError:
+        return found | {"kind": "missing", "detail": "no such file"}
+    except AudioDecodingError as error:
+        return found | {"kind": "broken", "detail": str(error)}
+    if seconds <= 0:
+        return found | {"kind": "broken", "detail": "it has no samples"}
+    if seconds > max_seconds and audio["bytes"] is None and "#t=" not in audio["path"]:
+        detail = f"{seconds:.1f} s, of which the first {max_seconds:g} s are heard"
+        part = part_of_file(audio["path"], 0, max_seconds)
+        return {"seconds": max_seconds, "kind": "long", "detail": detail, "path": part}
+    if seconds < MIN_SECONDS:
+        return found | {"seconds": seconds, "kind": "short", "detail": f"{seconds:.3f} s"}
+    return found | {"seconds": seconds}
+
+
+def report_problems(problems: Sequence[Problem], *, name: str, strict: bool) -> None:
+    """Warn of turns that are left out, in one line; with `strict`, raise instead.
+
+    Raises:
+        ValueError: with `strict`, naming the first ones, if a turn is left out.
+    """
+    left_out = [problem for problem in problems if problem.kind in LEFT_OUT]
+    if not left_out:
+        return
+    counts = ", ".join(f"{count} {kind}" for kind, count in Counter(problem.kind for problem in left_out).items())
+    if strict:
+        listed = "\n".join(map(str, left_out[:10]))
+        raise ValueError(f"{name}: turns cannot be used ({counts}):\n{listed}")
+    warnings.warn(f"{name}: turns that cannot be used ({counts}); `.problems` lists them.", stacklevel=4)

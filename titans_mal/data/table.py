@@ -1,0 +1,123 @@
+"""The table of conversations that everything here works with: one row a turn."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from itertools import groupby
+
+from datasets import Audio, ClassLabel, Dataset, DatasetDict, Features, Value
+
+from .problems import Problem
+
+
+COLUMNS = (
+    "conversation_id",
+    "turn_index",
+    "speaker",
+    "audio",
+    "start",
+    "end",
+    "transcript",
+    "emotion",
+    "split",
+    "seconds",
+)
+
+
+@dataclass
+class Turn:
+    """A turn as a reader finds it, before anything is looked up in its sound.
+
+    Attributes:
+        conversation_id: the corpus's own name of the conversation.
+        speaker: who talks.
+        audio: path of the sound, or its encoded bytes.
+        words: the corpus's own words for the emotion, of which a label set knows one; empty where it has none.
+        start, end: seconds, in the time of the conversation; None where the corpus does not tell.
+        transcript: None where the corpus does not tell.
+        group: the corpus's own split, or the unit (a session, some actors) that folds are made of.
+        order: what sorts the turns of a conversation.
+    """
+
+    conversation_id: str
+    speaker: str
+    audio: str | bytes
+    words: tuple[str, ...] = ()
+    start: float | None = None
+    end: float | None = None
+    transcript: str | None = None
+    group: str = "test"
+    order: tuple = ()
+
+
+class Conversations(DatasetDict):
+    """A `datasets.DatasetDict` of turns, one dataset a split, that also knows what could not be used.
+
+    Attributes:
+        problems: `Problem`s of turns that are missing, broken, cut or padded, and of files that belong to no turn.
+    """
+
+    def __init__(self, splits, problems: Iterable[Problem] = ()):
+        super().__init__(splits)
+        self.problems = list(problems)
+
+
+@dataclass(frozen=True)
+class LabelSet:
+    """Which words of a corpus count as which emotion; all others are heard and not scored.
+
+    Attributes:
+        name: of the set, as reports give it.
+        mapping: from the corpus's word to the label; the labels are numbered in the order of their first mention.
+    """
+
+    name: str
+    mapping: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def labels(self) -> list[str]:
+        return list(dict.fromkeys(self.mapping.values()))
+
+    def index(self, words: Sequence[str]) -> int:
+        """The number of the label of the first of a turn's words that is in the set; -1 where none is."""
+        known = (self.mapping[word] for word in words if word in self.mapping)
+        return next((self.labels.index(label) for label in known), -1)
+
+
+def features_of(labels: Sequence[str]) -> Features:
+    """The table's columns; `audio` as `Audio(decode=False)` stores it, since encoding through that needs a decoder."""
+    return Features(
+        {
+            "conversation_id": Value("string"),
+            "turn_index": Value("int64"),
+            "speaker": Value("string"),
+            "audio": {"bytes": Value("binary"), "path": Value("string")},
+            "start": Value("float64"),
+            "end": Value("float64"),
+            "transcript": Value("string"),
+            "emotion": ClassLabel(names=list(labels)),
+            "split": Value("string"),
+            "seconds": Value("float64"),
+        }
+    )
+
+
+def conversation_table(rows: list[dict], labels: Sequence[str]) -> Dataset:
+    """A dataset of turns, sound not decoded, held in memory.
+
+    Args:
+        rows: one dict a turn with `conversation_id`, `turn_index`, `speaker`, `audio` (a dict with `bytes` and
+            `path`), `emotion` (index into `labels`, -1 for none of them), and any of `start`, `end`, `seconds`,
+            `transcript`, `split` ("test").
+        labels: names of the emotions.
+    """
+    defaults = dict.fromkeys(COLUMNS) | {"split": "test"}
+    table = Dataset.from_list([defaults | row for row in rows], features=features_of(labels))
+    return table.cast_column("audio", Audio(decode=False))
+
+
+def turns_by_conversation(turns: Iterable[dict]) -> Iterator[tuple[str, list[dict]]]:
+    """The id and the turns of each conversation of a table that is sorted by conversation."""
+    for name, rows in groupby(turns, key=lambda turn: turn["conversation_id"]):
+        yield name, list(rows)
