@@ -16,7 +16,7 @@ from .conversation_memory_cache import ConversationMemoryCache
 # What a turn's dictionary may hold beside its sound; given back with the result.
 _TURN_FIELDS = ("file", "conversation_id", "turn_index", "speaker", "start", "end")
 # What a row of a table of conversations has besides; the model must not hear of it.
-_PASSED_OVER = ("emotion", "transcript", "split")
+_PASSED_OVER = ("emotion", "transcript", "split", "seconds")
 
 
 class AudioEmotionPipeline(Pipeline):

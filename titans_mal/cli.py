@@ -143,7 +143,7 @@ def _turns(inputs: list[Path]) -> Iterator[dict]:
     if len(inputs) == 1 and inputs[0].is_dir():
         from .data.conversations import load_conversations
 
-        for split in load_conversations(inputs[0]).values():
+        for split in load_conversations(inputs[0], strict=True).values():
             labels = split.features["emotion"].names
             for row in split:
                 emotion = labels[row["emotion"]] if row["emotion"] >= 0 else None

@@ -111,7 +111,9 @@ def test_errors_are_one_line(conversations, checkpoint, tmp_path):
     assert_fails("Error: .*nothing is not there", tmp_path / "nothing", "--model", checkpoint)
     assert_fails(r"Error: .*has no metadata\.csv", tmp_path, "--model", checkpoint)
     (conversations / "1.wav").write_bytes(b"RIFF")
-    assert_fails(r"Error: Turn 1 .*1\.wav", conversations, "--model", checkpoint)
+    assert_fails(
+        r"Error: talks: turns cannot be used \(1 broken\): broken: .*1\.wav", conversations, "--model", checkpoint
+    )
     assert_fails("Error: ", conversations, "--model", tmp_path / "no_model")
 
 
@@ -138,7 +140,7 @@ def test_without_a_model_the_tiny_checkpoint_of_a_clone_listens(conversations, m
 def test_a_failure_writes_no_json(conversations, checkpoint, tmp_path):
     (conversations / "5.wav").write_bytes(b"RIFF")
     out = tmp_path / "turns.json"
-    assert_fails("Error: Turn", conversations, "--model", checkpoint, "--json", out)
+    assert_fails("Error: talks: turns cannot be used", conversations, "--model", checkpoint, "--json", out)
     assert not out.exists()
 
 

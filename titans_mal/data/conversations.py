@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import json
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from datasets import Audio, Dataset, concatenate_datasets
 
-from .._version import __version__
 from .corpora import CORPORA, Corpus
 from .hub_dataset import read_hub_dataset
-from .metadata_folder import METADATA_FILE, read_metadata_folder
-from .problems import LEFT_OUT, MAX_SECONDS, Problem, look_at, report_problems
+from .metadata_folder import read_metadata_folder
+from .problems import LEFT_OUT, MAX_SECONDS, Problem, look_at_all, quietly, report_problems
 from .synthetic import SUITES, synthetic_conversations
-from .table import COLUMNS, Conversations, LabelSet, Turn, features_of
+from .table import Conversations, LabelSet, Turn, features_of
 
 
 def load_conversations(
@@ -32,62 +34,186 @@ def load_conversations(
 
     Args:
         name_or_folder: a corpus of `titans_mal.data.corpora.CORPORA` ("iemocap", "meld", ...), a folder with a
-            `metadata.csv`, a made-up suite ("synthetic-baseline"), or the name of a Hub dataset ("org/name").
-        data_dir: where a corpus lies.
+            `metadata.csv`, a made-up suite ("synthetic-baseline"), or a dataset of the Hub ("org/name").
+        data_dir: where your copy of a corpus lies.
         label_set: a name of the corpus's label sets ("4-class"); labels, in the order of their ids; or a mapping from
             the corpus's words to labels. Turns of other words get -1. None: the corpus's first set; of a folder or
-            Hub dataset all labels, sorted or as its `ClassLabel` has them.
-        fold: for a corpus without splits of its own: fold k is the test split and the others are the training split;
+            Hub dataset, all labels, sorted.
+        fold: of a corpus without splits of its own: fold k is the test split and the others are the training split;
             None gives a split for each fold.
-        columns: of a Hub dataset: its column for each of ours where the names differ,
+        columns: of a Hub dataset: its column for each of ours where the names differ, as
             `{"conversation_id": "dialogue", "emotion": "label"}`.
-        max_seconds: longer turns are bad cuts; their beginning of that length is heard.
-        decode: look for broken sound by decoding every file; False looks at their headers.
+        max_seconds: a longer turn is taken for a bad cut, of which the beginning is heard.
+        decode: look for broken and silent sound by decoding every file; False looks at their headers.
         strict: raise where a turn cannot be used.
         num_proc: processes that look at the files.
 
     Returns:
         A `DatasetDict` with `problems`: for each split a dataset, sorted by conversation and turn, with
-        `conversation_id` (string, the corpus's own), `turn_index` (its place in the whole conversation; where turns
-        are left out it has gaps), `speaker` (who talks), `audio` (`Audio(decode=False)`, for `load_audio`), `start`
+        `conversation_id` (string, the corpus's own), `turn_index` (its place in the whole conversation; with gaps
+        where turns are left out), `speaker` (who talks), `audio` (`Audio(decode=False)`, for `load_audio`), `start`
         and `end` (seconds, None where not told), `transcript` (None where not told), `emotion` (`ClassLabel`, -1 =
-        heard and not scored), `split`, `seconds` (of sound).
+        heard and not scored), `split`, `seconds` (of sound). A warning counts the turns that were left out.
 
     Raises:
-        FileNotFoundError: for a folder that is not there, or without what the corpus should have.
+        FileNotFoundError: for a folder that is not there, or lacks what the corpus should have.
         ValueError: for an unknown label set, fold or column, a table that is wrong, naming the line, and with `strict`
             for turns that cannot be used.
     """
-    if label_set is not None and not isinstance(label_set, str) and not len(label_set):
-        raise ValueError("label_set is empty: name a set, or give labels.")
-    if not max_seconds > 0:
-        raise ValueError(f"max_seconds must be above 0, got {max_seconds!r}.")
     name = str(name_or_folder)
     corpus = CORPORA.get(name.lower())
-    for argument, value, belongs in (
-        ("data_dir", data_dir, corpus is not None),
-        ("fold", fold, corpus is not None),
-        ("columns", columns, corpus is None and name not in SUITES and not Path(name).exists()),
-    ):
-        if value is not None and not belongs:
-            raise ValueError(f"{argument}={value!r} has no meaning for {name!r}.")
+    is_hub = corpus is None and name not in SUITES and not Path(name).exists()
+    _check_arguments(name, corpus, is_hub, data_dir=data_dir, fold=fold, columns=columns, label_set=label_set)
+    if not max_seconds > 0:
+        raise ValueError(f"max_seconds must be above 0, got {max_seconds!r}.")
     if name in SUITES:
-        splits = {split: synthetic_conversations(**SUITES[name][split]) for split in ("train", "test")}
-        return _relabelled(Conversations(splits), name, label_set)
-    problems: list[Problem] = []
+        return Conversations({split: synthetic_conversations(**given) for split, given in SUITES[name].items()})
     if corpus is not None:
-        if data_dir is None:
-            raise ValueError(f"{corpus.title} needs data_dir: where your copy of it lies.")
-        turns, problems = corpus.read(Path(data_dir))
-        labels = corpus.label_set(label_set)
-        turns = corpus.in_splits(turns, fold)
-    elif Path(name).exists():
-        turns = read_metadata_folder(Path(name))
-        labels = _own_labels(label_set, sorted({turn.label for turn in turns if turn.label}))
+        source = _read_corpus(corpus, Path(data_dir), label_set, fold)
+    elif is_hub:
+        source = _read_hub(name, columns or {}, label_set)
     else:
-        table = read_hub_dataset(name, columns or {})
-        return _looked_at(table, problems, name, label_set, max_seconds, decode, strict, num_proc)
-    table = _write_table(turns, labels, num_proc)
-    title = corpus.name if corpus is not None else Path(name).resolve().name
-    config = labels.name if fold is None else f"{labels.name}, fold {fold}"
-    return _use(table, problems, title, config, max_seconds, decode, strict, num_proc)
+        turns = read_metadata_folder(Path(name))
+        source = _Source(Path(name).resolve().name, turns, _own_labels(label_set, turns))
+    return source.look(max_seconds=max_seconds, decode=decode, num_proc=num_proc).tables(strict=strict)
+
+
+@dataclass
+class _Source:
+    """What a reader found, on its way to tables.
+
+    Attributes:
+        sound: of a Hub dataset, for each split the column `audio`, a row for each turn of the split in order.
+        findings: what looking at each turn's sound gave.
+    """
+
+    name: str
+    turns: list[Turn]
+    labels: LabelSet
+    fold: int | None = None
+    problems: list[Problem] = field(default_factory=list)
+    sound: dict[str, Dataset] | None = None
+    findings: list[dict] | None = None
+
+    def look(self, **how) -> _Source:
+        """Look at the sound of every turn."""
+        if self.sound is None:
+            self.findings = look_at_all([turn.audio for turn in self.turns], **how)
+        else:
+            self.findings = [found for table in self.sound.values() for found in look_at_all(table, **how)]
+        return self
+
+    def tables(self, *, strict: bool) -> Conversations:
+        """The turns that can be used, by split."""
+        kept: dict[str, list[tuple[dict, int]]] = {turn.group: [] for turn in self.turns}
+        numbers: dict[tuple[str, str], int] = defaultdict(int)
+        order = sorted(range(len(self.turns)), key=lambda i: (self.turns[i].conversation_id, self.turns[i].order))
+        positions = _positions_in_split(self.turns)
+        for i in order:
+            turn, found = self.turns[i], self.findings[i]
+            place = (turn.group, turn.conversation_id)
+            turn_index = numbers[place] if turn.turn_index is None else turn.turn_index
+            numbers[place] += 1
+            if found["kind"] is not None:
+                where = {"split": turn.group, "conversation_id": turn.conversation_id, "turn_index": turn_index}
+                file = turn.audio or f"{self.name}, row {positions[i]}"
+                self.problems.append(Problem(found["kind"], file, found["detail"], **where))
+            if found["kind"] not in LEFT_OUT:
+                kept[turn.group].append((self._row(turn, found, turn_index), positions[i]))
+        report_problems(self.problems, name=self.name, strict=strict)
+        if not any(kept.values()):
+            raise ValueError(
+                f"{self.name}: there is no turn that can be used; the first problem is {self.problems[0]}"
+            )
+        return Conversations({split: self._table(split, rows) for split, rows in kept.items() if rows}, self.problems)
+
+    def _row(self, turn: Turn, found: dict, turn_index: int) -> dict:
+        return {
+            "conversation_id": turn.conversation_id,
+            "turn_index": turn_index,
+            "speaker": turn.speaker,
+            "audio": {"bytes": None, "path": found["path"]},
+            "start": turn.start,
+            "end": turn.end,
+            "transcript": turn.transcript,
+            "emotion": self.labels.index(turn.words),
+            "split": turn.group,
+            "seconds": found["seconds"],
+        }
+
+    def _table(self, split: str, rows: list[tuple[dict, int]]) -> Dataset:
+        features = features_of(self.labels.labels)
+        # One string: datasets takes a list for shards, and hashes a string for its cache at once.
+        content = json.dumps([row for row, _ in rows])
+        with quietly():
+            table = Dataset.from_generator(_rows, features=features, gen_kwargs={"content": content})
+        table = table.cast_column("audio", Audio(decode=False))
+        if self.sound is not None:
+            sound = self.sound[split].select([position for _, position in rows])
+            order = table.column_names
+            table = concatenate_datasets([table.remove_columns("audio"), sound], axis=1).select_columns(order)
+        table.info.dataset_name = self.name
+        table.info.config_name = self.labels.name if self.fold is None else f"{self.labels.name}, fold {self.fold}"
+        return table
+
+
+def _rows(content: str) -> Iterator[dict]:
+    yield from json.loads(content)
+
+
+def _read_corpus(corpus: Corpus, folder: Path, label_set, fold: int | None) -> _Source:
+    if not folder.is_dir():
+        raise FileNotFoundError(f"data_dir of {corpus.title} is no folder: {folder}.")
+    labels = corpus.label_set(label_set)
+    corpus.check_fold(fold)
+    turns, problems = corpus.read(folder)
+    if fold is not None and corpus.fold_groups[fold - 1] not in {turn.group for turn in turns}:
+        raise ValueError(f"{folder} holds no turn of {corpus.fold_groups[fold - 1]}, which fold {fold} tests.")
+    for turn in turns:
+        turn.group = corpus.split_of(turn, fold)
+    return _Source(corpus.name, turns, labels, fold, problems)
+
+
+def _read_hub(name: str, columns: Mapping[str, str], label_set) -> _Source:
+    splits = read_hub_dataset(name, columns)
+    turns = [turn for part, _ in splits.values() for turn in part]
+    sound = {split: table for split, (_, table) in splits.items()}
+    return _Source(name, turns, _own_labels(label_set, turns), sound=sound)
+
+
+def _own_labels(label_set: Sequence[str] | Mapping[str, str] | None, turns: list[Turn]) -> LabelSet:
+    """Of a source that knows no label sets by name."""
+    if isinstance(label_set, Mapping):
+        return LabelSet("own", dict(label_set))
+    words = sorted({word for turn in turns for word in turn.words}) if label_set is None else label_set
+    return LabelSet("all" if label_set is None else "own", {word: word for word in words})
+
+
+def _positions_in_split(turns: list[Turn]) -> list[int]:
+    """The place of each turn among those of its split."""
+    counts: dict[str, int] = defaultdict(int)
+    positions = []
+    for turn in turns:
+        positions.append(counts[turn.group])
+        counts[turn.group] += 1
+    return positions
+
+
+def _check_arguments(name: str, corpus: Corpus | None, is_hub: bool, **given) -> None:
+    has_label_sets = corpus is not None
+    label_set = given["label_set"]
+    if label_set is not None and not len(label_set):
+        raise ValueError("label_set is empty: name a set of the corpus, or give labels.")
+    if isinstance(label_set, str) and not has_label_sets:
+        raise ValueError(f"{name!r} has no label sets by name: give labels or a mapping, got label_set={label_set!r}.")
+    if has_label_sets and given["data_dir"] is None:
+        raise ValueError(f"{corpus.title} needs data_dir: where your copy of it lies.")
+    meaningful = {
+        "data_dir": has_label_sets,
+        "fold": has_label_sets,
+        "columns": is_hub,
+        "label_set": name not in SUITES,
+    }
+    for argument, has_meaning in meaningful.items():
+        if given[argument] is not None and not has_meaning:
+            raise ValueError(f"{argument} has no meaning for {name!r}, got {given[argument]!r}.")

@@ -2,11 +2,24 @@
 
 from __future__ import annotations
 
+import contextlib
+import json
+import os
 import warnings
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
+from datasets import (
+    Dataset,
+    Features,
+    Value,
+    are_progress_bars_disabled,
+    disable_progress_bars,
+    enable_progress_bars,
+)
+
+from .._version import __version__
 from .audio import AudioDecodingError, audio_seconds, load_audio, part_of_file
 
 
@@ -23,6 +36,9 @@ KINDS = {
     "short": "padded with silence when it is heard",
     "extra": "ignored: a file that the table does not know",
 }
+_FINDINGS = Features(
+    {"seconds": Value("float64"), "kind": Value("string"), "detail": Value("string"), "path": Value("string")}
+)
 LEFT_OUT = ("missing", "broken", "silent", "outside")
 
 
@@ -51,6 +67,18 @@ class Problem:
     def __str__(self) -> str:
         turn = f" ({self.conversation_id}, turn {self.turn_index})" if self.conversation_id is not None else ""
         return f"{self.kind}: {self.file}{turn}: {self.detail}"
+
+
+@contextlib.contextmanager
+def quietly() -> Iterator[None]:
+    """Without the progress bars of datasets, for what takes no time."""
+    was_shown = not are_progress_bars_disabled()
+    disable_progress_bars()
+    try:
+        yield
+    finally:
+        if was_shown:
+            enable_progress_bars()
 
 
 def look_at(audio: dict, *, max_seconds: float, decode: bool) -> dict:
@@ -84,6 +112,50 @@ def look_at(audio: dict, *, max_seconds: float, decode: bool) -> dict:
     return found | {"seconds": seconds}
 
 
+def look_at_all(
+    sounds: Sequence[str] | Dataset, *, max_seconds: float, decode: bool, num_proc: int | None
+) -> list[dict]:
+    """`look_at` every sound; what was seen is kept by datasets' cache until a file changes.
+
+    Args:
+        sounds: paths, or a dataset with the column `audio`.
+        num_proc: processes that look.
+    """
+    if not isinstance(sounds, Dataset):
+        content = json.dumps([{"path": path, "stamp": _stamp(path)} for path in sounds])
+        with quietly():
+            sounds = Dataset.from_generator(_paths, gen_kwargs={"content": content})
+    given = {"max_seconds": max_seconds, "decode": decode, "version": __version__}
+    looked = sounds.map(
+        _look_at_row,
+        fn_kwargs=given,
+        remove_columns=sounds.column_names,
+        num_proc=num_proc,
+        features=_FINDINGS,
+        desc="Looking at the sound",
+    )
+    return looked.to_list()
+
+
+def _paths(content: str) -> Iterator[dict]:
+    for row in json.loads(content):
+        yield {"audio": {"bytes": None, "path": row["path"]}, "stamp": row["stamp"]}
+
+
+def _stamp(path: str) -> str:
+    """What changes when a file does."""
+    try:
+        status = os.stat(path)
+    except OSError:
+        return ""
+    return f"{status.st_size}-{status.st_mtime_ns}"
+
+
+def _look_at_row(row: dict, *, max_seconds: float, decode: bool, version: str) -> dict:
+    # The version is there for the cache: a later one looks again.
+    return look_at(row["audio"], max_seconds=max_seconds, decode=decode)
+
+
 def report_problems(problems: Sequence[Problem], *, name: str, strict: bool) -> None:
     """Warn of turns that are left out, in one line; with `strict`, raise instead.
 
@@ -95,6 +167,6 @@ def report_problems(problems: Sequence[Problem], *, name: str, strict: bool) -> 
         return
     counts = ", ".join(f"{count} {kind}" for kind, count in Counter(problem.kind for problem in left_out).items())
     if strict:
-        listed = "\n".join(map(str, left_out[:10]))
-        raise ValueError(f"{name}: turns cannot be used ({counts}):\n{listed}")
+        more = ", ..." if len(left_out) > 3 else ""
+        raise ValueError(f"{name}: turns cannot be used ({counts}): {'; '.join(map(str, left_out[:3]))}{more}")
     warnings.warn(f"{name}: turns that cannot be used ({counts}); `.problems` lists them.", stacklevel=4)

@@ -16,11 +16,18 @@ from datasets import Dataset
 from scipy.io import wavfile
 from scipy.signal import lfilter
 
-from .conversations import conversation_table
+from .table import conversation_table
 
 
 SAMPLING_RATE = 16_000
 EMOTIONS = ("neutral", "happy", "sad", "angry")
+# What `load_conversations` makes by name: the conversations of each split.
+SUITES = {
+    "synthetic-baseline": {
+        "train": {"num_conversations": 200, "seed": 1},
+        "test": {"num_conversations": 50, "seed": 0},
+    }
+}
 # What an emotion does to the speaker's usual pitch (factor) and level (dB).
 PITCH_FACTORS = {"neutral": 1.0, "happy": 1.3, "sad": 0.78, "angry": 1.3}
 LEVEL_CHANGES = {"neutral": 0.0, "happy": 0.0, "sad": -6.0, "angry": 8.0}
@@ -204,9 +211,12 @@ def synthetic_conversations(num_conversations: int, *, seed: int, turns: int = 8
                     "emotion": EMOTIONS.index(turn["emotion"]),
                     "start": turn["start"],
                     "end": turn["end"],
+                    "seconds": turn["end"] - turn["start"],
                 }
 
-    return conversation_table(list(rows()), EMOTIONS)
+    table = conversation_table(list(rows()), EMOTIONS)
+    table.info.dataset_name, table.info.config_name = "synthetic-baseline", f"seed {seed}"
+    return table
 
 
 def to_wav(waveform: np.ndarray) -> bytes:

@@ -32,23 +32,25 @@ class Turn:
     Attributes:
         conversation_id: the corpus's own name of the conversation.
         speaker: who talks.
-        audio: path of the sound, or its encoded bytes.
+        audio: path of the sound.
         words: the corpus's own words for the emotion, of which a label set knows one; empty where it has none.
         start, end: seconds, in the time of the conversation; None where the corpus does not tell.
         transcript: None where the corpus does not tell.
         group: the corpus's own split, or the unit (a session, some actors) that folds are made of.
         order: what sorts the turns of a conversation.
+        turn_index: its place in the conversation; None: as it is sorted.
     """
 
     conversation_id: str
     speaker: str
-    audio: str | bytes
+    audio: str
     words: tuple[str, ...] = ()
     start: float | None = None
     end: float | None = None
     transcript: str | None = None
     group: str = "test"
     order: tuple = ()
+    turn_index: int | None = None
 
 
 class Conversations(DatasetDict):

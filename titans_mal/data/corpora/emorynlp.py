@@ -1,7 +1,7 @@
 """EmoryNLP (Zahiri and Choi 2018) with the clips of the MELD authors: scenes of the series Friends.
 
-    emorynlp_{train,dev,test}_final.csv
-    emorynlp_{train,dev,test}_splits/sea{S}_ep{E}_sc{scene}_utt{U}.mp4
+emorynlp_{train,dev,test}_final.csv
+emorynlp_{train,dev,test}_splits/sea{S}_ep{E}_sc{scene}_utt{U}.mp4
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """IEMOCAP (Busso et al. 2008): 151 dyadic dialogues of ten actors in five sessions.
 
-    Session1/dialog/EmoEvaluation/Ses01F_impro01.txt      times and labels
-    Session1/dialog/transcriptions/Ses01F_impro01.txt
-    Session1/sentences/wav/Ses01F_impro01/Ses01F_impro01_F000.wav
+Session1/dialog/EmoEvaluation/Ses01F_impro01.txt      times and labels
+Session1/dialog/transcriptions/Ses01F_impro01.txt
+Session1/sentences/wav/Ses01F_impro01/Ses01F_impro01_F000.wav
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """M3ED (Zhao et al. 2022): dialogues of two speakers from 56 Chinese television series.
 
-    annotation.json                                    movie -> clip -> Dialog, SpeakerInfo
-    splitInfo/movie_list_{train,val,test}.txt
-    modality_speech/A_anjia_1_1.wav                    {Speaker}_{utterance}.wav
+annotation.json                                    movie -> clip -> Dialog, SpeakerInfo
+splitInfo/movie_list_{train,val,test}.txt
+modality_speech/A_anjia_1_1.wav                    {Speaker}_{utterance}.wav
 """
 
 from __future__ import annotations

@@ -35,7 +35,9 @@ def read(root: Path) -> tuple[list[Turn], list[Problem]]:
     transcripts = _read_transcripts(root)
     turns = [_turn(found, sound, transcripts) for found in map(_EVALUATION.match, labels.splitlines()) if found]
     if not turns:
-        raise ValueError(f"{root}: the evaluation file has no line like 'UTD-IMPROV-S01A-F01-P-FM01.avi; N; A:3.0; ...'")
+        raise ValueError(
+            f"{root}: the evaluation file has no line like 'UTD-IMPROV-S01A-F01-P-FM01.avi; N; A:3.0; ...'"
+        )
     return turns, extra_files(sound, "session*/*/*/*.wav", [turn.audio for turn in turns])
 
 
@@ -60,7 +62,9 @@ def _read_transcripts(root: Path) -> dict[str, str]:
         folder = find(root, "All_human_transcriptions")
     except FileNotFoundError:
         return {}
-    return {path.stem: path.read_text(encoding="utf-8", errors="replace").strip() for path in folder.rglob("MSP-*.txt")}
+    return {
+        path.stem: path.read_text(encoding="utf-8", errors="replace").strip() for path in folder.rglob("MSP-*.txt")
+    }
 
 
 MSP_IMPROV = Corpus(

@@ -75,9 +75,7 @@ MSP_PODCAST = Corpus(
     title="MSP-Podcast",
     read=read,
     label_sets={
-        "8-class": same(
-            "neutral", "happy", "sad", "angry", "surprised", "fearful", "disgusted", "contemptuous"
-        ),
+        "8-class": same("neutral", "happy", "sad", "angry", "surprised", "fearful", "disgusted", "contemptuous"),
         "4-class": same("neutral", "happy", "sad", "angry"),
         "raw": same(*_WORDS.values()),
     },

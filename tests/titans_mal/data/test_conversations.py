@@ -6,8 +6,9 @@ import pytest
 from tiny_models import tone
 
 from titans_mal import load_audio, load_conversations
-from titans_mal.data.conversations import REQUIRED_COLUMNS, turns_by_conversation
+from titans_mal.data.metadata_folder import REQUIRED_COLUMNS
 from titans_mal.data.synthetic import to_wav
+from titans_mal.data.table import COLUMNS, turns_by_conversation
 
 
 def turn(number=0, **fields):
@@ -39,7 +40,7 @@ def test_reads_a_folder(tmp_path):
     turns = load_conversations(write(tmp_path, [turn(i) for i in range(4)]))
     assert list(turns) == ["test"]
     table = turns["test"]
-    assert table.column_names == ["conversation_id", "turn_index", "speaker", "audio", "emotion", "start", "end"]
+    assert table.column_names == list(COLUMNS)
     assert table.features["emotion"].names == ["happy", "neutral", "sad"]
     assert [table.features["emotion"].int2str(e) for e in table["emotion"]] == ["neutral", "happy", "sad", "neutral"]
     row = table[1]

@@ -11,6 +11,7 @@ from titans_mal.data.synthetic import (
     best_accuracy_from_utterance,
     draw_conversation,
 )
+from titans_mal.data.table import COLUMNS
 
 
 def pitch_of(waveform: np.ndarray) -> float:
@@ -66,7 +67,7 @@ def test_the_same_seed_gives_the_same_sound():
 
 def test_the_table_is_that_of_conversations():
     table = synthetic_conversations(3, seed=0, turns=6)
-    assert table.column_names == ["conversation_id", "turn_index", "speaker", "audio", "emotion", "start", "end"]
+    assert table.column_names == list(COLUMNS)
     assert len(table) == 18
     assert table.features["emotion"].names == list(EMOTIONS)
     for row in table:

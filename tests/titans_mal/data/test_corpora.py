@@ -1,0 +1,226 @@
+"""Every corpus on a tree that looks like it, with its traps inside."""
+
+import warnings
+
+import corpus_trees
+import numpy as np
+import pytest
+
+from titans_mal import load_audio, load_conversations
+from titans_mal.data.corpora import CORPORA
+from titans_mal.data.table import COLUMNS
+
+
+MAKERS = {name: getattr(corpus_trees, name.replace("-", "_")) for name in CORPORA}
+
+
+@pytest.fixture(scope="module")
+def trees(tmp_path_factory):
+    return {name: make(tmp_path_factory.mktemp(name)) for name, make in MAKERS.items()}
+
+
+def load(trees, name, **options):
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", ".*cannot be used.*", UserWarning)
+        return load_conversations(name, data_dir=trees[name], **options)
+
+
+def labels_of(table) -> list:
+    names = table.features["emotion"].names
+    return [names[emotion] if emotion >= 0 else None for emotion in table["emotion"]]
+
+
+@pytest.mark.parametrize("name", CORPORA)
+def test_what_holds_for_every_corpus(trees, name):
+    corpus = CORPORA[name]
+    conversations = load(trees, name, num_proc=2)
+    seen = set()
+    for split, table in conversations.items():
+        assert table.column_names == list(COLUMNS)
+        assert set(table["split"]) == {split}
+        assert table.info.dataset_name == name
+        places = list(zip(table["conversation_id"], table["turn_index"]))
+        assert places == sorted(set(places))
+        assert not seen & set(table["conversation_id"])
+        seen |= set(table["conversation_id"])
+        for row in table:
+            assert row["seconds"] > 0
+            assert len(load_audio(row["audio"])) == pytest.approx(16_000 * row["seconds"], abs=4000)
+    for label_set in corpus.label_sets:
+        tables = load(trees, name, label_set=label_set)
+        assert all(table.num_rows == conversations[split].num_rows for split, table in tables.items())
+
+
+@pytest.mark.parametrize("name", [name for name, corpus in CORPORA.items() if corpus.fold_groups])
+def test_folds_part_conversations_and_their_groups(trees, name):
+    groups = load(trees, name)
+    total = sum(table.num_rows for table in groups.values())
+    tested = []
+    for fold, group in enumerate(CORPORA[name].fold_groups, start=1):
+        if group not in groups:
+            with pytest.raises(ValueError, match=f"no turn of {group}, which fold {fold} tests"):
+                load(trees, name, fold=fold)
+            continue
+        splits = load(trees, name, fold=fold)
+        assert set(splits) == {"train", "test"}
+        assert splits["test"]["conversation_id"][:] == groups[group]["conversation_id"][:]
+        assert not set(splits["test"]["conversation_id"]) & set(splits["train"]["conversation_id"])
+        assert splits["test"].num_rows + splits["train"].num_rows == total
+        assert f"fold {fold}" in splits["test"].info.config_name
+        tested += splits["test"]["conversation_id"][:]
+    assert len(tested) == total
+    for fold in (0, len(CORPORA[name].fold_groups) + 1, True, "1"):
+        with pytest.raises(ValueError, match=r"must be in 1\.\."):
+            load(trees, name, fold=fold)
+
+
+def test_iemocap(trees):
+    table = load(trees, "iemocap", fold=3)["test"]
+    assert sorted(set(table["conversation_id"])) == ["Ses03F_impro01", "Ses03M_script01_1b"]
+    first = table.select(range(5))
+    assert first["start"][:] == [0.5, 2.0, 4.25, 5.5, 7.0]
+    assert first["turn_index"][:] == [0, 1, 2, 3, 4]
+    # Who talks, whatever letter the recording has.
+    assert table["speaker"][:] == ["Ses03_F", "Ses03_M", "Ses03_F", "Ses03_M", "Ses03_F"] * 2
+    assert labels_of(first) == ["neutral", None, "happy", "angry", None]
+    assert first["transcript"][:] == ["Hello.", "No.", "What!", "Never: [LAUGHTER]", "Well."]
+    six = load(trees, "iemocap", label_set="6-class", fold=3)["test"]
+    assert labels_of(six)[:5] == ["neutral", "frustrated", "excited", "angry", None]
+    assert labels_of(load(trees, "iemocap", label_set="raw", fold=3)["test"])[4] == "undecided"
+    own = load(trees, "iemocap", label_set={"angry": "bad", "frustrated": "bad", "excited": "good"}, fold=3)["test"]
+    assert own.features["emotion"].names == ["bad", "good"]
+    assert labels_of(own)[:5] == [None, "bad", "good", "bad", None]
+
+
+def test_iemocap_one_folder_up_and_in_part(tmp_path):
+    corpus_trees.iemocap(tmp_path / "IEMOCAP_full_release", sessions=[2])
+    assert list(load_conversations("IEMOCAP", data_dir=tmp_path)) == ["session2"]
+    with pytest.raises(ValueError, match="no turn of session1, which fold 1 tests"):
+        load_conversations("iemocap", data_dir=tmp_path, fold=1)
+
+
+def test_meld(trees):
+    with pytest.warns(
+        UserWarning, match=r"meld: turns that cannot be used \(1 missing, 1 broken\)|1 broken, 1 missing"
+    ):
+        conversations = load_conversations("meld", data_dir=trees["meld"])
+    assert {split: table.num_rows for split, table in conversations.items()} == {"train": 3, "dev": 3, "test": 5}
+    for split, table in conversations.items():
+        talk = table.filter(lambda row, split=split: row["conversation_id"] == f"{split}_dia0")
+        # By their ids: start times go back.
+        assert talk["start"][:] == [976.059, 975.0, 980.059]
+        assert talk["end"][2] == 981.1
+        assert talk["speaker"][:] == ["Chandler", "Joey", "Joey"]
+        assert labels_of(talk) == ["surprise", "neutral", "joy"]
+        assert talk["transcript"][2] == "That\u2019s \u201cit\u201d"
+    kinds = sorted((problem.kind, problem.split, problem.file.rsplit("/")[-1]) for problem in conversations.problems)
+    assert kinds == [
+        ("broken", "train", "dia125_utt3.mp4"),
+        ("extra", "dev", "dia49_utt4.mp4"),
+        ("extra", "test", "final_videos_testdia101_utt0.mp4"),
+        ("long", "test", "dia38_utt4.mp4"),
+        ("missing", "dev", "dia110_utt7.mp4"),
+        ("short", "test", "dia93_utt5.mp4"),
+    ]
+    by_name = {row["conversation_id"]: row for row in conversations["test"]}
+    assert by_name["test_dia38"]["audio"]["path"].endswith("dia38_utt4.mp4#t=0.000000,60.000000")
+    assert len(load_audio(by_name["test_dia38"]["audio"])) == 60 * 16_000
+    # The low-frequency channel alone held sound: a down-mix leaves it out, and does not append channels.
+    waveform = load_audio(conversations["test"][0]["audio"])
+    assert len(waveform) == pytest.approx(0.6 * 16_000, abs=1000)
+    assert np.abs(waveform).max() < 0.01
+    with pytest.raises(ValueError, match=r"meld: turns cannot be used \(.*broken: .*dia125_utt3\.mp4"):
+        load_conversations("meld", data_dir=trees["meld"], strict=True)
+    with pytest.raises(ValueError, match="MELD has splits of its own and no folds, got fold=1"):
+        load_conversations("meld", data_dir=trees["meld"], fold=1)
+
+
+def test_meld_sentiment(trees):
+    table = load(trees, "meld", label_set="3-class")["train"]
+    assert table.features["emotion"].names == ["neutral", "positive", "negative"]
+    assert labels_of(table) == ["negative", "neutral", "positive"]
+
+
+def test_m3ed(trees):
+    conversations = load(trees, "m3ed")
+    assert set(conversations) == {"train", "val", "test"}
+    table = conversations["train"]
+    assert table["conversation_id"][:] == ["anjia_1"] * 10 + ["anjia_2"]
+    assert table["start"][:10] == [number + 0.2 for number in range(1, 11)]
+    # Letters belong to a clip, names to a movie.
+    assert table["speaker"][:] == ["anjia_王", "anjia_李"] * 5 + ["anjia_王"]
+    assert set(labels_of(table)) == {"Anger"}
+
+
+def test_dailytalk(trees):
+    table = load(trees, "dailytalk", fold=1)["test"]
+    assert list(dict.fromkeys(table["conversation_id"])) == ["d0", "d5"]
+    assert table["speaker"][:] == ["0", "1"] * 5 + ["0"] + ["1", "0"] * 5 + ["1"]
+    assert labels_of(table)[:3] == ["neutral", "happiness", "neutral"]
+
+
+def test_emorynlp(trees):
+    table = load(trees, "emorynlp")["dev"]
+    assert table["conversation_id"][:] == ["sea1_ep11_sc1"] * 2
+    assert table["speaker"][:] == ["Rachel Green", "Phoebe's Assistant and #ALL#"]
+    assert labels_of(table) == ["Neutral", "Mad"]
+    assert table["start"][0] == 3.795
+
+
+def test_msp_podcast(trees):
+    conversations = load(trees, "msp-podcast")
+    train = conversations["train"]
+    assert train["conversation_id"][:] == ["train_MSP-PODCAST_0001"] * 3
+    assert train["start"][:] == [80.0, 90.0, 100.0]
+    # "Unknown" is many people.
+    assert len(set(train["speaker"])) == 3
+    assert train["speaker"][2] == "12"
+    assert labels_of(train) == ["neutral", None, "happy"]
+    assert conversations["test1"]["conversation_id"][:] == ["test1_MSP-PODCAST_0001"]
+    assert labels_of(conversations["dev"]) == ["contemptuous"]
+
+
+def test_msp_improv(trees):
+    table = load(trees, "msp-improv", fold=2)["test"]
+    rows = [(row["conversation_id"], row["speaker"]) for row in table]
+    assert rows == [
+        ("S01A-F02-P", "F02"),
+        ("S01A-F02-R", "F02"),
+        ("S01A-F02-ST", "F02"),
+        ("S01A-F02-ST", "M02"),
+        # The target sentence, by the actor who is to say it.
+        ("S01A-F02-ST", "F02"),
+    ]
+    assert labels_of(table) == ["sad", None, "neutral", "angry", "happy"]
+
+
+def test_crema_d(trees):
+    conversations = load(trees, "crema-d")
+    assert sum(table.num_rows for table in conversations.values()) == 7 * 2 + 1
+    kinds = sorted((problem.kind, problem.file.rsplit("/")[-1]) for problem in conversations.problems)
+    assert kinds == [("broken", "1002_ITH_SAD_X.wav"), ("extra", "notes.wav")]
+    decoded = load(trees, "crema-d", decode=True)
+    assert ("silent", "1076_MTI_SAD_XX.wav") in {(p.kind, p.file.rsplit("/")[-1]) for p in decoded.problems}
+    assert sum(table.num_rows for table in decoded.values()) == 7 * 2
+    assert all(table["turn_index"][:] == [0] * table.num_rows for table in conversations.values())
+
+
+def test_ravdess(trees):
+    conversations = load(trees, "ravdess")
+    assert {name: table.num_rows for name, table in conversations.items()} == {"fold1": 2, "fold2": 1, "fold6": 1}
+    assert labels_of(conversations["fold1"]) == ["angry", "angry"]
+    assert sorted(problem.detail.split()[0] for problem in conversations.problems) == ["a"] * 4 + ["song,"] * 4
+
+
+@pytest.mark.parametrize("name", CORPORA)
+def test_what_is_not_there_is_said(name, tmp_path):
+    with pytest.raises(ValueError, match="needs data_dir"):
+        load_conversations(name)
+    with pytest.raises(FileNotFoundError, match="is no folder"):
+        load_conversations(name, data_dir=tmp_path / "none")
+    with pytest.raises(FileNotFoundError, match="holds no"):
+        load_conversations(name, data_dir=tmp_path)
+    with pytest.raises(ValueError, match="must be one of"):
+        load_conversations(name, data_dir=tmp_path, label_set="5-class")
+    with pytest.raises(ValueError, match=r"has no labels \['bored'\]"):
+        load_conversations(name, data_dir=tmp_path, label_set=["bored"])

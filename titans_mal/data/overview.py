@@ -1,0 +1,74 @@
+"""What a user should know of data before trusting a number: turns, speakers, hours, labels, history, problems."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable
+
+from datasets import Dataset
+
+from .problems import KINDS, Problem
+from .table import Conversations
+
+
+# Bounds of the number of earlier turns of the same speaker, for what is told by history.
+DEPTHS = ((0, 0), (1, 1), (2, 2), (3, 4), (5, 8), (9, 16), (17, None))
+
+
+def depth_name(depth: int) -> str:
+    """The name of the range of `DEPTHS` that a number of earlier turns is in, as "3-4" or "17+"."""
+    first, last = next((first, last) for first, last in DEPTHS if last is None or depth <= last)
+    return f"{first}+" if last is None else str(first) if first == last else f"{first}-{last}"
+
+
+def history_depths(conversation_ids: Iterable[str], speakers: Iterable[str]) -> list[int]:
+    """For each turn, in order, how many earlier turns of its conversation have the same speaker."""
+    seen: Counter = Counter()
+    depths = []
+    for talker in zip(conversation_ids, speakers):
+        depths.append(seen[talker])
+        seen[talker] += 1
+    return depths
+
+
+def overview(conversations: Conversations) -> dict:
+    """Counts of each split, and of the problems by kind, as plain numbers.
+
+    Returns:
+        `{"splits": {split: {turns, scored, conversations, speakers, hours, labels, history}}, "problems": {kind: n}}`;
+        `history` counts the scored turns by the number of earlier turns of their speaker.
+    """
+    return {
+        "splits": {split: _of_split(table) for split, table in conversations.items()},
+        "problems": dict(Counter(problem.kind for problem in conversations.problems)),
+    }
+
+
+def _of_split(table: Dataset) -> dict:
+    names = table.features["emotion"].names
+    columns = table.select_columns(["conversation_id", "speaker", "emotion", "seconds"]).to_dict()
+    scored = [emotion >= 0 for emotion in columns["emotion"]]
+    depths = history_depths(columns["conversation_id"], columns["speaker"])
+    history = Counter(depth_name(depth) for depth, counts in zip(depths, scored) if counts)
+    return {
+        "turns": table.num_rows,
+        "scored": sum(scored),
+        "conversations": len(set(columns["conversation_id"])),
+        "speakers": len(set(columns["speaker"])),
+        "hours": sum(filter(None, columns["seconds"])) / 3600,
+        "labels": {name: columns["emotion"].count(index) for index, name in enumerate(names)},
+        "history": {name: history[name] for name in map(depth_name, (first for first, _ in DEPTHS))},
+    }
+
+
+def list_problems(problems: Iterable[Problem], *, most: int = 20) -> list[str]:
+    """Lines that say what was found of each kind and what becomes of it, with the first `most` of each."""
+    lines = []
+    by_kind: dict[str, list[Problem]] = {}
+    for problem in problems:
+        by_kind.setdefault(problem.kind, []).append(problem)
+    for kind, found in by_kind.items():
+        lines.append(f"{len(found)} {kind} ({KINDS[kind]})")
+        lines += [f"  {problem.file}: {problem.detail}" for problem in found[:most]]
+        lines += [f"  ... and {len(found) - most} more"] if len(found) > most else []
+    return lines

@@ -1,0 +1,171 @@
+"""One long recording and its segments, by a diarisation or a transcription, as the turns of a conversation."""
+
+from __future__ import annotations
+
+import csv
+import json
+import math
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+from .audio import audio_seconds, part_of_file
+from .problems import MIN_SECONDS, Problem, report_problems
+from .table import Conversations, conversation_table
+
+
+@dataclass(frozen=True)
+class Segment:
+    """Who talks from when to when.
+
+    Attributes:
+        start, end: seconds of the recording.
+        speaker: "" where it is not told.
+        transcript: None where it is not told.
+    """
+
+    start: float
+    end: float
+    speaker: str = ""
+    transcript: str | None = None
+
+
+def read_segments(path: str | Path) -> list[Segment]:
+    """Segments of an RTTM file, of whisperX's JSON, or of a CSV file, in their order there.
+
+    RTTM: lines `SPEAKER file channel start duration <NA> <NA> speaker <NA> <NA>`; all of them are of one recording.
+    JSON: `{"segments": [{"start": 0.5, "end": 2.0, "text": "...", "speaker": "..."}]}`, or that list alone.
+    CSV: the columns `start`, `end` (seconds, or h:mm:ss), and optionally `speaker` and `transcript`.
+
+    Raises:
+        FileNotFoundError: if there is no such file.
+        ValueError: for another kind of file, or naming the line or segment that cannot be read.
+    """
+    path = Path(path)
+    readers = {".rttm": _read_rttm, ".json": _read_whisperx, ".csv": _read_csv}
+    if path.suffix.lower() not in readers:
+        raise ValueError(f"Segments come from {', '.join(readers)}, got {path.name!r}.")
+    segments = readers[path.suffix.lower()](path.read_text(encoding="utf-8-sig"), path)
+    if not segments:
+        raise ValueError(f"{path} holds no segments.")
+    return segments
+
+
+def load_recording(
+    recording: str | Path,
+    segments: str | Path | Iterable[Segment],
+    *,
+    conversation_id: str | None = None,
+    strict: bool = False,
+) -> Conversations:
+    """The turns of one recording, in the columns of `load_conversations`, all in the split "test".
+
+    Turns are sorted by their start; where segments overlap, each hears the sound of its own time, of both speakers. A
+    segment that ends after the recording is heard up to its end. Nothing is decoded: memory does not grow with the
+    recording.
+
+    Args:
+        recording: the sound file.
+        segments: a file for `read_segments`, or segments.
+        conversation_id: None: the recording's name without its extension.
+        strict: raise where a segment has no length or begins after the recording, instead of leaving it out.
+
+    Raises:
+        FileNotFoundError, ValueError: as `read_segments` and `load_audio`; with `strict` also for such segments.
+    """
+    recording = Path(recording).resolve()
+    total = audio_seconds(str(recording))
+    name = conversation_id or recording.stem
+    found = read_segments(segments) if isinstance(segments, str | Path) else list(segments)
+    problems, rows = [], []
+    for index, segment in enumerate(sorted(found, key=lambda segment: (segment.start, segment.end))):
+        place = {"file": str(recording), "split": "test", "conversation_id": name, "turn_index": index}
+        span = f"{segment.start:.3f} to {segment.end:.3f} s"
+        end = min(segment.end, total)
+        if not 0 <= segment.start < end:
+            detail = f"a segment from {span} of a recording of {total:.3f} s"
+            problems.append(Problem("outside", detail=detail, **place))
+            continue
+        if segment.end > total:
+            problems.append(Problem("long", detail=f"{span}, of a recording of {total:.3f} s", **place))
+        if end - segment.start < MIN_SECONDS:
+            problems.append(Problem("short", detail=span, **place))
+        rows.append(_row(recording, name, index, segment, end))
+    report_problems(problems, name=str(recording), strict=strict)
+    if not rows:
+        raise ValueError(f"{recording}: no segment can be used; the first problem is {problems[0]}")
+    return Conversations({"test": conversation_table(rows, [])}, problems)
+
+
+def _row(recording: Path, name: str, index: int, segment: Segment, end: float) -> dict:
+    return {
+        "conversation_id": name,
+        "turn_index": index,
+        "speaker": segment.speaker or "unknown",
+        "audio": {"bytes": None, "path": part_of_file(recording, segment.start, end)},
+        "start": segment.start,
+        "end": end,
+        "transcript": segment.transcript,
+        "emotion": -1,
+        "seconds": end - segment.start,
+    }
+
+
+def _read_rttm(text: str, path: Path) -> list[Segment]:
+    segments, recordings = [], set()
+    for number, line in enumerate(text.splitlines(), start=1):
+        fields = line.split()
+        if not fields or fields[0] != "SPEAKER":
+            continue
+        if len(fields) < 8:
+            raise ValueError(f"{path}, line {number}: a SPEAKER line has at least 8 fields, got {len(fields)}.")
+        recordings.add(fields[1])
+        start, duration = (_seconds(value, f"{path}, line {number}") for value in fields[3:5])
+        segments.append(Segment(start, start + duration, fields[7]))
+    if len(recordings) > 1:
+        raise ValueError(f"{path} is of several recordings {sorted(recordings)}: give the lines of one.")
+    return segments
+
+
+def _read_whisperx(text: str, path: Path) -> list[Segment]:
+    try:
+        content = json.loads(text)
+    except json.JSONDecodeError as error:
+        raise ValueError(f"{path} is no JSON: {error}") from error
+    listed = content.get("segments") if isinstance(content, dict) else content
+    if not isinstance(listed, list) or not all(isinstance(segment, dict) for segment in listed):
+        raise ValueError(f"{path} has no list of segments.")
+    segments = []
+    for number, segment in enumerate(listed):
+        start, end = (_seconds(segment.get(key), f"{path}, segment {number}") for key in ("start", "end"))
+        text = segment.get("text")
+        segments.append(Segment(start, end, segment.get("speaker") or "", text.strip() if text else None))
+    return segments
+
+
+def _read_csv(text: str, path: Path) -> list[Segment]:
+    reader = csv.DictReader(text.splitlines())
+    missing = [name for name in ("start", "end") if name not in (reader.fieldnames or ())]
+    if missing:
+        raise ValueError(f"{path} lacks the columns {missing}; it has {reader.fieldnames}.")
+    segments = []
+    for number, row in enumerate(reader, start=2):
+        start, end = (_seconds(row[name], f"{path}, line {number}") for name in ("start", "end"))
+        segments.append(Segment(start, end, row.get("speaker") or "", row.get("transcript") or None))
+    return segments
+
+
+def _seconds(value, where: str) -> float:
+    """Of a number of seconds, or of h:mm:ss."""
+    clock = re.fullmatch(r"(?:(\d+):)?(\d+):(\d+(?:[.,]\d+)?)", str(value).strip())
+    try:
+        if clock is not None:
+            hours, minutes, seconds = clock.groups(default="0")
+            return int(hours) * 3600 + int(minutes) * 60 + float(seconds.replace(",", "."))
+        seconds = float(value)
+    except (TypeError, ValueError):
+        seconds = math.nan
+    if not math.isfinite(seconds):
+        raise ValueError(f"{where}: a time is a number of seconds or h:mm:ss, got {value!r}.")
+    return seconds
