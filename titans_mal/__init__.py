@@ -25,8 +25,10 @@ _PUBLIC = {
     "draw_timeline": ".timeline",
     "load_audio": ".data.audio",
     "load_conversations": ".data.conversations",
+    "load_recording": ".data.recordings",
     "synthetic_conversations": ".data.synthetic",
 }
+_WITHOUT_A_MODEL = ("draw_timeline", "load_audio", "load_conversations", "load_recording", "synthetic_conversations")
 
 # The hosts: a configuration and a model class each, as `VoxtralMALConfig` and `VoxtralMALForAudioEmotion`.
 _HOSTS = {
@@ -52,7 +54,7 @@ def __getattr__(name: str):
     if name not in _PUBLIC:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     # Whatever is used first, transformers' auto classes know the hosts from then on.
-    if name not in ("draw_timeline", "load_audio", "load_conversations", "synthetic_conversations"):
+    if name not in _WITHOUT_A_MODEL:
         importlib.import_module(".auto", __name__)
     value = getattr(importlib.import_module(_PUBLIC[name], __name__), name)
     globals()[name] = value

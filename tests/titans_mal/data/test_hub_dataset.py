@@ -1,0 +1,89 @@
+"""Datasets of the Hub, from parquet files on this machine."""
+
+import datasets
+import numpy as np
+import pytest
+from tiny_models import tone
+
+from titans_mal import load_audio, load_conversations
+from titans_mal.data import hub_dataset
+from titans_mal.data.synthetic import to_wav
+from titans_mal.data.table import COLUMNS
+
+
+@pytest.fixture
+def hub(tmp_path, monkeypatch):
+    """Puts splits of rows where `load_dataset("org/talks")` finds them."""
+
+    def put(rows, **features):
+        table = datasets.Dataset.from_list(rows)
+        for name, feature in features.items():
+            table = table.cast_column(name, feature)
+        for split in ("train", "test"):
+            table.to_parquet(tmp_path / "talks" / f"{split}.parquet")
+
+    load = datasets.load_dataset
+    monkeypatch.setattr(hub_dataset, "load_dataset", lambda name: load(str(tmp_path / name.split("/")[1])))
+    return put
+
+
+def rows(**names):
+    """Three turns of "b" and two of "a", of which one is broken, told in another order than they were said."""
+    made = []
+    for number, (talk, index) in enumerate([("b", 2), ("b", 0), ("a", 1), ("b", 1), ("a", 0)]):
+        sound = b"RIFF" if number == 3 else to_wav(tone(0.5, frequency=100 + 50 * number))
+        made.append(
+            {
+                names.get("conversation_id", "conversation_id"): talk,
+                "turn_index": index,
+                "speaker": number % 2,
+                "audio": {"bytes": sound, "path": f"{number}.wav"},
+                names.get("emotion", "emotion"): number % 3,
+                "note": "not ours",
+            }
+        )
+    return made
+
+
+LABELS = datasets.ClassLabel(names=["sad", "happy", "bored"])
+
+
+def test_rows_that_are_turns(hub):
+    hub(rows(), emotion=LABELS)
+    with pytest.warns(UserWarning, match=r"org/talks: turns that cannot be used \(2 broken\)"):
+        conversations = load_conversations("org/talks", label_set={"sad": "sad", "happy": "joy"})
+    assert set(conversations) == {"train", "test"}
+    table = conversations["test"]
+    assert table.column_names == list(COLUMNS)
+    assert list(zip(table["conversation_id"], table["turn_index"])) == [("a", 0), ("a", 1), ("b", 0), ("b", 2)]
+    assert table.features["emotion"].names == ["sad", "joy"]
+    # Rows 4, 2, 1 and 0 of the dataset; "bored" is outside of the set.
+    assert table["emotion"][:] == [1, -1, 1, 0]
+    for row, number in zip(table, (4, 2, 1, 0)):
+        np.testing.assert_allclose(load_audio(row["audio"]), tone(0.5, frequency=100 + 50 * number), atol=1e-4)
+    assert conversations.problems[0].file == "org/talks, row 3"
+
+
+@pytest.mark.filterwarnings("ignore:.*cannot be used")
+def test_columns_of_other_names(hub):
+    hub(rows(conversation_id="dialogue", emotion="label"), label=LABELS)
+    given = {"conversation_id": "dialogue", "emotion": "label"}
+    table = load_conversations("org/talks", columns=given)["test"]
+    assert table["conversation_id"][:] == ["a", "a", "b", "b"]
+    assert table.features["emotion"].names == ["bored", "happy", "sad"]
+    with pytest.raises(ValueError, match=r"lacks the columns \['conversation_id'\]; it has .*'dialogue'"):
+        load_conversations("org/talks")
+    with pytest.raises(ValueError, match=r"columns maps from .* got \['dialogue'\]"):
+        load_conversations("org/talks", columns={"dialogue": "conversation_id"})
+    with pytest.raises(ValueError, match=r"lacks the columns \['feeling'\]"):
+        load_conversations("org/talks", columns={**given, "emotion": "feeling"})
+
+
+def test_numbers_without_names_are_no_labels(hub):
+    hub(rows())
+    with pytest.raises(ValueError, match="'emotion' must be a ClassLabel or strings, got int64"):
+        load_conversations("org/talks")
+    with pytest.raises(ValueError, match="has no label sets by name"):
+        load_conversations("org/talks", label_set="4-class")
+    with pytest.raises(ValueError, match="fold has no meaning"):
+        load_conversations("org/talks", fold=1)
