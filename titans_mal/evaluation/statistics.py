@@ -1,0 +1,114 @@
+"""How sure a number is: bootstrap by conversation, paired differences, McNemar's test."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+from scipy import stats
+
+
+METRICS = ("wa", "ua", "weighted_f1", "macro_f1")
+CONFIDENCE = 0.95
+
+
+def confusions(
+    predictions: np.ndarray, references: np.ndarray, conversations: Sequence[str], num_labels: int
+) -> np.ndarray:
+    """(conversations, num_labels, num_labels + 1) counts of scored turns, conversations in the order of their mention.
+
+    Args:
+        predictions: (turns,), -1 = no label, which has the last column.
+        references: (turns,), below 0 = not scored.
+        conversations: (turns,) the conversation of each turn.
+    """
+    numbers = {name: number for number, name in enumerate(dict.fromkeys(conversations))}
+    index = np.array([numbers[name] for name in conversations])
+    counts = np.zeros((len(numbers), num_labels, num_labels + 1), dtype=np.int64)
+    scored = references >= 0
+    columns = np.where(predictions < 0, num_labels, predictions)
+    np.add.at(counts, (index[scored], references[scored], columns[scored]), 1)
+    return counts[counts.any((1, 2))]
+
+
+def metric_of(name: str, confusion: np.ndarray) -> np.ndarray:
+    """A metric of `METRICS` for confusion matrices (..., labels, labels + 1), as `EmotionMetrics` defines it."""
+    confusion = confusion.astype(np.float64)
+    support = confusion.sum(-1)
+    right = np.diagonal(confusion[..., :-1], axis1=-2, axis2=-1)
+    present = support > 0
+    if name == "wa":
+        return right.sum(-1) / support.sum(-1)
+    recall = right / np.maximum(support, 1)
+    if name == "ua":
+        return recall.sum(-1) / present.sum(-1)
+    f1 = 2 * right / np.maximum(support + confusion[..., :-1].sum(-2), 1)
+    if name == "weighted_f1":
+        return (f1 * support).sum(-1) / support.sum(-1)
+    if name == "macro_f1":
+        return (f1 * present).sum(-1) / present.sum(-1)
+    raise ValueError(f"A metric is one of {METRICS}, got {name!r}.")
+
+
+def interval(counts: np.ndarray, name: str, *, resamples: int, seed: int) -> tuple[float, float] | None:
+    """The 95 % percentile bootstrap interval of a metric, conversations drawn with replacement.
+
+    Args:
+        counts: what `confusions` gave.
+        name: of the metric.
+        resamples, seed: of the bootstrap.
+
+    Returns:
+        Its ends; None for a single conversation, of which there is no telling.
+    """
+    return _bootstrap(len(counts), lambda drawn: metric_of(name, counts[drawn].sum(-3)), resamples, seed)
+
+
+def difference(
+    first: np.ndarray, second: np.ndarray, name: str, *, resamples: int, seed: int
+) -> tuple[float, tuple[float, float] | None]:
+    """A metric of one column minus that of another on the same turns, and the interval of this difference.
+
+    Args:
+        first, second: what `confusions` gave, for the same conversations.
+    """
+
+    def statistic(drawn):
+        return metric_of(name, first[drawn].sum(-3)) - metric_of(name, second[drawn].sum(-3))
+
+    value = float(metric_of(name, first.sum(0)) - metric_of(name, second.sum(0)))
+    return value, _bootstrap(len(first), statistic, resamples, seed)
+
+
+def mcnemar(first_right: np.ndarray, second_right: np.ndarray) -> dict[str, float | int]:
+    """McNemar's exact test of two columns on the same turns (McNemar 1947; the binomial form).
+
+    It takes turns for independent, which those of one conversation are not: the interval by conversation is the safer
+    one.
+
+    Args:
+        first_right, second_right: (turns,) bool.
+
+    Returns:
+        `better` and `worse`: turns that the first alone, and the second alone, got right; `p`, two-sided.
+    """
+    better = int((first_right & ~second_right).sum())
+    worse = int((~first_right & second_right).sum())
+    p = 1.0 if better + worse == 0 else float(stats.binomtest(better, better + worse).pvalue)
+    return {"better": better, "worse": worse, "p": p}
+
+
+def _bootstrap(conversations: int, statistic: Callable, resamples: int, seed: int) -> tuple[float, float] | None:
+    if conversations < 2:
+        return None
+    result = stats.bootstrap(
+        (np.arange(conversations),),
+        # Resampled indices come as (resamples, conversations), or as (conversations,).
+        lambda drawn, axis: statistic(drawn),
+        n_resamples=resamples,
+        batch=100,
+        confidence_level=CONFIDENCE,
+        method="percentile",
+        rng=np.random.default_rng(seed),
+    )
+    return float(result.confidence_interval.low), float(result.confidence_interval.high)
