@@ -9,7 +9,7 @@ from rich.console import Console
 from transformers import AutoProcessor
 
 from titans_mal import AudioEmotionPipeline, AutoModelForAudioEmotion, draw_timeline, load_conversations
-from titans_mal.cli import turn_table
+from titans_mal.cli.analyze import turn_table
 
 
 HERE = Path(__file__).parent

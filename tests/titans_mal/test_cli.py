@@ -127,13 +127,13 @@ def test_errors_are_one_line(conversations, checkpoint, tmp_path):
     ],
 )
 def test_where_results_cannot_go_is_said_before_the_work(conversations, tmp_path, monkeypatch, option, name, message):
-    monkeypatch.setattr("titans_mal.cli._analyze", lambda *args, **kwargs: pytest.fail("it went to work"))
+    monkeypatch.setattr("titans_mal.cli.analyze._analyze", lambda *args, **kwargs: pytest.fail("it went to work"))
     assert_fails(f"Error: .*{message}", conversations, "--model", "any", option, tmp_path / name)
 
 
 def test_without_a_model_the_tiny_checkpoint_of_a_clone_listens(conversations, monkeypatch, tmp_path):
     assert "No --model given: the tiny checkpoint" in analyze(conversations / "0.wav")
-    monkeypatch.setattr("titans_mal.cli.TINY_CHECKPOINT", tmp_path / "none")
+    monkeypatch.setattr("titans_mal.cli.analyze.TINY_CHECKPOINT", tmp_path / "none")
     assert_fails("Error: Give --model", conversations / "0.wav")
 
 

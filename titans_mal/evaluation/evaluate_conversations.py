@@ -1,4 +1,4 @@
-"""`evaluate_conversations`: one report of a model on conversations, with its controls, over any number of processes."""
+"""`evaluate_conversations`: one report of a model on conversations, with its controls, by any number of processes."""
 
 from __future__ import annotations
 

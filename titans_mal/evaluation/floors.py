@@ -37,8 +37,8 @@ def speaker_normalised(logits: np.ndarray, conversations: Sequence[str], speaker
     """(turns, labels), the utterance's logits, each normalised by what the speaker had so far.
 
     A cheap rival of a memory: of the speaker's turns up to and with this one, running mean m and variance s^2 of each
-    label's logit (less the turn's mean over labels), z = (l - m) / s. One more turn of mean 0 and variance 1 is counted
-    in, so that a speaker's first turn keeps the order of its logits.
+    label's logit (less the turn's mean over labels), z = (l - m) / s. One more turn of mean 0 and variance 1 is
+    counted in, so that a speaker's first turn keeps the order of its logits.
 
     Args:
         logits: (turns, labels), in the order in which the turns were said.

@@ -36,6 +36,11 @@ TITLES = {
     "majority": "floor: majority",
     "copy_previous": "floor: copy of the speaker's previous gold label",
 }
+_DESCRIPTIONS = {
+    "speaker_normalised": "Logits with reads off, each normalised by its running mean and deviation for the speaker.",
+    "majority": "The most frequent label, for every turn.",
+    "copy_previous": "The gold label of the speaker's latest scored turn, which no model may see; else the majority.",
+}
 
 
 @dataclass
@@ -218,7 +223,7 @@ def _column(name: str, predicted: np.ndarray, turns: _Turns, unparsable: float |
     for depth, reference, label in zip(turns.depths, turns.references, predicted):
         if reference >= 0:
             by_history[depth_name(depth)].append(bool(reference == label))
-    description = CONDITIONS[name].__doc__ if name in CONDITIONS else TITLES[name]
+    description = CONDITIONS[name].__doc__ if name in CONDITIONS else _DESCRIPTIONS[name]
     return {
         "title": TITLES[name],
         "description": " ".join(description.split()),

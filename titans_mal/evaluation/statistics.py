@@ -50,7 +50,7 @@ def metric_of(name: str, confusion: np.ndarray) -> np.ndarray:
     raise ValueError(f"A metric is one of {METRICS}, got {name!r}.")
 
 
-def interval(counts: np.ndarray, name: str, *, resamples: int, seed: int) -> tuple[float, float] | None:
+def interval(counts: np.ndarray, name: str, *, resamples: int, seed: int) -> list[float] | None:
     """The 95 % percentile bootstrap interval of a metric, conversations drawn with replacement.
 
     Args:
@@ -66,7 +66,7 @@ def interval(counts: np.ndarray, name: str, *, resamples: int, seed: int) -> tup
 
 def difference(
     first: np.ndarray, second: np.ndarray, name: str, *, resamples: int, seed: int
-) -> tuple[float, tuple[float, float] | None]:
+) -> tuple[float, list[float] | None]:
     """A metric of one column minus that of another on the same turns, and the interval of this difference.
 
     Args:
@@ -98,7 +98,7 @@ def mcnemar(first_right: np.ndarray, second_right: np.ndarray) -> dict[str, floa
     return {"better": better, "worse": worse, "p": p}
 
 
-def _bootstrap(conversations: int, statistic: Callable, resamples: int, seed: int) -> tuple[float, float] | None:
+def _bootstrap(conversations: int, statistic: Callable, resamples: int, seed: int) -> list[float] | None:
     if conversations < 2:
         return None
     result = stats.bootstrap(
@@ -111,4 +111,4 @@ def _bootstrap(conversations: int, statistic: Callable, resamples: int, seed: in
         method="percentile",
         rng=np.random.default_rng(seed),
     )
-    return float(result.confidence_interval.low), float(result.confidence_interval.high)
+    return [float(result.confidence_interval.low), float(result.confidence_interval.high)]

@@ -1,37 +1,27 @@
-"""The command `titans-mal`."""
+"""`titans-mal analyze`: the emotion of each turn, as a table, JSON and a picture."""
 
 from __future__ import annotations
 
 import json
 import re
-import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated
 
 import typer
 from rich import box
-from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 from rich.text import Text
 from safetensors import SafetensorError
 
+from .messages import console, errors, errors_in_one_line, warn
+
 
 # In a clone; an installed package has no model of its own.
-TINY_CHECKPOINT = Path(__file__).resolve().parent.parent / "examples" / "quickstart" / "tiny-qwen2-audio-mal"
-
-app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False)
-console = Console()
-errors = Console(stderr=True)
+TINY_CHECKPOINT = Path(__file__).resolve().parents[2] / "examples" / "quickstart" / "tiny-qwen2-audio-mal"
 
 
-@app.callback()
-def main() -> None:
-    """Emotions in conversations, heard by an audio language model with memory."""
-
-
-@app.command()
 def analyze(
     inputs: Annotated[
         list[Path], typer.Argument(metavar="INPUT...", help="A folder with metadata.csv, or sound files in order.")
@@ -53,7 +43,7 @@ def analyze(
     no_memory: Annotated[bool, typer.Option("--no-memory", help="Hear every turn alone.")] = False,
 ) -> None:
     """Print the emotion of each turn, and write JSON and a timeline where wanted."""
-    try:
+    with errors_in_one_line(SafetensorError):
         _check_outputs(json_out, timeline)
         turns = list(_turns(inputs))
         results = _analyze(turns, model or _tiny_checkpoint(), memory=not no_memory)
@@ -65,9 +55,6 @@ def analyze(
         told = [{**turn, "emotion": label} for turn, label in zip(results, gold)]
         for path in _draw(told, timeline) if timeline is not None else ():
             console.print(f"Timeline: {path}", soft_wrap=True, markup=False)
-    except (ValueError, OSError, SafetensorError) as error:
-        errors.print(f"Error: {error}", style="red", soft_wrap=True, markup=False)
-        raise typer.Exit(1) from error
 
 
 def turn_table(
@@ -107,11 +94,7 @@ def _print_accuracy(results: list[dict], gold: list[str | None]) -> None:
         console.print(f"{right} of {len(scored)} labelled turns right ({right / len(scored):.0%})")
     unknown = sorted({label for label in gold if label} - {label for _, label in scored})
     if unknown:
-        _warn(f"labels that the model does not know are not counted: {', '.join(unknown)}")
-
-
-def _warn(message) -> None:
-    errors.print(f"Warning: {message}", style="yellow", markup=False, soft_wrap=True)
+        warn(f"labels that the model does not know are not counted: {', '.join(unknown)}")
 
 
 def _emotion(turn: dict) -> str:
@@ -126,7 +109,7 @@ def _check_outputs(json_out: Path | None, timeline: Path | None) -> None:
         if path.is_dir():
             raise IsADirectoryError(f"{path} is a folder, and no file to be written.")
     if timeline is not None:
-        from .timeline import check_format
+        from ..timeline import check_format
 
         check_format(timeline)
 
@@ -141,7 +124,7 @@ def _tiny_checkpoint() -> str:
 def _turns(inputs: list[Path]) -> Iterator[dict]:
     """The turns of a folder's table, or one a sound file."""
     if len(inputs) == 1 and inputs[0].is_dir():
-        from .data.conversations import load_conversations
+        from ..data.conversations import load_conversations
 
         for split in load_conversations(inputs[0], strict=True).values():
             labels = split.features["emotion"].names
@@ -167,9 +150,7 @@ def _analyze(turns: list[dict], model_name: str, *, memory: bool) -> list[dict]:
     caches: dict[str | None, ConversationMemoryCache] = {}
     results = []
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with warnings.catch_warnings(), Progress(*columns, console=errors, transient=True) as bar:
-        # Of a turn that is cut: one line, as an error is.
-        warnings.showwarning = lambda message, *_: _warn(message)
+    with Progress(*columns, console=errors, transient=True) as bar:
         for turn in bar.track(turns, description="turns"):
             cache = caches.setdefault(turn.get("conversation_id"), ConversationMemoryCache(model.config))
             results.append(pipe(turn, memory_cache=cache, memory=memory))
@@ -178,7 +159,7 @@ def _analyze(turns: list[dict], model_name: str, *, memory: bool) -> list[dict]:
 
 def _draw(results: list[dict], path: Path) -> Iterator[Path]:
     """One picture a conversation; with several, each one's id stands in its file's name."""
-    from .timeline import draw_timeline
+    from ..timeline import draw_timeline
 
     conversations: dict[str | None, list[dict]] = {}
     for turn in results:
@@ -187,7 +168,3 @@ def _draw(results: list[dict], path: Path) -> Iterator[Path]:
         file_name = re.sub(r"[^\w.-]+", "_", str(name))
         target = path if len(conversations) == 1 else path.with_stem(f"{path.stem}_{file_name}")
         yield draw_timeline(turns, target)
-
-
-if __name__ == "__main__":
-    app()

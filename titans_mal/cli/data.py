@@ -1,0 +1,76 @@
+"""`titans-mal data check`: what a corpus holds, and what of it cannot be used."""
+
+from __future__ import annotations
+
+import json
+import warnings
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich import box
+from rich.table import Table
+
+from .messages import console, errors_in_one_line
+from .options import DataDir, Fold, LabelSet, as_label_set
+
+
+data_app = typer.Typer(no_args_is_help=True, help="Conversations: what is there.")
+
+
+@data_app.callback()
+def main() -> None:
+    """Conversations: what is there."""
+
+
+@data_app.command()
+def check(
+    name: Annotated[str, typer.Argument(help="A corpus, a folder with metadata.csv, or a Hub dataset.")],
+    data_dir: DataDir = None,
+    label_set: LabelSet = None,
+    fold: Fold = None,
+    decode: Annotated[bool, typer.Option("--decode", help="Decode every file, and not its header alone.")] = False,
+    num_proc: Annotated[int | None, typer.Option(help="Processes that look at the files.")] = None,
+    json_out: Annotated[Path | None, typer.Option("--json", help="Write the counts and all problems here.")] = None,
+    most: Annotated[int, typer.Option(help="Problems of a kind to print.")] = 20,
+) -> None:
+    """Count turns, speakers, hours, labels and histories, and list what cannot be used as it is."""
+    from ..data.conversations import load_conversations
+    from ..data.overview import list_problems, overview
+
+    with errors_in_one_line(), warnings.catch_warnings():
+        # All problems are listed below.
+        warnings.filterwarnings("ignore", ".*turns that cannot be used", UserWarning)
+        conversations = load_conversations(
+            name,
+            data_dir=data_dir,
+            label_set=as_label_set(label_set),
+            fold=fold,
+            decode=decode,
+            num_proc=num_proc,
+        )
+        counts = overview(conversations)
+        if json_out is not None:
+            told = {**counts, "listed": [vars(problem) for problem in conversations.problems]}
+            json_out.write_text(json.dumps(told, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+        console.print(_table(counts["splits"]))
+        for line in list_problems(conversations.problems, most=most) or ["No problems."]:
+            console.print(line, markup=False, soft_wrap=True)
+
+
+def _table(splits: dict[str, dict]) -> Table:
+    """A column for each split: plain counts, then labels, then scored turns by history."""
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    table.add_column("")
+    for split in splits:
+        table.add_column(split, justify="right")
+    for name in ("conversations", "turns", "scored", "speakers"):
+        table.add_row(name, *(str(counts[name]) for counts in splits.values()))
+    table.add_row("hours", *(f"{counts['hours']:.2f}" for counts in splits.values()), end_section=True)
+    for kind, title in (("labels", "{}"), ("history", "{} earlier turns of the speaker")):
+        names = next(iter(splits.values()))[kind]
+        for position, name in enumerate(names):
+            last = position == len(names) - 1
+            cells = (str(counts[kind][name]) for counts in splits.values())
+            table.add_row(title.format(name), *cells, end_section=last)
+    return table

@@ -1,0 +1,101 @@
+"""`titans-mal evaluate` and `titans-mal compare`: reports, and several of them in one table."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from safetensors import SafetensorError
+
+from .messages import console, errors_in_one_line
+from .options import DataDir, Fold, LabelSet, as_label_set
+
+
+def evaluate(
+    model: Annotated[str, typer.Argument(help="A folder or Hub repo of a model with memory.")],
+    data: Annotated[str, typer.Argument(help="A corpus, a folder with metadata.csv, or a Hub dataset.")],
+    output: Annotated[Path, typer.Option(help="The folder for the report; a stopped run goes on from it.")],
+    data_dir: DataDir = None,
+    label_set: LabelSet = None,
+    fold: Fold = None,
+    split: Annotated[str, typer.Option(help="What is evaluated.")] = "test",
+    conditions: Annotated[
+        str | None, typer.Option(help="Of memory,reads_off,half_reads,reset,other_state,shuffled. Default: all.")
+    ] = None,
+    readout: Annotated[
+        str, typer.Option(help="logits: as the model's config reads them; text: generated and parsed.")
+    ] = "logits",
+    max_new_tokens: Annotated[int, typer.Option(help="Of generated text.")] = 8,
+    batch_size: Annotated[int, typer.Option(help="Turns heard at once.")] = 16,
+    dtype: Annotated[str, typer.Option(help="Of the host: auto, float32, bfloat16, float16.")] = "auto",
+    resamples: Annotated[int, typer.Option(help="Of the bootstrap.")] = 1000,
+    seed: Annotated[int, typer.Option(help="Of the bootstrap and of the shuffled histories.")] = 0,
+    strict: Annotated[bool, typer.Option("--strict", help="Stop at a turn that cannot be used.")] = False,
+) -> None:
+    """Hear whole conversations with memory and under its controls, and write one report.
+
+    `accelerate launch -m titans_mal.cli evaluate ...` shares the conversations among processes.
+    """
+    from accelerate import PartialState
+    from transformers import AutoProcessor
+
+    from titans_mal import AutoModelForAudioEmotion, load_conversations
+
+    from ..evaluation.conditions import CONDITIONS
+    from ..evaluation.evaluate_conversations import evaluate_conversations
+    from ..evaluation.markdown import report_markdown
+
+    with errors_in_one_line(SafetensorError):
+        state = PartialState()
+        loaded = AutoModelForAudioEmotion.from_pretrained(model, dtype=dtype)
+        loaded.to(state.device)
+        wanted = as_label_set(label_set)
+        if wanted is None and data_dir is None:
+            wanted = _labels_for(data, loaded.config.labels)
+        # The first process looks at the files; the others find what it saw.
+        with state.main_process_first():
+            conversations = load_conversations(data, data_dir=data_dir, label_set=wanted, fold=fold, strict=strict)
+        if split not in conversations:
+            raise ValueError(f"{data} has no split {split!r}; it has {list(conversations)}.")
+        report = evaluate_conversations(
+            loaded,
+            AutoProcessor.from_pretrained(model),
+            conversations[split],
+            output,
+            train=conversations["train"] if split != "train" and "train" in conversations else None,
+            conditions=tuple(CONDITIONS) if conditions is None else conditions.split(","),
+            batch_size=batch_size,
+            readout=readout,
+            max_new_tokens=max_new_tokens,
+            resamples=resamples,
+            seed=seed,
+            problems=[problem for problem in conversations.problems if problem.split in (None, split)],
+            strict=strict,
+        )
+        if state.is_main_process:
+            console.print(report_markdown(report.content), markup=False, soft_wrap=True)
+            console.print(f"Report: {output / 'report.md'}", markup=False, soft_wrap=True)
+
+
+def _labels_for(data: str, labels: list[str]) -> list[str] | None:
+    """The model's labels, for data without label sets by name."""
+    from ..data.synthetic import SUITES
+
+    return None if data in SUITES else labels
+
+
+def compare(
+    reports: Annotated[list[Path], typer.Argument(metavar="REPORT...", help="Folders of reports.")],
+    output: Annotated[Path | None, typer.Option(help="Write the Markdown here, and do not print it.")] = None,
+) -> None:
+    """Put reports of one protocol into one table: each, their mean, and folds pooled."""
+    from ..evaluation.compare import comparison_markdown
+    from ..evaluation.report import EvaluationReport
+
+    with errors_in_one_line():
+        text = comparison_markdown([EvaluationReport.load(path) for path in reports])
+        if output is None:
+            console.print(text, markup=False, soft_wrap=True)
+        else:
+            output.write_text(text, encoding="utf-8")
