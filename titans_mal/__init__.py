@@ -23,6 +23,7 @@ _PUBLIC = {
     "TitansMemoryConfig": ".modeling.configuration_titans_mal",
     "TitansMemoryLayer": ".modeling.titans_memory_layer",
     "draw_timeline": ".timeline",
+    "evaluate_conversations": ".evaluation.evaluate_conversations",
     "load_audio": ".data.audio",
     "load_conversations": ".data.conversations",
     "load_recording": ".data.recordings",

@@ -8,6 +8,7 @@ from tiny_models import LABELS, tiny_model, tiny_processor, tone
 from typer.testing import CliRunner
 
 from titans_mal.cli import app
+from titans_mal.cli.options import as_label_set
 from titans_mal.data.synthetic import to_wav
 
 
@@ -186,3 +187,59 @@ def test_broken_weights_are_one_line(conversations, checkpoint, tmp_path):
     shutil.copytree(checkpoint, tmp_path / "model")
     (tmp_path / "model" / "model.safetensors").write_bytes(b"no weights")
     assert_fails("Error: ", conversations, "--model", tmp_path / "model")
+
+
+def run(*arguments, code=0) -> str:
+    result = CliRunner().invoke(app, [*map(str, arguments)])
+    assert result.exit_code == code, result.output
+    assert "Traceback" not in result.output
+    return result.output
+
+
+def test_checking_data(conversations, tmp_path):
+    (conversations / "1.wav").write_bytes(b"RIFF")
+    out = tmp_path / "check.json"
+    printed = run("data", "check", conversations, "--json", out)
+    assert re.search(r"turns +5", printed)
+    assert "1 broken (left out" in printed
+    assert str(conversations / "1.wav") in printed
+    counts = json.loads(out.read_text())
+    assert counts["splits"]["test"]["labels"] == {"sad": 5}
+    assert counts["problems"] == {"broken": 1}
+    assert counts["listed"][0]["turn_index"] == 1
+    assert "Error: IEMOCAP needs data_dir" in run("data", "check", "iemocap", code=1)
+
+
+def test_evaluating_and_comparing(conversations, checkpoint, tmp_path):
+    options = ["--resamples", 20, "--conditions", "memory,reads_off"]
+    printed = run("evaluate", checkpoint, conversations, "--output", tmp_path / "report", *options)
+    assert "| memory on |" in printed
+    assert (tmp_path / "report" / "report.md").is_file()
+    assert "| reads off |" in run("compare", tmp_path / "report", tmp_path / "report")
+    run("compare", tmp_path / "report", "--output", tmp_path / "table.md")
+    assert "Mean of 1 reports" in (tmp_path / "table.md").read_text()
+    other = ["--label-set", "sad", "--label-set", "sad,happy", *options]
+    run("evaluate", checkpoint, conversations, "--output", tmp_path / "other", *other)
+    refused = run("compare", tmp_path / "report", tmp_path / "other", code=1)
+    assert "Error: These reports are of different protocols" in refused
+    assert "has no split 'dev'" in run(
+        "evaluate", checkpoint, conversations, "--output", tmp_path / "x", "--split", "dev", code=1
+    )
+
+
+@pytest.mark.parametrize(
+    ("typed", "given"),
+    [
+        (None, None),
+        ("4-class", "4-class"),
+        ("sad, happy", ["sad", "happy"]),
+        ("exc=happy,sad = sad", {"exc": "happy", "sad": "sad"}),
+    ],
+)
+def test_label_sets_as_typed(typed, given):
+    assert as_label_set(typed) == given
+
+
+def test_a_mapping_without_a_label():
+    with pytest.raises(ValueError, match=r"\['sad'\] have none"):
+        as_label_set("exc=happy,sad")

@@ -2,9 +2,7 @@
 
 import typer
 
-from .analyze import analyze
-from .data import data_app
-from .evaluate import compare, evaluate
+from . import analyze, data, evaluate
 
 
 app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False)
@@ -15,7 +13,7 @@ def main() -> None:
     """Emotions in conversations, heard by an audio language model with memory."""
 
 
-app.command()(analyze)
-app.command()(evaluate)
-app.command()(compare)
-app.add_typer(data_app, name="data")
+app.command()(analyze.analyze)
+app.command()(evaluate.evaluate)
+app.command()(evaluate.compare)
+app.add_typer(data.app, name="data")

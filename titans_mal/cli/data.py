@@ -15,15 +15,15 @@ from .messages import console, errors_in_one_line
 from .options import DataDir, Fold, LabelSet, as_label_set
 
 
-data_app = typer.Typer(no_args_is_help=True, help="Conversations: what is there.")
+app = typer.Typer(no_args_is_help=True, help="Conversations: what is there.")
 
 
-@data_app.callback()
+@app.callback()
 def main() -> None:
     """Conversations: what is there."""
 
 
-@data_app.command()
+@app.command()
 def check(
     name: Annotated[str, typer.Argument(help="A corpus, a folder with metadata.csv, or a Hub dataset.")],
     data_dir: DataDir = None,

@@ -37,7 +37,6 @@ def evaluate(
 
     `accelerate launch -m titans_mal.cli evaluate ...` shares the conversations among processes.
     """
-    from accelerate import PartialState
     from transformers import AutoProcessor
 
     from titans_mal import AutoModelForAudioEmotion, load_conversations
@@ -45,9 +44,10 @@ def evaluate(
     from ..evaluation.conditions import CONDITIONS
     from ..evaluation.evaluate_conversations import evaluate_conversations
     from ..evaluation.markdown import report_markdown
+    from ..processes import process_state
 
     with errors_in_one_line(SafetensorError):
-        state = PartialState()
+        state = process_state()
         loaded = AutoModelForAudioEmotion.from_pretrained(model, dtype=dtype)
         loaded.to(state.device)
         wanted = as_label_set(label_set)

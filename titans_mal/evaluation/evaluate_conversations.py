@@ -14,6 +14,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from ..data.problems import Problem
+from ..processes import process_state
 from .conditions import CONDITIONS
 from .listener import Group, Listener, make_groups
 from .protocol import model_of, protocol_of
@@ -68,7 +69,7 @@ def evaluate_conversations(
     """
     _check(model, dataset, conditions, batch_size, readout)
     output_dir = Path(output_dir)
-    state = PartialState()
+    state = process_state()
     labels = dataset.features["emotion"].names
     protocol = protocol_of(model, processor, dataset, readout=readout, max_new_tokens=max_new_tokens, seed=seed)
     run = {"protocol": protocol, "model": model_of(model), "conditions": list(conditions), "batch_size": batch_size}

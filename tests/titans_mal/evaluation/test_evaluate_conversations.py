@@ -1,0 +1,348 @@
+"""Whole conversations through a tiny model: every condition, leaks, batches, stops, processes, reports."""
+
+import csv
+import json
+import subprocess
+import sys
+import zlib
+
+import numpy as np
+import pytest
+import torch
+from tiny_models import LABELS, tiny_model, tiny_processor, tone
+
+from titans_mal import ConversationMemoryCache, load_audio, load_conversations
+from titans_mal.data.synthetic import to_wav
+from titans_mal.evaluation import evaluate_conversations as runner
+from titans_mal.evaluation.conditions import CONDITIONS
+from titans_mal.evaluation.evaluate_conversations import evaluate_conversations
+from titans_mal.evaluation.report import EvaluationReport
+
+
+# Turns of the conversations, of which "c" is longer than a batch.
+LENGTHS = {"a": 3, "b": 4, "c": 7, "d": 2}
+BATCH = 5
+
+
+def write_talks(folder, emotions=lambda talk, turn: LABELS[(turn + ord(talk)) % 4], sound=lambda talk, turn: None):
+    folder.mkdir(parents=True)
+    with open(folder / "metadata.csv", "w", newline="") as file:
+        table = csv.writer(file)
+        table.writerow(["file_name", "conversation_id", "turn_index", "speaker", "emotion"])
+        for talk, length in LENGTHS.items():
+            for turn in range(length):
+                name = f"{talk}{turn}.wav"
+                frequency = 100 + 37 * turn + 11 * ord(talk) % 50
+                waveform = sound(talk, turn)
+                waveform = tone(0.4 + 0.1 * (turn % 3), frequency=frequency) if waveform is None else waveform
+                (folder / name).write_bytes(to_wav(waveform))
+                table.writerow([name, talk, turn, "XY"[turn % 2], emotions(talk, turn)])
+    return load_conversations(folder, label_set=LABELS)["test"]
+
+
+@pytest.fixture(scope="module")
+def model():
+    return tiny_model()
+
+
+@pytest.fixture(scope="module")
+def processor():
+    return tiny_processor()
+
+
+@pytest.fixture
+def talks(tmp_path):
+    return write_talks(tmp_path / "talks")
+
+
+def evaluated(model, processor, dataset, folder, **options) -> EvaluationReport:
+    return evaluate_conversations(
+        model, processor, dataset, folder, **{"batch_size": BATCH, "resamples": 50, **options}
+    )
+
+
+def heard_logits(folder) -> dict[str, np.ndarray]:
+    """What the progress files hold: by condition, (turns, labels)."""
+    lines = [
+        json.loads(line) for path in folder.glob("progress/part-*.jsonl") for line in path.read_text().splitlines()
+    ]
+    names = {name for line in lines for name in line["heard"]}
+    merged = {name: {} for name in names}
+    for line in lines:
+        for name, heard in line["heard"].items():
+            merged[name] |= {int(row): logits for row, logits in heard["logits"].items()}
+    return {name: np.array([rows[row] for row in sorted(rows)]) for name, rows in merged.items()}
+
+
+def stream(model, processor, turns, cache, **options) -> np.ndarray:
+    """(turns, labels), turn by turn, as a live user would."""
+    logits = []
+    for turn in turns:
+        inputs = model.prepare_turn(processor, turn["audio"])
+        with torch.inference_mode():
+            logits.append(model(**inputs, memory_cache=cache, **options).emotion_logits[0].tolist())
+    return np.array(logits)
+
+
+def test_conditions_are_what_they_say(model, processor, talks, tmp_path):
+    evaluated(model, processor, talks, tmp_path / "out")
+    heard = heard_logits(tmp_path / "out")
+    assert set(heard) == set(CONDITIONS)
+    rows = list(talks)
+    parts = {name: [row for row in rows if row["conversation_id"] == name] for name in LENGTHS}
+    states, expected = {}, {"memory": [], "reset": [], "reads_off": [], "other_state": []}
+    for name, turns in parts.items():
+        states[name] = ConversationMemoryCache(model.config)
+        expected["memory"].append(stream(model, processor, turns, states[name]))
+        expected["reset"].append(stream(model, processor, turns, None))
+        with model.disable_memory():
+            expected["reads_off"].append(stream(model, processor, turns, None))
+    for name, partner in zip(parts, "bcda"):
+        expected["other_state"].append(stream(model, processor, parts[name], states[partner], update_memory=False))
+    for name, values in expected.items():
+        np.testing.assert_allclose(heard[name], np.concatenate(values), atol=2e-5, err_msg=name)
+    for name in ("reset", "reads_off", "other_state", "half_reads", "shuffled"):
+        assert np.abs(heard[name] - heard["memory"]).max() > 1e-3, name
+    # The first turn of a conversation reads nothing that was written.
+    first = [0, 3, 7, 14]
+    np.testing.assert_allclose(heard["memory"][first], heard["reset"][first], atol=2e-5)
+    # Half reads lie between, and leave no hook behind.
+    assert not any(layer._forward_hooks for layer in model.titans_memory.layers)
+
+
+def test_shuffled_turns_keep_their_places(model, processor, talks, tmp_path):
+    evaluated(model, processor, talks, tmp_path / "out", conditions=["shuffled"], seed=3)
+    heard = heard_logits(tmp_path / "out")["shuffled"]
+    rng = np.random.default_rng((3, zlib.crc32(b"c")))
+    order = rng.permutation(7)
+    rows = [row for row in talks if row["conversation_id"] == "c"]
+    said = stream(model, processor, [rows[i] for i in order], ConversationMemoryCache(model.config))
+    np.testing.assert_allclose(heard[7 + order], said, atol=2e-5)
+    assert order.tolist() != sorted(order)
+
+
+def test_memory_by_speaker(processor, talks, tmp_path):
+    model = tiny_model({"scope": "speaker", "max_speakers": 2})
+    evaluated(model, processor, talks, tmp_path / "out", conditions=["memory"])
+    heard = heard_logits(tmp_path / "out")["memory"]
+    rows = [row for row in talks if row["conversation_id"] == "b"]
+    cache, logits = ConversationMemoryCache(model.config), []
+    for row in rows:
+        inputs = model.prepare_turn(processor, row["audio"])
+        output = model(**inputs, memory_cache=cache, speaker_ids=["XY".index(row["speaker"])])
+        logits.append(output.emotion_logits[0].tolist())
+    np.testing.assert_allclose(heard[3:7], logits, atol=2e-5)
+
+
+def test_batches_do_not_change_the_numbers(model, processor, talks, tmp_path):
+    reports = {size: evaluated(model, processor, talks, tmp_path / str(size), batch_size=size) for size in (1, 5, 64)}
+    first = heard_logits(tmp_path / "1")
+    for size in (5, 64):
+        for name, logits in heard_logits(tmp_path / str(size)).items():
+            np.testing.assert_allclose(logits, first[name], atol=2e-5, err_msg=name)
+    assert reports[1].predictions == reports[64].predictions
+
+
+def test_gold_labels_reach_nothing_that_is_heard(model, processor, tmp_path):
+    """Over the whole path, from the files on."""
+    datasets = {
+        "right": write_talks(tmp_path / "right"),
+        "flipped": write_talks(tmp_path / "flipped", emotions=lambda talk, turn: LABELS[(3 * turn + 1) % 4]),
+        "unscored": write_talks(tmp_path / "unscored", emotions=lambda talk, turn: "sad" if turn == 0 else "bored"),
+    }
+    heard = {}
+    for name, dataset in datasets.items():
+        evaluated(model, processor, dataset, tmp_path / "out" / name)
+        heard[name] = heard_logits(tmp_path / "out" / name)
+    assert datasets["right"]["emotion"][:] != datasets["flipped"]["emotion"][:]
+    for name in ("flipped", "unscored"):
+        for condition, logits in heard[name].items():
+            np.testing.assert_array_equal(logits, heard["right"][condition], err_msg=condition)
+
+
+def test_a_later_turn_changes_no_earlier_one(model, processor, talks, tmp_path):
+    """Turn 4 of "c" sounds otherwise: its own answer and later ones change, and nothing else."""
+    other = write_talks(
+        tmp_path / "other", sound=lambda talk, turn: tone(0.9, frequency=400) if (talk, turn) == ("c", 4) else None
+    )
+    for name, dataset in (("one", talks), ("two", other)):
+        evaluated(model, processor, dataset, tmp_path / name)
+    one, two = (heard_logits(tmp_path / name) for name in ("one", "two"))
+    changed = 7 + 4
+    for name in ("memory", "half_reads", "reset", "reads_off"):
+        np.testing.assert_allclose(two[name][:changed], one[name][:changed], atol=2e-5, err_msg=name)
+        np.testing.assert_allclose(two[name][14:], one[name][14:], atol=2e-5, err_msg=name)
+        assert np.abs(two[name][changed] - one[name][changed]).max() > 1e-3
+    assert np.abs(two["memory"][changed + 1 : 14] - one["memory"][changed + 1 : 14]).max() > 1e-4
+    np.testing.assert_allclose(two["reset"][changed + 1 :], one["reset"][changed + 1 :], atol=2e-5)
+
+
+def test_a_stopped_run_goes_on(model, processor, talks, tmp_path, monkeypatch):
+    whole = evaluated(model, processor, talks, tmp_path / "whole")
+    hear, groups = runner._hear, []
+
+    def stopping(listener, group, *args, **kwargs):
+        if len(groups) == 1:
+            raise KeyboardInterrupt
+        groups.append(group.number)
+        return hear(listener, group, *args, **kwargs)
+
+    monkeypatch.setattr(runner, "_hear", stopping)
+    with pytest.raises(KeyboardInterrupt):
+        evaluated(model, processor, talks, tmp_path / "out")
+    # Killed in the middle of a line.
+    with open(tmp_path / "out" / "progress" / "part-0.jsonl", "a") as file:
+        file.write('{"group": 1, "heard')
+    monkeypatch.setattr(
+        runner, "_hear", lambda *args, **kwargs: groups.append(args[1].number) or hear(*args, **kwargs)
+    )
+    report = evaluated(model, processor, talks, tmp_path / "out")
+    assert sorted(groups) == [0, 1, 2]
+    assert report.predictions == whole.predictions
+    assert report.columns == whole.columns
+    # Nothing is left to be heard, and other arguments are another run.
+    evaluated(model, processor, talks, tmp_path / "out")
+    assert len(groups) == 3
+    with pytest.raises(ValueError, match="holds another run, with another conditions"):
+        evaluated(model, processor, talks, tmp_path / "out", conditions=["memory"])
+    with pytest.raises(ValueError, match="with another protocol: choose another folder"):
+        evaluated(model, processor, talks.select(range(7)), tmp_path / "out")
+    with pytest.raises(ValueError, match="with another model"):
+        evaluated(tiny_model(seed=1), processor, talks, tmp_path / "out")
+
+
+def test_two_processes_give_the_numbers_of_one(model, processor, talks, tmp_path):
+    """As `accelerate launch` starts them, through the command."""
+    model.save_pretrained(tmp_path / "model")
+    processor.save_pretrained(tmp_path / "model")
+    for processes in (1, 2):
+        # accelerate 1.15 starts several processes on a CPU under this name alone.
+        several = ["--multi_gpu", "--main_process_port", "0"] if processes > 1 else ["--cpu"]
+        command = [sys.executable, "-m", "accelerate.commands.launch", *several, "--num_processes", str(processes)]
+        command += ["--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend", "no"]
+        command += ["-m", "titans_mal.cli", "evaluate", str(tmp_path / "model"), str(tmp_path / "talks")]
+        command += ["--output", str(tmp_path / str(processes)), "--batch-size", "5", "--resamples", "50"]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=300)
+        assert done.returncode == 0, done.stderr[-3000:]
+    one, two = (EvaluationReport.load(tmp_path / name) for name in "12")
+    assert (one.content["processes"], two.content["processes"]) == (1, 2)
+    assert len(list((tmp_path / "2" / "progress").glob("part-*.jsonl"))) == 2
+    assert one.predictions == two.predictions
+    assert one.columns == two.columns
+    assert one.content["differences"] == two.content["differences"]
+    first, second = heard_logits(tmp_path / "1"), heard_logits(tmp_path / "2")
+    for name in first:
+        np.testing.assert_array_equal(first[name], second[name])
+
+
+def test_turns_that_cannot_be_heard_are_left_out_of_every_column(model, processor, tmp_path):
+    def sound(talk, turn):
+        return np.zeros(8000) if (talk, turn) == ("b", 1) else tone(0.03) if (talk, turn) == ("b", 2) else None
+
+    talks = write_talks(tmp_path / "talks", sound=sound)
+    report = evaluated(model, processor, talks, tmp_path / "out", problems=["a problem of the loader"])
+    assert report.content["problems"] == ["a problem of the loader"]
+    (left_out,) = report.content["not_heard"]
+    assert (left_out["conversation_id"], left_out["turn_index"]) == ("b", 1)
+    assert "silent" in left_out["reason"]
+    # The short one is padded.
+    assert ("b", 2) in [(turn["conversation_id"], turn["turn_index"]) for turn in report.predictions]
+    assert len(report.predictions) == 15
+    assert {sum(map(sum, column["confusion"])) for column in report.columns.values()} == {15}
+    with pytest.raises(ValueError, match=r"Row 4 of the dataset cannot be heard: .*silent"):
+        evaluated(model, processor, talks, tmp_path / "strict", strict=True)
+
+
+def test_generated_text(model, processor, talks, tmp_path):
+    report = evaluated(
+        model, processor, talks, tmp_path / "out", readout="text", max_new_tokens=3, conditions=["memory", "reads_off"]
+    )
+    assert report.protocol["readout"] == "generated text of at most 3 tokens"
+    # Logits there are none to normalise.
+    assert set(report.columns) == {"memory", "reads_off", "majority", "copy_previous"}
+    told = (tmp_path / "out" / "progress" / "part-0.jsonl").read_text()
+    lines = [json.loads(line) for line in told.splitlines()]
+    texts = {int(row): text for line in lines for row, text in line["heard"]["memory"]["texts"].items()}
+    cache = ConversationMemoryCache(model.config)
+    for row in range(3):
+        inputs = model.prepare_turn(processor, talks[row]["audio"])
+        tokens = model.generate(**inputs, memory_cache=cache, max_new_tokens=3, do_sample=False)
+        said = processor.tokenizer.decode(tokens[0, inputs["input_ids"].shape[1] :], skip_special_tokens=True)
+        assert texts[row] == said
+    silent = np.mean([turn["predicted"]["memory"] is None for turn in report.predictions])
+    assert report.columns["memory"]["unparsable"] == pytest.approx(silent)
+    assert "no label named" in (tmp_path / "out" / "report.md").read_text()
+
+
+def test_what_is_written(model, processor, talks, tmp_path):
+    report = evaluated(model, processor, talks, tmp_path / "out", train=talks.select(range(3)))
+    folder = tmp_path / "out"
+    for name in ("confusion.png", "history.png"):
+        assert (folder / name).stat().st_size > 5000
+    text = (folder / "report.md").read_text()
+    for column in report.columns.values():
+        assert f"| {column['title']} |" in text
+    assert "| majority from | test |" in text
+    again = EvaluationReport.load(folder / "report.json")
+    assert again == report == EvaluationReport.load(folder)
+    assert len(report.predictions) == 16
+    # Columns can be recomputed from the predictions.
+    for name, column in report.columns.items():
+        right = np.mean([turn["predicted"][name] == turn["label"] for turn in report.predictions])
+        assert column["metrics"]["wa"]["value"] == pytest.approx(right)
+        by_history = column["by_history"]
+        assert sum(found["turns"] for found in by_history.values()) == 16
+        assert sum(found["turns"] * found["wa"] for found in by_history.values()) == pytest.approx(16 * right)
+    assert list(report.content["surprise"]) == list(report.columns["memory"]["by_history"])
+
+
+def test_labels_in_another_order_and_fewer_of_them(model, processor, talks, tmp_path):
+    """The data's labels count: scores are those of its labels alone, whatever their order in the model."""
+    folder = tmp_path / "talks"
+    fewer = load_conversations(folder, label_set=["sad", "neutral"])["test"]
+    evaluated(model, processor, talks, tmp_path / "all", conditions=["memory"])
+    report = evaluated(model, processor, fewer, tmp_path / "fewer", conditions=["memory"])
+    every, some = (heard_logits(tmp_path / name)["memory"] for name in ("all", "fewer"))
+    np.testing.assert_array_equal(some, every[:, [LABELS.index("sad"), LABELS.index("neutral")]])
+    assert report.protocol["labels"] == ["sad", "neutral"]
+    assert report.protocol["scored"] == len(report.predictions) < 16
+    assert report.protocol["turns"] == 16
+
+
+def test_one_conversation_has_no_other(model, processor, talks, tmp_path):
+    report = evaluated(model, processor, talks.select(range(3)), tmp_path / "out")
+    assert "other_state" not in report.columns
+    assert report.columns["memory"]["metrics"]["wa"]["interval"] is None
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"conditions": ["memory", "dreams"]}, r"conditions must be of \['memory', .* got \['memory', 'dreams'\]"),
+        ({"conditions": []}, "conditions must be of"),
+        ({"readout": "speech"}, "readout must be one of"),
+        ({"batch_size": 0}, "batch_size must be an integer of at least 1, got 0"),
+    ],
+)
+def test_arguments_are_checked_before_anything_is_written(model, processor, talks, tmp_path, options, message):
+    with pytest.raises(ValueError, match=message):
+        evaluated(model, processor, talks, tmp_path / "out", **options)
+    assert not (tmp_path / "out").exists()
+
+
+def test_data_that_the_model_does_not_know(model, processor, talks, tmp_path):
+    folder = tmp_path / "talks"
+    foreign = load_conversations(folder, label_set={"sad": "sadness", "happy": "happy"})["test"]
+    with pytest.raises(ValueError, match=r"labels \['sadness'\] that the model does not know; it knows \['neutral'"):
+        evaluated(model, processor, foreign, tmp_path / "out")
+    with pytest.raises(ValueError, match="No turn of the dataset is scored"):
+        evaluated(model, processor, talks.map(lambda row: {"emotion": -1}), tmp_path / "out")
+
+
+def test_the_model_is_left_as_it_was(processor, talks, tmp_path):
+    model = tiny_model().train()
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    evaluated(model, processor, talks, tmp_path / "out")
+    assert model.training
+    assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
+    assert np.isfinite(load_audio(talks[0]["audio"])).all()

@@ -1,0 +1,26 @@
+"""The processes that share a task, as a launcher started them."""
+
+from __future__ import annotations
+
+import os
+
+import torch
+from accelerate import PartialState
+
+
+def process_state() -> PartialState:
+    """accelerate's view of the processes, on a CPU as well.
+
+    Raises:
+        RuntimeError: if a launcher started processes that do not know of each other, which would all do all of the
+            work and write over each other's results.
+    """
+    # Without being told, accelerate takes processes on a CPU for unrelated ones.
+    state = PartialState(cpu=not torch.accelerator.is_available())
+    launched = int(os.environ.get("WORLD_SIZE", "1"))
+    if state.num_processes != launched:
+        raise RuntimeError(
+            f"The launcher started {launched} processes, and accelerate sees {state.num_processes}: it was set up for "
+            "something else before. Start Python anew, and call this first."
+        )
+    return state
