@@ -1,0 +1,63 @@
+"""Evaluate one model for each fold of a corpus, and put the folds into one table.
+
+    python examples/evaluation/evaluate_folds.py "org/qwen2-audio-mal-iemocap-fold{fold}" iemocap \
+        --data-dir IEMOCAP_full_release --label-set 4-class --output reports
+
+Stopped, it goes on where it was. `accelerate launch` before it shares the conversations among processes.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from transformers import AutoProcessor
+
+from titans_mal import AutoModelForAudioEmotion, evaluate_conversations, load_conversations
+from titans_mal.data.corpora import CORPORA
+from titans_mal.evaluation.compare import comparison_markdown
+from titans_mal.processes import process_state
+
+
+def main(
+    model: Annotated[str, typer.Argument(help="A folder or Hub repo, with {fold} where its number stands.")],
+    corpus: Annotated[str, typer.Argument(help="A corpus with folds: iemocap, msp-improv, ...")],
+    data_dir: Annotated[Path, typer.Option(help="Where your copy of it lies.")],
+    output: Annotated[Path, typer.Option(help="The folder for the reports.")],
+    label_set: Annotated[str | None, typer.Option(help="One of the corpus's label sets.")] = None,
+    batch_size: Annotated[int, typer.Option(help="Turns heard at once.")] = 16,
+    resamples: Annotated[int, typer.Option(help="Of the bootstrap.")] = 1000,
+) -> None:
+    folds = len(CORPORA[corpus].fold_groups)
+    if not folds:
+        raise typer.BadParameter(f"{corpus} has splits of its own and no folds: use titans-mal evaluate.")
+    if "{fold}" not in model:
+        raise typer.BadParameter("one model for all folds would have been trained on what it is tested on.")
+    state = process_state()
+    reports = []
+    for fold in range(1, folds + 1):
+        name = model.format(fold=fold)
+        # The first process looks at the files; the others find what it saw.
+        with state.main_process_first():
+            conversations = load_conversations(corpus, data_dir=data_dir, label_set=label_set, fold=fold)
+        reports.append(
+            evaluate_conversations(
+                AutoModelForAudioEmotion.from_pretrained(name, dtype="auto").to(state.device),
+                AutoProcessor.from_pretrained(name),
+                conversations["test"],
+                output / f"fold{fold}",
+                train=conversations["train"],
+                batch_size=batch_size,
+                resamples=resamples,
+                problems=conversations.problems,
+            )
+        )
+    if state.is_main_process:
+        table = output / "folds.md"
+        table.write_text(comparison_markdown(reports), encoding="utf-8")
+        print(f"Table: {table}")
+
+
+if __name__ == "__main__":
+    typer.run(main)
