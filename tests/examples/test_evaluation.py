@@ -21,7 +21,7 @@ def test_folds_are_evaluated_and_pooled(tmp_path):
         tiny_model(seed=fold).save_pretrained(folder)
         tiny_processor().save_pretrained(folder)
     corpus_trees.iemocap(tmp_path / "corpus")
-    options = ["--data-dir", tmp_path / "corpus", "--output", tmp_path / "reports", "--resamples", 20]
+    options = ["--data-dir", tmp_path / "corpus", "--output", tmp_path / "reports", "--resamples", 100]
     done = run(tmp_path / "model-{fold}", "iemocap", *options)
     assert done.returncode == 0, done.stderr[-3000:]
     table = (tmp_path / "reports" / "folds.md").read_text()

@@ -211,11 +211,12 @@ def test_checking_data(conversations, tmp_path):
 
 
 def test_evaluating_and_comparing(conversations, checkpoint, tmp_path):
-    options = ["--resamples", 20, "--conditions", "memory,reads_off"]
+    options = ["--resamples", 100, "--conditions", "memory,reads_off"]
     printed = run("evaluate", checkpoint, conversations, "--output", tmp_path / "report", *options)
     assert "| memory on |" in printed
     assert (tmp_path / "report" / "report.md").is_file()
-    assert "| reads off |" in run("compare", tmp_path / "report", tmp_path / "report")
+    assert "| reads off |" in run("compare", tmp_path / "report")
+    assert "is given twice" in run("compare", tmp_path / "report", tmp_path / "report", code=1)
     run("compare", tmp_path / "report", "--output", tmp_path / "table.md")
     assert "Mean of 1 reports" in (tmp_path / "table.md").read_text()
     other = ["--label-set", "sad", "--label-set", "sad,happy", *options]

@@ -122,7 +122,7 @@ def look_at_all(
         num_proc: processes that look.
     """
     if not isinstance(sounds, Dataset):
-        content = json.dumps([{"path": path, "stamp": _stamp(path)} for path in sounds])
+        content = json.dumps([{"path": path, "stamp": file_stamp(path)} for path in sounds])
         with quietly():
             sounds = Dataset.from_generator(_paths, gen_kwargs={"content": content})
     given = {"max_seconds": max_seconds, "decode": decode, "version": __version__}
@@ -142,7 +142,7 @@ def _paths(content: str) -> Iterator[dict]:
         yield {"audio": {"bytes": None, "path": row["path"]}, "stamp": row["stamp"]}
 
 
-def _stamp(path: str) -> str:
+def file_stamp(path: str) -> str:
     """What changes when a file does."""
     try:
         status = os.stat(path)

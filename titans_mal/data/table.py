@@ -23,6 +23,8 @@ COLUMNS = (
     "split",
     "seconds",
 )
+# Without which nothing can be evaluated.
+REQUIRED_COLUMNS = ("conversation_id", "turn_index", "speaker", "audio", "emotion")
 
 
 @dataclass

@@ -9,7 +9,7 @@ import numpy as np
 from .emotion_metrics import EmotionMetrics
 from .markdown import METRIC_TITLES, table, told
 from .protocol import check_comparable
-from .report import EvaluationReport
+from .report import PREDICTIONS_FILE, EvaluationReport
 from .statistics import METRICS, confusions, interval
 
 
@@ -22,12 +22,12 @@ def compare_reports(reports: Sequence[EvaluationReport]) -> dict:
         of all their turns together, with `interval`; None otherwise.
 
     Raises:
-        ValueError: for no report.
+        ValueError: for no report, or folds without their predictions.
         ProtocolError: for reports of different protocols.
     """
     if not reports:
         raise ValueError("compare_reports needs at least one report, got none.")
-    check_comparable([report.protocol for report in reports])
+    check_comparable([report.content for report in reports])
     names = [name for name in reports[0].columns if all(name in report.columns for report in reports)]
     return {"mean": {name: _mean(reports, name) for name in names}, "pooled": _pooled(reports, names)}
 
@@ -69,9 +69,12 @@ def _pooled(reports: Sequence[EvaluationReport], names: Sequence[str]) -> dict[s
     if None in folds or len(set(folds)) < len(folds) or len(folds) < 2:
         return None
     labels = reports[0].protocol["labels"]
-    turns = [turn for report in reports for turn in report.predictions]
+    without = [report.protocol["fold"] for report in reports if not report.predictions]
+    if without:
+        raise ValueError(f"To pool folds their {PREDICTIONS_FILE} are needed; those of folds {without} are missing.")
+    turns = [{**turn, "fold": report.protocol["fold"]} for report in reports for turn in report.predictions]
     references = np.array([labels.index(turn["label"]) for turn in turns])
-    conversations = [turn["conversation_id"] for turn in turns]
+    conversations = [f"{turn['fold']} {turn['conversation_id']}" for turn in turns]
     pooled = {}
     for name in names:
         told_labels = [turn["predicted"][name] for turn in turns]

@@ -2,22 +2,23 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
 import torch
-from accelerate import PartialState
-from datasets import Dataset
+from datasets import ClassLabel, Dataset
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
+from rich.progress import Progress as ProgressBar
 
 from ..data.problems import Problem
+from ..data.table import REQUIRED_COLUMNS
 from ..processes import process_state
 from .conditions import CONDITIONS
 from .listener import Group, Listener, make_groups
-from .protocol import model_of, protocol_of
+from .progress import Progress
+from .protocol import model_of, protocol_of, sound_fingerprint
 from .report import EvaluationReport, build_report
 
 
@@ -54,26 +55,36 @@ def evaluate_conversations(
         output_dir: gets `report.json`, `report.md`, `predictions.jsonl` and the pictures.
         train: the split for the majority floor; None takes it from `dataset` itself, which the report says.
         conditions: of `CONDITIONS`; "memory" and "reads_off" are needed for what depends on them.
-        batch_size: turns heard at once.
+        batch_size: turns heard at once. It changes numbers by no more than their rounding.
         readout: "logits" as the model's config reads them (label tokens or linear head), or "text", generated and
             parsed.
         max_new_tokens: of generated text.
-        resamples: of the bootstrap.
+        resamples: of the bootstrap; at least 100.
         seed: of the bootstrap and of the shuffled histories.
         problems: of the data, listed in the report.
         strict: raise where a turn's sound cannot be used, instead of leaving it out of every column.
 
     Raises:
         ValueError: for arguments that are not allowed, labels that the model does not know, a table without scored
-            turns, or an `output_dir` that holds another run.
+            turns, turns that are not told in order, more speakers than the memory has room for, logits that are not
+            finite, or an `output_dir` that holds another run.
     """
-    _check(model, dataset, conditions, batch_size, readout)
+    dataset = dataset.with_format(None)
+    _check_arguments(conditions, batch_size=batch_size, readout=readout, max_new_tokens=max_new_tokens, seed=seed)
+    if resamples < 100:
+        raise ValueError(f"resamples must be at least 100, for an interval to mean anything, got {resamples}.")
+    _check_data(model, dataset, train)
+    if len(set(dataset["conversation_id"])) == 1:
+        # It has no other whose state it could read.
+        conditions = [name for name in conditions if name != "other_state"]
+        if not conditions:
+            raise ValueError("The condition other_state needs several conversations, the dataset has one.")
     output_dir = Path(output_dir)
     state = process_state()
     labels = dataset.features["emotion"].names
     protocol = protocol_of(model, processor, dataset, readout=readout, max_new_tokens=max_new_tokens, seed=seed)
     run = {"protocol": protocol, "model": model_of(model), "conditions": list(conditions), "batch_size": batch_size}
-    progress = _Progress(output_dir / PROGRESS_FOLDER, run, state)
+    stored = Progress(output_dir / PROGRESS_FOLDER, {**run, "sound": sound_fingerprint(dataset)}, state)
     groups = make_groups(dataset, batch_size)
     listener = Listener(
         model,
@@ -85,19 +96,17 @@ def evaluate_conversations(
         max_new_tokens=max_new_tokens,
         seed=seed,
     )
-    left = [group for group in groups if group.number not in progress.done]
+    left = [group for group in groups if group.number not in stored.done]
     with torch.inference_mode(), _evaluating(model):
         for group in _with_bar(left[state.process_index :: state.num_processes], shown=state.is_main_process):
-            progress.write(_hear(listener, group, conditions, several=len(set(dataset["conversation_id"])) > 1))
-            if strict and listener.not_heard:
-                row, reason = next(iter(listener.not_heard.items()))
-                raise ValueError(f"Row {row} of the dataset cannot be heard: {reason}")
+            stored.write(_hear(listener, group, conditions, strict=strict))
     state.wait_for_everyone()
     if state.is_main_process:
         report = build_report(
             run,
             dataset,
-            progress.read(),
+            stored.read(),
+            groups=len(groups),
             train=train,
             resamples=resamples,
             problems=problems,
@@ -108,14 +117,25 @@ def evaluate_conversations(
     return EvaluationReport.load(output_dir)
 
 
-def _check(model, dataset: Dataset, conditions, batch_size: int, readout: str) -> None:
-    unknown = [name for name in conditions if name not in CONDITIONS]
+def _check_arguments(conditions, *, readout: str, **integers: int) -> None:
+    unknown = isinstance(conditions, str) or [name for name in conditions if name not in CONDITIONS]
     if unknown or not len(conditions):
-        raise ValueError(f"conditions must be of {list(CONDITIONS)}, got {list(conditions)}.")
+        raise ValueError(f"conditions must be a list of any of {list(CONDITIONS)}, got {conditions!r}.")
     if readout not in READOUTS:
         raise ValueError(f"readout must be one of {READOUTS}, got {readout!r}.")
-    if isinstance(batch_size, bool) or not isinstance(batch_size, int) or batch_size < 1:
-        raise ValueError(f"batch_size must be an integer of at least 1, got {batch_size!r}.")
+    for name, value in integers.items():
+        least = 0 if name == "seed" else 1
+        if isinstance(value, bool) or not isinstance(value, int) or value < least:
+            raise ValueError(f"{name} must be an integer of at least {least}, got {value!r}.")
+
+
+def _check_data(model, dataset: Dataset, train: Dataset | None) -> None:
+    missing = [name for name in REQUIRED_COLUMNS if name not in dataset.column_names]
+    if missing or not isinstance(dataset.features["emotion"], ClassLabel):
+        raise ValueError(
+            f"The dataset needs the columns {list(REQUIRED_COLUMNS)} as load_conversations gives them, with emotion a "
+            f"ClassLabel; it has {dict(dataset.features)}."
+        )
     labels = dataset.features["emotion"].names
     foreign = [label for label in labels if label not in model.config.labels]
     if foreign:
@@ -125,83 +145,63 @@ def _check(model, dataset: Dataset, conditions, batch_size: int, readout: str) -
         )
     if not any(emotion >= 0 for emotion in dataset["emotion"]):
         raise ValueError("No turn of the dataset is scored: every emotion is below 0.")
+    if train is not None and (
+        train.features["emotion"].names != labels or not any(emotion >= 0 for emotion in train["emotion"])
+    ):
+        raise ValueError(
+            f"train must have scored turns and the labels {labels}, it has {train.features['emotion'].names}."
+        )
+    _check_conversations(model, dataset)
 
 
-def _hear(listener: Listener, group: Group, conditions: Sequence[str], *, several: bool) -> dict:
-    """Everything that is heard of a group, as one line of the progress file."""
+def _check_conversations(model, dataset: Dataset) -> None:
+    """Refuse turns out of order, and more speakers in a conversation than the memory has room for."""
+    latest: dict[str, int] = {}
+    speakers: dict[str, set[str]] = {}
+    memory = model.config.memory_config
+    columns = dataset.select_columns(["conversation_id", "turn_index", "speaker"]).to_dict()
+    for row, (name, index, speaker) in enumerate(zip(*columns.values())):
+        if index <= latest.get(name, -1):
+            raise ValueError(
+                f"Turns of a conversation must come in order, each once: row {row} is turn {index} of {name!r} after "
+                f"turn {latest[name]}."
+            )
+        latest[name] = index
+        speakers.setdefault(name, set()).add(speaker)
+        if memory.scope == "speaker" and len(speakers[name]) > memory.max_speakers:
+            raise ValueError(
+                f"The memory has room for max_speakers={memory.max_speakers} speakers of a conversation, and {name!r} "
+                f"has {sorted(speakers[name])}."
+            )
+
+
+def _hear(listener: Listener, group: Group, conditions: Sequence[str], *, strict: bool) -> dict:
+    """Everything that is heard of a group, for the progress file."""
     listener.load(group)
-    # A single conversation has no other whose state it could read.
-    names = [name for name in conditions if several or name != "other_state"]
-    heard = {name: vars(CONDITIONS[name](listener, group)) for name in names}
+    if strict and listener.not_heard:
+        row, reason = next(iter(listener.not_heard.items()))
+        raise ValueError(f"Row {row} of the dataset cannot be heard: {reason}")
+    heard = {name: vars(CONDITIONS[name](listener, group)) for name in conditions}
     rows = {turn.row for turn in group.turns}
     not_heard = {row: reason for row, reason in listener.not_heard.items() if row in rows}
     return {"group": group.number, "not_heard": not_heard, "heard": heard}
 
 
-class _Progress:
-    """What was heard so far: in a folder, one file a process, one line a group.
-
-    Raises:
-        ValueError: if the folder holds another run, naming what differs.
-    """
-
-    def __init__(self, folder: Path, run: dict, state: PartialState):
-        self._folder = folder
-        self._file = folder / f"part-{state.process_index}.jsonl"
-        path = folder / "run.json"
-        if state.is_main_process:
-            folder.mkdir(parents=True, exist_ok=True)
-            if not path.exists():
-                path.write_text(json.dumps(run, indent=2, ensure_ascii=False), encoding="utf-8")
-        state.wait_for_everyone()
-        before = json.loads(path.read_text(encoding="utf-8"))
-        differing = [key for key in run if before.get(key) != json.loads(json.dumps(run[key]))]
-        if differing:
-            raise ValueError(
-                f"{folder.parent} holds another run, with another {' and '.join(differing)}: choose another folder, "
-                f"or remove {folder}."
-            )
-        self.done = {line["group"] for line in self.read()}
-        if self._file.exists():
-            # A line that a stopped process left unfinished.
-            whole = [text for text in self._file.read_text(encoding="utf-8").splitlines() if _is_json(text)]
-            self._file.write_text("".join(f"{text}\n" for text in whole), encoding="utf-8")
-        state.wait_for_everyone()
-
-    def write(self, line: dict) -> None:
-        with open(self._file, "a", encoding="utf-8") as file:
-            file.write(json.dumps(line, ensure_ascii=False) + "\n")
-
-    def read(self) -> list[dict]:
-        """The lines of all processes, by group."""
-        texts = [
-            text for path in sorted(self._folder.glob("part-*.jsonl")) for text in path.read_text("utf-8").splitlines()
-        ]
-        return sorted((json.loads(text) for text in texts if _is_json(text)), key=lambda line: line["group"])
-
-
-def _is_json(text: str) -> bool:
-    try:
-        json.loads(text)
-    except json.JSONDecodeError:
-        return False
-    return True
-
-
 @contextmanager
 def _evaluating(model) -> Iterator[None]:
-    was_training = model.training
+    was_training = [module for module in model.modules() if module.training]
     model.eval()
     try:
         yield
     finally:
-        model.train(was_training)
+        for module in was_training:
+            module.training = True
 
 
 def _with_bar(groups: list[Group], *, shown: bool) -> Iterator[Group]:
     """The groups, while a bar on standard error counts their turns."""
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=Console(stderr=True), disable=not shown) as bar:
+    with ProgressBar(*columns, console=Console(stderr=True), disable=not shown) as bar:
         task = bar.add_task("turns", total=sum(len(group.turns) for group in groups))
         for group in groups:
             yield group

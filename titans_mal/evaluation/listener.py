@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import warnings
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -148,6 +149,9 @@ class Listener:
                 continue
             output = self.model(**given, logits_to_keep=1)
             logits = output.emotion_logits.double().cpu()[:, self._label_columns]
+            broken = [row for row, is_finite in zip(rows, logits.isfinite().all(-1)) if not is_finite]
+            if broken:
+                raise ValueError(f"The model's logits are not finite for the rows {broken} of the dataset.")
             heard.logits |= dict(zip(rows, logits.tolist()))
             if output.memory_surprise is not None:
                 heard.surprise |= dict(zip(rows, output.memory_surprise.float().mean(-1).tolist()))
@@ -194,9 +198,17 @@ class Listener:
 def parse_label(text: str, labels: Sequence[str]) -> int:
     """The label that an answer names: the only one of them that stands in it as a word, in any case; -1 otherwise.
 
-    "Happy." and "The speaker is happy" name "happy"; "happy or sad", "unhappy" and "joyful" name none of (happy, sad).
+    "Happy." and "The speaker is happy" name "happy"; "happy or sad", "not happy", "unhappy" and "joyful" name none of
+    (happy, sad).
     """
-    words = "".join(character if character.isalnum() else " " for character in text.lower()).split()
-    spoken = f" {' '.join(words)} "
-    named = [index for index, label in enumerate(labels) if f" {label.lower()} " in spoken]
+    spoken = _words(text)
+    named = [
+        index for index, label in enumerate(labels) if _words(label) in spoken and f" not{_words(label)}" not in spoken
+    ]
     return named[0] if len(named) == 1 else -1
+
+
+def _words(text: str) -> str:
+    """Lower-case words between single spaces; all else parts words."""
+    words = re.findall(r"[^\W_]+", text.lower())
+    return f" {' '.join(words)} "

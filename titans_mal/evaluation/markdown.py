@@ -16,7 +16,7 @@ def report_markdown(content: dict) -> str:
     parts = [
         f"# {content['model']['name']} on {protocol['corpus']}",
         _protocol(content),
-        "## Columns\n\nPercent, with 95 % intervals by bootstrap over conversations.",
+        "## Columns\n\nPercent, with 95 % intervals by bootstrap over conversations, where there are at least ten.",
         table(["column", *METRIC_TITLES.values(), *_unparsable_title(columns)], map(_metrics_row, columns.values())),
         "\n".join(f"- {column['title']}: {column['description']}" for column in columns.values()),
     ]

@@ -77,12 +77,12 @@ class EvaluationReport:
 
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
-        lines = (json.dumps(turn, ensure_ascii=False) + "\n" for turn in self.predictions)
-        (folder / PREDICTIONS_FILE).write_text("".join(lines), encoding="utf-8")
+        lines = (json.dumps(turn) + "\n" for turn in self.predictions)
+        (folder / PREDICTIONS_FILE).write_text("".join(lines), encoding="ascii")
         draw_confusion(self.content, folder / "confusion.png")
         draw_history(self.content, folder / "history.png")
         (folder / "report.md").write_text(report_markdown(self.content), encoding="utf-8")
-        content = json.dumps(self.content, indent=2, ensure_ascii=False) + "\n"
+        content = json.dumps(self.content, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
         (folder / REPORT_FILE).write_text(content, encoding="utf-8")
 
     @classmethod
@@ -134,6 +134,7 @@ def build_report(
     dataset: Dataset,
     lines: list[dict],
     *,
+    groups: int,
     train: Dataset | None,
     resamples: int,
     problems: Sequence[Problem],
@@ -143,11 +144,15 @@ def build_report(
 
     Args:
         run: `protocol`, `model`, `conditions` and `batch_size`.
-        lines: of the progress files, one a group.
+        lines: what was heard of each group.
+        groups: how many there must be.
 
     Raises:
-        ValueError: if no turn that is scored could be heard.
+        ValueError: if no turn that is scored could be heard, or a group was not.
     """
+    missing = sorted(set(range(groups)) - {line["group"] for line in lines})
+    if missing:
+        raise ValueError(f"The groups {missing} of {groups} were not heard: run the evaluation again to go on.")
     not_heard = {int(row): reason for line in lines for row, reason in line["not_heard"].items()}
     turns = _Turns.of(dataset, not_heard)
     if not (turns.references >= 0).any():
@@ -156,11 +161,11 @@ def build_report(
         )
     heard = _merge(lines)
     predicted, unparsable = _model_columns(heard, turns)
-    majority_split = dataset if train is None else train
-    most = majority(np.array(majority_split["emotion"]), len(turns.labels))
+    most = majority(turns.references if train is None else np.array(train["emotion"]), len(turns.labels))
     predicted["majority"] = np.full(len(turns.references), most)
     predicted["copy_previous"] = copy_previous(turns.references, turns.conversations, turns.speakers, most)
     seed = run["protocol"]["seed"]
+    run["protocol"]["scored"] = int((turns.references >= 0).sum())
     columns = {
         name: _column(name, values, turns, unparsable.get(name), resamples=resamples, seed=seed)
         for name, values in predicted.items()
@@ -171,7 +176,7 @@ def build_report(
         **run,
         "processes": processes,
         "bootstrap": {"resamples": resamples, "unit": "conversation", "confidence": 0.95},
-        "majority_from": "the evaluated split itself" if train is None else ", ".join(sorted(set(train["split"]))),
+        "majority_from": "the evaluated split itself" if train is None else "the training split",
         "columns": columns,
         "differences": _differences(predicted, turns, resamples=resamples, seed=seed),
         "surprise": _surprise_by_history(heard, turns),

@@ -10,6 +10,9 @@ from scipy import stats
 
 METRICS = ("wa", "ua", "weighted_f1", "macro_f1")
 CONFIDENCE = 0.95
+# Below, percentile intervals are far too narrow: with five conversations, they held the value in 84 % of simulated
+# cases instead of 95 %.
+MIN_CONVERSATIONS = 10
 
 
 def confusions(
@@ -59,7 +62,7 @@ def interval(counts: np.ndarray, name: str, *, resamples: int, seed: int) -> lis
         resamples, seed: of the bootstrap.
 
     Returns:
-        Its ends; None for a single conversation, of which there is no telling.
+        Its ends; None for fewer than `MIN_CONVERSATIONS`, of which there is no telling.
     """
     return _bootstrap(len(counts), lambda drawn: metric_of(name, counts[drawn].sum(-3)), resamples, seed)
 
@@ -99,7 +102,7 @@ def mcnemar(first_right: np.ndarray, second_right: np.ndarray) -> dict[str, floa
 
 
 def _bootstrap(conversations: int, statistic: Callable, resamples: int, seed: int) -> list[float] | None:
-    if conversations < 2:
+    if conversations < MIN_CONVERSATIONS:
         return None
     result = stats.bootstrap(
         (np.arange(conversations),),

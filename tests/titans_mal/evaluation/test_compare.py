@@ -47,7 +47,7 @@ def make_report(*, fold=None, seed=0, turns=40, prompt="emotion ?", corpus="talk
         for name in ("memory", "reads_off")
     }
     lines = [{"group": 0, "not_heard": {}, "heard": heard}]
-    return build_report(run, table, lines, train=None, resamples=20, problems=[], processes=1)
+    return build_report(run, table, lines, train=None, resamples=100, groups=1, problems=[], processes=1)
 
 
 def test_means_and_pooled_folds():
@@ -73,6 +73,9 @@ def test_means_and_pooled_folds():
 
 def test_seeds_are_averaged_and_not_pooled():
     reports = [make_report(fold=1), make_report(fold=1)]
+    with pytest.raises(ProtocolError, match="is given twice"):
+        compare_reports([reports[0], reports[0]])
+    reports[1].content["model"]["weights"] = "others"
     assert compare_reports(reports)["pooled"] is None
     assert "pooled" not in comparison_markdown(reports)
     assert compare_reports(reports[:1])["mean"]["memory"]["wa"]["deviation"] is None
@@ -95,6 +98,20 @@ def test_other_protocols_are_refused(other, message):
 def test_a_fold_twice_on_other_turns_is_refused():
     with pytest.raises(ProtocolError, match="Fold 2 was measured on different turns"):
         compare_reports([make_report(fold=1), make_report(fold=2), make_report(fold=2, seed=1)])
+    with pytest.raises(ProtocolError, match="A report of a fold and one of none"):
+        compare_reports([make_report(), make_report(fold=2)])
+    same = make_report(fold=1)
+    same.content["protocol"]["fold"] = 2
+    with pytest.raises(ProtocolError, match="Folds 1 and 2 were measured on the same turns"):
+        compare_reports([make_report(fold=1), same])
+    unheard = make_report(fold=1)
+    unheard.content["not_heard"] = [{"conversation_id": "f1_0", "turn_index": 0, "reason": "silent"}]
+    with pytest.raises(ProtocolError, match="Fold 1 was measured on different turns"):
+        compare_reports([make_report(fold=1), unheard])
+    bare = [make_report(fold=1), make_report(fold=2)]
+    bare[1].predictions.clear()
+    with pytest.raises(ValueError, match=r"their predictions\.jsonl are needed; those of folds \[2\] are missing"):
+        compare_reports(bare)
     with pytest.raises(ValueError, match="at least one report"):
         compare_reports([])
 

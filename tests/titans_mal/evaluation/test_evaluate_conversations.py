@@ -17,6 +17,7 @@ from titans_mal.data.synthetic import to_wav
 from titans_mal.evaluation import evaluate_conversations as runner
 from titans_mal.evaluation.conditions import CONDITIONS
 from titans_mal.evaluation.evaluate_conversations import evaluate_conversations
+from titans_mal.evaluation.progress import Progress
 from titans_mal.evaluation.report import EvaluationReport
 
 
@@ -58,15 +59,13 @@ def talks(tmp_path):
 
 def evaluated(model, processor, dataset, folder, **options) -> EvaluationReport:
     return evaluate_conversations(
-        model, processor, dataset, folder, **{"batch_size": BATCH, "resamples": 50, **options}
+        model, processor, dataset, folder, **{"batch_size": BATCH, "resamples": 100, **options}
     )
 
 
 def heard_logits(folder) -> dict[str, np.ndarray]:
     """What the progress files hold: by condition, (turns, labels)."""
-    lines = [
-        json.loads(line) for path in folder.glob("progress/part-*.jsonl") for line in path.read_text().splitlines()
-    ]
+    lines = [json.loads(path.read_text()) for path in folder.glob("progress/group-*.json")]
     names = {name for line in lines for name in line["heard"]}
     merged = {name: {} for name in names}
     for line in lines:
@@ -191,9 +190,8 @@ def test_a_stopped_run_goes_on(model, processor, talks, tmp_path, monkeypatch):
     monkeypatch.setattr(runner, "_hear", stopping)
     with pytest.raises(KeyboardInterrupt):
         evaluated(model, processor, talks, tmp_path / "out")
-    # Killed in the middle of a line.
-    with open(tmp_path / "out" / "progress" / "part-0.jsonl", "a") as file:
-        file.write('{"group": 1, "heard')
+    # Killed in the middle of writing.
+    (tmp_path / "out" / "progress" / "group-000001.77.unfinished").write_text('{"group": 1, "heard')
     monkeypatch.setattr(
         runner, "_hear", lambda *args, **kwargs: groups.append(args[1].number) or hear(*args, **kwargs)
     )
@@ -206,10 +204,44 @@ def test_a_stopped_run_goes_on(model, processor, talks, tmp_path, monkeypatch):
     assert len(groups) == 3
     with pytest.raises(ValueError, match="holds another run, with another conditions"):
         evaluated(model, processor, talks, tmp_path / "out", conditions=["memory"])
-    with pytest.raises(ValueError, match="with another protocol: choose another folder"):
+    with pytest.raises(ValueError, match="with another protocol and sound: choose another folder"):
         evaluated(model, processor, talks.select(range(7)), tmp_path / "out")
     with pytest.raises(ValueError, match="with another model"):
         evaluated(tiny_model(seed=1), processor, talks, tmp_path / "out")
+    other_host = tiny_model()
+    with torch.no_grad():
+        other_host.lm_head.weight[0, 0] += 1
+    with pytest.raises(ValueError, match="with another model"):
+        evaluated(other_host, processor, talks, tmp_path / "out")
+    (tmp_path / "talks" / "a0.wav").write_bytes(to_wav(tone(0.5)))
+    with pytest.raises(ValueError, match="with another sound"):
+        evaluated(model, processor, talks, tmp_path / "out")
+    (tmp_path / "out" / "progress" / "run.json").write_text("{")
+    with pytest.raises(ValueError, match=r"run\.json cannot be read .* remove it"):
+        evaluated(model, processor, talks, tmp_path / "out")
+
+
+def test_a_group_that_is_missing_is_not_taken_for_wrong_answers(model, processor, talks, tmp_path, monkeypatch):
+    evaluated(model, processor, talks, tmp_path / "out")
+    read = Progress.read
+    monkeypatch.setattr(Progress, "read", lambda self: read(self)[:1] + read(self)[2:])
+    monkeypatch.setattr(runner, "_with_bar", lambda groups, *, shown: [])
+    with pytest.raises(ValueError, match=r"The groups \[1\] of 3 were not heard"):
+        evaluated(model, processor, talks, tmp_path / "out")
+
+
+def test_a_turn_that_could_not_be_heard_is_tried_again(model, processor, talks, tmp_path):
+    whole = (tmp_path / "talks" / "b1.wav").read_bytes()
+    os.remove(tmp_path / "talks" / "b1.wav")
+    report = evaluated(model, processor, talks, tmp_path / "out", conditions=["memory"])
+    assert len(report.content["not_heard"]) == 1
+    assert report.protocol["scored"] == 15
+    for _ in range(2):
+        with pytest.raises(ValueError, match=r"Row 4 .* cannot be heard: No such sound file"):
+            evaluated(model, processor, talks, tmp_path / "out", conditions=["memory"], strict=True)
+    (tmp_path / "talks" / "b1.wav").write_bytes(whole)
+    with pytest.raises(ValueError, match="with another sound"):
+        evaluated(model, processor, talks, tmp_path / "out", conditions=["memory"])
 
 
 def test_two_processes_give_the_numbers_of_one(model, processor, talks, tmp_path):
@@ -222,14 +254,13 @@ def test_two_processes_give_the_numbers_of_one(model, processor, talks, tmp_path
         command = [sys.executable, "-m", "accelerate.commands.launch", *several, "--num_processes", str(processes)]
         command += ["--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend", "no"]
         command += ["-m", "titans_mal.cli", "evaluate", str(tmp_path / "model"), str(tmp_path / "talks")]
-        command += ["--output", str(tmp_path / str(processes)), "--batch-size", "5", "--resamples", "50"]
+        command += ["--output", str(tmp_path / str(processes)), "--batch-size", "5", "--resamples", "100"]
         # With another number of threads, sums are taken in another order.
         environment = {**os.environ, "OMP_NUM_THREADS": "1"}
         done = subprocess.run(command, capture_output=True, text=True, timeout=300, env=environment)
         assert done.returncode == 0, done.stderr[-3000:]
     one, two = (EvaluationReport.load(tmp_path / name) for name in "12")
     assert (one.content["processes"], two.content["processes"]) == (1, 2)
-    assert len(list((tmp_path / "2" / "progress").glob("part-*.jsonl"))) == 2
     assert one.predictions == two.predictions
     assert one.columns == two.columns
     assert one.content["differences"] == two.content["differences"]
@@ -263,8 +294,7 @@ def test_generated_text(model, processor, talks, tmp_path):
     assert report.protocol["readout"] == "generated text of at most 3 tokens"
     # Logits there are none to normalise.
     assert set(report.columns) == {"memory", "reads_off", "majority", "copy_previous"}
-    told = (tmp_path / "out" / "progress" / "part-0.jsonl").read_text()
-    lines = [json.loads(line) for line in told.splitlines()]
+    lines = [json.loads(path.read_text()) for path in (tmp_path / "out" / "progress").glob("group-*.json")]
     texts = {int(row): text for line in lines for row, text in line["heard"]["memory"]["texts"].items()}
     cache = ConversationMemoryCache(model.config)
     for row in range(3):
@@ -285,7 +315,7 @@ def test_what_is_written(model, processor, talks, tmp_path):
     text = (folder / "report.md").read_text()
     for column in report.columns.values():
         assert f"| {column['title']} |" in text
-    assert "| majority from | test |" in text
+    assert "| majority from | the training split |" in text
     again = EvaluationReport.load(folder / "report.json")
     assert again == report == EvaluationReport.load(folder)
     assert len(report.predictions) == 16
@@ -321,10 +351,17 @@ def test_one_conversation_has_no_other(model, processor, talks, tmp_path):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"conditions": ["memory", "dreams"]}, r"conditions must be of \['memory', .* got \['memory', 'dreams'\]"),
-        ({"conditions": []}, "conditions must be of"),
+        (
+            {"conditions": ["memory", "dreams"]},
+            r"conditions must be a list of any of \['memory', .* got \['memory', 'dreams'\]",
+        ),
+        ({"conditions": []}, "conditions must be a list"),
         ({"readout": "speech"}, "readout must be one of"),
         ({"batch_size": 0}, "batch_size must be an integer of at least 1, got 0"),
+        ({"conditions": "memory"}, "conditions must be a list of any of .* got 'memory'"),
+        ({"max_new_tokens": 0}, "max_new_tokens must be an integer of at least 1, got 0"),
+        ({"seed": -1}, "seed must be an integer of at least 0, got -1"),
+        ({"resamples": 99}, "resamples must be at least 100"),
     ],
 )
 def test_arguments_are_checked_before_anything_is_written(model, processor, talks, tmp_path, options, message):
@@ -340,12 +377,40 @@ def test_data_that_the_model_does_not_know(model, processor, talks, tmp_path):
         evaluated(model, processor, foreign, tmp_path / "out")
     with pytest.raises(ValueError, match="No turn of the dataset is scored"):
         evaluated(model, processor, talks.map(lambda row: {"emotion": -1}), tmp_path / "out")
+    with pytest.raises(ValueError, match="row 1 is turn 0 of 'a' after turn 1"):
+        evaluated(model, processor, talks.select([1, 0, 2]), tmp_path / "out")
+    with pytest.raises(ValueError, match="row 3 is turn 0 of 'a' after turn 2"):
+        evaluated(model, processor, talks.select([0, 1, 2, 0]), tmp_path / "out")
+    with pytest.raises(ValueError, match="needs the columns"):
+        evaluated(model, processor, talks.remove_columns("speaker"), tmp_path / "out")
+    train = load_conversations(folder, label_set=LABELS[::-1])["test"]
+    with pytest.raises(ValueError, match="train must have scored turns and the labels"):
+        evaluated(model, processor, talks, tmp_path / "out", train=train)
+    speakers = tiny_model({"scope": "speaker", "max_speakers": 1})
+    with pytest.raises(ValueError, match=r"room for max_speakers=1 speakers .* 'a' has \['X', 'Y'\]"):
+        evaluated(speakers, processor, talks, tmp_path / "out")
+    with torch.no_grad():
+        broken = tiny_model()
+        broken.lm_head.weight.fill_(float("nan"))
+    with pytest.raises(ValueError, match=r"logits are not finite for the rows \[0, 1, 2, 3, 4\]"):
+        evaluated(broken, processor, talks, tmp_path / "out")
+
+
+def test_a_table_of_ones_own(model, processor, talks, tmp_path):
+    """Without columns that are not needed, in another format, and taken apart."""
+    own = talks.remove_columns(["seconds", "split", "start", "end", "transcript"]).with_format("numpy")
+    report = evaluated(model, processor, own.filter(lambda row: row["conversation_id"] != "a"), tmp_path / "own")
+    part = evaluated(model, processor, talks.select(range(3, 16)), tmp_path / "part")
+    assert report.predictions == part.predictions
+    assert report.protocol["split"] == "unnamed"
 
 
 def test_the_model_is_left_as_it_was(processor, talks, tmp_path):
-    model = tiny_model().train()
+    model = tiny_model()
+    model.titans_memory.train()
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     evaluated(model, processor, talks, tmp_path / "out")
-    assert model.training
+    assert not model.training
+    assert model.titans_memory.training
     assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
     assert np.isfinite(load_audio(talks[0]["audio"])).all()

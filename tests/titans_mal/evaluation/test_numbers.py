@@ -70,7 +70,7 @@ def test_intervals_draw_conversations_and_not_turns():
     # Of a binomial of ten trials, to the tenth that it can tell.
     expected = stats.binom(10, 0.5).ppf([0.025, 0.975]) / 10
     np.testing.assert_allclose([low, high], expected, atol=0.101)
-    assert interval(confusions(predictions[:100], references[:100], names[:100], 2), "wa", resamples=9, seed=0) is None
+    assert interval(confusions(predictions[:900], references[:900], names[:900], 2), "wa", resamples=9, seed=0) is None
 
 
 def test_intervals_cover_what_they_are_for():
@@ -138,7 +138,11 @@ def test_a_speakers_usual_logits_are_taken_off():
         ("", -1),
         ("no emotion", 2),
         ("emotion", -1),
+        ("not happy", -1),
+        ("not happy but sad", 1),
+        ("Non-neutral", 3),
+        ("non_neutral!", 3),
     ],
 )
 def test_answers_are_parsed(text, label):
-    assert parse_label(text, ["happy", "sad", "no emotion"]) == label
+    assert parse_label(text, ["happy", "sad", "no emotion", "non-neutral"]) == label

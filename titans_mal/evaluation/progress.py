@@ -1,0 +1,69 @@
+"""What was heard so far, on disk: a stopped run goes on from it, with any number of processes."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+
+from accelerate import PartialState
+
+
+class Progress:
+    """A folder with `run.json` and a file for each group that was heard, each written at once or not at all.
+
+    Args:
+        folder: of one run.
+        run: what the run is of; a folder of another one is refused.
+        state: of the processes, all of which make a `Progress` together.
+
+    Attributes:
+        done: numbers of the groups that need not be heard again; those with turns that could not be heard are.
+
+    Raises:
+        ValueError: if the folder holds another run, naming what differs, or a file that cannot be read.
+    """
+
+    def __init__(self, folder: Path, run: dict, state: PartialState):
+        self._folder = folder
+        path = folder / "run.json"
+        if state.is_main_process:
+            folder.mkdir(parents=True, exist_ok=True)
+            if not path.exists():
+                _write(path, run)
+        state.wait_for_everyone()
+        before, now = _read(path), json.loads(json.dumps(run))
+        differing = [key for key in now if before.get(key) != now[key]]
+        if differing:
+            raise ValueError(
+                f"{folder.parent} holds another run, with another {' and '.join(differing)}: choose another folder, "
+                f"or remove {folder}."
+            )
+        self.done = {group["group"] for group in self.read() if not group["not_heard"]}
+        # Nobody writes before everybody has read, so that all share out the same groups.
+        state.wait_for_everyone()
+
+    def write(self, group: dict) -> None:
+        """Keep what was heard of a group.
+
+        Raises:
+            ValueError: for a number that is not finite.
+        """
+        _write(self._folder / f"group-{group['group']:06d}.json", group)
+
+    def read(self) -> list[dict]:
+        """What was heard of each group, in order."""
+        return [_read(path) for path in sorted(self._folder.glob("group-*.json"))]
+
+
+def _write(path: Path, content: dict) -> None:
+    unfinished = path.with_suffix(f".{os.getpid()}.unfinished")
+    unfinished.write_text(json.dumps(content, allow_nan=False), encoding="ascii")
+    os.replace(unfinished, path)
+
+
+def _read(path: Path) -> dict:
+    try:
+        return json.loads(path.read_text(encoding="ascii"))
+    except ValueError as error:
+        raise ValueError(f"{path} cannot be read ({error}): remove it.") from error
