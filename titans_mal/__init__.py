@@ -19,6 +19,7 @@ _PUBLIC = {
     "AudioEmotionConfigMixin": ".modeling.configuration_titans_mal",
     "AudioEmotionMixin": ".modeling.audio_emotion_mixin",
     "AudioEmotionPipeline": ".modeling.pipeline_audio_emotion",
+    "ConversationAnalyzer": ".analyzer",
     "ConversationMemoryCache": ".modeling.conversation_memory_cache",
     "TitansMemoryConfig": ".modeling.configuration_titans_mal",
     "TitansMemoryLayer": ".modeling.titans_memory_layer",
