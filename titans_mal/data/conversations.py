@@ -69,7 +69,7 @@ def load_conversations(
     if name in SUITES:
         return Conversations({split: synthetic_conversations(**given) for split, given in SUITES[name].items()})
     if corpus is not None:
-        source = _read_corpus(corpus, Path(data_dir), label_set, fold)
+        source = _read_corpus(corpus, Path(data_dir).expanduser().absolute(), label_set, fold)
     elif is_hub:
         source = _read_hub(name, columns or {}, label_set)
     else:

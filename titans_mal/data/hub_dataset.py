@@ -53,7 +53,7 @@ def _read_split(name: str, table: Dataset, split: str, named: dict[str, str], co
 def _as_turn(row: dict, split: str) -> Turn:
     return Turn(
         str(row["conversation_id"]),
-        str(row["speaker"]),
+        "unknown" if row["speaker"] is None else str(row["speaker"]),
         "",
         words=(row["emotion"],) if row.get("emotion") else (),
         start=row.get("start"),

@@ -81,17 +81,19 @@ def quietly() -> Iterator[None]:
             enable_progress_bars()
 
 
-def look_at(audio: dict, *, max_seconds: float, decode: bool) -> dict:
+def look_at(audio: dict | None, *, max_seconds: float, decode: bool) -> dict:
     """How long a sound is and what is wrong with it.
 
     Args:
-        audio: a dict with `bytes` or `path`.
+        audio: a dict with `bytes` or `path`; None: there is no sound.
         max_seconds: what is longer is cut.
         decode: read it whole, instead of its header.
 
     Returns:
         `seconds` (None if left out), `kind` and `detail` (None if nothing is wrong), and `path` as it is to be heard.
     """
+    if audio is None or not (audio["bytes"] or audio["path"]):
+        return {"seconds": None, "kind": "missing", "detail": "there is no sound", "path": None}
     found = {"seconds": None, "kind": None, "detail": None, "path": audio["path"]}
     try:
         seconds = audio_seconds(audio)

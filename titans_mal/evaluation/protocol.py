@@ -58,7 +58,7 @@ def sound_fingerprint(dataset: Dataset) -> str:
     """A name of the sound of the turns, which changes when a file does (its size or time)."""
     told = []
     for row in dataset.select_columns(["audio"]):
-        sound = row["audio"]
+        sound = row["audio"] or {"path": ""}
         encoded = sound.get("bytes")
         told.append([sound.get("path"), file_stamp(sound["path"]) if encoded is None else zlib.crc32(encoded)])
     return _fingerprint(told)

@@ -79,6 +79,15 @@ def test_columns_of_other_names(hub):
         load_conversations("org/talks", columns={**given, "emotion": "feeling"})
 
 
+def test_rows_without_sound_or_speaker(hub):
+    made = rows()
+    made[0]["audio"] = made[1]["speaker"] = None
+    hub(made, emotion=LABELS)
+    with pytest.warns(UserWarning, match=r"2 broken, 2 missing|2 missing, 2 broken"):
+        table = load_conversations("org/talks")["test"]
+    assert table["speaker"][:] == ["0", "0", "unknown"]
+
+
 def test_numbers_without_names_are_no_labels(hub):
     hub(rows())
     with pytest.raises(ValueError, match="'emotion' must be a ClassLabel or strings, got int64"):
