@@ -13,11 +13,11 @@ from pathlib import Path
 import torch
 
 from .data.audio import load_audio
+from .export import check_labels, choose_label
 from .modeling.conversation_memory_cache import ConversationMemoryCache
 from .modeling.pipeline_audio_emotion import speaker_number
 
 
-UNKNOWN = "unknown"
 _HISTORY_FILE = "history.json"
 
 
@@ -67,14 +67,7 @@ class ConversationAnalyzer:
     """
 
     def __init__(self, model, processor, *, labels: Sequence[str] | None = None, unknown_below: float = 0.0):
-        known = model.config.labels
-        self._labels = list(known if labels is None else labels)
-        foreign = [label for label in self._labels if label not in known]
-        if foreign or not self._labels or len(set(self._labels)) < len(self._labels):
-            raise ValueError(f"labels must be some of {known}, each once, got {self._labels}.")
-        if not 0 <= unknown_below <= 1:
-            raise ValueError(f"unknown_below must be in [0, 1], got {unknown_below!r}.")
-        self._columns = [known.index(label) for label in self._labels]
+        self._labels = check_labels(model.config.labels, labels, unknown_below)
         self._unknown_below = unknown_below
         self._model = model
         self._processor = processor
@@ -129,16 +122,19 @@ class ConversationAnalyzer:
                     speaker_ids=None if speaker is None else [speaker_number(speaker)],
                     logits_to_keep=1,
                 )
-            probabilities = torch.softmax(output.emotion_logits[0, self._columns].float(), dim=-1).tolist()
-            scores = dict(zip(self._labels, probabilities))
-            best = max(scores, key=scores.get)
+            probabilities = torch.softmax(output.emotion_logits[0].double(), dim=-1).tolist()
+            label, score, scores = choose_label(
+                dict(zip(self._model.config.labels, probabilities)),
+                labels=self._labels,
+                unknown_below=self._unknown_below,
+            )
             turn = TurnEmotion(
                 turn_index=len(self._history),
                 speaker=speaker,
                 start=start,
                 end=start + len(waveform) / rate,
-                label=best if scores[best] >= self._unknown_below else UNKNOWN,
-                score=scores[best],
+                label=label,
+                score=score,
                 scores=scores,
                 surprise=output.memory_surprise.float().mean().item(),
                 latency=time.perf_counter() - began,

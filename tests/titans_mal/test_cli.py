@@ -3,10 +3,12 @@ import json
 import re
 import shutil
 
+import numpy as np
 import pytest
 from tiny_models import LABELS, tiny_model, tiny_processor, tone
 from typer.testing import CliRunner
 
+from titans_mal import load_audio, load_recording
 from titans_mal.cli import app
 from titans_mal.cli.options import as_label_set
 from titans_mal.data.synthetic import to_wav
@@ -244,3 +246,45 @@ def test_label_sets_as_typed(typed, given):
 def test_a_mapping_without_a_label():
     with pytest.raises(ValueError, match=r"\['sad'\] have none"):
         as_label_set("exc=happy,sad")
+
+
+@pytest.fixture
+def recording(tmp_path):
+    file = tmp_path / "call.wav"
+    file.write_bytes(to_wav(np.concatenate([tone(1.0, frequency=100 + 40 * i) for i in range(4)])))
+    (tmp_path / "call.rttm").write_text(
+        "".join(f"SPEAKER call 1 {i}.0 {1.0 if i else 0.05} <NA> <NA> {'AB'[i % 2]} <NA> <NA>\n" for i in range(4))
+    )
+    return file
+
+
+def test_a_recording_with_segments(recording, checkpoint, tmp_path):
+    out = tmp_path / "turns.jsonl"
+    segments = ["--segments", recording.with_suffix(".rttm"), "--model", checkpoint]
+    analyze(recording, *segments, "--format", "jsonl", "--output", out, "--labels", "sad,happy", "--unknown-below", 1)
+    turns = [json.loads(line) for line in out.read_text().splitlines()]
+    assert [turn["speaker"] for turn in turns] == list("ABAB")
+    assert [turn["start"] for turn in turns] == [0.0, 1.0, 2.0, 3.0]
+    assert {turn["label"] for turn in turns} == {"unknown"}
+    assert [list(turn["scores"]) for turn in turns] == [["sad", "happy"]] * 4
+    # The second is what its part of the sound is, heard after the first.
+    table = load_recording(recording, recording.with_suffix(".rttm"))["test"]
+    whole = load_audio(recording)
+    np.testing.assert_array_equal(load_audio(table[1]["audio"]), whole[16_000:32_000])
+    result = CliRunner().invoke(app, ["analyze", str(recording), *map(str, segments), "--format", "rttm"])
+    assert result.exit_code == 0
+    assert [line.split()[7] for line in result.stdout.splitlines()] == list("ABAB")
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--format", "xml"], "--format must be one of table, json, .* got 'xml'"),
+        (["--output", "a.txt"], "--output needs a --format"),
+        (["--labels", "bored", "--format", "csv"], "labels must be some of"),
+        (["--segments", "a.txt"], "Segments come from"),
+        (["--segments", "gone.rttm"], "No such file"),
+    ],
+)
+def test_options_that_do_not_fit(recording, checkpoint, options, message):
+    assert_fails(f"Error: .*{message}", recording, "--model", checkpoint, *options)

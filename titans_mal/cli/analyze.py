@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,6 +14,7 @@ from rich.table import Table
 from rich.text import Text
 from safetensors import SafetensorError
 
+from ..export import FORMATS, choose_label, export_turns
 from .messages import console, errors, errors_in_one_line, warn
 
 
@@ -24,8 +24,15 @@ TINY_CHECKPOINT = Path(__file__).resolve().parents[2] / "examples" / "quickstart
 
 def analyze(
     inputs: Annotated[
-        list[Path], typer.Argument(metavar="INPUT...", help="A folder with metadata.csv, or sound files in order.")
+        list[Path],
+        typer.Argument(
+            metavar="INPUT...",
+            help="A folder with metadata.csv, sound files in order, or a recording with --segments.",
+        ),
     ],
+    segments: Annotated[
+        Path | None, typer.Option(help="Who talks when in a recording: .rttm, whisperX's .json, or .csv.")
+    ] = None,
     model: Annotated[
         str | None,
         typer.Option(
@@ -33,6 +40,10 @@ def analyze(
             help="A model with memory. Default: in a clone, the tiny checkpoint of the quickstart.",
         ),
     ] = None,
+    format: Annotated[
+        str, typer.Option(help="What is printed: table, json, jsonl, csv, rttm, vtt, textgrid.")
+    ] = "table",
+    output: Annotated[Path | None, typer.Option(help="Write what --format says to this file.")] = None,
     json_out: Annotated[Path | None, typer.Option("--json", help="Write the turns as JSON to this file.")] = None,
     timeline: Annotated[
         Path | None,
@@ -40,21 +51,41 @@ def analyze(
             help="Draw the timeline to this file (.png, .svg, .pdf); of several conversations, one each: NAME_ID.png."
         ),
     ] = None,
+    labels: Annotated[str | None, typer.Option(help="Choose among these alone: neutral,sad,...")] = None,
+    unknown_below: Annotated[float, typer.Option(help="A turn with a lower probability is 'unknown'.")] = 0.0,
     no_memory: Annotated[bool, typer.Option("--no-memory", help="Hear every turn alone.")] = False,
 ) -> None:
-    """Print the emotion of each turn, and write JSON and a timeline where wanted."""
+    """Print the emotion of each turn, and write files and a timeline where wanted."""
     with errors_in_one_line(SafetensorError):
-        _check_outputs(json_out, timeline)
-        turns = list(_turns(inputs))
-        results = _analyze(turns, model or _tiny_checkpoint(), memory=not no_memory)
+        _check_outputs(json_out, timeline, output, format=format)
+        turns = list(_turns(inputs, segments))
+        heard = _analyze(turns, model or _tiny_checkpoint(), memory=not no_memory)
+        wanted = None if labels is None else [label.strip() for label in labels.split(",")]
+        results = [_chosen(turn, wanted, unknown_below) for turn in heard]
         if json_out is not None:
-            json_out.write_text(json.dumps(results, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+            json_out.write_text(export_turns(results, "json"), encoding="utf-8")
         gold = [turn.get("emotion") for turn in turns]
-        console.print(turn_table(results, gold=gold if any(gold) else None))
-        _print_accuracy(results, gold)
+        if format != "table":
+            _write(export_turns(results, format), output)
+        else:
+            console.print(turn_table(results, gold=gold if any(gold) else None))
+            _print_accuracy(results, gold)
         told = [{**turn, "emotion": label} for turn, label in zip(results, gold)]
         for path in _draw(told, timeline) if timeline is not None else ():
-            console.print(f"Timeline: {path}", soft_wrap=True, markup=False)
+            (console if format == "table" else errors).print(f"Timeline: {path}", soft_wrap=True, markup=False)
+
+
+def _chosen(turn: dict, labels: list[str] | None, unknown_below: float) -> dict:
+    """A turn with its label among some of the labels."""
+    label, score, scores = choose_label(turn["scores"], labels=labels, unknown_below=unknown_below)
+    return {**turn, "label": label, "score": score, "scores": scores}
+
+
+def _write(text: str, output: Path | None) -> None:
+    if output is None:
+        typer.echo(text, nl=False)
+    else:
+        output.write_text(text, encoding="utf-8")
 
 
 def turn_table(
@@ -101,9 +132,13 @@ def _emotion(turn: dict) -> str:
     return f"{turn['label']} {turn['score']:.0%}"
 
 
-def _check_outputs(json_out: Path | None, timeline: Path | None) -> None:
+def _check_outputs(json_out: Path | None, timeline: Path | None, output: Path | None, *, format: str) -> None:
     """Raise what writing would raise, before the work and not after it."""
-    for path in filter(None, (json_out, timeline)):
+    if format not in ("table", *FORMATS):
+        raise ValueError(f"--format must be one of table, {', '.join(FORMATS)}, got {format!r}.")
+    if output is not None and format == "table":
+        raise ValueError("--output needs a --format to write; the table is for the screen.")
+    for path in filter(None, (json_out, timeline, output)):
         if not path.parent.is_dir():
             raise FileNotFoundError(f"{path.parent} is no folder, so {path.name} cannot be written there.")
         if path.is_dir():
@@ -121,8 +156,16 @@ def _tiny_checkpoint() -> str:
     return str(TINY_CHECKPOINT)
 
 
-def _turns(inputs: list[Path]) -> Iterator[dict]:
-    """The turns of a folder's table, or one a sound file."""
+def _turns(inputs: list[Path], segments: Path | None) -> Iterator[dict]:
+    """The turns of a folder's table, of a recording with segments, or one a sound file."""
+    if segments is not None:
+        if len(inputs) > 1 or inputs[0].is_dir():
+            raise ValueError(f"--segments are of one recording, got {[str(path) for path in inputs]}.")
+        from ..data.recordings import load_recording
+
+        for row in load_recording(inputs[0], segments)["test"]:
+            yield {**row, "file": row["audio"]["path"], "emotion": None}
+        return
     if len(inputs) == 1 and inputs[0].is_dir():
         from ..data.conversations import load_conversations
 
@@ -153,8 +196,16 @@ def _analyze(turns: list[dict], model_name: str, *, memory: bool) -> list[dict]:
     with Progress(*columns, console=errors, transient=True) as bar:
         for turn in bar.track(turns, description="turns"):
             cache = caches.setdefault(turn.get("conversation_id"), ConversationMemoryCache(model.config))
-            results.append(pipe(turn, memory_cache=cache, memory=memory))
+            results.append(pipe(_padded(turn), memory_cache=cache, memory=memory))
     return results
+
+
+def _padded(turn: dict) -> dict:
+    """A short segment of a recording with what it lacks; others as they are, for the pipeline names what is wrong."""
+    from ..data.audio import MIN_SECONDS, load_turn
+
+    is_short = turn.get("seconds") is not None and turn["seconds"] < MIN_SECONDS
+    return {**turn, "audio": (load_turn(turn["audio"]), 16_000)} if is_short else turn
 
 
 def _draw(results: list[dict], path: Path) -> Iterator[Path]:

@@ -20,10 +20,9 @@ from datasets import (
 )
 
 from .._version import __version__
-from .audio import AudioDecodingError, audio_seconds, load_audio, part_of_file
+from .audio import MIN_SECONDS, AudioDecodingError, audio_seconds, load_audio, part_of_file
 
 
-MIN_SECONDS = 0.1
 MAX_SECONDS = 60.0
 
 # What is found, and what is done about it.

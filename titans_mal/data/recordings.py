@@ -10,8 +10,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from .audio import audio_seconds, part_of_file
-from .problems import MIN_SECONDS, Problem, report_problems
+from .audio import MIN_SECONDS, audio_seconds, part_of_file
+from .problems import Problem, report_problems
 from .table import Conversations, conversation_table
 
 

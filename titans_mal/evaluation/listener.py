@@ -11,8 +11,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from datasets import Dataset
 
-from ..data.audio import AudioDecodingError, check_waveform, load_audio
-from ..data.problems import MIN_SECONDS
+from ..data.audio import AudioDecodingError, load_turn
 from ..modeling.conversation_memory_cache import ConversationMemoryCache
 
 
@@ -185,10 +184,7 @@ class Listener:
         """The sound of a row, padded with silence to what can be heard; the error of one that cannot be used."""
         rate = self.model.sound_extractor(self.processor).sampling_rate
         try:
-            waveform = load_audio(self._audio[row]["audio"], sampling_rate=rate)
-            missing = int(np.ceil(MIN_SECONDS * rate)) - len(waveform)
-            waveform = np.pad(waveform, (0, max(0, missing)))
-            return check_waveform(waveform, rate, min_seconds=MIN_SECONDS)
+            return load_turn(self._audio[row]["audio"], sampling_rate=rate)
         except FileNotFoundError as error:
             return AudioDecodingError(str(error))
         except ValueError as error:

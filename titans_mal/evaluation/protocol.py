@@ -10,7 +10,8 @@ from importlib.metadata import version
 
 from datasets import Dataset
 
-from ..data.problems import MIN_SECONDS, file_stamp
+from ..data.audio import MIN_SECONDS
+from ..data.problems import file_stamp
 from ..modeling.host_checksums import host_checksums
 
 

@@ -1,0 +1,157 @@
+"""The turns of a conversation as files that other tools open."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+
+Turn = Mapping[str, Any]
+
+UNKNOWN = "unknown"
+_FIELDS = ("conversation_id", "turn_index", "speaker", "start", "end", "file", "label", "score", "surprise")
+
+
+def choose_label(
+    scores: Mapping[str, float], *, labels: Sequence[str] | None = None, unknown_below: float = 0.0
+) -> tuple[str, float, dict[str, float]]:
+    """The label of a turn among some of the labels.
+
+    Args:
+        scores: label to probability.
+        labels: to choose among, whose probabilities are made to add up to 1; None = all.
+        unknown_below: where the most probable label is less probable, the turn is "unknown".
+
+    Returns:
+        The label, the probability of the most probable one, and all probabilities.
+
+    Raises:
+        ValueError: for labels that are not in `scores`, or an `unknown_below` outside of [0, 1].
+    """
+    labels = check_labels(list(scores), labels, unknown_below)
+    total = sum(scores[label] for label in labels)
+    # Rounded to nothing, they are all alike.
+    chosen = {label: scores[label] / total if total else 1 / len(labels) for label in labels}
+    best = max(chosen, key=chosen.get)
+    return (best if chosen[best] >= unknown_below else UNKNOWN), chosen[best], chosen
+
+
+def check_labels(known: Sequence[str], labels: Sequence[str] | None, unknown_below: float) -> list[str]:
+    """The labels to choose among; errors as `choose_label`."""
+    labels = list(known if labels is None else labels)
+    if not labels or len(set(labels)) < len(labels) or not set(labels) <= set(known):
+        raise ValueError(f"labels must be some of {list(known)}, each once, got {labels}.")
+    if not 0 <= unknown_below <= 1:
+        raise ValueError(f"unknown_below must be in [0, 1], got {unknown_below!r}.")
+    return labels
+
+
+def export_turns(turns: Sequence[Turn], name: str) -> str:
+    """The text of a file with the turns.
+
+    Args:
+        turns: what `AudioEmotionPipeline` returned.
+        name: one of `FORMATS`. "rttm", "vtt" and "textgrid" take turns of one conversation, with their times.
+
+    Raises:
+        ValueError: for another name, turns without times or of several conversations.
+    """
+    if name not in FORMATS:
+        raise ValueError(f"format must be one of {list(FORMATS)}, got {name!r}.")
+    if name in ("rttm", "vtt", "textgrid"):
+        if any(turn.get("start") is None or turn.get("end") is None for turn in turns):
+            raise ValueError(f"The format {name} needs the start and end of every turn.")
+        conversations = sorted({str(turn.get("conversation_id")) for turn in turns})
+        if len(conversations) > 1:
+            raise ValueError(f"The format {name} is of one conversation, got {conversations}.")
+    return FORMATS[name](turns)
+
+
+def _json(turns: Sequence[Turn]) -> str:
+    return json.dumps(list(turns), indent=2, ensure_ascii=False) + "\n"
+
+
+def _jsonl(turns: Sequence[Turn]) -> str:
+    return "".join(json.dumps(turn) + "\n" for turn in turns)
+
+
+def _csv(turns: Sequence[Turn]) -> str:
+    labels = list(turns[0]["scores"]) if turns else []
+    buffer = io.StringIO(newline="")
+    table = csv.writer(buffer, lineterminator="\n")
+    table.writerow([*_FIELDS, *(f"score_{label}" for label in labels)])
+    for turn in turns:
+        table.writerow([*(turn.get(name) for name in _FIELDS), *(turn["scores"][label] for label in labels)])
+    return buffer.getvalue()
+
+
+def _rttm(turns: Sequence[Turn]) -> str:
+    """Rich Transcription Time Marked (NIST 2009): the label is the subtype, its probability the confidence."""
+    lines = []
+    for turn in turns:
+        name, speaker = (
+            "_".join(str(turn.get(field) or default).split())
+            for field, default in (("conversation_id", "recording"), ("speaker", "unknown"))
+        )
+        duration = turn["end"] - turn["start"]
+        label = "_".join(turn["label"].split())
+        lines.append(
+            f"SPEAKER {name} 1 {turn['start']:.3f} {duration:.3f} <NA> {label} {speaker} {turn['score']:.3f} <NA>\n"
+        )
+    return "".join(lines)
+
+
+def _vtt(turns: Sequence[Turn]) -> str:
+    from webvtt import Caption, WebVTT
+
+    captions = [
+        Caption(_clock(turn["start"]), _clock(turn["end"]), f"<v {turn.get('speaker') or 'unknown'}>{_told(turn)}")
+        for turn in turns
+    ]
+    return WebVTT(captions=captions).content
+
+
+def _textgrid(turns: Sequence[Turn]) -> str:
+    """A tier for each speaker; where turns of one overlap, the earlier one ends as the later one starts."""
+    from praatio import textgrid
+
+    end = max(turn["end"] for turn in turns)
+    tiers: dict[str, list[list]] = {}
+    for turn in turns:
+        intervals = tiers.setdefault(turn.get("speaker") or "unknown", [])
+        if intervals and intervals[-1][1] > turn["start"]:
+            intervals[-1][1] = turn["start"]
+        intervals.append([turn["start"], turn["end"], _told(turn)])
+    grid = textgrid.Textgrid()
+    for speaker, intervals in tiers.items():
+        kept = [tuple(interval) for interval in intervals if interval[0] < interval[1]]
+        grid.addTier(textgrid.IntervalTier(speaker, kept, 0, end))
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "turns.TextGrid"
+        grid.save(str(path), format="long_textgrid", includeBlankSpaces=True)
+        return path.read_text(encoding="utf-8")
+
+
+def _told(turn: Turn) -> str:
+    return f"{turn['label']} {turn['score']:.0%}"
+
+
+def _clock(seconds: float) -> str:
+    minutes, milliseconds = divmod(round(1000 * seconds), 60_000)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours:02d}:{minutes:02d}:{milliseconds // 1000:02d}.{milliseconds % 1000:03d}"
+
+
+FORMATS: dict[str, Callable[[Sequence[Turn]], str]] = {
+    "json": _json,
+    "jsonl": _jsonl,
+    "csv": _csv,
+    "rttm": _rttm,
+    "vtt": _vtt,
+    "textgrid": _textgrid,
+}
