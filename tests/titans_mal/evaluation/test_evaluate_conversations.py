@@ -287,6 +287,16 @@ def test_turns_that_cannot_be_heard_are_left_out_of_every_column(model, processo
         evaluated(model, processor, talks, tmp_path / "strict", strict=True)
 
 
+@pytest.mark.parametrize(("readout", "told"), [("linear", "linear head"), ("verbalizer", "label tokens")])
+def test_readouts_of_the_config(processor, talks, tmp_path, readout, told):
+    model = tiny_model(emotion_readout=readout)
+    report = evaluated(model, processor, talks, tmp_path / "out", conditions=["memory"])
+    assert report.protocol["readout"] == told
+    rows = [row for row in talks if row["conversation_id"] == "d"]
+    expected = stream(model, processor, rows, ConversationMemoryCache(model.config))
+    np.testing.assert_allclose(heard_logits(tmp_path / "out")["memory"][14:], expected, atol=2e-5)
+
+
 def test_generated_text(model, processor, talks, tmp_path):
     report = evaluated(
         model, processor, talks, tmp_path / "out", readout="text", max_new_tokens=3, conditions=["memory", "reads_off"]
