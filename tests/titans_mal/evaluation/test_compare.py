@@ -22,7 +22,7 @@ def make_report(*, fold=None, seed=0, turns=40, prompt="emotion ?", corpus="talk
     rng = np.random.default_rng((seed, fold or 0))
     rows = [
         {
-            "conversation_id": f"f{fold}_{i // 5}",
+            "conversation_id": f"c{i // 5}",
             "turn_index": i % 5,
             "speaker": "AB"[i % 2],
             "audio": {"bytes": b"", "path": None},
@@ -71,6 +71,13 @@ def test_means_and_pooled_folds():
     assert "Mean of 3 reports" in text
 
 
+def test_conversations_of_folds_are_not_one_for_their_names():
+    """Of six in each fold there is no telling; of twelve there is."""
+    reports = [make_report(fold=fold, turns=30) for fold in (1, 2)]
+    assert reports[0].columns["memory"]["metrics"]["wa"]["interval"] is None
+    assert compare_reports(reports)["pooled"]["memory"]["wa"]["interval"] is not None
+
+
 def test_seeds_are_averaged_and_not_pooled():
     reports = [make_report(fold=1), make_report(fold=1)]
     with pytest.raises(ProtocolError, match="is given twice"):
@@ -105,7 +112,7 @@ def test_a_fold_twice_on_other_turns_is_refused():
     with pytest.raises(ProtocolError, match="Folds 1 and 2 were measured on the same turns"):
         compare_reports([make_report(fold=1), same])
     unheard = make_report(fold=1)
-    unheard.content["not_heard"] = [{"conversation_id": "f1_0", "turn_index": 0, "reason": "silent"}]
+    unheard.content["not_heard"] = [{"conversation_id": "c0", "turn_index": 0, "reason": "silent"}]
     with pytest.raises(ProtocolError, match="Fold 1 was measured on different turns"):
         compare_reports([make_report(fold=1), unheard])
     bare = [make_report(fold=1), make_report(fold=2)]
