@@ -32,7 +32,7 @@ def check(
     decode: Annotated[bool, typer.Option("--decode", help="Decode every file, and not its header alone.")] = False,
     num_proc: Annotated[int | None, typer.Option(help="Processes that look at the files.")] = None,
     json_out: Annotated[Path | None, typer.Option("--json", help="Write the counts and all problems here.")] = None,
-    most: Annotated[int, typer.Option(help="Problems of a kind to print.")] = 20,
+    most: Annotated[int, typer.Option(min=0, help="Problems of a kind to print.")] = 20,
 ) -> None:
     """Count turns, speakers, hours, labels and histories, and list what cannot be used as it is."""
     from ..data.conversations import load_conversations

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
-from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+import re
+import warnings
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -43,17 +45,19 @@ def load_conversations(
             None gives a split for each fold.
         columns: of a Hub dataset: its column for each of ours where the names differ, as
             `{"conversation_id": "dialogue", "emotion": "label"}`.
-        max_seconds: a longer turn is taken for a bad cut, of which the beginning is heard.
+        max_seconds: a longer file is taken for a bad cut, of which the beginning is heard; sound that a Hub dataset
+            holds as bytes is left as it is.
         decode: look for broken and silent sound by decoding every file; False looks at their headers.
         strict: raise where a turn cannot be used.
         num_proc: processes that look at the files.
 
     Returns:
-        A `DatasetDict` with `problems`: for each split a dataset, sorted by conversation and turn, with
-        `conversation_id` (string, the corpus's own), `turn_index` (its place in the whole conversation; with gaps
-        where turns are left out), `speaker` (who talks), `audio` (`Audio(decode=False)`, for `load_audio`), `start`
-        and `end` (seconds, None where not told), `transcript` (None where not told), `emotion` (`ClassLabel`, -1 =
-        heard and not scored), `split`, `seconds` (of sound). A warning counts the turns that were left out.
+        A `DatasetDict` with `problems`, which `map` and `filter` do not pass on: for each split a dataset, sorted by
+        conversation and turn, with `conversation_id` (string, the corpus's own), `turn_index` (its place in the whole
+        conversation; with gaps where turns are left out), `speaker` (who talks), `audio` (`Audio(decode=False)`, for
+        `load_audio`), `start` and `end` (seconds, None where not told), `transcript` (None where not told), `emotion`
+        (`ClassLabel`, -1 = heard and not scored), `split`, `seconds` (of sound). A warning counts the turns that were
+        left out.
 
     Raises:
         FileNotFoundError: for a folder that is not there, or lacks what the corpus should have.
@@ -62,7 +66,12 @@ def load_conversations(
     """
     name = str(name_or_folder)
     corpus = CORPORA.get(name.lower())
-    is_hub = corpus is None and name not in SUITES and not Path(name).exists()
+    folder = Path(name).expanduser()
+    is_hub = corpus is None and name not in SUITES and not folder.exists()
+    if is_hub and not re.fullmatch(r"\w[\w.-]*/\w[\w.-]*", name):
+        raise FileNotFoundError(
+            f"{name!r} is no folder, no dataset of the Hub (org/name), and none of {[*CORPORA, *SUITES]}."
+        )
     _check_arguments(name, corpus, is_hub, data_dir=data_dir, fold=fold, columns=columns, label_set=label_set)
     if not max_seconds > 0:
         raise ValueError(f"max_seconds must be above 0, got {max_seconds!r}.")
@@ -73,8 +82,8 @@ def load_conversations(
     elif is_hub:
         source = _read_hub(name, columns or {}, label_set)
     else:
-        turns = read_metadata_folder(Path(name))
-        source = _Source(Path(name).resolve().name, turns, _own_labels(label_set, turns))
+        turns = read_metadata_folder(folder)
+        source = _Source(folder.resolve().name, turns, _own_labels(label_set, turns))
     return source.look(max_seconds=max_seconds, decode=decode, num_proc=num_proc).tables(strict=strict)
 
 
@@ -121,11 +130,13 @@ class _Source:
             if found["kind"] not in LEFT_OUT:
                 kept[turn.group].append((self._row(turn, found, turn_index), positions[i]))
         report_problems(self.problems, name=self.name, strict=strict)
-        if not any(kept.values()):
-            raise ValueError(
-                f"{self.name}: there is no turn that can be used; the first problem is {self.problems[0]}"
-            )
-        return Conversations({split: self._table(split, rows) for split, rows in kept.items() if rows}, self.problems)
+        for split, rows in kept.items():
+            if not rows:
+                problem = next(problem for problem in self.problems if problem.split == split)
+                raise ValueError(
+                    f"{self.name}: the split {split!r} has no turn that can be used; of the first, {problem}"
+                )
+        return Conversations({split: self._table(split, rows) for split, rows in kept.items()}, self.problems)
 
     def _row(self, turn: Turn, found: dict, turn_index: int) -> dict:
         return {
@@ -166,12 +177,39 @@ def _read_corpus(corpus: Corpus, folder: Path, label_set, fold: int | None) -> _
         raise FileNotFoundError(f"data_dir of {corpus.title} is no folder: {folder}.")
     labels = corpus.label_set(label_set)
     corpus.check_fold(fold)
-    turns, problems = corpus.read(folder)
-    if fold is not None and corpus.fold_groups[fold - 1] not in {turn.group for turn in turns}:
+    turns, problems = _without_repeated(*corpus.read(folder))
+    if not turns:
+        raise ValueError(f"{folder} holds no turn of {corpus.title}.")
+    there = {turn.group for turn in turns}
+    problems += [
+        Problem("absent", str(folder), f"there is no turn of {group}")
+        for group in corpus.fold_groups
+        if group not in there
+    ]
+    _warn_of_unknown_words(corpus, turns)
+    if fold is not None and corpus.fold_groups[fold - 1] not in there:
         raise ValueError(f"{folder} holds no turn of {corpus.fold_groups[fold - 1]}, which fold {fold} tests.")
     for turn in turns:
         turn.group = corpus.split_of(turn, fold)
     return _Source(corpus.name, turns, labels, fold, problems)
+
+
+def _without_repeated(turns: list[Turn], problems: list[Problem]) -> tuple[list[Turn], list[Problem]]:
+    """The first turn of each sound; a table that is there twice would double every history."""
+    first: dict[str, Turn] = {}
+    for turn in turns:
+        if first.setdefault(turn.audio, turn) is not turn:
+            place = {"split": turn.group, "conversation_id": turn.conversation_id}
+            problems.append(Problem("repeated", turn.audio, "the corpus's table names it again", **place))
+    return list(first.values()), problems
+
+
+def _warn_of_unknown_words(corpus: Corpus, turns: list[Turn]) -> None:
+    known = corpus.words
+    unknown = Counter(turn.words for turn in turns if turn.words and not known.intersection(turn.words))
+    if unknown:
+        told = ", ".join(f"{' '.join(words)!r} of {count}" for words, count in unknown.most_common(5))
+        warnings.warn(f"{corpus.name}: labels that are not the corpus's are not scored: {told} turns.", stacklevel=5)
 
 
 def _read_hub(name: str, columns: Mapping[str, str], label_set) -> _Source:
@@ -184,9 +222,19 @@ def _read_hub(name: str, columns: Mapping[str, str], label_set) -> _Source:
 def _own_labels(label_set: Sequence[str] | Mapping[str, str] | None, turns: list[Turn]) -> LabelSet:
     """Of a source that knows no label sets by name."""
     if isinstance(label_set, Mapping):
+        _warn_of_misspelt({word for turn in turns for word in turn.words}, label_set)
         return LabelSet("own", dict(label_set))
-    words = sorted({word for turn in turns for word in turn.words}) if label_set is None else label_set
+    told = {word for turn in turns for word in turn.words}
+    words = sorted(told) if label_set is None else label_set
+    _warn_of_misspelt(told, words)
     return LabelSet("all" if label_set is None else "own", {word: word for word in words})
+
+
+def _warn_of_misspelt(told: set[str], wanted: Iterable[str]) -> None:
+    """Data may lack a label, and a set may leave one out; where both are so, one may be misspelt."""
+    lacking, left_out = sorted(set(wanted) - told), sorted(told - set(wanted))
+    if lacking and left_out:
+        warnings.warn(f"No turn has the labels {lacking}, and those of {left_out} are not scored.", stacklevel=5)
 
 
 def _positions_in_split(turns: list[Turn]) -> list[int]:

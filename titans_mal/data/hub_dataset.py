@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 from datasets import Audio, ClassLabel, Dataset, load_dataset
 
-from .table import Turn
+from .table import Turn, check_times, whole_turn_index
 
 
 REQUIRED_COLUMNS = ("conversation_id", "turn_index", "speaker", "audio")
@@ -36,30 +36,51 @@ def _read_split(name: str, table: Dataset, split: str, named: dict[str, str], co
     missing = sorted(named[ours] for ours in wanted if named[ours] not in table.column_names)
     if missing:
         raise ValueError(f"{name} lacks the columns {missing}; it has {table.column_names}: give `columns`.")
-    emotion = table.features.get(named["emotion"])
-    if emotion is not None and not isinstance(emotion, ClassLabel) and emotion.dtype != "string":
-        raise ValueError(f"{name}: {named['emotion']!r} must be a ClassLabel or strings, got {emotion.dtype}.")
+    dtype = getattr(table.features.get(named["emotion"]), "dtype", None)
+    is_class = isinstance(table.features.get(named["emotion"]), ClassLabel)
+    if named["emotion"] in table.column_names and not is_class and dtype not in ("string", "large_string"):
+        raise ValueError(f"{name}: {named['emotion']!r} must be a ClassLabel or strings, got {dtype}.")
     present = {ours: theirs for ours, theirs in named.items() if ours != "audio" and theirs in table.column_names}
-    values = {ours: table.with_format(None)[theirs][:] for ours, theirs in present.items()}
-    if isinstance(emotion, ClassLabel):
-        values["emotion"] = [None if i is None or i < 0 else emotion.int2str(i) for i in values["emotion"]]
-    rows = [dict(zip(values, row)) for row in zip(*values.values())]
+    values = {ours: _values(table, theirs) for ours, theirs in present.items()}
     sound = table.select_columns([named["audio"]]).cast_column(named["audio"], Audio(decode=False))
     if named["audio"] != "audio":
         sound = sound.rename_column(named["audio"], "audio")
-    return [_as_turn(row, split) for row in rows], sound
+    turns, seen = [], {}
+    for number, row in enumerate(zip(*values.values())):
+        try:
+            turn = _as_turn(dict(zip(values, row)), split)
+            place = (turn.conversation_id, turn.turn_index)
+            if seen.setdefault(place, number) != number:
+                raise ValueError(f"turn {turn.turn_index} of {turn.conversation_id!r} is row {seen[place]} as well.")
+        except ValueError as error:
+            raise ValueError(f"{name}, {split}, row {number}: {error}") from error
+        turns.append(turn)
+    return turns, sound
+
+
+def _values(table: Dataset, column: str) -> list:
+    """A column, with the names of a `ClassLabel`; None for what it has no name for."""
+    feature, values = table.features[column], table.with_format(None)[column][:]
+    if not isinstance(feature, ClassLabel):
+        return values
+    return [None if value is None or value < 0 else feature.int2str(value) for value in values]
 
 
 def _as_turn(row: dict, split: str) -> Turn:
+    if row["conversation_id"] is None or not str(row["conversation_id"]).strip():
+        raise ValueError(f"conversation_id is empty: {row['conversation_id']!r}.")
+    speaker = "" if row["speaker"] is None else str(row["speaker"]).strip()
+    check_times(row.get("start"), row.get("end"))
+    turn_index = whole_turn_index(row["turn_index"])
     return Turn(
         str(row["conversation_id"]),
-        "unknown" if row["speaker"] is None else str(row["speaker"]),
+        speaker or "unknown",
         "",
         words=(row["emotion"],) if row.get("emotion") else (),
         start=row.get("start"),
         end=row.get("end"),
         transcript=row.get("transcript"),
         group=split,
-        order=(int(row["turn_index"]),),
-        turn_index=int(row["turn_index"]),
+        order=(turn_index,),
+        turn_index=turn_index,
     )

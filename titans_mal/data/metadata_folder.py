@@ -7,7 +7,7 @@ import math
 from collections.abc import Iterator
 from pathlib import Path
 
-from .table import Turn
+from .table import Turn, check_times, whole_turn_index
 
 
 METADATA_FILE = "metadata.csv"
@@ -28,7 +28,10 @@ def read_metadata_folder(folder: Path) -> list[Turn]:
     path = folder / METADATA_FILE
     if not path.is_file():
         raise FileNotFoundError(f"{folder} has no {METADATA_FILE}.")
-    turns = list(_read_turns(folder))
+    try:
+        turns = list(_read_turns(folder))
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path} is not in UTF-8: {error}") from error
     if not turns:
         raise ValueError(f"{path} holds no turns.")
     _check_order(turns, path)
@@ -40,6 +43,9 @@ def _read_turns(folder: Path) -> Iterator[tuple[int, Turn]]:
     with open(path, newline="", encoding="utf-8-sig") as file:
         reader = csv.DictReader(file)
         present = [name or "" for name in reader.fieldnames or []]
+        repeated = sorted({name for name in present if present.count(name) > 1})
+        if repeated:
+            raise ValueError(f"{path} has the columns {repeated} more than once.")
         missing = [name for name in REQUIRED_COLUMNS if name not in present]
         if missing:
             raise ValueError(f"{path} lacks the columns {missing}; it has {present}.")
@@ -53,20 +59,18 @@ def _read_turns(folder: Path) -> Iterator[tuple[int, Turn]]:
 def _as_turn(row: dict, folder: Path) -> Turn:
     if None in row or None in row.values():
         raise ValueError("the number of fields is not that of the header.")
+    row = {name: value.strip() for name, value in row.items()}
     sound = folder / row["file_name"]
     if not row["file_name"] or not sound.is_file():
         raise ValueError(f"there is no sound file {row['file_name']!r} in {folder}.")
     for name in ("conversation_id", "speaker"):
-        if not row[name].strip():
+        if not row[name]:
             raise ValueError(f"{name} is empty.")
     if ("start" in row) != ("end" in row):
         raise ValueError("start and end go together: the table has one of the columns.")
     start, end = (_number(row, name) if name in row else None for name in ("start", "end"))
-    if start is not None and not 0 <= start < end:
-        raise ValueError(f"a turn must start at 0 s or later and end after that, got {start} to {end}.")
-    turn_index = _number(row, "turn_index")
-    if turn_index != int(turn_index) or turn_index < 0:
-        raise ValueError(f"turn_index must be a whole number from 0 on, got {row['turn_index']!r}.")
+    check_times(start, end)
+    turn_index = whole_turn_index(row["turn_index"])
     return Turn(
         row["conversation_id"],
         row["speaker"],
@@ -74,10 +78,10 @@ def _as_turn(row: dict, folder: Path) -> Turn:
         words=(row["emotion"],) if row.get("emotion") else (),
         start=start,
         end=end,
-        transcript=row.get("transcript"),
+        transcript=row.get("transcript") or None,
         group=row.get("split") or "test",
-        order=(int(turn_index),),
-        turn_index=int(turn_index),
+        order=(turn_index,),
+        turn_index=turn_index,
     )
 
 

@@ -40,7 +40,7 @@ def overview(conversations: Conversations) -> dict:
     """
     return {
         "splits": {split: _of_split(table) for split, table in conversations.items()},
-        "problems": dict(Counter(problem.kind for problem in conversations.problems)),
+        "problems": dict(Counter(problem.kind for problem in getattr(conversations, "problems", ()))),
     }
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import json
 import os
 import warnings
@@ -29,6 +30,8 @@ MAX_SECONDS = 60.0
 KINDS = {
     "missing": "left out: the table names a file that is not there",
     "broken": "left out: the file is no sound, or truncated",
+    "absent": "not there: a part of the corpus",
+    "repeated": "left out: the same sound has a turn already",
     "silent": "left out: every sample is zero",
     "outside": "left out: the turn has no length, or lies beyond the recording",
     "long": "cut: only its beginning is heard",
@@ -38,7 +41,7 @@ KINDS = {
 _FINDINGS = Features(
     {"seconds": Value("float64"), "kind": Value("string"), "detail": Value("string"), "path": Value("string")}
 )
-LEFT_OUT = ("missing", "broken", "silent", "outside")
+LEFT_OUT = ("missing", "broken", "absent", "repeated", "silent", "outside")
 
 
 @dataclass(frozen=True)
@@ -126,7 +129,11 @@ def look_at_all(
         content = json.dumps([{"path": path, "stamp": file_stamp(path)} for path in sounds])
         with quietly():
             sounds = Dataset.from_generator(_paths, gen_kwargs={"content": content})
-    given = {"max_seconds": max_seconds, "decode": decode, "version": __version__}
+        stamps = ""
+    else:
+        paths = sounds.flatten().select_columns(["audio.path"])["audio.path"]
+        stamps = hashlib.sha256(json.dumps([file_stamp(path or "") for path in paths]).encode()).hexdigest()
+    given = {"max_seconds": max_seconds, "decode": decode, "version": __version__, "stamps": stamps}
     looked = sounds.map(
         _look_at_row,
         fn_kwargs=given,
@@ -152,8 +159,8 @@ def file_stamp(path: str) -> str:
     return f"{status.st_size}-{status.st_mtime_ns}"
 
 
-def _look_at_row(row: dict, *, max_seconds: float, decode: bool, version: str) -> dict:
-    # The version is there for the cache: a later one looks again.
+def _look_at_row(row: dict, *, max_seconds: float, decode: bool, version: str, stamps: str) -> dict:
+    # Version and stamps are there for the cache: a later version looks again, and so does one whose files changed.
     return look_at(row["audio"], max_seconds=max_seconds, decode=decode)
 
 

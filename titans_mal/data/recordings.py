@@ -8,11 +8,16 @@ import math
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
+from io import StringIO
 from pathlib import Path
 
 from .audio import MIN_SECONDS, audio_seconds, part_of_file
 from .problems import Problem, report_problems
 from .table import Conversations, conversation_table
+
+
+# Less is no sound: a sample or two.
+_LEAST_SECONDS = 0.001
 
 
 @dataclass(frozen=True)
@@ -78,12 +83,14 @@ def load_recording(
     total = audio_seconds(str(recording))
     name = conversation_id or recording.stem
     found = read_segments(segments) if isinstance(segments, str | Path) else list(segments)
+    if not found:
+        raise ValueError(f"No segments were given for {recording}.")
     problems, rows = [], []
     for index, segment in enumerate(sorted(found, key=lambda segment: (segment.start, segment.end))):
         place = {"file": str(recording), "split": "test", "conversation_id": name, "turn_index": index}
         span = f"{segment.start:.3f} to {segment.end:.3f} s"
         end = min(segment.end, total)
-        if not 0 <= segment.start < end:
+        if not 0 <= segment.start <= end - _LEAST_SECONDS:
             detail = f"a segment from {span} of a recording of {total:.3f} s"
             problems.append(Problem("outside", detail=detail, **place))
             continue
@@ -118,11 +125,13 @@ def _read_rttm(text: str, path: Path) -> list[Segment]:
         fields = line.split()
         if not fields or fields[0] != "SPEAKER":
             continue
-        if len(fields) < 8:
-            raise ValueError(f"{path}, line {number}: a SPEAKER line has at least 8 fields, got {len(fields)}.")
+        if not (8 <= len(fields) <= 10 and re.fullmatch(r"\d+|<NA>", fields[2])):
+            raise ValueError(
+                f"{path}, line {number}: a SPEAKER line has 8 to 10 fields, and no blanks in them, got {len(fields)}."
+            )
         recordings.add(fields[1])
         start, duration = (_seconds(value, f"{path}, line {number}") for value in fields[3:5])
-        segments.append(Segment(start, start + duration, fields[7]))
+        segments.append(Segment(start, start + duration, "" if fields[7] == "<NA>" else fields[7]))
     if len(recordings) > 1:
         raise ValueError(f"{path} is of several recordings {sorted(recordings)}: give the lines of one.")
     return segments
@@ -140,19 +149,21 @@ def _read_whisperx(text: str, path: Path) -> list[Segment]:
     for number, segment in enumerate(listed):
         start, end = (_seconds(segment.get(key), f"{path}, segment {number}") for key in ("start", "end"))
         text = segment.get("text")
-        segments.append(Segment(start, end, segment.get("speaker") or "", text.strip() if text else None))
+        transcript = None if text is None else str(text).strip()
+        segments.append(Segment(start, end, str(segment.get("speaker") or "").strip(), transcript or None))
     return segments
 
 
 def _read_csv(text: str, path: Path) -> list[Segment]:
-    reader = csv.DictReader(text.splitlines())
+    reader = csv.DictReader(StringIO(text, newline=""))
     missing = [name for name in ("start", "end") if name not in (reader.fieldnames or ())]
     if missing:
         raise ValueError(f"{path} lacks the columns {missing}; it has {reader.fieldnames}.")
     segments = []
     for number, row in enumerate(reader, start=2):
         start, end = (_seconds(row[name], f"{path}, line {number}") for name in ("start", "end"))
-        segments.append(Segment(start, end, row.get("speaker") or "", row.get("transcript") or None))
+        speaker, transcript = ((row.get(name) or "").strip() for name in ("speaker", "transcript"))
+        segments.append(Segment(start, end, speaker, transcript or None))
     return segments
 
 

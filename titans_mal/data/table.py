@@ -89,6 +89,29 @@ class LabelSet:
         return next((self.labels.index(label) for label in known), -1)
 
 
+def whole_turn_index(value) -> int:
+    """The place of a turn in its conversation, of whatever tells it.
+
+    Raises:
+        ValueError: if it is no whole number from 0 on.
+    """
+    try:
+        number = float(value)
+    except (TypeError, ValueError):
+        number = -1.0
+    if not (number >= 0 and number.is_integer()):
+        raise ValueError(f"turn_index must be a whole number from 0 on, got {value!r}.")
+    return int(number)
+
+
+def check_times(start: float | None, end: float | None) -> None:
+    """Raise a ValueError unless a turn has no times, or starts at 0 s or later and ends after that."""
+    if start is None and end is None:
+        return
+    if start is None or end is None or not 0 <= start < end < float("inf"):
+        raise ValueError(f"a turn must start at 0 s or later and end after that, got {start} to {end}.")
+
+
 def features_of(labels: Sequence[str]) -> Features:
     """The table's columns; `audio` as `Audio(decode=False)` stores it, since encoding through that needs a decoder."""
     return Features(

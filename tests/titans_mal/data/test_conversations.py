@@ -1,4 +1,5 @@
 import csv
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -99,7 +100,7 @@ def test_a_missing_column_is_named_beside_those_that_are_there(tmp_path, column)
         ([turn(0, end="nan")], "line 2: end must be a number, got 'nan'"),
         ([turn(0, start=2.0, end=1.0)], r"line 2: a turn must start .* got 2\.0 to 1\.0"),
         ([turn(0, start=-1.0)], r"line 2: a turn must start at 0 s or later"),
-        ([turn(0, turn_index="first")], "line 2: turn_index must be a number, got 'first'"),
+        ([turn(0, turn_index="first")], "line 2: turn_index must be a whole number from 0 on, got 'first'"),
         ([turn(0, turn_index=0.5)], r"line 2: turn_index must be a whole number from 0 on, got '0\.5'"),
         ([turn(0, turn_index=-1)], "line 2: turn_index must be a whole number"),
         ([turn(1), turn(0)], "line 3: conversation 'talk' has turn 0 after turn 1"),
@@ -131,3 +132,32 @@ def test_nothing_to_read(tmp_path):
     (tmp_path / "metadata.csv").write_text("")
     with pytest.raises(ValueError, match="lacks the columns"):
         load_conversations(tmp_path)
+    (tmp_path / "metadata.csv").write_text("file_name,conversation_id,turn_index,speaker,emotion,emotion\n")
+    with pytest.raises(ValueError, match=r"has the columns \['emotion'\] more than once"):
+        load_conversations(tmp_path)
+    (tmp_path / "metadata.csv").write_bytes(",".join(turn()).encode() + "\na.wav,caf\u00e9".encode("cp1252"))
+    with pytest.raises(ValueError, match="is not in UTF-8"):
+        load_conversations(tmp_path)
+
+
+def test_blanks_make_no_new_people(tmp_path):
+    rows = [turn(0, speaker="A ", emotion=" sad", split="train "), turn(1, speaker=" A", emotion="sad", split="train")]
+    table = load_conversations(write(tmp_path, rows))["train"]
+    assert table["speaker"][:] == ["A", "A"]
+    assert table.features["emotion"].names == ["sad"]
+
+
+def test_labels_that_may_be_misspelt_are_told(tmp_path):
+    folder = write(tmp_path, [turn(i) for i in range(3)])
+    with pytest.warns(UserWarning, match=r"No turn has the labels \['hapy'\], and those of \['happy', 'neutral'\]"):
+        load_conversations(folder, label_set=["hapy", "sad"])
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        load_conversations(folder, label_set=["sad"])
+        load_conversations(folder, label_set=["neutral", "happy", "sad", "angry"])
+
+
+@pytest.mark.parametrize("name", ["./none", "iemocapp", "no such folder", "a/b/c"])
+def test_what_can_be_no_dataset_is_not_looked_for_on_the_hub(name):
+    with pytest.raises(FileNotFoundError, match=r"is no folder, no dataset of the Hub .* none of \['iemocap'"):
+        load_conversations(name)

@@ -1,5 +1,6 @@
 """Every corpus on a tree that looks like it, with its traps inside."""
 
+import re
 import warnings
 
 import corpus_trees
@@ -92,11 +93,80 @@ def test_iemocap(trees):
     assert labels_of(own)[:5] == [None, "bad", "good", "bad", None]
 
 
+@pytest.mark.filterwarnings("ignore:.*cannot be used")
 def test_iemocap_one_folder_up_and_in_part(tmp_path):
     corpus_trees.iemocap(tmp_path / "IEMOCAP_full_release", sessions=[2])
     assert list(load_conversations("IEMOCAP", data_dir=tmp_path)) == ["session2"]
     with pytest.raises(ValueError, match="no turn of session1, which fold 1 tests"):
         load_conversations("iemocap", data_dir=tmp_path, fold=1)
+
+
+@pytest.mark.filterwarnings("ignore:.*cannot be used")
+def test_iemocap_with_copies_holes_and_a_table_twice(tmp_path):
+    corpus_trees.iemocap(tmp_path)
+    (tmp_path / "backup" / "Session1").mkdir(parents=True)
+    evaluations = tmp_path / "Session2" / "dialog" / "EmoEvaluation"
+    twice = evaluations / "Ses02F_impro01.txt"
+    twice.write_text(2 * twice.read_text() + "\n[9.0000 - 9.5000]\tSes02F_impro01_F000\tNEU\t[2.5, 2.5, 2.5]")
+    blanks = evaluations / "Ses02M_script01_1b.txt"
+    blanks.write_text(blanks.read_text().replace("\t", " "))
+    with pytest.warns(UserWarning, match=r"iemocap: turns that cannot be used \(6 repeated, 1 absent\)|1 absent"):
+        conversations = load_conversations("iemocap", data_dir=tmp_path)
+    assert [table.num_rows for table in conversations.values()] == [10, 5, 10, 10, 10]
+    assert {problem.kind for problem in conversations.problems} == {"extra", "repeated", "absent"}
+    twice.write_text(twice.read_text().replace("\tneu\t", "\tNEU\t"))
+    with pytest.warns(UserWarning, match="labels that are not the corpus's are not scored: 'NEU' of 1 turns"):
+        load_conversations("iemocap", data_dir=tmp_path)
+
+
+def test_a_split_that_cannot_be_heard_is_an_error(tmp_path):
+    corpus_trees.iemocap(tmp_path)
+    for path in (tmp_path / "Session1" / "sentences").rglob("*.wav"):
+        path.unlink()
+    with (
+        pytest.warns(UserWarning, match="10 missing"),
+        pytest.raises(ValueError, match="the split 'test' has no turn that can be used; of the first, missing: "),
+    ):
+        load_conversations("iemocap", data_dir=tmp_path, fold=1)
+
+
+def test_tables_that_cannot_be_read_name_the_row(tmp_path):
+    corpus_trees.meld(tmp_path)
+    table = tmp_path / "dev_sent_emo.csv"
+    table.write_text(table.read_text(encoding="utf-8").replace("00:16:15,000", "soon"), encoding="utf-8")
+    with pytest.raises(ValueError, match=r"dev_sent_emo\.csv, row 3: A time must read h:mm:ss,mmm, got 'soon'"):
+        load_conversations("meld", data_dir=tmp_path)
+
+
+@pytest.mark.filterwarnings("ignore:.*cannot be used")
+def test_folders_that_unpacking_made_twice(tmp_path):
+    corpus_trees.meld(tmp_path)
+    (tmp_path / "train" / "train_splits").rename(tmp_path / "clips")
+    (tmp_path / "train" / "train_splits").mkdir()
+    (tmp_path / "clips").rename(tmp_path / "train" / "train_splits" / "train_splits")
+    (tmp_path / "_raw" / "dev_splits_complete").mkdir(parents=True)
+    assert load_conversations("meld", data_dir=tmp_path)["train"].num_rows == 3
+
+
+def test_msp_improv_beside_its_transcriptions(tmp_path):
+    corpus_trees.msp_improv(tmp_path)
+    transcript = tmp_path / "All_human_transcriptions" / "session1" / "MSP-IMPROV-S01A-F01-P-FM01.txt"
+    transcript.parent.mkdir(parents=True)
+    transcript.write_text("Hello.\n")
+    conversations = load_conversations("msp-improv", data_dir=tmp_path)
+    assert conversations["session1"]["transcript"][0] == "Hello."
+    assert not conversations.problems
+
+
+def test_m3ed_without_names(tmp_path):
+    corpus_trees.m3ed(tmp_path)
+    path = tmp_path / "annotation.json"
+    path.write_text(re.sub(r'"Name": "[^"]+"', '"Name": " "', path.read_text(encoding="utf-8")), encoding="utf-8")
+    (tmp_path / "splitInfo" / "movie_list_test.txt").write_text("xiaohuanxi\nanjia")
+    with pytest.warns(UserWarning, match="11 repeated"):
+        conversations = load_conversations("m3ed", data_dir=tmp_path)
+    assert set(conversations["train"]["speaker"]) == {"anjia_1_A", "anjia_1_B", "anjia_2_A"}
+    assert set(conversations["test"]["conversation_id"]) == {"xiaohuanxi_1", "xiaohuanxi_2"}
 
 
 def test_meld(trees):
@@ -209,7 +279,10 @@ def test_ravdess(trees):
     conversations = load(trees, "ravdess")
     assert {name: table.num_rows for name, table in conversations.items()} == {"fold1": 2, "fold2": 1, "fold6": 1}
     assert labels_of(conversations["fold1"]) == ["angry", "angry"]
-    assert sorted(problem.detail.split()[0] for problem in conversations.problems) == ["a"] * 4 + ["song,"] * 4
+    details = [problem.detail.split()[0] for problem in conversations.problems if problem.kind == "extra"]
+    assert sorted(details) == ["a"] * 4 + ["song,"] * 4
+    absent = [problem.detail[-5:] for problem in conversations.problems if problem.kind == "absent"]
+    assert absent == ["fold3", "fold4", "fold5"]
 
 
 @pytest.mark.parametrize("name", CORPORA)

@@ -88,6 +88,35 @@ def test_rows_without_sound_or_speaker(hub):
     assert table["speaker"][:] == ["0", "0", "unknown"]
 
 
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"turn_index": 0}, "row 3: turn 0 of 'b' is row 1 as well"),
+        ({"turn_index": None}, "row 3: turn_index must be a whole number from 0 on, got None"),
+        ({"turn_index": -1}, "got -1"),
+        ({"conversation_id": None}, "row 3: conversation_id is empty: None"),
+        ({"start": 2.0, "end": 1.0}, r"row 3: a turn must start at 0 s or later and end after that, got 2\.0 to 1\.0"),
+        ({"start": float("nan"), "end": 1.0}, "row 3: a turn must start"),
+    ],
+)
+def test_rows_that_are_no_turns_are_named(hub, fields, message):
+    made = [{**row, "start": 0.0, "end": 1.0} for row in rows()]
+    made[3] |= fields
+    hub(made, emotion=LABELS)
+    with pytest.raises(ValueError, match=f"org/talks, train, {message}|{message}"):
+        load_conversations("org/talks")
+
+
+def test_files_of_rows_are_looked_at_again_when_they_change(hub, tmp_path):
+    made = rows()[:1]
+    path = tmp_path / "sound.wav"
+    made[0]["audio"] = {"bytes": None, "path": str(path)}
+    hub(made, emotion=LABELS)
+    for seconds in (0.5, 1.5):
+        path.write_bytes(to_wav(tone(seconds)))
+        assert load_conversations("org/talks")["test"]["seconds"][:] == [seconds]
+
+
 def test_numbers_without_names_are_no_labels(hub):
     hub(rows())
     with pytest.raises(ValueError, match="'emotion' must be a ClassLabel or strings, got int64"):

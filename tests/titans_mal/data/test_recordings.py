@@ -50,7 +50,7 @@ def test_turns_are_parts_of_the_recording(recording, tmp_path, name, content, fi
 def test_segments_that_do_not_fit(recording):
     segments = [
         Segment(4.5, 6.0, "A"),  # ends after the recording
-        Segment(0.5, 0.5, "A"),  # no length
+        Segment(0.5, 0.5000001, "A"),  # no length
         Segment(7.0, 8.0, "B"),  # after the recording
         Segment(1.0, 1.05, "B"),  # short
         Segment(1.0, 2.0, "A"),  # at the same time as the one before
@@ -66,6 +66,8 @@ def test_segments_that_do_not_fit(recording):
     assert sorted(kinds) == ["long", "outside", "outside", "outside", "short"]
     with pytest.raises(ValueError, match="turns cannot be used"):
         load_recording(recording, segments, strict=True)
+    with pytest.raises(ValueError, match="No segments were given"):
+        load_recording(recording, [])
     with (
         pytest.warns(UserWarning, match="1 outside"),
         pytest.raises(ValueError, match="no segment can be used"),
@@ -78,8 +80,10 @@ def test_segments_that_do_not_fit(recording):
     [
         ("a.txt", "", r"come from \.rttm, \.json, \.csv, got 'a\.txt'"),
         ("a.rttm", "", "holds no segments"),
-        ("a.rttm", "SPEAKER call 1 0.5\n", "line 1: a SPEAKER line has at least 8 fields, got 4"),
+        ("a.rttm", "SPEAKER call 1 0.5\n", "line 1: a SPEAKER line has 8 to 10 fields, .* got 4"),
         ("a.rttm", RTTM + "SPEAKER other 1 1 1 <NA> <NA> A <NA> <NA>", r"several recordings \['call', 'other'\]"),
+        ("a.rttm", "SPEAKER my call 1 0.5 1.0 <NA> <NA> A <NA> <NA>", "8 to 10 fields, and no blanks in them, got 11"),
+        ("a.rttm", "SPEAKER my call 1 0.5 1.0 <NA> <NA> A <NA>", "and no blanks in them, got 10"),
         ("a.rttm", "SPEAKER call 1 x 1 <NA> <NA> A", "line 1: a time is a number of seconds or h:mm:ss, got 'x'"),
         ("a.json", "{", "is no JSON"),
         ("a.json", '{"text": "hello"}', "has no list of segments"),

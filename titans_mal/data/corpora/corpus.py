@@ -6,6 +6,7 @@ import csv
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from io import StringIO
 from pathlib import Path
 
 from ..problems import Problem
@@ -29,6 +30,11 @@ class Corpus:
     label_sets: Mapping[str, Mapping[str, str]]
     fold_groups: tuple[str, ...] = ()
 
+    @property
+    def words(self) -> set[str]:
+        """All words of the corpus for an emotion that some label set knows."""
+        return {word for known in self.label_sets.values() for word in known}
+
     def label_set(self, wanted: str | Sequence[str] | Mapping[str, str] | None) -> LabelSet:
         """The label set of a name, of labels, or of a mapping from the corpus's words.
 
@@ -41,10 +47,9 @@ class Corpus:
                 raise ValueError(f"label_set of {self.title} must be one of {list(self.label_sets)}, got {wanted!r}.")
             return LabelSet(name, dict(self.label_sets[name]))
         mapping = dict(wanted) if isinstance(wanted, Mapping) else {word: word for word in wanted}
-        words = {word for known in self.label_sets.values() for word in known}
-        unknown = sorted(set(mapping) - words)
+        unknown = sorted(set(mapping) - self.words)
         if unknown:
-            raise ValueError(f"{self.title} has no labels {unknown}; it has {sorted(words)}.")
+            raise ValueError(f"{self.title} has no labels {unknown}; it has {sorted(self.words)}.")
         return LabelSet("own", mapping)
 
     def split_of(self, turn: Turn, fold: int | None) -> str:
@@ -94,12 +99,27 @@ def read_csv(path: Path, columns: Iterable[str]) -> Iterator[dict[str, str]]:
     except UnicodeDecodeError:
         text = data.decode("cp1252")
     # Quotation marks and dashes of Windows-1252 that were taken for control characters on the way.
-    text = re.sub("[\x91-\x97]", lambda found: found[0].encode("latin-1").decode("cp1252"), text)
-    reader = csv.DictReader(text.splitlines(keepends=True))
+    text = re.sub("[\x80-\x9f]", lambda found: found[0].encode("latin-1").decode("cp1252", "ignore"), text)
+    reader = csv.DictReader(StringIO(text, newline=""))
     missing = sorted(set(columns) - set(reader.fieldnames or ()))
     if missing:
         raise ValueError(f"{path} lacks the columns {missing}; it has {reader.fieldnames}.")
     yield from reader
+
+
+def turns_of_csv(path: Path, columns: Iterable[str], as_turn: Callable[[dict[str, str]], Turn]) -> list[Turn]:
+    """A turn of each line of a table, its fields without the blanks around them.
+
+    Raises:
+        ValueError: naming the file and the line of a turn that cannot be read.
+    """
+    turns = []
+    for number, row in enumerate(read_csv(path, columns), start=1):
+        try:
+            turns.append(as_turn({name: (value or "").strip() for name, value in row.items() if name is not None}))
+        except (ValueError, SyntaxError) as error:
+            raise ValueError(f"{path}, row {number}: {error}") from error
+    return turns
 
 
 def seconds_of(time: str) -> float:

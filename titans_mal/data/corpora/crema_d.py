@@ -29,7 +29,7 @@ _FOLDS = 5
 def read(root: Path) -> tuple[list[Turn], list[Problem]]:
     """Every file of `AudioWAV` whose name tells actor and emotion; others are extra."""
     turns, problems = [], []
-    for path in sorted(find(root, "AudioWAV").glob("[!.]*.wav")):
+    for path in sorted(find(root, "AudioWAV/*.wav", "*_*_*_*.wav").parent.glob("[!.]*.wav")):
         found = _NAME.fullmatch(path.stem)
         if found is None or found[2] not in _WORDS:
             problems.append(Problem("extra", str(path), "its name is not ACTOR_SENTENCE_EMOTION_LEVEL.wav"))

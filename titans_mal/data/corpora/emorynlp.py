@@ -7,11 +7,12 @@ emorynlp_{train,dev,test}_splits/sea{S}_ep{E}_sc{scene}_utt{U}.mp4
 from __future__ import annotations
 
 import ast
+from functools import partial
 from pathlib import Path
 
 from ..problems import Problem
 from ..table import Turn
-from .corpus import Corpus, extra_files, find, read_csv, same, seconds_of
+from .corpus import Corpus, extra_files, find, same, seconds_of, turns_of_csv
 
 
 _COLUMNS = ("Utterance", "Speaker", "Emotion", "Scene_ID", "Utterance_ID", "Season", "Episode")
@@ -21,8 +22,9 @@ def read(root: Path) -> tuple[list[Turn], list[Problem]]:
     """All turns of the three splits, in the order of their ids: neighbours share their subtitle's times."""
     turns, problems = [], []
     for split in ("train", "dev", "test"):
-        clips = find(root, f"emorynlp_{split}_splits")
-        part = [_turn(row, clips, split) for row in read_csv(find(root, f"emorynlp_{split}_final.csv"), _COLUMNS)]
+        clips = find(root, f"emorynlp_{split}_splits/*.mp4").parent
+        as_turn = partial(_turn, clips=clips, split=split)
+        part = turns_of_csv(find(root, f"emorynlp_{split}_final.csv"), _COLUMNS, as_turn)
         problems += extra_files(clips, "*.mp4", [turn.audio for turn in part], split)
         turns += part
     return turns, problems

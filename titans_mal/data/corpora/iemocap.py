@@ -37,13 +37,18 @@ _WORDS = {
 
 def read(root: Path) -> tuple[list[Turn], list[Problem]]:
     """All turns of all sessions that are there; a fold's group is its session."""
-    sessions = {path.name: path for path in sorted((*root.glob("Session?"), *root.glob("*/Session?")))}
-    if not sessions:
+    found = [path for depth in range(4) for path in sorted(root.glob("*/" * depth + "Session[1-5]"))]
+    if not found:
         raise FileNotFoundError(f"{root} holds no folders Session1 to Session5.")
-    turns, problems = [], []
-    for name, session in sessions.items():
+    turns, problems, sessions = [], [], {}
+    for path in found:
+        if sessions.setdefault(path.name, path) != path:
+            problems.append(Problem("extra", str(path), f"a second copy of {sessions[path.name]}"))
+    for name, session in sorted(sessions.items()):
         for path in sorted((session / "dialog" / "EmoEvaluation").glob("[!.]*.txt")):
             dialogue = list(_read_dialogue(session, path, group=name.lower()))
+            if not dialogue:
+                problems.append(Problem("absent", str(path), "no line tells a turn's times and label"))
             sound = session / "sentences" / "wav" / path.stem
             problems += extra_files(sound, "*.wav", [turn.audio for turn in dialogue])
             turns += dialogue

@@ -8,6 +8,7 @@ modality_speech/A_anjia_1_1.wav                    {Speaker}_{utterance}.wav
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 from ..problems import Problem
@@ -40,10 +41,10 @@ def read(root: Path) -> tuple[list[Turn], list[Problem]]:
 
 def _turn(movie: str, clip: str, content: dict, name: str, utterance: dict, sound: Path, split: str) -> Turn:
     letter = utterance["Speaker"].strip()  # of this clip alone
-    person = content.get("SpeakerInfo", {}).get(letter, {}).get("Name", f"{clip}_{letter}")
+    person = content.get("SpeakerInfo", {}).get(letter, {}).get("Name", "").strip()
     return Turn(
         clip,
-        f"{movie}_{person}",
+        f"{movie}_{person}" if person else f"{clip}_{letter}",
         str(sound / f"{letter}_{name}.wav"),
         words=(utterance["EmoAnnotation"]["final_main_emo"].strip(),),
         start=_seconds(utterance["StartTime"]),
@@ -56,7 +57,10 @@ def _turn(movie: str, clip: str, content: dict, name: str, utterance: dict, soun
 
 def _seconds(time: str) -> float:
     """Of `hours:minutes:seconds:frames`, from the beginning of the clip."""
-    hours, minutes, seconds, frames = map(int, time.strip().split(":"))
+    found = re.fullmatch(r"(\d+):(\d+):(\d+):(\d+)", time.strip())
+    if found is None:
+        raise ValueError(f"A time of M3ED must read hh:mm:ss:ff, got {time!r}.")
+    hours, minutes, seconds, frames = map(int, found.groups())
     return hours * 3600 + minutes * 60 + seconds + frames / _FRAMES_PER_SECOND
 
 

@@ -8,11 +8,12 @@ Its test speakers and nearly all of its test episodes occur in training: it is n
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 
 from ..problems import Problem
 from ..table import Turn
-from .corpus import Corpus, extra_files, find, read_csv, same, seconds_of
+from .corpus import Corpus, extra_files, find, same, seconds_of, turns_of_csv
 
 
 _CLIPS = {"train": "train_splits", "dev": "dev_splits_complete", "test": "output_repeated_splits_test"}
@@ -23,8 +24,9 @@ def read(root: Path) -> tuple[list[Turn], list[Problem]]:
     """All turns of the three splits, in the order of their ids: start times go back in some dialogues."""
     turns, problems = [], []
     for split, folder in _CLIPS.items():
-        clips = find(root, folder)
-        part = [_turn(row, clips, split) for row in read_csv(find(root, f"{split}_sent_emo.csv"), _COLUMNS)]
+        clips = find(root, f"{folder}/*.mp4").parent
+        as_turn = partial(_turn, clips=clips, split=split)
+        part = turns_of_csv(find(root, f"{split}_sent_emo.csv"), _COLUMNS, as_turn)
         problems += extra_files(clips, "*.mp4", [turn.audio for turn in part], split)
         turns += part
     return turns, problems

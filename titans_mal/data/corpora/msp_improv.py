@@ -31,17 +31,18 @@ _WORDS = {"A": "angry", "H": "happy", "S": "sad", "N": "neutral", "O": "other", 
 def read(root: Path) -> tuple[list[Turn], list[Problem]]:
     """All turns of the evaluation file; times are not told."""
     labels = find(root, "Evalution.txt", "Evaluation.txt").read_text(encoding="utf-8", errors="replace")
-    sound = find(root, "session1").parent
+    folder = find(root, "[sS]ession*/*/*/*.wav").parents[3]
+    sounds = {path.stem: path for path in sorted(folder.glob("[sS]ession*/*/*/[!.]*.wav"))}
     transcripts = _read_transcripts(root)
-    turns = [_turn(found, sound, transcripts) for found in map(_EVALUATION.match, labels.splitlines()) if found]
+    turns = [_turn(found, sounds, transcripts) for found in map(_EVALUATION.match, labels.splitlines()) if found]
     if not turns:
         raise ValueError(
             f"{root}: the evaluation file has no line like 'UTD-IMPROV-S01A-F01-P-FM01.avi; N; A:3.0; ...'"
         )
-    return turns, extra_files(sound, "session*/*/*/*.wav", [turn.audio for turn in turns])
+    return turns, extra_files(folder, "[sS]ession*/*/*/*.wav", [turn.audio for turn in turns])
 
 
-def _turn(found: re.Match, sound: Path, transcripts: dict[str, str]) -> Turn:
+def _turn(found: re.Match, sounds: dict[str, Path], transcripts: dict[str, str]) -> Turn:
     name, target, gender, session, scenario, first_letter, second_letter, number, code = found.groups()
     stem = f"MSP-IMPROV-{name}"
     part = {"S": "ST", "T": "ST"}.get(scenario, scenario)  # the target sentence is a turn of its improvisation
@@ -49,7 +50,7 @@ def _turn(found: re.Match, sound: Path, transcripts: dict[str, str]) -> Turn:
     return Turn(
         f"{target}-{gender}{session}-{part}",
         f"{talker}{session}",
-        str(sound / f"session{int(session)}" / target / scenario / f"{stem}.wav"),
+        str(sounds.get(stem, f"{stem}.wav")),
         words=(_WORDS.get(code, code),),
         transcript=transcripts.get(stem),
         group=f"session{int(session)}",

@@ -12,11 +12,12 @@ from __future__ import annotations
 
 import json
 import re
+from functools import partial
 from pathlib import Path
 
 from ..problems import Problem
 from ..table import Turn
-from .corpus import Corpus, extra_files, find, read_csv, same
+from .corpus import Corpus, extra_files, find, same, turns_of_csv
 
 
 _NAME = re.compile(r"(MSP-PODCAST_\d+)_(\d+(?:_\d+)*)\.wav")
@@ -43,8 +44,8 @@ def read(root: Path) -> tuple[list[Turn], list[Problem]]:
         times = json.loads(find(root, "segments.json").read_text(encoding="utf-8"))
     except FileNotFoundError:
         times = {}
-    rows = list(read_csv(table, ("FileName", "EmoClass", "SpkrID", "Split_Set")))
-    turns = [_turn(row, sound, times) for row in rows]
+    as_turn = partial(_turn, sound=sound, times=times)
+    turns = turns_of_csv(table, ("FileName", "EmoClass", "SpkrID", "Split_Set"), as_turn)
     return turns, extra_files(sound, "*.wav", [turn.audio for turn in turns])
 
 

@@ -28,7 +28,7 @@ def read(root: Path) -> tuple[list[Turn], list[Problem]]:
     turns, problems = {}, []
     for path in (path for folder in found_folders for path in sorted(folder.glob("[!.]*.wav"))):
         found = _NAME.fullmatch(path.stem)
-        if found is None or not 1 <= int(found[2]) <= len(_WORDS):
+        if found is None or not 1 <= int(found[2]) <= len(_WORDS) or not 1 <= int(found[3]) <= 24:
             problems.append(Problem("extra", str(path), "its name is not of seven numbers, of sound alone"))
         elif found[1] != "01":
             problems.append(Problem("extra", str(path), "song, not speech"))
