@@ -143,6 +143,7 @@ def test_batches_do_not_change_the_numbers(model, processor, talks, tmp_path):
     assert reports[1].predictions == reports[64].predictions
 
 
+@pytest.mark.filterwarnings("ignore:No turn has the labels")
 def test_gold_labels_reach_nothing_that_is_heard(model, processor, tmp_path):
     """Over the whole path, from the files on."""
     datasets = {
