@@ -64,12 +64,17 @@ def export_turns(turns: Sequence[Turn], name: str) -> str:
     if name not in FORMATS:
         raise ValueError(f"format must be one of {list(FORMATS)}, got {name!r}.")
     if name in ("rttm", "vtt", "textgrid"):
-        if any(turn.get("start") is None or turn.get("end") is None for turn in turns):
-            raise ValueError(f"The format {name} needs the start and end of every turn.")
+        if not turns or not all(_has_times(turn) for turn in turns):
+            raise ValueError(f"The format {name} needs turns, and the start and end of every one.")
         conversations = sorted({str(turn.get("conversation_id")) for turn in turns})
         if len(conversations) > 1:
             raise ValueError(f"The format {name} is of one conversation, got {conversations}.")
     return FORMATS[name](turns)
+
+
+def _has_times(turn: Turn) -> bool:
+    times = (turn.get("start"), turn.get("end"))
+    return None not in times and 0 <= times[0] < times[1] < float("inf")
 
 
 def _json(turns: Sequence[Turn]) -> str:
@@ -94,10 +99,8 @@ def _rttm(turns: Sequence[Turn]) -> str:
     """Rich Transcription Time Marked (NIST 2009): the label is the subtype, its probability the confidence."""
     lines = []
     for turn in turns:
-        name, speaker = (
-            "_".join(str(turn.get(field) or default).split())
-            for field, default in (("conversation_id", "recording"), ("speaker", "unknown"))
-        )
+        name = "_".join(str(turn.get("conversation_id") or "recording").split())
+        speaker = "_".join(_speaker(turn).split())
         duration = turn["end"] - turn["start"]
         label = "_".join(turn["label"].split())
         lines.append(
@@ -110,8 +113,7 @@ def _vtt(turns: Sequence[Turn]) -> str:
     from webvtt import Caption, WebVTT
 
     captions = [
-        Caption(_clock(turn["start"]), _clock(turn["end"]), f"<v {turn.get('speaker') or 'unknown'}>{_told(turn)}")
-        for turn in turns
+        Caption(_clock(turn["start"]), _clock(turn["end"]), f"<v {_speaker(turn)}>{_told(turn)}") for turn in turns
     ]
     return WebVTT(captions=captions).content
 
@@ -122,8 +124,8 @@ def _textgrid(turns: Sequence[Turn]) -> str:
 
     end = max(turn["end"] for turn in turns)
     tiers: dict[str, list[list]] = {}
-    for turn in turns:
-        intervals = tiers.setdefault(turn.get("speaker") or "unknown", [])
+    for turn in sorted(turns, key=lambda turn: turn["start"]):
+        intervals = tiers.setdefault(_speaker(turn), [])
         if intervals and intervals[-1][1] > turn["start"]:
             intervals[-1][1] = turn["start"]
         intervals.append([turn["start"], turn["end"], _told(turn)])
@@ -135,6 +137,12 @@ def _textgrid(turns: Sequence[Turn]) -> str:
         path = Path(folder) / "turns.TextGrid"
         grid.save(str(path), format="long_textgrid", includeBlankSpaces=True)
         return path.read_text(encoding="utf-8")
+
+
+def _speaker(turn: Turn) -> str:
+    """In one line, without what ends a name in WebVTT."""
+    speaker = turn.get("speaker")
+    return "unknown" if speaker is None else " ".join(str(speaker).replace(">", " ").split()) or "unknown"
 
 
 def _told(turn: Turn) -> str:

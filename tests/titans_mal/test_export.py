@@ -67,8 +67,11 @@ def test_what_a_format_cannot_hold(name):
     timeless = [turn(0, "A", None, None)]
     several = [turn(0, "A", 0, 1), turn(0, "A", 0, 1, conversation_id="other")]
     if name in ("rttm", "vtt", "textgrid"):
-        with pytest.raises(ValueError, match=f"{name} needs the start and end of every turn"):
+        with pytest.raises(ValueError, match=f"{name} needs turns, and the start and end of every one"):
             export_turns(timeless, name)
+        for odd in ([], [turn(0, "A", float("nan"), 1.0)], [turn(0, "A", 1.0, 1.0)]):
+            with pytest.raises(ValueError, match="needs turns"):
+                export_turns(odd, name)
         with pytest.raises(ValueError, match=rf"{name} is of one conversation, got \['call 1', 'other'\]"):
             export_turns(several, name)
     else:
@@ -76,6 +79,20 @@ def test_what_a_format_cannot_hold(name):
         assert export_turns(several, name)
     with pytest.raises(ValueError, match=r"format must be one of \['json', .* got 'xml'"):
         export_turns(TURNS, "xml")
+
+
+def test_odd_speakers_and_orders(tmp_path):
+    turns = [turn(0, 0, 5.0, 6.0), turn(1, "A>-->\nB", 2.0, 3.0), turn(2, 0, 1.0, 5.5)]
+    assert [line.split()[7] for line in export_turns(turns, "rttm").splitlines()] == ["0", "A_--_B", "0"]
+    assert [caption.voice for caption in webvtt.from_string(export_turns(turns, "vtt")).captions] == [
+        "0",
+        "A -- B",
+        "0",
+    ]
+    path = tmp_path / "a.TextGrid"
+    path.write_text(export_turns(turns, "textgrid"), encoding="utf-8")
+    grid = textgrid.openTextgrid(str(path), includeEmptyIntervals=False)
+    assert [entry.start for entry in grid.getTier("0").entries] == [1.0, 5.0]
 
 
 def test_labels_are_chosen_among_some():

@@ -45,8 +45,9 @@ def load_conversations(
             None gives a split for each fold.
         columns: of a Hub dataset: its column for each of ours where the names differ, as
             `{"conversation_id": "dialogue", "emotion": "label"}`.
-        max_seconds: a longer file is taken for a bad cut, of which the beginning is heard; sound that a Hub dataset
-            holds as bytes is left as it is.
+        max_seconds: a longer file is taken for a bad cut, of which the beginning is heard (its path then ends in
+            `#t=0,60`, which datasets cannot embed: `save_to_disk` raises); sound that a Hub dataset holds as bytes is
+            left as it is.
         decode: look for broken and silent sound by decoding every file; False looks at their headers.
         strict: raise where a turn cannot be used.
         num_proc: processes that look at the files.

@@ -68,7 +68,7 @@ def load_recording(
 
     Turns are sorted by their start; where segments overlap, each hears the sound of its own time, of both speakers. A
     segment that ends after the recording is heard up to its end. Nothing is decoded: memory does not grow with the
-    recording.
+    recording, and paths are parts of it, which `save_to_disk` cannot embed.
 
     Args:
         recording: the sound file.
@@ -150,7 +150,8 @@ def _read_whisperx(text: str, path: Path) -> list[Segment]:
         start, end = (_seconds(segment.get(key), f"{path}, segment {number}") for key in ("start", "end"))
         text = segment.get("text")
         transcript = None if text is None else str(text).strip()
-        segments.append(Segment(start, end, str(segment.get("speaker") or "").strip(), transcript or None))
+        speaker = "" if segment.get("speaker") is None else str(segment["speaker"]).strip()
+        segments.append(Segment(start, end, speaker, transcript or None))
     return segments
 
 
@@ -161,6 +162,8 @@ def _read_csv(text: str, path: Path) -> list[Segment]:
         raise ValueError(f"{path} lacks the columns {missing}; it has {reader.fieldnames}.")
     segments = []
     for number, row in enumerate(reader, start=2):
+        if None in row:
+            raise ValueError(f"{path}, line {number}: there are more fields than columns; quote what holds a comma.")
         start, end = (_seconds(row[name], f"{path}, line {number}") for name in ("start", "end"))
         speaker, transcript = ((row.get(name) or "").strip() for name in ("speaker", "transcript"))
         segments.append(Segment(start, end, speaker, transcript or None))

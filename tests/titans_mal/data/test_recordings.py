@@ -47,6 +47,11 @@ def test_turns_are_parts_of_the_recording(recording, tmp_path, name, content, fi
         assert table["transcript"][:] == [None, "Yes."]
 
 
+def test_numbers_are_speakers_too(tmp_path):
+    (tmp_path / "a.json").write_text(json.dumps([{"start": 0, "end": 1, "speaker": 0}]))
+    assert read_segments(tmp_path / "a.json")[0].speaker == "0"
+
+
 def test_segments_that_do_not_fit(recording):
     segments = [
         Segment(4.5, 6.0, "A"),  # ends after the recording
@@ -90,6 +95,7 @@ def test_segments_that_do_not_fit(recording):
         ("a.json", '[{"start": 1.0}]', "segment 0: a time is .* got None"),
         ("a.csv", "from,to\n1,2\n", r"lacks the columns \['start', 'end'\]; it has \['from', 'to'\]"),
         ("a.csv", "start,end\n1,nan\n", "line 2: a time is"),
+        ("a.csv", "start,end,transcript\n1,2,Well, hello\n", "line 2: there are more fields than columns"),
     ],
 )
 def test_files_that_cannot_be_read_say_why(tmp_path, name, content, message):
