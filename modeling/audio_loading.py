@@ -15,6 +15,8 @@ import numpy as np
 # ITU-R BS.775-3, table 2, brought down to mono (front channels 0.7071, centre 1, surround 0.5); LFE is left out.
 _MONO_WEIGHTS = {"FL": 0.7071, "FR": 0.7071, "FC": 1.0} | dict.fromkeys(("SL", "SR", "BL", "BR", "BC"), 0.5)
 _MAX_CHANNELS = 8
+# A turn must last that long to be heard.
+MIN_SECONDS = 0.1
 # Encoders pad the last frame and containers round their times; less than this is no truncation.
 _TRUNCATION_TOLERANCE = 0.05
 _PROBE_BYTES = 4096
@@ -100,7 +102,7 @@ def check_waveform(
     waveform: np.ndarray,
     sampling_rate: int,
     *,
-    min_seconds: float = 0.1,
+    min_seconds: float = MIN_SECONDS,
     max_seconds: float | None = None,
     name: str = "The turn",
 ) -> np.ndarray:

@@ -85,7 +85,7 @@ class AudioEmotionPipeline(Pipeline):
 
     def _forward(self, model_inputs: dict, memory_cache: ConversationMemoryCache, memory: bool = True) -> dict:
         speaker = model_inputs["turn"].get("speaker")
-        speakers = None if speaker is None else [speaker_number(speaker)]
+        speakers = None if speaker is None else [_speaker_number(speaker)]
         with contextlib.nullcontext() if memory else self.model.disable_memory():
             output = self.model(
                 **model_inputs["inputs"], memory_cache=memory_cache, speaker_ids=speakers, logits_to_keep=1
@@ -130,7 +130,7 @@ class AudioEmotionPipeline(Pipeline):
             turn.setdefault("turn_index", position)
 
 
-def speaker_number(speaker: str) -> int:
+def _speaker_number(speaker: str) -> int:
     """A number that stands for a speaker's name in every process."""
     return int.from_bytes(hashlib.sha256(str(speaker).encode()).digest()[:7], "big")
 

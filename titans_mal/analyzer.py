@@ -10,15 +10,14 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-import torch
-
 from .data.audio import load_audio
 from .export import check_labels, choose_label
 from .modeling.conversation_memory_cache import ConversationMemoryCache
-from .modeling.pipeline_audio_emotion import speaker_number
+from .modeling.pipeline_audio_emotion import AudioEmotionPipeline
 
 
 _HISTORY_FILE = "history.json"
+_RATE = 16_000  # in Hz, in which turns are measured and handed on
 
 
 @dataclass(frozen=True)
@@ -57,7 +56,7 @@ class ConversationAnalyzer:
     each other.
 
     Args:
-        model: with memory; it is used as it is, and should be in evaluation mode.
+        model: with memory; it is put into evaluation mode.
         processor: of its host.
         labels: of the model, to choose among; None = all.
         unknown_below: a turn whose most probable label is less probable is "unknown".
@@ -69,8 +68,7 @@ class ConversationAnalyzer:
     def __init__(self, model, processor, *, labels: Sequence[str] | None = None, unknown_below: float = 0.0):
         self._labels = check_labels(model.config.labels, labels, unknown_below)
         self._unknown_below = unknown_below
-        self._model = model
-        self._processor = processor
+        self._pipeline = AudioEmotionPipeline(model=model, processor=processor)
         self._lock = threading.Lock()
         self._cache = ConversationMemoryCache(model.config)
         self._history: list[TurnEmotion] = []
@@ -109,34 +107,23 @@ class ConversationAnalyzer:
                 conversation is then as it was.
         """
         began = time.perf_counter()
-        source = audio if sampling_rate is None else (audio, sampling_rate)
-        rate = self._model.sound_extractor(self._processor).sampling_rate
-        waveform = load_audio(source, sampling_rate=rate)
-        inputs = self._model.prepare_turn(self._processor, (waveform, rate))
+        waveform = load_audio(audio if sampling_rate is None else (audio, sampling_rate))
         with self._lock:
-            start = self._check_start(start)
-            with torch.inference_mode():
-                output = self._model(
-                    **inputs,
-                    memory_cache=self._cache,
-                    speaker_ids=None if speaker is None else [speaker_number(speaker)],
-                    logits_to_keep=1,
-                )
-            probabilities = torch.softmax(output.emotion_logits[0].double(), dim=-1).tolist()
+            turn_index, start = len(self._history), self._check_start(start)
+            sound = {"audio": (waveform, _RATE), "turn_index": turn_index, "speaker": speaker}
+            heard = self._pipeline(sound, memory_cache=self._cache)
             label, score, scores = choose_label(
-                dict(zip(self._model.config.labels, probabilities)),
-                labels=self._labels,
-                unknown_below=self._unknown_below,
+                heard["scores"], labels=self._labels, unknown_below=self._unknown_below
             )
             turn = TurnEmotion(
-                turn_index=len(self._history),
+                turn_index=turn_index,
                 speaker=speaker,
                 start=start,
-                end=start + len(waveform) / rate,
+                end=start + len(waveform) / _RATE,
                 label=label,
                 score=score,
                 scores=scores,
-                surprise=output.memory_surprise.float().mean().item(),
+                surprise=heard["surprise"],
                 latency=time.perf_counter() - began,
             )
             self._history.append(turn)
@@ -171,7 +158,7 @@ class ConversationAnalyzer:
                 is then as it was.
         """
         folder = Path(folder)
-        cache = ConversationMemoryCache.from_pretrained(folder, self._model.config)
+        cache = ConversationMemoryCache.from_pretrained(folder, self._pipeline.model.config)
         path = folder / _HISTORY_FILE
         if not path.is_file():
             raise FileNotFoundError(f"{folder} has no {_HISTORY_FILE}.")
@@ -181,7 +168,7 @@ class ConversationAnalyzer:
             raise ValueError(f"{path} cannot be read: {error}") from error
         if len(history) != int(cache.turns.sum()):
             raise ValueError(f"{folder} holds {len(history)} turns and the state of {int(cache.turns.sum())}.")
-        cache.to(self._model.titans_memory.device)
+        cache.to(self._pipeline.model.titans_memory.device)
         with self._lock:
             self._cache.adopt(cache)
             self._history = history

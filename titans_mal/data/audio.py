@@ -6,14 +6,18 @@ import math
 
 import numpy as np
 
-from ..modeling.audio_loading import AudioDecodingError, audio_seconds, check_waveform, load_audio, part_of_file
+from ..modeling.audio_loading import (
+    MIN_SECONDS,
+    AudioDecodingError,
+    audio_seconds,
+    check_waveform,
+    load_audio,
+    part_of_file,
+)
 
 
 __all__ = ["MIN_SECONDS", "AudioDecodingError", "audio_seconds", "check_waveform", "load_audio", "load_turn",
            "part_of_file"]  # fmt: skip
-
-# What a model can be given; a shorter turn of a table is padded with silence.
-MIN_SECONDS = 0.1
 
 
 def load_turn(audio, sampling_rate: int = 16_000) -> np.ndarray:
@@ -28,4 +32,4 @@ def load_turn(audio, sampling_rate: int = 16_000) -> np.ndarray:
     """
     waveform = load_audio(audio, sampling_rate=sampling_rate)
     missing = math.ceil(MIN_SECONDS * sampling_rate) - len(waveform)
-    return check_waveform(np.pad(waveform, (0, max(0, missing))), sampling_rate, min_seconds=MIN_SECONDS)
+    return check_waveform(np.pad(waveform, (0, max(0, missing))), sampling_rate)

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from .audio import MIN_SECONDS, audio_seconds, part_of_file
 from .problems import Problem, report_problems
-from .table import Conversations, conversation_table
+from .table import Conversations, clock_seconds, conversation_table
 
 
 # Less is no sound: a sample or two.
@@ -172,12 +172,8 @@ def _read_csv(text: str, path: Path) -> list[Segment]:
 
 def _seconds(value, where: str) -> float:
     """Of a number of seconds, or of h:mm:ss."""
-    clock = re.fullmatch(r"(?:(\d+):)?(\d+):(\d+(?:[.,]\d+)?)", str(value).strip())
     try:
-        if clock is not None:
-            hours, minutes, seconds = clock.groups(default="0")
-            return int(hours) * 3600 + int(minutes) * 60 + float(seconds.replace(",", "."))
-        seconds = float(value)
+        seconds = clock_seconds(value) if ":" in str(value) else float(value)
     except (TypeError, ValueError):
         seconds = math.nan
     if not math.isfinite(seconds):

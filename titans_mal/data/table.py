@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import groupby
@@ -102,6 +103,19 @@ def whole_turn_index(value) -> int:
     if not (number >= 0 and number.is_integer()):
         raise ValueError(f"turn_index must be a whole number from 0 on, got {value!r}.")
     return int(number)
+
+
+def clock_seconds(time: str) -> float:
+    """Seconds of `h:mm:ss`, `mm:ss`, or these with a fraction after a point or a comma.
+
+    Raises:
+        ValueError: for another form.
+    """
+    found = re.fullmatch(r"(?:(\d+):)?(\d+):(\d+(?:[.,]\d+)?)", time.strip())
+    if found is None:
+        raise ValueError(f"a time must read h:mm:ss, got {time!r}.")
+    hours, minutes, seconds = found.groups(default="0")
+    return int(hours) * 3600 + int(minutes) * 60 + float(seconds.replace(",", "."))
 
 
 def check_times(start: float | None, end: float | None) -> None:

@@ -6,11 +6,10 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from .emotion_metrics import EmotionMetrics
 from .markdown import METRIC_TITLES, table, told
 from .protocol import check_comparable
-from .report import PREDICTIONS_FILE, EvaluationReport
-from .statistics import METRICS, confusions, interval
+from .report import PREDICTIONS_FILE, EvaluationReport, measure
+from .statistics import METRICS
 
 
 def compare_reports(reports: Sequence[EvaluationReport]) -> dict:
@@ -75,18 +74,12 @@ def _pooled(reports: Sequence[EvaluationReport], names: Sequence[str]) -> dict[s
     turns = [{**turn, "fold": report.protocol["fold"]} for report in reports for turn in report.predictions]
     references = np.array([labels.index(turn["label"]) for turn in turns])
     conversations = [f"{turn['fold']} {turn['conversation_id']}" for turn in turns]
+    bootstrap = {"resamples": reports[0].content["bootstrap"]["resamples"], "seed": reports[0].protocol["seed"]}
     pooled = {}
     for name in names:
         told_labels = [turn["predicted"][name] for turn in turns]
         predicted = np.array([-1 if label is None else labels.index(label) for label in told_labels])
-        scores = EmotionMetrics().compute(
-            predictions=predicted.tolist(), references=references.tolist(), num_labels=len(labels)
-        )
-        counts = confusions(predicted, references, conversations, len(labels))
-        bootstrap = {"resamples": reports[0].content["bootstrap"]["resamples"], "seed": reports[0].protocol["seed"]}
-        pooled[name] = {
-            metric: {"value": scores[metric], "interval": interval(counts, metric, **bootstrap)} for metric in METRICS
-        }
+        pooled[name], _ = measure(predicted, references, conversations, len(labels), **bootstrap)
     return pooled
 
 

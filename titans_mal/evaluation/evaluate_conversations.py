@@ -70,32 +70,16 @@ def evaluate_conversations(
             finite, or an `output_dir` that holds another run.
     """
     dataset = dataset.with_format(None)
-    _check_arguments(conditions, batch_size=batch_size, readout=readout, max_new_tokens=max_new_tokens, seed=seed)
-    if resamples < 100:
-        raise ValueError(f"resamples must be at least 100, for an interval to mean anything, got {resamples}.")
+    hearing = {"readout": readout, "max_new_tokens": max_new_tokens, "seed": seed}
+    _check_arguments(conditions, batch_size=batch_size, resamples=resamples, **hearing)
     _check_data(model, dataset, train)
-    if len(set(dataset["conversation_id"])) == 1:
-        # It has no other whose state it could read.
-        conditions = [name for name in conditions if name != "other_state"]
-        if not conditions:
-            raise ValueError("The condition other_state needs several conversations, the dataset has one.")
-    output_dir = Path(output_dir)
-    state = process_state()
-    labels = dataset.features["emotion"].names
-    protocol = protocol_of(model, processor, dataset, readout=readout, max_new_tokens=max_new_tokens, seed=seed)
-    run = {"protocol": protocol, "model": model_of(model), "conditions": list(conditions), "batch_size": batch_size}
+    conditions = _possible(conditions, dataset)
+    output_dir, state = Path(output_dir), process_state()
+    protocol = protocol_of(model, processor, dataset, **hearing)
+    run = {"protocol": protocol, "model": model_of(model), "conditions": conditions, "batch_size": batch_size}
     stored = Progress(output_dir / PROGRESS_FOLDER, {**run, "sound": sound_fingerprint(dataset)}, state)
     groups = make_groups(dataset, batch_size)
-    listener = Listener(
-        model,
-        processor,
-        dataset,
-        labels,
-        batch_size=batch_size,
-        readout=readout,
-        max_new_tokens=max_new_tokens,
-        seed=seed,
-    )
+    listener = Listener(model, processor, dataset, batch_size=batch_size, **hearing)
     left = [group for group in groups if group.number not in stored.done]
     with torch.inference_mode(), _evaluating(model):
         for group in _with_bar(left[state.process_index :: state.num_processes], shown=state.is_main_process):
@@ -124,9 +108,19 @@ def _check_arguments(conditions, *, readout: str, **integers: int) -> None:
     if readout not in READOUTS:
         raise ValueError(f"readout must be one of {READOUTS}, got {readout!r}.")
     for name, value in integers.items():
-        least = 0 if name == "seed" else 1
+        # Of fewer resamples no interval can be told.
+        least = {"seed": 0, "resamples": 100}.get(name, 1)
         if isinstance(value, bool) or not isinstance(value, int) or value < least:
             raise ValueError(f"{name} must be an integer of at least {least}, got {value!r}.")
+
+
+def _possible(conditions: Sequence[str], dataset: Dataset) -> list[str]:
+    """The conditions without those that the data cannot have: one conversation has no other to read the state of."""
+    is_alone = len(set(dataset["conversation_id"])) == 1
+    possible = [name for name in conditions if not (is_alone and name == "other_state")]
+    if not possible:
+        raise ValueError("The condition other_state needs several conversations, the dataset has one.")
+    return possible
 
 
 def _check_data(model, dataset: Dataset, train: Dataset | None) -> None:

@@ -32,6 +32,8 @@ class HeardTurn:
 
 @dataclass(frozen=True)
 class Conversation:
+    """A conversation of a group; `turns` are all of its turns, in order."""
+
     name: str
     turns: list[HeardTurn]
 
@@ -102,8 +104,7 @@ class Listener:
     Args:
         model: with memory.
         processor: of its host.
-        table: with the column `audio`.
-        labels: of the data, in order; all known to the model.
+        table: with the columns `audio` and `emotion`, whose labels are all known to the model.
         batch_size: turns heard at once.
         readout: "logits", as the model's config reads them, or "text", generated.
         max_new_tokens: of generated text.
@@ -113,13 +114,13 @@ class Listener:
         not_heard: why, for each row of the table whose sound cannot be used.
     """
 
-    def __init__(self, model, processor, table, labels, *, batch_size, readout, max_new_tokens, seed):
+    def __init__(self, model, processor, table, *, batch_size, readout, max_new_tokens, seed):
         self.model = model
         self.processor = processor
         self.seed = seed
         self.not_heard: dict[int, str] = {}
         self._audio = table.select_columns(["audio"])
-        self._label_columns = [model.config.labels.index(label) for label in labels]
+        self._label_columns = [model.config.labels.index(label) for label in table.features["emotion"].names]
         self._batch_size = batch_size
         self._readout = readout
         self._max_new_tokens = max_new_tokens
@@ -157,7 +158,7 @@ class Listener:
         return heard
 
     def write(self, turns, cache: ConversationMemoryCache) -> None:
-        """Write turns to `cache`, and read nothing from it."""
+        """Hear turns for what they leave in `cache` alone."""
         for _, given in self._batches(turns, cache):
             self.model(**given, logits_to_keep=1)
 

@@ -218,12 +218,26 @@ def _model_columns(heard: dict, turns: _Turns) -> tuple[dict[str, np.ndarray], d
     return {name: predicted[name] for name in TITLES if name in predicted}, unparsable
 
 
-def _column(name: str, predicted: np.ndarray, turns: _Turns, unparsable: float | None, **bootstrap) -> dict:
+def measure(
+    predicted: np.ndarray, references: np.ndarray, conversations: Sequence[str], num_labels: int, **bootstrap
+) -> tuple[dict[str, dict], dict]:
+    """The metrics of predictions with their intervals, and all that `EmotionMetrics` says of them.
+
+    Args:
+        predicted, references: (turns,), as `EmotionMetrics` takes them.
+        conversations: (turns,), what is drawn for the intervals.
+        bootstrap: `resamples` and `seed`.
+    """
     scores = EmotionMetrics().compute(
-        predictions=predicted.tolist(), references=turns.references.tolist(), num_labels=len(turns.labels)
+        predictions=predicted.tolist(), references=references.tolist(), num_labels=num_labels
     )
-    counts = confusions(predicted, turns.references, turns.conversations, len(turns.labels))
-    ends = {metric: interval(counts, metric, **bootstrap) for metric in METRICS}
+    counts = confusions(predicted, references, conversations, num_labels)
+    metrics = {name: {"value": scores[name], "interval": interval(counts, name, **bootstrap)} for name in METRICS}
+    return metrics, scores
+
+
+def _column(name: str, predicted: np.ndarray, turns: _Turns, unparsable: float | None, **bootstrap) -> dict:
+    metrics, scores = measure(predicted, turns.references, turns.conversations, len(turns.labels), **bootstrap)
     by_history: dict[str, list[bool]] = defaultdict(list)
     for depth, reference, label in zip(turns.depths, turns.references, predicted):
         if reference >= 0:
@@ -232,7 +246,7 @@ def _column(name: str, predicted: np.ndarray, turns: _Turns, unparsable: float |
     return {
         "title": TITLES[name],
         "description": " ".join(description.split()),
-        "metrics": {metric: {"value": scores[metric], "interval": ends[metric]} for metric in METRICS},
+        "metrics": metrics,
         "recall": dict(zip(turns.labels, scores["recall"])),
         "confusion": scores["confusion"],
         "by_history": {

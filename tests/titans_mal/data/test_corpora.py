@@ -134,7 +134,7 @@ def test_tables_that_cannot_be_read_name_the_row(tmp_path):
     corpus_trees.meld(tmp_path)
     table = tmp_path / "dev_sent_emo.csv"
     table.write_text(table.read_text(encoding="utf-8").replace("00:16:15,000", "soon"), encoding="utf-8")
-    with pytest.raises(ValueError, match=r"dev_sent_emo\.csv, row 3: A time must read h:mm:ss,mmm, got 'soon'"):
+    with pytest.raises(ValueError, match=r"dev_sent_emo\.csv, row 3: a time must read h:mm:ss, got 'soon'"):
         load_conversations("meld", data_dir=tmp_path)
 
 

@@ -372,7 +372,7 @@ def test_one_conversation_has_no_other(model, processor, talks, tmp_path):
         ({"conditions": "memory"}, "conditions must be a list of any of .* got 'memory'"),
         ({"max_new_tokens": 0}, "max_new_tokens must be an integer of at least 1, got 0"),
         ({"seed": -1}, "seed must be an integer of at least 0, got -1"),
-        ({"resamples": 99}, "resamples must be at least 100"),
+        ({"resamples": 99}, "resamples must be an integer of at least 100, got 99"),
     ],
 )
 def test_arguments_are_checked_before_anything_is_written(model, processor, talks, tmp_path, options, message):

@@ -6,6 +6,7 @@ import csv
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from io import StringIO
 from pathlib import Path
 
@@ -122,16 +123,26 @@ def turns_of_csv(path: Path, columns: Iterable[str], as_turn: Callable[[dict[str
     return turns
 
 
-def seconds_of(time: str) -> float:
-    """Seconds of `h:mm:ss,mmm` or `h:mm:ss.mmm`.
+def read_clips(
+    root: Path,
+    splits: Mapping[str, tuple[str, str]],
+    columns: Iterable[str],
+    as_turn: Callable[[dict[str, str], Path, str], Turn],
+) -> tuple[list[Turn], list[Problem]]:
+    """The turns of a corpus that has a table and a folder of mp4 clips for each split.
 
-    Raises:
-        ValueError: for another form.
+    Args:
+        splits: for each the names of its table and of its folder.
+        columns: that the tables must have.
+        as_turn: from a row, the folder and the split to the turn.
     """
-    found = re.fullmatch(r"(\d+):(\d+):(\d+(?:[.,]\d+)?)", time.strip())
-    if found is None:
-        raise ValueError(f"A time must read h:mm:ss,mmm, got {time!r}.")
-    return int(found[1]) * 3600 + int(found[2]) * 60 + float(found[3].replace(",", "."))
+    turns, problems = [], []
+    for split, (table, folder) in splits.items():
+        clips = find(root, f"{folder}/*.mp4").parent
+        part = turns_of_csv(find(root, table), columns, partial(as_turn, clips=clips, split=split))
+        problems += extra_files(clips, "*.mp4", [turn.audio for turn in part], split)
+        turns += part
+    return turns, problems
 
 
 def extra_files(folder: Path, pattern: str, known: Iterable[str | Path], split: str | None = None) -> list[Problem]:

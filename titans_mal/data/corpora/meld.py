@@ -8,28 +8,24 @@ Its test speakers and nearly all of its test episodes occur in training: it is n
 
 from __future__ import annotations
 
-from functools import partial
 from pathlib import Path
 
 from ..problems import Problem
-from ..table import Turn
-from .corpus import Corpus, extra_files, find, same, seconds_of, turns_of_csv
+from ..table import Turn, clock_seconds
+from .corpus import Corpus, read_clips, same
 
 
-_CLIPS = {"train": "train_splits", "dev": "dev_splits_complete", "test": "output_repeated_splits_test"}
+_SPLITS = {
+    "train": ("train_sent_emo.csv", "train_splits"),
+    "dev": ("dev_sent_emo.csv", "dev_splits_complete"),
+    "test": ("test_sent_emo.csv", "output_repeated_splits_test"),
+}
 _COLUMNS = ("Utterance", "Speaker", "Emotion", "Sentiment", "Dialogue_ID", "Utterance_ID", "StartTime", "EndTime")
 
 
 def read(root: Path) -> tuple[list[Turn], list[Problem]]:
     """All turns of the three splits, in the order of their ids: start times go back in some dialogues."""
-    turns, problems = [], []
-    for split, folder in _CLIPS.items():
-        clips = find(root, f"{folder}/*.mp4").parent
-        as_turn = partial(_turn, clips=clips, split=split)
-        part = turns_of_csv(find(root, f"{split}_sent_emo.csv"), _COLUMNS, as_turn)
-        problems += extra_files(clips, "*.mp4", [turn.audio for turn in part], split)
-        turns += part
-    return turns, problems
+    return read_clips(root, _SPLITS, _COLUMNS, _turn)
 
 
 def _turn(row: dict[str, str], clips: Path, split: str) -> Turn:
@@ -39,8 +35,8 @@ def _turn(row: dict[str, str], clips: Path, split: str) -> Turn:
         row["Speaker"],
         str(clips / f"dia{dialogue}_utt{utterance}.mp4"),
         words=(row["Emotion"], f"sentiment:{row['Sentiment']}"),
-        start=seconds_of(row["StartTime"]),
-        end=seconds_of(row["EndTime"]),
+        start=clock_seconds(row["StartTime"]),
+        end=clock_seconds(row["EndTime"]),
         transcript=row["Utterance"],
         group=split,
         order=(utterance,),

@@ -50,7 +50,7 @@ def read(root: Path) -> tuple[list[Turn], list[Problem]]:
 
 
 def _turn(row: dict[str, str], sound: Path, times: dict[str, dict]) -> Turn:
-    name = row["FileName"].strip()
+    name = row["FileName"]
     found = _NAME.fullmatch(name)
     if found is None:
         raise ValueError(f"A segment of MSP-Podcast is named MSP-PODCAST_0001_0008.wav, got {name!r}.")
@@ -58,12 +58,12 @@ def _turn(row: dict[str, str], sound: Path, times: dict[str, dict]) -> Turn:
     time = times.get(name.removesuffix(".wav"), {})
     start, end = (None if time.get(key) is None else float(time[key]) for key in ("Start_Time", "End_Time"))
     # "Unknown" is many people, so that each of its segments has a speaker of its own.
-    speaker = row["SpkrID"].strip()
+    speaker = row["SpkrID"]
     return Turn(
         f"{split}_{found[1]}",
         f"unknown_{name.removesuffix('.wav')}" if speaker.lower() in ("unknown", "") else speaker,
         str(sound / name),
-        words=(_WORDS.get(row["EmoClass"].strip(), row["EmoClass"]),),
+        words=(_WORDS.get(row["EmoClass"], row["EmoClass"]),),
         start=start,
         end=end,
         group=split,
