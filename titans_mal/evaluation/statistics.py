@@ -10,8 +10,7 @@ from scipy import stats
 
 METRICS = ("wa", "ua", "weighted_f1", "macro_f1")
 CONFIDENCE = 0.95
-# Below, percentile intervals are far too narrow: with five conversations, they held the value in 84 % of simulated
-# cases instead of 95 %.
+# Below, percentile intervals are far too narrow (`test_of_few_conversations_intervals_say_too_much` measures it).
 MIN_CONVERSATIONS = 10
 
 

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from titans_mal.evaluation import emotion_metrics
+from titans_mal.evaluation import emotion_metrics, statistics
 from titans_mal.evaluation.emotion_metrics import EmotionMetrics
 from titans_mal.evaluation.floors import copy_previous, majority, speaker_normalised
 from titans_mal.evaluation.listener import parse_label
@@ -73,16 +73,27 @@ def test_intervals_draw_conversations_and_not_turns():
     assert interval(confusions(predictions[:900], references[:900], names[:900], 2), "wa", resamples=9, seed=0) is None
 
 
-def test_intervals_cover_what_they_are_for():
-    """Of 200 samples of a known accuracy, about 95 % of the intervals hold it."""
+def coverage(conversations: int) -> float:
+    """Of 200 samples of a known accuracy, the share whose 95 % intervals hold it."""
     rng = np.random.default_rng(0)
     covered = 0
     for _ in range(200):
-        predictions = (rng.uniform(size=60) > 0.7).astype(int)
-        counts = confusions(predictions, np.zeros(60, dtype=int), [str(i // 2) for i in range(60)], 2)
-        low, high = interval(counts, "wa", resamples=300, seed=1)
+        # Turns of a conversation are right or wrong together.
+        predictions = (rng.uniform(size=conversations) > 0.7).astype(int).repeat(2)
+        names = [str(i // 2) for i in range(2 * conversations)]
+        counts = confusions(predictions, np.zeros(len(names), dtype=int), names, 2)
+        low, high = interval(counts, "wa", resamples=200, seed=1)
         covered += low <= 0.7 <= high
-    assert 0.88 <= covered / 200 <= 0.99
+    return covered / 200
+
+
+def test_intervals_cover_what_they_are_for():
+    assert 0.88 <= coverage(40) <= 0.99
+
+
+def test_of_few_conversations_intervals_say_too_much(monkeypatch):
+    monkeypatch.setattr(statistics, "MIN_CONVERSATIONS", 2)
+    assert coverage(5) < 0.88
 
 
 def test_differences_are_paired():
