@@ -19,6 +19,7 @@ from titans_mal.evaluation.conditions import CONDITIONS
 from titans_mal.evaluation.evaluate_conversations import evaluate_conversations
 from titans_mal.evaluation.progress import Progress
 from titans_mal.evaluation.report import EvaluationReport
+from titans_mal.processes import process_state
 
 
 # Turns of the conversations, of which "c" is longer than a batch.
@@ -270,6 +271,13 @@ def test_two_processes_give_the_numbers_of_one(model, processor, talks, tmp_path
         np.testing.assert_array_equal(first[name], second[name])
 
 
+def test_processes_that_do_not_know_of_each_other_are_refused(monkeypatch):
+    assert process_state().num_processes == 1
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(RuntimeError, match="started 2 processes, and accelerate sees 1"):
+        process_state()
+
+
 def test_turns_that_cannot_be_heard_are_left_out_of_every_column(model, processor, tmp_path):
     def sound(talk, turn):
         return np.zeros(8000) if (talk, turn) == ("b", 1) else tone(0.03) if (talk, turn) == ("b", 2) else None
@@ -319,9 +327,11 @@ def test_generated_text(model, processor, talks, tmp_path):
 
 
 def test_what_is_written(model, processor, talks, tmp_path):
-    happy = talks.map(lambda row: {"emotion": LABELS.index("happy")}).select(range(3))
-    report = evaluated(model, processor, talks, tmp_path / "out", train=happy)
-    assert {turn["predicted"]["majority"] for turn in report.predictions} == {"happy"}
+    own = np.bincount(talks["emotion"]).argmax()
+    other = (own + 1) % len(LABELS)
+    train = talks.select(range(3)).map(lambda row: {"emotion": int(other)})
+    report = evaluated(model, processor, talks, tmp_path / "out", train=train)
+    assert {turn["predicted"]["majority"] for turn in report.predictions} == {LABELS[other]}
     folder = tmp_path / "out"
     for name in ("confusion.png", "history.png"):
         assert (folder / name).stat().st_size > 5000
