@@ -1,13 +1,10 @@
-"""Making, loading and saving a model with memory: in full, or as an adapter that names its base."""
+"""Making and loading a model with memory: in full, or as an adapter that names its base."""
 
 from __future__ import annotations
 
-import copy
 import dataclasses
 import os
-import shutil
-import sys
-from pathlib import Path
+import re
 
 import torch
 from torch import Tensor
@@ -16,7 +13,6 @@ from transformers.conversion_mapping import (
     get_checkpoint_conversion_mapping,
     register_checkpoint_conversion_mapping,
 )
-from transformers.dynamic_module_utils import get_relative_import_files
 
 from .checkpoint_files import (
     LOCATION_KEYWORDS,
@@ -27,24 +23,19 @@ from .checkpoint_files import (
     load_generation_config,
     load_processor,
 )
+from .checkpoint_saving import EXTENSION_NAMES, CheckpointSavingMixin
 from .configuration_titans_mal import DEFAULT_EMOTION_PROMPT, AudioEmotionConfigMixin, TitansMemoryConfig
-from .host_checksums import host_checksums
+from .host_identity import differing_shape, host_checksums, host_fingerprint, is_other_host
+from .host_lora import load_lora, peft_adapters
 from .memory_placement import keep_memory_with_its_blocks
-from .titans_memory_layer import weights_fingerprint
 
-
-# The children that this project adds to a host.
-EXTENSION_NAMES = ("titans_memory", "emotion_head")
 
 # What belongs to an adapter's own files, and not to those of its base.
 _ADAPTER_KEYWORDS = (*LOCATION_KEYWORDS, "code_revision", "adapter_kwargs", "variant")
 
-# The auto classes that find the model in a repo that holds its code.
-_AUTO_MODELS = ("AutoModelForAudioEmotion", "AutoModelForMultimodalLM", "AutoModel")
 
-
-class AudioEmotionCheckpointMixin:
-    """`from_base`, `from_pretrained` and `save_pretrained` of a host with memory."""
+class AudioEmotionCheckpointMixin(CheckpointSavingMixin):
+    """`from_base` and `from_pretrained` of a host with memory, and what saving is."""
 
     # A processor that is saved along, or where one may be found when it is asked for.
     _processor = None
@@ -81,11 +72,6 @@ class AudioEmotionCheckpointMixin:
     @processor.setter
     def processor(self, processor) -> None:
         self._processor = processor
-
-    @property
-    def extension_names(self) -> tuple[str, ...]:
-        """The children that the model has beside its host's."""
-        return tuple(name for name in EXTENSION_NAMES if hasattr(self, name))
 
     @classmethod
     def from_base(
@@ -139,6 +125,7 @@ class AudioEmotionCheckpointMixin:
         if emotion_readout == "verbalizer":
             config.label_token_ids = cls.label_tokens_of(config, processor)
         model, info = cls._load_host(name, config, kwargs)
+        model.config.base_fingerprint = model._loaded_fingerprint
         model.processor = processor
         if model.generation_config.eos_token_id is None:
             # A larger checkpoint keeps it for its own `generate`.
@@ -189,11 +176,41 @@ class AudioEmotionCheckpointMixin:
         check_location(base, f"base of the adapter {name},")
         weights = load_adapter_weights(name, hub, kwargs.get("variant"))
         base_kwargs = {key: value for key, value in kwargs.items() if key not in _ADAPTER_KEYWORDS}
-        where = {"revision": config.base_model_revision, "subfolder": config.base_model_subfolder}
-        model, info = cls._load_host(base, config, base_kwargs | where)
+        base_kwargs |= {"revision": config.base_model_revision, "subfolder": config.base_model_subfolder}
+        cls._check_base(name, config, base_kwargs)
+        model, info = cls._load_host(base, config, base_kwargs)
+        if os.path.isdir(base) and is_other_host(config.base_fingerprint, model._loaded_fingerprint):
+            raise ValueError(
+                f"The base {base} is not the host that the adapter {name} was made for: its weights are "
+                f"{model._loaded_fingerprint}, not {config.base_fingerprint}; base_fingerprint=None passes over it."
+            )
         _copy_extension(model, weights, name)
+        model.config.has_lora = load_lora(model, name, hub, is_needed=config.has_lora)
         model.generation_config = load_generation_config(name, hub) or model.generation_config
         return model, info
+
+    @classmethod
+    def _check_base(cls, name, config, kwargs) -> None:
+        """Refuse a base that is not there or not the host that an adapter was made for, before weights are loaded."""
+        base, revision = config.base_model_name_or_path, config.base_model_revision
+        told = f"The base {base}{f' at revision {revision}' if revision else ''} of the adapter {name}"
+        hub = hub_keywords(kwargs)
+        try:
+            native = AutoConfig.from_pretrained(base, **hub)
+            commit = commit_of(base, hub)
+        except (OSError, ValueError) as error:
+            raise OSError(f"{told} cannot be loaded: {error}") from error
+        try:
+            fields = cls.config_class.fields_of_host(native)
+        except ValueError as error:
+            raise ValueError(f"{told} is not the host that it was made for: {error}") from None
+        # Both in the words of one version of transformers.
+        differing = differing_shape(cls.config_class.host_class()(**fields), config)
+        if differing:
+            listed = ", ".join(f"{field} is {one} and not {other}" for field, (one, other) in differing.items())
+            raise ValueError(f"{told} is not the host that it was made for: {listed}.")
+        if commit is not None and revision is not None and _is_commit(revision) and commit != revision:
+            raise ValueError(f"{told} is not the host that it was made for: it came as revision {commit}.")
 
     @classmethod
     def _load_host(cls, name, config, kwargs):
@@ -204,7 +221,9 @@ class AudioEmotionCheckpointMixin:
             raise ValueError(f"{name} lacks weights of the host: {missing}.")
         _keep_extension_precise(model)
         keep_memory_with_its_blocks(model, is_fresh=True)
+        model._base_adapters = peft_adapters(model)
         model._host_checksums = host_checksums(model, without=EXTENSION_NAMES)
+        model._loaded_fingerprint = host_fingerprint(model._host_checksums)
         return model, info
 
     def _adjust_missing_and_unexpected_keys(self, loading_info) -> None:
@@ -212,82 +231,6 @@ class AudioEmotionCheckpointMixin:
         # The first report is the host's; that of a LoRA in the base's folder follows, and alone is returned.
         if self._host_keys_missing is None:
             self._host_keys_missing = set(loading_info.missing_keys)
-
-    def save_pretrained(self, save_directory: str | os.PathLike, *, state_dict: dict | None = None, **kwargs) -> None:
-        """Write model, config, code and, where known, the processor.
-
-        With `config.adapter_only`, memory and readout only, and the base by name and revision; else everything.
-
-        Args:
-            save_directory: is made if it does not exist.
-            state_dict: weights to be written instead of the present ones; filtered for an adapter.
-            kwargs: of transformers' `save_pretrained`; an adapter is one file, whatever `max_shard_size`.
-
-        Raises:
-            ValueError: for an adapter whose host was changed since it was loaded, or that has no base, and for a model
-                whose host carries adapters of PEFT, which are not saved along.
-        """
-        own_peft = getattr(self, "_hf_peft_config_loaded", False)
-        if self.config.adapter_only:
-            self._check_host_is_unchanged()
-            state_dict = {
-                key: tensor
-                for key, tensor in (self.state_dict() if state_dict is None else state_dict).items()
-                if key.split(".")[0] in EXTENSION_NAMES
-            }
-            # And under its own names, whatever the base's files call what they hold.
-            kwargs |= {"max_shard_size": sys.maxsize, "save_original_format": False}
-        elif any(".base_layer." in key for key in self.state_dict()):
-            raise ValueError(
-                "The host carries adapters of PEFT, which are not saved with a model in full: merge them into the "
-                "host, or set model.config.adapter_only = True where they came with the base."
-            )
-        fingerprint = weights_fingerprint(self._memory_weights(state_dict))
-        config = self.config
-        try:
-            self.config = copy.deepcopy(config)
-            self.config.memory_config.weights_fingerprint = fingerprint
-            # What the base carries itself (Granite Speech its LoRA) comes with the base.
-            self._hf_peft_config_loaded = own_peft and not config.adapter_only
-            if kwargs.get("is_main_process", True):
-                self._save_code(save_directory)
-                if self.processor is not None:
-                    self.processor.save_pretrained(save_directory)
-            super().save_pretrained(str(save_directory), state_dict=state_dict, **kwargs)
-        finally:
-            self.config, self._hf_peft_config_loaded = config, own_peft
-
-    def _memory_weights(self, state_dict: dict | None) -> dict[str, Tensor]:
-        prefix = "titans_memory."
-        if state_dict is None:
-            return self.titans_memory.state_dict()
-        return {key.removeprefix(prefix): tensor for key, tensor in state_dict.items() if key.startswith(prefix)}
-
-    def _save_code(self, folder) -> None:
-        """Copy the model's own code, and name it in the config, for machines without this package."""
-        source = Path(sys.modules[type(self).__module__].__file__)
-        names = {"AutoConfig": type(self.config), **dict.fromkeys(_AUTO_MODELS, type(self))}
-        self.config.auto_map = {key: f"{source.stem}.{value.__name__}" for key, value in names.items()}
-        Path(folder).mkdir(parents=True, exist_ok=True)
-        for file in {source, *map(Path, get_relative_import_files(source))}:
-            shutil.copyfile(file, Path(folder) / file.name)
-
-    def _check_host_is_unchanged(self) -> None:
-        in_full = "Set model.config.adapter_only = False to save in full."
-        before = getattr(self, "_host_checksums", None)
-        if before is None or self.config.base_model_name_or_path is None:
-            raise ValueError(f"The model was not loaded as base and adapter, so no base can be named. {in_full}")
-        after = host_checksums(self, without=EXTENSION_NAMES)
-        changed = sorted(key for key in {*before, *after} if before.get(key) != after.get(key))
-        if any(".base_layer." in key for key in changed):
-            raise ValueError(
-                f"The host carries adapters of PEFT that its base does not have: merge them into the host. {in_full}"
-            )
-        if changed:
-            raise ValueError(
-                f"{len(changed)} weights of the host differ from those of {self.config.base_model_name_or_path}"
-                f" ({', '.join(changed[:3])}, ...); an adapter would lose them. {in_full}"
-            )
 
 
 def _copy_extension(model, weights: dict[str, Tensor], name) -> None:
@@ -304,3 +247,7 @@ def _keep_extension_precise(model) -> None:
     """float32 whatever the host is, float64 in a float64 one; transformers creates what is missing in its dtype."""
     for name in model.extension_names:
         getattr(model, name).to(torch.float64 if model.dtype == torch.float64 else torch.float32)
+
+
+def _is_commit(revision: str) -> bool:
+    return re.fullmatch(r"[0-9a-f]{40}", revision) is not None

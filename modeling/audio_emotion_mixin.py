@@ -64,7 +64,9 @@ class AudioEmotionMixin(TurnInputsMixin, AudioEmotionCheckpointMixin):
         attach_memory(self, config.memory_config, hidden_states_index=self.hidden_states_index)
         if config.emotion_readout == "linear":
             self.emotion_head = nn.Linear(config.get_text_config(decoder=True).hidden_size, len(config.labels))
-        # The placement, precision and tying rules of the new children join those of the host.
+        # The placement, precision and tying rules of the new children join those of the host. Quantisers leave alone
+        # what the first names.
+        self._keep_in_fp32_modules = {*(self._keep_in_fp32_modules or ()), *self.extension_names}
         self._keep_in_fp32_modules_strict = {*(self._keep_in_fp32_modules_strict or ()), *self.extension_names}
         self._skip_keys_device_placement = {*(self._skip_keys_device_placement or ()), "memory_cache", CALL_KEYWORD}
         if config.adapter_only:
@@ -210,7 +212,11 @@ class AudioEmotionMixin(TurnInputsMixin, AudioEmotionCheckpointMixin):
         if self.is_memory_disabled:
             return None
         if input_ids is None:
-            raise ValueError("Memory needs input_ids to find the audio: use disable_memory() for inputs_embeds alone.")
+            raise ValueError(
+                "Memory needs input_ids to find the audio: `prepare_turn` makes them of sound, and so does "
+                'pipeline("audio-emotion", ...), where pipeline("audio-classification", ...) does not. For '
+                "inputs_embeds alone there is disable_memory()."
+            )
         rows = input_ids.shape[0]
         fingerprint = None
         if cache is None:

@@ -111,6 +111,9 @@ class AudioEmotionConfigMixin:
         adapter_only: whether `save_pretrained` leaves the host's weights out and names the base instead.
         base_model_name_or_path, base_model_revision, base_model_subfolder: the host checkpoint that the memory was
             made for.
+        base_fingerprint: of its weights as they were loaded, set by `from_base`; a base in a folder is compared with
+            it.
+        has_lora: whether a LoRA on the host lies beside the memory; set by loading and saving.
 
     Raises:
         ValueError: for an unknown readout, `id2label` that does not count from 0, a label that occurs twice, label
@@ -130,8 +133,13 @@ class AudioEmotionConfigMixin:
     base_model_name_or_path: str | None = None
     base_model_revision: str | None = None
     base_model_subfolder: str = ""
+    base_fingerprint: str | None = None
+    has_lora: bool = False
 
     def __post_init__(self, **kwargs):
+        if not type(self).__module__.startswith("transformers_modules."):
+            # Of a repo that holds its code. Here the pipeline is registered, and no code of a repo is to be trusted.
+            kwargs.pop("custom_pipelines", None)
         if not isinstance(self.memory_config, PreTrainedConfig):
             self.memory_config = TitansMemoryConfig(**(self.memory_config or {}))
         super().__post_init__(**kwargs)

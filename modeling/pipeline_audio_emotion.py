@@ -13,6 +13,8 @@ from transformers.pipelines import PIPELINE_REGISTRY
 from .conversation_memory_cache import ConversationMemoryCache
 
 
+TASK = "audio-emotion"
+
 # What a turn's dictionary may hold beside its sound; given back with the result.
 _TURN_FIELDS = ("file", "conversation_id", "turn_index", "speaker", "start", "end")
 # What a row of a table of conversations has besides; the model must not hear of it.
@@ -101,6 +103,12 @@ class AudioEmotionPipeline(Pipeline):
         surprise = model_outputs["surprise"]
         return {**fields, "label": label, "score": scores[label], "scores": scores, "surprise": surprise}
 
+    @classmethod
+    def custom_pipelines(cls) -> dict[str, dict]:
+        """What a configuration says of it, for `pipeline("audio-emotion", repo, trust_remote_code=True)`."""
+        impl = f"{cls.__module__.rsplit('.')[-1]}.{cls.__name__}"
+        return {TASK: {"impl": impl, "pt": ["AutoModelForMultimodalLM"], "type": "multimodal"}}
+
     @staticmethod
     def _as_turn(turn) -> dict:
         if not (isinstance(turn, dict) and "audio" in turn):
@@ -136,5 +144,5 @@ def _speaker_number(speaker: str) -> int:
 
 
 PIPELINE_REGISTRY.register_pipeline(
-    "audio-emotion", pipeline_class=AudioEmotionPipeline, pt_model=AutoModelForMultimodalLM, type="multimodal"
+    TASK, pipeline_class=AudioEmotionPipeline, pt_model=AutoModelForMultimodalLM, type="multimodal"
 )

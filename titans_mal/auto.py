@@ -5,7 +5,13 @@ from __future__ import annotations
 from collections import OrderedDict
 
 import transformers
-from transformers import AutoConfig, AutoModel, AutoModelForMultimodalLM, AutoProcessor
+from transformers import (
+    AutoConfig,
+    AutoModel,
+    AutoModelForAudioClassification,
+    AutoModelForMultimodalLM,
+    AutoProcessor,
+)
 from transformers.models.auto.auto_factory import _BaseAutoModelClass, _LazyAutoMapping
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING_NAMES
 
@@ -70,6 +76,9 @@ class AutoModelForAudioEmotion(_BaseAutoModelClass):
 # transformers looks an auto class up there by its name.
 transformers.models.auto.AutoModelForAudioEmotion = AutoModelForAudioEmotion
 
+# The last one for those who ask for `pipeline("audio-classification")`: the model says what to use instead.
+_AUTO_MODELS = (AutoModelForAudioEmotion, AutoModelForMultimodalLM, AutoModel, AutoModelForAudioClassification)
+
 # The model class with memory of each host, by the model type of the host and of larger models that it is a part of.
 HOSTS: dict[str, type] = {}
 
@@ -91,7 +100,7 @@ def register_host(config_class: type, model_class: type) -> None:
     host_config = config_class.host_class()
     HOSTS.update(dict.fromkeys((host_config.model_type, *config_class.part_of), model_class))
     AutoConfig.register(config_class.model_type, config_class, exist_ok=True)
-    for auto_class in (AutoModelForAudioEmotion, AutoModelForMultimodalLM, AutoModel):
+    for auto_class in _AUTO_MODELS:
         auto_class.register(config_class, model_class, exist_ok=True)
     processor_class = _processor_class_of(host_config)
     if processor_class is not None:

@@ -10,11 +10,11 @@ import threading
 import pytest
 import torch
 import transformers
-from peft import LoraConfig
+from peft import LoraConfig, PeftModel
 from safetensors.torch import load_file, save_file
 from tiny_hosts import HOSTS
 from tiny_models import LABELS, host_of, save_base, stir, tiny_host, tiny_model, tiny_processor, tiny_turns
-from transformers import AutoProcessor, Qwen2AudioForConditionalGeneration
+from transformers import AutoProcessor, Qwen2AudioForConditionalGeneration, TorchAoConfig
 
 from titans_mal import (
     AutoModelForAudioEmotion,
@@ -35,11 +35,12 @@ def base(tmp_path_factory):
     return folder
 
 
-def make_from(base, **kwargs):
+def make_from(base, *, seed=3, **kwargs):
     """A trained model on a base."""
     kwargs = {"id2label": ID2LABEL, "memory_config": MEMORY, "emotion_prompt": "emotion ?", **kwargs}
+    torch.manual_seed(seed)
     model = AutoModelForAudioEmotion.from_base(base, **kwargs).eval()
-    torch.manual_seed(3)
+    torch.manual_seed(seed)
     stir(model.titans_memory)
     if kwargs.get("emotion_readout") == "linear":
         with torch.no_grad():
@@ -278,7 +279,7 @@ def test_a_conversation_is_continued_after_loading(base, tmp_path):
 
 @torch.no_grad()
 def test_a_state_belongs_to_the_weights_that_wrote_it_saved_or_not(base, tmp_path):
-    model, other, turns = make_from(base), make_from(base), tiny_turns(2)
+    model, other, turns = make_from(base), make_from(base, seed=5), tiny_turns(2)
     cache = ConversationMemoryCache(model.config, batch_size=2)
     model(**turns, memory_cache=cache)
     # In any order, before a model was ever saved.
@@ -438,15 +439,141 @@ def test_hosts_that_cannot_carry_a_memory_are_refused_by_name(tmp_path, model_ty
         AutoModelForAudioEmotion.from_base(tmp_path, id2label=ID2LABEL)
 
 
-def test_adapters_of_peft_in_the_host_are_not_lost_silently(base, tmp_path):
-    model = make_from(base)
-    model.add_adapter(LoraConfig(target_modules=["q_proj"]))
-    with pytest.raises(ValueError, match="carries adapters of PEFT"):
+def with_lora(model, name="default", **kwargs):
+    torch.manual_seed(4)
+    kwargs = {
+        "r": 2,
+        "target_modules": r".*language_model.*\.(q_proj|down_proj)",
+        "init_lora_weights": False,
+        **kwargs,
+    }
+    model.add_adapter(LoraConfig(**kwargs), name)
+    return model.eval()
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@torch.no_grad()
+def test_a_lora_on_the_host_lies_beside_the_memory(base, tmp_path, dtype):
+    model = make_from(base, dtype=dtype)
+    before = heard(model)
+    with_lora(model)
+    assert not torch.equal(heard(model)[0], before[0])
+    model.save_pretrained(tmp_path / "first")
+    assert not (tmp_path / "first" / "adapter_config.json").exists()  # transformers would take it for one of PEFT's
+    loaded = AutoModelForAudioEmotion.from_pretrained(tmp_path / "first", dtype=dtype)
+    assert_same(model, loaded)
+    assert loaded.config.has_lora
+    assert not any(parameter.requires_grad for name, parameter in loaded.named_parameters() if ".lora_" in name)
+    loaded.save_pretrained(tmp_path / "second")
+    assert_same(model, AutoModelForAudioEmotion.from_pretrained(tmp_path / "second", dtype=dtype))
+    # PEFT itself reads it onto the host alone.
+    host = Qwen2AudioForConditionalGeneration.from_pretrained(base, dtype=dtype)
+    host = PeftModel.from_pretrained(host, tmp_path / "second" / "lora", autocast_adapter_dtype=False).eval()
+    turns = {n: t.to(dtype) if t.is_floating_point() else t for n, t in tiny_turns(2).items()}
+    with loaded.disable_memory():
+        assert torch.equal(loaded(**turns).logits, host(**turns).logits)
+    # And what PEFT wrote there is found, whether the config speaks of it or not.
+    make_from(base, dtype=dtype).save_pretrained(tmp_path / "third")
+    host.save_pretrained(tmp_path / "third" / "lora")
+    assert_same(model, AutoModelForAudioEmotion.from_pretrained(tmp_path / "third", dtype=dtype))
+
+
+def test_a_lora_that_is_lost_or_stale_is_noticed(base, tmp_path):
+    model = with_lora(make_from(base))
+    model.save_pretrained(tmp_path)
+    weights = (tmp_path / "lora" / "adapter_model.safetensors").read_bytes()
+    # A pickle is never read, nor is a LoRA for another host, nor none at all where one is named.
+    torch.save({}, tmp_path / "lora" / "adapter_model.bin")
+    (tmp_path / "lora" / "adapter_model.safetensors").unlink()
+    with pytest.raises(OSError, match=r"adapter_model\.safetensors"):
+        AutoModelForAudioEmotion.from_pretrained(tmp_path)
+    (tmp_path / "lora" / "adapter_model.safetensors").write_bytes(weights)
+    config = json.loads((tmp_path / "lora" / "adapter_config.json").read_text())
+    (tmp_path / "lora" / "adapter_config.json").write_text(json.dumps(config | {"r": 3}))
+    with pytest.raises(ValueError, match=r"The LoRA of .* does not fit its host: .*q_proj"):
+        AutoModelForAudioEmotion.from_pretrained(tmp_path)
+    shutil.rmtree(tmp_path / "lora")
+    with pytest.raises(OSError, match=r"adapter_config\.json"):
+        AutoModelForAudioEmotion.from_pretrained(tmp_path)
+    model.save_pretrained(tmp_path)
+    model.delete_adapter("default")
+    model.save_pretrained(tmp_path)
+    assert not AutoModelForAudioEmotion.from_pretrained(tmp_path).config.has_lora
+
+
+def test_adapters_of_peft_are_not_lost_silently(base, tmp_path):
+    model = with_lora(with_lora(make_from(base)), "second")
+    with pytest.raises(ValueError, match=r"One adapter of PEFT .* carries \['default', 'second'\]"):
         model.save_pretrained(tmp_path)
     model.config.adapter_only = False
     with pytest.raises(ValueError, match="carries adapters of PEFT"):
         model.save_pretrained(tmp_path)
+    for wrong in ({"target_modules": "all-linear"}, {"modules_to_save": ["titans_memory"]}):
+        model = with_lora(make_from(base), **wrong)
+        with pytest.raises(ValueError, match=r"An adapter of PEFT is on \['titans_memory'\]"):
+            model.save_pretrained(tmp_path)
+    # A host weight that changed beside the LoRA is noticed as ever.
+    model = with_lora(make_from(base))
+    with torch.no_grad():
+        model.get_decoder().layers[0].self_attn.q_proj.base_layer.weight[0, 0] += 0.5
+    with pytest.raises(ValueError, match=r"1 weights of the host differ.*q_proj\.weight"):
+        model.save_pretrained(tmp_path)
     assert not list(tmp_path.iterdir())
+
+
+def test_a_base_that_is_another_host_is_refused_by_both_names(base, tmp_path):
+    make_from(base).save_pretrained(tmp_path / "adapter")
+    fingerprint = json.loads((tmp_path / "adapter" / "config.json").read_text())["base_fingerprint"]
+    assert fingerprint.startswith("float32-")
+    load = AutoModelForAudioEmotion.from_pretrained
+    shutil.copytree(base, tmp_path / "copy")
+    assert_same(load(tmp_path / "adapter"), load(tmp_path / "adapter", base_model_name_or_path=str(tmp_path / "copy")))
+    # Of the same shape, but with other weights.
+    weights = load_file(tmp_path / "copy" / "model.safetensors")
+    weights["language_model.lm_head.weight"][0, 0] += 1
+    save_file(weights, tmp_path / "copy" / "model.safetensors", {"format": "pt"})
+    other = {"base_model_name_or_path": str(tmp_path / "copy")}
+    told = rf"The base {tmp_path}/copy is not the host that the adapter {tmp_path}/adapter was made for"
+    with pytest.raises(ValueError, match=told):
+        load(tmp_path / "adapter", **other)
+    # In another dtype it cannot be told, and one may pass over it.
+    load(tmp_path / "adapter", dtype=torch.bfloat16, **other)
+    load(tmp_path / "adapter", base_fingerprint=None, **other)
+    config = json.loads((tmp_path / "copy" / "config.json").read_text())
+    config["text_config"]["intermediate_size"] = 48
+    (tmp_path / "copy" / "config.json").write_text(json.dumps(config))
+    told = r"The base .*copy of the adapter .*adapter is not .*: text_config\.intermediate_size is 48 and not 64\."
+    with pytest.raises(ValueError, match=told):
+        load(tmp_path / "adapter", **other)
+    (tmp_path / "copy" / "config.json").write_text(json.dumps({"model_type": "bert"}))
+    with pytest.raises(ValueError, match=r"The base .*copy of the adapter .*: it is a 'bert' checkpoint"):
+        load(tmp_path / "adapter", **other)
+    (tmp_path / "copy" / "config.json").unlink()
+    with pytest.raises(OSError, match=r"The base .*copy of the adapter .*adapter cannot be loaded: "):
+        load(tmp_path / "adapter", **other)
+
+
+@torch.no_grad()
+def test_a_quantised_base_leaves_the_memory_as_it_is(base, tmp_path):
+    torchao = pytest.importorskip("torchao.quantization")
+    make_from(base, emotion_readout="linear").save_pretrained(tmp_path / "adapter")
+    plain = AutoModelForAudioEmotion.from_pretrained(tmp_path / "adapter")
+    quantised = AutoModelForAudioEmotion.from_pretrained(
+        tmp_path / "adapter", quantization_config=TorchAoConfig(torchao.Int8WeightOnlyConfig())
+    )
+    projection = quantised.get_decoder().layers[0].mlp.down_proj.weight
+    assert type(projection) is not torch.nn.Parameter
+    for name, child in (("titans_memory", quantised.titans_memory), ("emotion_head", quantised.emotion_head)):
+        for key, weight in child.named_parameters():
+            assert type(weight) is torch.nn.Parameter
+            assert torch.equal(weight, plain.get_parameter(f"{name}.{key}")), key
+    scores, exact = heard(quantised)[0], heard(plain)[0]
+    assert not torch.equal(scores, exact)
+    torch.testing.assert_close(scores, exact, rtol=0, atol=0.1)
+    # How it was loaded is no property of the adapter.
+    quantised.save_pretrained(tmp_path / "again")
+    assert "quantization_config" not in json.loads((tmp_path / "again" / "config.json").read_text())
+    assert_same(plain, AutoModelForAudioEmotion.from_pretrained(tmp_path / "again"))
 
 
 @pytest.mark.parametrize("adapter_only", [True, False])

@@ -12,7 +12,7 @@ from datasets import Dataset
 
 from ..data.audio import MIN_SECONDS
 from ..data.problems import file_stamp
-from ..modeling.host_checksums import host_checksums
+from ..modeling.host_identity import host_checksums
 
 
 # What must be equal for numbers to be compared; what depends on the fold need not be equal between folds.

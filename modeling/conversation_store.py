@@ -1,0 +1,169 @@
+"""Many conversations by name: the latest ones at hand, the others on disk, each for a time."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import shutil
+import tempfile
+import threading
+import time
+from collections import OrderedDict
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from transformers import PreTrainedModel
+from transformers.utils import logging
+
+from .conversation_memory_cache import ConversationMemoryCache
+from .conversation_memory_file import STATE_FILE
+
+
+logger = logging.get_logger(__name__)
+
+
+@dataclass
+class _Entry:
+    """A conversation at hand; its cache is None before it was first looked for on disk."""
+
+    cache: ConversationMemoryCache | None = None
+    users: int = 0
+    used_at: float = 0.0
+    lock: threading.Lock = field(default_factory=threading.Lock)
+
+
+class ConversationStore:
+    """The states of many conversations of a model, for servers; used from any number of threads.
+
+        store = ConversationStore(model, folder="states")
+        with store.conversation("call 17") as cache:
+            model(**inputs, memory_cache=cache)
+
+    Args:
+        model: with memory; what was written by other weights is refused.
+        folder: where states lie that are not at hand, in safetensors; a later store finds them there. None: in a
+            temporary folder, which goes with the store.
+        max_live: conversations at hand; of more, the least recently used go to disk, and come back bit by bit.
+        time_to_live: seconds after which a conversation that nobody used is forgotten.
+
+    Raises:
+        ValueError: for a `max_live` below 1 or a `time_to_live` that is not above 0.
+    """
+
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        folder: str | Path | None = None,
+        *,
+        max_live: int = 64,
+        time_to_live: float = 3600.0,
+    ):
+        if max_live < 1 or not time_to_live > 0:
+            raise ValueError(f"max_live is at least 1 and time_to_live above 0, got {max_live} and {time_to_live}.")
+        self._model, self._max_live, self._time_to_live = model, max_live, time_to_live
+        if folder is None:
+            self._temporary = tempfile.TemporaryDirectory(prefix="conversations-")
+            folder = self._temporary.name
+        self._folder = Path(folder)
+        self._folder.mkdir(parents=True, exist_ok=True)
+        self._lock = threading.Lock()
+        self._live: OrderedDict[str, _Entry] = OrderedDict()
+
+    @property
+    def live(self) -> list[str]:
+        """The names of the conversations at hand, the latest last."""
+        with self._lock:
+            return list(self._live)
+
+    @contextlib.contextmanager
+    def conversation(self, name: str) -> Iterator[ConversationMemoryCache]:
+        """The state of a conversation, a new one where the name is new; for one caller at a time.
+
+        What is written to it within the block is kept, unless the block raises: then it is as it was before.
+
+        Raises:
+            ValueError: for a state on disk that is broken or belongs to another model; `forget` makes room.
+        """
+        with self._entry(name) as entry:
+            if entry.cache is None:
+                entry.cache = self._load(name)
+            before = entry.cache.snapshot()
+            try:
+                yield entry.cache
+            except BaseException:
+                entry.cache.restore(before)
+                raise
+
+    def forget(self, name: str) -> None:
+        """Begin a conversation anew."""
+        with self._entry(name) as entry:
+            entry.cache = None
+            shutil.rmtree(self._path(name), ignore_errors=True)
+
+    def save(self) -> None:
+        """Write all conversations at hand to disk, as before a server stops."""
+        for name in self.live:
+            with self._entry(name) as entry:
+                self._store(name, entry)
+
+    @contextlib.contextmanager
+    def _entry(self, name: str) -> Iterator[_Entry]:
+        with self._lock:
+            self._forget_expired()
+            entry = self._live.setdefault(name, _Entry())
+            entry.users += 1
+        try:
+            with entry.lock:
+                yield entry
+        finally:
+            with self._lock:
+                entry.users -= 1
+                entry.used_at = time.time()
+                if entry.cache is None and not entry.users:
+                    del self._live[name]
+                else:
+                    self._live.move_to_end(name)
+                self._make_room()
+
+    def _make_room(self) -> None:
+        for name in list(self._live):
+            if len(self._live) <= self._max_live:
+                return
+            entry = self._live[name]
+            if entry.users:
+                continue
+            try:
+                self._store(name, entry)
+            except OSError as error:
+                logger.warning(f"The conversation {name!r} stays at hand, for it cannot be written to disk: {error}")
+                return
+            del self._live[name]
+
+    def _forget_expired(self) -> None:
+        oldest = time.time() - self._time_to_live
+        for name in [name for name, entry in self._live.items() if not entry.users and entry.used_at < oldest]:
+            del self._live[name]
+        for path in self._folder.glob(f"*/{STATE_FILE}"):
+            with contextlib.suppress(FileNotFoundError):
+                if path.stat().st_mtime < oldest:
+                    shutil.rmtree(path.parent, ignore_errors=True)
+
+    def _path(self, name: str) -> Path:
+        """Its folder: whatever a name is, it names no other place."""
+        return self._folder / hashlib.sha256(name.encode()).hexdigest()[:32]
+
+    def _load(self, name: str) -> ConversationMemoryCache:
+        config = self._model.config
+        if not (self._path(name) / STATE_FILE).is_file():
+            return ConversationMemoryCache(config)
+        return ConversationMemoryCache.from_pretrained(self._path(name), config).to(self._model.titans_memory.device)
+
+    def _store(self, name: str, entry: _Entry) -> None:
+        if entry.cache is None:
+            return
+        unfinished = self._path(name).with_suffix(".unfinished")
+        entry.cache.save_pretrained(unfinished)
+        self._path(name).mkdir(exist_ok=True)
+        (unfinished / STATE_FILE).replace(self._path(name) / STATE_FILE)
+        shutil.rmtree(unfinished, ignore_errors=True)
