@@ -31,6 +31,8 @@ class AudioEmotionMixin(TurnInputsMixin, AudioEmotionCheckpointMixin):
     Attributes:
         output_class: an `AudioEmotionOutput` and the host's own output; made for each host.
         host_output_class: what the host's `forward` returns, where that is not what it is annotated with.
+        memory_cache_class: what its `memory_cache` is; code of a repo that stands apart from the model's has no other way
+            to it.
         hidden_states_index: for a host whose blocks carry several versions of the hidden states, (versions, rows,
             positions, hidden_size), the one that the memory hears and adds to.
     """
@@ -38,6 +40,7 @@ class AudioEmotionMixin(TurnInputsMixin, AudioEmotionCheckpointMixin):
     output_class: type[AudioEmotionOutput]
     host_output_class: type[ModelOutput] | None = None
     hidden_states_index: int | None = None
+    memory_cache_class: type[ConversationMemoryCache] = ConversationMemoryCache
 
     def __init_subclass__(cls, **kwargs):
         super().__init_subclass__(**kwargs)
@@ -212,11 +215,7 @@ class AudioEmotionMixin(TurnInputsMixin, AudioEmotionCheckpointMixin):
         if self.is_memory_disabled:
             return None
         if input_ids is None:
-            raise ValueError(
-                "Memory needs input_ids to find the audio: `prepare_turn` makes them of sound, and so does "
-                'pipeline("audio-emotion", ...), where pipeline("audio-classification", ...) does not. For '
-                "inputs_embeds alone there is disable_memory()."
-            )
+            raise ValueError("Memory needs input_ids to find the audio: use disable_memory() for inputs_embeds alone.")
         rows = input_ids.shape[0]
         fingerprint = None
         if cache is None:

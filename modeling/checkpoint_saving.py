@@ -7,9 +7,12 @@ import inspect
 import os
 import shutil
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import ClassVar
 
 from torch import Tensor
+from transformers import PreTrainedConfig
 from transformers.dynamic_module_utils import get_relative_import_files
 
 from .host_identity import host_checksums
@@ -21,19 +24,31 @@ from .titans_memory_layer import weights_fingerprint
 EXTENSION_NAMES = ("titans_memory", "emotion_head")
 
 # The auto classes that find the model in a repo that holds its code.
-_AUTO_MODELS = (
-    "AutoModelForAudioEmotion",
-    "AutoModelForMultimodalLM",
-    "AutoModelForAudioClassification",
-    "AutoModel",
-)
+_AUTO_MODELS = ("AutoModelForAudioEmotion", "AutoModelForMultimodalLM", "AutoModel")
+
+
+def check_base_is_public(config: PreTrainedConfig) -> None:
+    """Refuse to publish an adapter whose base nobody else has.
+
+    Raises:
+        ValueError: if it is a folder.
+    """
+    base = config.base_model_name_or_path
+    if config.adapter_only and (base is None or Path(base).is_absolute() or Path(base).is_dir()):
+        raise ValueError(
+            f"The base of this adapter is {base}, a folder that nobody else has. Publish the base first, load the "
+            'adapter with base_model_name_or_path="org/name" and base_model_revision=its commit, and save it again; '
+            "or set model.config.adapter_only = False and save in full."
+        )
 
 
 class CheckpointSavingMixin:
-    """`save_pretrained` of a host with memory."""
+    """`save_pretrained` and `push_to_hub` of a host with memory."""
 
     # Names of PEFT's adapters that the base brought with it.
     _base_adapters: tuple[str, ...] = ()
+    # Publishes a model with its card and endpoint; set by the package, which the code in a repo goes without.
+    publisher: ClassVar[Callable | None] = None
 
     @property
     def extension_names(self) -> tuple[str, ...]:
@@ -80,7 +95,7 @@ class CheckpointSavingMixin:
                 if not quantizer.pre_quantized:
                     del self.config.quantization_config
             if kwargs.get("is_main_process", True):
-                self._save_code(save_directory)
+                save_code(type(self), self.config, save_directory)
                 if self.processor is not None:
                     self.processor.save_pretrained(save_directory)
                 remove_lora(Path(save_directory) / LORA_FOLDER)
@@ -91,6 +106,24 @@ class CheckpointSavingMixin:
             self.config, self._hf_peft_config_loaded = config, own_peft
             if quantizer is not None:
                 self.hf_quantizer = quantizer
+
+    def push_to_hub(self, repo_id: str, **kwargs) -> str:
+        """Publish the model, in one commit; with the package installed, with its card and endpoint handler as well.
+
+        Args:
+            repo_id: "org/name".
+            kwargs: of `titans_mal.publish_model`; without the package, of transformers' `push_to_hub`.
+
+        Returns:
+            The address of the commit.
+
+        Raises:
+            ValueError: for an adapter whose base is a folder, and as `save_pretrained`; nothing is uploaded.
+        """
+        check_base_is_public(self.config)
+        if self.publisher is None:
+            return super().push_to_hub(repo_id, **kwargs)
+        return type(self).publisher(self, repo_id, **kwargs)
 
     def _lora_to_save(self) -> str | None:
         """The name of PEFT's adapter that was added to the base; None without one."""
@@ -119,21 +152,6 @@ class CheckpointSavingMixin:
             return self.titans_memory.state_dict()
         return {key.removeprefix(prefix): tensor for key, tensor in state_dict.items() if key.startswith(prefix)}
 
-    def _save_code(self, folder) -> None:
-        """Copy the code of model and pipeline, and name it in the config, for machines without this package."""
-        # Named here for transformers too: it copies what a file imports from beside it.
-        from .conversation_store import ConversationStore
-        from .pipeline_audio_emotion import AudioEmotionPipeline
-
-        source = Path(sys.modules[type(self).__module__].__file__)
-        names = {"AutoConfig": type(self.config), **dict.fromkeys(_AUTO_MODELS, type(self))}
-        self.config.auto_map = {key: f"{source.stem}.{value.__name__}" for key, value in names.items()}
-        self.config.custom_pipelines = AudioEmotionPipeline.custom_pipelines()
-        Path(folder).mkdir(parents=True, exist_ok=True)
-        for file in map(Path, (source, inspect.getfile(AudioEmotionPipeline), inspect.getfile(ConversationStore))):
-            for needed in {file, *map(Path, get_relative_import_files(file))}:
-                shutil.copyfile(needed, Path(folder) / needed.name)
-
     def _check_host_is_unchanged(self) -> None:
         in_full = "Set model.config.adapter_only = False to save in full."
         before = getattr(self, "_host_checksums", None)
@@ -147,3 +165,18 @@ class CheckpointSavingMixin:
                 f"{len(changed)} weights of the host differ from those of {self.config.base_model_name_or_path}"
                 f" ({', '.join(changed[:3])}, ...); an adapter would lose them. {in_full}"
             )
+
+
+def save_code(model_class: type, config: PreTrainedConfig, folder: str | os.PathLike) -> None:
+    """Copy a model's code into a folder, and name it in `config`, for machines without this package."""
+    # Named here for transformers too: it copies what a file imports from beside it.
+    from .pipeline_audio_emotion import AudioEmotionPipeline, custom_pipelines
+
+    source = Path(sys.modules[model_class.__module__].__file__)
+    names = {"AutoConfig": type(config), **dict.fromkeys(_AUTO_MODELS, model_class)}
+    config.auto_map = {key: f"{source.stem}.{value.__name__}" for key, value in names.items()}
+    config.custom_pipelines = custom_pipelines()
+    Path(folder).mkdir(parents=True, exist_ok=True)
+    for file in (source, Path(inspect.getfile(AudioEmotionPipeline))):
+        for needed in {file, *map(Path, get_relative_import_files(file))}:
+            shutil.copyfile(needed, Path(folder) / needed.name)

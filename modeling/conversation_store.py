@@ -77,29 +77,31 @@ class ConversationStore:
             return list(self._live)
 
     @contextlib.contextmanager
-    def conversation(self, name: str) -> Iterator[ConversationMemoryCache]:
+    def conversation(self, name: str, *, anew: bool = False) -> Iterator[ConversationMemoryCache]:
         """The state of a conversation, a new one where the name is new; for one caller at a time.
 
         What is written to it within the block is kept, unless the block raises: then it is as it was before.
 
+        Args:
+            name: of the conversation.
+            anew: forget what was said so far.
+
         Raises:
-            ValueError: for a state on disk that is broken or belongs to another model; `forget` makes room.
+            ValueError: for a state on disk that is broken or belongs to another model, unless it is begun anew.
         """
         with self._entry(name) as entry:
-            if entry.cache is None:
+            if entry.cache is None and not anew:
                 entry.cache = self._load(name)
-            before = entry.cache.snapshot()
+            cache = self._new() if anew else entry.cache
+            before = cache.snapshot()
             try:
-                yield entry.cache
+                yield cache
             except BaseException:
-                entry.cache.restore(before)
+                cache.restore(before)
                 raise
-
-    def forget(self, name: str) -> None:
-        """Begin a conversation anew."""
-        with self._entry(name) as entry:
-            entry.cache = None
-            shutil.rmtree(self._path(name), ignore_errors=True)
+            entry.cache = cache
+            if anew:
+                shutil.rmtree(self._path(name), ignore_errors=True)
 
     def save(self) -> None:
         """Write all conversations at hand to disk, as before a server stops."""
@@ -150,14 +152,18 @@ class ConversationStore:
                     shutil.rmtree(path.parent, ignore_errors=True)
 
     def _path(self, name: str) -> Path:
-        """Its folder: whatever a name is, it names no other place."""
+        """Its folder; whatever a name is, it leads to no other place."""
         return self._folder / hashlib.sha256(name.encode()).hexdigest()[:32]
 
     def _load(self, name: str) -> ConversationMemoryCache:
-        config = self._model.config
+        model = self._model
         if not (self._path(name) / STATE_FILE).is_file():
-            return ConversationMemoryCache(config)
-        return ConversationMemoryCache.from_pretrained(self._path(name), config).to(self._model.titans_memory.device)
+            return self._new()
+        cache = model.memory_cache_class.from_pretrained(self._path(name), model.config)
+        return cache.to(model.titans_memory.device)
+
+    def _new(self) -> ConversationMemoryCache:
+        return self._model.memory_cache_class(self._model.config)
 
     def _store(self, name: str, entry: _Entry) -> None:
         if entry.cache is None:

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from transformers import AutoModelForMultimodalLM, Pipeline
 from transformers.pipelines import PIPELINE_REGISTRY
 
 from .conversation_memory_cache import ConversationMemoryCache
+from .conversation_store import ConversationStore
 
 
 TASK = "audio-emotion"
@@ -73,9 +76,17 @@ class AudioEmotionPipeline(Pipeline):
         for turn in turns:
             name = turn.get("conversation_id")
             if name not in caches:
-                caches[name] = ConversationMemoryCache(self.model.config) if cache is None else cache
+                caches[name] = self.model.memory_cache_class(self.model.config) if cache is None else cache
             results.append(self.run_single(turn, {}, {**parameters, "memory_cache": caches[name]}, {}))
         return results
+
+    def conversation_store(self, folder: str | Path | None = None, **kwargs) -> ConversationStore:
+        """A store of the states of many conversations, whose caches this pipeline takes as `memory_cache`.
+
+        Args:
+            folder, kwargs: of `ConversationStore`.
+        """
+        return ConversationStore(self.model, folder, **kwargs)
 
     def preprocess(self, turn: dict) -> dict:
         try:
@@ -102,12 +113,6 @@ class AudioEmotionPipeline(Pipeline):
         fields = {name: model_outputs["turn"].get(name) for name in _TURN_FIELDS}
         surprise = model_outputs["surprise"]
         return {**fields, "label": label, "score": scores[label], "scores": scores, "surprise": surprise}
-
-    @classmethod
-    def custom_pipelines(cls) -> dict[str, dict]:
-        """What a configuration says of it, for `pipeline("audio-emotion", repo, trust_remote_code=True)`."""
-        impl = f"{cls.__module__.rsplit('.')[-1]}.{cls.__name__}"
-        return {TASK: {"impl": impl, "pt": ["AutoModelForMultimodalLM"], "type": "multimodal"}}
 
     @staticmethod
     def _as_turn(turn) -> dict:
@@ -136,6 +141,42 @@ class AudioEmotionPipeline(Pipeline):
                     )
             last[turn.get("conversation_id")] = turn
             turn.setdefault("turn_index", position)
+
+
+class AudioTurnPipeline(AudioEmotionPipeline):
+    """Single turns, each heard as a conversation of its own, in the way of transformers' audio classification.
+
+    It is what `pipeline("audio-classification", repo, trust_remote_code=True)` gives, as the Hub proposes.
+
+    Returns, for each turn (in a list, where a list was given):
+        a list of dicts with `label` and `score`, the most probable first.
+    """
+
+    def __call__(self, turns, *, top_k: int | None = None) -> list:
+        """As `transformers.AudioClassificationPipeline`: a path, bytes, (samples,) at the host's rate, or a dict.
+
+        Args:
+            top_k: labels to return; None = all.
+        """
+        if isinstance(turns, list):
+            return [self(turn, top_k=top_k) for turn in turns]
+        if isinstance(turns, np.ndarray):
+            turns = (turns, self.model.sound_extractor(self.processor).sampling_rate)
+        elif isinstance(turns, dict) and "raw" in turns:
+            turns = {"array": turns["raw"], "sampling_rate": turns.get("sampling_rate")}
+        (heard,) = super().__call__([turns])
+        ranked = sorted(heard["scores"].items(), key=lambda pair: -pair[1])
+        return [{"score": score, "label": label} for label, score in ranked[:top_k]]
+
+
+def custom_pipelines() -> dict[str, dict]:
+    """What a configuration says of the pipelines, for `pipeline(task, repo, trust_remote_code=True)`."""
+    module = __name__.rsplit(".")[-1]
+    classes = {TASK: AudioEmotionPipeline, "audio-classification": AudioTurnPipeline}
+    return {
+        task: {"impl": f"{module}.{cls.__name__}", "pt": ["AutoModelForMultimodalLM"], "type": "multimodal"}
+        for task, cls in classes.items()
+    }
 
 
 def _speaker_number(speaker: str) -> int:

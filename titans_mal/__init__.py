@@ -21,6 +21,7 @@ _PUBLIC = {
     "AudioEmotionPipeline": ".modeling.pipeline_audio_emotion",
     "ConversationAnalyzer": ".analyzer",
     "ConversationMemoryCache": ".modeling.conversation_memory_cache",
+    "ConversationStore": ".modeling.conversation_store",
     "TitansMemoryConfig": ".modeling.configuration_titans_mal",
     "TitansMemoryLayer": ".modeling.titans_memory_layer",
     "draw_timeline": ".timeline",
@@ -28,6 +29,8 @@ _PUBLIC = {
     "load_audio": ".data.audio",
     "load_conversations": ".data.conversations",
     "load_recording": ".data.recordings",
+    "publish_folder": ".publishing",
+    "publish_model": ".publishing",
     "synthetic_conversations": ".data.synthetic",
 }
 _WITHOUT_A_MODEL = ("draw_timeline", "load_audio", "load_conversations", "load_recording", "synthetic_conversations")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections import OrderedDict
 
 import transformers
@@ -15,6 +16,7 @@ from transformers import (
 from transformers.models.auto.auto_factory import _BaseAutoModelClass, _LazyAutoMapping
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING_NAMES
 
+from .modeling.audio_emotion_mixin import AudioEmotionMixin
 from .modeling.checkpoint_files import check_location, hub_keywords
 from .modeling.configuration_titans_mal import TitansMemoryConfig
 from .modeling.modeling_audioflamingo3_mal import AudioFlamingo3MALConfig, AudioFlamingo3MALForAudioEmotion
@@ -73,11 +75,27 @@ class AutoModelForAudioEmotion(_BaseAutoModelClass):
         return HOSTS[model_type].from_base(pretrained_model_name_or_path, **kwargs)
 
 
+class _UseAudioEmotion:
+    """What `pipeline("audio-classification")` finds, whose own pipeline gives a model no prompt."""
+
+    @classmethod
+    def from_pretrained(cls, pretrained_model_name_or_path, *args, **kwargs):
+        raise ValueError(
+            f"{pretrained_model_name_or_path} hears conversations: import AudioEmotionPipeline of titans_mal and use "
+            f'pipeline("audio-emotion", model="{pretrained_model_name_or_path}").'
+        )
+
+
+def _publish(model, repo_id: str, **kwargs) -> str:
+    from .publishing import publish_model
+
+    return publish_model(model, repo_id, **kwargs)
+
+
+AudioEmotionMixin.publisher = staticmethod(_publish)
+
 # transformers looks an auto class up there by its name.
 transformers.models.auto.AutoModelForAudioEmotion = AutoModelForAudioEmotion
-
-# The last one for those who ask for `pipeline("audio-classification")`: the model says what to use instead.
-_AUTO_MODELS = (AutoModelForAudioEmotion, AutoModelForMultimodalLM, AutoModel, AutoModelForAudioClassification)
 
 # The model class with memory of each host, by the model type of the host and of larger models that it is a part of.
 HOSTS: dict[str, type] = {}
@@ -100,8 +118,9 @@ def register_host(config_class: type, model_class: type) -> None:
     host_config = config_class.host_class()
     HOSTS.update(dict.fromkeys((host_config.model_type, *config_class.part_of), model_class))
     AutoConfig.register(config_class.model_type, config_class, exist_ok=True)
-    for auto_class in _AUTO_MODELS:
+    for auto_class in (AutoModelForAudioEmotion, AutoModelForMultimodalLM, AutoModel):
         auto_class.register(config_class, model_class, exist_ok=True)
+    AutoModelForAudioClassification.register(config_class, _UseAudioEmotion, exist_ok=True)
     processor_class = _processor_class_of(host_config)
     if processor_class is not None:
         AutoProcessor.register(config_class, processor_class, exist_ok=True)
@@ -114,6 +133,10 @@ def _processor_class_of(host_config: type) -> type | None:
     except ImportError:
         return None
 
+
+if "transformers.pipelines" in sys.modules:
+    # Else it takes seconds to import, and those who want it say `AudioEmotionPipeline`.
+    from .modeling import pipeline_audio_emotion as pipeline_audio_emotion
 
 AutoConfig.register(TitansMemoryConfig.model_type, TitansMemoryConfig, exist_ok=True)
 for _host in (

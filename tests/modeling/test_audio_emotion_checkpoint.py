@@ -14,7 +14,7 @@ from peft import LoraConfig, PeftModel
 from safetensors.torch import load_file, save_file
 from tiny_hosts import HOSTS
 from tiny_models import LABELS, host_of, save_base, stir, tiny_host, tiny_model, tiny_processor, tiny_turns
-from transformers import AutoProcessor, Qwen2AudioForConditionalGeneration, TorchAoConfig
+from transformers import AutoProcessor, BitsAndBytesConfig, Qwen2AudioForConditionalGeneration
 
 from titans_mal import (
     AutoModelForAudioEmotion,
@@ -555,11 +555,11 @@ def test_a_base_that_is_another_host_is_refused_by_both_names(base, tmp_path):
 
 @torch.no_grad()
 def test_a_quantised_base_leaves_the_memory_as_it_is(base, tmp_path):
-    torchao = pytest.importorskip("torchao.quantization")
+    pytest.importorskip("bitsandbytes")
     make_from(base, emotion_readout="linear").save_pretrained(tmp_path / "adapter")
     plain = AutoModelForAudioEmotion.from_pretrained(tmp_path / "adapter")
     quantised = AutoModelForAudioEmotion.from_pretrained(
-        tmp_path / "adapter", quantization_config=TorchAoConfig(torchao.Int8WeightOnlyConfig())
+        tmp_path / "adapter", quantization_config=BitsAndBytesConfig(load_in_8bit=True)
     )
     projection = quantised.get_decoder().layers[0].mlp.down_proj.weight
     assert type(projection) is not torch.nn.Parameter

@@ -2,7 +2,7 @@
 
 import typer
 
-from . import analyze, data, evaluate
+from . import analyze, data, evaluate, publish
 
 
 app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False)
@@ -16,4 +16,5 @@ def main() -> None:
 app.command()(analyze.analyze)
 app.command()(evaluate.evaluate)
 app.command()(evaluate.compare)
+app.command()(publish.publish)
 app.add_typer(data.app, name="data")

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Sequence
 from .statistics import METRICS
 
 
+INTERVALS = "Percent, with 95 % intervals by bootstrap over conversations, where there are at least ten."
 METRIC_TITLES = {"wa": "WA", "ua": "UA", "weighted_f1": "WF1", "macro_f1": "macro F1"}
 
 
@@ -15,16 +16,16 @@ def report_markdown(content: dict) -> str:
     protocol, columns = content["protocol"], content["columns"]
     parts = [
         f"# {content['model']['name']} on {protocol['corpus']}",
-        _protocol(content),
-        "## Columns\n\nPercent, with 95 % intervals by bootstrap over conversations, where there are at least ten.",
-        table(["column", *METRIC_TITLES.values(), *_unparsable_title(columns)], map(_metrics_row, columns.values())),
+        protocol_table(content),
+        f"## Columns\n\n{INTERVALS}",
+        metrics_table(content),
         "\n".join(f"- {column['title']}: {column['description']}" for column in columns.values()),
     ]
     if content["differences"]:
         parts += [
             "## Memory on, minus each other column\n\nPercentage points on the same turns. McNemar's test takes turns "
             "for independent; the intervals, by conversation, do not.",
-            table(["minus", *METRIC_TITLES.values(), "better / worse turns", "McNemar p"], _difference_rows(content)),
+            difference_table(content),
         ]
     depths = list(next(iter(columns.values()))["by_history"])
     counts = [str(next(iter(columns.values()))["by_history"][depth]["turns"]) for depth in depths]
@@ -58,17 +59,8 @@ def table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     return "\n".join("| " + " | ".join(str(cell).replace("|", "\\|") for cell in line) + " |" for line in lines)
 
 
-def told(metric: dict) -> str:
-    """A metric in percent with its interval: "71.3 (68.0 to 74.2)"."""
-    ends = metric["interval"]
-    return _percent(metric["value"]) + ("" if ends is None else f" ({_percent(ends[0])} to {_percent(ends[1])})")
-
-
-def _percent(share: float | None) -> str:
-    return "-" if share is None else f"{100 * share:.1f}"
-
-
-def _protocol(content: dict) -> str:
+def protocol_table(content: dict) -> str:
+    """What the numbers of a report were measured under."""
     protocol, model = content["protocol"], content["model"]
     shortest, longest = protocol["heard_seconds"]
     heard = f"padded to {shortest} s" + ("" if longest is None else f", cut to {longest:g} s")
@@ -87,6 +79,27 @@ def _protocol(content: dict) -> str:
         "versions": ", ".join(f"{package} {version}" for package, version in protocol["versions"].items()),
     }
     return table(["protocol", ""], rows.items())
+
+
+def metrics_table(content: dict) -> str:
+    """The metrics of each column of a report."""
+    columns = content["columns"]
+    return table(["column", *METRIC_TITLES.values(), *_unparsable_title(columns)], map(_metrics_row, columns.values()))
+
+
+def difference_table(content: dict) -> str:
+    """What memory on has more than each other column."""
+    return table(["minus", *METRIC_TITLES.values(), "better / worse turns", "McNemar p"], _difference_rows(content))
+
+
+def told(metric: dict) -> str:
+    """A metric in percent with its interval: "71.3 (68.0 to 74.2)"."""
+    ends = metric["interval"]
+    return _percent(metric["value"]) + ("" if ends is None else f" ({_percent(ends[0])} to {_percent(ends[1])})")
+
+
+def _percent(share: float | None) -> str:
+    return "-" if share is None else f"{100 * share:.1f}"
 
 
 def _unparsable_title(columns: dict) -> list[str]:

@@ -1,0 +1,164 @@
+"""The Inference Endpoint: its answers, the conversations between requests, and requests that cannot be answered."""
+
+import base64
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+import torch
+from tiny_models import save_base, stir, tone
+
+from titans_mal import AudioEmotionPipeline, AutoModelForAudioEmotion, TitansMemoryConfig
+from titans_mal.hub_cards.handler import MAX_TURNS, EndpointHandler
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """A model with what its repository holds."""
+    base, folder = tmp_path_factory.mktemp("base"), tmp_path_factory.mktemp("model")
+    save_base(base)
+    memory = TitansMemoryConfig(layers=[0, 2], num_heads=2, head_dim=8, chunk_size=4)
+    id2label = {0: "neutral", 1: "happy", 2: "sad", 3: "angry"}
+    model = AutoModelForAudioEmotion.from_base(
+        base, id2label=id2label, memory_config=memory, emotion_prompt="emotion ?"
+    )
+    torch.manual_seed(0)
+    stir(model.titans_memory)
+    model.save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture
+def handler(folder, monkeypatch):
+    monkeypatch.setenv("MAX_LIVE_CONVERSATIONS", "2")
+    return EndpointHandler(str(folder))
+
+
+@pytest.fixture(scope="module")
+def sounds(tmp_path_factory):
+    """Bytes of three sound files."""
+    import scipy.io.wavfile
+
+    folder, sounds = tmp_path_factory.mktemp("sounds"), []
+    for place, frequency in enumerate((180, 220, 300)):
+        scipy.io.wavfile.write(folder / f"{place}.wav", 16_000, tone(0.6 + 0.2 * place, frequency=frequency))
+        sounds.append((folder / f"{place}.wav").read_bytes())
+    return sounds
+
+
+def text(sound: bytes) -> str:
+    return base64.b64encode(sound).decode()
+
+
+def scores(answer):
+    assert isinstance(answer, list), answer
+    return [turn["scores"] for turn in answer]
+
+
+def test_one_conversation_in_every_form(handler, sounds):
+    """In one request, or turn by turn under a name, as bytes, as text or as turns."""
+    whole = handler({"inputs": {"turns": [{"audio": text(sound), "speaker": "A"} for sound in sounds]}})
+    assert [turn["turn_index"] for turn in whole] == [0, 1, 2]
+    assert {*whole[0]} == {"turn_index", "speaker", "start", "end", "label", "score", "scores", "surprise"}
+    json.dumps(whole)
+    parameters = {"conversation": "call 17"}
+    answers = [
+        *handler({"inputs": sounds[0], "parameters": parameters}),
+        *handler({"inputs": "data:audio/wav;base64," + text(sounds[1]), "parameters": parameters}),
+        *handler({"inputs": {"audio": text(sounds[2])}, "parameters": {**parameters, "speaker": "A"}}),
+    ]
+    assert [turn["turn_index"] for turn in answers] == [0, 1, 2]
+    assert scores(answers) == scores(whole)
+    assert answers[2]["speaker"] == "A"
+    # It remembers: alone, the last turn sounds otherwise, and so it does when the conversation begins anew.
+    alone = scores(handler({"inputs": sounds[2]}))
+    assert alone != scores(answers)[2:]
+    assert scores(handler({"inputs": [text(sounds[2])], "parameters": {**parameters, "reset": True}})) == alone
+    assert handler({"inputs": None, "parameters": {**parameters, "reset": True}}) == []
+    assert scores(handler({"inputs": sounds[2], "parameters": parameters})) == alone
+
+
+def test_memory_can_be_left_out(handler, sounds, folder):
+    pipe = AudioEmotionPipeline(model=handler.pipeline.model, processor=handler.pipeline.processor)
+    answer = handler({"inputs": [text(sound) for sound in sounds], "parameters": {"memory": False}})
+    assert scores(answer) == [turn["scores"] for turn in pipe(sounds, memory=False)]
+    assert answer[0]["surprise"] is None
+
+
+@pytest.mark.parametrize(
+    ("inputs", "parameters", "told"),
+    [
+        (None, {}, "inputs hold no sound"),
+        ("", {}, "inputs hold no sound"),
+        (b"no sound", {}, "cannot be decoded|no usable sound|Turn 1"),
+        ("http://127.0.0.1/turn.wav", {}, "base64 of a sound file; addresses and paths are not read"),
+        ("/etc/passwd", {}, "addresses and paths are not read|Turn 1"),
+        (3, {}, "audio must be bytes or base64, got int"),
+        ({"audio": "AAAA", "file": "x"}, {}, r"A turn holds audio, and may hold .*'file'"),
+        ({"turns": "AAAA"}, {}, "hold nothing else"),
+        ({"turns": ["AAAA"] * (MAX_TURNS + 1)}, {}, "up to 64 turns, got 65"),
+        ({"audio": "AAAA", "start": "now"}, {}, "start is in seconds, got 'now'"),
+        ("good", {"speed": 2}, "parameters may hold conversation, reset, memory, speaker"),
+        ("good", {"memory": "no"}, "memory must be true or false"),
+        ("good", {"conversation": {"a": 1}}, "conversation must be a name"),
+        ("good", [1], "parameters may hold"),
+        (["good", b"no sound"], {}, "Turn 2"),
+        (["good", {"audio": "good", "start": 3.0}, {"audio": "good", "start": 1.0}], {}, "must come in order"),
+    ],
+)
+def test_a_bad_request_is_told_and_changes_no_state(handler, sounds, inputs, parameters, told):
+    def filled(value):
+        if isinstance(value, list):
+            return [filled(item) for item in value]
+        if isinstance(value, dict):
+            return {key: filled(item) for key, item in value.items()}
+        return text(sounds[0]) if value == "good" else value
+
+    named = {"conversation": "x", **parameters} if isinstance(parameters, dict) else parameters
+    first = handler({"inputs": sounds[0], "parameters": {"conversation": "x", "reset": True}})
+    answer = handler({"inputs": filled(inputs), "parameters": named})
+    assert answer["status"] == 400
+    with pytest.raises(AssertionError, match=told):
+        raise AssertionError(answer["error"])
+    second = handler({"inputs": sounds[1], "parameters": {"conversation": "x"}})
+    assert scores(first + second) == scores(handler({"inputs": [text(sounds[0]), text(sounds[1])]}))
+
+
+def test_reset_without_a_name_is_told(handler):
+    assert "name it as conversation" in handler({"inputs": None, "parameters": {"reset": True}})["error"]
+
+
+def test_it_runs_on_published_packages_alone(folder, sounds, tmp_path):
+    """As an endpoint does: the repository in a folder, its handler imported from there, no titans_mal."""
+    script = f"""
+import sys
+sys.modules["titans_mal"] = None
+sys.path.insert(0, {str(tmp_path)!r})
+import json
+from handler import EndpointHandler
+handler = EndpointHandler({str(folder)!r})
+sounds = [open(path, "rb").read() for path in {[str(tmp_path / f"{i}.wav") for i in range(2)]!r}]
+answers = [handler({{"inputs": sound, "parameters": {{"conversation": "x"}}}}) for sound in sounds]
+handler.store.save()
+print("answers:", json.dumps(answers))
+"""
+    import titans_mal.hub_cards.handler as module
+
+    (tmp_path / "handler.py").write_bytes(open(module.__file__, "rb").read())
+    for place, sound in enumerate(sounds[:2]):
+        (tmp_path / f"{place}.wav").write_bytes(sound)
+    environment = {
+        "HF_HOME": str(tmp_path / "home"),
+        "PATH": os.environ["PATH"],
+        "CONVERSATIONS_FOLDER": str(tmp_path),
+    }
+    run = subprocess.run([sys.executable, "-c", script], env=environment, capture_output=True, text=True, cwd=tmp_path)
+    assert run.returncode == 0, run.stderr
+    answers = json.loads(run.stdout.rpartition("answers:")[2])
+    handler = EndpointHandler(str(folder))
+    expected = handler({"inputs": [text(sound) for sound in sounds[:2]]})
+    for (one,), other in zip(answers, expected):
+        assert one["scores"] == pytest.approx(other["scores"], abs=1e-6)
+    assert len(list(tmp_path.glob("*/conversation_memory.safetensors"))) == 1

@@ -1,0 +1,161 @@
+"""The store of many conversations: bounded, on disk and back, for a time, from many threads."""
+
+import os
+import threading
+import time
+
+import pytest
+import torch
+from tiny_models import assert_same_state, state_of, tiny_model, tiny_turns
+
+from titans_mal import ConversationMemoryCache, ConversationStore
+
+
+@pytest.fixture(scope="module")
+def model():
+    return tiny_model()
+
+
+@torch.no_grad()
+def hear(model, cache, seed):
+    return model(**tiny_turns(1, seed=seed), memory_cache=cache).emotion_logits
+
+
+def test_conversations_leave_for_disk_and_come_back_bit_by_bit(model, tmp_path):
+    store = ConversationStore(model, tmp_path, max_live=2)
+    alone = {name: ConversationMemoryCache(model.config) for name in "abcd"}
+    for turn in range(3):
+        for place, name in enumerate("abcd"):
+            with store.conversation(name) as cache:
+                expected = hear(model, alone[name], seed=10 * place + turn)
+                assert torch.equal(hear(model, cache, seed=10 * place + turn), expected)
+                assert_same_state(state_of(cache), state_of(alone[name]))
+    assert store.live == ["c", "d"]
+    assert len(list(tmp_path.glob("*/*.safetensors"))) == 4
+    # Those at hand are written too before a server stops, for the next one to go on.
+    store.save()
+    again = ConversationStore(model, tmp_path)
+    for name in "abcd":
+        with again.conversation(name) as cache:
+            assert_same_state(state_of(cache), state_of(alone[name]))
+
+
+def test_the_least_recently_used_leaves_first(model):
+    store = ConversationStore(model, max_live=2)
+    for name in "abac":
+        with store.conversation(name) as cache:
+            hear(model, cache, seed=0)
+    assert store.live == ["a", "c"]
+
+
+def test_what_fails_leaves_the_conversation_as_it_was(model, tmp_path):
+    store = ConversationStore(model, tmp_path)
+    with store.conversation("a") as cache:
+        hear(model, cache, seed=0)
+        before = state_of(cache)
+    for anew in (False, True):
+        with pytest.raises(RuntimeError, match="in the middle"), store.conversation("a", anew=anew) as cache:
+            hear(model, cache, seed=1)
+            raise RuntimeError("in the middle")
+        with store.conversation("a") as cache:
+            assert_same_state(state_of(cache), before)
+    store.save()
+    with store.conversation("a", anew=True) as cache:
+        assert cache.turns.tolist() == [0]
+    assert not list(tmp_path.glob("*/*.safetensors"))
+    with ConversationStore(model, tmp_path).conversation("a") as cache:
+        assert cache.turns.tolist() == [0]
+
+
+def test_conversations_are_forgotten_after_a_time(model, tmp_path, monkeypatch):
+    store = ConversationStore(model, tmp_path, max_live=1, time_to_live=100)
+    now = time.time()
+    for name in "ab":  # "a" goes to disk
+        with store.conversation(name) as cache:
+            hear(model, cache, seed=0)
+    (on_disk,) = tmp_path.glob("*/*.safetensors")
+    monkeypatch.setattr("time.time", lambda: now + 90)
+    with store.conversation("b") as cache:
+        assert cache.turns.tolist() == [1]
+    os.utime(on_disk, (now - 20, now - 20))
+    with store.conversation("a") as cache:
+        assert cache.turns.tolist() == [0]
+    monkeypatch.setattr("time.time", lambda: now + 300)
+    with store.conversation("b") as cache:
+        assert cache.turns.tolist() == [0]
+
+
+def test_a_name_leads_nowhere_else(model, tmp_path):
+    store = ConversationStore(model, tmp_path / "states")
+    for name in ("../../up", "/etc/passwd", "a" * 5000, "\0", "née"):
+        with store.conversation(name) as cache:
+            hear(model, cache, seed=0)
+    store.save()
+    assert {path.name for path in tmp_path.iterdir()} == {"states"}
+    assert len(list((tmp_path / "states").iterdir())) == 5
+
+
+def test_a_state_of_other_weights_is_refused_until_begun_anew(model, tmp_path):
+    store = ConversationStore(model, tmp_path)
+    with store.conversation("a") as cache:
+        hear(model, cache, seed=0)
+    store.save()
+    other = tiny_model(seed=1)
+    hear(other, ConversationMemoryCache(other.config), seed=0)
+    store = ConversationStore(other, tmp_path)
+    with pytest.raises(ValueError, match="other weights"), store.conversation("a"):
+        pass
+    assert store.live == []
+    with store.conversation("a", anew=True) as cache:
+        hear(other, cache, seed=0)
+    assert store.live == ["a"]
+
+
+def test_a_full_disk_keeps_conversations_at_hand(model, tmp_path, monkeypatch, caplog):
+    def full(*args):
+        raise OSError(28, "No space left on device")
+
+    store = ConversationStore(model, tmp_path, max_live=1)
+    monkeypatch.setattr(ConversationMemoryCache, "save_pretrained", full)
+    for name in "ab":
+        with store.conversation(name) as cache:
+            hear(model, cache, seed=0)
+    assert store.live == ["a", "b"]
+    assert "'a' stays at hand, for it cannot be written to disk" in caplog.text
+    monkeypatch.undo()
+    with store.conversation("a") as cache:
+        assert cache.turns.tolist() == [1]
+    assert store.live == ["a"]
+
+
+def test_many_threads(model, tmp_path):
+    """Turns of one conversation wait for each other; other conversations do not."""
+    store, errors = ConversationStore(model, tmp_path, max_live=2), []
+    names = [f"call {i % 5}" for i in range(40)]
+
+    def work(name):
+        try:
+            with store.conversation(name) as cache:
+                hear(model, cache, seed=7)
+        except Exception as error:
+            errors.append(error)
+
+    threads = [threading.Thread(target=work, args=(name,)) for name in names]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert not errors
+    alone = ConversationMemoryCache(model.config)
+    for _ in range(8):
+        hear(model, alone, seed=7)
+    for name in {*names}:
+        with store.conversation(name) as cache:
+            assert_same_state(state_of(cache), state_of(alone))
+    assert len(store.live) <= 2
+
+
+def test_wrong_bounds(model):
+    for wrong in ({"max_live": 0}, {"time_to_live": 0}, {"time_to_live": float("nan")}):
+        with pytest.raises(ValueError, match="max_live is at least 1 and time_to_live above 0"):
+            ConversationStore(model, **wrong)
