@@ -13,11 +13,11 @@ demo: $(VENV)/installed  ## analyse the shipped conversation, with memory and wi
 test: $(VENV)/installed  ## check the style and run the tests
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/ruff check .
-	$(VENV)/bin/python -m pytest -n 2
+	$(VENV)/bin/python -m pytest -n 2 --dist loadgroup
 
 # Old libraries warn of the newer ones that they stand on.
 test-min: $(VENV_MIN)/installed  ## run the tests on the lowest versions that setup.cfg declares
-	$(VENV_MIN)/bin/python -m pytest -n 2 -W default
+	$(VENV_MIN)/bin/python -m pytest -n 2 --dist loadgroup -W default
 
 style: $(VENV)/installed  ## format the code and mend what ruff can mend
 	$(VENV)/bin/ruff format .

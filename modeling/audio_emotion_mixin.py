@@ -31,8 +31,7 @@ class AudioEmotionMixin(TurnInputsMixin, AudioEmotionCheckpointMixin):
     Attributes:
         output_class: an `AudioEmotionOutput` and the host's own output; made for each host.
         host_output_class: what the host's `forward` returns, where that is not what it is annotated with.
-        memory_cache_class: what its `memory_cache` is; code of a repo that stands apart from the model's has no other way
-            to it.
+        memory_cache_class: what its `memory_cache` is; code that stands apart from the model's finds it here.
         hidden_states_index: for a host whose blocks carry several versions of the hidden states, (versions, rows,
             positions, hidden_size), the one that the memory hears and adds to.
     """

@@ -36,11 +36,9 @@ def save_lora(
     Args:
         state_dict: the model's weights, to be written instead of the present ones.
     """
-    from peft import get_peft_model_state_dict
-
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    weights = get_peft_model_state_dict(model, state_dict=state_dict, adapter_name=name)
+    weights = _adapter_weights(model, name, state_dict)
     weights = {
         f"{_PREFIX}{key.removeprefix(_PREFIX)}": tensor.detach().cpu().contiguous() for key, tensor in weights.items()
     }
@@ -102,7 +100,14 @@ def load_lora(model: PreTrainedModel, name: str | os.PathLike, hub: dict, *, is_
 
 
 def _wrong_keys(model: PreTrainedModel, weights: dict[str, Tensor]) -> list[str]:
+    own = _adapter_weights(model, LORA_NAME)
+    return sorted({*own} ^ {*weights}) or sorted(key for key in own if own[key].shape != weights[key].shape)
+
+
+def _adapter_weights(
+    model: PreTrainedModel, name: str, state_dict: dict[str, Tensor] | None = None
+) -> dict[str, Tensor]:
     from peft import get_peft_model_state_dict
 
-    own = get_peft_model_state_dict(model, adapter_name=LORA_NAME)
-    return sorted({*own} ^ {*weights}) or sorted(key for key in own if own[key].shape != weights[key].shape)
+    # Whether the host's embeddings were changed, PEFT would ask the Hub; here nothing of the host has changed.
+    return get_peft_model_state_dict(model, state_dict=state_dict, adapter_name=name, save_embedding_layers=False)

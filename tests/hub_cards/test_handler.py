@@ -1,8 +1,10 @@
 """The Inference Endpoint: its answers, the conversations between requests, and requests that cannot be answered."""
 
 import base64
+import inspect
 import json
 import os
+import shutil
 import subprocess
 import sys
 
@@ -144,9 +146,7 @@ answers = [handler({{"inputs": sound, "parameters": {{"conversation": "x"}}}}) f
 handler.store.save()
 print("answers:", json.dumps(answers))
 """
-    import titans_mal.hub_cards.handler as module
-
-    (tmp_path / "handler.py").write_bytes(open(module.__file__, "rb").read())
+    shutil.copy(inspect.getfile(EndpointHandler), tmp_path / "handler.py")
     for place, sound in enumerate(sounds[:2]):
         (tmp_path / f"{place}.wav").write_bytes(sound)
     environment = {
