@@ -2,7 +2,7 @@ PYTHON ?= python3
 VENV := .venv
 VENV_MIN := .venv-min
 
-.PHONY: help demo test test-min style
+.PHONY: help demo test test-min test-browser style
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
@@ -18,6 +18,12 @@ test: $(VENV)/installed  ## check the style and run the tests
 # Old libraries warn of the newer ones that they stand on.
 test-min: $(VENV_MIN)/installed  ## run the tests on the lowest versions that setup.cfg declares
 	$(VENV_MIN)/bin/python -m pytest -n 2 --dist loadgroup -W default
+
+# Chromium is Debian's: Playwright's own would be a download.
+test-browser: $(VENV)/installed  ## run the Space in a headless browser, which is installed where it is missing
+	$(VENV)/bin/python -m pip install --quiet -c constraints.txt -e ".[test,space,browser]"
+	command -v chromium || command -v google-chrome || (apt-get update -q && apt-get install -q -y chromium)
+	$(VENV)/bin/python -m pytest tests/hub_cards/test_space.py
 
 style: $(VENV)/installed  ## format the code and mend what ruff can mend
 	$(VENV)/bin/ruff format .

@@ -2,7 +2,7 @@
 
 import typer
 
-from . import analyze, data, evaluate, publish
+from . import analyze, data, evaluate, publish, space
 
 
 app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False)
@@ -17,4 +17,5 @@ app.command()(analyze.analyze)
 app.command()(evaluate.evaluate)
 app.command()(evaluate.compare)
 app.command()(publish.publish)
+app.command()(space.space)
 app.add_typer(data.app, name="data")

@@ -59,7 +59,7 @@ def analyze(
     with errors_in_one_line(SafetensorError):
         _check_outputs(json_out, timeline, output, format=format)
         turns = list(_turns(inputs, segments))
-        heard = _analyze(turns, model or _tiny_checkpoint(), memory=not no_memory)
+        heard = _analyze(turns, model or tiny_checkpoint(), memory=not no_memory)
         wanted = None if labels is None else [label.strip() for label in labels.split(",")]
         results = [_chosen(turn, wanted, unknown_below) for turn in heard]
         if json_out is not None:
@@ -149,7 +149,8 @@ def _check_outputs(json_out: Path | None, timeline: Path | None, output: Path | 
         check_format(timeline)
 
 
-def _tiny_checkpoint() -> str:
+def tiny_checkpoint() -> str:
+    """The model that is used where none is named."""
     if not TINY_CHECKPOINT.is_dir():
         raise ValueError("Give --model: a folder or Hub repo of a model with memory.")
     errors.print("No --model given: the tiny checkpoint listens, which knows made-up voices only.", style="yellow")

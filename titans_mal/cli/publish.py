@@ -52,7 +52,10 @@ def publish(
         )
         _print(publication, repo)
         if space is not None:
-            published = publish_space(space, repo, folder / "space", private=private or None, dry_run=dry_run)
+            has_lora = "lora/adapter_config.json" in publication.files
+            published = publish_space(
+                space, repo, folder / "space", has_lora=has_lora, private=private or None, dry_run=dry_run
+            )
             _print(published, f"spaces/{space}")
 
 

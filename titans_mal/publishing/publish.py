@@ -84,7 +84,7 @@ def publish_folder(
             another model; for a base that the Hub does not have, naming both. Nothing is uploaded then.
     """
     folder = Path(folder)
-    _check_repo_id(repo_id)
+    check_repo_id(repo_id)
     config = read_config(folder)
     facts = CardFacts(
         license=license,
@@ -142,7 +142,12 @@ def upload(
     return api.create_commit(repo_id, operations, commit_message=message, revision=revision, **kwargs).commit_url
 
 
-def _check_repo_id(repo_id: str) -> None:
+def check_repo_id(repo_id: str) -> None:
+    """Refuse what is no name of a repository.
+
+    Raises:
+        ValueError: for a name that is not "org/name".
+    """
     if repo_id.count("/") != 1:
         raise ValueError(f'A repository is named "org/name", got {repo_id!r}.')
     validate_repo_id(repo_id)

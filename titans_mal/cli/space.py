@@ -1,0 +1,45 @@
+"""`titans-mal space`: the app of a model's Space, on this machine."""
+
+from __future__ import annotations
+
+import importlib.util
+import sys
+import tempfile
+from typing import Annotated
+
+import typer
+from safetensors import SafetensorError
+
+from .analyze import tiny_checkpoint
+from .messages import errors_in_one_line
+
+
+def space(
+    model: Annotated[
+        str | None,
+        typer.Option(
+            metavar="DIR_OR_REPO",
+            help="A model with memory. Default: in a clone, the tiny checkpoint of the quickstart.",
+        ),
+    ] = None,
+    host: Annotated[str, typer.Option(help="The address to listen on; 0.0.0.0 for every machine.")] = "127.0.0.1",
+    port: Annotated[int | None, typer.Option(help="Default: the first free one from 7860 on.")] = None,
+) -> None:
+    """Open an app in which turns are uploaded or recorded, and heard with memory and without."""
+    from transformers import AutoProcessor
+
+    from titans_mal import AudioEmotionPipeline, AutoModelForAudioEmotion
+
+    from ..publishing import write_space
+
+    with errors_in_one_line(SafetensorError):
+        if importlib.util.find_spec("gradio") is None:
+            raise ValueError("The app needs Gradio: pip install 'titans_mal[space]'")
+        name = model or tiny_checkpoint()
+        loaded = AutoModelForAudioEmotion.from_pretrained(name)
+        pipe = AudioEmotionPipeline(model=loaded, processor=AutoProcessor.from_pretrained(name))
+        with tempfile.TemporaryDirectory() as folder:
+            # As it lies on the Hub, with what stands beside it there.
+            write_space(folder, name)
+            sys.path.insert(0, folder)
+            importlib.import_module("app").launch(pipe, server_name=host, server_port=port)

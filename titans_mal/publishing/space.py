@@ -1,0 +1,70 @@
+"""A Space for a model: an app that hears a conversation with memory and without, on the Hub or on this machine."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+from huggingface_hub import HfApi
+from jinja2 import Template
+
+from .. import timeline
+from .model_card import TEMPLATES
+from .publish import Publication, check_repo_id, upload
+
+
+# Of which the app was run.
+GRADIO_VERSION = "6.31.0"
+_FILES = ("README.md", "app.py", "requirements.txt", "timeline.py")
+
+
+def write_space(folder: str | Path, repo_id: str, *, has_lora: bool = False) -> dict[str, Path]:
+    """Write a Space for the model `repo_id` into a folder, which is made.
+
+    Args:
+        repo_id: of the model; a folder, where the Space is for this machine.
+        has_lora: whether the model needs PEFT.
+
+    Returns:
+        The files, by their place in the Space.
+    """
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, template in (("README.md", "README.md.jinja"), ("app.py", "app.py")):
+        text = (TEMPLATES / "space" / template).read_text(encoding="utf-8")
+        rendered = Template(text, keep_trailing_newline=True).render(repo_id=repo_id, gradio_version=GRADIO_VERSION)
+        (folder / name).write_text(rendered, encoding="utf-8")
+    requirements = (TEMPLATES / "space" / "requirements.txt").read_text(encoding="utf-8")
+    (folder / "requirements.txt").write_text(requirements + ("peft\n" if has_lora else ""), encoding="utf-8")
+    shutil.copyfile(timeline.__file__, folder / "timeline.py")
+    return {name: folder / name for name in _FILES}
+
+
+def publish_space(
+    space_id: str,
+    repo_id: str,
+    folder: str | Path,
+    *,
+    has_lora: bool = False,
+    private: bool | None = None,
+    dry_run: bool = False,
+    token: str | bool | None = None,
+) -> Publication:
+    """Write a Space for a published model into a folder, and upload it in one commit.
+
+    Args:
+        space_id: "org/name" of the Space; made if it does not exist.
+        repo_id: of the model.
+        has_lora, private, dry_run, token: as `write_space` and `publish_folder`.
+
+    Raises:
+        ValueError: for a name that is none of the Hub.
+    """
+    check_repo_id(space_id)
+    publication = Publication(write_space(folder, repo_id, has_lora=has_lora), [], [])
+    if not dry_run:
+        api = HfApi(token=token)
+        made = api.create_repo(space_id, repo_type="space", space_sdk="gradio", private=private, exist_ok=True)
+        message = f"An app for {repo_id}"
+        publication.url = upload(api, made.repo_id, publication.files, message=message, repo_type="space")
+    return publication
