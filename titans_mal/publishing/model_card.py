@@ -19,7 +19,6 @@ from ..evaluation.report import EvaluationReport
 TEMPLATES = Path(str(files("titans_mal.hub_cards")))
 # A card with this comment was made here, and may be made again; one without it is the publisher's own.
 MARKER = "made by titans_mal: it is made again at every publication; without this line it is kept as it is"
-PROJECT = "https://pypi.org/project/titans-mal"
 EXAMPLES_FOLDER = "examples"
 _TAGS = ("speech-emotion-recognition", "audio", "titans", "test-time-memory", "titans_mal")
 _NOT_TOLD = ("model_type", "weights_fingerprint")
@@ -47,9 +46,8 @@ class CardFacts:
     reports: Sequence[EvaluationReport] = ()
     recipe: dict[str, object] = field(default_factory=dict)
 
-    @property
-    def missing(self) -> list[str]:
-        """The names of what is not stated."""
+    def missing(self, config: PreTrainedConfig) -> list[str]:
+        """The names of what is not stated of a model."""
         stated = {
             "license": self.license,
             "language": self.language,
@@ -57,6 +55,7 @@ class CardFacts:
             "evaluation": self.reports,
             "training recipe": self.recipe,
             "examples": self.examples,
+            "revision of the base": config.base_model_revision or config.base_model_name_or_path is None,
         }
         return [name for name, value in stated.items() if not value]
 
@@ -103,13 +102,12 @@ def model_card(
             for name, value in vars(memory).items()
             if name in type(memory).__annotations__ and name not in _NOT_TOLD
         },
-        missing=[*facts.missing, *([] if base is None or config.base_model_revision else ["revision of the base"])],
-        project=PROJECT,
+        missing=facts.missing(config),
         prompt=config.prompt_text(),
         readout=config.emotion_readout,
         recipe=facts.recipe,
         repo_id=repo_id,
-        reports=[_report_section(report.content) for report in facts.reports],
+        reports=[_report_section(report.content, repo_id) for report in facts.reports],
         transformers_range=_requirement("transformers"),
         version=__version__,
     )
@@ -158,8 +156,10 @@ def _eval_results(content: dict) -> list[EvalResult]:
         "dataset_name": protocol["corpus"],
         "dataset_config": protocol["label_set"],
         "dataset_split": protocol["split"],
-        "dataset_args": {name: protocol[name] for name in ("fold", "labels", "scored", "conversations")},
+        "dataset_args": {"labels": protocol["labels"]},
     }
+    # Results of one split are one entry to the Hub, whatever their fold.
+    measured = {name: protocol[name] for name in ("fold", "scored", "conversations", "seed")}
     return [
         EvalResult(
             task_type="audio-classification",
@@ -171,7 +171,7 @@ def _eval_results(content: dict) -> list[EvalResult]:
                 "column": name,
                 "metric": metric,
                 "interval": found["interval"] and [round(100 * end, 2) for end in found["interval"]],
-                "seed": protocol["seed"],
+                **measured,
                 "resamples": content["bootstrap"]["resamples"],
             },
             **dataset,
@@ -182,8 +182,10 @@ def _eval_results(content: dict) -> list[EvalResult]:
     ]
 
 
-def _report_section(content: dict) -> str:
+def _report_section(content: dict, repo_id: str) -> str:
     """A report's main tables, under a heading of the card."""
+    # Where the model lay when it was measured is nobody's business.
+    content = {**content, "model": {**content["model"], "name": repo_id}}
     protocol = content["protocol"]
     fold = "" if protocol["fold"] is None else f", fold {protocol['fold']}"
     parts = [

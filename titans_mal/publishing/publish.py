@@ -97,7 +97,7 @@ def publish_folder(
     _write_hub_files(folder, repo_id, config, facts)
     names = [f"{EXAMPLES_FOLDER}/{path.name}" for path in facts.examples]
     files, left_out = repository_files(folder, names)
-    publication = Publication(files, left_out, facts.missing)
+    publication = Publication(files, left_out, facts.missing(config))
     if not dry_run:
         api = HfApi(token=token)
         _check_base(api, config, repo_id)

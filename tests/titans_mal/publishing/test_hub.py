@@ -297,7 +297,7 @@ import types
 import huggingface_hub.utils._http as http
 http.time = types.SimpleNamespace(**{**vars(http.time), "sleep": lambda seconds: None})
 """
-    push = 'make(2).push_to_hub("org/broken")'
+    push = 'make(7).push_to_hub("org/broken")'
     hub.drop_uploads_after = 1000
     try:
         assert "Error while uploading 'model.safetensors'" in machine.run(MAKE + impatient + push, fails=True)
@@ -306,11 +306,12 @@ http.time = types.SimpleNamespace(**{**vars(http.time), "sleep": lambda seconds:
     assert hub.commits("org/broken") == commits
     assert hub.files("org/broken") == content
     machine.run(
-        MAKE + 'assert torch.equal(heard(AutoModelForAudioEmotion.from_pretrained("org/broken")), heard(make(1)))'
-    )
-    machine.run(MAKE + push)
-    machine.run(
-        MAKE + 'assert torch.equal(heard(AutoModelForAudioEmotion.from_pretrained("org/broken")), heard(make(2)))'
+        MAKE
+        + """
+assert torch.equal(heard(AutoModelForAudioEmotion.from_pretrained("org/broken")), heard(make(1)))
+make(7).push_to_hub("org/broken")
+assert torch.equal(heard(AutoModelForAudioEmotion.from_pretrained("org/broken")), heard(make(7)))
+"""
     )
 
 
@@ -345,12 +346,22 @@ def test_publishing_by_command(hub, published, machine):
     hub.add(
         "org/by-command", {"lora/adapter_config.json": b"{}", "model-00001-of-00002.safetensors": b"", "LICENSE": b"x"}
     )
-    published = machine.run(command.format([*arguments, "--example", "turn_0.wav"]))
+    published = machine.run(command.format([*arguments, "--example", "turn_0.wav", "--space", "org/app"]))
     assert f"Published: {hub.url}/org/by-command/commit/" in published
     files = hub.files("org/by-command")
-    assert not [name for name in files if "lora" in name or "-of-" in name]
+    assert not [name for name in files if name.startswith("lora/") or "-of-" in name]
     assert "LICENSE" in files
     assert "examples/turn_0.wav" in files
     assert b"hf_test" not in b"".join(files.values())
     listed = {line.split()[1] for line in published.splitlines() if re.match(r" *[\d,]+  ", line)}
-    assert listed == {*files} - {"LICENSE"}
+    app = hub.files("org/app", repo_type="space")
+    assert {*app} == {".gitattributes", "README.md", "app.py", "requirements.txt", "timeline.py"}
+    assert listed == {*files, *app} - {"LICENSE", ".gitattributes"}
+    refused = machine.run(command.format(["publish", "adapter", "name"]), fails=True)
+    assert refused.strip() == "Error: A repository is named \"org/name\", got 'name'."
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | {"base_model_name_or_path": "org/gone"}))
+    refused = machine.run(command.format(["publish", "adapter", "org/orphan-too"]), fails=True)
+    assert "The base org/gone at revision" in refused
+    assert "of the adapter org/orphan-too is not on the Hub" in refused
+    assert "models/org/orphan-too" not in hub.repos

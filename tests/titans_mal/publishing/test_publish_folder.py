@@ -1,0 +1,228 @@
+"""What a folder becomes before it goes up: its card, its code, its Space; and what is refused."""
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+from huggingface_hub import ModelCard
+from peft import LoraConfig
+from safetensors.torch import load_file, save_file
+from tiny_models import save_base
+from transformers import AutoProcessor
+
+from titans_mal import (
+    AudioEmotionPipeline,
+    AutoModelForAudioEmotion,
+    TitansMemoryConfig,
+    evaluate_conversations,
+    load_conversations,
+    publish_folder,
+)
+from titans_mal.publishing import write_space
+from titans_mal.publishing.model_card import MARKER
+
+
+QUICKSTART = Path(__file__).resolve().parents[3] / "examples" / "quickstart"
+SOUNDS = sorted((QUICKSTART / "conversation").glob("turn_*.wav"))
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """The shipped model, which is saved in full and without its code."""
+    return shutil.copytree(QUICKSTART / "tiny-qwen2-audio-mal", tmp_path / "model")
+
+
+@pytest.fixture(scope="module")
+def reports(tmp_path_factory):
+    """Of the shipped model, and of the same with another memory."""
+    folders = []
+    for place in range(2):
+        model = AutoModelForAudioEmotion.from_pretrained(QUICKSTART / "tiny-qwen2-audio-mal")
+        if place:
+            with torch.no_grad():
+                model.titans_memory.layers[0].query_proj.weight[0, 0] += 1
+        processor = AutoProcessor.from_pretrained(QUICKSTART / "tiny-qwen2-audio-mal")
+        data = load_conversations(QUICKSTART / "conversation", label_set=model.config.labels)["test"]
+        folders.append(tmp_path_factory.mktemp("report"))
+        evaluate_conversations(model, processor, data, folders[-1], conditions=("memory", "reads_off"), resamples=100)
+    return folders
+
+
+def dry(folder, **facts):
+    return publish_folder(folder, "org/name", dry_run=True, **facts)
+
+
+def card_of(folder) -> tuple[str, dict]:
+    text = (folder / "README.md").read_text(encoding="utf-8")
+    return text, ModelCard(text).data.to_dict()
+
+
+def test_a_card_without_facts_says_so(folder):
+    publication = dry(folder)
+    assert publication.url is None
+    assert publication.missing == [
+        "license",
+        "language",
+        "datasets",
+        "evaluation",
+        "training recipe",
+        "examples",
+    ]
+    text, data = card_of(folder)
+    assert "Its publisher does not state: license, language, datasets, evaluation, training recipe, examples." in text
+    assert "## Evaluation\n\nNot evaluated.\n" in text
+    assert "## Training\n\nNot stated.\n" in text
+    assert "Article 5(1)(f)" in text
+    assert data["pipeline_tag"] == "audio-classification"
+    assert data["library_name"] == "transformers"
+    assert not {"license", "language", "datasets", "metrics", "model-index", "widget", "base_model"} & {*data}
+
+
+def test_the_numbers_of_a_card_are_those_of_its_report(folder, reports):
+    (folder / "training_recipe.json").write_text(json.dumps({"steps": 1500, "data": "a | b"}))
+    facts = {"license": "apache-2.0", "language": ["en"], "datasets": ["synthetic-baseline"]}
+    assert dry(folder, reports=reports[:1], examples=SOUNDS[:3], **facts).missing == []
+    text, data = card_of(folder)
+    assert "Its publisher does not state" not in text
+    report = json.loads((reports[0] / "report.json").read_text())
+    (index,) = data["model-index"]
+    (result,) = index["results"]
+    assert result["dataset"] == {
+        "type": report["protocol"]["corpus"],
+        "name": report["protocol"]["corpus"],
+        "config": report["protocol"]["label_set"],
+        "split": "test",
+        "args": {"labels": report["protocol"]["labels"]},
+    }
+    metrics = {(metric["args"]["column"], metric["args"]["metric"]): metric for metric in result["metrics"]}
+    assert {column for column, _ in metrics} == {*report["columns"]} >= {"memory", "reads_off", "majority"}
+    for (column, metric), found in metrics.items():
+        measured = report["columns"][column]["metrics"][metric]
+        assert found["value"] == round(100 * measured["value"], 2)
+        # Of one conversation there is no interval; what is null, the Hub's metadata leave out.
+        measured = {name: report["protocol"][name] for name in ("scored", "conversations", "seed")}
+        assert found["args"] == {"column": column, "metric": metric, "resamples": 100, **measured}
+    assert metrics["memory", "ua"]["name"] == "UA (memory on)"
+    assert f"| memory on | {100 * report['columns']['memory']['metrics']['wa']['value']:.1f} |" in text
+    assert str(QUICKSTART) not in text
+    assert "| data | a \\| b |" in text
+    # What the model answers to the examples, which are one conversation.
+    pipe = AudioEmotionPipeline(
+        model=AutoModelForAudioEmotion.from_pretrained(folder), processor=AutoProcessor.from_pretrained(folder)
+    )
+    heard = pipe([str(path) for path in SOUNDS[:3]])
+    for widget, turn, path in zip(data["widget"], heard, SOUNDS):
+        assert widget["src"] == f"https://huggingface.co/org/name/resolve/main/examples/{path.name}"
+        assert widget["output"][0] == {"label": turn["label"], "score": round(turn["score"], 4)}
+        assert len(widget["output"]) == len(turn["scores"])
+
+
+def test_a_report_of_another_model_is_refused(folder, reports):
+    with pytest.raises(ValueError, match=r"The report .* is of another model than .*: of memory \w+, and not \w+\."):
+        dry(folder, reports=[reports[1]])
+    with pytest.raises(FileNotFoundError, match="no evaluation report"):
+        dry(folder, reports=[folder])
+
+
+def test_a_card_of_ones_own_is_kept(folder):
+    dry(folder)
+    text, _ = card_of(folder)
+    (folder / "README.md").write_text(text.replace("Not stated.", "With patience."), encoding="utf-8")
+    dry(folder)
+    assert card_of(folder)[0] == text
+    own = text.replace(f"<!-- {MARKER} -->\n", "").replace("Not stated.", "With patience.")
+    (folder / "README.md").write_text(own, encoding="utf-8")
+    dry(folder, license="mit")
+    assert card_of(folder)[0] == own
+
+
+def test_only_the_models_own_files_go_up(folder):
+    strange = ("data.csv", "checkpoint-10/model.safetensors", "pytorch_model.bin", "token", "lora/notes.txt", "a.py")
+    for name in (*strange, "examples/mine.wav", "model.safetensors.bak", "scheduler.pt", "LICENSE"):
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_text("x")
+    publication = dry(folder)
+    assert publication.left_out == sorted([*strange, "examples/mine.wav", "model.safetensors.bak", "scheduler.pt"])
+    assert {"LICENSE", "handler.py", "model.safetensors", "modeling_qwen2_audio_mal.py"} <= {*publication.files}
+    assert {path.parts[0] for path in map(Path, publication.files)} == {*publication.files}
+
+
+def test_a_folder_that_cannot_be_published_says_what_to_do(folder, tmp_path):
+    for name in ("name", "a/b/c", "org/na me"):
+        with pytest.raises(ValueError, match=r"org/name|Repo id"):
+            publish_folder(folder, name, dry_run=True)
+    with pytest.raises(FileNotFoundError, match=r"config\.json is missing"):
+        dry(tmp_path)
+    with pytest.raises(FileNotFoundError, match=r"The example .*nowhere\.wav is not there"):
+        dry(folder, examples=["nowhere.wav"])
+    (folder / "training_recipe.json").write_text("[1]")
+    with pytest.raises(ValueError, match="must hold names and values, got list"):
+        dry(folder)
+    save_base(tmp_path / "base")
+    with pytest.raises(ValueError, match="no model with memory, but a 'qwen2_audio'"):
+        dry(tmp_path / "base")
+    memory = TitansMemoryConfig(layers=[0], num_heads=2, head_dim=8)
+    model = AutoModelForAudioEmotion.from_base(
+        tmp_path / "base", id2label={0: "sad", 1: "happy"}, memory_config=memory, emotion_prompt="emotion ?"
+    )
+    model.save_pretrained(tmp_path / "adapter")
+    with pytest.raises(ValueError, match=r"base of this adapter is .*base, a folder that nobody else has\. Publish"):
+        dry(tmp_path / "adapter")
+    with pytest.raises(ValueError, match="a folder that nobody else has"):
+        model.push_to_hub("org/name")
+    # An adapter, by its config, that holds what only a model in full may.
+    config = json.loads((tmp_path / "adapter" / "config.json").read_text())
+    config |= {"base_model_name_or_path": "org/base", "base_model_revision": "a" * 40}
+    (tmp_path / "adapter" / "config.json").write_text(json.dumps(config))
+    dry(tmp_path / "adapter")
+    weights = load_file(tmp_path / "adapter" / "model.safetensors") | {"lm_head.weight": torch.zeros(2, 2)}
+    save_file(weights, tmp_path / "adapter" / "model.safetensors", {"format": "pt"})
+    with pytest.raises(
+        ValueError, match=r"holds 1 weights of the host \(lm_head\.weight, \.\.\.\).*adapter_only = False"
+    ):
+        dry(tmp_path / "adapter")
+    (tmp_path / "adapter" / "model.safetensors").unlink()
+    with pytest.raises(FileNotFoundError, match="holds no weights"):
+        dry(tmp_path / "adapter")
+
+
+def test_a_lora_is_told_and_required(tmp_path):
+    save_base(tmp_path / "base")
+    memory = TitansMemoryConfig(layers=[0], num_heads=2, head_dim=8)
+    model = AutoModelForAudioEmotion.from_base(
+        tmp_path / "base", id2label={0: "sad", 1: "happy"}, memory_config=memory, emotion_prompt="emotion ?"
+    )
+    model.add_adapter(LoraConfig(r=2, target_modules=r".*language_model.*q_proj"))
+    model.config.base_model_name_or_path = "org/base"
+    model.save_pretrained(tmp_path / "model")
+    publication = dry(tmp_path / "model")
+    assert {"lora/adapter_config.json", "lora/adapter_model.safetensors"} <= {*publication.files}
+    assert "revision of the base" in publication.missing
+    assert "memory and a LoRA on the host alone" in card_of(tmp_path / "model")[0]
+    assert "peft" in (tmp_path / "model" / "requirements.txt").read_text().split()
+
+
+def test_a_space_is_complete(tmp_path):
+    files = write_space(tmp_path / "space", "org/name", has_lora=True)
+    assert {path.name for path in (tmp_path / "space").iterdir()} == {*files}
+    assert 'os.environ.get("MODEL_ID", "org/name")' in files["app.py"].read_text()
+    assert "models:\n- org/name\n" in files["README.md"].read_text()
+    assert "peft" in files["requirements.txt"].read_text().split()
+    for path in files.values():
+        assert "{{" not in path.read_text()
+        compile(path.read_text(), path.name, "exec") if path.suffix == ".py" else None
+
+
+def test_intervals_and_folds_reach_the_card(folder, reports, tmp_path):
+    content = json.loads((reports[0] / "report.json").read_text())
+    content["columns"]["memory"]["metrics"]["ua"]["interval"] = [0.5, 0.9]
+    content["protocol"]["fold"] = 5
+    (tmp_path / "report.json").write_text(json.dumps(content))
+    dry(folder, reports=[tmp_path])
+    text, data = card_of(folder)
+    assert "(50.0 to 90.0)" in text
+    assert ", fold 5, test" in text
+    told = next(m for m in data["model-index"][0]["results"][0]["metrics"] if m["name"] == "UA (memory on)")
+    assert (told["args"]["interval"], told["args"]["fold"]) == ([50.0, 90.0], 5)
