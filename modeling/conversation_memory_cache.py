@@ -12,7 +12,13 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedConfig
 
-from .conversation_memory_file import load_state, memory_identity, save_state
+from .conversation_memory_file import (
+    memory_identity,
+    read_state,
+    state_from_bytes,
+    state_to_bytes,
+    write_state,
+)
 from .neural_memory import NeuralMemoryState
 
 
@@ -60,6 +66,8 @@ class ConversationMemoryCache:
         turns, tokens: (batch_size * streams per row,) written turns and audio tokens of each stream.
         identity: of the models that the state can belong to: the host's kind and shape, and the memory's.
         weights_fingerprint: of the memory that wrote the state; None: not known, as while it is being trained.
+        notes: what is to go with the state, as JSON can hold it (a history, say): saved, reset and restored with it.
+            Replace its values, and do not change them in place. `stack` and `split` leave it out.
 
     Raises:
         ValueError: for a `batch_size` below 1 or a config without memory.
@@ -73,10 +81,11 @@ class ConversationMemoryCache:
             raise ValueError(f"batch_size must be an integer of at least 1, got {batch_size!r}.")
         self._config = config
         self.weights_fingerprint: str | None = None
-        self.streams_per_row = memory.streams_per_row
+        self.streams_per_row, self.is_by_speaker = memory.streams_per_row, memory.scope == "speaker"
         self.layers = [MemoryCacheLayer() for _ in memory.layers]
         self.turns = torch.zeros(batch_size * self.streams_per_row, dtype=torch.long)
         self.tokens = torch.zeros_like(self.turns)
+        self.notes: dict = {}
         # Which conversation id has which row; None while rows are addressed by their number or not at all.
         self.conversation_ids: dict[int, int] | None = None
         # Per row, which speaker id has which stream.
@@ -143,7 +152,7 @@ class ConversationMemoryCache:
         kept = fresh.repeat_interleave(self.streams_per_row).to(self.turns.device)
         self.turns, self.tokens = self.turns * kept, self.tokens * kept
         if not bool(self.turns.any()):
-            self.weights_fingerprint = None
+            self.weights_fingerprint, self.notes = None, {}
             for layer in self.layers:
                 layer.weights = layer.momentum = None
         for row in rows:
@@ -212,6 +221,7 @@ class ConversationMemoryCache:
         twin.layers = [copy.copy(layer) for layer in self.layers]
         twin.speaker_ids = [dict(speakers) for speakers in self.speaker_ids]
         twin.conversation_ids = None if self.conversation_ids is None else dict(self.conversation_ids)
+        twin.notes = dict(self.notes)
         return twin
 
     def restore(self, snapshot: ConversationMemoryCache) -> None:
@@ -252,7 +262,7 @@ class ConversationMemoryCache:
         first.turns = torch.cat([cache.turns for cache in caches])
         first.tokens = torch.cat([cache.tokens for cache in caches])
         first.speaker_ids = [dict(speakers) for cache in caches for speakers in cache.speaker_ids]
-        first.conversation_ids = None
+        first.conversation_ids, first.notes = None, {}
         for index, layer in enumerate(first.layers):
             states = _fill_up([cache.layers[index] for cache in caches], [len(cache.turns) for cache in caches])
             if states:
@@ -264,6 +274,7 @@ class ConversationMemoryCache:
         parts = []
         for row in range(self.batch_size):
             part = self.snapshot()
+            part.notes = {}
             part.batch_select_indices(torch.tensor([row]))
             if not int(part.turns.sum()):
                 part.reset()
@@ -271,10 +282,12 @@ class ConversationMemoryCache:
         return parts
 
     def save_pretrained(self, folder: str | Path) -> None:
-        """Write the state to `folder` as safetensors, with the identity of the model it belongs to."""
-        rows = {"conversation_ids": self.conversation_ids, "speaker_ids": self.speaker_ids}
-        identity = {**self.identity, "memory_weights": self.weights_fingerprint}
-        save_state(folder, self._named_tensors(), identity, rows)
+        """Write the state to `folder` as safetensors, with the identity of the model it belongs to.
+
+        Raises:
+            OSError: if it cannot be written, as on a full disk; an earlier state in the folder is then there still.
+        """
+        write_state(folder, self.to_bytes())
 
     @classmethod
     def from_pretrained(cls, folder: str | Path, config: PreTrainedConfig) -> ConversationMemoryCache:
@@ -288,15 +301,30 @@ class ConversationMemoryCache:
             FileNotFoundError: if there is no state in the folder.
             ValueError: if the state cannot be read, or belongs to another model, naming what differs.
         """
-        tensors, identity, rows = load_state(folder)
+        return cls.from_bytes(read_state(folder), config, name=f"in {folder}")
+
+    def to_bytes(self) -> bytes:
+        """The state as `save_pretrained` writes it."""
+        rows = {"conversation_ids": self.conversation_ids, "speaker_ids": self.speaker_ids}
+        identity = {**self.identity, "memory_weights": self.weights_fingerprint}
+        return state_to_bytes(self._named_tensors(), identity, rows, self.notes)
+
+    @classmethod
+    def from_bytes(cls, content: bytes, config: PreTrainedConfig, *, name: str = "given") -> ConversationMemoryCache:
+        """A state that `to_bytes` gave, on the CPU; errors as `from_pretrained`.
+
+        Args:
+            name: of the state, for what is said of it.
+        """
+        tensors, identity, rows, notes = state_from_bytes(content, name)
         cache = cls(config, batch_size=len(rows["speaker_ids"]))
-        cache.check_identity(identity, f"The state in {folder}")
+        cache.check_identity(identity, f"The state {name}")
         cache.weights_fingerprint = identity.get("memory_weights")
         cache.check_weights(config.memory_config.weights_fingerprint)
         ids = rows["conversation_ids"]
         cache.conversation_ids = None if ids is None else {int(key): row for key, row in ids.items()}
         cache.speaker_ids = [{int(key): slot for key, slot in speakers.items()} for speakers in rows["speaker_ids"]]
-        cache.turns, cache.tokens = tensors["turns"], tensors["tokens"]
+        cache.turns, cache.tokens, cache.notes = tensors["turns"], tensors["tokens"], notes
         for index, layer in enumerate(cache.layers):
             weights, momentum = (_numbered(tensors, f"layers.{index}.{kind}") for kind in ("weights", "momentum"))
             if weights:

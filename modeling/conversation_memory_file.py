@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
+import threading
 from pathlib import Path
 
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors import SafetensorError
+from safetensors.torch import load, save
 from torch import Tensor
 from transformers import PreTrainedConfig
 
@@ -33,28 +35,63 @@ def memory_identity(config: PreTrainedConfig) -> dict:
     }
 
 
-def save_state(folder: str | Path, tensors: dict[str, Tensor], identity: dict, rows: dict) -> None:
-    """Write a state to `folder`, which is made if it does not exist."""
-    Path(folder).mkdir(parents=True, exist_ok=True)
-    metadata = {"identity": json.dumps(identity), "rows": json.dumps(rows)}
-    tensors = {name: tensor.detach().contiguous() for name, tensor in tensors.items()}
-    save_file(tensors, Path(folder) / STATE_FILE, metadata)
+def state_to_bytes(tensors: dict[str, Tensor], identity: dict, rows: dict, notes: dict) -> bytes:
+    """A state in safetensors; what is no tensor stands in its header.
+
+    Raises:
+        TypeError: for notes that JSON cannot hold.
+    """
+    header = {"identity": identity, "rows": rows, "notes": notes}
+    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    return save(tensors, {name: json.dumps(value) for name, value in header.items()})
 
 
-def load_state(folder: str | Path) -> tuple[dict[str, Tensor], dict, dict]:
-    """Tensors on the CPU, identity and rows, as they were given to `save_state`.
+def state_from_bytes(content: bytes, name: str = "given") -> tuple[dict[str, Tensor], dict, dict, dict]:
+    """Tensors on the CPU, identity, rows and notes, as they were given to `state_to_bytes`.
+
+    Args:
+        name: of the state, for what is said of it.
+
+    Raises:
+        ValueError: if it is truncated or no state.
+    """
+    try:
+        tensors = load(content)
+        length = int.from_bytes(content[:8], "little")
+        header = json.loads(content[8 : 8 + length])["__metadata__"]
+        # Files of version 0.2.0 have no notes.
+        return (
+            tensors,
+            *(json.loads(header[name]) for name in ("identity", "rows")),
+            json.loads(header.get("notes", "{}")),
+        )
+    except (SafetensorError, KeyError, TypeError, ValueError) as error:
+        raise ValueError(f"The conversation memory {name} cannot be read: {error}") from error
+
+
+def write_state(folder: str | Path, content: bytes) -> None:
+    """Write a state to `folder`, which is made if it does not exist; wholly or not at all.
+
+    Raises:
+        OSError: as on a full disk; what was there before is there still.
+    """
+    path = Path(folder) / STATE_FILE
+    path.parent.mkdir(parents=True, exist_ok=True)
+    unfinished = path.with_suffix(f".{os.getpid()}-{threading.get_ident()}.unfinished")
+    try:
+        unfinished.write_bytes(content)
+        unfinished.replace(path)
+    finally:
+        unfinished.unlink(missing_ok=True)
+
+
+def read_state(folder: str | Path) -> bytes:
+    """What `write_state` wrote.
 
     Raises:
         FileNotFoundError: if there is no state in the folder.
-        ValueError: if the file is truncated or not a state.
     """
     path = Path(folder) / STATE_FILE
     if not path.is_file():
         raise FileNotFoundError(f"No conversation memory in {folder}: {STATE_FILE} is missing.")
-    try:
-        with safe_open(path, framework="pt") as file:
-            metadata = file.metadata()
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (it is no dict)
-        return tensors, json.loads(metadata["identity"]), json.loads(metadata["rows"])
-    except (SafetensorError, KeyError, TypeError) as error:
-        raise ValueError(f"The conversation memory in {path} cannot be read: {error}") from error
+    return path.read_bytes()

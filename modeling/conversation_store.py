@@ -17,15 +17,66 @@ from transformers import PreTrainedModel
 from transformers.utils import logging
 
 from .conversation_memory_cache import ConversationMemoryCache
-from .conversation_memory_file import STATE_FILE
+from .conversation_memory_file import STATE_FILE, read_state, write_state
 
 
 logger = logging.get_logger(__name__)
 
 
+class StateFolder:
+    """States of conversations in a folder, one sub-folder each.
+
+    Args:
+        folder: is made if it does not exist; None: a temporary one, which goes with the object.
+    """
+
+    # Whether other processes write to the same states.
+    is_shared = False
+
+    def __init__(self, folder: str | Path | None = None):
+        if folder is None:
+            self._temporary = tempfile.TemporaryDirectory(prefix="conversations-")
+            folder = self._temporary.name
+        self._folder = Path(folder)
+        self._folder.mkdir(parents=True, exist_ok=True)
+
+    def read(self, name: str, seconds: float) -> bytes | None:
+        """The state of a conversation; None where there is none that was written within so many `seconds`."""
+        path = self._path(name)
+        try:
+            is_old = (path / STATE_FILE).stat().st_mtime < time.time() - seconds
+            return None if is_old else read_state(path)
+        except FileNotFoundError:
+            return None
+
+    def write(self, name: str, content: bytes, seconds: float) -> None:
+        """Keep a state; here `seconds` say nothing, for `read` and `forget_old` say it again."""
+        write_state(self._path(name), content)
+
+    def delete(self, name: str) -> None:
+        shutil.rmtree(self._path(name), ignore_errors=True)
+
+    def forget_old(self, seconds: float) -> None:
+        """Delete what was not written for so long."""
+        oldest = time.time() - seconds
+        for path in self._folder.glob(f"*/{STATE_FILE}"):
+            with contextlib.suppress(FileNotFoundError):
+                if path.stat().st_mtime < oldest:
+                    shutil.rmtree(path.parent, ignore_errors=True)
+
+    @contextlib.contextmanager
+    def lock(self, name: str) -> Iterator[None]:
+        """Keeps other processes from a conversation; here there are none."""
+        yield
+
+    def _path(self, name: str) -> Path:
+        """Its folder; whatever a name is, it leads to no other place."""
+        return self._folder / hashlib.sha256(name.encode()).hexdigest()[:32]
+
+
 @dataclass
 class _Entry:
-    """A conversation at hand; its cache is None before it was first looked for on disk."""
+    """A conversation at hand; its cache is None before it was first looked for."""
 
     cache: ConversationMemoryCache | None = None
     users: int = 0
@@ -36,14 +87,15 @@ class _Entry:
 class ConversationStore:
     """The states of many conversations of a model, for servers; used from any number of threads.
 
-        store = ConversationStore(model, folder="states")
+        store = ConversationStore(model, "states")
         with store.conversation("call 17") as cache:
             model(**inputs, memory_cache=cache)
 
     Args:
         model: with memory; what was written by other weights is refused.
-        folder: where states lie that are not at hand, in safetensors; a later store finds them there. None: in a
-            temporary folder, which goes with the store.
+        states: where states lie that are not at hand, in safetensors: a folder, in which a later store finds them;
+            None: a temporary one; or what has the methods of `StateFolder`. Where other processes share them, none is
+            kept at hand, and each is written as soon as it was used.
         max_live: conversations at hand; of more, the least recently used go to disk, and come back bit by bit.
         time_to_live: seconds after which a conversation that nobody used is forgotten.
 
@@ -54,7 +106,7 @@ class ConversationStore:
     def __init__(
         self,
         model: PreTrainedModel,
-        folder: str | Path | None = None,
+        states: StateFolder | str | Path | None = None,
         *,
         max_live: int = 64,
         time_to_live: float = 3600.0,
@@ -62,13 +114,10 @@ class ConversationStore:
         if max_live < 1 or not time_to_live > 0:
             raise ValueError(f"max_live is at least 1 and time_to_live above 0, got {max_live} and {time_to_live}.")
         self._model, self._max_live, self._time_to_live = model, max_live, time_to_live
-        if folder is None:
-            self._temporary = tempfile.TemporaryDirectory(prefix="conversations-")
-            folder = self._temporary.name
-        self._folder = Path(folder)
-        self._folder.mkdir(parents=True, exist_ok=True)
+        self._states = StateFolder(states) if states is None or isinstance(states, str | Path) else states
         self._lock = threading.Lock()
         self._live: OrderedDict[str, _Entry] = OrderedDict()
+        self._cleaned_at = 0.0
 
     @property
     def live(self) -> list[str]:
@@ -87,27 +136,38 @@ class ConversationStore:
             anew: forget what was said so far.
 
         Raises:
-            ValueError: for a state on disk that is broken or belongs to another model, unless it is begun anew.
+            ValueError: for a stored state that is broken or belongs to another model, unless it is begun anew.
+            OSError: where states are shared, if the new one cannot be written; it is as it was before.
         """
-        with self._entry(name) as entry:
+        with self._entry(name) as entry, self._states.lock(name):
             if entry.cache is None and not anew:
                 entry.cache = self._load(name)
             cache = self._new() if anew else entry.cache
             before = cache.snapshot()
             try:
                 yield cache
+                if self._states.is_shared:
+                    self._states.write(name, cache.to_bytes(), self._time_to_live)
             except BaseException:
                 cache.restore(before)
                 raise
-            entry.cache = cache
-            if anew:
-                shutil.rmtree(self._path(name), ignore_errors=True)
+            finally:
+                if self._states.is_shared:
+                    entry.cache = None
+            if not self._states.is_shared:
+                entry.cache = cache
+                if anew:
+                    self._states.delete(name)
 
     def save(self) -> None:
-        """Write all conversations at hand to disk, as before a server stops."""
+        """Write all conversations at hand to disk, as before a server stops.
+
+        Raises:
+            OSError: for one that cannot be written.
+        """
         for name in self.live:
             with self._entry(name) as entry:
-                self._store(name, entry)
+                self._write(name, entry)
 
     @contextlib.contextmanager
     def _entry(self, name: str) -> Iterator[_Entry]:
@@ -136,40 +196,32 @@ class ConversationStore:
             if entry.users:
                 continue
             try:
-                self._store(name, entry)
+                self._write(name, entry)
             except OSError as error:
                 logger.warning(f"The conversation {name!r} stays at hand, for it cannot be written to disk: {error}")
                 return
             del self._live[name]
 
     def _forget_expired(self) -> None:
-        oldest = time.time() - self._time_to_live
+        now = time.time()
+        oldest = now - self._time_to_live
         for name in [name for name, entry in self._live.items() if not entry.users and entry.used_at < oldest]:
             del self._live[name]
-        for path in self._folder.glob(f"*/{STATE_FILE}"):
-            with contextlib.suppress(FileNotFoundError):
-                if path.stat().st_mtime < oldest:
-                    shutil.rmtree(path.parent, ignore_errors=True)
-
-    def _path(self, name: str) -> Path:
-        """Its folder; whatever a name is, it leads to no other place."""
-        return self._folder / hashlib.sha256(name.encode()).hexdigest()[:32]
+        # All of the folder is looked through now and then.
+        if not 0 <= now - self._cleaned_at < self._time_to_live / 20:
+            self._cleaned_at = now
+            self._states.forget_old(self._time_to_live)
 
     def _load(self, name: str) -> ConversationMemoryCache:
-        model = self._model
-        if not (self._path(name) / STATE_FILE).is_file():
+        content, model = self._states.read(name, self._time_to_live), self._model
+        if content is None:
             return self._new()
-        cache = model.memory_cache_class.from_pretrained(self._path(name), model.config)
+        cache = model.memory_cache_class.from_bytes(content, model.config, name=f"of conversation {name!r}")
         return cache.to(model.titans_memory.device)
 
     def _new(self) -> ConversationMemoryCache:
         return self._model.memory_cache_class(self._model.config)
 
-    def _store(self, name: str, entry: _Entry) -> None:
-        if entry.cache is None:
-            return
-        unfinished = self._path(name).with_suffix(".unfinished")
-        entry.cache.save_pretrained(unfinished)
-        self._path(name).mkdir(exist_ok=True)
-        (unfinished / STATE_FILE).replace(self._path(name) / STATE_FILE)
-        shutil.rmtree(unfinished, ignore_errors=True)
+    def _write(self, name: str, entry: _Entry) -> None:
+        if entry.cache is not None:
+            self._states.write(name, entry.cache.to_bytes(), self._time_to_live)

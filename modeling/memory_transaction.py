@@ -102,9 +102,9 @@ class MemoryTransaction:
         return [known[key] for key in ids]
 
     def _streams(self, cache_rows: list[int], speakers: list[int] | None) -> list[int]:
-        slots = self.cache.streams_per_row
-        if slots == 1:
+        if not self.cache.is_by_speaker:
             return cache_rows
+        slots = self.cache.streams_per_row
         if speakers is None:
             raise ValueError("speaker_ids are needed: memory_config.scope is 'speaker'.")
         self._speaker_ids = [dict(known) for known in self.cache.speaker_ids]

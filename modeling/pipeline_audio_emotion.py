@@ -80,13 +80,13 @@ class AudioEmotionPipeline(Pipeline):
             results.append(self.run_single(turn, {}, {**parameters, "memory_cache": caches[name]}, {}))
         return results
 
-    def conversation_store(self, folder: str | Path | None = None, **kwargs) -> ConversationStore:
+    def conversation_store(self, states: str | Path | None = None, **kwargs) -> ConversationStore:
         """A store of the states of many conversations, whose caches this pipeline takes as `memory_cache`.
 
         Args:
-            folder, kwargs: of `ConversationStore`.
+            states, kwargs: of `ConversationStore`.
         """
-        return ConversationStore(self.model, folder, **kwargs)
+        return ConversationStore(self.model, states, **kwargs)
 
     def preprocess(self, turn: dict) -> dict:
         try:
@@ -98,7 +98,7 @@ class AudioEmotionPipeline(Pipeline):
 
     def _forward(self, model_inputs: dict, memory_cache: ConversationMemoryCache, memory: bool = True) -> dict:
         speaker = model_inputs["turn"].get("speaker")
-        speakers = None if speaker is None else [_speaker_number(speaker)]
+        speakers = None if speaker is None else [speaker_number(speaker)]
         with contextlib.nullcontext() if memory else self.model.disable_memory():
             output = self.model(
                 **model_inputs["inputs"], memory_cache=memory_cache, speaker_ids=speakers, logits_to_keep=1
@@ -179,7 +179,7 @@ def custom_pipelines() -> dict[str, dict]:
     }
 
 
-def _speaker_number(speaker: str) -> int:
+def speaker_number(speaker: str) -> int:
     """A number that stands for a speaker's name in every process."""
     return int.from_bytes(hashlib.sha256(str(speaker).encode()).digest()[:7], "big")
 

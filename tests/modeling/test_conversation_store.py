@@ -120,7 +120,7 @@ def test_a_full_disk_keeps_conversations_at_hand(model, tmp_path, monkeypatch, c
         raise OSError(28, "No space left on device")
 
     store = ConversationStore(model, tmp_path, max_live=1)
-    monkeypatch.setattr(ConversationMemoryCache, "save_pretrained", full)
+    monkeypatch.setattr("pathlib.Path.write_bytes", full)
     for name in "ab":
         with store.conversation(name) as cache:
             hear(model, cache, seed=0)

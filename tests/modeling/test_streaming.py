@@ -127,6 +127,9 @@ def test_speakers_have_memories_of_their_own():
     mixed = model(**turns, conversation_ids=ids, speaker_ids=[7, 9, 7, 9])
     alone = model(**rows_of(turns, [0, 2]), conversation_ids=[0, 0], speaker_ids=[7, 7])
     torch.testing.assert_close(mixed.emotion_logits[[0, 2]], alone.emotion_logits, **CLOSE)
+    one = tiny_model({"scope": "speaker", "max_speakers": 1})
+    with pytest.raises(ValueError, match="more than max_speakers=1 speakers"):
+        one(**turns, conversation_ids=[0] * 4, speaker_ids=[5, 5, 6, 5])
     with pytest.raises(ValueError, match="more than max_speakers=2 speakers"):
         model(**turns, conversation_ids=ids, speaker_ids=[7, 9, 7, 11])
     with pytest.raises(ValueError, match=r"speaker_ids are needed: memory_config\.scope is 'speaker'"):

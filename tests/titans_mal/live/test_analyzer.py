@@ -1,13 +1,12 @@
 """One live conversation: it equals the pipeline, goes on from a folder, and survives a turn that fails."""
 
-import json
 import threading
 
 import numpy as np
 import pytest
 from tiny_models import tiny_model, tiny_processor, tone
 
-from titans_mal import AudioEmotionPipeline, ConversationAnalyzer
+from titans_mal import AudioEmotionPipeline, ConversationAnalyzer, ConversationMemoryCache
 
 
 RATE = 16_000
@@ -80,9 +79,13 @@ def test_what_cannot_be_loaded_leaves_the_conversation(model, processor, tmp_pat
     with pytest.raises(FileNotFoundError):
         analyzer.load(tmp_path)
     analyzer.save(tmp_path)
-    history = json.loads((tmp_path / "history.json").read_text())
-    for content, message in ((history[:1], "holds 1 turns and the state of 2"), ([{"label": 1}], "cannot be read")):
-        (tmp_path / "history.json").write_text(json.dumps(content))
+    cache = ConversationMemoryCache.from_pretrained(tmp_path, model.config)
+    for turns, message in (
+        (cache.notes["turns"][:1], "state of 2 turns, and a history of 1"),
+        ([{"label": 1}], "read"),
+    ):
+        cache.notes = {"turns": turns}
+        cache.save_pretrained(tmp_path)
         with pytest.raises(ValueError, match=message):
             analyzer.load(tmp_path)
     other = ConversationAnalyzer(tiny_model(seed=1), processor)

@@ -1,0 +1,145 @@
+"""Many conversations at once: each as if it were alone, whatever happens to the others."""
+
+import threading
+
+import pytest
+import torch
+from tiny_models import tiny_model, tiny_processor, tone
+
+from titans_mal import ConversationAnalyzer, ConversationPool
+
+
+RATE = 16_000
+
+
+@pytest.fixture(scope="module")
+def model():
+    return tiny_model()
+
+
+@pytest.fixture(scope="module")
+def processor():
+    return tiny_processor()
+
+
+def turns_of(call: int, count: int = 4):
+    return [tone(0.4 + 0.07 * ((call + i) % 5), frequency=130 + 25 * call + 40 * i) for i in range(count)]
+
+
+@pytest.fixture(scope="module")
+def alone(model, processor):
+    """What is heard of each call by itself."""
+    heard = {}
+    for call in range(6):
+        analyzer = ConversationAnalyzer(model, processor)
+        heard[call] = [analyzer.push(turn, RATE, speaker="AB"[i % 2]) for i, turn in enumerate(turns_of(call))]
+    return heard
+
+
+def assert_same(turns, expected):
+    assert len(turns) == len(expected)
+    for turn, other in zip(turns, expected):
+        assert (turn.turn_index, turn.speaker, turn.start, turn.end, turn.label) == (
+            other.turn_index, other.speaker, other.start, other.end, other.label,
+        )  # fmt: skip
+        assert turn.scores == pytest.approx(other.scores, abs=1e-5)
+        assert turn.surprise == pytest.approx(other.surprise, abs=1e-4)
+
+
+@pytest.mark.parametrize("max_live", [1, 100])
+def test_calls_are_heard_together_as_if_alone(model, processor, alone, max_live):
+    with ConversationPool(model, processor, max_batch=4, max_wait_ms=50, max_live=max_live) as pool:
+        futures = {call: [] for call in alone}
+        for place in range(4):
+            for call in alone:
+                turn = turns_of(call)[place]
+                futures[call].append(pool.submit(f"call {call}", turn, RATE, speaker="AB"[place % 2]))
+        for call, expected in alone.items():
+            assert_same([future.result() for future in futures[call]], expected)
+            assert_same(pool.history(f"call {call}"), expected)
+        counters = pool.counters()
+    assert counters["turns"] == 24
+    assert counters["failures"] == counters["waiting"] == 0
+    assert counters["live"] == min(max_live, 6)
+    assert max(counters["batches"]) == 4
+    assert sum(size * count for size, count in counters["batches"].items()) == 24
+    assert 0 < counters["latency"]["p50"] <= counters["latency"]["p95"] <= counters["latency"]["p99"]
+
+
+def test_many_threads_push(model, processor, alone):
+    with ConversationPool(model, processor, max_batch=3) as pool:
+
+        def talk(call):
+            for i, turn in enumerate(turns_of(call)):
+                pool.push(f"call {call}", turn, RATE, speaker="AB"[i % 2])
+
+        threads = [threading.Thread(target=talk, args=(call,)) for call in alone]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        for call, expected in alone.items():
+            assert_same(pool.history(f"call {call}"), expected)
+
+
+def test_it_goes_on_after_a_stop(model, processor, alone, tmp_path):
+    turns = turns_of(0)
+    with ConversationPool(model, processor, states=tmp_path) as pool:
+        for i in range(2):
+            pool.push("call 0", turns[i], RATE, speaker="AB"[i])
+        waiting = pool.submit("call 0", turns[2], RATE, speaker="A")
+    assert waiting.done()
+    with pytest.raises(RuntimeError, match="closed"):
+        pool.submit("call 0", turns[3], RATE)
+    with ConversationPool(model, processor, states=tmp_path) as pool:
+        pool.push("call 0", turns[3], RATE, speaker="B")
+        assert_same(pool.history("call 0"), alone[0])
+        # And anew.
+        assert_same([pool.push("call 0", turns[0], RATE, speaker="A", anew=True)], alone[0][:1])
+        pool.forget("call 0")
+        assert pool.history("call 0") == []
+
+
+def test_a_turn_that_fails_fails_alone(processor):
+    """One call has more speakers than its memory has room for; its batch is heard without it."""
+    model = tiny_model({"scope": "speaker", "max_speakers": 2})
+    with ConversationPool(model, processor, max_batch=3, max_wait_ms=1000) as pool:
+        for speaker in "AB":
+            for name in "abc":
+                pool.submit(name, tone(0.5), RATE, speaker=speaker)
+        second = {name: pool.submit(name, tone(0.6), RATE, speaker="AC"[name == "b"]) for name in "abc"}
+        with pytest.raises(ValueError, match="max_speakers"):
+            second["b"].result()
+        assert [turn.turn_index for turn in (second["a"].result(), second["c"].result())] == [2, 2]
+        assert len(pool.history("b")) == 2
+        assert pool.push("b", tone(0.6), RATE, speaker="A").turn_index == 2
+        assert pool.counters()["failures"] == 1
+
+
+def test_bad_turns_are_refused_before_they_wait(model, processor):
+    with ConversationPool(model, processor) as pool:
+        pool.push("a", tone(0.5), RATE, start=3.0)
+        for audio, kwargs, message in (
+            (torch.zeros(RATE).numpy(), {}, "silent"),
+            (tone(0.05), {}, "at least 0.1 s"),
+            (b"no sound", {}, "decoded"),
+            (tone(0.5), {"start": 1.0}, "must start at 3.0 s"),
+        ):
+            with pytest.raises(ValueError, match=message):
+                pool.push("a", audio, None if isinstance(audio, bytes) else RATE, **kwargs)
+        assert len(pool.history("a")) == 1
+        assert pool.push("a", tone(0.5), RATE).start == 3.5
+
+
+def test_too_many_wait(model, processor):
+    with ConversationPool(model, processor, max_batch=100, max_wait_ms=60_000, max_waiting=2) as pool:
+        futures = [pool.submit(name, tone(0.5), RATE) for name in "ab"]
+        with pytest.raises(RuntimeError, match="2 turns wait already"):
+            pool.submit("c", tone(0.5), RATE)
+    assert all(future.done() for future in futures)
+
+
+def test_wrong_bounds(model, processor):
+    for wrong in ({"max_batch": 0}, {"max_waiting": 0}, {"max_wait_ms": -1}):
+        with pytest.raises(ValueError, match="max_batch and max_waiting are at least 1"):
+            ConversationPool(model, processor, **wrong)

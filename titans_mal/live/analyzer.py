@@ -1,0 +1,118 @@
+"""One live conversation, turn by turn: `ConversationAnalyzer`."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+from ..data.audio import load_audio
+from ..modeling.conversation_memory_cache import ConversationMemoryCache
+from .turns import RATE, TurnEmotion, TurnListener, history_of, remember, start_after
+
+
+class ConversationAnalyzer:
+    """Hears one conversation as it goes on.
+
+        analyzer = ConversationAnalyzer(model, processor)
+        analyzer.push("turn0.wav", speaker="A").label
+
+    Analyzers of several conversations may share a model, each in a thread of its own; pushes to one analyzer wait for
+    each other.
+
+    Args:
+        model: with memory; it is put into evaluation mode.
+        processor: of its host.
+        labels: of the model, to choose among; None = all.
+        unknown_below: a turn whose most probable label is less probable is "unknown".
+
+    Raises:
+        ValueError: for labels that the model does not know, or an `unknown_below` outside of [0, 1].
+    """
+
+    def __init__(self, model, processor, *, labels: Sequence[str] | None = None, unknown_below: float = 0.0):
+        self._listener = TurnListener(model, processor, labels=labels, unknown_below=unknown_below)
+        self._lock = threading.Lock()
+        self._cache = ConversationMemoryCache(model.config)
+
+    @property
+    def history(self) -> list[TurnEmotion]:
+        """The turns so far."""
+        with self._lock:
+            return history_of(self._cache)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the memory's state, which do not grow with the conversation."""
+        with self._lock:
+            return self._cache.nbytes
+
+    def push(
+        self,
+        audio,
+        sampling_rate: int | None = None,
+        *,
+        speaker: str | None = None,
+        start: float | None = None,
+    ) -> TurnEmotion:
+        """Hear one more turn.
+
+        Args:
+            audio: what `load_audio` takes, or an array (samples,) with its rate.
+            sampling_rate: of an array, in Hz; turns may have different ones.
+            speaker: who talks; needed where the memory is by speaker.
+            start: seconds of the conversation; None: as the turn before ends. Turns may overlap, and must come in the
+                order of their start.
+
+        Raises:
+            ValueError: for sound that cannot be used, or a turn that starts before the one before it; the
+                conversation is then as it was.
+        """
+        began = time.perf_counter()
+        waveform = load_audio(audio if sampling_rate is None else (audio, sampling_rate))
+        with self._lock:
+            index, start = int(self._cache.turns.sum()), start_after(self._cache, start)
+            (heard,) = self._listener.hear([waveform], [speaker], self._cache)
+            turn = self._listener.turn(
+                heard,
+                turn_index=index,
+                speaker=speaker,
+                start=start,
+                seconds=len(waveform) / RATE,
+                latency=time.perf_counter() - began,
+            )
+            remember(self._cache, turn)
+        return turn
+
+    def reset(self) -> None:
+        """Forget the conversation."""
+        with self._lock:
+            self._cache.reset()
+
+    def save(self, folder: str | Path) -> None:
+        """Write state and history, for `load` in another process to go on from.
+
+        Raises:
+            OSError: if it cannot be written, as on a full disk; the analyzer is as it was, and so is what was saved
+                there before.
+        """
+        with self._lock:
+            self._cache.save_pretrained(folder)
+
+    def load(self, folder: str | Path) -> None:
+        """Go on from what `save` wrote, in place of the present conversation.
+
+        Raises:
+            FileNotFoundError: if there is nothing in the folder.
+            ValueError: if it cannot be read, belongs to another model, or is no state of an analyzer; the analyzer is
+                then as it was.
+        """
+        model = self._listener.model
+        cache = ConversationMemoryCache.from_pretrained(folder, model.config)
+        turns, written = history_of(cache), int(cache.turns.sum())
+        if len(turns) != written:
+            raise ValueError(f"{folder} holds the state of {written} turns, and a history of {len(turns)}.")
+        cache.to(model.titans_memory.device)
+        with self._lock:
+            self._cache.adopt(cache)

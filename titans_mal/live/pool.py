@@ -1,0 +1,259 @@
+"""Many live conversations at once, their turns in common batches: `ConversationPool`."""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+import time
+from collections import Counter, deque
+from collections.abc import Sequence
+from concurrent.futures import Future
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ..data.audio import check_waveform, load_audio
+from ..modeling.conversation_memory_cache import ConversationMemoryCache
+from ..modeling.conversation_store import ConversationStore, StateFolder
+from .turns import RATE, Heard, TurnEmotion, TurnListener, history_of, remember, start_after
+
+
+# Turns that the percentiles of the latency are taken of.
+_LATENCIES = 1000
+
+
+@dataclass(eq=False)
+class _Request:
+    """A turn that waits to be heard."""
+
+    conversation: str
+    waveform: np.ndarray
+    speaker: str | None
+    start: float | None
+    anew: bool
+    began: float
+    answer: Future = field(default_factory=Future)
+
+
+class ConversationPool:
+    """Hears many conversations at once: turns of different ones that wait together go through the model as one batch.
+
+        with ConversationPool(model, processor) as pool:
+            future = pool.submit("call 17", samples, 8000, speaker="A")
+            future.result().label
+
+    The turns of a conversation are heard strictly in the order in which they were submitted. A turn that fails fails
+    alone, and leaves its conversation as it was. Where a host's audio tower hears the padding of a batch, give
+    `max_batch=1`.
+
+    Args:
+        model: with memory; it is put into evaluation mode.
+        processor: of its host.
+        max_batch: turns in a batch.
+        max_wait_ms: milliseconds that a turn waits for others to fill its batch.
+        max_live: conversations at hand; others lie in `states` and come back bit by bit.
+        states: a folder, or what has the methods of `StateFolder`; None: a temporary folder.
+        time_to_live: seconds after which a conversation is forgotten that nobody used.
+        max_waiting: turns that may wait; more are refused.
+        labels, unknown_below: as `ConversationAnalyzer`.
+
+    Raises:
+        ValueError: for a bound that is not above 0, and as `ConversationAnalyzer`.
+    """
+
+    def __init__(
+        self,
+        model,
+        processor,
+        *,
+        max_batch: int = 16,
+        max_wait_ms: float = 5.0,
+        max_live: int = 256,
+        states: StateFolder | str | Path | None = None,
+        time_to_live: float = 3600.0,
+        max_waiting: int = 1024,
+        labels: Sequence[str] | None = None,
+        unknown_below: float = 0.0,
+    ):
+        if max_batch < 1 or max_waiting < 1 or not max_wait_ms >= 0:
+            raise ValueError(
+                "max_batch and max_waiting are at least 1 and max_wait_ms at least 0, got "
+                f"{max_batch}, {max_waiting} and {max_wait_ms}."
+            )
+        self._listener = TurnListener(model, processor, labels=labels, unknown_below=unknown_below)
+        self._store = ConversationStore(model, states, max_live=max_live, time_to_live=time_to_live)
+        self._max_batch, self._max_wait, self._max_waiting = max_batch, max_wait_ms / 1000, max_waiting
+        self._waiting: deque[_Request] = deque()
+        self._changed = threading.Condition()
+        self._is_closed = False
+        self._counts = Counter()
+        self._batches: Counter[int] = Counter()
+        self._latencies: deque[float] = deque(maxlen=_LATENCIES)
+        self._worker = threading.Thread(target=self._work, name="ConversationPool", daemon=True)
+        self._worker.start()
+
+    def __enter__(self) -> ConversationPool:
+        return self
+
+    def __exit__(self, *exc_info) -> None:
+        self.close()
+
+    def submit(
+        self,
+        conversation: str,
+        audio,
+        sampling_rate: int | None = None,
+        *,
+        speaker: str | None = None,
+        start: float | None = None,
+        anew: bool = False,
+    ) -> Future[TurnEmotion]:
+        """Let a turn be heard when its batch is full or has waited long enough.
+
+        Args:
+            conversation: its name; a new one begins a conversation.
+            audio, sampling_rate, speaker, start: as `ConversationAnalyzer.push`.
+            anew: forget what was said in the conversation so far.
+
+        Raises:
+            ValueError: for sound that cannot be used.
+            RuntimeError: if too many turns wait, or the pool is closed.
+        """
+        began = time.perf_counter()
+        waveform = load_audio(audio if sampling_rate is None else (audio, sampling_rate))
+        check_waveform(waveform, RATE)
+        request = _Request(conversation, waveform, speaker, start, anew, began)
+        with self._changed:
+            if self._is_closed:
+                raise RuntimeError("The pool is closed.")
+            if len(self._waiting) >= self._max_waiting:
+                raise RuntimeError(f"{len(self._waiting)} turns wait already, which is as many as may.")
+            self._waiting.append(request)
+            self._changed.notify()
+        return request.answer
+
+    def push(self, conversation: str, audio, sampling_rate: int | None = None, **kwargs) -> TurnEmotion:
+        """As `submit`, and wait for the answer."""
+        return self.submit(conversation, audio, sampling_rate, **kwargs).result()
+
+    def history(self, conversation: str) -> list[TurnEmotion]:
+        """The turns of a conversation so far; none of one that is not known."""
+        with self._store.conversation(conversation) as cache:
+            return history_of(cache)
+
+    def forget(self, conversation: str) -> None:
+        """Forget what was said; turns that wait are heard as those of a new conversation."""
+        with self._store.conversation(conversation, anew=True):
+            pass
+
+    def counters(self) -> dict[str, Any]:
+        """How it goes.
+
+        Returns:
+            `turns` and `failures` so far, `waiting` now, `live` conversations, `batches` (how many there were of each
+            size), `latency` (seconds from submission to answer; the 50th, 95th and 99th percentile of the last
+            thousand; None before the first).
+        """
+        with self._changed:
+            latencies, waiting = list(self._latencies), len(self._waiting)
+            percentiles = np.percentile(latencies, (50, 95, 99)).tolist() if latencies else [None] * 3
+            return {
+                "turns": self._counts["turns"],
+                "failures": self._counts["failures"],
+                "waiting": waiting,
+                "live": len(self._store.live),
+                "batches": dict(sorted(self._batches.items())),
+                "latency": dict(zip(("p50", "p95", "p99"), percentiles)),
+            }
+
+    def close(self) -> None:
+        """Hear the turns that wait, write all conversations to disk, and take no more."""
+        with self._changed:
+            self._is_closed = True
+            self._changed.notify()
+        self._worker.join()
+        self._store.save()
+
+    def _work(self) -> None:
+        while batch := self._next_batch():
+            self._hear(batch)
+
+    def _next_batch(self) -> list[_Request]:
+        """The first turn that waits of each of up to `max_batch` conversations; none when the pool is closed."""
+        with self._changed:
+            while not self._waiting and not self._is_closed:
+                self._changed.wait()
+            while self._waiting and not self._is_closed:
+                left = self._waiting[0].began + self._max_wait - time.perf_counter()
+                if left <= 0 or len({request.conversation for request in self._waiting}) >= self._max_batch:
+                    break
+                self._changed.wait(left)
+            chosen: dict[str, _Request] = {}
+            for request in self._waiting:
+                if len(chosen) < self._max_batch:
+                    chosen.setdefault(request.conversation, request)
+            batch = list(chosen.values())
+            self._waiting = deque(request for request in self._waiting if request not in batch)
+            return batch
+
+    def _hear(self, batch: list[_Request]) -> None:
+        """Answer each request of a batch, of conversations that differ."""
+        opened: list[tuple[_Request, contextlib.ExitStack, ConversationMemoryCache, float]] = []
+        # In one order everywhere, so that processes that share conversations do not wait for each other.
+        for request in sorted(batch, key=lambda request: request.conversation):
+            held = contextlib.ExitStack()
+            try:
+                cache = held.enter_context(self._store.conversation(request.conversation, anew=request.anew))
+                with held:
+                    start = start_after(cache, request.start)
+                    held = held.pop_all()
+                opened.append((request, held, cache, start))
+            except Exception as error:
+                self._fail(request, error)
+        self._batches[len(opened)] += bool(opened)
+        heard = self._hear_together([(request, cache) for request, _, cache, _ in opened])
+        for (request, held, cache, start), result in zip(opened, heard):
+            try:
+                with held:
+                    if isinstance(result, Exception):
+                        raise result
+                    turn = self._listener.turn(
+                        result,
+                        turn_index=int(cache.turns.sum()) - 1,
+                        speaker=request.speaker,
+                        start=start,
+                        seconds=len(request.waveform) / RATE,
+                        latency=time.perf_counter() - request.began,
+                    )
+                    remember(cache, turn)
+            except Exception as error:
+                self._fail(request, error)
+            else:
+                with self._changed:
+                    self._counts["turns"] += 1
+                    self._latencies.append(turn.latency)
+                request.answer.set_result(turn)
+
+    def _hear_together(self, opened: list[tuple[_Request, ConversationMemoryCache]]) -> list[Heard | Exception]:
+        """What was heard of each turn; if a batch fails, each is heard alone, to find whose fault it was."""
+        if not opened:
+            return []
+        try:
+            stacked = ConversationMemoryCache.stack([cache for _, cache in opened])
+            waveforms, speakers = zip(*((request.waveform, request.speaker) for request, _ in opened))
+            heard = self._listener.hear(waveforms, speakers, stacked)
+        except Exception as error:
+            if len(opened) == 1:
+                return [error]
+            return [result for one in opened for result in self._hear_together([one])]
+        for (_, cache), part in zip(opened, stacked.split()):
+            part.notes = cache.notes
+            cache.adopt(part)
+        return heard
+
+    def _fail(self, request: _Request, error: Exception) -> None:
+        with self._changed:
+            self._counts["failures"] += 1
+        request.answer.set_exception(error)
