@@ -24,6 +24,7 @@ _PUBLIC = {
     "ConversationPool": ".live",
     "ConversationStore": ".modeling.conversation_store",
     "TitansMemoryConfig": ".modeling.configuration_titans_mal",
+    "TurnDetector": ".live",
     "TitansMemoryLayer": ".modeling.titans_memory_layer",
     "draw_timeline": ".timeline",
     "evaluate_conversations": ".evaluation.evaluate_conversations",

@@ -2,7 +2,8 @@
 
 from .analyzer import ConversationAnalyzer
 from .pool import ConversationPool
+from .turn_detector import SpokenTurn, TurnDetector
 from .turns import TurnEmotion
 
 
-__all__ = ["ConversationAnalyzer", "ConversationPool", "TurnEmotion"]
+__all__ = ["ConversationAnalyzer", "ConversationPool", "SpokenTurn", "TurnDetector", "TurnEmotion"]

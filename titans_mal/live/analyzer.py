@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import itertools
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
+
+import numpy as np
 
 from ..data.audio import load_audio
 from ..modeling.conversation_memory_cache import ConversationMemoryCache
+from .turn_detector import TurnDetector
 from .turns import RATE, TurnEmotion, TurnListener, history_of, remember, start_after
 
 
@@ -84,6 +88,37 @@ class ConversationAnalyzer:
             )
             remember(self._cache, turn)
         return turn
+
+    def push_stream(
+        self,
+        chunks: Iterable[np.ndarray],
+        sampling_rate: int,
+        *,
+        speaker: str | None = None,
+        **detection,
+    ) -> Iterator[TurnEmotion]:
+        """Hear sound that comes in pieces, as turns that are cut out of it; each is given as soon as it was heard.
+
+        Times go on from the end of the turn before the stream. What cannot be used of the stream (a turn of silence,
+        or shorter than 0.1 s) is passed over.
+
+        Args:
+            chunks: (samples,) of floats within [-1, 1] or of 16-bit integers, of any length.
+            sampling_rate: in Hz.
+            speaker: who talks in all of it.
+            detection: of `TurnDetector`: `ends` where the ends of turns are known, `min_silence`, `max_seconds`,
+                `threshold`.
+
+        Raises:
+            ValueError: as `TurnDetector`, and as `push`; turns before the error have been heard.
+        """
+        detector = TurnDetector(**detection)
+        with self._lock:
+            offset = start_after(self._cache, None)
+        pieces = (detector.feed(chunk, sampling_rate) for chunk in chunks)
+        for turns in itertools.chain(pieces, map(TurnDetector.flush, [detector])):
+            for turn in turns:
+                yield self.push(turn.waveform, RATE, speaker=speaker, start=offset + turn.start)
 
     def reset(self) -> None:
         """Forget the conversation."""

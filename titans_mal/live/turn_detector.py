@@ -1,0 +1,200 @@
+"""From a stream of sound to turns: cut where speech pauses (Silero VAD), or where turns are known to end."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import soxr
+import torch
+
+from ..data.audio import MIN_SECONDS
+from .turns import RATE
+
+
+# Samples that Silero VAD looks at at once, of 16 kHz.
+_WINDOW = 512
+_PAD_MS = 60
+# Seconds that are kept of what is no speech, for the padding of the turn that may follow.
+_KEPT_SECONDS = 0.5
+
+
+@dataclass(frozen=True, eq=False)
+class SpokenTurn:
+    """A turn that was cut out of a stream.
+
+    Attributes:
+        waveform: (samples,) float32 at 16 kHz.
+        start, end: seconds of the stream.
+    """
+
+    waveform: np.ndarray
+    start: float
+    end: float
+
+
+class TurnDetector:
+    """Cuts turns out of sound that comes in pieces.
+
+        detector = TurnDetector()
+        for chunk in chunks:
+            for turn in detector.feed(chunk, 8000):
+                ...
+        detector.flush()
+
+    A turn ends where speech pauses, or, with `ends`, at each of these times and nowhere else. It holds no more than
+    `max_seconds`; what is longer goes on as another turn. What is shorter than 0.1 s is left out.
+
+    Args:
+        ends: seconds of the stream, increasing, at which turns end; None: where speech pauses.
+        min_silence: seconds without speech that end a turn.
+        max_seconds: of a turn.
+        threshold: probability from which on a window is speech.
+
+    Raises:
+        ValueError: for `ends` that do not increase, or another value out of its range.
+    """
+
+    def __init__(
+        self,
+        *,
+        ends: Sequence[float] | None = None,
+        min_silence: float = 0.4,
+        max_seconds: float = 30.0,
+        threshold: float = 0.5,
+    ):
+        if not 0 < min_silence < max_seconds or not 0 < threshold < 1:
+            raise ValueError(
+                "min_silence lies between 0 and max_seconds and threshold between 0 and 1, got "
+                f"{min_silence}, {max_seconds} and {threshold}."
+            )
+        self._ends = None if ends is None else [round(end * RATE) for end in ends]
+        if ends is not None and any(b <= a for a, b in zip([0, *self._ends], self._ends)):
+            raise ValueError(f"ends must increase, from above 0 on, got {list(ends)}.")
+        self._max_samples = round(max_seconds * RATE)
+        self._detect = None if ends is not None else _silero(threshold, min_silence)
+        self._resampler: soxr.ResampleStream | None = None
+        self._rate: int | None = None
+        # Sound from sample `first` of the stream on; windows up to `seen` were looked at.
+        self._sound, self._first, self._seen = np.zeros(0, np.float32), 0, 0
+        # Where the turn starts that goes on; None between turns.
+        self._start: int | None = 0 if ends is not None else None
+
+    @property
+    def is_speaking(self) -> bool:
+        """Whether a turn goes on."""
+        return self._start is not None
+
+    def feed(self, chunk: np.ndarray, sampling_rate: int) -> list[SpokenTurn]:
+        """Take the next piece of the stream.
+
+        Args:
+            chunk: (samples,) of floats within [-1, 1], or of 16-bit integers.
+            sampling_rate: in Hz; may change between pieces.
+
+        Returns:
+            The turns that ended.
+
+        Raises:
+            ValueError: for another shape, another kind of numbers, samples that are not finite, or no rate; the stream
+                goes on as if the piece had not come.
+        """
+        self._append(_checked(chunk, sampling_rate), sampling_rate)
+        return self._turns()
+
+    def flush(self) -> list[SpokenTurn]:
+        """The stream has ended: the turn that goes on ends here."""
+        if self._resampler is not None:
+            self._extend(self._resampler.resample_chunk(np.zeros(0, np.float32), last=True))
+            self._resampler = self._rate = None
+        turns = self._turns()
+        if self._start is not None:
+            turns += self._cut(self._first + len(self._sound))
+            self._start = None if self._ends is None else self._start
+        if self._detect is not None:
+            self._detect.reset_states()
+            self._detect.current_sample = self._seen = self._first + len(self._sound)
+        return turns
+
+    def _append(self, chunk: np.ndarray, rate: int) -> None:
+        if rate != self._rate:
+            if self._resampler is not None:
+                self._extend(self._resampler.resample_chunk(np.zeros(0, np.float32), last=True))
+            self._rate = rate
+            self._resampler = None if rate == RATE else soxr.ResampleStream(rate, RATE, 1, dtype="float32")
+        self._extend(chunk if self._resampler is None else self._resampler.resample_chunk(chunk))
+
+    def _extend(self, samples: np.ndarray) -> None:
+        self._sound = np.concatenate([self._sound, samples])
+
+    def _turns(self) -> list[SpokenTurn]:
+        return self._turns_by_ends() if self._detect is None else self._turns_by_pauses()
+
+    def _turns_by_ends(self) -> list[SpokenTurn]:
+        turns, heard = [], self._first + len(self._sound)
+        while self._ends and heard >= (end := min(self._ends[0], self._start + self._max_samples)):
+            turns += self._cut(end)
+            if end == self._ends[0]:
+                del self._ends[0]
+        if not self._ends:
+            self._forget(heard)
+            self._start = None
+        return turns
+
+    def _turns_by_pauses(self) -> list[SpokenTurn]:
+        turns = []
+        while self._first + len(self._sound) - self._seen >= _WINDOW:
+            window = self._sound[self._seen - self._first :][:_WINDOW]
+            found = self._detect(torch.from_numpy(window)) or {}
+            self._seen += _WINDOW
+            if "start" in found:
+                self._start = max(self._first, found["start"])
+            elif "end" in found and self._start is not None:
+                turns += self._cut(max(self._start, found["end"]))
+                self._start = None
+            elif self._start is not None and self._seen - self._start >= self._max_samples:
+                turns += self._cut(self._start + self._max_samples)
+        if self._start is None:
+            self._forget(self._seen - round(_KEPT_SECONDS * RATE))
+        return turns
+
+    def _cut(self, end: int) -> list[SpokenTurn]:
+        """The turn from its start to a sample of the stream, from which on the next one may start."""
+        start, self._start = self._start, end
+        waveform = self._sound[start - self._first : end - self._first]
+        self._forget(end)
+        if len(waveform) < MIN_SECONDS * RATE or not waveform.any():
+            return []
+        return [SpokenTurn(waveform, start / RATE, (start + len(waveform)) / RATE)]
+
+    def _forget(self, before: int) -> None:
+        dropped = max(0, min(before - self._first, len(self._sound)))
+        self._sound, self._first = self._sound[dropped:], self._first + dropped
+
+
+def _silero(threshold: float, min_silence: float):
+    """A detector of its own, for it keeps what it heard."""
+    threads = torch.get_num_threads()
+    from silero_vad import VADIterator, load_silero_vad
+
+    torch.set_num_threads(threads)  # which the import sets to one
+    model = load_silero_vad()
+    silence = round(min_silence * 1000)
+    return VADIterator(model, threshold, RATE, min_silence_duration_ms=silence, speech_pad_ms=_PAD_MS)
+
+
+def _checked(chunk: np.ndarray, sampling_rate: int) -> np.ndarray:
+    chunk = np.asarray(chunk)
+    if chunk.ndim != 1 or (chunk.dtype.kind != "f" and chunk.dtype != np.int16):
+        raise ValueError(
+            f"A piece of sound is (samples,) of floats or 16-bit integers, got {chunk.dtype} {chunk.shape}."
+        )
+    if isinstance(sampling_rate, bool) or not isinstance(sampling_rate, int) or not 1000 <= sampling_rate <= 768_000:
+        raise ValueError(f"A sampling rate is a whole number of Hz from 1,000 to 768,000, got {sampling_rate!r}.")
+    samples = chunk.astype(np.float32)
+    if chunk.dtype == np.int16:
+        return samples / 32768
+    if not np.isfinite(samples).all():
+        raise ValueError(f"A piece of sound has {int((~np.isfinite(samples)).sum())} samples that are not finite.")
+    return samples
