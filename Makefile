@@ -2,7 +2,7 @@ PYTHON ?= python3
 VENV := .venv
 VENV_MIN := .venv-min
 
-.PHONY: help demo test test-min test-browser style
+.PHONY: help demo test test-min test-browser test-serve style
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
@@ -24,6 +24,10 @@ test-browser: $(VENV)/installed  ## run the Space in a headless browser, which i
 	$(VENV)/bin/python -m pip install --quiet -c constraints.txt -e ".[test,space,browser]"
 	command -v chromium || command -v google-chrome || (apt-get update -q && apt-get install -q -y chromium)
 	$(VENV)/bin/python -m pytest tests/hub_cards/test_space.py
+
+test-serve: $(VENV)/installed  ## run the server over Redis, which is installed where it is missing
+	command -v redis-server || (apt-get update -q && apt-get install -q -y redis-server)
+	$(VENV)/bin/python -m pytest tests/titans_mal/server
 
 style: $(VENV)/installed  ## format the code and mend what ruff can mend
 	$(VENV)/bin/ruff format .

@@ -2,7 +2,7 @@
 
 import typer
 
-from . import analyze, data, evaluate, publish, space
+from . import analyze, data, evaluate, publish, serve, space
 
 
 app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False)
@@ -18,4 +18,5 @@ app.command()(evaluate.evaluate)
 app.command()(evaluate.compare)
 app.command()(publish.publish)
 app.command()(space.space)
+app.command()(serve.serve)
 app.add_typer(data.app, name="data")

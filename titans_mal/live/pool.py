@@ -20,6 +20,10 @@ from ..modeling.conversation_store import ConversationStore, StateFolder
 from .turns import RATE, Heard, TurnEmotion, TurnListener, history_of, remember, start_after
 
 
+class PoolError(RuntimeError):
+    """A pool takes no turn now."""
+
+
 # Turns that the percentiles of the latency are taken of.
 _LATENCIES = 1000
 
@@ -100,6 +104,11 @@ class ConversationPool:
     def __exit__(self, *exc_info) -> None:
         self.close()
 
+    @property
+    def is_closed(self) -> bool:
+        """Whether no more turns are taken."""
+        return self._is_closed
+
     def submit(
         self,
         conversation: str,
@@ -119,7 +128,7 @@ class ConversationPool:
 
         Raises:
             ValueError: for sound that cannot be used.
-            RuntimeError: if too many turns wait, or the pool is closed.
+            PoolError: if too many turns wait, or the pool is closed.
         """
         began = time.perf_counter()
         waveform = load_audio(audio if sampling_rate is None else (audio, sampling_rate))
@@ -127,9 +136,9 @@ class ConversationPool:
         request = _Request(conversation, waveform, speaker, start, anew, began)
         with self._changed:
             if self._is_closed:
-                raise RuntimeError("The pool is closed.")
+                raise PoolError("The pool is closed.")
             if len(self._waiting) >= self._max_waiting:
-                raise RuntimeError(f"{len(self._waiting)} turns wait already, which is as many as may.")
+                raise PoolError(f"{len(self._waiting)} turns wait already, which is as many as may.")
             self._waiting.append(request)
             self._changed.notify()
         return request.answer

@@ -64,7 +64,7 @@ def test_long_turns_are_cut_and_nothing_grows():
     detector = TurnDetector(max_seconds=1.0, min_silence=0.3)
     speech = np.concatenate([sound for sound in SOUNDS for _ in range(3)])
     turns = detect(detector, speech)
-    assert max(turn.end - turn.start for turn in turns) == 1.0
+    assert max(len(turn.waveform) for turn in turns) == RATE
     assert sum(turn.end - turn.start for turn in turns) > 0.8 * len(speech) / RATE
     turns = detect(TurnDetector(ends=[2.5], max_seconds=1.0), tone(3.0), size=10**6)
     assert [(turn.start, turn.end) for turn in turns] == [(0.0, 1.0), (1.0, 2.0), (2.0, 2.5)]

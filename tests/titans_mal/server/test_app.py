@@ -1,0 +1,238 @@
+"""The server over HTTP and WebSocket: what it answers, what it refuses, and how it stops."""
+
+import io
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from pathlib import Path
+
+import numpy as np
+import pytest
+import scipy.io.wavfile
+from fastapi.testclient import TestClient
+from starlette.websockets import WebSocketDisconnect
+from tiny_models import tiny_model, tiny_processor, tone
+
+from titans_mal import ConversationAnalyzer, ConversationPool, load_audio
+from titans_mal.server import ServerSettings, create_app
+
+
+RATE = 16_000
+QUICKSTART = Path(__file__).resolve().parents[3] / "examples" / "quickstart"
+SPEECH = [load_audio(path) for path in sorted((QUICKSTART / "conversation").glob("turn_*.wav"))[:3]]
+
+
+@pytest.fixture(scope="module")
+def model():
+    return tiny_model()
+
+
+@pytest.fixture(scope="module")
+def processor():
+    return tiny_processor()
+
+
+@pytest.fixture
+def serve(model, processor):
+    """Makes a client of a server of its own."""
+    clients = []
+
+    def make(settings=None, **pool):
+        client = TestClient(create_app(ConversationPool(model, processor, **pool), settings))
+        clients.append(client.__enter__())
+        return client
+
+    yield make
+    for client in clients:
+        client.__exit__()
+
+
+def wav(samples, rate=RATE) -> bytes:
+    file = io.BytesIO()
+    scipy.io.wavfile.write(file, rate, samples)
+    return file.getvalue()
+
+
+def turns_alone(model, processor, sounds, **kwargs):
+    analyzer = ConversationAnalyzer(model, processor)
+    return [analyzer.push(sound, RATE, **kwargs) for sound in sounds]
+
+
+def test_turns_over_http(serve, model, processor):
+    client, sounds = serve(), [tone(0.5, frequency=200 + 50 * i) for i in range(3)]
+    expected = turns_alone(model, processor, sounds, speaker="A")
+    for sound, turn in zip(sounds, expected):
+        answer = client.post("/conversations/call 17/turns", content=wav(sound), params={"speaker": "A"})
+        assert answer.status_code == 200
+        heard = answer.json()
+        assert (heard["turn_index"], heard["speaker"], heard["label"]) == (turn.turn_index, "A", turn.label)
+        assert heard["scores"] == pytest.approx(turn.scores, abs=1e-5)
+    history = client.get("/conversations/call 17").json()
+    assert [turn["end"] for turn in history] == [turn.end for turn in expected]
+    anew = client.post("/conversations/call 17/turns", content=wav(sounds[2]), params={"anew": True}).json()
+    assert anew["turn_index"] == 0
+    assert client.delete("/conversations/call 17").status_code == 204
+    assert client.get("/conversations/call 17").status_code == 404
+    metrics = client.get("/metrics").text
+    assert "titans_mal_turns_total 4.0" in metrics
+    assert 'titans_mal_latency_seconds{percentile="95"}' in metrics
+    assert client.get("/health").json()["status"] == "ok"
+    interface = client.get("/openapi.json").json()
+    assert {"/conversations/{name}/turns", "/conversations/{name}", "/health"} <= {*interface["paths"]}
+
+
+def test_what_is_refused(serve):
+    client = serve(ServerSettings(max_megabytes=0.05, max_conversations=2))
+    good = wav(tone(0.5))
+
+    def post(content, name="a", **params):
+        answer = client.post(f"/conversations/{name}/turns", content=content, params=params)
+        return answer.status_code, answer.json().get("detail")
+
+    assert post(good, start=3.0)[0] == 200
+    for status, message, answer in (
+        (422, "The body is empty", post(b"")),
+        (422, "cannot be decoded", post(b"no sound")),
+        (422, "silent", post(wav(np.zeros(RATE, np.int16)))),
+        (422, "must start at 3.0 s", post(good, start=1.0)),
+        (422, "start", post(good, start="soon")),
+        (413, "up to 0.05 MB", post(b"0" * 60_000)),
+    ):
+        assert answer[0] == status
+        assert message in str(answer[1])
+    assert post(good, "b")[0] == 200
+    assert post(good, "c") == (503, "2 conversations go on, which is as many as may.")
+    assert client.delete("/conversations/b").status_code == 204
+    assert post(good, "c")[0] == 200
+    assert len(client.get("/conversations/a").json()) == 1
+
+
+def test_a_token(serve):
+    client = serve(ServerSettings(token="secret"))
+    for headers in ({}, {"Authorization": "Bearer other"}, {"Authorization": "Basic secret"}):
+        assert client.get("/conversations/a", headers=headers).status_code == 401
+        assert client.post("/conversations/a/turns", content=wav(tone(0.5)), headers=headers).status_code == 401
+        with pytest.raises(WebSocketDisconnect), client.websocket_connect("/conversations/a/stream", headers=headers):
+            pass
+    headers = {"Authorization": "Bearer secret"}
+    assert client.post("/conversations/a/turns", content=wav(tone(0.5)), headers=headers).status_code == 200
+    with client.websocket_connect("/conversations/a/stream", headers=headers) as stream:
+        stream.send_json({"end": True})
+    assert client.get("/health").status_code == 200
+
+
+def test_too_slow_and_too_many(serve):
+    client = serve(ServerSettings(turn_seconds=0.01), max_batch=100, max_wait_ms=2000, max_waiting=1)
+    content = wav(tone(0.5))
+    answers = [client.post(f"/conversations/{name}/turns", content=content).status_code for name in "ab"]
+    assert answers == [504, 503]
+
+
+def pcm(sound) -> bytes:
+    return (np.clip(sound, -1, 1) * 32767).astype("<i2").tobytes()
+
+
+def test_a_stream(serve, model, processor):
+    client = serve()
+    silence = np.zeros(RATE, np.float32)
+    client.post("/conversations/a/turns", content=wav(tone(0.5)), params={"speaker": "B"})
+    turns = []
+    with client.websocket_connect("/conversations/a/stream?speaker=A") as stream:
+        for place, sound in enumerate(SPEECH):
+            if place == 2:
+                stream.send_json({"speaker": "C"})
+            content = pcm(np.concatenate([sound, silence]))
+            for i in range(0, len(content), 3200):
+                stream.send_bytes(content[i : i + 3200])
+            turns.append(stream.receive_json())
+        for message, told in (
+            (b"odd", "no whole number"),
+            ("no json", "Expecting value"),
+            ('{"volume": 11}', "speaker, sampling_rate or end"),
+            ('{"sampling_rate": "high"}', "a whole number"),
+        ):
+            (stream.send_bytes if isinstance(message, bytes) else stream.send_text)(message)
+            assert told in stream.receive_json()["error"]
+        # The last turn is answered, though it did not end by itself.
+        stream.send_bytes(pcm(SPEECH[0]))
+        stream.send_json({"end": True})
+        turns.append(stream.receive_json())
+        with pytest.raises(WebSocketDisconnect):
+            stream.receive_json()
+    assert [turn["turn_index"] for turn in turns] == [1, 2, 3, 4]
+    assert [turn["speaker"] for turn in turns] == ["A", "A", "C", "C"]
+    starts = [turn["start"] for turn in turns]
+    assert starts == sorted(starts)
+    assert starts[0] == pytest.approx(0.5, abs=0.3)
+    assert turns == [turn for turn in client.get("/conversations/a").json() if turn["turn_index"]]
+
+
+def test_a_client_that_goes_away_takes_its_turn_with_it(serve):
+    client = serve()
+    with client.websocket_connect("/conversations/a/stream") as stream:
+        stream.send_bytes(pcm(np.concatenate([SPEECH[0], np.zeros(RATE, np.float32)])))
+        stream.receive_json()
+        stream.send_bytes(pcm(SPEECH[1][:8000]))
+    assert len(client.get("/conversations/a").json()) == 1
+    assert client.post("/conversations/a/turns", content=wav(tone(0.5))).json()["turn_index"] == 1
+
+
+def test_wrong_settings():
+    with pytest.raises(ValueError, match="bounds of a server are above 0"):
+        ServerSettings(max_megabytes=0)
+    with pytest.raises(ValueError, match="token is empty"):
+        ServerSettings(token="")
+
+
+class Server:
+    """`titans-mal serve` in a process."""
+
+    def __init__(self, *arguments: str):
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            self.port = probe.getsockname()[1]
+        command = [sys.executable, "-m", "titans_mal.cli", "serve", "--port", str(self.port), *arguments]
+        self.process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+
+    def __enter__(self):
+        deadline = time.monotonic() + 120
+        while time.monotonic() < deadline and self.process.poll() is None:
+            try:
+                urllib.request.urlopen(f"http://127.0.0.1:{self.port}/health", timeout=5).close()
+                return self
+            except OSError:
+                time.sleep(0.2)
+        pytest.fail(f"The server does not answer: {self.process.communicate()[0]}")
+
+    def __exit__(self, *exc_info):
+        self.process.send_signal(signal.SIGTERM)
+        self.output = self.process.communicate(timeout=60)[0]
+
+    def post(self, name: str, content: bytes) -> dict:
+        import json
+
+        request = urllib.request.Request(f"http://127.0.0.1:{self.port}/conversations/{name}/turns", content)
+        request.add_header("Content-Type", "audio/wav")
+        with urllib.request.urlopen(request, timeout=60) as answer:
+            return json.load(answer)
+
+
+def test_states_outlive_the_server(tmp_path):
+    sounds = [
+        (QUICKSTART / "conversation" / name).read_bytes()
+        for name in sorted(os.listdir(QUICKSTART / "conversation"))
+        if name.endswith(".wav")
+    ][:3]
+    with Server("--states", str(tmp_path / "states")) as server:
+        whole = [server.post("whole", sound) for sound in sounds]
+        parts = [server.post("parts", sound) for sound in sounds[:2]]
+    assert server.process.returncode == 0, server.output
+    with Server("--states", str(tmp_path / "states")) as server:
+        parts.append(server.post("parts", sounds[2]))
+    for one, other in zip(whole, parts):
+        assert one["turn_index"] == other["turn_index"]
+        assert one["scores"] == pytest.approx(other["scores"], abs=1e-5)

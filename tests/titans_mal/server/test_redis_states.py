@@ -1,0 +1,117 @@
+"""Several servers of the same conversations, over a real Redis server on loopback."""
+
+import shutil
+import socket
+import subprocess
+import threading
+import time
+
+import pytest
+from tiny_models import tiny_model, tiny_processor, tone
+
+from titans_mal import ConversationAnalyzer, ConversationPool, ConversationStore
+from titans_mal.server.redis_states import RedisStates
+
+
+if shutil.which("redis-server") is None:
+    pytest.skip("redis-server is not installed: make test-serve installs it", allow_module_level=True)
+
+RATE = 16_000
+SOUNDS = [tone(0.4 + 0.05 * i, frequency=150 + 30 * i) for i in range(6)]
+
+
+@pytest.fixture(scope="module")
+def url(tmp_path_factory):
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    command = ["redis-server", "--port", str(port), "--bind", "127.0.0.1", "--save", "", "--appendonly", "no"]
+    process = subprocess.Popen(command, cwd=tmp_path_factory.mktemp("redis"), stdout=subprocess.DEVNULL)
+    deadline = time.monotonic() + 30
+    while time.monotonic() < deadline:
+        try:
+            socket.create_connection(("127.0.0.1", port), timeout=1).close()
+            break
+        except OSError:
+            time.sleep(0.05)
+    yield f"redis://127.0.0.1:{port}/0"
+    process.terminate()
+    process.wait(timeout=30)
+
+
+@pytest.fixture(scope="module")
+def model():
+    return tiny_model()
+
+
+def test_servers_share_conversations(model, url):
+    """Turn by turn another server, and each call as if one had heard it all."""
+    processor = tiny_processor()
+    pools = [ConversationPool(model, processor, states=RedisStates(url, prefix="shared")) for _ in range(3)]
+    alone = {}
+    for call in range(3):
+        analyzer = ConversationAnalyzer(model, processor)
+        alone[call] = [analyzer.push(sound, RATE) for sound in SOUNDS[call:]]
+
+    def talk(call):
+        for place, sound in enumerate(SOUNDS[call:]):
+            pools[(call + place) % 3].push(f"call {call}", sound, RATE)
+
+    threads = [threading.Thread(target=talk, args=(call,)) for call in alone]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    for call, expected in alone.items():
+        heard = pools[0].history(f"call {call}")
+        assert [(turn.turn_index, turn.start) for turn in heard] == [
+            (turn.turn_index, turn.start) for turn in expected
+        ]
+        for turn, other in zip(heard, expected):
+            assert turn.scores == pytest.approx(other.scores, abs=1e-5)
+    assert pools[1].counters()["live"] == 0
+    pools[2].forget("call 0")
+    assert pools[0].history("call 0") == []
+    for pool in pools:
+        pool.close()
+
+
+def test_one_conversation_is_in_one_place_at_a_time(model, url):
+    stores = [ConversationStore(model, RedisStates(url, prefix="locked", lock_seconds=0.5)) for _ in range(2)]
+    with stores[0].conversation("a"), pytest.raises(OSError, match="in use elsewhere"), stores[1].conversation("a"):
+        pass
+    with stores[1].conversation("a") as cache:
+        assert cache.turns.tolist() == [0]
+
+
+def test_redis_forgets_by_itself(model, url):
+    store = ConversationStore(model, RedisStates(url, prefix="short"), time_to_live=0.3)
+    with store.conversation("a") as cache:
+        cache.notes = {"x": 1}
+    with store.conversation("a") as cache:
+        assert cache.notes == {"x": 1}
+    time.sleep(0.5)
+    with store.conversation("a") as cache:
+        assert cache.notes == {}
+
+
+def test_without_redis(model, url, monkeypatch):
+    with pytest.raises(OSError, match="Redis does not answer"):
+        RedisStates("redis://127.0.0.1:1/0")
+    states = RedisStates(url, prefix="gone")
+    pool = ConversationPool(model, tiny_processor(), states=states)
+    pool.push("a", SOUNDS[0], RATE)
+
+    def gone(*args, **kwargs):
+        import redis
+
+        raise redis.ConnectionError("gone")
+
+    monkeypatch.setattr(states._redis, "set", gone)
+    with pytest.raises(OSError, match="Redis does not answer: gone"):
+        pool.push("a", SOUNDS[1], RATE)
+    monkeypatch.undo()
+    # What could not be written was not said.
+    assert len(pool.history("a")) == 1
+    assert pool.push("a", SOUNDS[1], RATE).turn_index == 1
+    pool.close()

@@ -1,0 +1,79 @@
+"""`titans-mal serve`: live conversations over HTTP and WebSocket."""
+
+from __future__ import annotations
+
+import importlib.util
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from safetensors import SafetensorError
+
+from .analyze import tiny_checkpoint
+from .messages import errors_in_one_line
+
+
+def serve(
+    model: Annotated[
+        str | None,
+        typer.Option(
+            metavar="DIR_OR_REPO",
+            help="A model with memory. Default: in a clone, the tiny checkpoint of the quickstart.",
+        ),
+    ] = None,
+    host: Annotated[str, typer.Option(help="The address to listen on; 0.0.0.0 for every machine.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(help="The port.")] = 8000,
+    states: Annotated[
+        str | None,
+        typer.Option(
+            help="Where states of conversations lie: a folder, or redis://HOST:PORT/DB for several servers. "
+            "Default: a temporary folder."
+        ),
+    ] = None,
+    token: Annotated[
+        str | None, typer.Option(envvar="TITANS_MAL_TOKEN", help="That clients must send as bearer token.")
+    ] = None,
+    device: Annotated[str | None, typer.Option(help="cuda, cpu, ... Default: cuda where there is one.")] = None,
+    dtype: Annotated[str, typer.Option(help="Of the host: auto, float32, bfloat16, float16.")] = "auto",
+    max_batch: Annotated[int, typer.Option(help="Turns heard at once.")] = 16,
+    max_wait_ms: Annotated[float, typer.Option(help="That a turn waits for others.")] = 5.0,
+    max_live: Annotated[int, typer.Option(help="Conversations in memory.")] = 256,
+    max_conversations: Annotated[int, typer.Option(help="That may go on.")] = 1000,
+    max_megabytes: Annotated[float, typer.Option(help="Of the sound file of a turn.")] = 25.0,
+    time_to_live: Annotated[float, typer.Option(help="Seconds until an unused conversation is forgotten.")] = 3600.0,
+) -> None:
+    """Serve live conversations. /docs shows the interface, /metrics is for Prometheus, /health for load balancers.
+
+    A signal to stop lets waiting turns be heard and saves all states.
+    """
+    with errors_in_one_line(SafetensorError):
+        missing = [name for name in ("fastapi", "uvicorn", "prometheus_client") if not importlib.util.find_spec(name)]
+        if missing:
+            raise ValueError(f"The server needs {', '.join(missing)}: pip install 'titans_mal[serve]'")
+        import torch
+        import uvicorn
+        from transformers import AutoProcessor
+
+        from titans_mal import AutoModelForAudioEmotion, ConversationPool
+
+        from ..server import ServerSettings, create_app
+        from ..server.redis_states import RedisStates
+
+        settings = ServerSettings(
+            token=token, max_conversations=max_conversations, max_megabytes=max_megabytes, time_to_live=time_to_live
+        )
+        is_redis = states is not None and states.startswith(("redis://", "rediss://", "unix://"))
+        place = RedisStates(states) if is_redis else None if states is None else Path(states)
+        name = model or tiny_checkpoint()
+        loaded = AutoModelForAudioEmotion.from_pretrained(name, dtype=dtype)
+        loaded.to(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+        pool = ConversationPool(
+            loaded,
+            AutoProcessor.from_pretrained(name),
+            max_batch=max_batch,
+            max_wait_ms=max_wait_ms,
+            max_live=max_live,
+            states=place,
+            time_to_live=time_to_live,
+        )
+        uvicorn.run(create_app(pool, settings), host=host, port=port, timeout_graceful_shutdown=30)

@@ -1,0 +1,226 @@
+"""The server's HTTP interface.
+
+Annotations are evaluated here: FastAPI reads them, and some name what a function holds.
+"""
+
+import asyncio
+import contextlib
+import secrets
+import time
+from collections import OrderedDict
+from collections.abc import AsyncIterator
+from dataclasses import asdict, dataclass
+from typing import Annotated
+
+from fastapi import Depends, FastAPI, HTTPException, Path, Query, Request, Response, WebSocket
+from fastapi.concurrency import run_in_threadpool
+from fastapi.responses import JSONResponse
+from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
+from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_latest
+from pydantic import BaseModel
+
+from .._version import __version__
+from ..live.pool import ConversationPool, PoolError
+from .metrics import PoolCollector
+from .stream import serve_stream
+
+
+@dataclass(frozen=True)
+class ServerSettings:
+    """Bounds of a server.
+
+    Attributes:
+        token: that a client must send as "Authorization: Bearer ..."; None: none is asked for.
+        max_megabytes: of the body of a turn.
+        max_conversations: that are not forgotten; a new one beyond them is refused.
+        time_to_live: seconds after which a conversation counts no more that nobody used; that of the pool.
+        turn_seconds: that an answer may take.
+        stream_seconds: that a WebSocket may be open.
+
+    Raises:
+        ValueError: for a bound that is not above 0, or an empty token.
+    """
+
+    token: str | None = None
+    max_megabytes: float = 25.0
+    max_conversations: int = 1000
+    time_to_live: float = 3600.0
+    turn_seconds: float = 60.0
+    stream_seconds: float = 3600.0
+
+    def __post_init__(self):
+        bounds = {name: value for name, value in asdict(self).items() if name != "token"}
+        if not all(value > 0 for value in bounds.values()):
+            raise ValueError(f"The bounds of a server are above 0, got {bounds}.")
+        if self.token == "":
+            raise ValueError("The token is empty: give one, or none at all.")
+
+
+class Turn(BaseModel):
+    """What was heard in a turn; times in seconds of the conversation, latency in seconds."""
+
+    turn_index: int
+    speaker: str | None
+    start: float
+    end: float
+    label: str
+    score: float
+    scores: dict[str, float]
+    surprise: float
+    latency: float
+
+
+class ConversationLimit:
+    """Counts the conversations that are not forgotten."""
+
+    def __init__(self, most: int, time_to_live: float):
+        self._most, self._time_to_live = most, time_to_live
+        self._used_at: OrderedDict[str, float] = OrderedDict()
+
+    def use(self, name: str) -> None:
+        """Count a conversation as used now.
+
+        Raises:
+            HTTPException: 503 for a new one beyond the bound.
+        """
+        now = time.monotonic()
+        while self._used_at and next(iter(self._used_at.values())) < now - self._time_to_live:
+            self._used_at.popitem(last=False)
+        if name not in self._used_at and len(self._used_at) >= self._most:
+            raise HTTPException(
+                503, f"{self._most} conversations go on, which is as many as may.", {"Retry-After": "60"}
+            )
+        self._used_at[name] = now
+        self._used_at.move_to_end(name)
+
+    def forget(self, name: str) -> None:
+        self._used_at.pop(name, None)
+
+
+Name = Annotated[str, Path(min_length=1, max_length=200, description="Of the conversation; a new one begins it.")]
+
+
+def create_app(pool: ConversationPool, settings: ServerSettings | None = None) -> FastAPI:
+    """The application; when it stops, it closes the pool, which hears what waits and saves all states.
+
+    Args:
+        pool: that hears the turns.
+        settings: None = the defaults.
+    """
+    settings = settings or ServerSettings()
+    limit = ConversationLimit(settings.max_conversations, settings.time_to_live)
+    registry = CollectorRegistry()
+    registry.register(PoolCollector(pool))
+
+    @contextlib.asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        yield
+        await run_in_threadpool(pool.close)
+
+    app = FastAPI(
+        title="titans_mal", version=__version__, summary="Emotions of live conversations.", lifespan=lifespan
+    )
+    bearer = HTTPBearer(auto_error=False)
+
+    def check_token(sent: Annotated[HTTPAuthorizationCredentials | None, Depends(bearer)]) -> None:
+        if settings.token is not None and (sent is None or not _is_token(sent.credentials, settings.token)):
+            raise HTTPException(401, "The bearer token is missing or wrong.", {"WWW-Authenticate": "Bearer"})
+
+    protected = [Depends(check_token)]
+
+    @app.post("/conversations/{name}/turns", dependencies=protected, openapi_extra=_SOUND)
+    async def add_turn(
+        name: Name,
+        request: Request,
+        speaker: Annotated[str | None, Query(max_length=200)] = None,
+        start: Annotated[float | None, Query(description="Seconds; None: as the turn before ends.")] = None,
+        anew: Annotated[bool, Query(description="Forget what was said so far.")] = False,
+    ) -> Turn:
+        """Hear the next turn of a conversation: a sound file as the body."""
+        body = await _body(request, settings.max_megabytes)
+        limit.use(name)
+        future = await run_in_threadpool(pool.submit, name, body, speaker=speaker, start=start, anew=anew)
+        turn = await asyncio.wait_for(asyncio.wrap_future(future), settings.turn_seconds)
+        return Turn(**asdict(turn))
+
+    @app.get("/conversations/{name}", dependencies=protected)
+    async def history(name: Name) -> list[Turn]:
+        """The turns of a conversation so far."""
+        turns = await run_in_threadpool(pool.history, name)
+        if not turns:
+            raise HTTPException(404, f"No turn of a conversation {name!r} is known.")
+        return [Turn(**asdict(turn)) for turn in turns]
+
+    @app.delete("/conversations/{name}", status_code=204, dependencies=protected)
+    async def forget(name: Name) -> None:
+        """Forget a conversation."""
+        await run_in_threadpool(pool.forget, name)
+        limit.forget(name)
+
+    @app.websocket("/conversations/{name}/stream")
+    async def stream(
+        websocket: WebSocket, name: Name, sampling_rate: int = 16_000, speaker: str | None = None
+    ) -> None:
+        sent = websocket.headers.get("authorization", "").removeprefix("Bearer ")
+        if settings.token is not None and not _is_token(sent, settings.token):
+            await websocket.close(1008, "The bearer token is missing or wrong.")
+            return
+        try:
+            limit.use(name)
+        except HTTPException as error:
+            await websocket.close(1013, error.detail)
+            return
+        await serve_stream(websocket, pool, name, sampling_rate, speaker, settings.stream_seconds)
+
+    @app.get("/health")
+    async def health() -> dict[str, str]:
+        """Whether the server takes turns."""
+        if pool.is_closed:
+            raise HTTPException(503, "The server is about to stop.")
+        return {"status": "ok", "version": __version__}
+
+    @app.get("/metrics")
+    def metrics() -> Response:
+        """For Prometheus."""
+        return Response(generate_latest(registry), media_type=CONTENT_TYPE_LATEST)
+
+    @app.exception_handler(ValueError)
+    async def bad_turn(request: Request, error: ValueError) -> JSONResponse:
+        return JSONResponse({"detail": str(error)}, 422)
+
+    @app.exception_handler(TimeoutError)
+    async def too_slow(request: Request, error: TimeoutError) -> JSONResponse:
+        told = f"The turn was not heard within {settings.turn_seconds:g} s; it may be later."
+        return JSONResponse({"detail": told}, 504)
+
+    @app.exception_handler(PoolError)
+    @app.exception_handler(OSError)
+    async def not_now(request: Request, error: Exception) -> JSONResponse:
+        return JSONResponse({"detail": str(error)}, 503, {"Retry-After": "1"})
+
+    return app
+
+
+_SOUND = {
+    "requestBody": {
+        "required": True,
+        "content": {"audio/*": {"schema": {"type": "string", "format": "binary"}}},
+    }
+}
+
+
+def _is_token(sent: str, wanted: str) -> bool:
+    return secrets.compare_digest(sent.encode(), wanted.encode())
+
+
+async def _body(request: Request, max_megabytes: float) -> bytes:
+    """The body, of which no more is read than is allowed."""
+    pieces, size, most = [], 0, max_megabytes * 1_000_000
+    async for piece in request.stream():
+        size += len(piece)
+        if size > most:
+            raise HTTPException(413, f"A turn is a sound file of up to {max_megabytes:g} MB.")
+        pieces.append(piece)
+    if not size:
+        raise HTTPException(422, "The body is empty: send a sound file.")
+    return b"".join(pieces)

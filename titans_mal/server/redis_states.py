@@ -1,0 +1,74 @@
+"""States of conversations in Redis, for several servers that hear the same conversations."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+from collections.abc import Iterator
+
+import redis
+
+
+class RedisStates:
+    """What `ConversationStore` asks of its `states`, in Redis.
+
+    Args:
+        url: "redis://host:port/db".
+        prefix: of all keys.
+        lock_seconds: after which a conversation is free again whose server went away while it heard a turn; a server
+            waits as long for one that is in use.
+
+    Raises:
+        OSError: from its methods, where Redis does not answer, or a conversation does not become free.
+    """
+
+    is_shared = True
+
+    def __init__(self, url: str, *, prefix: str = "titans_mal", lock_seconds: float = 60.0):
+        self._prefix, self._lock_seconds = prefix, lock_seconds
+        with _as_os_error():
+            self._redis = redis.Redis.from_url(url)
+            self._redis.ping()
+
+    def read(self, name: str, seconds: float) -> bytes | None:
+        with _as_os_error():
+            return self._redis.get(self._key(name))
+
+    def write(self, name: str, content: bytes, seconds: float) -> None:
+        with _as_os_error():
+            self._redis.set(self._key(name), content, px=max(1, round(min(seconds, 1e9) * 1000)))
+
+    def delete(self, name: str) -> None:
+        with _as_os_error():
+            self._redis.delete(self._key(name))
+
+    def forget_old(self, seconds: float) -> None:
+        """Nothing to do: Redis forgets by itself."""
+
+    @contextlib.contextmanager
+    def lock(self, name: str) -> Iterator[None]:
+        """Keep a conversation to oneself."""
+        lock = self._redis.lock(
+            f"{self._key(name)}:lock", timeout=self._lock_seconds, blocking_timeout=self._lock_seconds
+        )
+        with _as_os_error():
+            is_free = lock.acquire()
+        if not is_free:
+            raise OSError(f"The conversation {name!r} is in use elsewhere, and was so for {self._lock_seconds:g} s.")
+        try:
+            yield
+        finally:
+            # One that was held for too long is somebody else's by now.
+            with contextlib.suppress(redis.RedisError):
+                lock.release()
+
+    def _key(self, name: str) -> str:
+        return f"{self._prefix}:{hashlib.sha256(name.encode()).hexdigest()[:32]}"
+
+
+@contextlib.contextmanager
+def _as_os_error() -> Iterator[None]:
+    try:
+        yield
+    except redis.RedisError as error:
+        raise OSError(f"Redis does not answer: {error}") from error
