@@ -1,3 +1,4 @@
+# Made by titans_mal, at every publication anew; without this line it is kept as it is.
 """An Inference Endpoint of a model with conversational memory.
 
 It stands on the code of its own repository and on the packages in `requirements.txt`. Settings are environment

@@ -149,27 +149,30 @@ class AudioEmotionCheckpointMixin(CheckpointSavingMixin):
         """
         check_location(pretrained_model_name_or_path)
         hub = hub_keywords(kwargs)
-        wants_info = kwargs.pop("output_loading_info", False)
+        wants_info, is_other_base = kwargs.pop("output_loading_info", False), False
         if not isinstance(config, PreTrainedConfig):
             own = {field.name for field in dataclasses.fields(AudioEmotionConfigMixin)} | {"id2label"}
             changes = {key: kwargs.pop(key) for key in own & {*kwargs}}
             config = cls.config_class.from_pretrained(config or pretrained_model_name_or_path, **hub, **changes)
-        load = cls._load_adapter if config.adapter_only else cls._load_full
-        model, info = load(pretrained_model_name_or_path, config, kwargs)
+            is_other_base = any(key.startswith("base_model_") for key in changes)
+        if config.adapter_only:
+            model, info = cls._load_adapter(pretrained_model_name_or_path, config, kwargs, is_other_base=is_other_base)
+        else:
+            model, info = cls._load_full(pretrained_model_name_or_path, config, kwargs)
         model._processor_source = (pretrained_model_name_or_path, hub)
         return (model, info) if wants_info else model
 
     @classmethod
     def _load_full(cls, name, config, kwargs):
-        model, info = super().from_pretrained(name, config=config, output_loading_info=True, **kwargs)
+        model, info = super().from_pretrained(name, config=config, output_loading_info=True, **_safe(kwargs))
         if info["missing_keys"]:
-            raise ValueError(f"{name} lacks weights of {cls.__name__}: {sorted(info['missing_keys'])}.")
+            raise ValueError(f"{name} lacks weights of {cls.__name__}: {_some(info['missing_keys'])}.")
         _keep_extension_precise(model)
         keep_memory_with_its_blocks(model, is_fresh=False)
         return model, info
 
     @classmethod
-    def _load_adapter(cls, name, config, kwargs):
+    def _load_adapter(cls, name, config, kwargs, *, is_other_base: bool):
         hub, base = hub_keywords(kwargs), config.base_model_name_or_path
         if base is None:
             raise ValueError(f"The config of the adapter {name} names no base: base_model_name_or_path is None.")
@@ -177,21 +180,26 @@ class AudioEmotionCheckpointMixin(CheckpointSavingMixin):
         weights = load_adapter_weights(name, hub, kwargs.get("variant"))
         base_kwargs = {key: value for key, value in kwargs.items() if key not in _ADAPTER_KEYWORDS}
         base_kwargs |= {"revision": config.base_model_revision, "subfolder": config.base_model_subfolder}
-        cls._check_base(name, config, base_kwargs)
+        commit = cls._check_base(name, config, base_kwargs)
         model, info = cls._load_host(base, config, base_kwargs)
-        if os.path.isdir(base) and is_other_host(config.base_fingerprint, model._loaded_fingerprint):
+        # A commit of the Hub that the adapter itself names needs no more proof.
+        is_proven = commit is not None and not is_other_base
+        if not is_proven and is_other_host(config.base_fingerprint, model._loaded_fingerprint):
             raise ValueError(
                 f"The base {base} is not the host that the adapter {name} was made for: its weights are "
                 f"{model._loaded_fingerprint}, not {config.base_fingerprint}; base_fingerprint=None passes over it."
             )
+        model.config.base_model_revision = commit
+        if is_other_base:
+            model.config.base_fingerprint = model._loaded_fingerprint
         _copy_extension(model, weights, name)
         model.config.has_lora = load_lora(model, name, hub, is_needed=config.has_lora)
         model.generation_config = load_generation_config(name, hub) or model.generation_config
         return model, info
 
     @classmethod
-    def _check_base(cls, name, config, kwargs) -> None:
-        """Refuse a base that is not there or not the host that an adapter was made for, before weights are loaded."""
+    def _check_base(cls, name, config, kwargs) -> str | None:
+        """The commit of an adapter's base; None for a folder. Before weights are loaded, another host is refused."""
         base, revision = config.base_model_name_or_path, config.base_model_revision
         told = f"The base {base}{f' at revision {revision}' if revision else ''} of the adapter {name}"
         hub = hub_keywords(kwargs)
@@ -211,18 +219,19 @@ class AudioEmotionCheckpointMixin(CheckpointSavingMixin):
             raise ValueError(f"{told} is not the host that it was made for: {listed}.")
         if commit is not None and revision is not None and _is_commit(revision) and commit != revision:
             raise ValueError(f"{told} is not the host that it was made for: it came as revision {commit}.")
+        return commit
 
     @classmethod
     def _load_host(cls, name, config, kwargs):
         """The host's weights with a fresh extension, and a record of what they were."""
-        model, info = super().from_pretrained(name, config=config, output_loading_info=True, **kwargs)
-        missing = sorted({*info["missing_keys"], *model._host_keys_missing})
+        model, info = super().from_pretrained(name, config=config, output_loading_info=True, **_safe(kwargs))
+        missing = {*info["missing_keys"], *model._host_keys_missing}
         if missing:
-            raise ValueError(f"{name} lacks weights of the host: {missing}.")
+            raise ValueError(f"{name} lacks weights of the host: {_some(missing)}.")
         _keep_extension_precise(model)
         keep_memory_with_its_blocks(model, is_fresh=True)
         model._base_adapters = peft_adapters(model)
-        model._host_checksums = host_checksums(model, without=EXTENSION_NAMES)
+        model._host_checksums = host_checksums(model.state_dict(), without=EXTENSION_NAMES)
         model._loaded_fingerprint = host_fingerprint(model._host_checksums)
         return model, info
 
@@ -247,6 +256,19 @@ def _keep_extension_precise(model) -> None:
     """float32 whatever the host is, float64 in a float64 one; transformers creates what is missing in its dtype."""
     for name in model.extension_names:
         getattr(model, name).to(torch.float64 if model.dtype == torch.float64 else torch.float32)
+
+
+def _safe(kwargs: dict) -> dict:
+    """The keywords of a loading that reads no pickle, which may run any code."""
+    if kwargs.get("use_safetensors") is False:
+        raise ValueError("Weights are loaded of safetensors alone: use_safetensors=False is not allowed.")
+    return {**kwargs, "use_safetensors": True}
+
+
+def _some(keys) -> str:
+    """The first of many names."""
+    keys = sorted(keys)
+    return f"{keys}" if len(keys) <= 5 else f"{len(keys)} of them, {keys[:5]}, ..."
 
 
 def _is_commit(revision: str) -> bool:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import inspect
 import os
+import re
 import shutil
 import sys
 from collections.abc import Callable
@@ -16,7 +17,7 @@ from transformers import PreTrainedConfig
 from transformers.dynamic_module_utils import get_relative_import_files
 
 from .host_identity import host_checksums
-from .host_lora import LORA_FOLDER, peft_adapters, remove_lora, save_lora
+from .host_lora import HostLoraMixin, remove_lora, save_lora
 from .titans_memory_layer import weights_fingerprint
 
 
@@ -27,6 +28,16 @@ EXTENSION_NAMES = ("titans_memory", "emotion_head")
 _AUTO_MODELS = ("AutoModelForAudioEmotion", "AutoModelForMultimodalLM", "AutoModel")
 
 
+# Files of weights, of which a folder must hold those of one saving only.
+WEIGHT_FILES = re.compile(r"model(-\d+-of-\d+)?\.safetensors|model\.safetensors\.index\.json")
+_REPO_NAME = re.compile(r"[\w.-]+(/[\w.-]+)?")
+
+
+def is_repo_name(name: str | None) -> bool:
+    """Whether a checkpoint is named as one of the Hub, and not as a folder."""
+    return name is not None and _REPO_NAME.fullmatch(name) is not None and not name.startswith(".")
+
+
 def check_base_is_public(config: PreTrainedConfig) -> None:
     """Refuse to publish an adapter whose base nobody else has.
 
@@ -34,7 +45,7 @@ def check_base_is_public(config: PreTrainedConfig) -> None:
         ValueError: if it is a folder.
     """
     base = config.base_model_name_or_path
-    if config.adapter_only and (base is None or Path(base).is_absolute() or Path(base).is_dir()):
+    if config.adapter_only and not is_repo_name(base):
         raise ValueError(
             f"The base of this adapter is {base}, a folder that nobody else has. Publish the base first, load the "
             'adapter with base_model_name_or_path="org/name" and base_model_revision=its commit, and save it again; '
@@ -42,11 +53,9 @@ def check_base_is_public(config: PreTrainedConfig) -> None:
         )
 
 
-class CheckpointSavingMixin:
+class CheckpointSavingMixin(HostLoraMixin):
     """`save_pretrained` and `push_to_hub` of a host with memory."""
 
-    # Names of PEFT's adapters that the base brought with it.
-    _base_adapters: tuple[str, ...] = ()
     # Publishes a model with its card and endpoint; set by the package, which the code in a repo goes without.
     publisher: ClassVar[Callable | None] = None
 
@@ -67,26 +76,34 @@ class CheckpointSavingMixin:
             kwargs: of transformers' `save_pretrained`; an adapter is one file, whatever `max_shard_size`.
 
         Raises:
-            ValueError: for an adapter whose host was changed since it was loaded, or that has no base; for several
-                adapters of PEFT, or one on the memory; and for a model in full whose host carries any.
+            ValueError: for an adapter whose host was changed since it was loaded, that has no base, or that would
+                overwrite it; for adapters of PEFT that would be lost, as `check_adapters` says; for a `state_dict`
+                without all of memory and readout; and for `push_to_hub`.
         """
+        if kwargs.pop("push_to_hub", False):
+            raise ValueError(
+                "save_pretrained does not publish: model.push_to_hub(repo_id) does, with all that belongs to it."
+            )
         own_peft = getattr(self, "_hf_peft_config_loaded", False)
-        lora, weights = self._lora_to_save(), state_dict
+        self.check_adapters()
+        state, weights = self.state_dict() if state_dict is None else state_dict, state_dict
+        extension = {key: tensor for key, tensor in state.items() if key.split(".")[0] in EXTENSION_NAMES}
+        missing = sorted({key for key in self.state_dict() if key.split(".")[0] in EXTENSION_NAMES} - {*extension})
+        if missing:
+            raise ValueError(f"The state_dict lacks {len(missing)} weights of memory and readout: {missing[:3]}, ...")
         if self.config.adapter_only:
-            self._check_host_is_unchanged()
-            weights = {
-                key: tensor
-                for key, tensor in (self.state_dict() if state_dict is None else state_dict).items()
-                if key.split(".")[0] in EXTENSION_NAMES
-            }
+            self._check_host_is_unchanged(state)
+            self._check_is_not_the_base(save_directory)
+            weights = extension
             # And under its own names, whatever the base's files call what they hold.
             kwargs |= {"max_shard_size": sys.maxsize, "save_original_format": False}
-        fingerprint = weights_fingerprint(self._memory_weights(weights))
+        memory = {key.partition(".")[2]: t for key, t in extension.items() if key.startswith("titans_memory.")}
+        fingerprint = weights_fingerprint(memory)
         config, quantizer = self.config, getattr(self, "hf_quantizer", None)
         try:
             self.config = copy.deepcopy(config)
             self.config.memory_config.weights_fingerprint = fingerprint
-            self.config.has_lora = lora is not None
+            self.config.has_lora = bool(self.added_adapters)
             # PEFT's adapters do not go into the model's own file.
             self._hf_peft_config_loaded = own_peft and not config.adapter_only
             if config.adapter_only and quantizer is not None:
@@ -98,9 +115,11 @@ class CheckpointSavingMixin:
                 save_code(type(self), self.config, save_directory)
                 if self.processor is not None:
                     self.processor.save_pretrained(save_directory)
-                remove_lora(Path(save_directory) / LORA_FOLDER)
-                if lora is not None:
-                    save_lora(self, lora, Path(save_directory) / LORA_FOLDER, state_dict)
+                remove_lora(save_directory)
+                for name in self.added_adapters:
+                    save_lora(self, name, save_directory, state_dict)
+                if kwargs.get("variant") is None:
+                    _remove_weights(Path(save_directory))
             super().save_pretrained(str(save_directory), state_dict=weights, **kwargs)
         finally:
             self.config, self._hf_peft_config_loaded = config, own_peft
@@ -125,46 +144,31 @@ class CheckpointSavingMixin:
             return super().push_to_hub(repo_id, **kwargs)
         return type(self).publisher(self, repo_id, **kwargs)
 
-    def _lora_to_save(self) -> str | None:
-        """The name of PEFT's adapter that was added to the base; None without one."""
-        added = [name for name in peft_adapters(self) if name not in self._base_adapters]
-        wrapped = {
-            key.split(".")[0] for key in self.state_dict() if ".base_layer." in key or ".original_module." in key
-        }
-        own = sorted(wrapped & {*EXTENSION_NAMES})
-        if own:
-            raise ValueError(
-                f"An adapter of PEFT is on {own}, which is trained and saved by itself: choose target_modules and "
-                "modules_to_save within the host."
-            )
-        if not self.config.adapter_only and wrapped:
-            raise ValueError(
-                "The host carries adapters of PEFT, which are not saved with a model in full: merge them into the "
-                "host, or set model.config.adapter_only = True where the base is named."
-            )
-        if len(added) > 1:
-            raise ValueError(f"One adapter of PEFT can be saved beside the memory, and the host carries {added}.")
-        return added[0] if added else None
-
-    def _memory_weights(self, state_dict: dict | None) -> dict[str, Tensor]:
-        prefix = "titans_memory."
-        if state_dict is None:
-            return self.titans_memory.state_dict()
-        return {key.removeprefix(prefix): tensor for key, tensor in state_dict.items() if key.startswith(prefix)}
-
-    def _check_host_is_unchanged(self) -> None:
+    def _check_host_is_unchanged(self, state: dict[str, Tensor]) -> None:
         in_full = "Set model.config.adapter_only = False to save in full."
         before = getattr(self, "_host_checksums", None)
         if before is None or self.config.base_model_name_or_path is None:
             raise ValueError(f"The model was not loaded as base and adapter, so no base can be named. {in_full}")
-        added = tuple(name for name in peft_adapters(self) if name not in self._base_adapters)
-        after = host_checksums(self, without=EXTENSION_NAMES, without_adapters=added)
-        changed = sorted(key for key in {*before, *after} if before.get(key) != after.get(key))
+        after = host_checksums(state, without=EXTENSION_NAMES)
+        changed = [key for key in before if before[key] != after.get(key)]
+        changed += [key for key in {*after} - {*before} if not {*key.split(".")} & {*self.added_adapters}]
         if changed:
             raise ValueError(
                 f"{len(changed)} weights of the host differ from those of {self.config.base_model_name_or_path}"
-                f" ({', '.join(changed[:3])}, ...); an adapter would lose them. {in_full}"
+                f" ({', '.join(sorted(changed)[:3])}, ...); an adapter would lose them. {in_full}"
             )
+
+    def _check_is_not_the_base(self, folder: str | os.PathLike) -> None:
+        base = self.config.base_model_name_or_path
+        if os.path.isdir(folder) and os.path.isdir(base) and os.path.samefile(folder, base):
+            raise ValueError(f"{folder} is the base of this adapter, which would be overwritten: save it elsewhere.")
+
+
+def _remove_weights(folder: Path) -> None:
+    """Those of an earlier saving, whose shards may not be overwritten."""
+    for path in folder.iterdir():
+        if WEIGHT_FILES.fullmatch(path.name):
+            path.unlink()
 
 
 def save_code(model_class: type, config: PreTrainedConfig, folder: str | os.PathLike) -> None:

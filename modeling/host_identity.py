@@ -14,30 +14,28 @@ from transformers import PreTrainedConfig
 _WRAPPERS = (".base_layer.", ".original_module.")
 
 
-def host_checksums(
-    model: nn.Module, *, without: tuple[str, ...], without_adapters: tuple[str, ...] = ()
-) -> dict[str, tuple]:
-    """Dtype, shape and a checksum of each tensor of a model, but for those of the children `without`.
+def host_checksums(state_dict: dict[str, Tensor], *, without: tuple[str, ...]) -> dict[str, tuple]:
+    """Dtype, shape and a checksum of each of a model's tensors, but for those of the children `without`.
 
     Tensors that are not in memory, and those that are no plain tensors (quantised ones), have no checksum: they count
-    as unchanged. Weights that PEFT wraps keep their names; those of its adapters `without_adapters` are left out.
+    as unchanged. Weights that PEFT wraps keep their names.
     """
     return {
         _unwrapped(key): (str(tensor.dtype), tuple(tensor.shape), _checksum(tensor) if _is_plain(tensor) else None)
-        for key, tensor in model.state_dict().items()
-        if key.split(".")[0] not in without and not {*key.split(".")} & {*without_adapters}
+        for key, tensor in state_dict.items()
+        if key.split(".")[0] not in without
     }
 
 
 def host_fingerprint(checksums: dict[str, tuple]) -> str | None:
     """A name of a host's weights in their dtypes, "bfloat16-0123456789abcdef"; None where some have no checksum.
 
-    It does not depend on how the weights are called, which versions of transformers change.
+    It depends on the order of the weights, and not on their names, which versions of transformers change.
     """
     if any(checksum is None for _, _, checksum in checksums.values()):
         return None
     dtypes = sorted({dtype.removeprefix("torch.") for dtype, _, _ in checksums.values()})
-    digest = hashlib.sha256(repr(sorted(checksums.values())).encode()).hexdigest()[:16]
+    digest = hashlib.sha256(repr(list(checksums.values())).encode()).hexdigest()[:16]
     return f"{'+'.join(dtypes)}-{digest}"
 
 
@@ -49,7 +47,7 @@ def is_other_host(one: str | None, other: str | None) -> bool:
 
 
 def differing_shape(one: PreTrainedConfig | dict, other: PreTrainedConfig | dict) -> dict[str, tuple]:
-    """The integers that say how large a host is, where two of its configurations differ; numbers of tokens apart."""
+    """The integers that say how large a host is, where two of its configurations differ; ids of tokens apart."""
     shapes = [_shape(config if isinstance(config, dict) else config.to_dict()) for config in (one, other)]
     names = [name for name in shapes[0] if name in shapes[1] and shapes[0][name] != shapes[1][name]]
     return {name: (shapes[0][name], shapes[1][name]) for name in names}
@@ -76,10 +74,16 @@ def _is_plain(tensor: Tensor) -> bool:
 
 
 def _checksum(tensor: Tensor) -> tuple[int, int]:
-    """Of the bytes as 64-bit integers, with each row and each column counted by its place; modulo 2^64."""
+    """Of the bytes as 64-bit integers, with each row and each column counted by its place; modulo 2^64.
+
+    High bits are mixed into low ones, and places are counted by odd numbers, so that no bit is lost in the modulus.
+    """
+    if not tensor.numel():
+        return 0, 0
     matrix = tensor.detach().contiguous()
     matrix = (matrix.flatten(1) if matrix.dim() > 1 else matrix.reshape(1, -1)).view(torch.uint8)
     missing = -matrix.shape[1] % 8
     words = (F.pad(matrix, (0, missing)) if missing else matrix).view(torch.int64)
+    words = words ^ (words >> 29) ^ (words >> 47)
     sums = (words.sum(axis) for axis in (0, 1))
-    return tuple(int((s * torch.arange(1, len(s) + 1, device=s.device)).sum()) for s in sums)
+    return tuple(int((s * torch.arange(1, 2 * len(s), 2, device=s.device)).sum()) for s in sums)

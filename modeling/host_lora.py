@@ -6,6 +6,7 @@ An `adapter_config.json` in the root of a repository would make transformers tak
 from __future__ import annotations
 
 import copy
+import math
 import os
 from pathlib import Path
 
@@ -18,9 +19,86 @@ from transformers.utils import cached_file, is_peft_available
 LORA_FOLDER = "lora"
 # Under which the LoRA of a checkpoint is loaded; a base may bring adapters of its own.
 LORA_NAME = "emotion"
-_CONFIG_FILE, _WEIGHTS_FILE = "adapter_config.json", "adapter_model.safetensors"
+LORA_FILES = _CONFIG_FILE, _WEIGHTS_FILE = "adapter_config.json", "adapter_model.safetensors"
 # How PEFT's files call the model that it wraps.
 _PREFIX = "base_model.model."
+
+
+class HostLoraMixin:
+    """Adapters of PEFT on the host, as transformers' own `add_adapter` puts them there."""
+
+    # The names of those that the base brought with it.
+    _base_adapters: tuple[str, ...] = ()
+
+    def add_adapter(self, adapter_config, adapter_name: str | None = None) -> None:
+        """As transformers' `add_adapter`; what the base brought stays active, and the memory trainable as it was."""
+        extension = [p for name in self.extension_names for p in getattr(self, name).parameters()]
+        is_trained = [parameter.requires_grad for parameter in extension]
+        super().add_adapter(adapter_config, adapter_name)
+        if self._base_adapters:
+            self.set_adapter([*self._base_adapters, adapter_name or "default"])
+            for key, parameter in self.named_parameters():
+                if ".lora_" in key and {*key.split(".")} & {*self._base_adapters}:
+                    parameter.requires_grad_(False)
+        for parameter, requires_grad in zip(extension, is_trained):
+            parameter.requires_grad_(requires_grad)
+
+    @property
+    def added_adapters(self) -> list[str]:
+        """The names of the adapters that the base did not bring."""
+        return [name for name in peft_adapters(self) if name not in self._base_adapters]
+
+    def check_adapters(self) -> None:
+        """Refuse what saving would lose of adapters of PEFT.
+
+        Raises:
+            ValueError: for several adapters beside those of the base, for one on the memory, for adapters that are not
+                active as they are loaded, and for any in a model that is saved in full.
+        """
+        state = self.state_dict()
+        wrapped = {key.split(".")[0] for key in state if ".base_layer." in key or ".original_module." in key}
+        on_extension = sorted(wrapped & {*self.extension_names})
+        if on_extension:
+            raise ValueError(
+                f"An adapter of PEFT is on {on_extension}, which is trained and saved by itself: choose "
+                "target_modules and modules_to_save within the host."
+            )
+        if not self.config.adapter_only and wrapped:
+            raise ValueError(
+                "The host carries adapters of PEFT, which are not saved with a model in full: merge_and_unload() of "
+                "peft.PeftModel takes them into the host; or, where the base is named, set "
+                "model.config.adapter_only = True."
+            )
+        if len(self.added_adapters) > 1:
+            raise ValueError(
+                f"One adapter of PEFT can be saved beside the memory, and the host carries {self.added_adapters}."
+            )
+        if wrapped:
+            _check_is_active(self, {*self._base_adapters, *self.added_adapters})
+
+
+def _check_is_active(model: PreTrainedModel, names: set[str]) -> None:
+    from peft.tuners.tuners_utils import BaseTunerLayer
+
+    for key, module in model.named_modules():
+        if not isinstance(module, BaseTunerLayer):
+            continue
+        there = names & {*module._get_available_adapters()}
+        if module.merged:
+            raise ValueError(
+                f"An adapter of PEFT is merged into {key}: unmerge it, or take it into the host by merge_and_unload() "
+                "and set model.config.adapter_only = False."
+            )
+        if there and (module.disable_adapters or {*module.active_adapters} & names != there):
+            active = [] if module.disable_adapters else list(module.active_adapters)
+            raise ValueError(
+                f"Adapters of PEFT are loaded active, {sorted(there)} at {key}, and active there are {active}: call "
+                "enable_adapters() and set_adapter(...), or delete_adapter(...)."
+            )
+        for name in there if hasattr(module, "lora_alpha") else ():
+            scale, alpha, r = module.scaling[name], module.lora_alpha[name], module.r[name]
+            if not any(math.isclose(scale, alpha / size) for size in (r, math.sqrt(r))):
+                raise ValueError(f"The scale of the adapter {name!r} at {key} is {scale}, and is not saved: reset it.")
 
 
 def peft_adapters(model: PreTrainedModel) -> tuple[str, ...]:
@@ -31,12 +109,12 @@ def peft_adapters(model: PreTrainedModel) -> tuple[str, ...]:
 def save_lora(
     model: PreTrainedModel, name: str, folder: str | os.PathLike, state_dict: dict[str, Tensor] | None = None
 ) -> None:
-    """Write the adapter `name` into `folder`, for `load_lora` and for PEFT itself.
+    """Write the adapter `name` beside the checkpoint in `folder`, for `load_lora` and for PEFT itself.
 
     Args:
         state_dict: the model's weights, to be written instead of the present ones.
     """
-    folder = Path(folder)
+    folder = Path(folder) / LORA_FOLDER
     folder.mkdir(parents=True, exist_ok=True)
     weights = _adapter_weights(model, name, state_dict)
     weights = {
@@ -50,10 +128,18 @@ def save_lora(
     save_file(weights, folder / _WEIGHTS_FILE, {"format": "pt"})
 
 
-def remove_lora(folder: Path) -> None:
-    """Take away what `save_lora` wrote there before."""
-    for name in (_CONFIG_FILE, _WEIGHTS_FILE):
+def has_lora(folder: str | os.PathLike) -> bool:
+    """Whether the checkpoint in a folder has a LoRA beside it."""
+    return all((Path(folder) / LORA_FOLDER / name).is_file() for name in LORA_FILES)
+
+
+def remove_lora(folder: str | os.PathLike) -> None:
+    """Take away what `save_lora` wrote beside a checkpoint."""
+    folder = Path(folder) / LORA_FOLDER
+    for name in LORA_FILES:
         (folder / name).unlink(missing_ok=True)
+    if folder.is_dir() and not any(folder.iterdir()):
+        folder.rmdir()
 
 
 def load_lora(model: PreTrainedModel, name: str | os.PathLike, hub: dict, *, is_needed: bool) -> bool:
@@ -84,17 +170,22 @@ def load_lora(model: PreTrainedModel, name: str | os.PathLike, hub: dict, *, is_
     weights = {key.removeprefix(_PREFIX): tensor for key, tensor in weights.items()}
     config = PeftConfig.from_pretrained(os.path.dirname(path))
     config.inference_mode = True
-    own = peft_adapters(model)
     model.add_adapter(config, LORA_NAME)
     wrong = _wrong_keys(model, weights)
     if wrong:
         raise ValueError(f"The LoRA of {name} does not fit its host: {wrong}.")
-    model.set_adapter([*own, LORA_NAME])
-    for key, parameter in model.named_parameters():
-        if LORA_NAME in key.split("."):
+    parameters = {key: p for key, p in model.named_parameters() if LORA_NAME in key.split(".")}
+    if any(parameter.is_meta for parameter in parameters.values()):
+        raise ValueError(
+            f"The LoRA of {name} lies on blocks of the host that are offloaded, where it cannot be loaded: give a "
+            "device_map that keeps them on devices."
+        )
+    for key, parameter in parameters.items():
+        parameter.requires_grad_(False)
+        saved = weights.get(key.replace(f".{LORA_NAME}", ""))
+        if ".lora_" in key and saved is not None:
             # As precise as it was trained, which may be more than the host is.
-            parameter.data = parameter.data.to(next(iter(weights.values())).dtype)
-            parameter.requires_grad_(False)
+            parameter.data = parameter.data.to(saved.dtype)
     set_peft_model_state_dict(model, weights, adapter_name=LORA_NAME)
     return True
 

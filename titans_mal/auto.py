@@ -76,7 +76,7 @@ class AutoModelForAudioEmotion(_BaseAutoModelClass):
 
 
 class _UseAudioEmotion:
-    """What `pipeline("audio-classification")` finds, whose own pipeline gives a model no prompt."""
+    """What `pipeline("audio-classification")` finds, whose own pipeline gives a model no prompt; it always raises."""
 
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path, *args, **kwargs):

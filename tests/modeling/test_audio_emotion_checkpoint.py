@@ -22,6 +22,7 @@ from titans_mal import (
     Qwen2AudioMALForAudioEmotion,
     TitansMemoryConfig,
 )
+from titans_mal.modeling.host_identity import host_checksums, host_fingerprint
 
 
 ID2LABEL = dict(enumerate(LABELS))
@@ -521,6 +522,114 @@ def test_adapters_of_peft_are_not_lost_silently(base, tmp_path):
     assert not list(tmp_path.iterdir())
 
 
+@torch.no_grad()
+def test_a_lora_is_saved_as_it_is_loaded(base, tmp_path):
+    """Active, at its own scale, on blocks that are there."""
+    model = with_lora(make_from(base))
+    expected = heard(model)
+    model.disable_adapters()
+    with pytest.raises(ValueError, match=r"active there are \[\]: call enable_adapters"):
+        model.save_pretrained(tmp_path / "model")
+    model.enable_adapters()
+    layer = model.get_decoder().layers[0].self_attn.q_proj
+    layer.set_scale("default", 3)
+    with pytest.raises(ValueError, match="scale of the adapter 'default' at .*q_proj is"):
+        model.save_pretrained(tmp_path / "model")
+    layer.set_scale("default", 1)
+    layer.merge()
+    with pytest.raises(ValueError, match="is merged into .*q_proj: unmerge it"):
+        model.save_pretrained(tmp_path / "model")
+    layer.unmerge()
+    model = with_lora(make_from(base))
+    model.save_pretrained(tmp_path / "model")
+    assert all(map(torch.equal, heard(AutoModelForAudioEmotion.from_pretrained(tmp_path / "model")), expected))
+    kwargs = {"device_map": "auto", "max_memory": {"cpu": "120KB"}, "offload_folder": tmp_path / "offload"}
+    with pytest.raises(ValueError, match="blocks of the host that are offloaded"):
+        AutoModelForAudioEmotion.from_pretrained(tmp_path / "model", **kwargs)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@torch.no_grad()
+def test_modules_that_a_lora_trains_in_full(base, tmp_path, dtype):
+    model = with_lora(make_from(base, dtype=dtype), modules_to_save=["lm_head"])
+    model.lm_head.modules_to_save["default"].weight.mul_(1.5)
+    model.save_pretrained(tmp_path)
+    assert_same(model, AutoModelForAudioEmotion.from_pretrained(tmp_path, dtype=dtype))
+    heard(AutoModelForAudioEmotion.from_pretrained(tmp_path, dtype=torch.bfloat16))
+
+
+def test_a_lora_leaves_the_memory_trainable(base):
+    model = make_from(base)
+    model.requires_grad_(False)
+    model.titans_memory.requires_grad_(True)
+    with_lora(model)
+    trained = {
+        name.split(".")[0] if "lora_" not in name else "lora"
+        for name, p in model.named_parameters()
+        if p.requires_grad
+    }
+    assert trained == {"titans_memory", "lora"}
+
+
+def test_pickles_are_never_loaded(base, tmp_path):
+    shutil.copytree(base, tmp_path / "base")
+    torch.save(load_file(base / "model.safetensors"), tmp_path / "base" / "pytorch_model.bin")
+    (tmp_path / "base" / "model.safetensors").unlink()
+    with pytest.raises(OSError, match="safetensors"):
+        make_from(tmp_path / "base")
+    model = tiny_model()
+    model.save_pretrained(tmp_path / "full")
+    torch.save(model.state_dict(), tmp_path / "full" / "pytorch_model.bin")
+    with pytest.raises(ValueError, match="use_safetensors=False is not allowed"):
+        AutoModelForAudioEmotion.from_pretrained(tmp_path / "full", use_safetensors=False)
+    (tmp_path / "full" / "model.safetensors").unlink()
+    with pytest.raises(OSError, match="safetensors"):
+        AutoModelForAudioEmotion.from_pretrained(tmp_path / "full")
+
+
+def test_saving_loses_nothing(base, tmp_path):
+    """Neither the base, nor what a state_dict lacks, nor the weights to those of an earlier saving."""
+    shutil.copytree(base, tmp_path / "base")
+    model = make_from(tmp_path / "base")
+    with pytest.raises(ValueError, match="is the base of this adapter, which would be overwritten"):
+        model.save_pretrained(tmp_path / "base")
+    for state in ({}, {f"base_model.model.{key}": tensor for key, tensor in model.state_dict().items()}):
+        with pytest.raises(ValueError, match=r"The state_dict lacks \d+ weights of memory and readout"):
+            model.save_pretrained(tmp_path / "adapter", state_dict=state)
+    state = {key: tensor.clone() for key, tensor in model.state_dict().items()}
+    state["lm_head.weight"][0] += 1
+    with pytest.raises(ValueError, match=r"1 weights of the host differ .*lm_head"):
+        model.save_pretrained(tmp_path / "adapter", state_dict=state)
+    with pytest.raises(ValueError, match=r"model\.push_to_hub\(repo_id\) does"):
+        model.save_pretrained(tmp_path / "adapter", push_to_hub=True, repo_id="org/name")
+    model.config.adapter_only = False
+    other = make_from(base, seed=5)
+    other.config.adapter_only = False
+    other.save_pretrained(tmp_path / "full")
+    for size in ("20KB", "1GB", "40KB"):
+        model.save_pretrained(tmp_path / "full", max_shard_size=size)
+        assert_same(model, AutoModelForAudioEmotion.from_pretrained(tmp_path / "full"))
+
+
+@pytest.mark.parametrize("change", ["signs", "three signs", "layers"])
+@torch.no_grad()
+def test_every_change_of_a_host_is_noticed(base, change):
+    """Those too that sums of numbers miss."""
+    model = make_from(base).to(torch.float64 if change == "signs" else torch.float32)
+    before = host_checksums(model.state_dict(), without=("titans_memory",))
+    layers = model.get_decoder().layers
+    if change == "signs":
+        layers[1].mlp.down_proj.weight.neg_()
+    elif change == "three signs":
+        for row, column in ((1, 1), (1, 3), (3, 1)):
+            layers[1].mlp.down_proj.weight[row, column] *= -1
+    else:
+        layers[0], layers[1] = layers[1], layers[0]
+    after = host_checksums(model.state_dict(), without=("titans_memory",))
+    assert before != after
+    assert host_fingerprint(before) != host_fingerprint(after)
+
+
 def test_a_base_that_is_another_host_is_refused_by_both_names(base, tmp_path):
     make_from(base).save_pretrained(tmp_path / "adapter")
     fingerprint = json.loads((tmp_path / "adapter" / "config.json").read_text())["base_fingerprint"]
@@ -538,7 +647,9 @@ def test_a_base_that_is_another_host_is_refused_by_both_names(base, tmp_path):
         load(tmp_path / "adapter", **other)
     # In another dtype it cannot be told, and one may pass over it.
     load(tmp_path / "adapter", dtype=torch.bfloat16, **other)
-    load(tmp_path / "adapter", base_fingerprint=None, **other)
+    passed_over = load(tmp_path / "adapter", base_fingerprint=None, **other)
+    passed_over.save_pretrained(tmp_path / "again")
+    assert load(tmp_path / "again").config.base_fingerprint == passed_over.config.base_fingerprint != fingerprint
     config = json.loads((tmp_path / "copy" / "config.json").read_text())
     config["text_config"]["intermediate_size"] = 48
     (tmp_path / "copy" / "config.json").write_text(json.dumps(config))

@@ -36,8 +36,11 @@ def publish(
     login`.
     """
     from ..publishing import publish_folder, publish_space
+    from ..publishing.publish import check_repo_id
 
     with errors_in_one_line(SafetensorError, HfHubHTTPError, RuntimeError):
+        if space is not None:
+            check_repo_id(space)
         publication = publish_folder(
             folder,
             repo,

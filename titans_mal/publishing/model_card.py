@@ -17,8 +17,8 @@ from ..evaluation.report import EvaluationReport
 
 
 TEMPLATES = Path(str(files("titans_mal.hub_cards")))
-# A card with this comment was made here, and may be made again; one without it is the publisher's own.
-MARKER = "made by titans_mal: it is made again at every publication; without this line it is kept as it is"
+# A file with this comment was made here, and may be made again; one without it is the publisher's own.
+MARKER = "Made by titans_mal, at every publication anew; without this line it is kept as it is."
 EXAMPLES_FOLDER = "examples"
 _TAGS = ("speech-emotion-recognition", "audio", "titans", "test-time-memory", "titans_mal")
 _NOT_TOLD = ("model_type", "weights_fingerprint")
@@ -34,6 +34,7 @@ class CardFacts:
         license: an identifier of the Hub, as "apache-2.0".
         language: of the speech, as "en".
         datasets: that it was trained on; names of the Hub where they are there.
+        tags: of the card, beside its own.
         examples: sound files, the turns of one conversation in order, which are uploaded and answered in the card.
         reports: evaluation reports of the model.
         recipe: how it was trained; a table of names and values.
@@ -42,6 +43,7 @@ class CardFacts:
     license: str | None = None
     language: Sequence[str] = ()
     datasets: Sequence[str] = ()
+    tags: Sequence[str] = ()
     examples: Sequence[Path] = ()
     reports: Sequence[EvaluationReport] = ()
     recipe: dict[str, object] = field(default_factory=dict)
@@ -137,7 +139,7 @@ def _card_data(config: PreTrainedConfig, repo_id: str, facts: CardFacts, example
         base_model=base,
         datasets=list(facts.datasets) or None,
         metrics=metrics or None,
-        tags=list(_TAGS),
+        tags=[*_TAGS, *facts.tags],
         eval_results=[result for report in facts.reports for result in _eval_results(report.content)] or None,
         **{name: value for name, value in more.items() if value is not None},
     )

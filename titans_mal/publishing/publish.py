@@ -15,16 +15,17 @@ from transformers import PreTrainedConfig
 
 from ..auto import AutoModelForAudioEmotion
 from ..evaluation.report import EvaluationReport
-from ..modeling.host_lora import LORA_FOLDER
+from ..modeling.host_lora import has_lora
 from .model_card import EXAMPLES_FOLDER, MARKER, TEMPLATES, CardFacts, model_card
 from .repository import (
     CARD_FILE,
+    complete_config,
     is_stale,
     read_config,
     read_recipe,
+    replace_text,
     repository_files,
     total_megabytes,
-    write_code,
 )
 
 
@@ -54,6 +55,9 @@ def publish_folder(
     token: str | bool | None = None,
     revision: str | None = None,
     commit_message: str | None = None,
+    commit_description: str | None = None,
+    create_pr: bool = False,
+    tags: Sequence[str] = (),
     license: str | None = None,
     language: Sequence[str] = (),
     datasets: Sequence[str] = (),
@@ -71,8 +75,9 @@ def publish_folder(
         private: of a repository that is made.
         dry_run: write the folder and upload nothing.
         token: of the Hub; None: that of `hf auth login`.
-        revision: the branch; None: main.
-        commit_message: of the commit.
+        revision: the branch, which is made if it does not exist; None: main.
+        commit_message, commit_description, create_pr: of the commit, as transformers' `push_to_hub`.
+        tags: of the card, beside its own.
         license: an identifier of the Hub, as "apache-2.0".
         language: of the speech, as "en".
         datasets: that it was trained on.
@@ -90,11 +95,12 @@ def publish_folder(
         license=license,
         language=language,
         datasets=datasets,
+        tags=tags,
         examples=[Path(path) for path in examples],
         reports=[_report_of(config, folder, path) for path in reports],
         recipe=read_recipe(folder),
     )
-    _write_hub_files(folder, repo_id, config, facts)
+    _write_hub_files(folder, repo_id, config, facts, token)
     names = [f"{EXAMPLES_FOLDER}/{path.name}" for path in facts.examples]
     files, left_out = repository_files(folder, names)
     publication = Publication(files, left_out, facts.missing(config))
@@ -102,8 +108,17 @@ def publish_folder(
         api = HfApi(token=token)
         _check_base(api, config, repo_id)
         repo_id = api.create_repo(repo_id, private=private, exist_ok=True).repo_id
-        message = commit_message or f"Publish {repo_id.split('/')[-1]}"
-        publication.url = upload(api, repo_id, files, message=message, revision=revision)
+        if revision is not None:
+            api.create_branch(repo_id, branch=revision, exist_ok=True)
+        publication.url = upload(
+            api,
+            repo_id,
+            files,
+            message=commit_message or f"Publish {repo_id.split('/')[-1]}",
+            revision=revision,
+            commit_description=commit_description,
+            create_pr=create_pr,
+        )
     return publication
 
 
@@ -134,12 +149,13 @@ def upload(
         kwargs: of `create_commit`.
 
     Returns:
-        The address of the commit.
+        The address of the commit, or of the pull request.
     """
     there = api.list_repo_files(repo_id, revision=revision, repo_type=kwargs.get("repo_type"))
     operations = [CommitOperationAdd(name, path) for name, path in files.items()]
     operations += [CommitOperationDelete(name) for name in there if is_stale(name) and name not in files]
-    return api.create_commit(repo_id, operations, commit_message=message, revision=revision, **kwargs).commit_url
+    info = api.create_commit(repo_id, operations, commit_message=message, revision=revision, **kwargs)
+    return info.pr_url or info.commit_url
 
 
 def check_repo_id(repo_id: str) -> None:
@@ -170,17 +186,20 @@ def _check_base(api: HfApi, config: PreTrainedConfig, repo_id: str) -> None:
         api.model_info(base, revision=revision)
     except HfHubHTTPError as error:
         raise ValueError(
-            f"The base {base} at revision {revision} of the adapter {repo_id} is not on the Hub: {error}"
+            f"The base {base} at revision {revision} of the adapter {repo_id} is not on the Hub, or not to be seen "
+            f"with this token: {error}"
         ) from error
 
 
-def _write_hub_files(folder: Path, repo_id: str, config: PreTrainedConfig, facts: CardFacts) -> None:
+def _write_hub_files(
+    folder: Path, repo_id: str, config: PreTrainedConfig, facts: CardFacts, token: str | bool | None
+) -> None:
     """Write beside a model what its repository shows and serves."""
-    write_code(folder, config)
-    has_lora = (folder / LORA_FOLDER).is_dir()
-    shutil.copyfile(TEMPLATES / "handler.py", folder / "handler.py")
-    requirements = (TEMPLATES / "requirements.txt").read_text(encoding="utf-8")
-    (folder / "requirements.txt").write_text(requirements + ("peft\n" if has_lora else ""), encoding="utf-8")
+    complete_config(folder, config)
+    with_lora = has_lora(folder)
+    for name, more in (("handler.py", ""), ("requirements.txt", "peft\n" if with_lora else "")):
+        if not _is_of_the_publisher(folder / name):
+            replace_text(folder / name, (TEMPLATES / name).read_text(encoding="utf-8") + more)
     for path in facts.examples:
         place = folder / EXAMPLES_FOLDER / path.name
         if not path.is_file():
@@ -188,20 +207,24 @@ def _write_hub_files(folder: Path, repo_id: str, config: PreTrainedConfig, facts
         place.parent.mkdir(exist_ok=True)
         if not place.exists() or not place.samefile(path):
             shutil.copyfile(path, place)
-    card = folder / CARD_FILE
-    if card.is_file() and MARKER not in card.read_text(encoding="utf-8"):
+    if _is_of_the_publisher(folder / CARD_FILE):
         return
-    answers = _answers(folder, facts.examples) if facts.examples else ()
-    megabytes = total_megabytes(folder)
-    model_card(config, repo_id, facts, answers=answers, has_lora=has_lora, megabytes=megabytes).save(card)
+    answers = _answers(folder, facts.examples, token) if facts.examples else ()
+    card = model_card(config, repo_id, facts, answers=answers, has_lora=with_lora, megabytes=total_megabytes(folder))
+    replace_text(folder / CARD_FILE, str(card))
 
 
-def _answers(folder: Path, examples: Sequence[Path]) -> list[dict]:
+def _is_of_the_publisher(path: Path) -> bool:
+    """Whether a file is there that was not made here, or is not to be made again."""
+    return path.is_file() and MARKER not in path.read_text(encoding="utf-8")
+
+
+def _answers(folder: Path, examples: Sequence[Path], token: str | bool | None) -> list[dict]:
     """What the model in a folder says of the turns of a conversation."""
     from transformers import AutoProcessor
 
     from ..modeling.pipeline_audio_emotion import AudioEmotionPipeline
 
-    model = AutoModelForAudioEmotion.from_pretrained(folder)
+    model = AutoModelForAudioEmotion.from_pretrained(folder, token=token)
     pipe = AudioEmotionPipeline(model=model, processor=AutoProcessor.from_pretrained(folder))
     return pipe([str(path) for path in examples])

@@ -10,17 +10,27 @@ from pathlib import Path
 from safetensors import safe_open
 from transformers import AutoConfig, PreTrainedConfig
 from transformers.dynamic_module_utils import get_relative_import_files
+from transformers.utils import SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME
 
 from ..auto import HOSTS
-from ..modeling.checkpoint_saving import EXTENSION_NAMES, check_base_is_public, save_code
+from ..modeling.checkpoint_saving import (
+    EXTENSION_NAMES,
+    WEIGHT_FILES,
+    check_base_is_public,
+    is_repo_name,
+    save_code,
+)
 from ..modeling.configuration_titans_mal import AudioEmotionConfigMixin
-from ..modeling.host_lora import LORA_FOLDER
+from ..modeling.host_lora import LORA_FILES, LORA_FOLDER, has_lora
 
 
 RECIPE_FILE, CARD_FILE = "training_recipe.json", "README.md"
 
-# The weights, of which a repository must hold no others than those that are published.
-_WEIGHTS = re.compile(rf"model(-\d+-of-\d+)?\.safetensors|model\.safetensors\.index\.json|{LORA_FOLDER}/adapter_.*")
+_LORA = {f"{LORA_FOLDER}/{name}" for name in LORA_FILES}
+# What a loader would take for weights of the model, were it left of an earlier publication.
+_STALE = re.compile(
+    rf"model[\w.-]*\.safetensors(\.index\.json)?|pytorch_model[\w.-]*|({LORA_FOLDER}/)?adapter_(config|model)\.\w+"
+)
 # A processor's files, those of every host.
 _PROCESSOR = re.compile(
     r"(pre|video_pre)?processor_config\.json|tokenizer(_config)?\.json|tokenizer\.model|tekken\.json|vocab\.(json|txt)"
@@ -45,9 +55,9 @@ def read_config(folder: Path) -> PreTrainedConfig:
     if not isinstance(config, AudioEmotionConfigMixin):
         raise ValueError(f"{folder} holds no model with memory, but a {config.model_type!r}: from_base gives it one.")
     check_base_is_public(config)
-    weights = [path for path in folder.glob("model*.safetensors") if _WEIGHTS.fullmatch(path.name)]
-    if not weights:
-        raise FileNotFoundError(f"{folder} holds no weights: model.safetensors is missing.")
+    weights = _weight_files(folder)
+    if config.has_lora and not has_lora(folder):
+        raise FileNotFoundError(f"{folder} lacks the LoRA that its config.json speaks of, in {LORA_FOLDER}/.")
     if config.adapter_only:
         hosts = sorted({key for path in weights for key in _keys(path) if key.split(".")[0] not in EXTENSION_NAMES})
         if hosts:
@@ -67,37 +77,45 @@ def repository_files(folder: Path, examples: Collection[str] = ()) -> tuple[dict
     found = sorted(path for path in folder.rglob("*") if path.is_file())
     names = {path.relative_to(folder).as_posix(): path for path in found}
     code = _code(folder)
-    patterns = (_WEIGHTS, _PROCESSOR, _OTHERS)
+    patterns = (WEIGHT_FILES, _PROCESSOR, _OTHERS)
     chosen = {
         name: path
         for name, path in names.items()
-        if name in code or name in examples or any(pattern.fullmatch(name) for pattern in patterns)
+        if name in {*code, *examples, *_LORA} or any(pattern.fullmatch(name) for pattern in patterns)
     }
     return chosen, sorted({*names} - {*chosen})
 
 
 def is_stale(name: str) -> bool:
     """Whether a file of an earlier publication would be taken for a part of the model."""
-    return _WEIGHTS.fullmatch(name) is not None
+    return _STALE.fullmatch(name) is not None
 
 
-def write_code(folder: Path, config: PreTrainedConfig) -> None:
-    """Write the model's code into a folder that was saved without it."""
+def complete_config(folder: Path, config: PreTrainedConfig) -> None:
+    """Make a folder's configuration fit to be published: with its code, and without a place of this machine."""
     path = folder / "config.json"
     fields = json.loads(path.read_text(encoding="utf-8"))
-    if "auto_map" in fields and "custom_pipelines" in fields:
-        return
-    save_code(HOSTS[config.host_class().model_type], config, folder)
-    fields |= {"auto_map": config.auto_map, "custom_pipelines": config.custom_pipelines}
-    path.write_text(json.dumps(fields, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+    before = dict(fields)
+    if not {"auto_map", "custom_pipelines"} <= {*fields}:
+        save_code(HOSTS[config.host_class().model_type], config, folder)
+        fields |= {"auto_map": config.auto_map, "custom_pipelines": config.custom_pipelines}
+    if not is_repo_name(config.base_model_name_or_path):
+        # The base of a model in full, which holds its weights itself.
+        config.base_model_name_or_path = fields["base_model_name_or_path"] = None
+    if fields != before:
+        replace_text(path, json.dumps(fields, indent=2, sort_keys=True) + "\n")
+
+
+def replace_text(path: Path, text: str) -> None:
+    """Write a file anew, also where it was a link to one elsewhere."""
+    path.unlink(missing_ok=True)
+    path.write_text(text, encoding="utf-8")
 
 
 def total_megabytes(folder: Path) -> float:
     """Of all weights of the model in a folder."""
-    weights = [
-        path for path in folder.rglob("*.safetensors") if _WEIGHTS.fullmatch(path.relative_to(folder).as_posix())
-    ]
-    return sum(path.stat().st_size for path in weights) / 1e6
+    weights = [*_weight_files(folder), *(folder / name for name in sorted(_LORA) if has_lora(folder))]
+    return sum(path.stat().st_size for path in weights if path.suffix == ".safetensors") / 1e6
 
 
 def read_recipe(folder: Path) -> dict[str, object]:
@@ -116,6 +134,26 @@ def read_recipe(folder: Path) -> dict[str, object]:
     if not isinstance(recipe, dict):
         raise ValueError(f"{path} must hold names and values, got {type(recipe).__name__}.")
     return recipe
+
+
+def _weight_files(folder: Path) -> list[Path]:
+    """The files of a model's weights, of one saving.
+
+    Raises:
+        FileNotFoundError: if there are none, or shards are missing.
+        ValueError: if there are those of several savings.
+    """
+    single, index = folder / SAFE_WEIGHTS_NAME, folder / SAFE_WEIGHTS_INDEX_NAME
+    there = {path for path in folder.glob("model*.safetensors") if WEIGHT_FILES.fullmatch(path.name)}
+    wanted = {single}
+    if index.is_file():
+        wanted = {folder / name for name in json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()}
+    missing, others = sorted(path.name for path in wanted - there), sorted(path.name for path in there - wanted)
+    if missing:
+        raise FileNotFoundError(f"{folder} lacks weights: {', '.join(missing)} is missing.")
+    if others:
+        raise ValueError(f"{folder} holds weights of several savings: {', '.join(others)} belongs to another.")
+    return sorted(wanted)
 
 
 def _keys(path: Path) -> list[str]:

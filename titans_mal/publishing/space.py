@@ -11,6 +11,7 @@ from jinja2 import Template
 from .. import timeline
 from .model_card import TEMPLATES
 from .publish import Publication, check_repo_id, upload
+from .repository import replace_text
 
 
 # Of which the app was run.
@@ -33,9 +34,9 @@ def write_space(folder: str | Path, repo_id: str, *, has_lora: bool = False) -> 
     for name, template in (("README.md", "README.md.jinja"), ("app.py", "app.py")):
         text = (TEMPLATES / "space" / template).read_text(encoding="utf-8")
         rendered = Template(text, keep_trailing_newline=True).render(repo_id=repo_id, gradio_version=GRADIO_VERSION)
-        (folder / name).write_text(rendered, encoding="utf-8")
+        replace_text(folder / name, rendered)
     requirements = (TEMPLATES / "space" / "requirements.txt").read_text(encoding="utf-8")
-    (folder / "requirements.txt").write_text(requirements + ("peft\n" if has_lora else ""), encoding="utf-8")
+    replace_text(folder / "requirements.txt", requirements + ("peft\n" if has_lora else ""))
     shutil.copyfile(timeline.__file__, folder / "timeline.py")
     return {name: folder / name for name in _FILES}
 

@@ -20,6 +20,7 @@ from titans_mal import (
     load_conversations,
     publish_folder,
 )
+from titans_mal.modeling.checkpoint_saving import check_base_is_public
 from titans_mal.publishing import write_space
 from titans_mal.publishing.model_card import MARKER
 
@@ -139,7 +140,10 @@ def test_a_card_of_ones_own_is_kept(folder):
 
 
 def test_only_the_models_own_files_go_up(folder):
-    strange = ("data.csv", "checkpoint-10/model.safetensors", "pytorch_model.bin", "token", "lora/notes.txt", "a.py")
+    strange = (
+        *("data.csv", "checkpoint-10/model.safetensors", "pytorch_model.bin", "token", "a.py", "lora/notes.txt"),
+        *("lora/adapter_model.bin", "lora/adapter_data.csv", "lora/adapter_x/train.jsonl", "model.fp16.safetensors"),
+    )
     for name in (*strange, "examples/mine.wav", "model.safetensors.bak", "scheduler.pt", "LICENSE"):
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         (folder / name).write_text("x")
@@ -184,8 +188,54 @@ def test_a_folder_that_cannot_be_published_says_what_to_do(folder, tmp_path):
     ):
         dry(tmp_path / "adapter")
     (tmp_path / "adapter" / "model.safetensors").unlink()
-    with pytest.raises(FileNotFoundError, match="holds no weights"):
+    with pytest.raises(FileNotFoundError, match=r"lacks weights: model\.safetensors is missing"):
         dry(tmp_path / "adapter")
+
+
+def test_files_of_ones_own_and_links_are_left_as_they_are(folder, tmp_path):
+    (folder / "handler.py").write_text("# my own\n")
+    (tmp_path / "elsewhere.txt").write_text("Made by titans_mal, at every publication anew")
+    (folder / "README.md").symlink_to(tmp_path / "elsewhere.txt")
+    dry(folder)
+    assert (folder / "handler.py").read_text() == "# my own\n"
+    (tmp_path / "elsewhere.txt").write_text(f"<!-- {MARKER} -->")
+    dry(folder)
+    assert (tmp_path / "elsewhere.txt").read_text() == f"<!-- {MARKER} -->"
+    assert "## Use" in card_of(folder)[0]
+
+
+def test_weights_of_several_savings_and_missing_ones(folder):
+    weights = (folder / "model.safetensors").read_bytes()
+    (folder / "model-00001-of-00002.safetensors").write_bytes(weights)
+    with pytest.raises(ValueError, match=r"model-00001-of-00002\.safetensors belongs to another"):
+        dry(folder)
+    index = {
+        "metadata": {},
+        "weight_map": {"a": "model-00001-of-00002.safetensors", "b": "model-00002-of-00002.safetensors"},
+    }
+    (folder / "model.safetensors.index.json").write_text(json.dumps(index))
+    with pytest.raises(FileNotFoundError, match=r"model-00002-of-00002\.safetensors is missing"):
+        dry(folder)
+
+
+def test_no_place_of_a_machine_is_published(tmp_path):
+    save_base(tmp_path / "base")
+    memory = TitansMemoryConfig(layers=[0], num_heads=2, head_dim=8)
+    model = AutoModelForAudioEmotion.from_base(
+        tmp_path / "base", id2label={0: "sad", 1: "happy"}, memory_config=memory, emotion_prompt="emotion ?"
+    )
+    model.config.adapter_only = False
+    model.save_pretrained(tmp_path / "model")
+    publication = dry(tmp_path / "model")
+    for path in publication.files.values():
+        assert str(tmp_path).encode() not in path.read_bytes(), path
+    assert "base_model" not in card_of(tmp_path / "model")[1]
+    for place in ("C:\\models\\base", "./base", "/base", "a/b/c"):
+        model.config.base_model_name_or_path = place
+        with pytest.raises(ValueError, match="a folder that nobody else has"):
+            check_base_is_public(model.config) if model.config.adapter_only else check_base_is_public(
+                type(model.config)(**{**model.config.to_dict(), "adapter_only": True})
+            )
 
 
 def test_a_lora_is_told_and_required(tmp_path):
@@ -202,6 +252,14 @@ def test_a_lora_is_told_and_required(tmp_path):
     assert "revision of the base" in publication.missing
     assert "memory and a LoRA on the host alone" in card_of(tmp_path / "model")[0]
     assert "peft" in (tmp_path / "model" / "requirements.txt").read_text().split()
+    (tmp_path / "model" / "lora" / "adapter_model.safetensors").unlink()
+    with pytest.raises(FileNotFoundError, match="lacks the LoRA that its config"):
+        dry(tmp_path / "model")
+    model.delete_adapter("default")
+    model.save_pretrained(tmp_path / "model")
+    dry(tmp_path / "model")
+    assert "LoRA" not in card_of(tmp_path / "model")[0].partition("## Use")[0]
+    assert "peft" not in (tmp_path / "model" / "requirements.txt").read_text().split()
 
 
 def test_a_space_is_complete(tmp_path):
