@@ -9,8 +9,10 @@ after its last request; default 3600).
 
 from __future__ import annotations
 
+import atexit
 import base64
 import binascii
+import math
 import os
 from typing import Any
 
@@ -34,10 +36,13 @@ class EndpointHandler:
         device = "cuda" if torch.cuda.is_available() else "cpu"
         self.pipeline = pipeline("audio-emotion", model=path, trust_remote_code=True, device=device)
         self.store = self.pipeline.conversation_store(
-            os.environ.get("CONVERSATIONS_FOLDER"),
+            os.environ.get("CONVERSATIONS_FOLDER") or None,
             max_live=int(os.environ.get("MAX_LIVE_CONVERSATIONS", "64")),
             time_to_live=float(os.environ.get("CONVERSATION_SECONDS", "3600")),
         )
+        if os.environ.get("CONVERSATIONS_FOLDER"):
+            # For the next process to go on; what is at hand when this one is killed is forgotten.
+            atexit.register(self.store.save)
 
     def __call__(self, data: dict[str, Any]) -> list[dict[str, Any]] | dict[str, Any]:
         """Hear the turns of a request.
@@ -46,8 +51,8 @@ class EndpointHandler:
             data: `inputs`: the bytes of a sound file, its base64, a turn `{"audio": base64, "speaker", "start",
                 "end"}`, or `{"turns": [...]}` or a list of them, in order; empty with `reset` alone. `parameters`:
                 `conversation` (a name, whose state lives across requests; without it the turns of the request are a
-                conversation that is dropped), `reset` (begin it anew), `memory` (False hears each turn alone),
-                `speaker` (of turns that name none).
+                conversation that is dropped), `reset` (begin it anew), `memory` (False hears each turn alone, and
+                writes and counts none), `speaker` (of turns that name none).
 
         Returns:
             One dict a turn: `turn_index` in the conversation, `speaker`, `start`, `end`, `label`, `score`, `scores`,
@@ -55,6 +60,8 @@ class EndpointHandler:
             state.
         """
         try:
+            if not isinstance(data, dict) or {*data} - {"inputs", "parameters"}:
+                raise ValueError("A request holds inputs and parameters, and nothing else.")
             parameters = _check_parameters(data.get("parameters") or {})
             turns = [_decoded(turn, parameters.get("speaker")) for turn in _turns(data.get("inputs"), parameters)]
             return self._hear(turns, parameters)
@@ -67,22 +74,33 @@ class EndpointHandler:
             return _answers(self.pipeline(_numbered(turns, 0), memory=memory))
         with self.store.conversation(str(name), anew=parameters.get("reset", False)) as cache:
             turns = _numbered(turns, int(cache.turns.sum()))
+            starts = [turn["start"] for turn in turns if turn.get("start") is not None]
+            if starts and memory:
+                if starts[0] < cache.notes.get("start", -math.inf):
+                    raise ValueError(
+                        f"A turn starts at {cache.notes['start']} s already, and a later one at {starts[0]}."
+                    )
+                cache.notes["start"] = starts[-1]
             return _answers(self.pipeline(turns, memory_cache=cache, memory=memory) if turns else [])
 
 
 def _check_parameters(parameters: Any) -> dict:
     if not isinstance(parameters, dict) or {*parameters} - {*_PARAMETERS}:
         raise ValueError(f"parameters may hold {', '.join(_PARAMETERS)}, got {parameters!r}.")
+    parameters = {name: value for name, value in parameters.items() if value is not None}
     for name in ("reset", "memory"):
         if not isinstance(parameters.get(name, False), bool):
             raise ValueError(f"{name} must be true or false, got {parameters[name]!r}.")
     for name in ("conversation", "speaker"):
-        value = parameters.get(name)
-        if value is not None and (isinstance(value, bool) or not isinstance(value, str | int) or value == ""):
-            raise ValueError(f"{name} must be a name, got {value!r}.")
+        _check_name(name, parameters.get(name))
     if parameters.get("reset") and parameters.get("conversation") is None:
         raise ValueError("reset begins a conversation anew: name it as conversation.")
     return parameters
+
+
+def _check_name(what: str, value: Any) -> None:
+    if value is not None and (isinstance(value, bool) or not isinstance(value, str | int) or value == ""):
+        raise ValueError(f"{what} must be a name, got {value!r}.")
 
 
 def _turns(inputs: Any, parameters: dict) -> list:
@@ -104,9 +122,13 @@ def _decoded(turn: Any, speaker: str | int | None) -> dict:
     turn = turn if isinstance(turn, dict) else {"audio": turn}
     if "audio" not in turn or {*turn} - {*_TURN_FIELDS}:
         raise ValueError(f"A turn holds audio, and may hold speaker, start and end; got {sorted(turn)}.")
+    _check_name("speaker", turn.get("speaker"))
     for name in ("start", "end"):
-        if turn.get(name) is not None and type(turn[name]) not in (int, float):
-            raise ValueError(f"{name} is in seconds, got {turn[name]!r}.")
+        seconds = turn.get(name)
+        if seconds is not None and (type(seconds) not in (int, float) or not 0 <= seconds < 1e9):
+            raise ValueError(f"{name} is in seconds, got {seconds!r}.")
+    if None not in (turn.get("start"), turn.get("end")) and turn["end"] < turn["start"]:
+        raise ValueError(f"A turn ends after it starts, got {turn['start']} to {turn['end']} s.")
     audio = turn["audio"]
     if isinstance(audio, str):
         try:
@@ -120,7 +142,7 @@ def _decoded(turn: Any, speaker: str | int | None) -> dict:
         raise ValueError(f"audio must be bytes or base64, got {type(audio).__name__}.")
     if len(audio) > MAX_MEGABYTES * 1_000_000:
         raise ValueError(f"A turn is a file of up to {MAX_MEGABYTES} MB, got {len(audio) / 1e6:.1f} MB.")
-    named = turn.get("speaker", speaker)
+    named = speaker if turn.get("speaker") is None else turn["speaker"]
     return {**turn, "audio": bytes(audio), "speaker": None if named is None else str(named)}
 
 

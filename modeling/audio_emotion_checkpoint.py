@@ -31,6 +31,7 @@ from .memory_placement import keep_memory_with_its_blocks
 
 
 # What belongs to an adapter's own files, and not to those of its base.
+_BASE_FIELDS = ("base_model_name_or_path", "base_model_revision", "base_model_subfolder")
 _ADAPTER_KEYWORDS = (*LOCATION_KEYWORDS, "code_revision", "adapter_kwargs", "variant")
 
 
@@ -149,16 +150,13 @@ class AudioEmotionCheckpointMixin(CheckpointSavingMixin):
         """
         check_location(pretrained_model_name_or_path)
         hub = hub_keywords(kwargs)
-        wants_info, is_other_base = kwargs.pop("output_loading_info", False), False
+        wants_info = kwargs.pop("output_loading_info", False)
         if not isinstance(config, PreTrainedConfig):
             own = {field.name for field in dataclasses.fields(AudioEmotionConfigMixin)} | {"id2label"}
             changes = {key: kwargs.pop(key) for key in own & {*kwargs}}
             config = cls.config_class.from_pretrained(config or pretrained_model_name_or_path, **hub, **changes)
-            is_other_base = any(key.startswith("base_model_") for key in changes)
-        if config.adapter_only:
-            model, info = cls._load_adapter(pretrained_model_name_or_path, config, kwargs, is_other_base=is_other_base)
-        else:
-            model, info = cls._load_full(pretrained_model_name_or_path, config, kwargs)
+        load = cls._load_adapter if config.adapter_only else cls._load_full
+        model, info = load(pretrained_model_name_or_path, config, kwargs)
         model._processor_source = (pretrained_model_name_or_path, hub)
         return (model, info) if wants_info else model
 
@@ -172,7 +170,7 @@ class AudioEmotionCheckpointMixin(CheckpointSavingMixin):
         return model, info
 
     @classmethod
-    def _load_adapter(cls, name, config, kwargs, *, is_other_base: bool):
+    def _load_adapter(cls, name, config, kwargs):
         hub, base = hub_keywords(kwargs), config.base_model_name_or_path
         if base is None:
             raise ValueError(f"The config of the adapter {name} names no base: base_model_name_or_path is None.")
@@ -182,6 +180,8 @@ class AudioEmotionCheckpointMixin(CheckpointSavingMixin):
         base_kwargs |= {"revision": config.base_model_revision, "subfolder": config.base_model_subfolder}
         commit = cls._check_base(name, config, base_kwargs)
         model, info = cls._load_host(base, config, base_kwargs)
+        written, _ = PreTrainedConfig.get_config_dict(name, **hub)
+        is_other_base = any(written.get(field) != getattr(config, field) for field in _BASE_FIELDS)
         # A commit of the Hub that the adapter itself names needs no more proof.
         is_proven = commit is not None and not is_other_base
         if not is_proven and is_other_host(config.base_fingerprint, model._loaded_fingerprint):

@@ -226,7 +226,11 @@ class AudioEmotionMixin(TurnInputsMixin, AudioEmotionCheckpointMixin):
                 fingerprint = self._memory_fingerprint()
                 cache.check_weights(fingerprint)
         else:
-            raise TypeError(f"memory_cache must be a ConversationMemoryCache, got {type(cache).__name__}.")
+            wanted, got = ConversationMemoryCache, type(cache)
+            raise TypeError(
+                f"memory_cache must be a ConversationMemoryCache of {wanted.__module__}, got {got.__name__} of "
+                f"{got.__module__}: the model's own class is model.memory_cache_class."
+            )
         return MemoryTransaction(
             cache,
             rows,

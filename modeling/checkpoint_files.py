@@ -35,7 +35,8 @@ def commit_of(name: str | os.PathLike, hub: dict) -> str | None:
     """The commit of a Hub repo; None for a folder."""
     if os.path.isdir(name):
         return None
-    return extract_commit_hash(cached_file(name, "config.json", **hub), hub.get("revision"))
+    # Of where the file lies in the cache: a revision may be a branch, which goes on.
+    return extract_commit_hash(cached_file(name, "config.json", **hub), None)
 
 
 def load_processor(name: str | os.PathLike, hub: dict, *, is_needed: bool, trust_remote_code: bool | None = None):

@@ -13,6 +13,7 @@ from torch import Tensor
 from transformers import PreTrainedConfig
 
 from .conversation_memory_file import (
+    check_tensors,
     memory_identity,
     read_state,
     state_from_bytes,
@@ -324,6 +325,7 @@ class ConversationMemoryCache:
         ids = rows["conversation_ids"]
         cache.conversation_ids = None if ids is None else {int(key): row for key, row in ids.items()}
         cache.speaker_ids = [{int(key): slot for key, slot in speakers.items()} for speakers in rows["speaker_ids"]]
+        check_tensors(tensors, config.memory_config, len(rows["speaker_ids"]), name)
         cache.turns, cache.tokens, cache.notes = tensors["turns"], tensors["tokens"], notes
         for index, layer in enumerate(cache.layers):
             weights, momentum = (_numbered(tensors, f"layers.{index}.{kind}") for kind in ("weights", "momentum"))

@@ -58,15 +58,42 @@ def state_from_bytes(content: bytes, name: str = "given") -> tuple[dict[str, Ten
     try:
         tensors = load(content)
         length = int.from_bytes(content[:8], "little")
-        header = json.loads(content[8 : 8 + length])["__metadata__"]
         # Files of version 0.2.0 have no notes.
-        return (
-            tensors,
-            *(json.loads(header[name]) for name in ("identity", "rows")),
-            json.loads(header.get("notes", "{}")),
-        )
+        header = {"notes": "{}", **json.loads(content[8 : 8 + length])["__metadata__"]}
+        identity, rows, notes = (json.loads(header[part]) for part in ("identity", "rows", "notes"))
+        if not all(isinstance(part, dict) for part in (identity, rows, notes, *rows["speaker_ids"])):
+            raise TypeError("its header is of another kind")
+        return tensors, identity, rows, notes
     except (SafetensorError, KeyError, TypeError, ValueError) as error:
         raise ValueError(f"The conversation memory {name} cannot be read: {error}") from error
+
+
+def check_tensors(tensors: dict[str, Tensor], memory: PreTrainedConfig, rows: int, name: str) -> None:
+    """Refuse a state whose tensors are not all there, or not of their shapes, or not finite.
+
+    Args:
+        memory: the memory's configuration.
+        rows: of the cache.
+
+    Raises:
+        ValueError: naming what is wrong.
+    """
+    streams = rows * memory.streams_per_row
+    wanted = {"turns": (streams,), "tokens": (streams,)}
+    if {*tensors} != {*wanted}:  # something was written
+        wanted |= {
+            f"layers.{layer}.{kind}.{index}": (streams, memory.num_heads, *shape)
+            for layer in range(len(memory.layers))
+            for kind in ("weights", "momentum")
+            for index, shape in enumerate(memory.matrix_shapes())
+        }
+    wrong = sorted({*tensors} ^ {*wanted}) or sorted(key for key in wanted if tuple(tensors[key].shape) != wanted[key])
+    if wrong:
+        raise ValueError(
+            f"The conversation memory {name} is broken: {wrong} are missing, too many or of a wrong shape."
+        )
+    if not all(bool(tensor.isfinite().all()) for tensor in tensors.values()):
+        raise ValueError(f"The conversation memory {name} is broken: it has numbers that are not finite.")
 
 
 def write_state(folder: str | Path, content: bytes) -> None:

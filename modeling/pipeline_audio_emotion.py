@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+from collections.abc import Iterable
+from numbers import Real
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +19,9 @@ from .conversation_store import ConversationStore
 
 
 TASK = "audio-emotion"
+
+# Other iterables hold several.
+_ONE_SOUND = (str, bytes, bytearray, dict, tuple, np.ndarray)
 
 # What a turn's dictionary may hold beside its sound; given back with the result.
 _TURN_FIELDS = ("file", "conversation_id", "turn_index", "speaker", "start", "end")
@@ -57,16 +62,22 @@ class AudioEmotionPipeline(Pipeline):
     def _sanitize_parameters(self, memory_cache=None, memory=None, **unknown):
         if unknown:
             raise ValueError(f"{type(self).__name__} takes memory_cache and memory, got {sorted(unknown)}.")
+        if not isinstance(memory, bool | None):
+            raise ValueError(f"memory must be True or False, got {memory!r}.")
         parameters = {"memory_cache": memory_cache, "memory": memory}
         return {}, {name: value for name, value in parameters.items() if value is not None}, {}
 
     def __call__(self, turns, **kwargs) -> list[dict[str, Any]] | dict[str, Any]:
         """See the class."""
+        if self.processor is None:
+            raise ValueError(f"{type(self).__name__} needs the processor of the model's host: processor=...")
+        if not isinstance(turns, _ONE_SOUND) and isinstance(turns, Iterable):
+            turns = list(turns)
         if not isinstance(turns, list):
             return self([turns], **kwargs)[0]
         turns = [self._as_turn(turn) for turn in turns]
         self._check_order(turns)
-        _, parameters, _ = self._sanitize_parameters(**kwargs)
+        _, parameters, _ = AudioEmotionPipeline._sanitize_parameters(self, **kwargs)
         parameters = {**self._forward_params, **parameters}
         cache = parameters.pop("memory_cache", None)
         if cache is not None and len({turn.get("conversation_id") for turn in turns}) > 1:
@@ -92,8 +103,9 @@ class AudioEmotionPipeline(Pipeline):
         try:
             inputs = self.model.prepare_turn(self.processor, turn["audio"])
         except ValueError as error:
-            names = (f"{name} {turn[name]!r}" for name in ("conversation_id", "file") if turn.get(name) is not None)
-            raise ValueError(f"Turn {turn.get('turn_index')} ({', '.join(names)}): {error}") from error
+            names = [f"{name} {turn[name]!r}" for name in ("conversation_id", "file") if turn.get(name) is not None]
+            told = f" ({', '.join(names)})" if names else ""
+            raise ValueError(f"Turn {turn.get('turn_index')}{told}: {error}") from error
         return {"turn": turn, "inputs": inputs}
 
     def _forward(self, model_inputs: dict, memory_cache: ConversationMemoryCache, memory: bool = True) -> dict:
@@ -134,6 +146,8 @@ class AudioEmotionPipeline(Pipeline):
             before = last.get(turn.get("conversation_id"), {})
             for name in ("turn_index", "start"):
                 earlier, later = before.get(name), turn.get(name)
+                if later is not None and (isinstance(later, bool) or not isinstance(later, Real) or later != later):
+                    raise ValueError(f"Entry {position} has {name}={later!r}, which is no number.")
                 if earlier is not None and later is not None and later < earlier:
                     raise ValueError(
                         f"Turns of a conversation must come in order: entry {position} has {name}={later} after "
@@ -146,25 +160,37 @@ class AudioEmotionPipeline(Pipeline):
 class AudioTurnPipeline(AudioEmotionPipeline):
     """Single turns, each heard as a conversation of its own, in the way of transformers' audio classification.
 
+    `top_k` labels are returned (of the pipeline, or of a call); None = all.
+
     It is what `pipeline("audio-classification", repo, trust_remote_code=True)` gives, as the Hub proposes.
 
     Returns, for each turn (in a list, where a list was given):
         a list of dicts with `label` and `score`, the most probable first.
     """
 
-    def __call__(self, turns, *, top_k: int | None = None) -> list:
+    def _sanitize_parameters(self, top_k: int | None = None, **unknown):
+        if unknown:
+            raise ValueError(f"{type(self).__name__} takes top_k, got {sorted(unknown)}.")
+        if top_k is not None and (isinstance(top_k, bool) or not isinstance(top_k, int) or top_k < 1):
+            raise ValueError(f"top_k must be an integer of at least 1, or None, got {top_k!r}.")
+        return {}, {}, {"top_k": top_k} if top_k is not None else {}
+
+    def __call__(self, turns, **kwargs) -> list:
         """As `transformers.AudioClassificationPipeline`: a path, bytes, (samples,) at the host's rate, or a dict.
 
         Args:
-            top_k: labels to return; None = all.
+            kwargs: `top_k`, instead of that of the pipeline.
         """
-        if isinstance(turns, list):
-            return [self(turn, top_k=top_k) for turn in turns]
+        if not isinstance(turns, _ONE_SOUND) and isinstance(turns, Iterable):
+            return [self(turn, **kwargs) for turn in turns]
+        *_, options = self._sanitize_parameters(**kwargs)
+        top_k = {**self._postprocess_params, **options}.get("top_k")
         if isinstance(turns, np.ndarray):
             turns = (turns, self.model.sound_extractor(self.processor).sampling_rate)
         elif isinstance(turns, dict) and "raw" in turns:
             turns = {"array": turns["raw"], "sampling_rate": turns.get("sampling_rate")}
-        (heard,) = super().__call__([turns])
+        # Alone, whoever speaks is the only speaker.
+        (heard,) = super().__call__([{"audio": turns, "speaker": "speaker"}])
         ranked = sorted(heard["scores"].items(), key=lambda pair: -pair[1])
         return [{"score": score, "label": label} for label, score in ranked[:top_k]]
 

@@ -102,6 +102,11 @@ def test_memory_can_be_left_out(handler, sounds, folder):
         ({"turns": "AAAA"}, {}, "hold nothing else"),
         ({"turns": ["AAAA"] * (MAX_TURNS + 1)}, {}, "up to 64 turns, got 65"),
         ({"audio": "AAAA", "start": "now"}, {}, "start is in seconds, got 'now'"),
+        ({"audio": "AAAA", "start": float("nan")}, {}, "start is in seconds, got nan"),
+        ({"audio": "AAAA", "end": 10**400}, {}, "end is in seconds"),
+        ({"audio": "AAAA", "start": 2.0, "end": 1.0}, {}, "A turn ends after it starts"),
+        ({"audio": "AAAA", "speaker": {"a": 1}}, {}, "speaker must be a name"),
+        ({"audio": "AAAA", "speaker": True}, {}, "speaker must be a name"),
         ("good", {"speed": 2}, "parameters may hold conversation, reset, memory, speaker"),
         ("good", {"memory": "no"}, "memory must be true or false"),
         ("good", {"conversation": {"a": 1}}, "conversation must be a name"),
@@ -126,6 +131,29 @@ def test_a_bad_request_is_told_and_changes_no_state(handler, sounds, inputs, par
         raise AssertionError(answer["error"])
     second = handler({"inputs": sounds[1], "parameters": {"conversation": "x"}})
     assert scores(first + second) == scores(handler({"inputs": [text(sounds[0]), text(sounds[1])]}))
+
+
+def test_requests_of_another_kind(handler, sounds):
+    for data in (None, [1], "x", {"inputs": sounds[0], "conversation": "x"}):
+        assert "inputs and parameters, and nothing else" in handler(data)["error"]
+    # A name that is no Unicode, as JSON may hold it, and one that is a number.
+    for name in ("\ud800", 17):
+        for index in range(2):
+            (turn,) = handler({"inputs": sounds[0], "parameters": {"conversation": name, "memory": None}})
+            assert turn["turn_index"] == index
+    for index in range(4):
+        handler({"inputs": sounds[0], "parameters": {"conversation": f"another {index}"}})
+    assert len(handler.store.live) == 2
+
+
+def test_starts_do_not_go_back_between_requests(handler, sounds):
+    def start(seconds):
+        turn = {"audio": text(sounds[0]), "start": seconds}
+        return handler({"inputs": turn, "parameters": {"conversation": "clock"}})
+
+    assert start(10.0)[0]["start"] == 10.0
+    assert "starts at 10.0 s already, and a later one at 1.0" in start(1.0)["error"]
+    assert start(10.0)[0]["turn_index"] == 1
 
 
 def test_reset_without_a_name_is_told(handler):

@@ -533,11 +533,11 @@ def test_a_lora_is_saved_as_it_is_loaded(base, tmp_path):
     model.enable_adapters()
     layer = model.get_decoder().layers[0].self_attn.q_proj
     layer.set_scale("default", 3)
-    with pytest.raises(ValueError, match="scale of the adapter 'default' at .*q_proj is"):
+    with pytest.raises(ValueError, match=r"scale of the adapter 'default' at .*q_proj is"):
         model.save_pretrained(tmp_path / "model")
     layer.set_scale("default", 1)
     layer.merge()
-    with pytest.raises(ValueError, match="is merged into .*q_proj: unmerge it"):
+    with pytest.raises(ValueError, match=r"is merged into .*q_proj: unmerge it"):
         model.save_pretrained(tmp_path / "model")
     layer.unmerge()
     model = with_lora(make_from(base))

@@ -7,6 +7,7 @@ import torch
 from tiny_models import assert_same_state, rows_of, state_of, tiny_config, tiny_model, tiny_turns
 
 from titans_mal import ConversationMemoryCache
+from titans_mal.modeling.conversation_memory_file import state_from_bytes, state_to_bytes
 from titans_mal.modeling.neural_memory import NeuralMemoryState
 
 
@@ -240,7 +241,7 @@ def test_caches_that_do_not_fit_are_refused(model):
     cache = written(model, rows=2).to(torch.float64)
     with pytest.raises(ValueError, match=r"in torch.float64, the memory layer on cpu in torch.float32: call"):
         model(**turns, memory_cache=cache)
-    with pytest.raises(TypeError, match="memory_cache must be a ConversationMemoryCache, got dict"):
+    with pytest.raises(TypeError, match=r"must be a ConversationMemoryCache of .*, got dict of builtins"):
         model(**turns, memory_cache={})
 
 
@@ -288,3 +289,45 @@ def test_resetting_every_row_forgets_everything(model):
     assert not cache.is_initialized
     assert not cache.has_previous_state()
     assert cache.nbytes == 0
+
+
+@torch.no_grad()
+def test_a_state_that_lacks_something_is_refused():
+    model = tiny_model()
+    cache = ConversationMemoryCache(model.config)
+    model(**tiny_turns(1), memory_cache=cache)
+    tensors, *header = state_from_bytes(cache.to_bytes())
+    broken = {
+        "no turns": {name: tensor for name, tensor in tensors.items() if name != "turns"},
+        "no momentum": {name: tensor for name, tensor in tensors.items() if name != "layers.1.momentum.1"},
+        "other turns": tensors | {"turns": torch.zeros(3, dtype=torch.long)},
+        "cut": tensors | {"layers.0.weights.0": tensors["layers.0.weights.0"][:, :1]},
+        "not finite": tensors | {"layers.0.weights.0": tensors["layers.0.weights.0"] * float("nan")},
+    }
+    for name, content in broken.items():
+        with pytest.raises(ValueError, match=f"memory {name} is broken"):
+            ConversationMemoryCache.from_bytes(state_to_bytes(content, *header), model.config, name=name)
+    identity, rows, notes = header
+    for wrong in ((identity, {"speaker_ids": [[]]}, notes), (identity, {}, notes), ([], rows, notes)):
+        with pytest.raises(ValueError, match="memory given cannot be read"):
+            ConversationMemoryCache.from_bytes(state_to_bytes(tensors, *wrong), model.config)
+    for content in (b"", b"no state", cache.to_bytes()[:-8]):
+        with pytest.raises(ValueError, match="cannot be read"):
+            ConversationMemoryCache.from_bytes(content, model.config)
+
+
+@torch.no_grad()
+def test_notes_go_with_the_state(tmp_path):
+    model = tiny_model()
+    cache = ConversationMemoryCache(model.config)
+    model(**tiny_turns(1), memory_cache=cache)
+    cache.notes = {"who": ["A"]}
+    cache.save_pretrained(tmp_path)
+    assert ConversationMemoryCache.from_pretrained(tmp_path, model.config).notes == {"who": ["A"]}
+    before = cache.snapshot()
+    cache.notes["who"] = ["B"]
+    cache.restore(before)
+    assert cache.notes == {"who": ["A"]}
+    assert ConversationMemoryCache.stack([cache, cache]).split()[1].notes == {}
+    cache.reset()
+    assert cache.notes == {}

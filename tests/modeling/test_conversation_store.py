@@ -36,7 +36,8 @@ def test_conversations_leave_for_disk_and_come_back_bit_by_bit(model, tmp_path):
                 assert torch.equal(hear(model, cache, seed=10 * place + turn), expected)
                 assert_same_state(state_of(cache), state_of(alone[name]))
     assert store.live == ["c", "d"]
-    assert len(list(tmp_path.glob("*/*.safetensors"))) == 4
+    # What is at hand lies nowhere else: were the process to end, no older state would be taken for it.
+    assert len(list(tmp_path.glob("*/*.safetensors"))) == 2
     # Those at hand are written too before a server stops, for the next one to go on.
     store.save()
     again = ConversationStore(model, tmp_path)
@@ -87,16 +88,70 @@ def test_conversations_are_forgotten_after_a_time(model, tmp_path, monkeypatch):
     monkeypatch.setattr("time.time", lambda: now + 300)
     with store.conversation("b") as cache:
         assert cache.turns.tolist() == [0]
+        hear(model, cache, seed=0)
+    # One at hand, by another clock; and neither saving nor leaving for disk is using it.
+    later = time.monotonic() + 90
+    monkeypatch.setattr("time.monotonic", lambda: later)
+    store.save()
+    with store.conversation("c") as cache:
+        hear(model, cache, seed=0)
+    monkeypatch.setattr("time.time", lambda: now + 300 + 20)
+    with store.conversation("b") as cache:
+        assert cache.turns.tolist() == [0]
+    with store.conversation("b") as cache:
+        hear(model, cache, seed=0)
+    monkeypatch.setattr("time.monotonic", lambda: later + 200)
+    with store.conversation("b") as cache:
+        assert cache.turns.tolist() == [0]
 
 
 def test_a_name_leads_nowhere_else(model, tmp_path):
     store = ConversationStore(model, tmp_path / "states")
-    for name in ("../../up", "/etc/passwd", "a" * 5000, "\0", "née"):
+    for name in ("../../up", "/etc/passwd", "a" * 5000, "\0", "née", "\ud800"):
         with store.conversation(name) as cache:
             hear(model, cache, seed=0)
     store.save()
     assert {path.name for path in tmp_path.iterdir()} == {"states"}
-    assert len(list((tmp_path / "states").iterdir())) == 5
+    assert len(list((tmp_path / "states").iterdir())) == 6
+    for name in (17, None, b"x"):
+        with pytest.raises(TypeError, match="named by text"), store.conversation(name, anew=True):
+            pass
+    assert len(store.live) == 6
+
+
+def test_what_others_put_into_the_folder_stays(model, tmp_path, monkeypatch):
+    cache = ConversationMemoryCache(model.config)
+    hear(model, cache, seed=0)
+    cache.save_pretrained(tmp_path / "my_model")
+    store = ConversationStore(model, tmp_path, time_to_live=100)
+    with store.conversation("a") as cache:
+        hear(model, cache, seed=0)
+    store.save()
+    (own,) = {path.parent for path in tmp_path.glob("*/*.safetensors")} - {tmp_path / "my_model"}
+    (own / "notes.txt").write_text("mine")
+    now, later = time.time(), time.monotonic()
+    monkeypatch.setattr("time.time", lambda: now + 1e6)
+    monkeypatch.setattr("time.monotonic", lambda: later + 1e6)
+    with store.conversation("b"):
+        pass
+    assert {path.name for path in tmp_path.rglob("*") if path.is_file()} == {
+        "conversation_memory.safetensors",
+        "notes.txt",
+    }
+    assert (tmp_path / "my_model" / "conversation_memory.safetensors").is_file()
+
+
+def test_one_thread_has_a_conversation_once(model):
+    store = ConversationStore(model)
+    with store.conversation("a"):
+        with pytest.raises(RuntimeError, match="in use by this very thread"), store.conversation("a"):
+            pass
+        with store.conversation("b"):
+            pass
+        with pytest.raises(RuntimeError, match="in use by this very thread"):
+            store.save()
+    with store.conversation("a"):
+        pass
 
 
 def test_a_state_of_other_weights_is_refused_until_begun_anew(model, tmp_path):
@@ -160,6 +215,6 @@ def test_many_threads(model, tmp_path):
 
 
 def test_wrong_bounds(model):
-    for wrong in ({"max_live": 0}, {"time_to_live": 0}, {"time_to_live": float("nan")}):
-        with pytest.raises(ValueError, match="max_live is at least 1 and time_to_live above 0"):
+    for wrong in ({"max_live": 0}, {"max_live": 1.5}, {"time_to_live": 0}, {"time_to_live": float("nan")}):
+        with pytest.raises(ValueError, match="max_live is a number of at least 1 and time_to_live above 0"):
             ConversationStore(model, **wrong)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import importlib.util
 import warnings
 from collections.abc import Iterator
 
@@ -16,6 +17,14 @@ errors = Console(stderr=True)
 
 def warn(message) -> None:
     errors.print(f"Warning: {message}", style="yellow", markup=False, soft_wrap=True)
+
+
+def hub_errors() -> tuple[type[Exception], ...]:
+    """What huggingface_hub raises where the Hub refuses or does not answer; its HTTP client depends on its version."""
+    from huggingface_hub.errors import HfHubHTTPError
+
+    clients = [importlib.import_module(name) for name in ("httpx", "httpx2") if importlib.util.find_spec(name)]
+    return HfHubHTTPError, *(client.HTTPError for client in clients)
 
 
 @contextlib.contextmanager
@@ -32,5 +41,5 @@ def errors_in_one_line(*kinds: type[Exception]) -> Iterator[None]:
         try:
             yield
         except (ValueError, OSError, *kinds) as error:
-            errors.print(f"Error: {error}", style="red", soft_wrap=True, markup=False)
+            errors.print(f"Error: {' '.join(str(error).split())}", style="red", soft_wrap=True, markup=False)
             raise typer.Exit(1) from error

@@ -6,16 +6,17 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from huggingface_hub.errors import HfHubHTTPError
 from safetensors import SafetensorError
 
-from .messages import console, errors_in_one_line
+from .messages import console, errors_in_one_line, hub_errors
 
 
 def publish(
     folder: Annotated[Path, typer.Argument(help="That save_pretrained wrote.")],
     repo: Annotated[str, typer.Argument(metavar="ORG/NAME", help="The repository; made if it does not exist.")],
-    private: Annotated[bool, typer.Option("--private", help="Make the repository private.")] = False,
+    private: Annotated[
+        bool, typer.Option("--private", help="Make the repository private; one that is there must be.")
+    ] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Write the folder, list it, and upload nothing.")] = False,
     license: Annotated[str | None, typer.Option(help="An identifier of the Hub: apache-2.0.")] = None,
     language: Annotated[list[str] | None, typer.Option(help="Of the speech: en. Several times for several.")] = None,
@@ -38,7 +39,7 @@ def publish(
     from ..publishing import publish_folder, publish_space
     from ..publishing.publish import check_repo_id
 
-    with errors_in_one_line(SafetensorError, HfHubHTTPError, RuntimeError):
+    with errors_in_one_line(SafetensorError, RuntimeError, *hub_errors()):
         if space is not None:
             check_repo_id(space)
         publication = publish_folder(

@@ -23,7 +23,9 @@ def space(
         ),
     ] = None,
     host: Annotated[str, typer.Option(help="The address to listen on; 0.0.0.0 for every machine.")] = "127.0.0.1",
-    port: Annotated[int | None, typer.Option(help="Default: the first free one from 7860 on.")] = None,
+    port: Annotated[
+        int | None, typer.Option(min=1, max=65535, help="Default: the first free one from 7860 on.")
+    ] = None,
 ) -> None:
     """Open an app in which turns are uploaded or recorded, and heard with memory and without."""
     from transformers import AutoProcessor

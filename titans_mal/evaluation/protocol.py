@@ -79,7 +79,6 @@ def model_of(model) -> dict:
         "base": model.config.base_model_name_or_path,
         "base_revision": model.config.base_model_revision,
         "memory": json.loads(json.dumps(memory)),
-        "memory_weights": model.titans_memory.fingerprint(),
         "weights": _fingerprint([host_checksums(model.state_dict(), without=()), model.config.label_token_ids]),
         "dtype": str(model.dtype).removeprefix("torch."),
     }

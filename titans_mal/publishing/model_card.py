@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from importlib.metadata import metadata
 from importlib.resources import files
 from pathlib import Path
+from urllib.parse import quote, unquote
 
 from huggingface_hub import EvalResult, ModelCard, ModelCardData, hf_hub_url
 from transformers import PreTrainedConfig
@@ -82,7 +83,7 @@ def model_card(
         megabytes: of all weights.
     """
     examples = [
-        {"title": path.stem, "path": f"{EXAMPLES_FOLDER}/{path.name}", "scores": answer["scores"]}
+        {"title": path.stem, "path": quote(f"{EXAMPLES_FOLDER}/{path.name}"), "scores": answer["scores"]}
         for path, answer in zip(facts.examples, answers)
     ]
     base, memory = config.base_model_name_or_path, config.memory_config
@@ -90,12 +91,14 @@ def model_card(
         _card_data(config, repo_id, facts, examples),
         template_path=str(TEMPLATES / "model_card.md.jinja"),
         adapter_only=config.adapter_only,
+        cell=_cell,
         base=base,
         base_revision=config.base_model_revision,
         class_name=type(config).__name__.removesuffix("Config") + "ForAudioEmotion",
         examples=examples,
         half_life=memory.forget_half_life,
         has_lora=has_lora,
+        is_by_speaker=memory.scope == "speaker",
         labels=config.labels,
         marker=MARKER,
         megabytes=f"{megabytes:.1f}",
@@ -119,7 +122,7 @@ def _card_data(config: PreTrainedConfig, repo_id: str, facts: CardFacts, example
     base = config.base_model_name_or_path
     widget = [
         {
-            "src": hf_hub_url(repo_id, example["path"]),
+            "src": hf_hub_url(repo_id, unquote(example["path"])),
             "example_title": example["title"],
             "output": _ranked(example["scores"]),
         }
@@ -143,6 +146,11 @@ def _card_data(config: PreTrainedConfig, repo_id: str, facts: CardFacts, example
         eval_results=[result for report in facts.reports for result in _eval_results(report.content)] or None,
         **{name: value for name, value in more.items() if value is not None},
     )
+
+
+def _cell(value: object) -> str:
+    """What stands in a cell of a Markdown table, whatever it is."""
+    return " ".join(str(value).split()).replace("|", "\\|")
 
 
 def _ranked(scores: dict[str, float]) -> list[dict]:
@@ -204,5 +212,5 @@ def _requirement(package: str) -> str:
     """The range of versions that is declared for a package."""
     for line in metadata("titans-mal").get_all("Requires-Dist"):
         if line.startswith(package) and "extra" not in line:
-            return line.removeprefix(package).strip(" ()")
+            return ",".join(sorted(line.removeprefix(package).strip(" ()").split(","), reverse=True))
     raise LookupError(f"titans_mal declares no {package}.")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 import tempfile
 from collections.abc import Sequence
@@ -14,6 +15,7 @@ from huggingface_hub.utils import validate_repo_id
 from transformers import PreTrainedConfig
 
 from ..auto import AutoModelForAudioEmotion
+from ..evaluation.protocol import model_of
 from ..evaluation.report import EvaluationReport
 from ..modeling.host_lora import has_lora
 from .model_card import EXAMPLES_FOLDER, MARKER, TEMPLATES, CardFacts, model_card
@@ -86,18 +88,19 @@ def publish_folder(
 
     Raises:
         FileNotFoundError, ValueError: for a folder that cannot be published, saying what to do; for a report of
-            another model; for a base that the Hub does not have, naming both. Nothing is uploaded then.
+            another model; for a public repository where a private one is wanted; for a base that the Hub does not
+            have, naming both. Nothing is uploaded then.
     """
     folder = Path(folder)
     check_repo_id(repo_id)
     config = read_config(folder)
     facts = CardFacts(
         license=license,
-        language=language,
-        datasets=datasets,
-        tags=tags,
-        examples=[Path(path) for path in examples],
-        reports=[_report_of(config, folder, path) for path in reports],
+        language=_several("language", language),
+        datasets=_several("datasets", datasets),
+        tags=_several("tags", tags),
+        examples=_check_examples([Path(path) for path in _several("examples", examples)]),
+        reports=_reports_of(folder, _several("reports", reports), token),
         recipe=read_recipe(folder),
     )
     _write_hub_files(folder, repo_id, config, facts, token)
@@ -107,7 +110,7 @@ def publish_folder(
     if not dry_run:
         api = HfApi(token=token)
         _check_base(api, config, repo_id)
-        repo_id = api.create_repo(repo_id, private=private, exist_ok=True).repo_id
+        repo_id = create_repo(api, repo_id, private)
         if revision is not None:
             api.create_branch(repo_id, branch=revision, exist_ok=True)
         publication.url = upload(
@@ -137,6 +140,18 @@ def publish_model(model, repo_id: str, *, max_shard_size: int | str = "50GB", **
     with tempfile.TemporaryDirectory() as folder:
         model.save_pretrained(folder, max_shard_size=max_shard_size)
         return publish_folder(folder, repo_id, **kwargs).url
+
+
+def create_repo(api: HfApi, repo_id: str, private: bool | None, **kwargs) -> str:
+    """Make a repository, if it does not exist.
+
+    Raises:
+        ValueError: for one that exists and is public, where a private one is wanted.
+    """
+    repo_id = api.create_repo(repo_id, private=private, exist_ok=True, **kwargs).repo_id
+    if private and not api.repo_info(repo_id, repo_type=kwargs.get("repo_type")).private:
+        raise ValueError(f"{repo_id} exists already and is public: make it private in its settings, or take another.")
+    return repo_id
 
 
 def upload(
@@ -169,13 +184,44 @@ def check_repo_id(repo_id: str) -> None:
     validate_repo_id(repo_id)
 
 
-def _report_of(config: PreTrainedConfig, folder: Path, path: str | Path) -> EvaluationReport:
-    """An evaluation report, if it is of the model in the folder."""
-    report = EvaluationReport.load(path)
-    measured, own = report.content["model"]["memory_weights"], config.memory_config.weights_fingerprint
-    if measured != own:
-        raise ValueError(f"The report {path} is of another model than {folder}: of memory {measured}, and not {own}.")
-    return report
+def _several(what: str, values: Sequence) -> list:
+    if isinstance(values, str | Path):
+        raise ValueError(f"{what} is a list, got {values!r}.")
+    return list(values)
+
+
+def _check_examples(examples: list[Path]) -> list[Path]:
+    for path in examples:
+        if not path.is_file():
+            raise FileNotFoundError(f"The example {path} is not there.")
+    if len({path.name for path in examples}) < len(examples):
+        raise ValueError(
+            f"Examples are published under their names, which must differ, got {list(map(str, examples))}."
+        )
+    return examples
+
+
+def _reports_of(folder: Path, paths: list[str | Path], token: str | bool | None) -> list[EvaluationReport]:
+    """Evaluation reports, if they are of the model in the folder: of all its weights, and of its prompt."""
+    reports = [EvaluationReport.load(path) for path in paths]
+    measured_as = {report.content["model"]["dtype"] for report in reports}
+    own = {}
+    for dtype in measured_as:
+        model = AutoModelForAudioEmotion.from_pretrained(folder, dtype=dtype, token=token)
+        own[dtype] = (model_of(model)["weights"], model.config.prompt_text())
+    seen = set()
+    for path, report in zip(paths, reports):
+        content = report.content
+        measured = (content["model"]["weights"], content["protocol"]["prompt"])
+        if measured != own[content["model"]["dtype"]]:
+            raise ValueError(
+                f"The report {path} is of another model than {folder}: of weights {measured[0]} asked "
+                f"{measured[1]!r}, and not {own[content['model']['dtype']]}."
+            )
+        if (run := json.dumps(content, sort_keys=True)) in seen:
+            raise ValueError(f"The report {path} is given twice.")
+        seen.add(run)
+    return reports
 
 
 def _check_base(api: HfApi, config: PreTrainedConfig, repo_id: str) -> None:
@@ -202,8 +248,6 @@ def _write_hub_files(
             replace_text(folder / name, (TEMPLATES / name).read_text(encoding="utf-8") + more)
     for path in facts.examples:
         place = folder / EXAMPLES_FOLDER / path.name
-        if not path.is_file():
-            raise FileNotFoundError(f"The example {path} is not there.")
         place.parent.mkdir(exist_ok=True)
         if not place.exists() or not place.samefile(path):
             shutil.copyfile(path, place)
@@ -227,4 +271,5 @@ def _answers(folder: Path, examples: Sequence[Path], token: str | bool | None) -
 
     model = AutoModelForAudioEmotion.from_pretrained(folder, token=token)
     pipe = AudioEmotionPipeline(model=model, processor=AutoProcessor.from_pretrained(folder))
-    return pipe([str(path) for path in examples])
+    # By a speaker, for a memory that is one's; which one, only the publisher could say.
+    return pipe([{"audio": str(path), "speaker": "speaker"} for path in examples])

@@ -7,7 +7,7 @@ import re
 from collections.abc import Collection
 from pathlib import Path
 
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from transformers import AutoConfig, PreTrainedConfig
 from transformers.dynamic_module_utils import get_relative_import_files
 from transformers.utils import SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME
@@ -56,10 +56,13 @@ def read_config(folder: Path) -> PreTrainedConfig:
         raise ValueError(f"{folder} holds no model with memory, but a {config.model_type!r}: from_base gives it one.")
     check_base_is_public(config)
     weights = _weight_files(folder)
+    if not any(_PROCESSOR.fullmatch(path.name) for path in folder.iterdir()):
+        raise FileNotFoundError(f"{folder} holds no processor: set model.processor and save the model again.")
     if config.has_lora and not has_lora(folder):
         raise FileNotFoundError(f"{folder} lacks the LoRA that its config.json speaks of, in {LORA_FOLDER}/.")
+    keys = {key for path in weights for key in _keys(path)}
     if config.adapter_only:
-        hosts = sorted({key for path in weights for key in _keys(path) if key.split(".")[0] not in EXTENSION_NAMES})
+        hosts = sorted(key for key in keys if key.split(".")[0] not in EXTENSION_NAMES)
         if hosts:
             raise ValueError(
                 f"{folder} is an adapter by its config.json, and holds {len(hosts)} weights of the host "
@@ -129,7 +132,7 @@ def read_recipe(folder: Path) -> dict[str, object]:
         return {}
     try:
         recipe = json.loads(path.read_text(encoding="utf-8"))
-    except json.JSONDecodeError as error:
+    except ValueError as error:
         raise ValueError(f"{path} is no JSON: {error}") from error
     if not isinstance(recipe, dict):
         raise ValueError(f"{path} must hold names and values, got {type(recipe).__name__}.")
@@ -157,8 +160,11 @@ def _weight_files(folder: Path) -> list[Path]:
 
 
 def _keys(path: Path) -> list[str]:
-    with safe_open(path, framework="pt") as file:
-        return list(file.keys())
+    try:
+        with safe_open(path, framework="pt") as file:
+            return list(file.keys())
+    except SafetensorError as error:
+        raise ValueError(f"{path} cannot be read: {error}") from error
 
 
 def _code(folder: Path) -> set[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from pathlib import Path
 
@@ -10,7 +11,7 @@ from jinja2 import Template
 
 from .. import timeline
 from .model_card import TEMPLATES
-from .publish import Publication, check_repo_id, upload
+from .publish import Publication, check_repo_id, create_repo, upload
 from .repository import replace_text
 
 
@@ -31,10 +32,12 @@ def write_space(folder: str | Path, repo_id: str, *, has_lora: bool = False) -> 
     """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    for name, template in (("README.md", "README.md.jinja"), ("app.py", "app.py")):
-        text = (TEMPLATES / "space" / template).read_text(encoding="utf-8")
-        rendered = Template(text, keep_trailing_newline=True).render(repo_id=repo_id, gradio_version=GRADIO_VERSION)
-        replace_text(folder / name, rendered)
+    readme = Template(
+        (TEMPLATES / "space" / "README.md.jinja").read_text(encoding="utf-8"), keep_trailing_newline=True
+    )
+    replace_text(folder / "README.md", readme.render(repo_id=repo_id, gradio_version=GRADIO_VERSION))
+    app = (TEMPLATES / "space" / "app.py").read_text(encoding="utf-8")
+    replace_text(folder / "app.py", app.replace('"{{ repo_id }}"', json.dumps(repo_id)))
     requirements = (TEMPLATES / "space" / "requirements.txt").read_text(encoding="utf-8")
     replace_text(folder / "requirements.txt", requirements + ("peft\n" if has_lora else ""))
     shutil.copyfile(timeline.__file__, folder / "timeline.py")
@@ -65,7 +68,7 @@ def publish_space(
     publication = Publication(write_space(folder, repo_id, has_lora=has_lora), [], [])
     if not dry_run:
         api = HfApi(token=token)
-        made = api.create_repo(space_id, repo_type="space", space_sdk="gradio", private=private, exist_ok=True)
+        space_id = create_repo(api, space_id, private, repo_type="space", space_sdk="gradio")
         message = f"An app for {repo_id}"
-        publication.url = upload(api, made.repo_id, publication.files, message=message, repo_type="space")
+        publication.url = upload(api, space_id, publication.files, message=message, repo_type="space")
     return publication

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import contextlib
-import hashlib
 from collections.abc import Iterator
 
 import redis
+
+from ..modeling.conversation_store import state_key
 
 
 class RedisStates:
@@ -30,7 +31,7 @@ class RedisStates:
             self._redis = redis.Redis.from_url(url)
             self._redis.ping()
 
-    def read(self, name: str, seconds: float) -> bytes | None:
+    def read(self, name: str) -> bytes | None:
         with _as_os_error():
             return self._redis.get(self._key(name))
 
@@ -42,7 +43,7 @@ class RedisStates:
         with _as_os_error():
             self._redis.delete(self._key(name))
 
-    def forget_old(self, seconds: float) -> None:
+    def forget_old(self) -> None:
         """Nothing to do: Redis forgets by itself."""
 
     @contextlib.contextmanager
@@ -63,7 +64,7 @@ class RedisStates:
                 lock.release()
 
     def _key(self, name: str) -> str:
-        return f"{self._prefix}:{hashlib.sha256(name.encode()).hexdigest()[:32]}"
+        return f"{self._prefix}:{state_key(name)}"
 
 
 @contextlib.contextmanager

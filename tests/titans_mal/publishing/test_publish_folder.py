@@ -121,7 +121,7 @@ def test_the_numbers_of_a_card_are_those_of_its_report(folder, reports):
 
 
 def test_a_report_of_another_model_is_refused(folder, reports):
-    with pytest.raises(ValueError, match=r"The report .* is of another model than .*: of memory \w+, and not \w+\."):
+    with pytest.raises(ValueError, match=r"The report .* is of another model than .*: of weights \w+ asked 'emotion"):
         dry(folder, reports=[reports[1]])
     with pytest.raises(FileNotFoundError, match="no evaluation report"):
         dry(folder, reports=[folder])
