@@ -23,14 +23,14 @@ from matplotlib.ticker import MaxNLocator
 
 Turn = Mapping[str, Any]
 
-FORMATS = (".png", ".svg", ".pdf")
+FORMATS = (".png", ".svg", ".pdf", ".html")
 
 # Okabe and Ito's colours, with grey for their black, which text and outlines need. The order is free; this one gives
 # the sorted label sets of MELD and IEMOCAP the colours a reader expects: red anger, grey neutral, blue sadness.
 _COLOURS = ("#D55E00", "#009E73", "#CC79A7", "#F0E442", "#999999", "#0072B2", "#E69F00", "#56B4E9")
 _HATCHES = ("", "///", "...", "xxx")
 
-_BAR_HEIGHT = 0.76  # of a probability of 1, where lanes are 1 apart
+BAR_HEIGHT = 0.76  # of a probability of 1, where lanes are 1 apart
 _STRIP_HEIGHT, _STRIP_DROP = 0.1, 0.14
 _OUTLINE = {"facecolor": "0.965", "edgecolor": "0.8", "linewidth": 0.5}
 _BAR_EDGE = {"edgecolor": "0.25", "linewidth": 0.4}
@@ -61,7 +61,8 @@ def draw_timeline(
             probability); speaker, start and end (seconds), surprise (a number, or one per memory layer, which are
             averaged) and emotion (the gold label) may be None or missing. If any turn lacks a time, all are laid out
             one unit each by turn_index. Other keys are ignored.
-        path: where to write; the suffix picks the format.
+        path: where to write; the suffix picks the format. HTML is one file that needs no network, to zoom into and to
+            point at; it needs Plotly.
         turns_without_memory: the same turns as labelled without the memory, for a second panel of lanes; speakers and
             times are those of `turns`.
         title: the line above the picture; by default the conversation_id.
@@ -71,10 +72,15 @@ def draw_timeline(
 
     Raises:
         ValueError: no turns, more than one conversation, a score outside 0 to 1, a turn that ends before it starts,
-            another number of turns without memory, or a suffix other than .png, .svg and .pdf.
+            another number of turns without memory, or a suffix other than .png, .svg, .pdf and .html.
         OSError: the file cannot be written.
     """
     path = check_format(path)
+    if path.suffix.lower() == ".html":
+        # Not of the Space, where this file stands alone.
+        from .timeline_html import write_timeline_html
+
+        return write_timeline_html(turns, path, turns_without_memory=turns_without_memory, title=title)
     figure = _timeline_figure(turns, turns_without_memory=turns_without_memory, title=title)
     figure.savefig(path, format=path.suffix.lower().removeprefix("."), dpi=150)
     return path
@@ -84,7 +90,7 @@ def check_format(path: str | Path) -> Path:
     """The path, if a timeline can be drawn to it.
 
     Raises:
-        ValueError: for a suffix other than .png, .svg and .pdf.
+        ValueError: for a suffix other than .png, .svg, .pdf and .html.
     """
     path = Path(path)
     if path.suffix.lower() not in FORMATS:
@@ -93,7 +99,7 @@ def check_format(path: str | Path) -> Path:
 
 
 @dataclass(frozen=True)
-class _Layout:
+class Layout:
     """What all panels share.
 
     Attributes:
@@ -129,9 +135,9 @@ def _timeline_figure(
     turns: Sequence[Turn], *, turns_without_memory: Sequence[Turn] | None = None, title: str | None = None
 ) -> Figure:
     """The figure that `draw_timeline` writes; its axes: lanes, surprise if known, lanes without memory."""
-    _check(turns, turns_without_memory)
-    layout = _lay_out(turns, turns_without_memory or ())
-    surprises = [_mean_surprise(turn) for turn in turns]
+    check_turns(turns, turns_without_memory)
+    layout = lay_out(turns, turns_without_memory or ())
+    surprises = [mean_surprise(turn) for turn in turns]
     lanes_inches = len(layout.speakers) * max(0.4, min(1.0, 4 / len(layout.speakers))) + 0.2
 
     panels = [(lanes_inches, _draw_lanes, turns)]
@@ -155,7 +161,7 @@ def _timeline_figure(
 
     title = turns[0]["conversation_id"] if title is None else title
     figure.suptitle(str(title or ""), fontsize=12, parse_math=False)
-    has_gold = any(_missed(turn) for turn in [*turns, *(turns_without_memory or ())])
+    has_gold = any(is_missed(turn) for turn in [*turns, *(turns_without_memory or ())])
     handles = _legend_handles(layout.styles, has_gold=has_gold)
     figure.legend(
         handles=handles, loc="outside lower center", ncols=int(layout.inches / 1.6), fontsize=9, frameon=False
@@ -163,7 +169,7 @@ def _timeline_figure(
     return figure
 
 
-def _check(turns: Sequence[Turn], turns_without_memory: Sequence[Turn] | None) -> None:
+def check_turns(turns: Sequence[Turn], turns_without_memory: Sequence[Turn] | None) -> None:
     if not turns:
         raise ValueError("got no turns: a timeline needs at least one")
     if turns_without_memory is not None and len(turns_without_memory) != len(turns):
@@ -184,7 +190,7 @@ def _check(turns: Sequence[Turn], turns_without_memory: Sequence[Turn] | None) -
             )
 
 
-def _lay_out(turns: Sequence[Turn], turns_without_memory: Sequence[Turn]) -> _Layout:
+def lay_out(turns: Sequence[Turn], turns_without_memory: Sequence[Turn]) -> Layout:
     if all(map(_has_times, turns)):
         unit = "time (s)"
         starts = [turn["start"] for turn in turns]
@@ -196,7 +202,7 @@ def _lay_out(turns: Sequence[Turn], turns_without_memory: Sequence[Turn]) -> _La
 
     speakers = list(dict.fromkeys(turn.get("speaker") for turn in turns))
     lanes = {speaker: len(speakers) - 1 - place for place, speaker in enumerate(speakers)}
-    return _Layout(
+    return Layout(
         starts=starts,
         widths=widths,
         unit=unit,
@@ -219,7 +225,7 @@ def _styles(turns: Sequence[Turn]) -> dict[str, dict[str, str]]:
     return styles
 
 
-def _draw_lanes(axes: Axes, turns: Sequence[Turn], layout: _Layout) -> None:
+def _draw_lanes(axes: Axes, turns: Sequence[Turn], layout: Layout) -> None:
     """One lane per speaker, with a bar, and the gold label if another one, for each turn."""
 
     def fills(labels: list[str]) -> dict[str, list[str]]:
@@ -231,10 +237,10 @@ def _draw_lanes(axes: Axes, turns: Sequence[Turn], layout: _Layout) -> None:
         axes.bar(starts, heights, widths, [layout.bases[i] - drop for i in picked], align="edge", **look)
 
     every = list(range(len(turns)))
-    bars(every, _BAR_HEIGHT, **_OUTLINE)
-    heights = [_BAR_HEIGHT * turn["score"] for turn in turns]
+    bars(every, BAR_HEIGHT, **_OUTLINE)
+    heights = [BAR_HEIGHT * turn["score"] for turn in turns]
     bars(every, heights, **_BAR_EDGE, **fills([turn["label"] for turn in turns]))
-    missed = [i for i in every if _missed(turns[i])]
+    missed = [i for i in every if is_missed(turns[i])]
     if missed:
         golds = fills([turns[i]["emotion"] for i in missed])
         bars(missed, _STRIP_HEIGHT, drop=_STRIP_DROP, **_STRIP_EDGE, **golds)
@@ -243,13 +249,13 @@ def _draw_lanes(axes: Axes, turns: Sequence[Turn], layout: _Layout) -> None:
 
     count = len(layout.speakers)
     names = [textwrap.fill(str(name), 16) if name is not None else "(unknown)" for name in layout.speakers]
-    axes.set_yticks([count - 1 - place + _BAR_HEIGHT / 2 for place in range(count)], names, parse_math=False)
+    axes.set_yticks([count - 1 - place + BAR_HEIGHT / 2 for place in range(count)], names, parse_math=False)
     axes.set_ylim(-0.2, count - 0.15)
     axes.tick_params(axis="y", length=0)
     axes.spines[["top", "right", "left"]].set_visible(False)
 
 
-def _write_labels(axes: Axes, turns: Sequence[Turn], layout: _Layout) -> None:
+def _write_labels(axes: Axes, turns: Sequence[Turn], layout: Layout) -> None:
     """Write each label on its bar: across if it fits, else upwards, else not."""
     first, last = layout.limits
     inches_per_unit = (layout.inches - 1.5) / (last - first)  # the speakers' names take the rest
@@ -269,7 +275,7 @@ def _write_labels(axes: Axes, turns: Sequence[Turn], layout: _Layout) -> None:
         )
 
 
-def _draw_surprise(axes: Axes, surprises: Sequence[float], layout: _Layout) -> None:
+def _draw_surprise(axes: Axes, surprises: Sequence[float], layout: Layout) -> None:
     middles = [(start + end) / 2 for start, end in zip(layout.starts, layout.ends)]
     points = sorted(zip(middles, surprises))  # turns may overlap, and a line must not run back
     size = 3 if len(points) <= 100 else 1.5
@@ -294,12 +300,12 @@ def _has_times(turn: Turn) -> bool:
     return turn.get("start") is not None and turn.get("end") is not None
 
 
-def _missed(turn: Turn) -> bool:
+def is_missed(turn: Turn) -> bool:
     """Whether the gold label is known and another one than the turn's."""
     return bool(turn.get("emotion")) and turn["emotion"] != turn["label"]
 
 
-def _mean_surprise(turn: Turn) -> float:
+def mean_surprise(turn: Turn) -> float:
     """Mean over the memory layers; nan, which leaves a gap in the line, where it is unknown."""
     surprise = turn.get("surprise")
     if isinstance(surprise, Sequence):

@@ -2,6 +2,9 @@ import csv
 import json
 import re
 import shutil
+import subprocess
+import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -288,3 +291,72 @@ def test_a_recording_with_segments(recording, checkpoint, tmp_path):
 )
 def test_options_that_do_not_fit(recording, checkpoint, options, message):
     assert_fails(f"Error: .*{message}", recording, "--model", checkpoint, *options)
+
+
+CLIPS = sorted((Path(__file__).resolve().parents[2] / "examples" / "quickstart" / "conversation").glob("turn_*.wav"))[
+    :3
+]
+
+
+@pytest.fixture(scope="module")
+def recording():
+    """Three turns of the quickstart with pauses: (samples,) at 16 kHz, and when each begins."""
+    parts, starts = [], []
+    for path in CLIPS:
+        parts.append(np.zeros(16_000, np.float32))
+        starts.append(sum(map(len, parts)) / 16_000)
+        parts.append(load_audio(path))
+    return np.concatenate([*parts, parts[0]]), starts
+
+
+def test_a_recording_without_segments_is_cut_at_its_pauses(recording, checkpoint, tmp_path):
+    sound, starts = recording
+    (tmp_path / "call.wav").write_bytes(to_wav(sound))
+    out = tmp_path / "turns.json"
+    analyze(tmp_path / "call.wav", "--model", checkpoint, "--speaker", "Ann", "--json", out)
+    turns = json.loads(out.read_text())
+    assert [turn["start"] for turn in turns] == pytest.approx(starts, abs=0.25)
+    assert {turn["speaker"] for turn in turns} == {"Ann"}
+    # Of speech without pauses, and of none, the file is one turn.
+    (tmp_path / "tone.wav").write_bytes(to_wav(tone(1.0)))
+    analyze(tmp_path / "tone.wav", "--model", checkpoint, "--json", out)
+    assert len(json.loads(out.read_text())) == 1
+
+
+def test_with_memory_and_without(conversations, checkpoint, tmp_path):
+    printed = analyze(conversations, "--model", checkpoint, "--both", "--timeline", tmp_path / "talk.html")
+    assert "memory off" in printed
+    for name in ("talk_a.html", "talk_b.html"):
+        assert "memory off" in (tmp_path / name).read_text(encoding="utf-8")
+
+
+def test_it_follows_a_stream(recording, checkpoint):
+    """A process hears raw sound as it comes, and prints a turn before the stream has ended."""
+    sound, starts = recording
+    content = (sound * 32767).astype("<i2").tobytes()
+    command = [sys.executable, "-m", "titans_mal.cli", "analyze", "--follow", "--model", checkpoint, "--speaker", "A"]
+    process = subprocess.Popen(
+        [*command, "--format", "jsonl"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    )
+    half = round((starts[1] + 0.1) * 32_000) // 2 * 2
+    process.stdin.write(content[:half])
+    process.stdin.flush()
+    first = json.loads(process.stdout.readline())
+    rest, errors = process.communicate(content[half:] + b"x", timeout=120)
+    assert process.returncode == 0, errors
+    turns = [first, *map(json.loads, rest.splitlines())]
+    assert [turn["start"] for turn in turns] == pytest.approx(starts, abs=0.25)
+    assert [turn["turn_index"] for turn in turns] == [0, 1, 2]
+    assert {turn["speaker"] for turn in turns} == {"A"}
+
+
+def test_what_does_not_go_together(conversations, checkpoint, tmp_path):
+    for arguments, message in (
+        ([], "Nothing to hear"),
+        ([conversations, "--follow"], "--follow hears standard input"),
+        (["--follow", "--format", "vtt"], "--follow hears standard input"),
+        (["--follow", "--timeline", tmp_path / "a.png"], "--follow hears standard input"),
+    ):
+        result = CliRunner().invoke(app, ["analyze", "--model", checkpoint, *map(str, arguments)])
+        assert result.exit_code == 1
+        assert message in result.output

@@ -6,7 +6,7 @@ import sys
 import pytest
 from matplotlib.colors import to_hex
 
-from titans_mal.timeline import _BAR_HEIGHT, _timeline_figure, draw_timeline
+from titans_mal.timeline import BAR_HEIGHT, _timeline_figure, draw_timeline
 
 
 EMOTIONS = ["anger", "joy", "neutral", "sadness"]
@@ -88,8 +88,8 @@ def test_lanes_bars_and_legend():
         (2, 2, 0),
         (4, 2, 1),
     ]
-    assert [bar.get_height() for bar in bars(lanes, "bar")] == pytest.approx([0.6 * _BAR_HEIGHT] * 3)
-    assert [bar.get_height() for bar in bars(lanes, "outline")] == pytest.approx([_BAR_HEIGHT] * 3)
+    assert [bar.get_height() for bar in bars(lanes, "bar")] == pytest.approx([0.6 * BAR_HEIGHT] * 3)
+    assert [bar.get_height() for bar in bars(lanes, "outline")] == pytest.approx([BAR_HEIGHT] * 3)
     colours = legend_colours(figure)
     assert [to_hex(bar.get_facecolor()) for bar in bars(lanes, "bar")] == [colours[turn["label"]] for turn in turns]
     assert surprise.get_xlabel() == "time (s)"
@@ -199,3 +199,27 @@ def test_pyplot_stays_out(tmp_path):
         "assert 'matplotlib.pyplot' not in sys.modules"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_html_is_one_file_that_holds_all(tmp_path):
+    turns = make_turns(["anger", "joy", "anger"], speakers=("Ann", "<b>Bob"), emotion="joy")
+    without = make_turns(["neutral", "joy", "joy"], speakers=("Ann", "<b>Bob"))
+    path = draw_timeline(turns, tmp_path / "a.html", turns_without_memory=without, title="a < b")
+    text = path.read_text(encoding="utf-8")
+    assert "src=" not in text.partition("<body>")[0]  # nothing is fetched
+    assert "a &lt; b" in text
+    assert "<b>Bob" not in text.rpartition("Plotly.newPlot(")[2]
+    shown = text.rpartition("Plotly.newPlot(")[2]
+    for name in ("memory on", "memory off", "surprise", "gold: joy", "full height: probability 1", "sadness"):
+        assert name in shown
+    with pytest.raises(ValueError, match="got no turns"):
+        draw_timeline([], tmp_path / "b.html")
+    assert not (tmp_path / "b.html").exists()
+
+
+@pytest.mark.parametrize("count", [1, 3, 300])
+def test_html_of_few_turns_and_of_many(tmp_path, count):
+    turns = make_turns([EMOTIONS[index % 4] for index in range(count)], surprise=None)
+    shown = draw_timeline(turns, tmp_path / "a.html").read_text(encoding="utf-8").rpartition("Plotly.newPlot(")[2]
+    assert shown.count("turn ") == count
+    assert '"surprise"' not in shown

@@ -14,7 +14,9 @@ from rich.table import Table
 from rich.text import Text
 from safetensors import SafetensorError
 
+from ..data.audio import load_audio, part_of_file
 from ..export import FORMATS, choose_label, export_turns
+from .follow import follow_stream
 from .messages import console, errors, errors_in_one_line, warn
 
 
@@ -24,12 +26,13 @@ TINY_CHECKPOINT = Path(__file__).resolve().parents[2] / "examples" / "quickstart
 
 def analyze(
     inputs: Annotated[
-        list[Path],
+        list[Path] | None,
         typer.Argument(
             metavar="INPUT...",
-            help="A folder with metadata.csv, sound files in order, or a recording with --segments.",
+            help="A folder with metadata.csv, sound files in order, or one recording: with --segments, or cut at the "
+            "pauses of its speech.",
         ),
-    ],
+    ] = None,
     segments: Annotated[
         Path | None, typer.Option(help="Who talks when in a recording: .rttm, whisperX's .json, or .csv.")
     ] = None,
@@ -48,18 +51,38 @@ def analyze(
     timeline: Annotated[
         Path | None,
         typer.Option(
-            help="Draw the timeline to this file (.png, .svg, .pdf); of several conversations, one each: NAME_ID.png."
+            help="Draw the timeline to this file (.png, .svg, .pdf, .html); of several conversations, one each: "
+            "NAME_ID.png."
         ),
     ] = None,
     labels: Annotated[str | None, typer.Option(help="Choose among these alone: neutral,sad,...")] = None,
     unknown_below: Annotated[float, typer.Option(help="A turn with a lower probability is 'unknown'.")] = 0.0,
     no_memory: Annotated[bool, typer.Option("--no-memory", help="Hear every turn alone.")] = False,
+    both: Annotated[bool, typer.Option("--both", help="With memory and without; both go into the timeline.")] = False,
+    follow: Annotated[
+        bool, typer.Option("--follow", help="Hear raw sound of standard input (16-bit integers, mono) as it comes.")
+    ] = False,
+    sampling_rate: Annotated[int, typer.Option(help="Of --follow, in Hz.")] = 16_000,
+    speaker: Annotated[
+        str | None, typer.Option(help="Who talks, in --follow and in a recording without segments.")
+    ] = None,
 ) -> None:
     """Print the emotion of each turn, and write files and a timeline where wanted."""
-    with errors_in_one_line(SafetensorError):
+    with errors_in_one_line(SafetensorError, ImportError):
+        if follow:
+            wanted = None if labels is None else [label.strip() for label in labels.split(",")]
+            _check_follow(inputs, segments, output, json_out, timeline, format=format)
+            follow_stream(
+                model or tiny_checkpoint(), sampling_rate, speaker, format, labels=wanted, unknown_below=unknown_below
+            )
+            return
+        if not inputs:
+            raise ValueError("Nothing to hear: give a folder, sound files or a recording, or --follow.")
         _check_outputs(json_out, timeline, output, format=format)
-        turns = list(_turns(inputs, segments))
-        heard = _analyze(turns, model or tiny_checkpoint(), memory=not no_memory)
+        turns = list(_turns(inputs, segments, speaker))
+        name = model or tiny_checkpoint()
+        heard = _analyze(turns, name, memory=not no_memory)
+        alone = _analyze(turns, name, memory=False) if both else None
         wanted = None if labels is None else [label.strip() for label in labels.split(",")]
         results = [_chosen(turn, wanted, unknown_below) for turn in heard]
         if json_out is not None:
@@ -68,10 +91,11 @@ def analyze(
         if format != "table":
             _write(export_turns(results, format), output)
         else:
-            console.print(turn_table(results, gold=gold if any(gold) else None))
+            without = None if alone is None else [_chosen(turn, wanted, unknown_below) for turn in alone]
+            console.print(turn_table(results, gold=gold if any(gold) else None, without_memory=without))
             _print_accuracy(results, gold)
         told = [{**turn, "emotion": label} for turn, label in zip(results, gold)]
-        for path in _draw(told, timeline) if timeline is not None else ():
+        for path in _draw(told, alone, timeline) if timeline is not None else ():
             (console if format == "table" else errors).print(f"Timeline: {path}", soft_wrap=True, markup=False)
 
 
@@ -157,8 +181,13 @@ def tiny_checkpoint() -> str:
     return str(TINY_CHECKPOINT)
 
 
-def _turns(inputs: list[Path], segments: Path | None) -> Iterator[dict]:
-    """The turns of a folder's table, of a recording with segments, or one a sound file."""
+def _check_follow(inputs, segments, output, json_out, timeline, *, format: str) -> None:
+    if inputs or segments or output or json_out or timeline or format not in ("table", "jsonl"):
+        raise ValueError("--follow hears standard input and prints a table or, with --format jsonl, a line a turn.")
+
+
+def _turns(inputs: list[Path], segments: Path | None, speaker: str | None) -> Iterator[dict]:
+    """The turns of a folder's table, of a recording with segments or at its pauses, or one a sound file."""
     if segments is not None:
         if len(inputs) > 1 or inputs[0].is_dir():
             raise ValueError(f"--segments are of one recording, got {[str(path) for path in inputs]}.")
@@ -180,7 +209,29 @@ def _turns(inputs: list[Path], segments: Path | None) -> Iterator[dict]:
         if not path.is_file():
             found = "is a folder" if path.is_dir() else "is not there"
             raise FileNotFoundError(f"{path} {found}; give a folder with metadata.csv, or sound files in order.")
-        yield {"file": str(path), "audio": str(path), "turn_index": index}
+        parts = _spoken_parts(path) if len(inputs) == 1 else []
+        if len(parts) < 2:
+            yield {"file": str(path), "audio": str(path), "turn_index": index, "speaker": speaker}
+        for turn_index, (start, end) in enumerate(parts if len(parts) > 1 else ()):
+            yield {
+                "file": str(path),
+                "audio": part_of_file(path, start, end),
+                "turn_index": turn_index,
+                "speaker": speaker,
+                "start": start,
+                "end": end,
+            }
+
+
+def _spoken_parts(path: Path) -> list[tuple[float, float]]:
+    """When somebody speaks in a recording, by its pauses."""
+    from ..live.turn_detector import TurnDetector
+    from ..live.turns import RATE
+
+    detector, sound = TurnDetector(), load_audio(path)
+    pieces = (sound[i : i + RATE] for i in range(0, len(sound), RATE))
+    turns = [turn for piece in pieces for turn in detector.feed(piece, RATE)] + detector.flush()
+    return [(turn.start, turn.end) for turn in turns]
 
 
 def _analyze(turns: list[dict], model_name: str, *, memory: bool) -> list[dict]:
@@ -209,14 +260,16 @@ def _padded(turn: dict) -> dict:
     return {**turn, "audio": (load_turn(turn["audio"]), 16_000)} if is_short else turn
 
 
-def _draw(results: list[dict], path: Path) -> Iterator[Path]:
+def _draw(results: list[dict], alone: list[dict] | None, path: Path) -> Iterator[Path]:
     """One picture a conversation; with several, each one's id stands in its file's name."""
     from ..timeline import draw_timeline
 
-    conversations: dict[str | None, list[dict]] = {}
-    for turn in results:
-        conversations.setdefault(turn["conversation_id"], []).append(turn)
-    for name, turns in conversations.items():
+    conversations: dict[str | None, list[int]] = {}
+    for index, turn in enumerate(results):
+        conversations.setdefault(turn["conversation_id"], []).append(index)
+    for name, indices in conversations.items():
+        turns = [results[index] for index in indices]
+        without = None if alone is None else [alone[index] for index in indices]
         file_name = re.sub(r"[^\w.-]+", "_", str(name))
         target = path if len(conversations) == 1 else path.with_stem(f"{path.stem}_{file_name}")
-        yield draw_timeline(turns, target)
+        yield draw_timeline(turns, target, turns_without_memory=without)

@@ -1,0 +1,58 @@
+"""`titans-mal analyze --follow`: turns out of raw sound on standard input, printed as they end."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict
+
+import numpy as np
+import typer
+
+
+_SECONDS = 0.1  # of sound that are read at once
+
+
+def follow_stream(
+    model_name: str,
+    sampling_rate: int,
+    speaker: str | None,
+    format: str,
+    *,
+    labels: Sequence[str] | None,
+    unknown_below: float,
+) -> None:
+    """Hear standard input until it ends, and print each turn when it has ended.
+
+    Args:
+        format: "table" (a line for people) or "jsonl".
+    """
+    from transformers import AutoProcessor
+
+    from titans_mal import AutoModelForAudioEmotion, ConversationAnalyzer
+
+    model = AutoModelForAudioEmotion.from_pretrained(model_name)
+    processor = AutoProcessor.from_pretrained(model_name)
+    analyzer = ConversationAnalyzer(model, processor, labels=labels, unknown_below=unknown_below)
+    for turn in analyzer.push_stream(_pieces(sampling_rate), sampling_rate, speaker=speaker):
+        if format == "jsonl":
+            typer.echo(json.dumps(asdict(turn)))
+        else:
+            name = "" if turn.speaker is None else f"  {turn.speaker}"
+            times = f"{turn.start:8.2f}-{turn.end:.2f} s"
+            typer.echo(
+                f"{turn.turn_index:4d}  {times}{name}  {turn.label} {turn.score:.0%}  surprise {turn.surprise:.2f}"
+            )
+        sys.stdout.flush()
+
+
+def _pieces(sampling_rate: int) -> Iterator[np.ndarray]:
+    """Sound as it comes; half a sample at the end is left out."""
+    size = max(2, round(_SECONDS * sampling_rate) * 2)
+    rest = b""
+    while content := sys.stdin.buffer.read1(size):
+        content = rest + content
+        whole = len(content) // 2 * 2
+        rest = content[whole:]
+        yield np.frombuffer(content[:whole], "<i2")

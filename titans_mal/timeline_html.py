@@ -1,0 +1,145 @@
+"""The timeline as one HTML file, to zoom into and point at; drawn by Plotly."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from html import escape
+from pathlib import Path
+
+from .timeline import BAR_HEIGHT, Layout, Turn, check_turns, is_missed, lay_out, mean_surprise
+
+
+_LANE_PIXELS, _SURPRISE_PIXELS, _REST_PIXELS = 70, 110, 190
+# Plotly's words for matplotlib's hatches.
+_PATTERNS = {"": "", "///": "/", "...": ".", "xxx": "x"}
+
+
+def write_timeline_html(
+    turns: Sequence[Turn],
+    path: Path,
+    *,
+    turns_without_memory: Sequence[Turn] | None = None,
+    title: str | None = None,
+) -> Path:
+    """Draw the turns of one conversation into an HTML file; arguments and errors as `draw_timeline`.
+
+    Raises:
+        ImportError: if Plotly is not installed.
+    """
+    try:
+        from plotly.subplots import make_subplots
+    except ImportError as error:
+        raise ImportError("A timeline in HTML needs Plotly: pip install 'titans_mal[html]'") from error
+    check_turns(turns, turns_without_memory)
+    layout = lay_out(turns, turns_without_memory or ())
+    surprises = [mean_surprise(turn) for turn in turns]
+    lanes = _LANE_PIXELS * len(layout.speakers)
+    panels = [("memory on" if turns_without_memory is not None else None, lanes, turns)]
+    if any(surprise == surprise for surprise in surprises):
+        panels.append(("surprise", _SURPRISE_PIXELS, None))
+    if turns_without_memory is not None:
+        panels.append(("memory off", lanes, turns_without_memory))
+    heights = [pixels for _, pixels, _ in panels]
+    figure = make_subplots(
+        len(panels),
+        1,
+        shared_xaxes=True,
+        row_heights=heights,
+        vertical_spacing=40 / (sum(heights) + _REST_PIXELS),
+        subplot_titles=[name or "" for name, _, _ in panels],
+    )
+    for row, (_, _, shown) in enumerate(panels, start=1):
+        if shown is None:
+            _draw_surprise(figure, row, surprises, layout)
+        else:
+            _draw_lanes(figure, row, shown, layout, with_legend=row == 1)
+    title = turns[0]["conversation_id"] if title is None else title
+    figure.update_layout(
+        title=escape(str(title or "")),
+        height=sum(heights) + _REST_PIXELS,
+        barmode="overlay",
+        bargap=0,
+        plot_bgcolor="white",
+        legend={"orientation": "h", "x": 0, "y": 0, "yref": "container", "yanchor": "bottom"},
+    )
+    figure.update_xaxes(showline=True, linecolor="#999", range=layout.limits)
+    slider = {"visible": True, "thickness": 0.06, "range": layout.limits}
+    figure.update_xaxes(title=layout.unit, rangeslider=slider, row=len(panels), col=1)
+    path.write_text(figure.to_html(include_plotlyjs=True, full_html=True), encoding="utf-8")
+    return path
+
+
+def _draw_lanes(figure, row: int, turns: Sequence[Turn], layout: Layout, *, with_legend: bool) -> None:
+    """A bar for each turn in its speaker's lane, as high as its probability; one trace for each label."""
+    import plotly.graph_objects as go
+
+    middles = [(start + end) / 2 for start, end in zip(layout.starts, layout.ends)]
+
+    def draw(name: str, picked: Sequence[int], heights: Sequence[float], **look) -> None:
+        # A label that no turn has stands in the legend all the same.
+        bar = go.Bar(
+            x=[middles[index] for index in picked] or [None],
+            y=list(heights) or [None],
+            base=[layout.bases[index] for index in picked],
+            width=[layout.widths[index] for index in picked],
+            name=escape(name),
+            legendgroup=name,
+            showlegend=with_legend,
+            **look,
+        )
+        figure.add_trace(bar, row=row, col=1)
+
+    outline = {"color": "#f6f6f6", "line": {"color": "#ccc", "width": 0.5}}
+    every = range(len(turns))
+    draw("full height: probability 1", every, [BAR_HEIGHT] * len(turns), marker=outline, hoverinfo="skip")
+    for label, style in layout.styles.items():
+        picked = [index for index in every if turns[index]["label"] == label]
+        draw(
+            label,
+            picked,
+            [BAR_HEIGHT * turns[index]["score"] for index in picked],
+            marker={
+                "color": style["facecolor"],
+                "line": {"color": "#404040", "width": 0.5},
+                "pattern": {"shape": _PATTERNS[style["hatch"]]},
+            },
+            hovertext=[_told(turns[index]) for index in picked],
+            hoverinfo="text",
+        )
+    count = len(layout.speakers)
+    names = [escape(str(name)) if name is not None else "(unknown)" for name in layout.speakers]
+    places = [count - 1 - place + BAR_HEIGHT / 2 for place in range(count)]
+    figure.update_yaxes(tickvals=places, ticktext=names, range=(-0.1, count), showgrid=False, row=row, col=1)
+
+
+def _draw_surprise(figure, row: int, surprises: Sequence[float], layout: Layout) -> None:
+    import plotly.graph_objects as go
+
+    points = sorted(zip(((a + b) / 2 for a, b in zip(layout.starts, layout.ends)), surprises))
+    line = go.Scatter(
+        x=[x for x, _ in points],
+        y=[None if y != y else y for _, y in points],
+        mode="lines+markers",
+        line={"color": "black", "width": 1},
+        marker={"size": 4},
+        showlegend=False,
+        hovertemplate="%{y:.3f}<extra></extra>",
+    )
+    figure.add_trace(line, row=row, col=1)
+    figure.update_yaxes(gridcolor="#e5e5e5", nticks=4, row=row, col=1)
+
+
+def _told(turn: Turn) -> str:
+    """All of a turn, in lines."""
+    ranked = sorted(turn["scores"].items(), key=lambda pair: -pair[1])
+    times = "" if turn.get("start") is None else f", {turn['start']:.2f} to {turn['end']:.2f} s"
+    gold = [f"gold: {escape(turn['emotion'])}"] if is_missed(turn) else []
+    surprise = mean_surprise(turn)
+    return "<br>".join(
+        [
+            f"turn {turn['turn_index']}, {escape(str(turn.get('speaker')))}{times}",
+            *(f"{escape(label)} {score:.1%}" for label, score in ranked),
+            *gold,
+            *([f"surprise {surprise:.3f}"] if surprise == surprise else []),
+        ]
+    )
