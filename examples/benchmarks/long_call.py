@@ -56,9 +56,7 @@ def main() -> None:
         )
     heard = sum(turn.latency for turn in analyzer.history)
     talk = analyzer.history[-1].end
-    print(
-        f"\n{talk / 60:.1f} minutes of talk were heard in {heard / 60:.1f} minutes: {talk / heard:.1f} times real time."
-    )
+    print(f"\n{talk / 60:.1f} minutes of talk were heard in {heard / 60:.1f}: {talk / heard:.1f} times real time.")
 
 
 if __name__ == "__main__":
