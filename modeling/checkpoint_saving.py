@@ -27,7 +27,6 @@ EXTENSION_NAMES = ("titans_memory", "emotion_head")
 # The auto classes that find the model in a repo that holds its code.
 _AUTO_MODELS = ("AutoModelForAudioEmotion", "AutoModelForMultimodalLM", "AutoModel")
 
-
 # Files of weights, of which a folder must hold those of one saving only.
 WEIGHT_FILES = re.compile(r"model(-\d+-of-\d+)?\.safetensors|model\.safetensors\.index\.json")
 _REPO_NAME = re.compile(r"[\w.-]+(/[\w.-]+)?")

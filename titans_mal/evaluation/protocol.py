@@ -73,13 +73,15 @@ def model_of(model) -> dict:
     """Which model was measured, in the fields of the report's `model`; `weights` names all of its numbers."""
     memory = model.config.memory_config.to_diff_dict()
     memory.pop("weights_fingerprint", None)  # of the memory alone, and only once it was used
+    # In order and without names: that of a LoRA is another one once it was loaded.
+    weights = list(host_checksums(model.state_dict(), without=()).values())
     return {
         "name": model.config.name_or_path or type(model).__name__,
         "class": type(model).__name__,
         "base": model.config.base_model_name_or_path,
         "base_revision": model.config.base_model_revision,
         "memory": json.loads(json.dumps(memory)),
-        "weights": _fingerprint([host_checksums(model.state_dict(), without=()), model.config.label_token_ids]),
+        "weights": _fingerprint([weights, model.config.label_token_ids]),
         "dtype": str(model.dtype).removeprefix("torch."),
     }
 
