@@ -49,8 +49,8 @@ class ConversationPool:
             future.result().label
 
     The turns of a conversation are heard strictly in the order in which they were submitted. A turn that fails fails
-    alone, and leaves its conversation as it was. Where a host's audio tower hears the padding of a batch, give
-    `max_batch=1`.
+    alone, and leaves its conversation as it was; one that is cancelled while it waits is not heard. Where a host's
+    audio tower hears the padding of a batch, give `max_batch=1`.
 
     Args:
         model: with memory; it is put into evaluation mode.
@@ -187,7 +187,15 @@ class ConversationPool:
 
     def _work(self) -> None:
         while batch := self._next_batch():
-            self._hear(batch)
+            # From here on they cannot be cancelled; those that were are not heard.
+            batch = [request for request in batch if request.answer.set_running_or_notify_cancel()]
+            try:
+                self._hear(batch)
+            except Exception as error:
+                # Nothing may stop the worker, on which all conversations wait.
+                for request in batch:
+                    if not request.answer.done():
+                        self._fail(request, error)
 
     def _next_batch(self) -> list[_Request]:
         """The first turn that waits of each of up to `max_batch` conversations; none when the pool is closed."""
@@ -209,41 +217,53 @@ class ConversationPool:
 
     def _hear(self, batch: list[_Request]) -> None:
         """Answer each request of a batch, of conversations that differ."""
-        opened: list[tuple[_Request, contextlib.ExitStack, ConversationMemoryCache, float]] = []
-        # In one order everywhere, so that processes that share conversations do not wait for each other.
-        for request in sorted(batch, key=lambda request: request.conversation):
-            held = contextlib.ExitStack()
-            try:
-                cache = held.enter_context(self._store.conversation(request.conversation, anew=request.anew))
-                with held:
-                    start = start_after(cache, request.start)
-                    held = held.pop_all()
-                opened.append((request, held, cache, start))
-            except Exception as error:
-                self._fail(request, error)
-        self._batches[len(opened)] += bool(opened)
-        heard = self._hear_together([(request, cache) for request, _, cache, _ in opened])
-        for (request, held, cache, start), result in zip(opened, heard):
-            try:
-                with held:
-                    if isinstance(result, Exception):
-                        raise result
-                    turn = self._listener.turn(
-                        result,
-                        turn_index=int(cache.turns.sum()) - 1,
-                        speaker=request.speaker,
-                        start=start,
-                        seconds=len(request.waveform) / RATE,
-                        latency=time.perf_counter() - request.began,
-                    )
-                    remember(cache, turn)
-            except Exception as error:
-                self._fail(request, error)
-            else:
+        with contextlib.ExitStack() as everything:
+            opened = []
+            # In one order everywhere, so that processes that share conversations do not wait for each other.
+            for request in sorted(batch, key=lambda request: request.conversation):
+                held = everything.enter_context(contextlib.ExitStack())
+                try:
+                    cache = held.enter_context(self._store.conversation(request.conversation, anew=request.anew))
+                    opened.append((request, held, cache, start_after(cache, request.start)))
+                except Exception as error:
+                    held.__exit__(type(error), error, error.__traceback__)
+                    self._fail(request, error)
+            if opened:
                 with self._changed:
-                    self._counts["turns"] += 1
-                    self._latencies.append(turn.latency)
-                request.answer.set_result(turn)
+                    self._batches[len(opened)] += 1
+            heard = self._hear_together([(request, cache) for request, _, cache, _ in opened])
+            for (request, held, cache, start), result in zip(opened, heard):
+                self._answer(request, held, cache, start, result)
+
+    def _answer(
+        self,
+        request: _Request,
+        held: contextlib.ExitStack,
+        cache: ConversationMemoryCache,
+        start: float,
+        result: Heard | Exception,
+    ) -> None:
+        """Note a turn in its conversation, let go of that, and answer."""
+        try:
+            with held:
+                if isinstance(result, Exception):
+                    raise result
+                turn = self._listener.turn(
+                    result,
+                    turn_index=int(cache.turns.sum()) - 1,
+                    speaker=request.speaker,
+                    start=start,
+                    seconds=len(request.waveform) / RATE,
+                    latency=time.perf_counter() - request.began,
+                )
+                remember(cache, turn)
+        except Exception as error:
+            self._fail(request, error)
+            return
+        with self._changed:
+            self._counts["turns"] += 1
+            self._latencies.append(turn.latency)
+        request.answer.set_result(turn)
 
     def _hear_together(self, opened: list[tuple[_Request, ConversationMemoryCache]]) -> list[Heard | Exception]:
         """What was heard of each turn; if a batch fails, each is heard alone, to find whose fault it was."""

@@ -140,7 +140,11 @@ def create_app(pool: ConversationPool, settings: ServerSettings | None = None) -
         body = await _body(request, settings.max_megabytes)
         limit.use(name)
         future = await run_in_threadpool(pool.submit, name, body, speaker=speaker, start=start, anew=anew)
-        turn = await asyncio.wait_for(asyncio.wrap_future(future), settings.turn_seconds)
+        try:
+            turn = await asyncio.wait_for(asyncio.wrap_future(future), settings.turn_seconds)
+        except TimeoutError:
+            fate = "withdrawn" if future.cancel() else "heard all the same"
+            raise HTTPException(504, f"No answer within {settings.turn_seconds:g} s; the turn is {fate}.") from None
         return Turn(**asdict(turn))
 
     @app.get("/conversations/{name}", dependencies=protected)
@@ -187,11 +191,6 @@ def create_app(pool: ConversationPool, settings: ServerSettings | None = None) -
     @app.exception_handler(ValueError)
     async def bad_turn(request: Request, error: ValueError) -> JSONResponse:
         return JSONResponse({"detail": str(error)}, 422)
-
-    @app.exception_handler(TimeoutError)
-    async def too_slow(request: Request, error: TimeoutError) -> JSONResponse:
-        told = f"The turn was not heard within {settings.turn_seconds:g} s; it may be later."
-        return JSONResponse({"detail": told}, 504)
 
     @app.exception_handler(PoolError)
     @app.exception_handler(OSError)

@@ -139,6 +139,25 @@ def test_too_many_wait(model, processor):
     assert all(future.done() for future in futures)
 
 
+def test_a_turn_may_be_withdrawn(model, processor):
+    with ConversationPool(model, processor, max_batch=100, max_wait_ms=300) as pool:
+        turns = [pool.submit(name, tone(0.5), RATE) for name in "ab"]
+        assert turns[0].cancel()
+        assert turns[1].result().turn_index == 0
+        assert not turns[1].cancel()
+        assert pool.history("a") == []
+        assert pool.push("a", tone(0.5), RATE).turn_index == 0
+
+
+def test_nothing_stops_the_worker(model, processor, monkeypatch):
+    with ConversationPool(model, processor) as pool:
+        monkeypatch.setattr(pool, "_hear_together", lambda opened: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            pool.push("a", tone(0.5), RATE)
+        monkeypatch.undo()
+        assert pool.push("a", tone(0.5), RATE).turn_index == 0
+
+
 def test_wrong_bounds(model, processor):
     for wrong in ({"max_batch": 0}, {"max_waiting": 0}, {"max_wait_ms": -1}):
         with pytest.raises(ValueError, match="max_batch and max_waiting are at least 1"):

@@ -126,10 +126,14 @@ def test_a_token(serve):
 
 
 def test_too_slow_and_too_many(serve):
-    client = serve(ServerSettings(turn_seconds=0.01), max_batch=100, max_wait_ms=2000, max_waiting=1)
+    client = serve(ServerSettings(turn_seconds=0.01), max_batch=100, max_wait_ms=1000, max_waiting=1)
     content = wav(tone(0.5))
-    answers = [client.post(f"/conversations/{name}/turns", content=content).status_code for name in "ab"]
-    assert answers == [504, 503]
+    answers = [client.post(f"/conversations/{name}/turns", content=content) for name in "ab"]
+    assert [answer.status_code for answer in answers] == [504, 503]
+    assert answers[0].json()["detail"] == "No answer within 0.01 s; the turn is withdrawn."
+    time.sleep(1.2)
+    assert client.get("/conversations/a").status_code == 404
+    assert client.post("/conversations/b/turns", content=content).status_code == 504  # the worker goes on
 
 
 def pcm(sound) -> bytes:
