@@ -36,6 +36,10 @@ def state_key(name: str) -> str:
     return hashlib.sha256(name.encode("utf-8", "surrogatepass")).hexdigest()[:32]
 
 
+class ConversationInUse(OSError):
+    """Another process has the conversation just now."""
+
+
 class StateFolder:
     """States of conversations in a folder, one sub-folder each; it belongs to one store at a time.
 
@@ -169,6 +173,7 @@ class ConversationStore:
             ValueError: for a stored state that is broken or belongs to another model, unless it is begun anew.
             TypeError: for a name that is no text.
             RuntimeError: if this very thread has it in use already.
+            ConversationInUse: where states are shared, if another process has it in use.
             OSError: where states are shared, if the new one cannot be written; it is as it was before.
         """
         with self._entry(name) as entry, self._states.lock(name):
@@ -178,9 +183,10 @@ class ConversationStore:
             before = cache.snapshot()
             try:
                 yield cache
-                if self._states.is_shared:
+                is_empty = not bool(cache.turns.any()) and not cache.notes
+                if self._states.is_shared and not is_empty:
                     self._states.write(name, cache.to_bytes(), self._time_to_live)
-                elif anew:
+                elif anew or is_empty:
                     self._states.delete(name)
             except BaseException:
                 cache.restore(before)
@@ -189,8 +195,26 @@ class ConversationStore:
                 if self._states.is_shared:
                     entry.cache = None
             if not self._states.is_shared:
-                entry.cache = cache
+                entry.cache = None if is_empty else cache
             entry.used_at = time.monotonic()
+
+    def peek(self, name: str) -> ConversationMemoryCache | None:
+        """A copy of a conversation's present state, which is not used by that; None where there is none.
+
+        Raises:
+            ValueError: for a stored state that is broken or belongs to another model.
+        """
+        state_key(name)
+        with self._lock:
+            entry = self._live.get(name)
+        if entry is not None:
+            with entry.lock:
+                if entry.cache is not None:
+                    return entry.cache.snapshot()
+        content, model = self._states.read(name), self._model
+        if content is None:
+            return None
+        return model.memory_cache_class.from_bytes(content, model.config, name=f"of conversation {name!r}")
 
     def save(self) -> None:
         """Write all conversations at hand to disk, as before a server stops.

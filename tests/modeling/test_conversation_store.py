@@ -85,6 +85,7 @@ def test_conversations_are_forgotten_after_a_time(model, tmp_path, monkeypatch):
     os.utime(on_disk, (now - 20, now - 20))
     with store.conversation("a") as cache:
         assert cache.turns.tolist() == [0]
+        hear(model, cache, seed=0)  # "b" goes to disk
     monkeypatch.setattr("time.time", lambda: now + 300)
     with store.conversation("b") as cache:
         assert cache.turns.tolist() == [0]

@@ -71,11 +71,13 @@ def analyze(
     with errors_in_one_line(SafetensorError, ImportError):
         if follow:
             wanted = None if labels is None else [label.strip() for label in labels.split(",")]
-            _check_follow(inputs, segments, output, json_out, timeline, format=format)
+            _check_follow(inputs, segments, output, json_out, timeline, no_memory, both, format=format)
             follow_stream(
                 model or tiny_checkpoint(), sampling_rate, speaker, format, labels=wanted, unknown_below=unknown_below
             )
             return
+        if speaker is not None and segments is not None:
+            raise ValueError("--segments say who talks: --speaker is of a recording without them.")
         if not inputs:
             raise ValueError("Nothing to hear: give a folder, sound files or a recording, or --follow.")
         _check_outputs(json_out, timeline, output, format=format)
@@ -85,14 +87,14 @@ def analyze(
         alone = _analyze(turns, name, memory=False) if both else None
         wanted = None if labels is None else [label.strip() for label in labels.split(",")]
         results = [_chosen(turn, wanted, unknown_below) for turn in heard]
+        alone = None if alone is None else [_chosen(turn, wanted, unknown_below) for turn in alone]
         if json_out is not None:
             json_out.write_text(export_turns(results, "json"), encoding="utf-8")
         gold = [turn.get("emotion") for turn in turns]
         if format != "table":
             _write(export_turns(results, format), output)
         else:
-            without = None if alone is None else [_chosen(turn, wanted, unknown_below) for turn in alone]
-            console.print(turn_table(results, gold=gold if any(gold) else None, without_memory=without))
+            console.print(turn_table(results, gold=gold if any(gold) else None, without_memory=alone))
             _print_accuracy(results, gold)
         told = [{**turn, "emotion": label} for turn, label in zip(results, gold)]
         for path in _draw(told, alone, timeline) if timeline is not None else ():
@@ -181,9 +183,11 @@ def tiny_checkpoint() -> str:
     return str(TINY_CHECKPOINT)
 
 
-def _check_follow(inputs, segments, output, json_out, timeline, *, format: str) -> None:
-    if inputs or segments or output or json_out or timeline or format not in ("table", "jsonl"):
-        raise ValueError("--follow hears standard input and prints a table or, with --format jsonl, a line a turn.")
+def _check_follow(*others, format: str) -> None:
+    if any(others) or format not in ("table", "jsonl"):
+        raise ValueError(
+            "--follow hears standard input with memory and prints a table or, with --format jsonl, a line a turn."
+        )
 
 
 def _turns(inputs: list[Path], segments: Path | None, speaker: str | None) -> Iterator[dict]:

@@ -47,7 +47,9 @@ def serve(
     A signal to stop lets waiting turns be heard and saves all states.
     """
     with errors_in_one_line(SafetensorError):
-        missing = [name for name in ("fastapi", "uvicorn", "prometheus_client") if not importlib.util.find_spec(name)]
+        is_redis = states is not None and states.startswith(("redis://", "rediss://", "unix://"))
+        needed = ("fastapi", "uvicorn", "prometheus_client", *(["redis"] if is_redis else []))
+        missing = [name for name in needed if not importlib.util.find_spec(name)]
         if missing:
             raise ValueError(f"The server needs {', '.join(missing)}: pip install 'titans_mal[serve]'")
         import torch
@@ -57,13 +59,15 @@ def serve(
         from titans_mal import AutoModelForAudioEmotion, ConversationPool
 
         from ..server import ServerSettings, create_app
-        from ..server.redis_states import RedisStates
 
         settings = ServerSettings(
             token=token, max_conversations=max_conversations, max_megabytes=max_megabytes, time_to_live=time_to_live
         )
-        is_redis = states is not None and states.startswith(("redis://", "rediss://", "unix://"))
-        place = RedisStates(states) if is_redis else None if states is None else Path(states)
+        place = None if states is None else Path(states)
+        if is_redis:
+            from ..server.redis_states import RedisStates
+
+            place = RedisStates(states)
         name = model or tiny_checkpoint()
         loaded = AutoModelForAudioEmotion.from_pretrained(name, dtype=dtype)
         loaded.to(device or ("cuda" if torch.cuda.is_available() else "cpu"))

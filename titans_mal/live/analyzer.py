@@ -13,7 +13,7 @@ import numpy as np
 from ..data.audio import load_audio
 from ..modeling.conversation_memory_cache import ConversationMemoryCache
 from .turn_detector import TurnDetector
-from .turns import RATE, TurnEmotion, TurnListener, history_of, remember, start_after
+from .turns import RATE, TurnEmotion, TurnListener, check_speaker, history_of, remember, start_after
 
 
 class ConversationAnalyzer:
@@ -74,6 +74,7 @@ class ConversationAnalyzer:
                 conversation is then as it was.
         """
         began = time.perf_counter()
+        check_speaker(speaker)
         waveform = load_audio(audio if sampling_rate is None else (audio, sampling_rate))
         with self._lock:
             index, start = int(self._cache.turns.sum()), start_after(self._cache, start)
@@ -112,7 +113,12 @@ class ConversationAnalyzer:
         Raises:
             ValueError: as `TurnDetector`, and as `push`; turns before the error have been heard.
         """
-        detector = TurnDetector(**detection)
+        check_speaker(speaker)
+        return self._hear_stream(TurnDetector(**detection), chunks, sampling_rate, speaker)
+
+    def _hear_stream(
+        self, detector: TurnDetector, chunks: Iterable[np.ndarray], sampling_rate: int, speaker: str | None
+    ) -> Iterator[TurnEmotion]:
         with self._lock:
             offset = start_after(self._cache, None)
         pieces = (detector.feed(chunk, sampling_rate) for chunk in chunks)
@@ -146,6 +152,8 @@ class ConversationAnalyzer:
         model = self._listener.model
         cache = ConversationMemoryCache.from_pretrained(folder, model.config)
         turns, written = history_of(cache), int(cache.turns.sum())
+        if cache.batch_size != 1:
+            raise ValueError(f"{folder} holds {cache.batch_size} conversations, and not one.")
         if len(turns) != written:
             raise ValueError(f"{folder} holds the state of {written} turns, and a history of {len(turns)}.")
         cache.to(model.titans_memory.device)

@@ -16,14 +16,16 @@ import numpy as np
 
 from ..data.audio import check_waveform, load_audio
 from ..modeling.conversation_memory_cache import ConversationMemoryCache
-from ..modeling.conversation_store import ConversationStore, StateFolder
-from .turns import RATE, Heard, TurnEmotion, TurnListener, history_of, remember, start_after
+from ..modeling.conversation_store import ConversationInUse, ConversationStore, StateFolder, state_key
+from .turns import RATE, Heard, TurnEmotion, TurnListener, check_speaker, history_of, remember, start_after
 
 
 class PoolError(RuntimeError):
     """A pool takes no turn now."""
 
 
+# For which a turn waits whose conversation another server has; locks run out before.
+_BUSY_SECONDS = 90.0
 # Turns that the percentiles of the latency are taken of.
 _LATENCIES = 1000
 
@@ -46,7 +48,7 @@ class ConversationPool:
 
         with ConversationPool(model, processor) as pool:
             future = pool.submit("call 17", samples, 8000, speaker="A")
-            future.result().label
+            future.result().label  # not to be waited for in a callback of a future, which runs where turns are heard
 
     The turns of a conversation are heard strictly in the order in which they were submitted. A turn that fails fails
     alone, and leaves its conversation as it was; one that is cancelled while it waits is not heard. Where a host's
@@ -107,7 +109,7 @@ class ConversationPool:
     @property
     def is_closed(self) -> bool:
         """Whether no more turns are taken."""
-        return self._is_closed
+        return self._is_closed or not self._worker.is_alive()
 
     def submit(
         self,
@@ -127,10 +129,13 @@ class ConversationPool:
             anew: forget what was said in the conversation so far.
 
         Raises:
-            ValueError: for sound that cannot be used.
+            ValueError: for sound that cannot be used, or a speaker that is no text.
+            TypeError: for a conversation that is not named by text.
             PoolError: if too many turns wait, or the pool is closed.
         """
         began = time.perf_counter()
+        state_key(conversation)
+        check_speaker(speaker)
         waveform = load_audio(audio if sampling_rate is None else (audio, sampling_rate))
         check_waveform(waveform, RATE)
         request = _Request(conversation, waveform, speaker, start, anew, began)
@@ -149,11 +154,17 @@ class ConversationPool:
 
     def history(self, conversation: str) -> list[TurnEmotion]:
         """The turns of a conversation so far; none of one that is not known."""
-        with self._store.conversation(conversation) as cache:
-            return history_of(cache)
+        cache = self._store.peek(conversation)
+        return [] if cache is None else history_of(cache)
 
     def forget(self, conversation: str) -> None:
-        """Forget what was said; turns that wait are heard as those of a new conversation."""
+        """Forget what was said; turns that wait are heard as those of a new conversation.
+
+        Raises:
+            PoolError: if the pool is closed.
+        """
+        if self._is_closed:
+            raise PoolError("The pool is closed.")
         with self._store.conversation(conversation, anew=True):
             pass
 
@@ -188,13 +199,13 @@ class ConversationPool:
     def _work(self) -> None:
         while batch := self._next_batch():
             # From here on they cannot be cancelled; those that were are not heard.
-            batch = [request for request in batch if request.answer.set_running_or_notify_cancel()]
+            batch = [one for one in batch if one.answer.running() or one.answer.set_running_or_notify_cancel()]
             try:
                 self._hear(batch)
             except Exception as error:
                 # Nothing may stop the worker, on which all conversations wait.
                 for request in batch:
-                    if not request.answer.done():
+                    if not request.answer.done() and request not in self._waiting:
                         self._fail(request, error)
 
     def _next_batch(self) -> list[_Request]:
@@ -225,6 +236,8 @@ class ConversationPool:
                 try:
                     cache = held.enter_context(self._store.conversation(request.conversation, anew=request.anew))
                     opened.append((request, held, cache, start_after(cache, request.start)))
+                except ConversationInUse as error:
+                    self._try_later(request, error)
                 except Exception as error:
                     held.__exit__(type(error), error, error.__traceback__)
                     self._fail(request, error)
@@ -234,6 +247,14 @@ class ConversationPool:
             heard = self._hear_together([(request, cache) for request, _, cache, _ in opened])
             for (request, held, cache, start), result in zip(opened, heard):
                 self._answer(request, held, cache, start, result)
+
+    def _try_later(self, request: _Request, error: ConversationInUse) -> None:
+        """Let a turn wait on, first of its conversation; others are heard meanwhile."""
+        if time.perf_counter() - request.began > _BUSY_SECONDS:
+            self._fail(request, error)
+            return
+        with self._changed:
+            self._waiting.appendleft(request)
 
     def _answer(
         self,

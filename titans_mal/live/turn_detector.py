@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -43,8 +44,9 @@ class TurnDetector:
                 ...
         detector.flush()
 
-    A turn ends where speech pauses, or, with `ends`, at each of these times and nowhere else. It holds no more than
-    `max_seconds`; what is longer goes on as another turn. What is shorter than 0.1 s is left out.
+    A turn ends where speech pauses, or, with `ends`, at each of these times and nowhere else; what comes after the
+    last of them is no turn. A turn holds no more than `max_seconds`; what is longer goes on as another turn. What is
+    shorter than 0.1 s is left out.
 
     Args:
         ends: seconds of the stream, increasing, at which turns end; None: where speech pauses.
@@ -64,11 +66,13 @@ class TurnDetector:
         max_seconds: float = 30.0,
         threshold: float = 0.5,
     ):
-        if not 0 < min_silence < max_seconds or not 0 < threshold < 1:
+        if not 0 < min_silence < max_seconds < 86_400 or not 0 < threshold < 1:
             raise ValueError(
-                "min_silence lies between 0 and max_seconds and threshold between 0 and 1, got "
+                "min_silence lies between 0 and max_seconds, which is below a day, and threshold between 0 and 1, got "
                 f"{min_silence}, {max_seconds} and {threshold}."
             )
+        if ends is not None and not all(math.isfinite(end) for end in ends):
+            raise ValueError(f"ends must be numbers of seconds, got {list(ends)}.")
         self._ends = None if ends is None else [round(end * RATE) for end in ends]
         if ends is not None and any(b <= a for a, b in zip([0, *self._ends], self._ends)):
             raise ValueError(f"ends must increase, from above 0 on, got {list(ends)}.")
@@ -162,7 +166,7 @@ class TurnDetector:
     def _cut(self, end: int) -> list[SpokenTurn]:
         """The turn from its start to a sample of the stream, from which on the next one may start."""
         start, self._start = self._start, end
-        waveform = self._sound[start - self._first : end - self._first]
+        waveform = self._sound[start - self._first : end - self._first].copy()
         self._forget(end)
         if len(waveform) < MIN_SECONDS * RATE or not waveform.any():
             return []
@@ -184,14 +188,24 @@ def _silero(threshold: float, min_silence: float):
     return VADIterator(model, threshold, RATE, min_silence_duration_ms=silence, speech_pad_ms=_PAD_MS)
 
 
+def check_rate(sampling_rate: int) -> None:
+    """Refuse what is no sampling rate.
+
+    Raises:
+        ValueError: for what is not a whole number of Hz from 1,000 to 768,000.
+    """
+    is_whole = isinstance(sampling_rate, int | np.integer) and not isinstance(sampling_rate, bool)
+    if not is_whole or not 1000 <= sampling_rate <= 768_000:
+        raise ValueError(f"A sampling rate is a whole number of Hz from 1,000 to 768,000, got {sampling_rate!r}.")
+
+
 def _checked(chunk: np.ndarray, sampling_rate: int) -> np.ndarray:
     chunk = np.asarray(chunk)
     if chunk.ndim != 1 or (chunk.dtype.kind != "f" and chunk.dtype != np.int16):
         raise ValueError(
             f"A piece of sound is (samples,) of floats or 16-bit integers, got {chunk.dtype} {chunk.shape}."
         )
-    if isinstance(sampling_rate, bool) or not isinstance(sampling_rate, int) or not 1000 <= sampling_rate <= 768_000:
-        raise ValueError(f"A sampling rate is a whole number of Hz from 1,000 to 768,000, got {sampling_rate!r}.")
+    check_rate(sampling_rate)
     samples = chunk.astype(np.float32)
     if chunk.dtype == np.int16:
         return samples / 32768

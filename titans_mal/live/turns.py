@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from numbers import Real
 
 import numpy as np
 import torch
@@ -117,6 +118,16 @@ def remember(cache: ConversationMemoryCache, turn: TurnEmotion) -> None:
     cache.notes[_NOTE] = [*cache.notes.get(_NOTE, []), asdict(turn)]
 
 
+def check_speaker(speaker: str | None) -> None:
+    """Refuse what is no name of a speaker.
+
+    Raises:
+        ValueError: for what is neither text nor None.
+    """
+    if not isinstance(speaker, str | None):
+        raise ValueError(f"A speaker is named by text, got {speaker!r}.")
+
+
 def start_after(cache: ConversationMemoryCache, start: float | None) -> float:
     """When a turn starts that comes next: as the one before it ends, unless it is said.
 
@@ -124,6 +135,8 @@ def start_after(cache: ConversationMemoryCache, start: float | None) -> float:
         ValueError: for a start before that of the turn before, or none that is a number.
     """
     turns = cache.notes.get(_NOTE)
+    if start is not None and (isinstance(start, bool) or not isinstance(start, Real)):
+        raise ValueError(f"A turn starts at a number of seconds, got {start!r}.")
     if start is None:
         return turns[-1]["end"] if turns else 0.0
     earliest = turns[-1]["start"] if turns else 0.0

@@ -16,10 +16,13 @@ from fastapi import Depends, FastAPI, HTTPException, Path, Query, Request, Respo
 from fastapi.concurrency import run_in_threadpool
 from fastapi.responses import JSONResponse
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
+from fastapi.security.utils import get_authorization_scheme_param
 from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_latest
 from pydantic import BaseModel
+from starlette.requests import ClientDisconnect
 
 from .._version import __version__
+from ..data.audio import audio_seconds
 from ..live.pool import ConversationPool, PoolError
 from .metrics import PoolCollector
 from .stream import serve_stream
@@ -32,9 +35,10 @@ class ServerSettings:
     Attributes:
         token: that a client must send as "Authorization: Bearer ..."; None: none is asked for.
         max_megabytes: of the body of a turn.
+        max_seconds: of the sound of a turn; a small file may hold much.
         max_conversations: that are not forgotten; a new one beyond them is refused.
         time_to_live: seconds after which a conversation counts no more that nobody used; that of the pool.
-        turn_seconds: that an answer may take.
+        turn_seconds: that the sending of a turn may take, and the answer.
         stream_seconds: that a WebSocket may be open.
 
     Raises:
@@ -43,6 +47,7 @@ class ServerSettings:
 
     token: str | None = None
     max_megabytes: float = 25.0
+    max_seconds: float = 300.0
     max_conversations: int = 1000
     time_to_live: float = 3600.0
     turn_seconds: float = 60.0
@@ -52,8 +57,8 @@ class ServerSettings:
         bounds = {name: value for name, value in asdict(self).items() if name != "token"}
         if not all(value > 0 for value in bounds.values()):
             raise ValueError(f"The bounds of a server are above 0, got {bounds}.")
-        if self.token == "":
-            raise ValueError("The token is empty: give one, or none at all.")
+        if self.token is not None and (not self.token or not self.token.isascii()):
+            raise ValueError("The token is empty or no ASCII: give one, or none at all.")
 
 
 class Turn(BaseModel):
@@ -77,11 +82,11 @@ class ConversationLimit:
         self._most, self._time_to_live = most, time_to_live
         self._used_at: OrderedDict[str, float] = OrderedDict()
 
-    def use(self, name: str) -> None:
-        """Count a conversation as used now.
+    def check(self, name: str) -> None:
+        """Refuse a new conversation beyond the bound.
 
         Raises:
-            HTTPException: 503 for a new one beyond the bound.
+            HTTPException: 503.
         """
         now = time.monotonic()
         while self._used_at and next(iter(self._used_at.values())) < now - self._time_to_live:
@@ -90,7 +95,10 @@ class ConversationLimit:
             raise HTTPException(
                 503, f"{self._most} conversations go on, which is as many as may.", {"Retry-After": "60"}
             )
-        self._used_at[name] = now
+
+    def use(self, name: str) -> None:
+        """Count a conversation as used now."""
+        self._used_at[name] = time.monotonic()
         self._used_at.move_to_end(name)
 
     def forget(self, name: str) -> None:
@@ -137,14 +145,17 @@ def create_app(pool: ConversationPool, settings: ServerSettings | None = None) -
         anew: Annotated[bool, Query(description="Forget what was said so far.")] = False,
     ) -> Turn:
         """Hear the next turn of a conversation: a sound file as the body."""
-        body = await _body(request, settings.max_megabytes)
-        limit.use(name)
+        limit.check(name)
+        body = await _body(request, settings)
+        if await run_in_threadpool(audio_seconds, body) > settings.max_seconds:
+            raise HTTPException(413, f"A turn lasts up to {settings.max_seconds:g} s.")
         future = await run_in_threadpool(pool.submit, name, body, speaker=speaker, start=start, anew=anew)
         try:
             turn = await asyncio.wait_for(asyncio.wrap_future(future), settings.turn_seconds)
         except TimeoutError:
             fate = "withdrawn" if future.cancel() else "heard all the same"
             raise HTTPException(504, f"No answer within {settings.turn_seconds:g} s; the turn is {fate}.") from None
+        limit.use(name)
         return Turn(**asdict(turn))
 
     @app.get("/conversations/{name}", dependencies=protected)
@@ -165,16 +176,17 @@ def create_app(pool: ConversationPool, settings: ServerSettings | None = None) -
     async def stream(
         websocket: WebSocket, name: Name, sampling_rate: int = 16_000, speaker: str | None = None
     ) -> None:
-        sent = websocket.headers.get("authorization", "").removeprefix("Bearer ")
-        if settings.token is not None and not _is_token(sent, settings.token):
+        scheme, sent = get_authorization_scheme_param(websocket.headers.get("authorization"))
+        if settings.token is not None and (scheme.lower() != "bearer" or not _is_token(sent, settings.token)):
             await websocket.close(1008, "The bearer token is missing or wrong.")
             return
         try:
-            limit.use(name)
+            limit.check(name)
         except HTTPException as error:
             await websocket.close(1013, error.detail)
             return
         await serve_stream(websocket, pool, name, sampling_rate, speaker, settings.stream_seconds)
+        limit.use(name)
 
     @app.get("/health")
     async def health() -> dict[str, str]:
@@ -212,14 +224,20 @@ def _is_token(sent: str, wanted: str) -> bool:
     return secrets.compare_digest(sent.encode(), wanted.encode())
 
 
-async def _body(request: Request, max_megabytes: float) -> bytes:
-    """The body, of which no more is read than is allowed."""
-    pieces, size, most = [], 0, max_megabytes * 1_000_000
-    async for piece in request.stream():
-        size += len(piece)
-        if size > most:
-            raise HTTPException(413, f"A turn is a sound file of up to {max_megabytes:g} MB.")
-        pieces.append(piece)
+async def _body(request: Request, settings: ServerSettings) -> bytes:
+    """The body, of which no more is read than is allowed, and for no longer."""
+    pieces, size, most = [], 0, settings.max_megabytes * 1_000_000
+    try:
+        async with asyncio.timeout(settings.turn_seconds):
+            async for piece in request.stream():
+                size += len(piece)
+                if size > most:
+                    raise HTTPException(413, f"A turn is a sound file of up to {settings.max_megabytes:g} MB.")
+                pieces.append(piece)
+    except TimeoutError:
+        raise HTTPException(408, f"The body did not come within {settings.turn_seconds:g} s.") from None
+    except ClientDisconnect:
+        raise HTTPException(400, "The client went away.") from None
     if not size:
         raise HTTPException(422, "The body is empty: send a sound file.")
     return b"".join(pieces)

@@ -6,8 +6,9 @@ import contextlib
 from collections.abc import Iterator
 
 import redis
+from redis.lock import Lock
 
-from ..modeling.conversation_store import state_key
+from ..modeling.conversation_store import ConversationInUse, state_key
 
 
 class RedisStates:
@@ -16,17 +17,20 @@ class RedisStates:
     Args:
         url: "redis://host:port/db".
         prefix: of all keys.
-        lock_seconds: after which a conversation is free again whose server went away while it heard a turn; a server
-            waits as long for one that is in use.
+        lock_seconds: after which a conversation is free again whose server went away while it heard a turn.
+        wait_seconds: for a conversation that is in use elsewhere.
 
     Raises:
-        OSError: from its methods, where Redis does not answer, or a conversation does not become free.
+        OSError: from its methods, where Redis does not answer, or a turn was heard for longer than `lock_seconds`, so
+            that the conversation may be another server's by now.
+        ConversationInUse: from `lock`.
     """
 
     is_shared = True
 
-    def __init__(self, url: str, *, prefix: str = "titans_mal", lock_seconds: float = 60.0):
-        self._prefix, self._lock_seconds = prefix, lock_seconds
+    def __init__(self, url: str, *, prefix: str = "titans_mal", lock_seconds: float = 60.0, wait_seconds: float = 0.1):
+        self._prefix, self._lock_seconds, self._wait_seconds = prefix, lock_seconds, wait_seconds
+        self._held: dict[str, Lock] = {}
         with _as_os_error():
             self._redis = redis.Redis.from_url(url)
             self._redis.ping()
@@ -37,6 +41,9 @@ class RedisStates:
 
     def write(self, name: str, content: bytes, seconds: float) -> None:
         with _as_os_error():
+            if name in self._held:
+                # Raises where the lock ran out: the state may be another's. Else there is time to write.
+                self._held[name].reacquire()
             self._redis.set(self._key(name), content, px=max(1, round(min(seconds, 1e9) * 1000)))
 
     def delete(self, name: str) -> None:
@@ -50,16 +57,21 @@ class RedisStates:
     def lock(self, name: str) -> Iterator[None]:
         """Keep a conversation to oneself."""
         lock = self._redis.lock(
-            f"{self._key(name)}:lock", timeout=self._lock_seconds, blocking_timeout=self._lock_seconds
+            f"{self._key(name)}:lock",
+            timeout=self._lock_seconds,
+            blocking_timeout=self._wait_seconds,
+            thread_local=False,
         )
         with _as_os_error():
             is_free = lock.acquire()
         if not is_free:
-            raise OSError(f"The conversation {name!r} is in use elsewhere, and was so for {self._lock_seconds:g} s.")
+            raise ConversationInUse(f"The conversation {name!r} is in use elsewhere.")
+        self._held[name] = lock
         try:
             yield
         finally:
-            # One that was held for too long is somebody else's by now.
+            del self._held[name]
+            # One that was held for too long is somebody else's by now; `write` has told.
             with contextlib.suppress(redis.RedisError):
                 lock.release()
 

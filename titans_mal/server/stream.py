@@ -10,8 +10,8 @@ import numpy as np
 from fastapi import WebSocket, WebSocketDisconnect
 from fastapi.concurrency import run_in_threadpool
 
-from ..live.pool import ConversationPool
-from ..live.turn_detector import SpokenTurn, TurnDetector
+from ..live.pool import ConversationPool, PoolError
+from ..live.turn_detector import SpokenTurn, TurnDetector, check_rate
 
 
 async def serve_stream(
@@ -23,13 +23,17 @@ async def serve_stream(
     server cuts turns at pauses and answers each with a JSON message. A JSON message of the client changes what
     follows: `{"speaker": "B"}` (the turn that goes on ends there), `{"sampling_rate": 8000}`, or `{"end": true}` (the
     last turn ends; the server answers it and closes). A message that cannot be used is answered with `{"error": ...}`
-    and changes nothing. A client that goes away in the middle of a turn takes that turn with it: it is not heard.
+    and changes nothing; so is a turn that cannot be heard, with its times. A client that goes away in the middle of a
+    turn takes that turn with it: it is not heard. A conversation has one stream at a time: turns are heard as they
+    end, and must come in the order of their start.
     """
     await websocket.accept()
     try:
         async with asyncio.timeout(seconds):
             await _Stream(websocket, pool, name, sampling_rate, speaker).run()
         await websocket.close()
+    except ValueError as error:
+        await websocket.close(1008, str(error)[:120])
     except TimeoutError:
         await websocket.close(1008, f"A stream may be open for {seconds:g} s.")
     except WebSocketDisconnect:
@@ -44,6 +48,7 @@ class _Stream:
         self._rate, self._speaker = sampling_rate, speaker
 
     async def run(self) -> None:
+        check_rate(self._rate)
         self._detector = await run_in_threadpool(TurnDetector)
         turns = await run_in_threadpool(self._pool.history, self._name)
         self._offset = turns[-1].end if turns else 0.0
@@ -56,7 +61,7 @@ class _Stream:
                     await self._take_sound(message["bytes"])
                 elif await self._take_text(message["text"]):
                     return
-            except (ValueError, OSError, RuntimeError) as error:
+            except ValueError as error:
                 await self._websocket.send_json({"error": str(error)})
 
     async def _take_sound(self, content: bytes) -> None:
@@ -77,6 +82,7 @@ class _Stream:
             or not isinstance(wanted.get("end", True), bool)
         ):
             raise ValueError(f"speaker is a name, sampling_rate a whole number and end true, got {text[:200]}.")
+        check_rate(rate)
         if "speaker" in wanted or wanted.get("end"):
             await self._answer(await run_in_threadpool(self._detector.flush))
         self._speaker, self._rate = speaker, rate
@@ -84,8 +90,12 @@ class _Stream:
 
     async def _answer(self, turns: list[SpokenTurn]) -> None:
         for turn in turns:
+            start, end = self._offset + turn.start, self._offset + turn.end
             sound = (turn.waveform, 16_000)
-            heard = await run_in_threadpool(
-                self._pool.push, self._name, sound, speaker=self._speaker, start=self._offset + turn.start
-            )
-            await self._websocket.send_json(asdict(heard))
+            try:
+                heard = await run_in_threadpool(self._pool.push, self._name, sound, speaker=self._speaker, start=start)
+            except (ValueError, OSError, PoolError) as error:
+                # The stream goes on, with whoever talks next.
+                await self._websocket.send_json({"error": f"The turn from {start:.2f} to {end:.2f} s: {error}"})
+            else:
+                await self._websocket.send_json(asdict(heard))

@@ -149,6 +149,33 @@ def test_a_turn_may_be_withdrawn(model, processor):
         assert pool.push("a", tone(0.5), RATE).turn_index == 0
 
 
+def test_looking_changes_nothing(model, processor, tmp_path):
+    with ConversationPool(model, processor, max_live=1, states=tmp_path) as pool:
+        pool.push("a", tone(0.5), RATE)
+        for name in ("x", "y", "z"):
+            assert pool.history(name) == []
+            pool.forget(name)
+        assert pool.counters()["live"] == 1
+        pool.push("b", tone(0.5), RATE)
+        assert len(pool.history("a")) == 1
+    # After the end too.
+    assert len(pool.history("a")) == len(pool.history("b")) == 1
+    with pytest.raises(RuntimeError, match="closed"):
+        pool.forget("a")
+    with ConversationPool(model, processor, states=tmp_path) as pool:
+        assert [pool.push(name, tone(0.5), RATE).turn_index for name in "ab"] == [1, 1]
+
+
+def test_names_that_are_none(model, processor):
+    with ConversationPool(model, processor) as pool:
+        for name in (17, ["x"], None):
+            with pytest.raises(TypeError, match="named by text"):
+                pool.submit(name, tone(0.5), RATE)
+        with pytest.raises(ValueError, match="speaker is named by text"):
+            pool.submit("a", tone(0.5), RATE, speaker=3)
+        assert pool.push("a", tone(0.5), RATE).turn_index == 0
+
+
 def test_nothing_stops_the_worker(model, processor, monkeypatch):
     with ConversationPool(model, processor) as pool:
         monkeypatch.setattr(pool, "_hear_together", lambda opened: 1 / 0)

@@ -86,7 +86,7 @@ def test_turns_over_http(serve, model, processor):
 
 
 def test_what_is_refused(serve):
-    client = serve(ServerSettings(max_megabytes=0.05, max_conversations=2))
+    client = serve(ServerSettings(max_megabytes=0.2, max_seconds=1.0, max_conversations=2))
     good = wav(tone(0.5))
 
     def post(content, name="a", **params):
@@ -100,7 +100,9 @@ def test_what_is_refused(serve):
         (422, "silent", post(wav(np.zeros(RATE, np.int16)))),
         (422, "must start at 3.0 s", post(good, start=1.0)),
         (422, "start", post(good, start="soon")),
-        (413, "up to 0.05 MB", post(b"0" * 60_000)),
+        (413, "up to 0.2 MB", post(b"0" * 210_000)),
+        (413, "up to 1 s", post(wav(tone(1.2)))),
+        (422, "cannot be decoded", post(b"no sound", "never heard")),
     ):
         assert answer[0] == status
         assert message in str(answer[1])
@@ -158,6 +160,7 @@ def test_a_stream(serve, model, processor):
             ("no json", "Expecting value"),
             ('{"volume": 11}', "speaker, sampling_rate or end"),
             ('{"sampling_rate": "high"}', "a whole number"),
+            ('{"sampling_rate": 5}', "from 1,000 to 768,000"),
         ):
             (stream.send_bytes if isinstance(message, bytes) else stream.send_text)(message)
             assert told in stream.receive_json()["error"]

@@ -84,6 +84,35 @@ def test_one_conversation_is_in_one_place_at_a_time(model, url):
         assert cache.turns.tolist() == [0]
 
 
+def test_a_busy_call_waits_and_others_are_heard(model, url):
+    """As a server leaves a lock that was killed: until it runs out."""
+    states = RedisStates(url, prefix="busy", lock_seconds=1.5)
+    with ConversationPool(model, tiny_processor(), states=states) as pool:
+        other = RedisStates(url, prefix="busy", lock_seconds=1.5)
+        began = time.monotonic()
+        other._redis.set(f"{other._key('m')}:lock", "killed", px=1500)
+        waits = pool.submit("m", SOUNDS[0], RATE)
+        assert pool.push("other", SOUNDS[0], RATE).turn_index == 0
+        assert time.monotonic() - began < 1.4
+        assert not waits.done()
+        assert waits.result(timeout=30).turn_index == 0
+
+
+def test_a_lock_that_ran_out_writes_nothing(model, url):
+    slow, quick = (ConversationStore(model, RedisStates(url, prefix="slow", lock_seconds=0.3)) for _ in range(2))
+
+    def overtaken():
+        with slow.conversation("a") as cache:
+            cache.notes = {"from": "slow"}
+            time.sleep(0.5)
+            with quick.conversation("a") as other:
+                other.notes = {"from": "quick"}
+
+    with pytest.raises(OSError, match="Redis does not answer"):
+        overtaken()
+    assert quick.peek("a").notes == {"from": "quick"}
+
+
 def test_redis_forgets_by_itself(model, url):
     store = ConversationStore(model, RedisStates(url, prefix="short"), time_to_live=0.3)
     with store.conversation("a") as cache:
