@@ -18,6 +18,7 @@ from ..data.audio import load_audio, part_of_file
 from ..export import FORMATS, choose_label, export_turns
 from .follow import follow_stream
 from .messages import console, errors, errors_in_one_line, warn
+from .options import Model
 
 
 # In a clone; an installed package has no model of its own.
@@ -36,13 +37,7 @@ def analyze(
     segments: Annotated[
         Path | None, typer.Option(help="Who talks when in a recording: .rttm, whisperX's .json, or .csv.")
     ] = None,
-    model: Annotated[
-        str | None,
-        typer.Option(
-            metavar="DIR_OR_REPO",
-            help="A model with memory. Default: in a clone, the tiny checkpoint of the quickstart.",
-        ),
-    ] = None,
+    model: Model = None,
     format: Annotated[
         str, typer.Option(help="What is printed: table, json, jsonl, csv, rttm, vtt, textgrid.")
     ] = "table",

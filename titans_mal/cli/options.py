@@ -9,6 +9,13 @@ from typing import Annotated
 import typer
 
 
+Model = Annotated[
+    str | None,
+    typer.Option(
+        metavar="DIR_OR_REPO",
+        help="A model with memory. Default: in a clone, the tiny checkpoint of the quickstart.",
+    ),
+]
 DataDir = Annotated[Path | None, typer.Option(help="Where your copy of a corpus lies.")]
 LabelSet = Annotated[
     str | None,

@@ -12,16 +12,11 @@ from safetensors import SafetensorError
 
 from .analyze import tiny_checkpoint
 from .messages import errors_in_one_line
+from .options import Model
 
 
 def space(
-    model: Annotated[
-        str | None,
-        typer.Option(
-            metavar="DIR_OR_REPO",
-            help="A model with memory. Default: in a clone, the tiny checkpoint of the quickstart.",
-        ),
-    ] = None,
+    model: Model = None,
     host: Annotated[str, typer.Option(help="The address to listen on; 0.0.0.0 for every machine.")] = "127.0.0.1",
     port: Annotated[
         int | None, typer.Option(min=1, max=65535, help="Default: the first free one from 7860 on.")

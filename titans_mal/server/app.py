@@ -18,12 +18,12 @@ from fastapi.responses import JSONResponse
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 from fastapi.security.utils import get_authorization_scheme_param
 from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_latest
-from pydantic import BaseModel
 from starlette.requests import ClientDisconnect
 
 from .._version import __version__
 from ..data.audio import audio_seconds
 from ..live.pool import ConversationPool, PoolError
+from ..live.turns import TurnEmotion
 from .metrics import PoolCollector
 from .stream import serve_stream
 
@@ -59,20 +59,6 @@ class ServerSettings:
             raise ValueError(f"The bounds of a server are above 0, got {bounds}.")
         if self.token is not None and (not self.token or not self.token.isascii()):
             raise ValueError("The token is empty or no ASCII: give one, or none at all.")
-
-
-class Turn(BaseModel):
-    """What was heard in a turn; times in seconds of the conversation, latency in seconds."""
-
-    turn_index: int
-    speaker: str | None
-    start: float
-    end: float
-    label: str
-    score: float
-    scores: dict[str, float]
-    surprise: float
-    latency: float
 
 
 class ConversationLimit:
@@ -143,7 +129,7 @@ def create_app(pool: ConversationPool, settings: ServerSettings | None = None) -
         speaker: Annotated[str | None, Query(max_length=200)] = None,
         start: Annotated[float | None, Query(description="Seconds; None: as the turn before ends.")] = None,
         anew: Annotated[bool, Query(description="Forget what was said so far.")] = False,
-    ) -> Turn:
+    ) -> TurnEmotion:
         """Hear the next turn of a conversation: a sound file as the body."""
         limit.check(name)
         body = await _body(request, settings)
@@ -156,15 +142,15 @@ def create_app(pool: ConversationPool, settings: ServerSettings | None = None) -
             fate = "withdrawn" if future.cancel() else "heard all the same"
             raise HTTPException(504, f"No answer within {settings.turn_seconds:g} s; the turn is {fate}.") from None
         limit.use(name)
-        return Turn(**asdict(turn))
+        return turn
 
     @app.get("/conversations/{name}", dependencies=protected)
-    async def history(name: Name) -> list[Turn]:
+    async def history(name: Name) -> list[TurnEmotion]:
         """The turns of a conversation so far."""
         turns = await run_in_threadpool(pool.history, name)
         if not turns:
             raise HTTPException(404, f"No turn of a conversation {name!r} is known.")
-        return [Turn(**asdict(turn)) for turn in turns]
+        return turns
 
     @app.delete("/conversations/{name}", status_code=204, dependencies=protected)
     async def forget(name: Name) -> None:
