@@ -77,9 +77,9 @@ def analyze(
             raise ValueError("Nothing to hear: give a folder, sound files or a recording, or --follow.")
         _check_outputs(json_out, timeline, output, format=format)
         turns = list(_turns(inputs, segments, speaker))
-        name = model or tiny_checkpoint()
-        heard = _analyze(turns, name, memory=not no_memory)
-        alone = _analyze(turns, name, memory=False) if both else None
+        pipe = _load(model or tiny_checkpoint())
+        heard = _analyze(turns, pipe, memory=not no_memory)
+        alone = _analyze(turns, pipe, memory=False) if both else None
         wanted = None if labels is None else [label.strip() for label in labels.split(",")]
         results = [_chosen(turn, wanted, unknown_below) for turn in heard]
         alone = None if alone is None else [_chosen(turn, wanted, unknown_below) for turn in alone]
@@ -233,20 +233,26 @@ def _spoken_parts(path: Path) -> list[tuple[float, float]]:
     return [(turn.start, turn.end) for turn in turns]
 
 
-def _analyze(turns: list[dict], model_name: str, *, memory: bool) -> list[dict]:
-    """Stream each conversation through the pipeline, turn by turn."""
+def _load(model_name: str):
+    """The pipeline of a model."""
     from transformers import AutoProcessor
 
-    from titans_mal import AudioEmotionPipeline, AutoModelForAudioEmotion, ConversationMemoryCache
+    from titans_mal import AudioEmotionPipeline, AutoModelForAudioEmotion
 
     model = AutoModelForAudioEmotion.from_pretrained(model_name)
-    pipe = AudioEmotionPipeline(model=model, processor=AutoProcessor.from_pretrained(model_name))
+    return AudioEmotionPipeline(model=model, processor=AutoProcessor.from_pretrained(model_name))
+
+
+def _analyze(turns: list[dict], pipe, *, memory: bool) -> list[dict]:
+    """Stream each conversation through the pipeline, turn by turn."""
+    from titans_mal import ConversationMemoryCache
+
     caches: dict[str | None, ConversationMemoryCache] = {}
     results = []
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*columns, console=errors, transient=True) as bar:
         for turn in bar.track(turns, description="turns"):
-            cache = caches.setdefault(turn.get("conversation_id"), ConversationMemoryCache(model.config))
+            cache = caches.setdefault(turn.get("conversation_id"), ConversationMemoryCache(pipe.model.config))
             results.append(pipe(_padded(turn), memory_cache=cache, memory=memory))
     return results
 

@@ -56,14 +56,7 @@ class Heard:
 class TurnListener:
     """Hears turns with a model and its processor, and says which of some labels they have.
 
-    Args:
-        model: with memory; it is put into evaluation mode.
-        processor: of its host.
-        labels: of the model, to choose among; None = all.
-        unknown_below: a turn whose most probable label is less probable is "unknown".
-
-    Raises:
-        ValueError: for labels that the model does not know, or an `unknown_below` outside of [0, 1].
+    Arguments and errors as `ConversationAnalyzer`.
     """
 
     def __init__(self, model, processor, *, labels: Sequence[str] | None = None, unknown_below: float = 0.0):

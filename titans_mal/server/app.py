@@ -15,10 +15,10 @@ from typing import Annotated
 from fastapi import Depends, FastAPI, HTTPException, Path, Query, Request, Response, WebSocket
 from fastapi.concurrency import run_in_threadpool
 from fastapi.responses import JSONResponse
-from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
+from fastapi.security import HTTPBearer
 from fastapi.security.utils import get_authorization_scheme_param
 from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_latest
-from starlette.requests import ClientDisconnect
+from starlette.requests import ClientDisconnect, HTTPConnection
 
 from .._version import __version__
 from ..data.audio import audio_seconds
@@ -103,8 +103,6 @@ def create_app(pool: ConversationPool, settings: ServerSettings | None = None) -
     """
     settings = settings or ServerSettings()
     limit = ConversationLimit(settings.max_conversations, settings.time_to_live)
-    registry = CollectorRegistry()
-    registry.register(PoolCollector(pool))
 
     @contextlib.asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
@@ -114,10 +112,11 @@ def create_app(pool: ConversationPool, settings: ServerSettings | None = None) -
     app = FastAPI(
         title="titans_mal", version=__version__, summary="Emotions of live conversations.", lifespan=lifespan
     )
-    bearer = HTTPBearer(auto_error=False)
+    _add_operations(app, pool)
+    _answer_errors(app)
 
-    def check_token(sent: Annotated[HTTPAuthorizationCredentials | None, Depends(bearer)]) -> None:
-        if settings.token is not None and (sent is None or not _is_token(sent.credentials, settings.token)):
+    def check_token(request: Request, _: Annotated[object, Depends(HTTPBearer(auto_error=False))]) -> None:
+        if not _is_allowed(request, settings):
             raise HTTPException(401, "The bearer token is missing or wrong.", {"WWW-Authenticate": "Bearer"})
 
     protected = [Depends(check_token)]
@@ -162,8 +161,7 @@ def create_app(pool: ConversationPool, settings: ServerSettings | None = None) -
     async def stream(
         websocket: WebSocket, name: Name, sampling_rate: int = 16_000, speaker: str | None = None
     ) -> None:
-        scheme, sent = get_authorization_scheme_param(websocket.headers.get("authorization"))
-        if settings.token is not None and (scheme.lower() != "bearer" or not _is_token(sent, settings.token)):
+        if not _is_allowed(websocket, settings):
             await websocket.close(1008, "The bearer token is missing or wrong.")
             return
         try:
@@ -173,6 +171,14 @@ def create_app(pool: ConversationPool, settings: ServerSettings | None = None) -
             return
         await serve_stream(websocket, pool, name, sampling_rate, speaker, settings.stream_seconds)
         limit.use(name)
+
+    return app
+
+
+def _add_operations(app: FastAPI, pool: ConversationPool) -> None:
+    """What those ask for who run the server."""
+    registry = CollectorRegistry()
+    registry.register(PoolCollector(pool))
 
     @app.get("/health")
     async def health() -> dict[str, str]:
@@ -186,6 +192,10 @@ def create_app(pool: ConversationPool, settings: ServerSettings | None = None) -
         """For Prometheus."""
         return Response(generate_latest(registry), media_type=CONTENT_TYPE_LATEST)
 
+
+def _answer_errors(app: FastAPI) -> None:
+    """What a turn that cannot be heard is answered with, now or ever."""
+
     @app.exception_handler(ValueError)
     async def bad_turn(request: Request, error: ValueError) -> JSONResponse:
         return JSONResponse({"detail": str(error)}, 422)
@@ -194,8 +204,6 @@ def create_app(pool: ConversationPool, settings: ServerSettings | None = None) -
     @app.exception_handler(OSError)
     async def not_now(request: Request, error: Exception) -> JSONResponse:
         return JSONResponse({"detail": str(error)}, 503, {"Retry-After": "1"})
-
-    return app
 
 
 _SOUND = {
@@ -206,8 +214,12 @@ _SOUND = {
 }
 
 
-def _is_token(sent: str, wanted: str) -> bool:
-    return secrets.compare_digest(sent.encode(), wanted.encode())
+def _is_allowed(connection: HTTPConnection, settings: ServerSettings) -> bool:
+    """Whether a request or a WebSocket carries the token, where one is asked for."""
+    if settings.token is None:
+        return True
+    scheme, sent = get_authorization_scheme_param(connection.headers.get("authorization"))
+    return scheme.lower() == "bearer" and secrets.compare_digest(sent.encode(), settings.token.encode())
 
 
 async def _body(request: Request, settings: ServerSettings) -> bytes:

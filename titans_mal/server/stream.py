@@ -37,7 +37,7 @@ async def serve_stream(
     except TimeoutError:
         await websocket.close(1008, f"A stream may be open for {seconds:g} s.")
     except WebSocketDisconnect:
-        pass
+        return  # nobody is there to be told
 
 
 class _Stream:

@@ -10,7 +10,7 @@ import zlib
 import numpy as np
 import pytest
 import torch
-from tiny_models import LABELS, tiny_model, tiny_processor, tone
+from tiny_models import LABELS, tiny_model, tone
 
 from titans_mal import ConversationMemoryCache, load_audio, load_conversations
 from titans_mal.data.synthetic import to_wav
@@ -41,16 +41,6 @@ def write_talks(folder, emotions=lambda talk, turn: LABELS[(turn + ord(talk)) % 
                 (folder / name).write_bytes(to_wav(waveform))
                 table.writerow([name, talk, turn, "XY"[turn % 2], emotions(talk, turn)])
     return load_conversations(folder, label_set=LABELS)["test"]
-
-
-@pytest.fixture(scope="module")
-def model():
-    return tiny_model()
-
-
-@pytest.fixture(scope="module")
-def processor():
-    return tiny_processor()
 
 
 @pytest.fixture

@@ -4,23 +4,13 @@ import threading
 
 import numpy as np
 import pytest
-from tiny_models import tiny_model, tiny_processor, tone
+from tiny_models import tiny_model, tone
 
 from titans_mal import AudioEmotionPipeline, ConversationAnalyzer, ConversationMemoryCache
 
 
 RATE = 16_000
 TURNS = [tone(0.5 + 0.1 * i, frequency=120 + 40 * i) for i in range(5)]
-
-
-@pytest.fixture(scope="module")
-def model():
-    return tiny_model()
-
-
-@pytest.fixture(scope="module")
-def processor():
-    return tiny_processor()
 
 
 def push_all(analyzer, turns, first=0):

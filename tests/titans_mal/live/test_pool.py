@@ -4,22 +4,12 @@ import threading
 
 import pytest
 import torch
-from tiny_models import tiny_model, tiny_processor, tone
+from tiny_models import tiny_model, tone
 
 from titans_mal import ConversationAnalyzer, ConversationPool
 
 
 RATE = 16_000
-
-
-@pytest.fixture(scope="module")
-def model():
-    return tiny_model()
-
-
-@pytest.fixture(scope="module")
-def processor():
-    return tiny_processor()
 
 
 def turns_of(call: int, count: int = 4):

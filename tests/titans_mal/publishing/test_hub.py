@@ -271,7 +271,7 @@ def test_what_cannot_be_loaded_is_told_by_name(hub, published, machine, tmp_path
     wide = config | {"base_model_name_or_path": "org/plain", "base_model_revision": None}
     hub.add("org/misplaced", files | {"config.json": json.dumps(wide).encode()})
     hub.private.add("models/org/adapter-with-lora")
-    machine.run(
+    printed = machine.run(
         MAKE
         + f"""
 def refused(repo, *words, kinds=(OSError, ValueError), **kwargs):
@@ -290,8 +290,10 @@ refused("org/adapter", "nowhere", revision="nowhere")
 refused("org/adapter", "base org/base at revision nowhere", "adapter org/adapter", base_model_revision="nowhere")
 refused("org/adapter-with-lora", "org/adapter-with-lora", token=False)
 AutoModelForAudioEmotion.from_pretrained("org/adapter-with-lora", token="hf_test")
+print("all refused")
 """
     )
+    assert printed.endswith("all refused\n")
 
 
 def test_a_broken_upload_leaves_the_old_revision(hub, published, machine):

@@ -15,7 +15,7 @@ import pytest
 import scipy.io.wavfile
 from fastapi.testclient import TestClient
 from starlette.websockets import WebSocketDisconnect
-from tiny_models import tiny_model, tiny_processor, tone
+from tiny_models import tone
 
 from titans_mal import ConversationAnalyzer, ConversationPool, load_audio
 from titans_mal.server import ServerSettings, create_app
@@ -24,16 +24,6 @@ from titans_mal.server import ServerSettings, create_app
 RATE = 16_000
 QUICKSTART = Path(__file__).resolve().parents[3] / "examples" / "quickstart"
 SPEECH = [load_audio(path) for path in sorted((QUICKSTART / "conversation").glob("turn_*.wav"))[:3]]
-
-
-@pytest.fixture(scope="module")
-def model():
-    return tiny_model()
-
-
-@pytest.fixture(scope="module")
-def processor():
-    return tiny_processor()
 
 
 @pytest.fixture

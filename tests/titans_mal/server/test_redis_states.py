@@ -7,7 +7,7 @@ import threading
 import time
 
 import pytest
-from tiny_models import tiny_model, tiny_processor, tone
+from tiny_models import tiny_processor, tone
 
 from titans_mal import ConversationAnalyzer, ConversationPool, ConversationStore
 from titans_mal.server.redis_states import RedisStates
@@ -37,11 +37,6 @@ def url(tmp_path_factory):
     yield f"redis://127.0.0.1:{port}/0"
     process.terminate()
     process.wait(timeout=30)
-
-
-@pytest.fixture(scope="module")
-def model():
-    return tiny_model()
 
 
 def test_servers_share_conversations(model, url):
