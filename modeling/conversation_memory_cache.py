@@ -6,20 +6,12 @@ import copy
 import functools
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import torch
 from torch import Tensor
 from transformers import PreTrainedConfig
 
-from .conversation_memory_file import (
-    check_tensors,
-    memory_identity,
-    read_state,
-    state_from_bytes,
-    state_to_bytes,
-    write_state,
-)
+from .conversation_memory_file import SavedStateMixin, memory_identity
 from .neural_memory import NeuralMemoryState
 
 
@@ -51,7 +43,7 @@ class MemoryCacheLayer:
             self.set(self.state.map(function))
 
 
-class ConversationMemoryCache:
+class ConversationMemoryCache(SavedStateMixin):
     """What the memory holds of each conversation, carried from call to call as `memory_cache`.
 
     A cache has `batch_size` rows, one per conversation. Without `conversation_ids`, row i of a call is row i of the
@@ -282,57 +274,6 @@ class ConversationMemoryCache:
             parts.append(part)
         return parts
 
-    def save_pretrained(self, folder: str | Path) -> None:
-        """Write the state to `folder` as safetensors, with the identity of the model it belongs to.
-
-        Raises:
-            OSError: if it cannot be written, as on a full disk; an earlier state in the folder is then there still.
-        """
-        write_state(folder, self.to_bytes())
-
-    @classmethod
-    def from_pretrained(cls, folder: str | Path, config: PreTrainedConfig) -> ConversationMemoryCache:
-        """Read a state that `save_pretrained` wrote, on the CPU.
-
-        Args:
-            folder: where it was written.
-            config: of the model that will use it.
-
-        Raises:
-            FileNotFoundError: if there is no state in the folder.
-            ValueError: if the state cannot be read, or belongs to another model, naming what differs.
-        """
-        return cls.from_bytes(read_state(folder), config, name=f"in {folder}")
-
-    def to_bytes(self) -> bytes:
-        """The state as `save_pretrained` writes it."""
-        rows = {"conversation_ids": self.conversation_ids, "speaker_ids": self.speaker_ids}
-        identity = {**self.identity, "memory_weights": self.weights_fingerprint}
-        return state_to_bytes(self._named_tensors(), identity, rows, self.notes)
-
-    @classmethod
-    def from_bytes(cls, content: bytes, config: PreTrainedConfig, *, name: str = "given") -> ConversationMemoryCache:
-        """A state that `to_bytes` gave, on the CPU; errors as `from_pretrained`.
-
-        Args:
-            name: of the state, for what is said of it.
-        """
-        tensors, identity, rows, notes = state_from_bytes(content, name)
-        cache = cls(config, batch_size=len(rows["speaker_ids"]))
-        cache.check_identity(identity, f"The state {name}")
-        cache.weights_fingerprint = identity.get("memory_weights")
-        cache.check_weights(config.memory_config.weights_fingerprint)
-        ids = rows["conversation_ids"]
-        cache.conversation_ids = None if ids is None else {int(key): row for key, row in ids.items()}
-        cache.speaker_ids = [{int(key): slot for key, slot in speakers.items()} for speakers in rows["speaker_ids"]]
-        check_tensors(tensors, config.memory_config, len(rows["speaker_ids"]), name)
-        cache.turns, cache.tokens, cache.notes = tensors["turns"], tensors["tokens"], notes
-        for index, layer in enumerate(cache.layers):
-            weights, momentum = (_numbered(tensors, f"layers.{index}.{kind}") for kind in ("weights", "momentum"))
-            if weights:
-                layer.set(NeuralMemoryState(weights, momentum))
-        return cache
-
     # --- Used by the model
 
     def read(self, layer_idx: int, streams: Tensor, initial: NeuralMemoryState) -> NeuralMemoryState:
@@ -377,14 +318,6 @@ class ConversationMemoryCache:
                 f"({fingerprint}): use the model that wrote it, or reset() the cache."
             )
 
-    def _named_tensors(self) -> dict[str, Tensor]:
-        tensors = {"turns": self.turns, "tokens": self.tokens}
-        for index, layer in enumerate(self.layers):
-            if layer.is_initialized:
-                tensors |= {f"layers.{index}.weights.{i}": tensor for i, tensor in enumerate(layer.weights)}
-                tensors |= {f"layers.{index}.momentum.{i}": tensor for i, tensor in enumerate(layer.momentum)}
-        return tensors
-
     def _streams_of_rows(self, rows: Sequence[int]) -> Tensor:
         slots = torch.arange(self.streams_per_row)
         return (torch.tensor(rows, dtype=torch.long)[:, None] * self.streams_per_row + slots).flatten()
@@ -397,12 +330,6 @@ class ConversationMemoryCache:
     def _check_layer(self, layer_idx: int) -> None:
         if not 0 <= layer_idx < len(self):
             raise ValueError(f"The cache has memory layers 0 to {len(self) - 1}, got {layer_idx}.")
-
-
-def _numbered(tensors: dict[str, Tensor], name: str) -> tuple[Tensor, ...]:
-    """The tensors `name.0`, `name.1`, ... in order."""
-    keys = (f"{name}.{index}" for index in range(len(tensors)))
-    return tuple(tensors[key] for key in keys if key in tensors)
 
 
 def _usable(tensor: Tensor) -> Tensor:

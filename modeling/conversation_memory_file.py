@@ -1,4 +1,4 @@
-"""The file that a conversation's state is kept in, and what tells whose state it is."""
+"""A conversation's state in a file: what tells whose state it is, and how it is written and read."""
 
 from __future__ import annotations
 
@@ -7,11 +7,14 @@ import json
 import os
 import threading
 from pathlib import Path
+from typing import Self
 
 from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import Tensor
 from transformers import PreTrainedConfig
+
+from .neural_memory import NeuralMemoryState
 
 
 STATE_FILE = "conversation_memory.safetensors"
@@ -33,6 +36,75 @@ def memory_identity(config: PreTrainedConfig) -> dict:
         "memory_layers": list(config.memory_config.layers),
         "memory_config": hashlib.sha256(described.encode()).hexdigest()[:16],
     }
+
+
+class SavedStateMixin:
+    """Saving and loading of a `ConversationMemoryCache`."""
+
+    def save_pretrained(self, folder: str | Path) -> None:
+        """Write the state to `folder` as safetensors, with the identity of the model it belongs to.
+
+        Raises:
+            OSError: if it cannot be written, as on a full disk; an earlier state in the folder is then there still.
+        """
+        write_state(folder, self.to_bytes())
+
+    @classmethod
+    def from_pretrained(cls, folder: str | Path, config: PreTrainedConfig) -> Self:
+        """Read a state that `save_pretrained` wrote, on the CPU.
+
+        Args:
+            folder: where it was written.
+            config: of the model that will use it.
+
+        Raises:
+            FileNotFoundError: if there is no state in the folder.
+            ValueError: if the state cannot be read, or belongs to another model, naming what differs.
+        """
+        return cls.from_bytes(read_state(folder), config, name=f"in {folder}")
+
+    def to_bytes(self) -> bytes:
+        """The state as `save_pretrained` writes it."""
+        rows = {"conversation_ids": self.conversation_ids, "speaker_ids": self.speaker_ids}
+        identity = {**self.identity, "memory_weights": self.weights_fingerprint}
+        return state_to_bytes(self._named_tensors(), identity, rows, self.notes)
+
+    @classmethod
+    def from_bytes(cls, content: bytes, config: PreTrainedConfig, *, name: str = "given") -> Self:
+        """A state that `to_bytes` gave, on the CPU; errors as `from_pretrained`.
+
+        Args:
+            name: of the state, for what is said of it.
+        """
+        tensors, identity, rows, notes = state_from_bytes(content, name)
+        cache = cls(config, batch_size=len(rows["speaker_ids"]))
+        cache.check_identity(identity, f"The state {name}")
+        cache.weights_fingerprint = identity.get("memory_weights")
+        cache.check_weights(config.memory_config.weights_fingerprint)
+        ids = rows["conversation_ids"]
+        cache.conversation_ids = None if ids is None else {int(key): row for key, row in ids.items()}
+        cache.speaker_ids = [{int(key): slot for key, slot in speakers.items()} for speakers in rows["speaker_ids"]]
+        check_tensors(tensors, config.memory_config, len(rows["speaker_ids"]), name)
+        cache.turns, cache.tokens, cache.notes = tensors["turns"], tensors["tokens"], notes
+        for index, layer in enumerate(cache.layers):
+            weights, momentum = (_numbered(tensors, f"layers.{index}.{kind}") for kind in ("weights", "momentum"))
+            if weights:
+                layer.set(NeuralMemoryState(weights, momentum))
+        return cache
+
+    def _named_tensors(self) -> dict[str, Tensor]:
+        tensors = {"turns": self.turns, "tokens": self.tokens}
+        for index, layer in enumerate(self.layers):
+            if layer.is_initialized:
+                tensors |= {f"layers.{index}.weights.{i}": tensor for i, tensor in enumerate(layer.weights)}
+                tensors |= {f"layers.{index}.momentum.{i}": tensor for i, tensor in enumerate(layer.momentum)}
+        return tensors
+
+
+def _numbered(tensors: dict[str, Tensor], name: str) -> tuple[Tensor, ...]:
+    """The tensors `name.0`, `name.1`, ... in order."""
+    keys = (f"{name}.{index}" for index in range(len(tensors)))
+    return tuple(tensors[key] for key in keys if key in tensors)
 
 
 def state_to_bytes(tensors: dict[str, Tensor], identity: dict, rows: dict, notes: dict) -> bytes:
