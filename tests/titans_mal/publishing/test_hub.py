@@ -372,6 +372,12 @@ def test_publishing_by_command(hub, published, machine):
     app = hub.files("org/app", repo_type="space")
     assert {*app} == {".gitattributes", "README.md", "app.py", "requirements.txt", "timeline.py"}
     assert listed == {*files, *app} - {"LICENSE", ".gitattributes"}
+    refused = machine.run(command.format([*arguments, "--private"]), fails=True)
+    assert "Error: org/by-command exists already and is public" in refused
+    assert hub.files("org/by-command") == files
+    machine.run(command.format([*arguments, "--revision", "next"]))
+    assert hub.files("org/by-command") == files
+    assert "handler.py" in hub.files("org/by-command", "next")
     refused = machine.run(command.format(["publish", "adapter", "name"]), fails=True)
     assert refused.strip() == "Error: A repository is named \"org/name\", got 'name'."
     config = json.loads((folder / "config.json").read_text())
