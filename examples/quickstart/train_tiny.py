@@ -9,6 +9,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import math
 import tempfile
@@ -31,7 +32,10 @@ from tiny_host import LEVEL_WORDS, PITCH_WORDS, PROMPT, TRACT_WORDS, build_host,
 from torch.nn import functional as F
 
 from titans_mal import AutoModelForAudioEmotion, TitansMemoryConfig, load_audio, load_conversations
-from titans_mal.data.synthetic import EMOTIONS, Speaker, best_accuracy_from_utterance, draw_conversation
+from titans_mal.data.bayes_bound import best_accuracy
+from titans_mal.data.suites import EMOTION_CHANGES, EMOTIONS, TURN_SCATTER, Speaker, baseline
+from titans_mal.data.synthetic import speak
+from titans_mal.data.voices import LEVEL_MEAN, PITCH_MEDIAN
 
 
 HERE = Path(__file__).parent
@@ -80,14 +84,14 @@ def collate(parts: list[dict[str, torch.Tensor]], pad_token_id: int) -> dict[str
 
 def draw_utterance(rng: np.random.Generator) -> tuple[np.ndarray, str]:
     """An utterance of a random speaker, and what can be heard in it: emotion, pitch, level and tract."""
-    speaker, emotion = Speaker.draw(rng), EMOTIONS[rng.integers(len(EMOTIONS))]
-    waveform = speaker.speak(emotion, rng)
-    pitch, level = speaker.usual(emotion)
+    speaker, emotion = Speaker.draw(rng), int(rng.integers(len(EMOTIONS)))
+    pitch, level = (speaker.pitch, speaker.level) + EMOTION_CHANGES[emotion] + TURN_SCATTER * rng.standard_normal(2)
+    waveform = speaker.voice.speak(pitch, level, rng)
     words = (
-        emotion,
-        _bin(np.log(pitch), np.log(65), np.log(350), PITCH_WORDS),
-        _bin(level, -56, -16, LEVEL_WORDS),
-        _bin(speaker.tract, 0.75, 1.1, TRACT_WORDS),
+        EMOTIONS[emotion],
+        _bin(pitch, np.log(65 / PITCH_MEDIAN), np.log(350 / PITCH_MEDIAN), PITCH_WORDS),
+        _bin(level, -56 - LEVEL_MEAN, -16 - LEVEL_MEAN, LEVEL_WORDS),
+        _bin(speaker.voice.tract, 0.75, 1.1, TRACT_WORDS),
     )
     return waveform, " ".join(words)
 
@@ -146,11 +150,11 @@ def train_memory(model, processor, *, conversations: int, steps: int, seed: int,
     parts, labels = [], []
     for number in range(conversations):
         # Some begin with any emotion, so that the memory learns what to make of a turn that nothing came before.
-        introduced = number % 4 != 0
-        turns = draw_conversation(np.random.default_rng((seed, number)), introduced=introduced)
-        parts.append(prepare(processor, [turn["waveform"] for turn in turns]))
-        unscored = FIRST_SCORED_TURN if introduced else 0
-        labels.append([-1] * unscored + [EMOTIONS.index(turn["emotion"]) for turn in turns[unscored:]])
+        suite = baseline() if number % 4 else dataclasses.replace(baseline(), introduced=False)
+        rng = np.random.default_rng((seed, number))
+        script = suite.draw(rng)
+        parts.append(prepare(processor, speak(script, rng)))
+        labels.append([-1 if turn.is_introduction else turn.emotion for turn in script.turns])
     labels = torch.tensor(labels)
     rng = np.random.default_rng(seed)
 
@@ -197,8 +201,12 @@ def evaluate(model, processor, conversations: list[tuple[list[np.ndarray], list[
 
 
 def held_out(conversations: int, seed: int) -> list[tuple[list[np.ndarray], list[int]]]:
-    drawn = [draw_conversation(np.random.default_rng((seed, number))) for number in range(conversations)]
-    return [([t["waveform"] for t in turns], [EMOTIONS.index(t["emotion"]) for t in turns]) for turns in drawn]
+    drawn = []
+    for number in range(conversations):
+        rng = np.random.default_rng((seed, number))
+        script = baseline().draw(rng)
+        drawn.append((speak(script, rng), [turn.emotion for turn in script.turns]))
+    return drawn
 
 
 def from_folder(folder: Path) -> list[tuple[list[np.ndarray], list[int]]]:
@@ -268,7 +276,7 @@ def report(model, results: dict[str, dict[str, float]], minutes: float) -> None:
         f"\nTrained in {minutes:.1f} minutes; {model.num_parameters() - memory:,} parameters of the host, "
         f"{memory:,} of memory."
     )
-    print(f"Best possible from the utterance alone (synthetic): {best_accuracy_from_utterance():.1%}\n")
+    print(f"Best possible from the utterance alone (synthetic): {best_accuracy(baseline(), uses_history=False):.1%}\n")
     columns = list(next(iter(results.values())))
     print("| accuracy on turns 3 and later | " + " | ".join(columns) + " |")
     print("| --- |" + " --- |" * len(columns))

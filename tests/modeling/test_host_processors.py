@@ -8,7 +8,7 @@ from tiny_models import tone
 from tiny_processors import PROCESSORS
 
 from titans_mal import AudioEmotionPipeline, ConversationMemoryCache
-from titans_mal.data.synthetic import to_wav
+from titans_mal.data.voices import to_wav
 
 
 # Where a processor fixes what the tiny model must have.

@@ -80,9 +80,9 @@ def evaluate(
 
 def _labels_for(data: str, labels: list[str]) -> list[str] | None:
     """The model's labels, for data without label sets by name."""
-    from ..data.synthetic import SUITES
+    from ..data.synthetic import NAMED_SUITES
 
-    return None if data in SUITES else labels
+    return None if data in NAMED_SUITES else labels
 
 
 def compare(

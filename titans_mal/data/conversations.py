@@ -16,7 +16,7 @@ from .corpora import CORPORA, Corpus
 from .hub_dataset import read_hub_dataset
 from .metadata_folder import read_metadata_folder
 from .problems import LEFT_OUT, MAX_SECONDS, Problem, look_at_all, quietly, report_problems
-from .synthetic import SUITES, synthetic_conversations
+from .synthetic import NAMED_SUITES, SPLITS, synthetic_conversations
 from .table import Conversations, LabelSet, Turn, features_of
 
 
@@ -68,16 +68,19 @@ def load_conversations(
     name = str(name_or_folder)
     corpus = CORPORA.get(name.lower())
     folder = Path(name).expanduser()
-    is_hub = corpus is None and name not in SUITES and not folder.exists()
+    is_hub = corpus is None and name not in NAMED_SUITES and not folder.exists()
     if is_hub and not re.fullmatch(r"\w[\w.-]*/\w[\w.-]*", name):
         raise FileNotFoundError(
-            f"{name!r} is no folder, no dataset of the Hub (org/name), and none of {[*CORPORA, *SUITES]}."
+            f"{name!r} is no folder, no dataset of the Hub (org/name), and none of {[*CORPORA, *NAMED_SUITES]}."
         )
     _check_arguments(name, corpus, is_hub, data_dir=data_dir, fold=fold, columns=columns, label_set=label_set)
     if not max_seconds > 0:
         raise ValueError(f"max_seconds must be above 0, got {max_seconds!r}.")
-    if name in SUITES:
-        return Conversations({split: synthetic_conversations(**given) for split, given in SUITES[name].items()})
+    if name in NAMED_SUITES:
+        suite = NAMED_SUITES[name]()
+        return Conversations(
+            {split: synthetic_conversations(**given, suite=suite, split=split) for split, given in SPLITS.items()}
+        )
     if corpus is not None:
         source = _read_corpus(corpus, Path(data_dir).expanduser().absolute(), label_set, fold)
     elif is_hub:
@@ -261,7 +264,7 @@ def _check_arguments(name: str, corpus: Corpus | None, is_hub: bool, **given) ->
         "data_dir": has_label_sets,
         "fold": has_label_sets,
         "columns": is_hub,
-        "label_set": name not in SUITES,
+        "label_set": name not in NAMED_SUITES,
     }
     for argument, has_meaning in meaningful.items():
         if given[argument] is not None and not has_meaning:

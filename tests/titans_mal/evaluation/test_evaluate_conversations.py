@@ -13,7 +13,7 @@ import torch
 from tiny_models import LABELS, tiny_model, tone
 
 from titans_mal import ConversationMemoryCache, load_audio, load_conversations
-from titans_mal.data.synthetic import to_wav
+from titans_mal.data.voices import to_wav
 from titans_mal.evaluation import evaluate_conversations as runner
 from titans_mal.evaluation.conditions import CONDITIONS
 from titans_mal.evaluation.evaluate_conversations import evaluate_conversations
