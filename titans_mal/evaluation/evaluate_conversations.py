@@ -72,7 +72,7 @@ def evaluate_conversations(
     dataset = dataset.with_format(None)
     hearing = {"readout": readout, "max_new_tokens": max_new_tokens, "seed": seed}
     _check_arguments(conditions, batch_size=batch_size, resamples=resamples, **hearing)
-    _check_data(model, dataset, train)
+    check_data(model, dataset, train)
     conditions = _possible(conditions, dataset)
     output_dir, state = Path(output_dir), process_state()
     protocol = protocol_of(model, processor, dataset, **hearing)
@@ -123,7 +123,17 @@ def _possible(conditions: Sequence[str], dataset: Dataset) -> list[str]:
     return possible
 
 
-def _check_data(model, dataset: Dataset, train: Dataset | None) -> None:
+def check_data(model, dataset: Dataset, train: Dataset | None = None) -> None:
+    """Refuse a table that a model cannot be evaluated or trained on.
+
+    Args:
+        model: with memory.
+        dataset: the table.
+        train: another one, of the same labels.
+
+    Raises:
+        ValueError: as `evaluate_conversations` says.
+    """
     missing = [name for name in REQUIRED_COLUMNS if name not in dataset.column_names]
     if missing or not isinstance(dataset.features["emotion"], ClassLabel):
         raise ValueError(

@@ -1,0 +1,50 @@
+"""The arguments of a training: those of transformers, and the few that conversations add."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from transformers import TrainingArguments
+
+
+CLASS_WEIGHTS = ("none", "balanced")
+
+
+@dataclass
+class ConversationTrainingArguments(TrainingArguments):
+    """`transformers.TrainingArguments` for `ConversationTrainer`.
+
+    `per_device_train_batch_size` counts lanes, each with a window of turns, and `per_device_eval_batch_size` turns.
+
+    Args:
+        window: turns of a conversation that a step hears, with gradients through what they write; at least 2, for what
+            the last turn writes is read by none.
+        class_weights: "none", or "balanced": labels that are rare count more, all labels the same in sum.
+        soft_labels: learn the shares of the raters' votes in the column `emotion_probabilities`, where a turn is scored.
+        evaluation_resamples: of the bootstrap in the reports of evaluations during the training.
+
+    Raises:
+        ValueError: for a value that is not allowed, or an option of transformers that would lose turns or states.
+    """
+
+    window: int = field(default=8, metadata={"help": "Turns of a conversation that a step hears; at least 2."})
+    class_weights: str = field(default="none", metadata={"help": "none or balanced."})
+    soft_labels: bool = field(default=False, metadata={"help": "Learn from the column emotion_probabilities."})
+    evaluation_resamples: int = field(default=200, metadata={"help": "Of the bootstrap in reports on the way."})
+
+    def __post_init__(self):
+        # The columns of a table are not the names of the model's inputs.
+        self.remove_unused_columns = False
+        self.label_names = ["emotion_labels"]
+        if self.ddp_find_unused_parameters is None:
+            # A window that holds one turn of each conversation reads nothing that was written in it.
+            self.ddp_find_unused_parameters = True
+        super().__post_init__()
+        if isinstance(self.window, bool) or not isinstance(self.window, int) or self.window < 2:
+            raise ValueError(f"window must be an integer of at least 2, got {self.window!r}.")
+        if self.class_weights not in CLASS_WEIGHTS:
+            raise ValueError(f"class_weights must be one of {CLASS_WEIGHTS}, got {self.class_weights!r}.")
+        if self.save_total_limit == 1:
+            raise ValueError("save_total_limit=1 leaves no other checkpoint where one is corrupted: use 2 or more.")
+        if self.auto_find_batch_size:
+            raise ValueError("auto_find_batch_size would change the number of lanes on the way: choose a batch size.")

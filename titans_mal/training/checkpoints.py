@@ -1,0 +1,80 @@
+"""Checkpoints that are known to be whole: a list of their files' digests is written last, and checked before use."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+from pathlib import Path
+
+from transformers.utils import logging
+
+
+logger = logging.get_logger(__name__)
+
+DIGESTS_FILE = "checkpoint_digests.json"
+
+
+def seal_checkpoint(folder: str | os.PathLike) -> None:
+    """Write the digests of all files of a checkpoint, when nothing else is left to be written."""
+    folder = Path(folder)
+    # On the disk before the list that vouches for them is.
+    for path in _files(folder):
+        _sync(path)
+    draft = folder / f"{DIGESTS_FILE}.draft"
+    draft.write_text(json.dumps({_name(folder, path): _digest(path) for path in _files(folder)}, indent=2))
+    _sync(draft)
+    os.replace(draft, folder / DIGESTS_FILE)
+
+
+def whats_wrong(folder: str | os.PathLike) -> str | None:
+    """Why a checkpoint cannot be used, in words; None if it is whole."""
+    folder = Path(folder)
+    try:
+        digests = json.loads((folder / DIGESTS_FILE).read_text())
+    except (OSError, ValueError):
+        return f"{DIGESTS_FILE} is missing or broken: it was not written to its end"
+    for name, digest in digests.items():
+        path = folder / name
+        if not path.is_file():
+            return f"{name} is missing"
+        if _digest(path) != digest:
+            return f"{name} is not what was written"
+    return None
+
+
+def last_good_checkpoint(output_dir: str | os.PathLike) -> str | None:
+    """The latest checkpoint of a training that is whole; those after it are warned of, and passed over.
+
+    Args:
+        output_dir: of the training, with folders `checkpoint-STEP`.
+
+    Returns:
+        Its folder; None if there is none.
+    """
+    folders = [path for path in Path(output_dir).glob("checkpoint-*") if re.fullmatch(r"checkpoint-\d+", path.name)]
+    for folder in sorted(folders, key=lambda path: int(path.name.split("-")[1]), reverse=True):
+        wrong = whats_wrong(folder)
+        if wrong is None:
+            return str(folder)
+        logger.warning(f"{folder} is not used: {wrong}.")
+    return None
+
+
+def _files(folder: Path) -> list[Path]:
+    return sorted(path for path in folder.rglob("*") if path.is_file() and not path.name.startswith(DIGESTS_FILE))
+
+
+def _name(folder: Path, path: Path) -> str:
+    return path.relative_to(folder).as_posix()
+
+
+def _digest(path: Path) -> str:
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _sync(path: Path) -> None:
+    with open(path, "rb") as file:
+        os.fsync(file.fileno())

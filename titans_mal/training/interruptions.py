@@ -1,0 +1,96 @@
+"""What may come between: a signal to stop, and steps whose numbers are not finite."""
+
+from __future__ import annotations
+
+import signal
+import threading
+
+import torch
+from accelerate import PartialState
+from accelerate.utils import reduce
+from transformers import TrainerCallback
+from transformers.trainer_callback import ExportableState
+from transformers.utils import logging
+
+
+logger = logging.get_logger(__name__)
+
+
+def any_process(flag: bool) -> bool:
+    """Whether the flag is set in any process; all of them ask together."""
+    state = PartialState()
+    if state.num_processes == 1:
+        return flag
+    return bool(reduce(torch.tensor(float(flag), device=state.device), reduction="sum") > 0)
+
+
+class StopOnSignal(TrainerCallback):
+    """On SIGTERM or SIGINT, saves a checkpoint after the step and ends the training, in all processes at once.
+
+    Attributes:
+        received: number of the signal that ended the training; None: none did.
+    """
+
+    def __init__(self):
+        self.received: int | None = None
+        self._before: dict[int, object] = {}
+
+    def on_train_begin(self, args, state, control, **kwargs):
+        # Only the main thread may set handlers; elsewhere the caller's own stand.
+        if threading.current_thread() is threading.main_thread():
+            for number in (signal.SIGTERM, signal.SIGINT):
+                self._before[number] = signal.signal(number, self._receive)
+
+    def on_step_end(self, args, state, control, **kwargs):
+        if any_process(self.received is not None):
+            self.received = self.received or int(signal.SIGTERM)
+            control.should_save = control.should_training_stop = True
+            control.should_evaluate = False
+
+    def on_train_end(self, args, state, control, **kwargs):
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+        self._before = {}
+
+    def _receive(self, number, frame):
+        if self.received is not None:  # asked twice
+            raise KeyboardInterrupt
+        self.received = number
+        logger.warning(f"{signal.Signals(number).name}: a checkpoint is saved after this step.")
+
+
+class SkippedSteps(TrainerCallback, ExportableState):
+    """Skips optimiser steps whose loss or gradients are not finite, and counts them.
+
+    Attributes:
+        count: steps skipped since the training began.
+    """
+
+    def __init__(self, count: int = 0):
+        self.count = count
+        self._is_bad = False
+
+    def state(self) -> dict:
+        return {"args": {"count": self.count}, "attributes": {}}
+
+    def on_train_begin(self, args, state, control, **kwargs):
+        # Trainer itself restores callbacks only where it is asked to.
+        self.count = state.stateful_callbacks[type(self).__name__]["args"]["count"]
+
+    def mark(self) -> None:
+        """The present step has a loss that is not finite."""
+        self._is_bad = True
+
+    def on_pre_optimizer_step(self, args, state, control, model=None, **kwargs):
+        gradients = [parameter.grad for parameter in model.parameters() if parameter.grad is not None]
+        is_finite = all(bool(torch.isfinite(gradient).all()) for gradient in gradients)
+        if any_process(self._is_bad or not is_finite):
+            # Without gradients the optimiser changes nothing, not even its moments.
+            model.zero_grad(set_to_none=True)
+            self.count += 1
+            logger.warning(f"Step {state.global_step + 1} is skipped: its loss or gradients are not finite.")
+        self._is_bad = False
+
+    def on_log(self, args, state, control, logs=None, **kwargs):
+        if logs is not None and self.count:
+            logs["skipped_steps"] = self.count

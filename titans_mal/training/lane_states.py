@@ -1,0 +1,49 @@
+"""The memory of each lane, carried from step to step."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+from transformers import PreTrainedConfig
+
+from ..modeling.conversation_memory_cache import ConversationMemoryCache
+
+
+class LaneStates:
+    """A cache for each batch of an optimiser step that this process hears.
+
+    Args:
+        config: of the model.
+        lanes: of a batch.
+    """
+
+    def __init__(self, config: PreTrainedConfig, lanes: int):
+        self._config = config
+        self._lanes = lanes
+        self._caches: dict[int, ConversationMemoryCache] = {}
+
+    def of_batch(self, lanes: Sequence[int], begins: Sequence[int]) -> ConversationMemoryCache:
+        """The cache of a batch's lanes, in which those of `begins` are empty."""
+        number = lanes[0] // self._lanes
+        cache = self._caches.setdefault(number, ConversationMemoryCache(self._config, batch_size=self._lanes))
+        rows = cache.conversation_ids or {}
+        ended = [rows[lane] for lane in begins if lane in rows]
+        if ended:
+            cache.reset(ended)
+        return cache
+
+    def save(self, folder: str | os.PathLike) -> None:
+        """Write the caches into sub-folders named by number."""
+        for number, cache in self._caches.items():
+            if cache.is_initialized:
+                cache.save_pretrained(Path(folder) / str(number))
+
+    def load(self, folder: str | os.PathLike, device) -> None:
+        """Take over what `save` wrote; a folder that is not there leaves every lane empty."""
+        folder = Path(folder)
+        self._caches = {
+            int(path.name): ConversationMemoryCache.from_pretrained(path, self._config).to(device)
+            for path in (folder.iterdir() if folder.is_dir() else ())
+        }

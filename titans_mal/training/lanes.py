@@ -1,0 +1,98 @@
+"""Lanes: which turns each step hears, so that long conversations go on in the next step.
+
+A lane works through one conversation after the other, a window of turns a step. Its memory is carried from step to
+step, cut from the graph (truncated back-propagation through time), and begins anew with each conversation. The order
+depends on the seed and on the number of lanes alone, and not on how processes and accumulation share them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import islice
+
+import numpy as np
+from torch.utils.data import Sampler
+
+
+@dataclass(frozen=True)
+class LaneTurn:
+    """One turn of a batch.
+
+    Attributes:
+        row: in the table.
+        lane: whose memory it reads and writes.
+        begins: whether it is the first turn of its conversation.
+    """
+
+    row: int
+    lane: int
+    begins: bool
+
+
+class LaneSampler(Sampler[list[LaneTurn]]):
+    """The batches of one process: in each optimiser step every lane advances by a window.
+
+    An epoch is as many steps as the windows of all conversations fill; lanes go on from one epoch into the next, so
+    none is ever idle.
+
+    Args:
+        conversations: rows of the turns of each conversation, in order.
+        window: turns of a lane in a step.
+        lanes: of a batch.
+        batches: of an optimiser step, over all processes and accumulated micro-steps.
+        process_index, num_processes: which of an optimiser step's batches are this process's: each `num_processes`-th.
+        seed: of the order of conversations.
+
+    Attributes:
+        epoch: the one that iterating gives; to be set before.
+    """
+
+    def __init__(
+        self,
+        conversations: Sequence[Sequence[int]],
+        *,
+        window: int,
+        lanes: int,
+        batches: int,
+        process_index: int = 0,
+        num_processes: int = 1,
+        seed: int = 0,
+    ):
+        self.epoch = 0
+        self._conversations = conversations
+        self._window = window
+        self._lanes = lanes
+        self._batches = batches
+        self._mine = range(process_index, batches, num_processes)
+        self._seed = seed
+        windows = sum(-(-len(rows) // window) for rows in conversations)
+        self.steps_per_epoch = max(1, -(-windows // (lanes * batches)))
+
+    def __len__(self) -> int:
+        return self.steps_per_epoch * len(self._mine)
+
+    def __iter__(self) -> Iterator[list[LaneTurn]]:
+        first = self.epoch * self.steps_per_epoch
+        for step in islice(self._steps(), first, first + self.steps_per_epoch):
+            for batch in self._mine:
+                lanes = step[batch * self._lanes : (batch + 1) * self._lanes]
+                yield [turn for lane in lanes for turn in lane]
+
+    def _steps(self) -> Iterator[list[list[LaneTurn]]]:
+        """For each optimiser step without end, the turns of each lane."""
+        stream = self._shuffled()
+        left: list[list[LaneTurn]] = [[] for _ in range(self._lanes * self._batches)]
+        while True:
+            for lane, turns in enumerate(left):
+                if not turns:
+                    rows = self._conversations[next(stream)]
+                    left[lane] = [LaneTurn(row, lane, index == 0) for index, row in enumerate(rows)]
+            yield [turns[: self._window] for turns in left]
+            left = [turns[self._window :] for turns in left]
+
+    def _shuffled(self) -> Iterator[int]:
+        """Conversations without end: all of them in an order, then all of them in another."""
+        rng = np.random.default_rng(self._seed)
+        while True:
+            yield from rng.permutation(len(self._conversations)).tolist()

@@ -1,0 +1,234 @@
+"""`ConversationTrainer`: transformers' Trainer, which hears windows of conversations and carries their memory on."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Sequence
+from functools import cached_property
+from pathlib import Path
+
+import torch
+from datasets import Dataset
+from torch import Tensor
+from torch.utils.data import DataLoader
+from transformers import Trainer, TrainerCallback
+
+from ..evaluation.evaluate_conversations import check_data, evaluate_conversations
+from .arguments import ConversationTrainingArguments
+from .checkpoints import seal_checkpoint
+from .interruptions import SkippedSteps, StopOnSignal, any_process
+from .lane_states import LaneStates
+from .lanes import LaneSampler
+from .losses import balanced_class_weights, summed_loss
+from .weights import load_trained_weights
+from .windows import SOFT_LABELS, TurnDataset, WindowCollator
+
+
+# Reports of evaluations on the way, in the folder of the training.
+EVALUATION_FOLDER = "evaluation"
+# What an evaluation on the way hears; the last one has all controls.
+_EVALUATED = ("memory", "reads_off")
+
+
+class ConversationTrainer(Trainer):
+    """Trains a model on conversations, the turns of a window in one forward.
+
+    What is frozen stays so: `choose_trained_parts` says what trains.
+
+    Args:
+        model: with memory.
+        args: of the training.
+        processor: of the host.
+        train_dataset, eval_dataset: splits of `load_conversations`.
+        kwargs: of `transformers.Trainer`.
+
+    Attributes:
+        skipped: counts the steps that were not finite.
+        stopped: knows whether a signal ended the training.
+
+    Raises:
+        ValueError: for data with labels that the model does not know, turns out of order, too many speakers for the
+            memory, no scored turn, or no column `emotion_probabilities` where soft labels are wanted; and for a model
+            of which nothing trains.
+    """
+
+    def __init__(
+        self,
+        model,
+        args: ConversationTrainingArguments,
+        *,
+        processor,
+        train_dataset: Dataset,
+        eval_dataset: Dataset | None = None,
+        **kwargs,
+    ):
+        if not any(parameter.requires_grad for parameter in model.parameters()):
+            raise ValueError("Nothing of the model trains: choose_trained_parts(model) first.")
+        check_data(model, train_dataset)
+        if eval_dataset is not None:
+            check_data(model, eval_dataset)
+        self._processor = processor
+        self._label_columns = [model.config.labels.index(label) for label in train_dataset.features["emotion"].names]
+        if args.soft_labels:
+            _check_soft_labels(train_dataset)
+        turns = TurnDataset(
+            train_dataset,
+            sampling_rate=model.sound_extractor(processor).sampling_rate,
+            label_columns=self._label_columns,
+            soft_labels=args.soft_labels,
+        )
+        collator = WindowCollator(model, processor, self._label_columns)
+        super().__init__(model, args, collator, train_dataset=turns, eval_dataset=eval_dataset, **kwargs)
+        # The loss is divided by the scored turns of the whole step, and not once more by its micro-steps.
+        self.model_accepts_loss_kwargs = True
+        self._class_weights = None
+        if args.class_weights == "balanced":
+            labels = [self._label_columns[label] if label >= 0 else -1 for label in train_dataset["emotion"]]
+            self._class_weights = balanced_class_weights(labels, len(model.config.labels))
+        self._lane_states = LaneStates(model.config, args.per_device_train_batch_size)
+        self.stopped, self.skipped = StopOnSignal(), SkippedSteps()
+        for callback in (self.stopped, self.skipped, _SetEpoch(self)):
+            self.add_callback(callback)
+
+    @cached_property
+    def lane_sampler(self) -> LaneSampler:
+        """Which turns this process hears in each of its steps."""
+        return LaneSampler(
+            self.train_dataset.conversations,
+            window=self.args.window,
+            lanes=self.args.per_device_train_batch_size,
+            batches=self.args.gradient_accumulation_steps * self.args.world_size,
+            process_index=self.args.process_index,
+            num_processes=self.args.world_size,
+            seed=self.args.data_seed if self.args.data_seed is not None else self.args.seed,
+        )
+
+    def get_train_dataloader(self) -> DataLoader:
+        """The batches of this process; they are not for accelerate to share out once more."""
+        return DataLoader(
+            self.train_dataset,
+            batch_sampler=self.lane_sampler,
+            collate_fn=self.data_collator,
+            num_workers=self.args.dataloader_num_workers,
+            pin_memory=self.args.dataloader_pin_memory and torch.accelerator.is_available(),
+            # Of its own, so that making an iterator draws nothing from what a resumed training must find as it was.
+            generator=torch.Generator(),
+        )
+
+    def training_step(self, model, inputs: dict, num_items_in_batch: Tensor | None = None) -> Tensor:
+        """Forward and backward of a batch; the lanes' memory goes on from here, cut from the graph."""
+        inputs = self._prepare_inputs(dict(inputs))
+        lanes, begins = inputs["conversation_ids"].tolist(), inputs.pop("begins").tolist()
+        cache = self._lane_states.of_batch(lanes, begins)
+        before = cache.snapshot()
+        model.train()
+        with self.compute_loss_context_manager():
+            loss = self.compute_loss(model, {**inputs, "memory_cache": cache}, num_items_in_batch=num_items_in_batch)
+        if any_process(not bool(torch.isfinite(loss))):
+            cache.restore(before)
+            self.skipped.mark()
+            return torch.zeros_like(loss)
+        self.accelerator.backward(loss)
+        cache.detach_()
+        return loss.detach()
+
+    def compute_loss(self, model, inputs: dict, return_outputs: bool = False, num_items_in_batch=None):
+        """The summed loss of the scored turns over their number in the whole step, of all processes."""
+        labels, probabilities = inputs.pop("emotion_labels"), inputs.pop(SOFT_LABELS, None)
+        output = model(**inputs, logits_to_keep=1)
+        loss = summed_loss(
+            output.emotion_logits, labels, probabilities=probabilities, class_weights=self._class_weights
+        )
+        # Gradients are averaged over processes.
+        loss = loss * self.accelerator.num_processes / num_items_in_batch
+        return (loss, output) if return_outputs else loss
+
+    def _get_num_items_in_batch(self, batch_samples: list, device: torch.device) -> Tensor:
+        scored = sum((batch["emotion_labels"] >= 0).sum() for batch in batch_samples).to(device)
+        if self.args.world_size > 1:
+            scored = self.accelerator.gather(scored).sum()
+        return scored.clamp(min=1)
+
+    def evaluate(
+        self,
+        eval_dataset: Dataset | None = None,
+        ignore_keys: Sequence[str] | None = None,
+        metric_key_prefix: str = "eval",
+    ) -> dict[str, float]:
+        """Hear whole conversations with memory on and with reads off; the report stays in the training's folder.
+
+        Returns:
+            `eval_ua`, `eval_wa` (memory on) and `eval_ua_reads_off`.
+        """
+        model = self.accelerator.unwrap_model(self.model)
+        folder = Path(self.args.output_dir) / EVALUATION_FOLDER / f"step-{self.state.global_step}"
+        if self.is_world_process_zero():
+            # Of a run that was interrupted after it.
+            shutil.rmtree(folder, ignore_errors=True)
+        self.accelerator.wait_for_everyone()
+        report = evaluate_conversations(
+            model,
+            self._processor,
+            self.eval_dataset if eval_dataset is None else eval_dataset,
+            folder,
+            conditions=_EVALUATED,
+            batch_size=self.args.per_device_eval_batch_size,
+            resamples=self.args.evaluation_resamples,
+        )
+        columns = report.content["columns"]
+        metrics = {
+            f"{metric_key_prefix}_ua": columns["memory"]["metrics"]["ua"]["value"],
+            f"{metric_key_prefix}_wa": columns["memory"]["metrics"]["wa"]["value"],
+            f"{metric_key_prefix}_ua_reads_off": columns["reads_off"]["metrics"]["ua"]["value"],
+        }
+        self.log(metrics)
+        self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
+        return metrics
+
+    def _save_checkpoint(self, model, trial) -> None:
+        folder = Path(self.args.output_dir) / f"checkpoint-{self.state.global_step}"
+        # Before transformers takes away older checkpoints.
+        self._lane_states.save(self._lanes_folder(folder))
+        super()._save_checkpoint(model, trial)
+        self.accelerator.wait_for_everyone()
+        if self.args.should_save:
+            seal_checkpoint(folder)
+        self.accelerator.wait_for_everyone()
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model=None) -> None:
+        if self.is_fsdp_enabled:
+            super()._load_from_checkpoint(resume_from_checkpoint, model)
+        else:
+            load_trained_weights(self.model if model is None else model, resume_from_checkpoint)
+        self._lane_states.load(self._lanes_folder(resume_from_checkpoint), self.args.device)
+
+    def _load_best_model(self) -> None:
+        if self.is_fsdp_enabled:
+            super()._load_best_model()
+        else:
+            load_trained_weights(self.model, self.state.best_model_checkpoint)
+
+    def _lanes_folder(self, checkpoint: str | os.PathLike) -> Path:
+        return Path(checkpoint) / "lanes" / f"process-{self.args.process_index}"
+
+
+class _SetEpoch(TrainerCallback):
+    """Tells the sampler which epoch begins, also where a training is resumed."""
+
+    def __init__(self, trainer: ConversationTrainer):
+        self._sampler = trainer.lane_sampler
+
+    def on_epoch_begin(self, args, state, control, **kwargs):
+        self._sampler.epoch = state.global_step // self._sampler.steps_per_epoch
+
+
+def _check_soft_labels(table: Dataset) -> None:
+    labels = table.features["emotion"].names
+    if SOFT_LABELS not in table.column_names:
+        raise ValueError(f"soft_labels need the column {SOFT_LABELS}; the data has {table.column_names}.")
+    for row, (shares, label) in enumerate(zip(table[SOFT_LABELS], table["emotion"])):
+        if label >= 0 and (
+            shares is None or len(shares) != len(labels) or min(shares) < 0 or abs(sum(shares) - 1) > 1e-3
+        ):
+            raise ValueError(f"{SOFT_LABELS} of row {row} must be {len(labels)} shares with the sum 1, got {shares}.")

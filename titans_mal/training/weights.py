@@ -1,0 +1,66 @@
+"""Puts the weights of a checkpoint into the model that is being trained."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file
+from transformers import PreTrainedModel
+from transformers.trainer_utils import load_sharded_checkpoint
+
+from ..modeling.checkpoint_saving import WEIGHT_FILES
+from ..modeling.host_lora import LORA_FOLDER, has_lora
+
+
+@torch.no_grad()
+def load_trained_weights(model: PreTrainedModel, folder: str | os.PathLike) -> None:
+    """Load what a checkpoint of this model holds: memory and readout, its LoRA, or in full all weights.
+
+    Args:
+        model: with the same parts as the one that was saved.
+        folder: that `save_pretrained` wrote.
+
+    Raises:
+        ValueError: if the checkpoint lacks what the model trains, or holds another LoRA.
+        OSError: if its files are not there.
+    """
+    folder = Path(folder)
+    if (folder / "model.safetensors.index.json").is_file():
+        load_sharded_checkpoint(model, str(folder), strict=False, prefer_safe=True)
+        loaded = {key for path in folder.iterdir() if WEIGHT_FILES.fullmatch(path.name) for key in _keys(path)}
+    else:
+        weights = load_file(folder / "model.safetensors")
+        model.load_state_dict(weights, strict=False)
+        loaded = set(weights)
+    if model.added_adapters:
+        loaded |= _load_lora(model, folder)
+    missing = [name for name, p in model.named_parameters() if p.requires_grad and name not in loaded]
+    if missing:
+        raise ValueError(f"{folder} lacks {len(missing)} of the weights that train: {missing[:3]}, ...")
+
+
+def _load_lora(model: PreTrainedModel, folder: Path) -> set[str]:
+    """The names of the parameters that were loaded."""
+    from peft import set_peft_model_state_dict
+
+    (name,) = model.added_adapters
+    if not has_lora(folder):
+        raise ValueError(f"{folder} has no LoRA, and the model has the LoRA {name!r}.")
+    weights = load_file(folder / LORA_FOLDER / "adapter_model.safetensors")
+    weights = {key.removeprefix("base_model.model."): tensor for key, tensor in weights.items()}
+    result = set_peft_model_state_dict(model, weights, adapter_name=name)
+    if result.unexpected_keys:
+        raise ValueError(f"The LoRA of {folder} does not fit the model's: {result.unexpected_keys[:3]}, ...")
+    missing = set(result.missing_keys)
+    return {key for key, _ in model.named_parameters() if name in key.split(".") and key not in missing}
+
+
+def _keys(path: Path) -> list[str]:
+    from safetensors import safe_open
+
+    if path.suffix != ".safetensors":
+        return []
+    with safe_open(path, "pt") as file:
+        return list(file.keys())

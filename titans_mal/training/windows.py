@@ -1,0 +1,109 @@
+"""From turns of a table to the inputs of one forward: sound, lanes, speakers and labels."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Sequence
+
+import torch
+from datasets import Dataset
+
+from ..data.audio import load_turn
+from .lanes import LaneTurn
+
+
+# A column of tables that holds, for each turn, how the raters' votes are shared among the labels.
+SOFT_LABELS = "emotion_probabilities"
+
+
+class TurnDataset(torch.utils.data.Dataset):
+    """Turns of a table, as `LaneSampler` asks for them.
+
+    Args:
+        table: a split of `load_conversations`.
+        sampling_rate: that the host hears, in Hz.
+        label_columns: the model's number of each label of the table.
+        soft_labels: whether the column `emotion_probabilities` is given along.
+
+    Attributes:
+        conversations: the rows of each conversation, in order.
+    """
+
+    def __init__(self, table: Dataset, *, sampling_rate: int, label_columns: Sequence[int], soft_labels: bool = False):
+        self._table = table.with_format(None)
+        self._sampling_rate = sampling_rate
+        self._label_columns = list(label_columns)
+        self._soft_labels = soft_labels
+        rows: dict[str, list[int]] = {}
+        for row, name in enumerate(table["conversation_id"]):
+            rows.setdefault(name, []).append(row)
+        self.conversations = list(rows.values())
+        speakers = table["speaker"][:]
+        self._speakers = {}
+        for turns in self.conversations:
+            numbers = {name: number for number, name in enumerate(dict.fromkeys(speakers[row] for row in turns))}
+            self._speakers |= {row: numbers[speakers[row]] for row in turns}
+
+    def __len__(self) -> int:
+        return len(self._table)
+
+    def __getitem__(self, turn: LaneTurn) -> dict:
+        row = self._table[turn.row]
+        try:
+            waveform = load_turn(row["audio"], sampling_rate=self._sampling_rate)
+        except (ValueError, FileNotFoundError) as error:
+            raise ValueError(
+                f"Row {turn.row} of the training data cannot be heard: {error} load_conversations(..., decode=True) "
+                "leaves such turns out."
+            ) from error
+        label = row["emotion"]
+        heard = {
+            "waveform": waveform,
+            "lane": turn.lane,
+            "begins": turn.begins,
+            "speaker": self._speakers[turn.row],
+            "label": self._label_columns[label] if label >= 0 else -1,
+        }
+        if self._soft_labels:
+            heard["probabilities"] = row[SOFT_LABELS]
+        return heard
+
+
+class WindowCollator:
+    """Makes the inputs of a batch of turns, whole windows of one or more lanes.
+
+    Args:
+        model, processor: whose prompt is asked.
+        label_columns: as of `TurnDataset`, for the soft labels.
+    """
+
+    def __init__(self, model, processor, label_columns: Sequence[int]):
+        self._model = model
+        self._processor = processor
+        self._label_columns = list(label_columns)
+
+    def __call__(self, turns: list[dict]) -> dict:
+        """What `ConversationTrainer` hands to the model.
+
+        Returns:
+            The host's inputs (turns, ...), `conversation_ids` and `speaker_ids` (turns,), `begins` (the lanes whose
+            conversation begins), `emotion_labels` (turns,) and, with soft labels, `emotion_probabilities`
+            (turns, labels).
+        """
+        rate = self._model.sound_extractor(self._processor).sampling_rate
+        with warnings.catch_warnings():
+            # Of turns that are cut to the host's window.
+            warnings.simplefilter("ignore", UserWarning)
+            inputs = self._model.prepare_turn(self._processor, [(turn["waveform"], rate) for turn in turns])
+        batch = {
+            **inputs,
+            "conversation_ids": torch.tensor([turn["lane"] for turn in turns]),
+            "speaker_ids": torch.tensor([turn["speaker"] for turn in turns]),
+            "begins": torch.tensor([turn["lane"] for turn in turns if turn["begins"]], dtype=torch.long),
+            "emotion_labels": torch.tensor([turn["label"] for turn in turns]),
+        }
+        if "probabilities" in turns[0]:
+            given = torch.tensor([turn["probabilities"] for turn in turns], dtype=torch.float32)
+            batch[SOFT_LABELS] = torch.zeros(len(turns), len(self._model.config.labels))
+            batch[SOFT_LABELS][:, self._label_columns] = given
+        return batch
