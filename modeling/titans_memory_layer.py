@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import hashlib
 import math
@@ -100,7 +101,7 @@ class TitansMemoryLayer(nn.Module):
         """
         dtype = self.query_proj.weight.dtype
         # The state is float32 whatever the host computes in.
-        with torch.autocast(hidden_states.device.type, enabled=False):
+        with _without_autocast(hidden_states):
             normed = self.input_norm(hidden_states.to(dtype))
             inputs = self._project(normed, mask)
             heard = self._turn if turns is None else functools.partial(self._walk, turns=turns)
@@ -182,6 +183,11 @@ class TitansMemoryLayer(nn.Module):
             torch.cat(rejected)[order] if rejected else None,
             state,
         )
+
+
+def _without_autocast(tensor: Tensor) -> contextlib.AbstractContextManager:
+    # There is none on the meta device, where the needs of a training are estimated.
+    return contextlib.nullcontext() if tensor.is_meta else torch.autocast(tensor.device.type, enabled=False)
 
 
 def _surprise(state: NeuralMemoryState, keys: Tensor, values: Tensor, mask: Tensor | None) -> Tensor:

@@ -27,16 +27,22 @@ def choose_trained_parts(
         lora_on_audio_tower: also on what turns sound into audio tokens.
 
     Raises:
-        ValueError: for a rank below 1, options of a LoRA without a rank, a model that carries a LoRA already, or a
-            host without linear layers to put it on.
+        ValueError: for a rank below 1, options of a LoRA without a rank, a model that carries a LoRA already or is saved
+            in full, or a host without linear layers to put it on.
         ImportError: for a LoRA without PEFT.
     """
     if lora_rank is None and (lora_alpha is not None or lora_dropout or lora_on_audio_tower):
         raise ValueError("lora_alpha, lora_dropout and lora_on_audio_tower need a lora_rank.")
     if lora_rank is not None and lora_rank < 1:
         raise ValueError(f"lora_rank must be at least 1, got {lora_rank}.")
+    if lora_rank is not None and not model.config.adapter_only:
+        raise ValueError(
+            "A model that is saved in full cannot carry a LoRA: begin from the host by from_base, or from an adapter."
+        )
     if lora_rank is not None and model.added_adapters:
-        raise ValueError(f"The model carries the LoRA {model.added_adapters} already: load it without, or give no rank.")
+        raise ValueError(
+            f"The model carries the LoRA {model.added_adapters} already: load it without, or give no rank."
+        )
     model.requires_grad_(False)
     for name in model.extension_names:
         getattr(model, name).requires_grad_(True)
@@ -59,6 +65,10 @@ def _add_lora(model: PreTrainedModel, rank: int, alpha: float, dropout: float, o
     patterns = sorted({re.sub(r"\\\.\d+\\\.", r"\\.\\d+\\.", re.escape(name)) for name in names})
     config = LoraConfig(r=rank, lora_alpha=alpha, lora_dropout=dropout, target_modules="|".join(patterns))
     model.add_adapter(config)
+    for name, parameter in model.named_parameters():
+        if parameter.requires_grad and ".lora_" in name:
+            # An optimiser's steps are lost in the rounding of a host in bfloat16.
+            parameter.data = parameter.data.float()
 
 
 def _linear_layers(model: PreTrainedModel, *, on_audio_tower: bool) -> Iterator[str]:

@@ -1,0 +1,42 @@
+"""What a training tells: its size when it starts, and its recipe when it is done."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from titans_mal.training import ConversationTrainer, trained_parameters
+from titans_mal.training.memory_estimate import StepShape, estimate_training_memory, on_meta
+
+
+def print_start(trainer: ConversationTrainer) -> None:
+    """Trained parameters by part, the turns and tokens of a step, and the bytes that it will take."""
+    if not trainer.is_world_process_zero():
+        return
+    args, model = trainer.args, trainer.accelerator.unwrap_model(trainer.model)
+    batch = trainer.data_collator([trainer.train_dataset[turn] for turn in next(iter(trainer.lane_sampler))])
+    turns, positions = batch["input_ids"].shape
+    audio_tokens = int(model.audio_mask(batch["input_ids"], batch).sum(-1).max())
+    shape = StepShape(args.per_device_train_batch_size, args.window, positions, audio_tokens)
+    parts = {name: count for name, count in trained_parameters(model).items() if count}
+    estimate = estimate_training_memory(on_meta(model), shape, gradient_checkpointing=args.gradient_checkpointing)
+    batches = args.gradient_accumulation_steps * args.world_size
+    print("Parameters: " + ", ".join(f"{name} {count:,}" for name, count in parts.items()))
+    print(
+        f"A step: {batches} batches of {shape.lanes} lanes of up to {shape.window} turns; the first batch has {turns} "
+        f"turns of {positions} positions, {audio_tokens} of them audio: {batches * turns * positions:,} tokens a step."
+    )
+    print(f"Memory of a process, without sharding and the audio tower's passing needs: {estimate}")
+
+
+def write_recipe(trainer: ConversationTrainer, options: dict, folder: Path) -> None:
+    """`training_recipe.json` for the model card: names and values."""
+    model = trainer.accelerator.unwrap_model(trainer.model)
+    recipe = {name: value for name, value in options.items() if value not in (None, "", [])}
+    recipe |= {
+        "steps": trainer.state.global_step,
+        "skipped steps": trainer.skipped.count,
+        "processes": trainer.args.world_size,
+        "trained parameters": sum(count for name, count in trained_parameters(model).items() if name != "frozen"),
+    }
+    (folder / "training_recipe.json").write_text(json.dumps(recipe, indent=2) + "\n")

@@ -1,0 +1,174 @@
+"""How many bytes a training step needs, found by a dry run on the meta device, which computes nothing."""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+from transformers import PreTrainedModel
+
+from ..modeling.conversation_memory_cache import ConversationMemoryCache
+from ..modeling.memory_injection import CALL_KEYWORD, MemoryCall
+from ..modeling.memory_transaction import MemoryTransaction
+
+
+# AdamW keeps two moments of each trained parameter in float32.
+_MOMENTS = 2 * 4
+
+
+@dataclass(frozen=True)
+class StepShape:
+    """What a process hears at once.
+
+    Attributes:
+        lanes, window: conversations, and turns of each.
+        positions: of a turn's prompt, its audio tokens among them.
+        audio_tokens: of a turn.
+    """
+
+    lanes: int
+    window: int
+    positions: int
+    audio_tokens: int
+
+    @property
+    def turns(self) -> int:
+        return self.lanes * self.window
+
+    @property
+    def tokens(self) -> int:
+        return self.turns * self.positions
+
+
+@dataclass(frozen=True)
+class MemoryEstimate:
+    """Bytes of a training step; the audio tower's passing needs and the allocator's gaps come on top.
+
+    Attributes:
+        weights: of the model, frozen ones too.
+        gradients, optimizer: of what trains.
+        activations: kept for the backward pass by the language model.
+        memory: kept for it by the memory layers, the states after each turn among them.
+    """
+
+    weights: int
+    gradients: int
+    optimizer: int
+    activations: int
+    memory: int
+
+    @property
+    def total(self) -> int:
+        return self.weights + self.gradients + self.optimizer + self.activations + self.memory
+
+    def __str__(self) -> str:
+        parts = ("weights", "gradients", "optimizer", "activations", "memory", "total")
+        return ", ".join(f"{name} {getattr(self, name) / 2**30:.2f} GiB" for name in parts)
+
+
+def on_meta(model: PreTrainedModel) -> PreTrainedModel:
+    """A twin of a model on the meta device, with its dtypes, its LoRA and what of it trains; it holds no numbers."""
+    with torch.device("meta"):
+        twin = type(model)(copy.deepcopy(model.config))
+        for name in model.added_adapters:
+            twin.add_adapter(copy.deepcopy(model.peft_config[name]), name)
+    like = dict(model.named_parameters())
+    for name, parameter in twin.named_parameters():
+        if name in like:
+            parameter.data = parameter.data.to(like[name].dtype)
+            parameter.requires_grad_(like[name].requires_grad)
+    return twin
+
+
+def estimate_training_memory(
+    model: PreTrainedModel, shape: StepShape, *, gradient_checkpointing: bool = False
+) -> MemoryEstimate:
+    """The bytes that a step of training holds on one device, without sharding.
+
+    Args:
+        model: on the meta device, with what trains chosen.
+        shape: of the step.
+        gradient_checkpointing: blocks keep their input alone, and are run again one by one.
+    """
+    of_blocks, outside, inputs = _saved_bytes(model, shape)
+    # What the head makes of one position a turn: logits, their softmax and its gradient, in float32.
+    head = 3 * 4 * shape.turns * model.config.get_text_config(decoder=True).vocab_size
+    kept = inputs + max(of_blocks) if gradient_checkpointing else sum(of_blocks)
+    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    return MemoryEstimate(
+        weights=sum(parameter.nbytes for parameter in model.parameters()),
+        gradients=sum(parameter.nbytes for parameter in trained),
+        optimizer=sum(_MOMENTS * parameter.numel() for parameter in trained),
+        activations=kept + head,
+        memory=outside,
+    )
+
+
+def _saved_bytes(model: PreTrainedModel, shape: StepShape) -> tuple[list[int], int, int]:
+    """Bytes that each block saves for the backward pass, that all else does, and those of the blocks' inputs."""
+    decoder = model.get_decoder()
+    ledger = _Ledger(model, decoder.layers)
+    config = model.config.get_text_config(decoder=True)
+    embeddings = torch.empty(
+        shape.turns, shape.positions, config.hidden_size, device="meta", dtype=next(decoder.parameters()).dtype
+    )
+    cache = ConversationMemoryCache(model.config, batch_size=shape.lanes)
+    ids = torch.arange(shape.lanes).repeat_interleave(shape.window)
+    transaction = MemoryTransaction(cache, shape.turns, conversation_ids=ids, speaker_ids=torch.zeros_like(ids))
+    call = MemoryCall(transaction, sequence_length=shape.positions)
+    call.positions = torch.zeros(shape.turns, shape.audio_tokens, dtype=torch.long, device="meta")
+    call.mask = torch.ones(shape.turns, shape.audio_tokens, dtype=torch.bool, device="meta")
+    # As padded turns have; whether a smaller mask has padding, no one can ask here.
+    mask = torch.ones(shape.turns, 1, shape.positions, shape.positions, dtype=torch.bool, device="meta")
+    with ledger:
+        decoder(inputs_embeds=embeddings, attention_mask=mask, use_cache=False, **{CALL_KEYWORD: call})
+    return ledger.of_blocks, ledger.outside, len(decoder.layers) * embeddings.nbytes
+
+
+class _Ledger:
+    """Books what autograd saves on the decoder block that runs, or on what stands outside of them."""
+
+    def __init__(self, model: PreTrainedModel, blocks: nn.ModuleList):
+        self.of_blocks = [0] * len(blocks)
+        self.outside = 0
+        self._blocks = blocks
+        self._running: int | None = None
+        # Held, so that no other storage gets the number of one that was counted.
+        self._seen: dict[int, object] = {}
+        for parameter in model.parameters():
+            self._is_new(parameter)
+        self._hooks = torch.autograd.graph.saved_tensors_hooks(self._book, lambda tensor: tensor)
+
+    def __enter__(self):
+        self._handles = []
+        for number, block in enumerate(self._blocks):
+            self._handles.append(block.register_forward_pre_hook(lambda *_, number=number: self._set(number)))
+            # Before the memory's own hook, which is not part of the block.
+            self._handles.append(block.register_forward_hook(lambda *_: self._set(None), prepend=True))
+        self._hooks.__enter__()
+
+    def __exit__(self, *exception):
+        self._hooks.__exit__(*exception)
+        for handle in self._handles:
+            handle.remove()
+
+    def _set(self, number: int | None) -> None:
+        self._running = number
+
+    def _is_new(self, tensor: torch.Tensor) -> bool:
+        storage = tensor.untyped_storage()
+        if storage._cdata in self._seen:
+            return False
+        self._seen[storage._cdata] = storage
+        return True
+
+    def _book(self, tensor: torch.Tensor) -> torch.Tensor:
+        if self._is_new(tensor):
+            nbytes = tensor.untyped_storage().nbytes()
+            if self._running is None:
+                self.outside += nbytes
+            else:
+                self.of_blocks[self._running] += nbytes
+        return tensor
