@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 
 from titans_mal.training import ConversationTrainer, trained_parameters
-from titans_mal.training.memory_estimate import StepShape, estimate_training_memory, on_meta
+from titans_mal.training.memory_estimate import NotEstimatedError, StepShape, estimate_training_memory, on_meta
 
 
 def print_start(trainer: ConversationTrainer) -> None:
@@ -19,7 +19,10 @@ def print_start(trainer: ConversationTrainer) -> None:
     audio_tokens = int(model.audio_mask(batch["input_ids"], batch).sum(-1).max())
     shape = StepShape(args.per_device_train_batch_size, args.window, positions, audio_tokens)
     parts = {name: count for name, count in trained_parameters(model).items() if count}
-    estimate = estimate_training_memory(on_meta(model), shape, gradient_checkpointing=args.gradient_checkpointing)
+    try:
+        estimate = estimate_training_memory(on_meta(model), shape, gradient_checkpointing=args.gradient_checkpointing)
+    except NotEstimatedError as error:
+        estimate = f"not estimated: {error}"
     batches = args.gradient_accumulation_steps * args.world_size
     print("Parameters: " + ", ".join(f"{name} {count:,}" for name, count in parts.items()))
     print(

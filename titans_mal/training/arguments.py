@@ -20,7 +20,7 @@ class ConversationTrainingArguments(TrainingArguments):
         window: turns of a conversation that a step hears, with gradients through what they write; at least 2, for what
             the last turn writes is read by none.
         class_weights: "none", or "balanced": labels that are rare count more, all labels the same in sum.
-        soft_labels: learn the shares of the raters' votes, of the column `emotion_probabilities`, where a turn is scored.
+        soft_labels: learn the shares of raters' votes in the column `emotion_probabilities`, of turns that are scored.
         evaluation_resamples: of the bootstrap in the reports of evaluations during the training.
 
     Raises:

@@ -14,8 +14,14 @@ from ..modeling.memory_injection import CALL_KEYWORD, MemoryCall
 from ..modeling.memory_transaction import MemoryTransaction
 
 
+# Where the dry run takes place.
+DEVICE = "meta"
 # AdamW keeps two moments of each trained parameter in float32.
 _MOMENTS = 2 * 4
+
+
+class NotEstimatedError(RuntimeError):
+    """What a training needs cannot be told beforehand."""
 
 
 @dataclass(frozen=True)
@@ -87,12 +93,20 @@ def estimate_training_memory(
 ) -> MemoryEstimate:
     """The bytes that a step of training holds on one device, without sharding.
 
+    Attention counts as if it kept its probabilities, which fused kernels do not: the estimate is rather too high.
+
     Args:
         model: on the meta device, with what trains chosen.
         shape: of the step.
         gradient_checkpointing: blocks keep their input alone, and are run again one by one.
+
+    Raises:
+        NotEstimatedError: for a host whose blocks do not run on the meta device.
     """
-    of_blocks, outside, inputs = _saved_bytes(model, shape)
+    try:
+        of_blocks, outside, inputs = _saved_bytes(model, shape)
+    except RuntimeError as error:
+        raise NotEstimatedError(f"{type(model).__name__} does not run on the meta device: {error}") from error
     # What the head makes of one position a turn: logits, their softmax and its gradient, in float32.
     head = 3 * 4 * shape.turns * model.config.get_text_config(decoder=True).vocab_size
     kept = inputs + max(of_blocks) if gradient_checkpointing else sum(of_blocks)
@@ -112,16 +126,16 @@ def _saved_bytes(model: PreTrainedModel, shape: StepShape) -> tuple[list[int], i
     ledger = _Ledger(model, decoder.layers)
     config = model.config.get_text_config(decoder=True)
     embeddings = torch.empty(
-        shape.turns, shape.positions, config.hidden_size, device="meta", dtype=next(decoder.parameters()).dtype
+        shape.turns, shape.positions, config.hidden_size, device=DEVICE, dtype=next(decoder.parameters()).dtype
     )
     cache = ConversationMemoryCache(model.config, batch_size=shape.lanes)
     ids = torch.arange(shape.lanes).repeat_interleave(shape.window)
     transaction = MemoryTransaction(cache, shape.turns, conversation_ids=ids, speaker_ids=torch.zeros_like(ids))
     call = MemoryCall(transaction, sequence_length=shape.positions)
-    call.positions = torch.zeros(shape.turns, shape.audio_tokens, dtype=torch.long, device="meta")
-    call.mask = torch.ones(shape.turns, shape.audio_tokens, dtype=torch.bool, device="meta")
+    call.positions = torch.zeros(shape.turns, shape.audio_tokens, dtype=torch.long, device=DEVICE)
+    call.mask = torch.ones(shape.turns, shape.audio_tokens, dtype=torch.bool, device=DEVICE)
     # As padded turns have; whether a smaller mask has padding, no one can ask here.
-    mask = torch.ones(shape.turns, 1, shape.positions, shape.positions, dtype=torch.bool, device="meta")
+    mask = torch.ones(shape.turns, 1, shape.positions, shape.positions, dtype=torch.bool, device=DEVICE)
     with ledger:
         decoder(inputs_embeds=embeddings, attention_mask=mask, use_cache=False, **{CALL_KEYWORD: call})
     return ledger.of_blocks, ledger.outside, len(decoder.layers) * embeddings.nbytes

@@ -9,6 +9,10 @@ from torch import nn
 from transformers import PreTrainedModel
 
 
+# In the names of what hosts see with.
+_SIGHT = ("visual", "vision", "image")
+
+
 def choose_trained_parts(
     model: PreTrainedModel,
     *,
@@ -27,8 +31,8 @@ def choose_trained_parts(
         lora_on_audio_tower: also on what turns sound into audio tokens.
 
     Raises:
-        ValueError: for a rank below 1, options of a LoRA without a rank, a model that carries a LoRA already or is saved
-            in full, or a host without linear layers to put it on.
+        ValueError: for a rank below 1, options of a LoRA without a rank, a model that carries a LoRA already or is
+            saved in full, or a host without linear layers to put it on.
         ImportError: for a LoRA without PEFT.
     """
     if lora_rank is None and (lora_alpha is not None or lora_dropout or lora_on_audio_tower):
@@ -72,14 +76,17 @@ def _add_lora(model: PreTrainedModel, rank: int, alpha: float, dropout: float, o
 
 
 def _linear_layers(model: PreTrainedModel, *, on_audio_tower: bool) -> Iterator[str]:
-    """Names of the linear layers of the decoder blocks, and of what comes before the decoder where that is wanted."""
+    """Names of the linear layers of the decoder blocks, and of what makes audio tokens where that is wanted."""
     blocks = {id(module) for block in model.get_decoder().layers for module in block.modules()}
     decoder = {id(module) for module in model.get_decoder().modules()}
     head = model.get_output_embeddings()
     for name, module in model.named_modules():
         if not isinstance(module, nn.Linear) or module is head or name.split(".")[0] in model.extension_names:
             continue
-        if id(module) in blocks or (on_audio_tower and id(module) not in decoder):
+        # Phi-4 keeps its encoder inside of its decoder.
+        is_before = id(module) not in decoder or "audio" in name
+        hears = is_before and not any(word in name for word in _SIGHT)
+        if id(module) in blocks or (on_audio_tower and hears):
             yield name
 
 

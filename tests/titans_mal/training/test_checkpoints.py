@@ -1,0 +1,51 @@
+import pytest
+
+from titans_mal.training.checkpoints import DIGESTS_FILE, last_good_checkpoint, seal_checkpoint, whats_wrong
+
+
+@pytest.fixture
+def training(tmp_path):
+    """A training with two whole checkpoints, of steps 9 and 10."""
+    for step in (9, 10):
+        folder = tmp_path / f"checkpoint-{step}"
+        (folder / "lanes").mkdir(parents=True)
+        (folder / "model.safetensors").write_bytes(b"weights" * 100)
+        (folder / "lanes" / "state").write_bytes(b"state")
+        seal_checkpoint(folder)
+    return tmp_path
+
+
+def test_the_latest_whole_checkpoint_is_used(training):
+    assert last_good_checkpoint(training) == str(training / "checkpoint-10")
+
+
+@pytest.mark.parametrize(
+    ("harm", "reason"),
+    [
+        (
+            lambda c: (c / "model.safetensors").write_bytes(b"weights" * 99),
+            "model.safetensors is not what was written",
+        ),
+        (lambda c: (c / "lanes" / "state").unlink(), "lanes/state is missing"),
+        (lambda c: (c / DIGESTS_FILE).unlink(), "not written to its end"),
+        (lambda c: (c / DIGESTS_FILE).write_text('{"model'), "not written to its end"),
+    ],
+)
+def test_a_corrupted_checkpoint_is_passed_over(training, harm, reason, caplog):
+    harm(training / "checkpoint-10")
+    assert reason in whats_wrong(training / "checkpoint-10")
+    assert last_good_checkpoint(training) == str(training / "checkpoint-9")
+
+
+def test_one_bit_is_enough(training):
+    path = training / "checkpoint-10" / "model.safetensors"
+    content = bytearray(path.read_bytes())
+    content[5] ^= 1
+    path.write_bytes(content)
+    assert last_good_checkpoint(training) == str(training / "checkpoint-9")
+
+
+def test_there_may_be_none(tmp_path):
+    assert last_good_checkpoint(tmp_path / "nowhere") is None
+    (tmp_path / "checkpoint-3").mkdir()
+    assert last_good_checkpoint(tmp_path) is None

@@ -1,0 +1,113 @@
+"""The dry run against what autograd really saves."""
+
+import pytest
+import torch
+from tiny_hosts import HOSTS
+from tiny_models import tiny_model
+
+from titans_mal import Qwen2AudioMALConfig, Qwen2AudioMALForAudioEmotion, TitansMemoryConfig
+from titans_mal.training import choose_trained_parts, trained_parameters
+from titans_mal.training import memory_estimate as module
+from titans_mal.training.memory_estimate import (
+    MemoryEstimate,
+    NotEstimatedError,
+    StepShape,
+    estimate_training_memory,
+    on_meta,
+)
+
+
+SHAPE = StepShape(lanes=2, window=3, positions=30, audio_tokens=12)
+
+
+def model_with_lora():
+    model = tiny_model()
+    model.config.adapter_only = True
+    choose_trained_parts(model, lora_rank=2)
+    return model
+
+
+def test_a_twin_on_meta_has_the_models_parts_and_dtypes():
+    model = model_with_lora().to(torch.bfloat16)
+    twin = on_meta(model)
+    assert all(parameter.is_meta for parameter in twin.parameters())
+    assert trained_parameters(twin) == trained_parameters(model)
+    told = [{n: (p.shape, p.dtype) for n, p in m.named_parameters()} for m in (model, twin)]
+    assert told[0] == told[1]
+
+
+def test_it_is_what_autograd_saves(monkeypatch):
+    """The same step with real numbers on the CPU saves the same bytes, and fewer where attention is fused."""
+    model = model_with_lora().train()
+    fused = estimate_training_memory(on_meta(model), SHAPE)
+    with monkeypatch.context() as patch:
+        patch.setattr(module, "DEVICE", "cpu")
+        assert 0.7 * fused.activations < estimate_training_memory(model, SHAPE).activations < fused.activations
+    model.set_attn_implementation("eager")
+    on_paper = estimate_training_memory(on_meta(model), SHAPE)
+    monkeypatch.setattr(module, "DEVICE", "cpu")
+    assert estimate_training_memory(model, SHAPE) == on_paper
+
+
+def test_weights_gradients_and_moments():
+    model = on_meta(model_with_lora())
+    estimate = estimate_training_memory(model, SHAPE)
+    trained = sum(count for part, count in trained_parameters(model).items() if part != "frozen")
+    assert estimate.weights == 4 * sum(trained_parameters(model).values())
+    assert (estimate.gradients, estimate.optimizer) == (4 * trained, 8 * trained)
+    assert estimate.total == sum(vars(estimate).values())
+    assert str(MemoryEstimate(2**30, 0, 0, 0, 2**29)).endswith("total 1.50 GiB")
+
+
+def test_checkpointing_keeps_one_block_at_a_time():
+    model = on_meta(model_with_lora())
+    plain, checkpointed = (estimate_training_memory(model, SHAPE, gradient_checkpointing=on) for on in (False, True))
+    assert checkpointed.activations < 0.6 * plain.activations
+    assert checkpointed.memory == plain.memory
+
+
+def test_longer_windows_need_more():
+    model = on_meta(model_with_lora())
+    sizes = [estimate_training_memory(model, StepShape(2, window, 30, 12)).memory for window in (2, 4, 8)]
+    assert sizes == sorted(sizes)
+    assert sizes[2] > 3 * sizes[0]
+
+
+@pytest.mark.parametrize("host", HOSTS)
+def test_every_host_whose_blocks_run_on_meta(host):
+    model = HOSTS[host].model()
+    with HOSTS[host].patches():
+        if host in ("Qwen3OmniMoe", "Gemma4"):
+            with pytest.raises(NotEstimatedError, match="does not run on the meta device"):
+                estimate_training_memory(on_meta(model), SHAPE)
+            return
+        assert estimate_training_memory(on_meta(model), SHAPE, gradient_checkpointing=True).activations > 0
+
+
+def test_a_host_of_seven_billion_fits_into_24_gb():
+    """The recipe of examples/finetune: Qwen2-Audio in bfloat16, rank 16, windows of 8 turns of 30 s."""
+    text = {
+        "model_type": "qwen2",
+        "vocab_size": 156032,
+        "hidden_size": 4096,
+        "intermediate_size": 11008,
+        "num_hidden_layers": 32,
+        "num_attention_heads": 32,
+        "num_key_value_heads": 32,
+        "tie_word_embeddings": False,
+    }
+    config = Qwen2AudioMALConfig(
+        text_config=text,
+        memory_config=TitansMemoryConfig(layers=[8, 16, 24]),
+        id2label={0: "a", 1: "b"},
+        label_token_ids=[1, 2],
+        adapter_only=True,
+    )
+    with torch.device("meta"):
+        model = Qwen2AudioMALForAudioEmotion(config)
+        model.to(torch.bfloat16)
+        choose_trained_parts(model, lora_rank=16)
+    shape = StepShape(lanes=1, window=8, positions=780, audio_tokens=750)
+    estimate = estimate_training_memory(model, shape, gradient_checkpointing=True)
+    assert 8.3e9 < sum(trained_parameters(model).values()) < 8.6e9
+    assert 20 < estimate.total / 2**30 < 23
