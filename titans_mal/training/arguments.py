@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 
 from transformers import TrainingArguments
 
 
 CLASS_WEIGHTS = ("none", "balanced")
+# What transformers calls gradient checkpointing, since 5.23 and before.
+CHECKPOINTING = next(
+    name
+    for name in ("activation_checkpointing", "gradient_checkpointing")
+    if name in {given.name for given in fields(TrainingArguments)}
+)
 
 
 @dataclass
@@ -20,6 +26,8 @@ class ConversationTrainingArguments(TrainingArguments):
         window: turns of a conversation that a step hears, with gradients through what they write; at least 2, for what
             the last turn writes is read by none.
         class_weights: "none", or "balanced": labels that are rare count more, all labels the same in sum.
+        checkpoint_blocks: decoder blocks keep their input alone and run again in the backward pass; transformers'
+            gradient checkpointing, whose name depends on its version.
         soft_labels: learn the shares of raters' votes in the column `emotion_probabilities`, of turns that are scored.
         evaluation_resamples: of the bootstrap in the reports of evaluations during the training.
 
@@ -29,6 +37,7 @@ class ConversationTrainingArguments(TrainingArguments):
 
     window: int = field(default=8, metadata={"help": "Turns of a conversation that a step hears; at least 2."})
     class_weights: str = field(default="none", metadata={"help": "none or balanced."})
+    checkpoint_blocks: bool = field(default=False, metadata={"help": "Run blocks again in the backward pass."})
     soft_labels: bool = field(default=False, metadata={"help": "Learn from the column emotion_probabilities."})
     evaluation_resamples: int = field(default=200, metadata={"help": "Of the bootstrap in reports on the way."})
 
@@ -39,6 +48,9 @@ class ConversationTrainingArguments(TrainingArguments):
         if self.ddp_find_unused_parameters is None:
             # A window that holds one turn of each conversation reads nothing that was written in it.
             self.ddp_find_unused_parameters = True
+        if self.checkpoint_blocks:
+            setattr(self, CHECKPOINTING, True)
+            setattr(self, f"{CHECKPOINTING}_kwargs", {"use_reentrant": False})
         super().__post_init__()
         if isinstance(self.window, bool) or not isinstance(self.window, int) or self.window < 2:
             raise ValueError(f"window must be an integer of at least 2, got {self.window!r}.")

@@ -90,7 +90,3 @@ class SkippedSteps(TrainerCallback, ExportableState):
             self.count += 1
             logger.warning(f"Step {state.global_step + 1} is skipped: its loss or gradients are not finite.")
         self._is_bad = False
-
-    def on_log(self, args, state, control, logs=None, **kwargs):
-        if logs is not None and self.count:
-            logs["skipped_steps"] = self.count

@@ -186,6 +186,10 @@ class ConversationTrainer(Trainer):
         self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
         return metrics
 
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        """As Trainer's; tells how many steps were skipped, once one was."""
+        super().log(logs | {"skipped_steps": self.skipped.count} if self.skipped.count else logs, start_time)
+
     def _save_checkpoint(self, model, trial) -> None:
         folder = Path(self.args.output_dir) / f"checkpoint-{self.state.global_step}"
         # Before transformers takes away older checkpoints.
