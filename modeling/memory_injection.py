@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass, field
 
 import torch
@@ -96,7 +97,7 @@ class BlockHook:
         layer = self.model.titans_memory.layers[self.layer_idx]
         memory = layer(
             hidden_states.gather(1, index),
-            call.transaction.read(self.layer_idx, layer),
+            functools.partial(call.transaction.read, self.layer_idx),
             mask=call.mask.to(hidden_states.device),
             turns=call.transaction.turns,
             write=call.transaction.write,

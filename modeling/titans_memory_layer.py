@@ -6,7 +6,7 @@ import contextlib
 import functools
 import hashlib
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -80,7 +80,7 @@ class TitansMemoryLayer(nn.Module):
     def forward(
         self,
         hidden_states: Tensor,
-        state: NeuralMemoryState,
+        state: NeuralMemoryState | Callable[[TitansMemoryLayer], NeuralMemoryState],
         *,
         mask: Tensor | None = None,
         turns: Sequence[Tensor] | None = None,
@@ -90,7 +90,8 @@ class TitansMemoryLayer(nn.Module):
 
         Args:
             hidden_states: (rows, tokens, hidden_size), any float dtype; computed in the dtype of the parameters.
-            state: of the streams.
+            state: of the streams; or what gives it, called with this layer within its forward, where the parameters of
+                a sharded model (FSDP) are at hand.
             mask: (rows, tokens) bool, the tokens that read and write; None = all.
             turns: `turns[t]` holds the rows that are the t-th turn of streams 0, 1, ..., and is no longer than
                 `turns[t - 1]`. None: row i is the only turn of stream i.
@@ -100,6 +101,7 @@ class TitansMemoryLayer(nn.Module):
             Residual and surprise of each row, and the state of each stream after its last turn.
         """
         dtype = self.query_proj.weight.dtype
+        state = state(self) if callable(state) else state
         # The state is float32 whatever the host computes in.
         with _without_autocast(hidden_states):
             normed = self.input_norm(hidden_states.to(dtype))

@@ -35,7 +35,9 @@ def print_start(trainer: ConversationTrainer) -> None:
 def write_recipe(trainer: ConversationTrainer, options: dict, folder: Path) -> None:
     """`training_recipe.json` for the model card: names and values."""
     model = trainer.accelerator.unwrap_model(trainer.model)
-    recipe = {name: value for name, value in options.items() if value not in (None, "", [])}
+    # A folder of this machine goes by its own name.
+    told = {n: Path(v).name if isinstance(v, str) and Path(v).is_dir() else v for n, v in options.items()}
+    recipe = {name: value for name, value in told.items() if value not in (None, "", [], False)}
     recipe |= {
         "steps": trainer.state.global_step,
         "skipped steps": trainer.skipped.count,
