@@ -1,6 +1,5 @@
 """Run by two processes: a step of a sharded model against the same step of a whole one."""
 
-import faulthandler
 import sys
 
 import torch
@@ -9,9 +8,6 @@ from tiny_models import tiny_model, tiny_turns
 from torch.distributed.fsdp import fully_shard
 
 from titans_mal.training import choose_trained_parts
-
-
-faulthandler.dump_traceback_later(25, exit=True)
 
 
 def gradients(model, turns: dict) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
@@ -55,7 +51,7 @@ def main(memory_is: str) -> None:
         mean = (of_processes[0][name] + of_processes[1][name]) / 2
         torch.testing.assert_close(whole(gradient), mean, rtol=1e-4, atol=1e-6, msg=name)
     if rank == 0:
-        print(f"{len(found)} gradients of a {memory_is} memory are those of one process")
+        print(f"{len(found)} gradients of a memory {memory_is} are those of one process")
     dist.destroy_process_group()
 
 
