@@ -157,6 +157,8 @@ def finish(trainer: ConversationTrainer, processor, splits, output: Path, recipe
     """Save what was trained with its recipe, and evaluate it under all controls."""
     trainer.save_model(str(output / "model"))
     if trainer.is_world_process_zero():
+        # Trainer leaves a pickle of its arguments, which nobody should have to trust.
+        (output / "model" / "training_args.bin").unlink(missing_ok=True)
         processor.save_pretrained(output / "model")
         write_recipe(trainer, recipe, output / "model")
     if "test" in splits:

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field, fields
 
+import torch
 from transformers import TrainingArguments
+
+from ..processes import process_state
 
 
 CLASS_WEIGHTS = ("none", "balanced")
@@ -33,6 +36,7 @@ class ConversationTrainingArguments(TrainingArguments):
 
     Raises:
         ValueError: for a value that is not allowed, or an option of transformers that would lose turns or states.
+        RuntimeError: if the processes that a launcher started do not know of each other.
     """
 
     window: int = field(default=8, metadata={"help": "Turns of a conversation that a step hears; at least 2."})
@@ -45,6 +49,8 @@ class ConversationTrainingArguments(TrainingArguments):
         # The columns of a table are not the names of the model's inputs.
         self.remove_unused_columns = False
         self.label_names = ["emotion_labels"]
+        # Without being told, accelerate takes processes on a CPU for unrelated ones.
+        self.use_cpu = self.use_cpu or not torch.accelerator.is_available()
         if self.ddp_find_unused_parameters is None:
             # A window that holds one turn of each conversation reads nothing that was written in it.
             self.ddp_find_unused_parameters = True
@@ -60,3 +66,5 @@ class ConversationTrainingArguments(TrainingArguments):
             raise ValueError("save_total_limit=1 leaves no other checkpoint where one is corrupted: use 2 or more.")
         if self.auto_find_batch_size:
             raise ValueError("auto_find_batch_size would change the number of lanes on the way: choose a batch size.")
+        _ = self.device  # which sets up the processes
+        process_state()
