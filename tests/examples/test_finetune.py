@@ -11,14 +11,13 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file
-from tiny_models import LABELS, save_base, tone
+from tiny_models import LABELS, save_base
+from tiny_talks import write_talks
 
 from titans_mal import AutoModelForAudioEmotion
-from titans_mal.data.voices import to_wav
 
 
 FINETUNE = Path(__file__).parents[2] / "examples" / "finetune"
-LENGTHS = {"a": 3, "b": 7, "c": 2, "d": 5, "e": 4, "f": 3}
 
 
 @pytest.fixture(scope="module")
@@ -26,16 +25,7 @@ def data(tmp_path_factory):
     """A base model and conversations of tones."""
     folder = tmp_path_factory.mktemp("data")
     save_base(folder / "base")
-    (folder / "talks").mkdir()
-    lines = ["file_name,conversation_id,turn_index,speaker,emotion,split"]
-    for split, lengths in (("train", LENGTHS), ("test", {"x": 3, "y": 4})):
-        for talk, length in lengths.items():
-            for turn in range(length):
-                name = f"{talk}{turn}.wav"
-                sound = tone(0.4 + 0.1 * (turn % 3), frequency=100 + 40 * turn + 11 * ord(talk) % 50)
-                (folder / "talks" / name).write_bytes(to_wav(sound))
-                lines.append(f"{name},{talk},{turn},{'XY'[turn % 2]},{LABELS[(turn + ord(talk)) % 4]},{split}")
-    (folder / "talks" / "metadata.csv").write_text("\n".join(lines) + "\n")
+    write_talks(folder / "talks")
     return folder
 
 

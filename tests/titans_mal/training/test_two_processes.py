@@ -1,0 +1,37 @@
+"""What two processes do together over gloo."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+
+ROOT = Path(__file__).parents[3]
+
+
+def in_two_processes(script: str, *arguments) -> str:
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    command += [str(Path(__file__).with_name(script)), *map(str, arguments)]
+    environment = {
+        **os.environ,
+        "OMP_NUM_THREADS": "1",
+        "PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "tests")]),
+    }
+    done = subprocess.run(command, capture_output=True, text=True, timeout=200, env=environment)
+    assert done.returncode == 0, done.stderr[-3000:]
+    return done.stdout
+
+
+@pytest.mark.parametrize("memory_is", ["sharded", "in the root"])
+def test_a_sharded_step_is_that_of_a_whole_model(memory_is):
+    """FSDP2 by torch's own `fully_shard`: accelerate refuses it on a CPU."""
+    assert f"gradients of a memory {memory_is} are those of one process" in in_two_processes(
+        "sharded_step.py", memory_is
+    )
+
+
+def test_a_step_that_is_not_finite_in_one_process_is_skipped_in_both(talks_folder, tmp_path):
+    printed = in_two_processes("poisoned_step.py", talks_folder, tmp_path / "out")
+    assert printed.count("skipped 1 of 3 steps, and the weights of both processes are the same") == 1
