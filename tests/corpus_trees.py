@@ -66,6 +66,7 @@ def iemocap(root: Path, sessions=(1, 2, 3, 4, 5)) -> Path:
                 lines += [
                     f"[{start:.4f} - {end:.4f}]\t{name}\t{code}\t[2.5000, 2.5000, 2.5000]",
                     "C-E2:\tNeutral;\t()",
+                    "C-E4:\tAnger; Frustration;\t()",
                     f"C-{name[-4]}1:\tAnger; Happiness;\t()",
                     "A-E3:\tval 3; act 2; dom  2;\t()",
                     "",

@@ -10,14 +10,14 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from datasets import Audio, Dataset, concatenate_datasets
+from datasets import Audio, Dataset, List, Value, concatenate_datasets
 
 from .corpora import CORPORA, Corpus
 from .hub_dataset import read_hub_dataset
 from .metadata_folder import read_metadata_folder
 from .problems import LEFT_OUT, MAX_SECONDS, Problem, look_at_all, quietly, report_problems
 from .synthetic import NAMED_SUITES, SPLITS, synthetic_conversations
-from .table import Conversations, LabelSet, Turn, features_of
+from .table import SOFT_LABELS, Conversations, LabelSet, Turn, features_of
 
 
 def load_conversations(
@@ -57,8 +57,9 @@ def load_conversations(
         conversation and turn, with `conversation_id` (string, the corpus's own), `turn_index` (its place in the whole
         conversation; with gaps where turns are left out), `speaker` (who talks), `audio` (`Audio(decode=False)`, for
         `load_audio`), `start` and `end` (seconds, None where not told), `transcript` (None where not told), `emotion`
-        (`ClassLabel`, -1 = heard and not scored), `split`, `seconds` (of sound). A warning counts the turns that were
-        left out.
+        (`ClassLabel`, -1 = heard and not scored), `split`, `seconds` (of sound), and where the raters' votes are told
+        (IEMOCAP, or a column `votes` as `happy;happy;sad`) `emotion_probabilities`, their shares. A warning
+        counts the turns that were left out.
 
     Raises:
         FileNotFoundError: for a folder that is not there, or lacks what the corpus should have.
@@ -142,8 +143,14 @@ class _Source:
                 )
         return Conversations({split: self._table(split, rows) for split, rows in kept.items()}, self.problems)
 
+    @property
+    def _has_votes(self) -> bool:
+        return any(turn.votes for turn in self.turns)
+
     def _row(self, turn: Turn, found: dict, turn_index: int) -> dict:
-        return {
+        emotion = self.labels.index(turn.words)
+        shares = {SOFT_LABELS: self.labels.shares(turn.votes, emotion)} if self._has_votes else {}
+        return shares | {
             "conversation_id": turn.conversation_id,
             "turn_index": turn_index,
             "speaker": turn.speaker,
@@ -151,13 +158,15 @@ class _Source:
             "start": turn.start,
             "end": turn.end,
             "transcript": turn.transcript,
-            "emotion": self.labels.index(turn.words),
+            "emotion": emotion,
             "split": turn.group,
             "seconds": found["seconds"],
         }
 
     def _table(self, split: str, rows: list[tuple[dict, int]]) -> Dataset:
         features = features_of(self.labels.labels)
+        if self._has_votes:
+            features[SOFT_LABELS] = List(Value("float32"))
         # One string: datasets takes a list for shards, and hashes a string for its cache at once.
         content = json.dumps([row for row, _ in rows])
         with quietly():

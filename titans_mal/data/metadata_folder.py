@@ -18,7 +18,8 @@ def read_metadata_folder(folder: Path) -> list[Turn]:
     """The turns of a folder's table.
 
     Its columns are `file_name` (relative to the folder), `conversation_id`, `turn_index`, `speaker`, and optionally
-    `emotion`, `start` and `end` (seconds), `transcript` and `split` ("test" where it is not told).
+    `emotion`, `votes` (of raters, as `happy;happy;sad`), `start` and `end` (seconds), `transcript` and `split` ("test"
+    where it is not told).
 
     Raises:
         FileNotFoundError: if the folder has no `metadata.csv`.
@@ -76,6 +77,7 @@ def _as_turn(row: dict, folder: Path) -> Turn:
         row["speaker"],
         str(sound.resolve()),
         words=(row["emotion"],) if row.get("emotion") else (),
+        votes=tuple((vote.strip(),) for vote in row.get("votes", "").split(";") if vote.strip()),
         start=start,
         end=end,
         transcript=row.get("transcript") or None,

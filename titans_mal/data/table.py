@@ -24,6 +24,8 @@ COLUMNS = (
     "split",
     "seconds",
 )
+# Of tables whose raters' votes are told: the share of each label, None where a turn is not scored.
+SOFT_LABELS = "emotion_probabilities"
 # Without which nothing can be evaluated.
 REQUIRED_COLUMNS = ("conversation_id", "turn_index", "speaker", "audio", "emotion")
 
@@ -37,6 +39,7 @@ class Turn:
         speaker: who talks.
         audio: path of the sound.
         words: the corpus's own words for the emotion, of which a label set knows one; empty where it has none.
+        votes: the words of each rater, where they are told one by one.
         start, end: seconds, in the time of the conversation; None where the corpus does not tell.
         transcript: None where the corpus does not tell.
         group: the corpus's own split, or the unit (a session, some actors) that folds are made of.
@@ -48,6 +51,7 @@ class Turn:
     speaker: str
     audio: str
     words: tuple[str, ...] = ()
+    votes: tuple[tuple[str, ...], ...] = ()
     start: float | None = None
     end: float | None = None
     transcript: str | None = None
@@ -88,6 +92,28 @@ class LabelSet:
         """The number of the label of the first of a turn's words that is in the set; -1 where none is."""
         known = (self.mapping[word] for word in words if word in self.mapping)
         return next((self.labels.index(label) for label in known), -1)
+
+    def shares(self, votes: Sequence[Sequence[str]], index: int) -> list[float] | None:
+        """How the raters' votes are shared among the labels.
+
+        Args:
+            votes: the words of each rater, who has one vote; what of it goes to words outside of the set is lost.
+            index: of the turn's label, which has all where no vote is left; below 0 = not scored.
+
+        Returns:
+            A share for each label, with the sum 1; None for a turn that is not scored.
+        """
+        if index < 0:
+            return None
+        shares = dict.fromkeys(self.labels, 0.0)
+        for words in votes:
+            for word in words:
+                if word in self.mapping:
+                    shares[self.mapping[word]] += 1 / len(words)
+        total = sum(shares.values())
+        if not total:
+            return [float(number == index) for number in range(len(shares))]
+        return [share / total for share in shares.values()]
 
 
 def whole_turn_index(value) -> int:

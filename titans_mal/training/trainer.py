@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 from transformers import Trainer, TrainerCallback
 
+from ..data.table import SOFT_LABELS
 from ..evaluation.evaluate_conversations import check_data, evaluate_conversations
 from .arguments import ConversationTrainingArguments
 from .checkpoints import seal_checkpoint
@@ -22,7 +23,7 @@ from .lane_states import LaneStates
 from .lanes import LaneSampler
 from .losses import balanced_class_weights, summed_loss
 from .weights import load_trained_weights
-from .windows import SOFT_LABELS, TurnDataset, WindowCollator
+from .windows import TurnDataset, WindowCollator
 
 
 # Reports of evaluations on the way, in the folder of the training.

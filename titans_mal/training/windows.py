@@ -9,11 +9,8 @@ import torch
 from datasets import Dataset
 
 from ..data.audio import load_turn
+from ..data.table import SOFT_LABELS
 from .lanes import LaneTurn
-
-
-# A column of tables that holds, for each turn, how the raters' votes are shared among the labels.
-SOFT_LABELS = "emotion_probabilities"
 
 
 class TurnDataset(torch.utils.data.Dataset):
@@ -65,7 +62,7 @@ class TurnDataset(torch.utils.data.Dataset):
             "label": self._label_columns[label] if label >= 0 else -1,
         }
         if self._soft_labels:
-            heard["probabilities"] = row[SOFT_LABELS]
+            heard["probabilities"] = row[SOFT_LABELS] or [0.0] * len(self._label_columns)
         return heard
 
 

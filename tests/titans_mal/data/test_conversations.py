@@ -161,3 +161,18 @@ def test_labels_that_may_be_misspelt_are_told(tmp_path):
 def test_what_can_be_no_dataset_is_not_looked_for_on_the_hub(name):
     with pytest.raises(FileNotFoundError, match=r"is no folder, no dataset of the Hub .* none of \['iemocap'"):
         load_conversations(name)
+
+
+def test_votes_of_raters(tmp_path):
+    (tmp_path / "a.wav").write_bytes(to_wav(tone()))
+    lines = ["file_name,conversation_id,turn_index,speaker,emotion,votes"]
+    votes = ["happy;sad; happy", "", "bored", "sad"]
+    lines += [f"a.wav,c,{i},A,{label},{given}" for i, (label, given) in enumerate(zip(["happy"] * 3 + ["odd"], votes))]
+    (tmp_path / "metadata.csv").write_text("\n".join(lines))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        table = load_conversations(tmp_path, label_set={"happy": "happy", "sad": "sad"})["test"]
+    shares = table["emotion_probabilities"][:]
+    assert shares[0] == pytest.approx([2 / 3, 1 / 3])
+    assert shares[1:3] == [[1.0, 0.0], [1.0, 0.0]]
+    assert shares[3] is None

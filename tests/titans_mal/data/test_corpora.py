@@ -9,7 +9,7 @@ import pytest
 
 from titans_mal import load_audio, load_conversations
 from titans_mal.data.corpora import CORPORA
-from titans_mal.data.table import COLUMNS
+from titans_mal.data.table import COLUMNS, SOFT_LABELS
 
 
 MAKERS = {name: getattr(corpus_trees, name.replace("-", "_")) for name in CORPORA}
@@ -37,7 +37,8 @@ def test_what_holds_for_every_corpus(trees, name):
     conversations = load(trees, name, num_proc=2)
     seen = set()
     for split, table in conversations.items():
-        assert table.column_names == list(COLUMNS)
+        votes = [SOFT_LABELS] if name == "iemocap" else []
+        assert table.column_names == [*COLUMNS, *votes]
         assert set(table["split"]) == {split}
         assert table.info.dataset_name == name
         places = list(zip(table["conversation_id"], table["turn_index"]))
@@ -297,3 +298,18 @@ def test_what_is_not_there_is_said(name, tmp_path):
         load_conversations(name, data_dir=tmp_path, label_set="5-class")
     with pytest.raises(ValueError, match=r"has no labels \['bored'\]"):
         load_conversations(name, data_dir=tmp_path, label_set=["bored"])
+
+
+def test_iemocaps_raters_share_their_votes(trees):
+    """Each turn of the tree has the votes neutral, and anger or frustration; its talker's own view does not count."""
+    for label_set, share in (("4-class", 2 / 3), ("6-class", 1 / 2)):
+        table = load(trees, "iemocap", label_set=label_set, fold=1)["test"]
+        names = table.features["emotion"].names
+        for row in table:
+            shares = row[SOFT_LABELS]
+            if row["emotion"] < 0:
+                assert shares is None
+                continue
+            assert sum(shares) == pytest.approx(1)
+            assert shares[names.index("neutral")] == pytest.approx(share)
+            assert shares[names.index("happy")] == 0

@@ -1,4 +1,4 @@
-"""Run by two processes: a training in which one of them has a loss that is not finite, in the first of two micro-steps."""
+"""Run by two processes: one has a loss that is not finite, in the first of two micro-steps."""
 
 import sys
 

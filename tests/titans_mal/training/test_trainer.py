@@ -9,6 +9,7 @@ from tiny_models import LABELS, save_base, tiny_model
 from transformers import TrainerCallback
 
 from titans_mal import AutoModelForAudioEmotion, ConversationMemoryCache, TitansMemoryConfig
+from titans_mal.data.table import SOFT_LABELS
 from titans_mal.training import (
     ConversationTrainer,
     ConversationTrainingArguments,
@@ -16,7 +17,6 @@ from titans_mal.training import (
     last_good_checkpoint,
 )
 from titans_mal.training.losses import summed_loss
-from titans_mal.training.windows import SOFT_LABELS
 
 
 @pytest.fixture

@@ -17,6 +17,8 @@ from .corpus import Corpus, extra_files, same
 
 # "[6.2901 - 8.2357]\tSes01F_impro01_F000\tneu\t[2.5000, 2.5000, 2.5000]"; the raters' lines below it begin otherwise.
 _EVALUATION = re.compile(r"\[(\d+\.\d+) - (\d+\.\d+)\]\t(\w+)\t(\w+)\t")
+# "C-E2:\tNeutral;\t()", a rater's categories for the turn above; those of F and M are the talkers' own.
+_VOTE = re.compile(r"C-E\d+:\t([^\t]*)")
 # "Ses01F_impro01_F000 [006.2901-008.2357]: Excuse me."; others are asides that have no sound of their own.
 _TRANSCRIPT = re.compile(r"(\w+) \[[\d.]+-[\d.]+\]:\s*(.*)")
 
@@ -32,6 +34,20 @@ _WORDS = {
     "dis": "disgusted",
     "oth": "other",
     "xxx": "undecided",
+}
+
+# How the raters' lines write them.
+_VOTES = {
+    "Neutral": "neutral",
+    "Happiness": "happy",
+    "Sadness": "sad",
+    "Anger": "angry",
+    "Excited": "excited",
+    "Frustration": "frustrated",
+    "Surprise": "surprised",
+    "Fear": "fearful",
+    "Disgust": "disgusted",
+    "Other": "other",
 }
 
 
@@ -57,10 +73,13 @@ def read(root: Path) -> tuple[list[Turn], list[Problem]]:
 
 def _read_dialogue(session: Path, path: Path, *, group: str):
     transcripts = _read_transcripts(session / "dialog" / "transcriptions" / path.name)
-    for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
-        found = _EVALUATION.match(line)
+    # Each turn's line, and the lines of its raters after it.
+    parts = re.split(r"(?m)^(?=\[)", path.read_text(encoding="utf-8", errors="replace"))
+    for part in parts:
+        found = _EVALUATION.match(part)
         if found is None:
             continue
+        votes = [match[1] for match in map(_VOTE.match, part.splitlines()) if match is not None]
         start, end, name, code = found.groups()
         # The F or M of "Ses01F" tells who wore the markers; the last field's letter tells who talks.
         talker = f"{name[:5]}_{name.rsplit('_', 1)[1][0]}"
@@ -70,6 +89,7 @@ def _read_dialogue(session: Path, path: Path, *, group: str):
             talker,
             str(sound),
             words=(_WORDS.get(code, code),),
+            votes=tuple(filter(None, map(_categories, votes))),
             start=float(start),
             end=float(end),
             transcript=transcripts.get(name),
@@ -77,6 +97,12 @@ def _read_dialogue(session: Path, path: Path, *, group: str):
             # The files list one speaker after the other.
             order=(float(start), float(end), name),
         )
+
+
+def _categories(vote: str) -> tuple[str, ...]:
+    """The words of "Anger; Frustration;"."""
+    written = [word.strip() for word in vote.split(";") if word.strip()]
+    return tuple(_VOTES.get(word, word.lower()) for word in written)
 
 
 def _read_transcripts(path: Path) -> dict[str, str]:
