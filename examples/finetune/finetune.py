@@ -16,7 +16,7 @@ from typing import Annotated
 
 import typer
 from datasets import Dataset
-from run_report import print_start, write_recipe
+from run_report import print_peak, print_start, write_recipe
 from transformers import AutoProcessor, set_seed
 
 from titans_mal import AutoModelForAudioEmotion, TitansMemoryConfig, evaluate_conversations, load_conversations
@@ -147,6 +147,7 @@ def main(
     )
     print_start(trainer)
     trainer.train(resume_from_checkpoint=checkpoint)
+    print_peak()
     if trainer.stopped.received is not None:
         state.print(f"Stopped by a signal at step {trainer.state.global_step}: --resume goes on.")
         sys.exit(128 + trainer.stopped.received)

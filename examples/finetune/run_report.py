@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import torch
+
 from titans_mal.training import ConversationTrainer, trained_parameters
 from titans_mal.training.memory_estimate import NotEstimatedError, StepShape, estimate_training_memory, on_meta
 
@@ -30,6 +32,12 @@ def print_start(trainer: ConversationTrainer) -> None:
         f"turns of {positions} positions, {audio_tokens} of them audio: {batches * turns * positions:,} tokens a step."
     )
     print(f"Memory of a process, without sharding and the audio tower's passing needs: {estimate}")
+
+
+def print_peak() -> None:
+    """The most that this process's device has held, to be held against the estimate."""
+    if torch.cuda.is_available():
+        print(f"The device held {torch.cuda.max_memory_allocated() / 2**30:.2f} GiB at most.")
 
 
 def write_recipe(trainer: ConversationTrainer, options: dict, folder: Path) -> None:

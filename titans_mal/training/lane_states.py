@@ -46,4 +46,5 @@ class LaneStates:
         self._caches = {
             int(path.name): ConversationMemoryCache.from_pretrained(path, self._config).to(device)
             for path in (folder.iterdir() if folder.is_dir() else ())
+            if path.is_dir()
         }

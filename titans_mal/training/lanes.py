@@ -7,6 +7,8 @@ depends on the seed and on the number of lanes alone, and not on how processes a
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
@@ -68,6 +70,18 @@ class LaneSampler(Sampler[list[LaneTurn]]):
         self._seed = seed
         windows = sum(-(-len(rows) // window) for rows in conversations)
         self.steps_per_epoch = max(1, -(-windows // (lanes * batches)))
+
+    @property
+    def plan(self) -> dict:
+        """What decides the order, as JSON holds it: a training that is resumed must have the same."""
+        told = json.dumps([list(map(int, rows)) for rows in self._conversations]).encode()
+        return {
+            "window": self._window,
+            "lanes": self._lanes,
+            "batches": self._batches,
+            "seed": self._seed,
+            "conversations": hashlib.sha256(told).hexdigest()[:16],
+        }
 
     def __len__(self) -> int:
         return self.steps_per_epoch * len(self._mine)

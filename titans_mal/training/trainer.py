@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import os
+import json
 import shutil
 from collections.abc import Sequence
 from functools import cached_property
@@ -17,7 +17,7 @@ from transformers import Trainer, TrainerCallback
 from ..data.table import SOFT_LABELS
 from ..evaluation.evaluate_conversations import check_data, evaluate_conversations
 from .arguments import ConversationTrainingArguments
-from .checkpoints import seal_checkpoint
+from .checkpoints import last_good_checkpoint, seal_checkpoint, whats_wrong
 from .interruptions import SkippedSteps, StopOnSignal, any_process
 from .lane_states import LaneStates
 from .lanes import LaneSampler
@@ -28,6 +28,8 @@ from .windows import TurnDataset, WindowCollator
 
 # Reports of evaluations on the way, in the folder of the training.
 EVALUATION_FOLDER = "evaluation"
+# Of a checkpoint: the lanes' states, and what decides which turns they hear.
+LANES_FOLDER, PLAN_FILE = "lanes", "plan.json"
 # What an evaluation on the way hears; the last one has all controls.
 _EVALUATED = ("memory", "reads_off")
 
@@ -117,6 +119,24 @@ class ConversationTrainer(Trainer):
             generator=torch.Generator(),
         )
 
+    def train(self, resume_from_checkpoint: str | bool | None = None, **kwargs):
+        """As Trainer's; goes on from whole checkpoints alone.
+
+        Args:
+            resume_from_checkpoint: a folder, or True for the last checkpoint of `output_dir` that is whole.
+            kwargs: of `transformers.Trainer.train`.
+
+        Raises:
+            ValueError: for a checkpoint that is not whole, none in `output_dir`, or one of other lanes or data.
+        """
+        if resume_from_checkpoint is True:
+            resume_from_checkpoint = last_good_checkpoint(self.args.output_dir)
+            if resume_from_checkpoint is None:
+                raise ValueError(f"{self.args.output_dir} holds no checkpoint that is whole.")
+        elif resume_from_checkpoint and (wrong := whats_wrong(resume_from_checkpoint)):
+            raise ValueError(f"{resume_from_checkpoint} cannot be gone on from: {wrong}.")
+        return super().train(resume_from_checkpoint or None, **kwargs)
+
     def training_step(self, model, inputs: dict, num_items_in_batch: Tensor | None = None) -> Tensor:
         """Forward and backward of a batch; the lanes' memory goes on from here, cut from the graph."""
         inputs = self._prepare_inputs(dict(inputs))
@@ -194,7 +214,10 @@ class ConversationTrainer(Trainer):
     def _save_checkpoint(self, model, trial) -> None:
         folder = Path(self.args.output_dir) / f"checkpoint-{self.state.global_step}"
         # Before transformers takes away older checkpoints.
-        self._lane_states.save(self._lanes_folder(folder))
+        self._lane_states.save(folder / LANES_FOLDER)
+        if self.args.should_save:
+            (folder / LANES_FOLDER).mkdir(parents=True, exist_ok=True)
+            (folder / LANES_FOLDER / PLAN_FILE).write_text(json.dumps(self.lane_sampler.plan))
         super()._save_checkpoint(model, trial)
         self.accelerator.wait_for_everyone()
         if self.args.should_save:
@@ -202,20 +225,19 @@ class ConversationTrainer(Trainer):
         self.accelerator.wait_for_everyone()
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model=None) -> None:
+        lanes = Path(resume_from_checkpoint) / LANES_FOLDER
+        _check_plan(json.loads((lanes / PLAN_FILE).read_text()), self.lane_sampler.plan)
         if self.is_fsdp_enabled:
             super()._load_from_checkpoint(resume_from_checkpoint, model)
         else:
             load_trained_weights(self.model if model is None else model, resume_from_checkpoint)
-        self._lane_states.load(self._lanes_folder(resume_from_checkpoint), self.args.device)
+        self._lane_states.load(lanes, self.args.device)
 
     def _load_best_model(self) -> None:
         if self.is_fsdp_enabled:
             super()._load_best_model()
         else:
             load_trained_weights(self.model, self.state.best_model_checkpoint)
-
-    def _lanes_folder(self, checkpoint: str | os.PathLike) -> Path:
-        return Path(checkpoint) / "lanes" / f"process-{self.args.process_index}"
 
 
 class _SetEpoch(TrainerCallback):
@@ -226,6 +248,15 @@ class _SetEpoch(TrainerCallback):
 
     def on_epoch_begin(self, args, state, control, **kwargs):
         self._sampler.epoch = state.global_step // self._sampler.steps_per_epoch
+
+
+def _check_plan(saved: dict, present: dict) -> None:
+    """Refuse to go on with other turns than those that the checkpoint's step stands before."""
+    differing = [
+        f"{name}: {saved.get(name)} then, {present[name]} now" for name in present if saved.get(name) != present[name]
+    ]
+    if differing:
+        raise ValueError(f"The checkpoint is of a training with other lanes or data ({'; '.join(differing)}).")
 
 
 def _check_soft_labels(table: Dataset) -> None:

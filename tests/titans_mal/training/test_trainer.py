@@ -234,11 +234,30 @@ def test_a_corrupted_checkpoint_gives_way_to_the_one_before(build, tmp_path):
     whole.train()
     path = tmp_path / "out" / "checkpoint-6" / "optimizer.pt"
     path.write_bytes(path.read_bytes()[:-10])
-    checkpoint = last_good_checkpoint(tmp_path / "out")
-    assert checkpoint.endswith("checkpoint-4")
+    assert last_good_checkpoint(tmp_path / "out").endswith("checkpoint-4")
+    with pytest.raises(ValueError, match=r"checkpoint-6 cannot be gone on from: optimizer.pt is not what was written"):
+        build().train(resume_from_checkpoint=str(tmp_path / "out" / "checkpoint-6"))
     resumed = build()
-    resumed.train(resume_from_checkpoint=checkpoint)
+    resumed.train(resume_from_checkpoint=True)
     assert_equal(weights(resumed.model), weights(whole.model))
+    with pytest.raises(ValueError, match="holds no checkpoint that is whole"):
+        build(output_dir=str(tmp_path / "empty")).train(resume_from_checkpoint=True)
+
+
+def test_other_lanes_or_data_are_not_gone_on_with(build, talks, tmp_path):
+    build(save_strategy="steps", save_steps=3).train()
+    checkpoint = last_good_checkpoint(tmp_path / "out")
+    for other, told in (
+        ({"window": 2}, "window: 3 then, 2 now"),
+        (
+            {"per_device_train_batch_size": 1, "gradient_accumulation_steps": 2},
+            "lanes: 2 then, 1 now; batches: 1 then, 2",
+        ),
+        ({"data_seed": 7}, "seed: 42 then, 7 now"),
+        ({"train": talks["train"].select(range(10))}, "conversations: "),
+    ):
+        with pytest.raises(ValueError, match=told):
+            build(**other).train(resume_from_checkpoint=checkpoint)
 
 
 class Poison(TrainerCallback):
