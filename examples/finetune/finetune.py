@@ -20,6 +20,7 @@ from run_report import print_peak, print_start, write_recipe
 from transformers import AutoProcessor, set_seed
 
 from titans_mal import AutoModelForAudioEmotion, TitansMemoryConfig, evaluate_conversations, load_conversations
+from titans_mal.cli.options import as_label_set
 from titans_mal.evaluation.markdown import report_markdown
 from titans_mal.processes import process_state
 from titans_mal.training import (
@@ -62,7 +63,10 @@ def main(
     output: Annotated[Path, typer.Option(help="Gets checkpoints, evaluations, the model and its report.")],
     base_revision: Annotated[str | None, typer.Option(help="Commit of the base model.")] = None,
     data_dir: Annotated[Path | None, typer.Option(help="Where your copy of a corpus lies.")] = None,
-    label_set: Annotated[str | None, typer.Option(help="Of the corpus (4-class); or labels, as sad,happy.")] = None,
+    label_set: Annotated[
+        str | None,
+        typer.Option(help="Of the corpus (4-class), labels (sad,happy), or a mapping (excited=happy,sad=sad)."),
+    ] = None,
     fold: Annotated[int | None, typer.Option(help="The fold that is tested.")] = None,
     validation_share: Annotated[float, typer.Option(help="Of the training, heard by evaluations on the way.")] = 0.1,
     memory_layers: Annotated[list[int] | None, typer.Option(help="Blocks that get a fresh memory; repeat it.")] = None,
@@ -103,8 +107,7 @@ def main(
         raise SystemExit(f"{output} holds a training already: give --resume, or another --output.")
     set_seed(seed)
     with state.main_process_first():
-        wanted = label_set.split(",") if label_set and "," in label_set else label_set
-        splits = load_conversations(dataset, data_dir=data_dir, label_set=wanted, fold=fold)
+        splits = load_conversations(dataset, data_dir=data_dir, label_set=as_label_set(label_set), fold=fold)
     train, validation = hold_out(splits["train"], validation_share)
     labels = train.features["emotion"].names
     model = load_model(base_model, base_revision, memory_layers or [], json.loads(memory), labels, dtype=dtype)
