@@ -166,8 +166,7 @@ def load_lora(model: PreTrainedModel, name: str | os.PathLike, hub: dict, *, is_
         raise ImportError(f"The host of {name} carries a LoRA, which needs PEFT: pip install peft")
     from peft import PeftConfig, set_peft_model_state_dict
 
-    weights = load_file(cached_file(name, _WEIGHTS_FILE, **hub))
-    weights = {key.removeprefix(_PREFIX): tensor for key, tensor in weights.items()}
+    weights = _read_weights(cached_file(name, _WEIGHTS_FILE, **hub))
     config = PeftConfig.from_pretrained(os.path.dirname(path))
     config.inference_mode = True
     model.add_adapter(config, LORA_NAME)
@@ -188,6 +187,15 @@ def load_lora(model: PreTrainedModel, name: str | os.PathLike, hub: dict, *, is_
             parameter.data = parameter.data.to(saved.dtype)
     set_peft_model_state_dict(model, weights, adapter_name=LORA_NAME)
     return True
+
+
+def read_lora(folder: str | os.PathLike) -> dict[str, Tensor]:
+    """The weights of the LoRA beside the checkpoint in a folder, named as in the host."""
+    return _read_weights(Path(folder) / LORA_FOLDER / _WEIGHTS_FILE)
+
+
+def _read_weights(path: str | os.PathLike) -> dict[str, Tensor]:
+    return {key.removeprefix(_PREFIX): tensor for key, tensor in load_file(path).items()}
 
 
 def _wrong_keys(model: PreTrainedModel, weights: dict[str, Tensor]) -> list[str]:

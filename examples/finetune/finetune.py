@@ -14,6 +14,8 @@ import sys
 from pathlib import Path
 from typing import Annotated
 
+import filelock
+import numpy as np
 import typer
 from datasets import Dataset
 from run_report import print_peak, print_start, write_recipe
@@ -46,15 +48,29 @@ def load_model(base_model: str, revision: str | None, layers: list[int], memory:
     )
 
 
-def hold_out(train: Dataset, share: float) -> tuple[Dataset, Dataset | None]:
-    """The conversations that are trained on, and those that evaluations on the way hear: one of each `1 / share`."""
-    if not 0 <= share < 1:
-        raise ValueError(f"validation_share must lie between 0 and 1, got {share}.")
+def hold_out(train: Dataset, share: float, *, seed: int) -> tuple[Dataset, Dataset | None]:
+    """The conversations that are trained on, and a random share of them that only evaluations on the way hear."""
     names = list(dict.fromkeys(train["conversation_id"]))
-    held = set(names[:: round(1 / share)]) if share else set()
+    if not 0 <= share < 1 or (share and len(names) < 2):
+        raise ValueError(
+            f"validation_share must be 0, or below 1 with two conversations; got {share} of {len(names)}."
+        )
+    count = min(max(1, round(share * len(names))), len(names) - 1) if share else 0
+    held = set(np.random.default_rng(seed).choice(names, count, replace=False).tolist())
     is_held = [name in held for name in train["conversation_id"]]
     kept = train.select([row for row, is_out in enumerate(is_held) if not is_out])
     return kept, train.select([row for row, is_out in enumerate(is_held) if is_out]) if held else None
+
+
+def lock(output: Path) -> filelock.BaseFileLock:
+    """Keep other trainings out of a folder, for as long as what is returned lives."""
+    output.mkdir(parents=True, exist_ok=True)
+    held = filelock.FileLock(output / ".lock")
+    try:
+        held.acquire(timeout=0)
+    except filelock.Timeout:
+        raise SystemExit(f"Another training is writing to {output}.") from None
+    return held
 
 
 def main(
@@ -68,7 +84,9 @@ def main(
         typer.Option(help="Of the corpus (4-class), labels (sad,happy), or a mapping (excited=happy,sad=sad)."),
     ] = None,
     fold: Annotated[int | None, typer.Option(help="The fold that is tested.")] = None,
-    validation_share: Annotated[float, typer.Option(help="Of the training, heard by evaluations on the way.")] = 0.1,
+    validation_share: Annotated[
+        float | None, typer.Option(help="Of the training, for evaluations on the way. Default: the dev split, or 0.1.")
+    ] = None,
     memory_layers: Annotated[list[int] | None, typer.Option(help="Blocks that get a fresh memory; repeat it.")] = None,
     memory: Annotated[str, typer.Option(help="Other fields of TitansMemoryConfig, as '{\"head_dim\": 32}'.")] = "{}",
     lora_r: Annotated[int | None, typer.Option(help="Rank of a LoRA on the language model.")] = None,
@@ -103,12 +121,19 @@ def main(
     if processes and state.num_processes != processes:
         raise SystemExit(f"{processes} processes are expected, and there are {state.num_processes}: see the README.")
     checkpoint = last_good_checkpoint(output) if resume else None
-    if not resume and any(output.glob("checkpoint-*")):
-        raise SystemExit(f"{output} holds a training already: give --resume, or another --output.")
+    if any(output.glob("checkpoint-*")):
+        if not resume:
+            raise SystemExit(f"{output} holds a training already: give --resume, or another --output.")
+        if checkpoint is None:
+            state.print("No checkpoint is whole: the training begins anew.")
+    held = lock(output) if state.is_main_process else None
     set_seed(seed)
     with state.main_process_first():
         splits = load_conversations(dataset, data_dir=data_dir, label_set=as_label_set(label_set), fold=fold)
-    train, validation = hold_out(splits["train"], validation_share)
+    if validation_share is None and "dev" in splits:
+        train, validation = splits["train"], splits["dev"]
+    else:
+        train, validation = hold_out(splits["train"], 0.1 if validation_share is None else validation_share, seed=seed)
     labels = train.features["emotion"].names
     model = load_model(base_model, base_revision, memory_layers or [], json.loads(memory), labels, dtype=dtype)
     processor = AutoProcessor.from_pretrained(base_model, revision=base_revision)
@@ -151,7 +176,7 @@ def main(
     print_start(trainer)
     trainer.train(resume_from_checkpoint=checkpoint)
     print_peak()
-    if trainer.stopped.received is not None:
+    if trainer.stopped.received is not None and trainer.state.global_step < trainer.total_steps:
         state.print(f"Stopped by a signal at step {trainer.state.global_step}: --resume goes on.")
         sys.exit(128 + trainer.stopped.received)
     finish(trainer, processor, splits, output, recipe)
@@ -161,8 +186,6 @@ def finish(trainer: ConversationTrainer, processor, splits, output: Path, recipe
     """Save what was trained with its recipe, and evaluate it under all controls."""
     trainer.save_model(str(output / "model"))
     if trainer.is_world_process_zero():
-        # Trainer leaves a pickle of its arguments, which nobody should have to trust.
-        (output / "model" / "training_args.bin").unlink(missing_ok=True)
         processor.save_pretrained(output / "model")
         write_recipe(trainer, recipe, output / "model")
     if "test" in splits:

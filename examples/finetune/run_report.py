@@ -11,13 +11,21 @@ from titans_mal.training import ConversationTrainer, trained_parameters
 from titans_mal.training.memory_estimate import NotEstimatedError, StepShape, estimate_training_memory, on_meta
 
 
+# Of the script's options, those that a reader of the model's card wants to know.
+RECIPE = (
+    "base_model", "base_revision", "dataset", "label_set", "fold", "memory_layers", "memory", "lora_r", "lora_alpha",
+    "lora_dropout", "lora_audio_tower", "window", "lanes", "accumulation", "learning_rate", "warmup_steps",
+    "class_weights", "soft_labels", "dtype", "bf16", "seed",
+)  # fmt: skip
+
+
 def print_start(trainer: ConversationTrainer) -> None:
     """Trained parameters by part, the turns and tokens of a step, and the bytes that it will take."""
     if not trainer.is_world_process_zero():
         return
     args, model = trainer.args, trainer.accelerator.unwrap_model(trainer.model)
-    batch = trainer.data_collator([trainer.train_dataset[turn] for turn in next(iter(trainer.lane_sampler))])
-    turns, positions = batch["input_ids"].shape
+    batch = trainer.data_collator([trainer.train_dataset[trainer.train_dataset.longest_turn()]])
+    positions = batch["input_ids"].shape[1]
     audio_tokens = int(model.audio_mask(batch["input_ids"], batch).sum(-1).max())
     shape = StepShape(args.per_device_train_batch_size, args.window, positions, audio_tokens)
     parts = {name: count for name, count in trained_parameters(model).items() if count}
@@ -28,8 +36,8 @@ def print_start(trainer: ConversationTrainer) -> None:
     batches = args.gradient_accumulation_steps * args.world_size
     print("Parameters: " + ", ".join(f"{name} {count:,}" for name, count in parts.items()))
     print(
-        f"A step: {batches} batches of {shape.lanes} lanes of up to {shape.window} turns; the first batch has {turns} "
-        f"turns of {positions} positions, {audio_tokens} of them audio: {batches * turns * positions:,} tokens a step."
+        f"A step: {batches} batches of {shape.lanes} lanes of up to {shape.window} turns; the longest turn has "
+        f"{positions} positions, {audio_tokens} of them audio: up to {batches * shape.tokens:,} tokens a step."
     )
     print(f"Memory of a process, without sharding and the audio tower's passing needs: {estimate}")
 
@@ -45,7 +53,7 @@ def write_recipe(trainer: ConversationTrainer, options: dict, folder: Path) -> N
     model = trainer.accelerator.unwrap_model(trainer.model)
     # A folder of this machine goes by its own name.
     told = {n: Path(v).name if isinstance(v, str) and Path(v).is_dir() else v for n, v in options.items()}
-    recipe = {name: value for name, value in told.items() if value not in (None, "", [], False)}
+    recipe = {n: v for n, v in told.items() if n in RECIPE and v is not None and v is not False}
     recipe |= {
         "steps": trainer.state.global_step,
         "skipped steps": trainer.skipped.count,

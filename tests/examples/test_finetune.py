@@ -2,6 +2,7 @@
 
 import json
 import os
+import runpy
 import signal
 import subprocess
 import sys
@@ -14,7 +15,7 @@ from safetensors.torch import load_file
 from tiny_models import LABELS, save_base
 from tiny_talks import write_talks
 
-from titans_mal import AutoModelForAudioEmotion
+from titans_mal import AutoModelForAudioEmotion, load_conversations
 
 
 FINETUNE = Path(__file__).parents[2] / "examples" / "finetune"
@@ -83,7 +84,7 @@ def test_what_it_prints_and_leaves(uninterrupted, data):
     output, printed = uninterrupted
     assert "Parameters: memory " in printed
     assert ", lora " in printed
-    assert "A step: 2 batches of 1 lanes of up to 3 turns" in printed
+    assert "A step: 2 batches of 1 lanes of up to 3 turns; the longest turn has" in printed
     assert "Memory of a process" in printed
     assert "| memory on |" in printed
     model = AutoModelForAudioEmotion.from_pretrained(output / "model")
@@ -92,7 +93,8 @@ def test_what_it_prints_and_leaves(uninterrupted, data):
     assert not (output / "model" / "training_args.bin").exists()
     recipe = json.loads((output / "model" / "training_recipe.json").read_text())
     assert (recipe["steps"], recipe["processes"], recipe["lora_r"]) == (6, 1, 2)
-    assert recipe["base_model"] == "base"
+    assert (recipe["base_model"], recipe["seed"]) == ("base", 0)
+    assert not {"report_to", "save_steps", "bf16"} & set(recipe)
     report = json.loads((output / "report" / "report.json").read_text())
     assert set(report["columns"]) > {"memory", "reads_off", "shuffled"}
     # A second training does not mix with the first.
@@ -143,3 +145,27 @@ def test_it_refuses_to_train_with_fewer_processes_than_wanted(data, tmp_path):
     assert done.returncode != 0
     assert "2 processes are expected, and there are 1" in done.stderr
     assert not (tmp_path / "out").exists()
+
+
+def test_a_share_of_the_conversations_is_held_out(data, monkeypatch):
+    monkeypatch.syspath_prepend(str(FINETUNE))
+    hold_out = runpy.run_path(str(FINETUNE / "finetune.py"))["hold_out"]
+    train = load_conversations(data / "talks", label_set=LABELS)["train"]
+    names = set(train["conversation_id"])
+    for share, count in ((0, 0), (0.01, 1), (0.4, 2), (0.9, 4)):
+        kept, held = hold_out(train, share, seed=0)
+        told = set() if held is None else set(held["conversation_id"])
+        assert len(told) == count
+        assert set(kept["conversation_id"]) == names - told
+    with pytest.raises(ValueError, match=r"got 1\.0 of 5"):
+        hold_out(train, 1.0, seed=0)
+
+
+def test_two_trainings_do_not_share_a_folder(data, tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(str(FINETUNE))
+    lock = runpy.run_path(str(FINETUNE / "finetune.py"))["lock"]
+    held = lock(tmp_path / "out")
+    with pytest.raises(SystemExit, match="Another training is writing"):
+        lock(tmp_path / "out")
+    held.release()
+    lock(tmp_path / "out")

@@ -17,6 +17,13 @@ CHECKPOINTING = next(
     for name in ("activation_checkpointing", "gradient_checkpointing")
     if name in {given.name for given in fields(TrainingArguments)}
 )
+# Options of transformers that would break what this trainer promises.
+_REFUSED = {
+    "auto_find_batch_size": "would change the number of lanes on the way: choose a batch size",
+    "save_only_model": "leaves checkpoints that no training can go on from",
+    "ignore_data_skip": "would go on with other turns than those that were left",
+    "fp16": "scales the loss until it overflows, which is counted as a skipped step here: use bf16",
+}
 
 
 @dataclass
@@ -64,7 +71,11 @@ class ConversationTrainingArguments(TrainingArguments):
             raise ValueError(f"class_weights must be one of {CLASS_WEIGHTS}, got {self.class_weights!r}.")
         if self.save_total_limit == 1:
             raise ValueError("save_total_limit=1 leaves no other checkpoint where one is corrupted: use 2 or more.")
-        if self.auto_find_batch_size:
-            raise ValueError("auto_find_batch_size would change the number of lanes on the way: choose a batch size.")
-        _ = self.device  # which sets up the processes
+        if self.evaluation_resamples < 100:
+            raise ValueError(f"evaluation_resamples must be at least 100, got {self.evaluation_resamples}.")
+        for name, reason in _REFUSED.items():
+            if getattr(self, name):
+                raise ValueError(f"{name} {reason}.")
+        if self.n_gpu > 1:  # which also sets up the processes
+            raise ValueError(f"One process cannot train on {self.n_gpu} GPUs: let accelerate launch one for each.")
         process_state()

@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 import re
+import shutil
 from pathlib import Path
 
 from transformers.utils import logging
@@ -53,13 +54,45 @@ def last_good_checkpoint(output_dir: str | os.PathLike) -> str | None:
     Returns:
         Its folder; None if there is none.
     """
-    folders = [path for path in Path(output_dir).glob("checkpoint-*") if re.fullmatch(r"checkpoint-\d+", path.name)]
-    for folder in sorted(folders, key=lambda path: int(path.name.split("-")[1]), reverse=True):
+    for folder in reversed(_checkpoints(output_dir)):
         wrong = whats_wrong(folder)
         if wrong is None:
             return str(folder)
         logger.warning(f"{folder} is not used: {wrong}.")
     return None
+
+
+def set_aside_broken(output_dir: str | os.PathLike, *, after: str | os.PathLike) -> None:
+    """Rename the checkpoints after a whole one that are not whole, so that none of them counts as kept."""
+    step = _step(Path(after))
+    for folder in _checkpoints(output_dir):
+        if _step(folder) > step and whats_wrong(folder) is not None:
+            folder.rename(folder.with_name(f"{folder.name}-broken"))
+
+
+def keep_latest(output_dir: str | os.PathLike, limit: int, *, best: str | None = None) -> None:
+    """Remove all but the latest `limit` checkpoints that were written to their end, and the best one.
+
+    Args:
+        output_dir: of the training.
+        limit: how many are kept.
+        best: a checkpoint that is kept in any case.
+    """
+    sealed = [folder for folder in _checkpoints(output_dir) if (folder / DIGESTS_FILE).is_file()]
+    kept = {*sealed[-limit:], *([Path(best)] if best else [])}
+    for folder in sealed:
+        if folder not in kept:
+            shutil.rmtree(folder)
+
+
+def _checkpoints(output_dir: str | os.PathLike) -> list[Path]:
+    """The folders of checkpoints, in the order of their steps."""
+    folders = Path(output_dir).glob("checkpoint-*")
+    return sorted((path for path in folders if re.fullmatch(r"checkpoint-\d+", path.name)), key=_step)
+
+
+def _step(folder: Path) -> int:
+    return int(folder.name.split("-")[1])
 
 
 def _files(folder: Path) -> list[Path]:

@@ -36,6 +36,7 @@ class StopOnSignal(TrainerCallback):
         self._before: dict[int, object] = {}
 
     def on_train_begin(self, args, state, control, **kwargs):
+        self.received = None
         # Only the main thread may set handlers; elsewhere the caller's own stand.
         if threading.current_thread() is threading.main_thread():
             for number in (signal.SIGTERM, signal.SIGINT):
@@ -47,7 +48,16 @@ class StopOnSignal(TrainerCallback):
             control.should_save = control.should_training_stop = True
             control.should_evaluate = False
 
+    def on_epoch_end(self, args, state, control, **kwargs):
+        # An evaluation may take longer than what is left before a kill.
+        control.should_evaluate &= self.received is None
+
     def on_train_end(self, args, state, control, **kwargs):
+        if any_process(self.received is not None):
+            self.received = self.received or int(signal.SIGTERM)
+
+    def restore_handlers(self) -> None:
+        """Give signals back to whom they belonged to before the training."""
         for number, handler in self._before.items():
             signal.signal(number, handler)
         self._before = {}
@@ -64,10 +74,12 @@ class SkippedSteps(TrainerCallback, ExportableState):
 
     Attributes:
         count: steps skipped since the training began.
+        unlogged: of them, those since the last log.
     """
 
     def __init__(self, count: int = 0):
         self.count = count
+        self.unlogged = 0
         self._is_bad = False
 
     def state(self) -> dict:
@@ -83,10 +95,11 @@ class SkippedSteps(TrainerCallback, ExportableState):
 
     def on_pre_optimizer_step(self, args, state, control, model=None, **kwargs):
         gradients = [parameter.grad for parameter in model.parameters() if parameter.grad is not None]
-        is_finite = all(bool(torch.isfinite(gradient).all()) for gradient in gradients)
+        is_finite = bool(torch.isfinite(torch.nn.utils.get_total_norm(gradients)))
         if any_process(self._is_bad or not is_finite):
             # Without gradients the optimiser changes nothing, not even its moments.
             model.zero_grad(set_to_none=True)
             self.count += 1
+            self.unlogged += 1
             logger.warning(f"Step {state.global_step + 1} is skipped: its loss or gradients are not finite.")
         self._is_bad = False

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import shutil
 from collections.abc import Sequence
 from functools import cached_property
@@ -13,11 +14,14 @@ from datasets import Dataset
 from torch import Tensor
 from torch.utils.data import DataLoader
 from transformers import Trainer, TrainerCallback
+from transformers.trainer import TRAINER_STATE_NAME, TRAINING_ARGS_NAME
+from transformers.trainer_callback import TrainerState
+from transformers.trainer_utils import TrainOutput
 
 from ..data.table import SOFT_LABELS
 from ..evaluation.evaluate_conversations import check_data, evaluate_conversations
 from .arguments import ConversationTrainingArguments
-from .checkpoints import last_good_checkpoint, seal_checkpoint, whats_wrong
+from .checkpoints import keep_latest, last_good_checkpoint, seal_checkpoint, set_aside_broken, whats_wrong
 from .interruptions import SkippedSteps, StopOnSignal, any_process
 from .lane_states import LaneStates
 from .lanes import LaneSampler
@@ -82,6 +86,8 @@ class ConversationTrainer(Trainer):
             soft_labels=args.soft_labels,
         )
         collator = WindowCollator(model, processor, self._label_columns)
+        if model.config.memory_config.read == "history" and max(map(len, turns.conversations)) < 2:
+            raise ValueError("No conversation has two turns: there is no history that a memory could learn to use.")
         super().__init__(model, args, collator, train_dataset=turns, eval_dataset=eval_dataset, **kwargs)
         # The loss is divided by the scored turns of the whole step, and not once more by its micro-steps.
         self.model_accepts_loss_kwargs = True
@@ -90,6 +96,7 @@ class ConversationTrainer(Trainer):
             labels = [self._label_columns[label] if label >= 0 else -1 for label in train_dataset["emotion"]]
             self._class_weights = balanced_class_weights(labels, len(model.config.labels))
         self._lane_states = LaneStates(model.config, args.per_device_train_batch_size)
+        self._logged_step = 0
         self.stopped, self.skipped = StopOnSignal(), SkippedSteps()
         for callback in (self.stopped, self.skipped, _SetEpoch(self)):
             self.add_callback(callback)
@@ -135,7 +142,26 @@ class ConversationTrainer(Trainer):
                 raise ValueError(f"{self.args.output_dir} holds no checkpoint that is whole.")
         elif resume_from_checkpoint and (wrong := whats_wrong(resume_from_checkpoint)):
             raise ValueError(f"{resume_from_checkpoint} cannot be gone on from: {wrong}.")
-        return super().train(resume_from_checkpoint or None, **kwargs)
+        if resume_from_checkpoint:
+            if self.is_world_process_zero():
+                set_aside_broken(self.args.output_dir, after=resume_from_checkpoint)
+            state = TrainerState.load_from_json(str(Path(resume_from_checkpoint) / TRAINER_STATE_NAME))
+            if state.global_step >= self.total_steps:
+                # Trainer would take one more step before it looks.
+                self._load_from_checkpoint(resume_from_checkpoint)
+                self.state = state
+                return TrainOutput(state.global_step, 0.0, {})
+        try:
+            return super().train(resume_from_checkpoint or None, **kwargs)
+        finally:
+            self.stopped.restore_handlers()
+
+    @property
+    def total_steps(self) -> int:
+        """Optimiser steps of the whole training."""
+        if self.args.max_steps > 0:
+            return self.args.max_steps
+        return math.ceil(self.args.num_train_epochs * self.lane_sampler.steps_per_epoch)
 
     def training_step(self, model, inputs: dict, num_items_in_batch: Tensor | None = None) -> Tensor:
         """Forward and backward of a batch; the lanes' memory goes on from here, cut from the graph."""
@@ -146,11 +172,13 @@ class ConversationTrainer(Trainer):
         model.train()
         with self.compute_loss_context_manager():
             loss = self.compute_loss(model, {**inputs, "memory_cache": cache}, num_items_in_batch=num_items_in_batch)
-        if any_process(not bool(torch.isfinite(loss))):
+        is_bad = any_process(not bool(torch.isfinite(loss)))
+        # In any case: processes that wait for each other's gradients would wait for ever.
+        self.accelerator.backward(loss)
+        if is_bad:
             cache.restore(before)
             self.skipped.mark()
-            return torch.zeros_like(loss)
-        self.accelerator.backward(loss)
+            return torch.full_like(loss, torch.nan)
         cache.detach_()
         return loss.detach()
 
@@ -208,21 +236,37 @@ class ConversationTrainer(Trainer):
         return metrics
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-        """As Trainer's; tells how many steps were skipped, once one was."""
+        """As Trainer's; tells how many steps were skipped, once one was, and no loss where all were."""
+        if "loss" in logs:
+            if self.skipped.unlogged >= self.state.global_step - self._logged_step:
+                logs = {name: value for name, value in logs.items() if name != "loss"}
+            self.skipped.unlogged, self._logged_step = 0, self.state.global_step
         super().log(logs | {"skipped_steps": self.skipped.count} if self.skipped.count else logs, start_time)
 
     def _save_checkpoint(self, model, trial) -> None:
         folder = Path(self.args.output_dir) / f"checkpoint-{self.state.global_step}"
-        # Before transformers takes away older checkpoints.
         self._lane_states.save(folder / LANES_FOLDER)
         if self.args.should_save:
             (folder / LANES_FOLDER).mkdir(parents=True, exist_ok=True)
             (folder / LANES_FOLDER / PLAN_FILE).write_text(json.dumps(self.lane_sampler.plan))
-        super()._save_checkpoint(model, trial)
+        limit, self.args.save_total_limit = self.args.save_total_limit, None
+        try:
+            super()._save_checkpoint(model, trial)
+        finally:
+            self.args.save_total_limit = limit
         self.accelerator.wait_for_everyone()
         if self.args.should_save:
+            # Older ones are taken away when this one can be relied on.
             seal_checkpoint(folder)
+            if limit is not None:
+                keep_latest(self.args.output_dir, limit, best=self.state.best_model_checkpoint)
         self.accelerator.wait_for_everyone()
+
+    def _save(self, output_dir: str | None = None, state_dict: dict | None = None) -> None:
+        super()._save(output_dir, state_dict)
+        if self.args.should_save:
+            # A pickle of the arguments, which nobody should have to trust.
+            (Path(output_dir or self.args.output_dir) / TRAINING_ARGS_NAME).unlink(missing_ok=True)
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model=None) -> None:
         lanes = Path(resume_from_checkpoint) / LANES_FOLDER

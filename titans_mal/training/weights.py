@@ -11,7 +11,7 @@ from transformers import PreTrainedModel
 from transformers.trainer_utils import load_sharded_checkpoint
 
 from ..modeling.checkpoint_saving import WEIGHT_FILES
-from ..modeling.host_lora import LORA_FOLDER, has_lora
+from ..modeling.host_lora import has_lora, read_lora
 
 
 @torch.no_grad()
@@ -48,8 +48,7 @@ def _load_lora(model: PreTrainedModel, folder: Path) -> set[str]:
     (name,) = model.added_adapters
     if not has_lora(folder):
         raise ValueError(f"{folder} has no LoRA, and the model has the LoRA {name!r}.")
-    weights = load_file(folder / LORA_FOLDER / "adapter_model.safetensors")
-    weights = {key.removeprefix("base_model.model."): tensor for key, tensor in weights.items()}
+    weights = read_lora(folder)
     result = set_peft_model_state_dict(model, weights, adapter_name=name)
     if result.unexpected_keys:
         raise ValueError(f"The LoRA of {folder} does not fit the model's: {result.unexpected_keys[:3]}, ...")

@@ -44,6 +44,11 @@ class TurnDataset(torch.utils.data.Dataset):
     def __len__(self) -> int:
         return len(self._table)
 
+    def longest_turn(self) -> LaneTurn:
+        """The turn of the longest sound, where the table tells its seconds; else the first."""
+        seconds = self._table["seconds"] if "seconds" in self._table.column_names else [0.0]
+        return LaneTurn(max(range(len(seconds)), key=lambda row: seconds[row] or 0.0), lane=0, begins=True)
+
     def __getitem__(self, turn: LaneTurn) -> dict:
         row = self._table[turn.row]
         try:

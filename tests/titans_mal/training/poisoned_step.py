@@ -1,4 +1,4 @@
-"""Run by two processes: one has a loss that is not finite, in the first of two micro-steps."""
+"""Run by two processes: one has a loss that is not finite, in one of two micro-steps."""
 
 import sys
 
@@ -9,7 +9,7 @@ from tiny_models import LABELS, tiny_model, tiny_processor
 from titans_mal import ConversationTrainer, ConversationTrainingArguments, choose_trained_parts, load_conversations
 
 
-def main(talks: str, output: str) -> None:
+def main(talks: str, output: str, bad_call: str) -> None:
     model = tiny_model()
     choose_trained_parts(model)
     arguments = ConversationTrainingArguments(
@@ -28,7 +28,7 @@ def main(talks: str, output: str) -> None:
 
     def poisoned(*args, **kwargs):
         calls.append(None)
-        is_bad = len(calls) == 3 and trainer.args.process_index == 1
+        is_bad = len(calls) == int(bad_call) and trainer.args.process_index == 1
         return compute(*args, **kwargs) * (float("nan") if is_bad else 1.0)
 
     trainer.compute_loss = poisoned

@@ -36,6 +36,8 @@ def test_a_sharded_step_is_that_of_a_whole_model(memory_is):
     )
 
 
-def test_a_step_that_is_not_finite_in_one_process_is_skipped_in_both(talks_folder, tmp_path):
-    printed = in_two_processes("poisoned_step.py", talks_folder, tmp_path / "out")
+@pytest.mark.parametrize("micro_step", [3, 4])
+def test_a_step_that_is_not_finite_in_one_process_is_skipped_in_both(talks_folder, tmp_path, micro_step):
+    """The first or the last of the second step's two, of which only the last shares gradients."""
+    printed = in_two_processes("poisoned_step.py", talks_folder, tmp_path / "out", micro_step)
     assert printed.count("skipped 1 of 3 steps, and the weights of both processes are the same") == 1
