@@ -32,33 +32,34 @@ from titans_mal.data.suites import SUITES, Script, Suite
 RESULTS = Path(__file__).parent / "results" / "features"
 # The share of the gap that the memory is to close; null has no gap, and emotional-start no bar.
 TO_REACH = {"baseline": 0.6, "interleaved": 0.5, "carry-over": 0.5, "delayed-binding": 0.4}
-# Chosen by what `explored.md` holds.
-MEMORY = {"num_heads": 4, "head_dim": 16, "forget_half_life": 300.0}
-LEARNING_RATE, CONVERSATIONS = 3e-3, 64
+# Chosen by what the README's log holds.
+MEMORY = {"num_heads": 4, "head_dim": 16, "depth": 1, "forget_half_life": 300.0}
+CONVERSATIONS = 32
 # First number of the seeds of training, of choosing, and of the test.
 TRAINING, CHOOSING, TEST = 1, 2, 3
 
 
 @dataclass(frozen=True)
 class Entry:
-    """A listener of the table: how it is called there, how it is made, and whether one seed has to do."""
+    """A listener of the table: its name there, how it is made and trained, and whether one seed has to do."""
 
     title: str
     make: Callable[[], nn.Module]
+    learning_rate: float = 1e-2
     is_slow: bool = False
 
 
 ENTRIES = {
     "utterance": Entry("utterance only", UtteranceOnly),
-    "memory": Entry("memory", lambda: WithMemory(**MEMORY)),
+    "memory": Entry("memory (linear fast weights, depth 1)", lambda: WithMemory(**MEMORY)),
     "speaker-memory": Entry("memory of each speaker (told who talks)", lambda: WithMemory(**MEMORY, scope="speaker")),
-    "linear": Entry("linear fast weights (depth 1)", lambda: WithMemory(**MEMORY | {"depth": 1})),
+    "deep": Entry("memory of depth 2", lambda: WithMemory(**MEMORY | {"depth": 2}), is_slow=True),
     "never-written": Entry("learned memory, never written", lambda: WithMemory(**MEMORY, write=False)),
     "normalised": Entry("z-normalised by speaker (told who talks)", SpeakerNormalised),
     "lora": Entry("temporary LoRA", TemporaryLora),
-    "prompt-2": Entry("2 turns in the prompt", lambda: PromptHistory(turns=2), is_slow=True),
-    "prompt-4": Entry("4 turns in the prompt", lambda: PromptHistory(turns=4), is_slow=True),
-    "prompt-8": Entry("8 turns in the prompt", lambda: PromptHistory(turns=8), is_slow=True),
+    "prompt-2": Entry("2 turns in the prompt", lambda: PromptHistory(turns=2), 3e-3, is_slow=True),
+    "prompt-4": Entry("4 turns in the prompt", lambda: PromptHistory(turns=4), 3e-3, is_slow=True),
+    "prompt-8": Entry("8 turns in the prompt", lambda: PromptHistory(turns=8), 3e-3, is_slow=True),
 }
 
 
@@ -67,10 +68,10 @@ def is_right(logits: Tensor, turns: Turns) -> np.ndarray:
     return (logits.argmax(-1) == turns.emotions.flatten())[turns.is_scored.flatten()].numpy()
 
 
-def train(listener: nn.Module, suite: Suite, *, steps: int, seed: int) -> None:
+def train(listener: nn.Module, suite: Suite, *, learning_rate: float, steps: int, seed: int) -> None:
     """AdamW with warm-up and cosine decay; each step hears conversations that were never heard before."""
     parameters = [parameter for parameter in listener.parameters() if parameter.requires_grad]
-    optimizer = torch.optim.AdamW(parameters, lr=LEARNING_RATE, weight_decay=0.01, betas=(0.9, 0.98))
+    optimizer = torch.optim.AdamW(parameters, lr=learning_rate, weight_decay=0.01, betas=(0.9, 0.98))
     warmup = max(1, steps // 20)
     schedule = torch.optim.lr_scheduler.LambdaLR(
         optimizer, lambda step: min((step + 1) / warmup, 0.5 * (1 + math.cos(math.pi * step / steps)))
@@ -99,7 +100,7 @@ def try_entry(name: str, suite: Suite, test: Turns, *, steps: int, seeds: int) -
     for seed in range(1 if ENTRIES[name].is_slow else seeds):
         torch.manual_seed(seed)
         listener = ENTRIES[name].make()
-        train(listener, suite, steps=steps, seed=seed)
+        train(listener, suite, learning_rate=ENTRIES[name].learning_rate, steps=steps, seed=seed)
         if isinstance(listener, TemporaryLora):
             listener.choose_step(hear(draw_scripts(suite, 100, seed=(CHOOSING, seed)), seed=(CHOOSING, seed)))
         began = time.perf_counter()
@@ -130,11 +131,7 @@ def load(path: Path, title: str, scripts: list[Script]) -> Listener:
 def report(name: str, suite: Suite, scripts: list[Script], folder: Path) -> str:
     """The table of all listeners that were tried into the folder, written there with a picture."""
     titles = {key: entry.title for key, entry in ENTRIES.items()}
-    titles = {
-        "utterance": titles.pop("utterance"),
-        "memory": titles.pop("memory"),
-        "reset": "memory, reset every turn",
-    } | titles
+    titles = {key: titles[key] for key in ("utterance", "memory")} | {"reset": "memory, reset every turn"} | titles
     rows = [load(folder / f"{key}.json", t, scripts) for key, t in titles.items() if (folder / f"{key}.json").exists()]
     utterance, bound = rows[0].scores, bound_scores(suite, scripts)
     bounds = [
@@ -156,19 +153,23 @@ def report(name: str, suite: Suite, scripts: list[Script], folder: Path) -> str:
 def main(
     suite: Annotated[str, typer.Argument(help=f"One of {', '.join(SUITES)}; or all.")],
     seeds: Annotated[int, typer.Option(help="Trainings of each listener; of the slow ones there is one.")] = 3,
-    steps: Annotated[int, typer.Option(help="Of each training.")] = 600,
+    steps: Annotated[int, typer.Option(help="Of each training.")] = 500,
     rivals: Annotated[str, typer.Option(help="Which listeners, by commas.")] = ",".join(ENTRIES),
     conversations: Annotated[int, typer.Option(help="Of the test.")] = 300,
     output: Annotated[Path, typer.Option(help="Folder of results, tables and pictures.")] = RESULTS,
 ) -> None:
     """Train and try the listeners, and print a table; ones tried into the same folder before stand in it too."""
     torch.set_num_threads(1)
+    chosen = rivals.split(",")
+    if unknown := set(chosen) - set(ENTRIES):
+        raise typer.BadParameter(f"rivals are out of {', '.join(ENTRIES)}, got {', '.join(sorted(unknown))}.")
     for name in SUITES if suite == "all" else [suite]:
         drawn, folder = SUITES[name](), output / name
         folder.mkdir(parents=True, exist_ok=True)
         scripts = draw_scripts(drawn, conversations, seed=(TEST,))
         test = hear(scripts, seed=(TEST,))
-        for rival in rivals.split(","):
+        has_utterance = "utterance" in chosen or (folder / "utterance.json").exists()
+        for rival in chosen if has_utterance else ["utterance", *chosen]:
             for tried, found in try_entry(rival, drawn, test, steps=steps, seeds=seeds).items():
                 (folder / f"{tried}.json").write_text(json.dumps(found) + "\n")
         print(f"\n{drawn.name}\n\n{report(name, drawn, scripts, folder)}", flush=True)
