@@ -52,9 +52,11 @@ class Entry:
 ENTRIES = {
     "utterance": Entry("utterance only", UtteranceOnly),
     "memory": Entry("memory (linear fast weights, depth 1)", lambda: WithMemory(**MEMORY)),
-    "speaker-memory": Entry("memory of each speaker (told who talks)", lambda: WithMemory(**MEMORY, scope="speaker")),
     "deep": Entry("memory of depth 2", lambda: WithMemory(**MEMORY | {"depth": 2}), is_slow=True),
-    "never-written": Entry("learned memory, never written", lambda: WithMemory(**MEMORY, write=False)),
+    "speaker-memory": Entry(
+        "memory of each speaker (told who talks)", lambda: WithMemory(**MEMORY, scope="speaker"), is_slow=True
+    ),
+    "never-written": Entry("learned memory, never written", lambda: WithMemory(**MEMORY, write=False), is_slow=True),
     "normalised": Entry("z-normalised by speaker (told who talks)", SpeakerNormalised),
     "lora": Entry("temporary LoRA", TemporaryLora),
     "prompt-2": Entry("2 turns in the prompt", lambda: PromptHistory(turns=2), 3e-3, is_slow=True),
