@@ -1,0 +1,181 @@
+"""The feature form of the evidence: scripted turns as feature vectors, through the memory layer alone.
+
+    python examples/evidence/features.py baseline
+    python examples/evidence/features.py all
+
+Each listener is trained on fresh conversations of the suite and tried on 300 others, the same for all of them.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+import numpy as np
+import torch
+import typer
+from gap import Listener, Scores, bound_scores, difference, draw_gaps, gap_closed, gap_table, scored_turns
+from listeners import UtteranceOnly, WithMemory
+from rivals import PromptHistory, SpeakerNormalised, TemporaryLora
+from torch import Tensor, nn
+from torch.nn import functional as F
+from turn_features import Turns, draw_scripts, hear
+
+from titans_mal.data.suites import SUITES, Script, Suite
+
+
+RESULTS = Path(__file__).parent / "results" / "features"
+# The share of the gap that the memory is to close; null has no gap, and emotional-start no bar.
+TO_REACH = {"baseline": 0.6, "interleaved": 0.5, "carry-over": 0.5, "delayed-binding": 0.4}
+# Chosen by what the README's log holds.
+MEMORY = {"num_heads": 4, "head_dim": 16, "depth": 1, "forget_half_life": 300.0}
+CONVERSATIONS = 32
+# First number of the seeds of training, of choosing, and of the test.
+TRAINING, CHOOSING, TEST = 1, 2, 3
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A listener of the table: its name there, how it is made and trained, and whether one seed has to do."""
+
+    title: str
+    make: Callable[[], nn.Module]
+    learning_rate: float = 1e-2
+    is_slow: bool = False
+
+
+ENTRIES = {
+    "utterance": Entry("utterance only", UtteranceOnly),
+    "memory": Entry("memory (linear fast weights, depth 1)", lambda: WithMemory(**MEMORY)),
+    "deep": Entry("memory of depth 2", lambda: WithMemory(**MEMORY | {"depth": 2}), is_slow=True),
+    "speaker-memory": Entry(
+        "memory of each speaker (told who talks)", lambda: WithMemory(**MEMORY, scope="speaker"), is_slow=True
+    ),
+    "never-written": Entry("learned memory, never written", lambda: WithMemory(**MEMORY, write=False), is_slow=True),
+    "normalised": Entry("z-normalised by speaker (told who talks)", SpeakerNormalised),
+    "lora": Entry("temporary LoRA", TemporaryLora),
+    "prompt-2": Entry("2 turns in the prompt", lambda: PromptHistory(turns=2), 3e-3, is_slow=True),
+    "prompt-4": Entry("4 turns in the prompt", lambda: PromptHistory(turns=4), 3e-3, is_slow=True),
+    "prompt-8": Entry("8 turns in the prompt", lambda: PromptHistory(turns=8), 3e-3, is_slow=True),
+}
+
+
+def is_right(logits: Tensor, turns: Turns) -> np.ndarray:
+    """(scored turns,) bool."""
+    return (logits.argmax(-1) == turns.emotions.flatten())[turns.is_scored.flatten()].numpy()
+
+
+def train(listener: nn.Module, suite: Suite, *, learning_rate: float, steps: int, seed: int) -> None:
+    """AdamW with warm-up and cosine decay; each step hears conversations that were never heard before."""
+    parameters = [parameter for parameter in listener.parameters() if parameter.requires_grad]
+    optimizer = torch.optim.AdamW(parameters, lr=learning_rate, weight_decay=0.01, betas=(0.9, 0.98))
+    warmup = max(1, steps // 20)
+    schedule = torch.optim.lr_scheduler.LambdaLR(
+        optimizer, lambda step: min((step + 1) / warmup, 0.5 * (1 + math.cos(math.pi * step / steps)))
+    )
+    listener.train()
+    for step in range(steps):
+        numbers = (TRAINING, seed, step)
+        turns = hear(draw_scripts(suite, CONVERSATIONS, seed=numbers), seed=numbers)
+        is_scored = turns.is_scored.flatten()
+        loss = F.cross_entropy(listener(turns)[is_scored], turns.emotions.flatten()[is_scored])
+        optimizer.zero_grad()
+        loss.backward()
+        nn.utils.clip_grad_norm_(parameters, 1.0)
+        optimizer.step()
+        schedule.step()
+    listener.eval()
+
+
+def try_entry(name: str, suite: Suite, test: Turns, *, steps: int, seeds: int) -> dict[str, dict]:
+    """Train a listener once for each seed; what it gets right, its parameters and its time for a turn, by name.
+
+    A memory is also tried with a reset before every turn, without training anew.
+    """
+    right: dict[str, list[str]] = {name: []}
+    seconds = 0.0
+    for seed in range(1 if ENTRIES[name].is_slow else seeds):
+        torch.manual_seed(seed)
+        listener = ENTRIES[name].make()
+        train(listener, suite, learning_rate=ENTRIES[name].learning_rate, steps=steps, seed=seed)
+        if isinstance(listener, TemporaryLora):
+            listener.choose_step(hear(draw_scripts(suite, 100, seed=(CHOOSING, seed)), seed=(CHOOSING, seed)))
+        began = time.perf_counter()
+        with torch.no_grad():
+            right[name].append(_digits(is_right(listener(test), test)))
+        seconds += time.perf_counter() - began
+        if name == "memory":
+            listener.is_reset = True
+            with torch.no_grad():
+                right.setdefault("reset", []).append(_digits(is_right(listener(test), test)))
+    parameters = sum(parameter.numel() for parameter in listener.parameters())
+    milliseconds = 1e3 * seconds / len(right[name]) / math.prod(test.shape)
+    about = {"steps": steps, "parameters": parameters, "milliseconds": milliseconds}
+    return {tried: {**about, "right": digits} for tried, digits in right.items()}
+
+
+def _digits(right: np.ndarray) -> str:
+    return "".join("01"[int(hit)] for hit in right)
+
+
+def load(path: Path, title: str, scripts: list[Script]) -> Listener:
+    """A row of the table out of what `try_entry` found."""
+    found = json.loads(path.read_text())
+    right = np.array([[digit == "1" for digit in digits] for digits in found["right"]])
+    return Listener(title, Scores(right, scored_turns(scripts)[0]), found["parameters"], found["milliseconds"])
+
+
+def report(name: str, suite: Suite, scripts: list[Script], folder: Path) -> str:
+    """The table of all listeners that were tried into the folder, written there with a picture."""
+    titles = {key: entry.title for key, entry in ENTRIES.items()}
+    titles = {key: titles[key] for key in ("utterance", "memory")} | {"reset": "memory, reset every turn"} | titles
+    rows = [load(folder / f"{key}.json", t, scripts) for key, t in titles.items() if (folder / f"{key}.json").exists()]
+    utterance, bound = rows[0].scores, bound_scores(suite, scripts)
+    bounds = [
+        Listener("best possible, utterance only", bound_scores(suite, scripts, uses_history=False)),
+        Listener("best possible", bound),
+    ]
+    has_gap = name != "null"
+    table = gap_table([*rows, *bounds], utterance, bound, has_gap=has_gap)
+    (folder / "table.md").write_text(f"{table}\n")
+    gaps = {
+        row.name: gap_closed(row.scores, utterance, bound) if has_gap else difference(row.scores, utterance)
+        for row in rows[1:]
+    }
+    label = "gap closed" if has_gap else "accuracy less that of utterance only"
+    draw_gaps(gaps, folder / "gaps.png", title=suite.name, label=label, to_reach=TO_REACH.get(name))
+    return table
+
+
+def main(
+    suite: Annotated[str, typer.Argument(help=f"One of {', '.join(SUITES)}; or all.")],
+    seeds: Annotated[int, typer.Option(help="Trainings of each listener; of the slow ones there is one.")] = 3,
+    steps: Annotated[int, typer.Option(help="Of each training.")] = 500,
+    rivals: Annotated[str, typer.Option(help="Which listeners, by commas.")] = ",".join(ENTRIES),
+    conversations: Annotated[int, typer.Option(help="Of the test.")] = 300,
+    output: Annotated[Path, typer.Option(help="Folder of results, tables and pictures.")] = RESULTS,
+) -> None:
+    """Train and try the listeners, and print a table; ones tried into the same folder before stand in it too."""
+    torch.set_num_threads(1)
+    chosen = rivals.split(",")
+    if unknown := set(chosen) - set(ENTRIES):
+        raise typer.BadParameter(f"rivals are out of {', '.join(ENTRIES)}, got {', '.join(sorted(unknown))}.")
+    for name in SUITES if suite == "all" else [suite]:
+        drawn, folder = SUITES[name](), output / name
+        folder.mkdir(parents=True, exist_ok=True)
+        scripts = draw_scripts(drawn, conversations, seed=(TEST,))
+        test = hear(scripts, seed=(TEST,))
+        has_utterance = "utterance" in chosen or (folder / "utterance.json").exists()
+        for rival in chosen if has_utterance else ["utterance", *chosen]:
+            for tried, found in try_entry(rival, drawn, test, steps=steps, seeds=seeds).items():
+                (folder / f"{tried}.json").write_text(json.dumps(found) + "\n")
+        print(f"\n{drawn.name}\n\n{report(name, drawn, scripts, folder)}", flush=True)
+
+
+if __name__ == "__main__":
+    typer.run(main)

@@ -1,0 +1,61 @@
+"""Variants of the memory layer that were tried; what they gave stands in the README."""
+
+from __future__ import annotations
+
+import torch
+from listeners import pool
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from titans_mal.modeling.configuration_titans_mal import TitansMemoryConfig
+from titans_mal.modeling.titans_memory_layer import TitansMemoryLayer
+
+
+class PooledWrite(TitansMemoryLayer):
+    """Writes the mean key and value of a turn once, with the mean of its gates, instead of every token."""
+
+    def _project(self, normed: Tensor, mask: Tensor) -> dict[str, Tensor]:
+        inputs = super()._project(normed, mask)
+        first = torch.zeros_like(mask)
+        first[:, 0] = True
+
+        def mean(tensor):
+            """(rows, heads, tokens, ...), every token of it the mean of the turn's."""
+            pooled = pool(tensor.transpose(1, 2).flatten(2), mask)
+            return pooled.unflatten(1, tensor.transpose(1, 2).shape[2:])[:, :, None].expand_as(tensor)
+
+        gates = {name: mean(inputs[name]) for name in ("forget", "momentum", "step")}
+        keys = F.normalize(mean(inputs["keys"]), dim=-1)
+        return inputs | gates | {"keys": keys, "values": mean(inputs["values"]), "mask": first}
+
+
+class PlainValues(TitansMemoryLayer):
+    """Values as they are projected, without the norm."""
+
+    def _project(self, normed: Tensor, mask: Tensor) -> dict[str, Tensor]:
+        values = self.value_proj(normed).unflatten(-1, (self.config.num_heads, -1)).transpose(1, 2)
+        return super()._project(normed, mask) | {"values": values}
+
+
+class CausalConvolution(nn.Conv1d):
+    """A depthwise convolution over a turn's tokens and those before, which starts as the identity."""
+
+    def __init__(self, width: int, size: int = 4):
+        super().__init__(width, width, size, groups=width, padding=size - 1, bias=False)
+        nn.init.zeros_(self.weight)
+        nn.init.ones_(self.weight[:, :, -1])
+
+    def forward(self, states: Tensor) -> Tensor:
+        """(rows, tokens, width)."""
+        return super().forward(states.mT)[..., : states.shape[1]].mT
+
+
+class Convolved(TitansMemoryLayer):
+    """A short depthwise convolution after the projections of keys and values."""
+
+    def __init__(self, config: TitansMemoryConfig, hidden_size: int):
+        super().__init__(config, hidden_size)
+        width = config.num_heads * config.head_dim
+        self.key_convolution, self.value_convolution = CausalConvolution(width), CausalConvolution(width)
+        self.key_proj.register_forward_hook(lambda module, args, keys: self.key_convolution(keys))
+        self.value_proj.register_forward_hook(lambda module, args, values: self.value_convolution(values))
