@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import torch
 from peft import LoraConfig
 from sound_listeners import BATCH, train
@@ -36,13 +37,27 @@ def windows(turns: int, history: int) -> list[tuple[int, int, int]]:
     return [head, *((stop - history - 1, stop, stop - 1) for stop in range(history + 2, turns + 1))]
 
 
-def prompted_logits(model, heard: Heard, history: int) -> Tensor:
-    """(conversations, turns, labels), each turn heard with its last `history` turns before it in one prompt.
+def tiles(turns: int, history: int, rng: np.random.Generator) -> list[tuple[int, int, int]]:
+    """A conversation cut into stretches of `history + 1` turns from a random turn on, in the form of `windows`.
 
-    A window is one causal sequence, so it answers several turns at once where none of them hears too much.
+    For training: each turn is heard once, as by the memory, with up to `history` turns before it.
+    """
+    cuts = range(int(rng.integers(1, history + 2)), turns, history + 1) if history + 1 < turns else []
+    starts = [0, *cuts]
+    return [(start, stop, start) for start, stop in zip(starts, [*starts[1:], turns])]
+
+
+def prompted_logits(model, heard: Heard, stretches: list[tuple[int, int, int]]) -> Tensor:
+    """(conversations, turns, labels), from prompts that hold a stretch of a conversation each.
+
+    A prompt is one causal sequence of the turns' prompts, so it answers several turns at once.
+
+    Args:
+        model: heard without its memory.
+        heard: the conversations.
+        stretches: of `windows` or `tiles`, which answer each turn once.
     """
     turns = heard.labels.shape[1]
-    stretches = windows(turns, history)
     sequences, ends, answered = [], [], []
     for conversation in range(len(heard)):
         for start, stop, first in stretches:
@@ -69,10 +84,10 @@ def train_history(
     Returns:
         The LoRA's parameters.
     """
-    parameters = add_lora(model, seed=seed)
+    parameters, rng = add_lora(model, seed=seed), np.random.default_rng((seed, history))
 
     def loss_of(batch):
-        logits = prompted_logits(model, batch, history)
+        logits = prompted_logits(model, batch, tiles(batch.labels.shape[1], history, rng))
         return F.cross_entropy(logits.flatten(0, 1), batch.labels.flatten(), ignore_index=-1)
 
     name = f"LoRA with {history} turns of history"
@@ -82,6 +97,7 @@ def train_history(
 
 @torch.no_grad()
 def history_logits(model, heard: Heard, history: int) -> Tensor:
-    """As `prompted_logits`, batch by batch."""
+    """(conversations, turns, labels), each turn heard with exactly its last `history` turns before it."""
+    stretches = windows(heard.labels.shape[1], history)
     batches = range(0, len(heard), BATCH)
-    return torch.cat([prompted_logits(model, heard[start : start + BATCH], history) for start in batches])
+    return torch.cat([prompted_logits(model, heard[start : start + BATCH], stretches) for start in batches])

@@ -25,8 +25,8 @@ from titans_mal.data.synthetic import speak
 
 
 CHECKPOINT = Path(__file__).parents[1] / "quickstart" / "tiny-qwen2-audio-mal"
-# As shipped.
-MEMORY = {"layers": [0, 1, 2], "num_heads": 4, "head_dim": 32, "chunk_size": 16}
+# As shipped, but for the chunks: a turn of 28 audio tokens is one, which takes two thirds of the time.
+MEMORY = {"layers": [0, 1, 2], "num_heads": 4, "head_dim": 32, "chunk_size": 32}
 
 
 @dataclass(frozen=True)
@@ -52,7 +52,7 @@ class Heard:
         return len(self.labels)
 
     def __getitem__(self, chosen) -> Heard:
-        """Some of the conversations, by slice or index."""
+        """Some of the conversations, by slice or index; or of their turns, by a second one."""
         return Heard(*(getattr(self, field.name)[chosen] for field in fields(self)))
 
     def turn_inputs(self) -> dict[str, Tensor]:

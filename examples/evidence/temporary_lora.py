@@ -50,6 +50,19 @@ def temporary_logits(model, heard: Heard, *, learning_rate: float, seed: int = 0
     return torch.stack(told).unflatten(0, heard.labels.shape)
 
 
+def choose_learning_rate(model, heard: Heard, *, seed: int = 0, conversations: int = 20) -> float:
+    """The one of `LEARNING_RATES` that is right most often on some training conversations."""
+    tried = heard[:conversations]
+    accuracies = {}
+    for rate in LEARNING_RATES:
+        right = temporary_logits(model, tried, learning_rate=rate, seed=seed).argmax(-1) == tried.labels
+        accuracies[rate] = float(right[tried.labels >= 0].float().mean())
+    print(
+        f"temporary LoRA, accuracy on {len(tried)} training conversations by learning rate: {accuracies}", flush=True
+    )
+    return max(accuracies, key=accuracies.get)
+
+
 @torch.no_grad()
 def _describe(model, embeddings: Tensor) -> tuple[Tensor, Tensor]:
     """(labels,) logits of a turn, and the words (words,) that the host says of it, the likeliest each."""
