@@ -29,6 +29,8 @@ from titans_mal.data.suites import SUITES, Script, Suite
 
 RESULTS = Path(__file__).parent / "results" / "sound"
 TO_REACH = {"baseline": 0.4}
+# Of null there is no gap to close.
+SPOKEN = [name for name in SUITES if name != "null"]
 # Seeds of the conversations.
 TRAINING, TEST = 1, 2
 
@@ -132,7 +134,7 @@ def report(bench: Bench) -> str:
 
 
 def main(
-    suite: Annotated[str, typer.Argument(help=f"One of {', '.join(SUITES)}.")],
+    suite: Annotated[str, typer.Argument(help=f"One of {', '.join(SPOKEN)}.")],
     seeds: Annotated[int, typer.Option(help="Trainings of the memory; of slow rivals there is one.")] = 3,
     steps: Annotated[int, typer.Option(help="Of training, for every listener.")] = 300,
     conversations: Annotated[int, typer.Option(help="To train on.")] = 800,
@@ -145,8 +147,8 @@ def main(
 ) -> None:
     """Rerun a suite from its seeds to its table and picture."""
     chosen = {"all": list(ENTRIES), "none": []}.get(rivals, rivals.split(","))
-    if suite not in SUITES or not set(chosen) <= set(ENTRIES):
-        raise typer.BadParameter(f"Suites are {list(SUITES)}, and rivals {list(ENTRIES)}.")
+    if suite not in SPOKEN or not set(chosen) <= set(ENTRIES):
+        raise typer.BadParameter(f"Suites are {SPOKEN}, and rivals {list(ENTRIES)}.")
     torch.set_num_threads(1)
     output.mkdir(parents=True, exist_ok=True)
     bench = open_bench(
