@@ -136,8 +136,8 @@ def report(bench: Bench) -> str:
 def main(
     suite: Annotated[str, typer.Argument(help=f"One of {', '.join(SPOKEN)}.")],
     seeds: Annotated[int, typer.Option(help="Trainings of the memory; of slow rivals there is one.")] = 3,
-    steps: Annotated[int, typer.Option(help="Of training, for every listener.")] = 300,
-    conversations: Annotated[int, typer.Option(help="To train on.")] = 800,
+    steps: Annotated[int, typer.Option(help="Of training, for every listener.")] = 500,
+    conversations: Annotated[int, typer.Option(help="To train on.")] = 1200,
     test_conversations: int = 200,
     rivals: Annotated[str, typer.Option(help="Rows of the table by name, with commas; 'all', or 'none'.")] = "all",
     output: Annotated[Path, typer.Option(help="Where results, tables and pictures are written.")] = RESULTS,

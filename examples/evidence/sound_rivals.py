@@ -103,6 +103,7 @@ ENTRIES = {
     "utterance": Entry("utterance only: the host", _host),
     "memory": Entry("memory", _memory_and_reset, has_one_seed=False),
     "reset": Entry("that memory, reset every turn", None, has_one_seed=False),
+    "speaker-memory": Entry("memory of each speaker (told who talks)", lambda trial: _memory(trial, scope="speaker")),
     "normalised": Entry("z-normalised by speaker (told who talks)", _normalised),
     "prompt-8": Entry("8 turns in the prompt, LoRA", _prompt(8)),
     "lora": Entry("utterance only, LoRA", _prompt(0)),

@@ -63,6 +63,7 @@ class Heard:
             "attention_mask": self.attention_mask.flatten(0, 1),
             "inputs_embeds": self.embeddings.flatten(0, 1),
             "conversation_ids": ids,
+            "speaker_ids": self.speakers.flatten(),  # which a memory of the conversation does not look at
             "logits_to_keep": 1,
         }
 
