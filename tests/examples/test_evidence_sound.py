@@ -98,7 +98,7 @@ def test_a_temporary_lora_starts_as_the_host_and_leaves_it(modules, heard):
 
 def test_the_command_runs_with_every_rival_and_goes_on_where_it_stopped(modules, tmp_path, capsys):
     sound = modules["sound"]
-    sizes = {"seeds": 2, "steps": 1, "conversations": 4, "test_conversations": 4, "output": tmp_path}
+    sizes = {"seeds": 2, "steps": 1, "conversations": 2, "test_conversations": 2, "output": tmp_path}
     sound.main("interleaved", rivals="all", **sizes)
     table = (tmp_path / "interleaved.md").read_text()
     found = json.loads((tmp_path / "interleaved.json").read_text())
