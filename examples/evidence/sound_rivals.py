@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
+import torch
 from sound_history import history_logits, train_history
 from sound_listeners import memory_logits, normalised_logits, train_memory
 from spoken_suites import Heard, load_host
@@ -80,6 +81,9 @@ def _memory_and_reset(trial: Trial) -> Told:
 
 def _never_written(trial: Trial) -> Told:
     model, _ = load_host(seed=trial.seed)
+    for layer in model.titans_memory.layers:
+        # A fresh memory answers nothing and its projection starts at zero: without writes no gradient leaves there.
+        torch.nn.init.normal_(layer.initial_memory[-1], std=layer.config.head_dim**-0.5)
     train_memory(model, trial.train, steps=trial.steps, seed=trial.seed, writes=False)
     return Told(memory_logits(model, trial.test, writes=False), model.titans_memory.num_parameters())
 
