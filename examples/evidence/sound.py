@@ -1,0 +1,170 @@
+"""The sound form of the evidence: spoken conversations through the tiny host, which is frozen.
+
+    python examples/evidence/sound.py baseline
+    python examples/evidence/sound.py carry-over --rivals lora,prompt-8 --seeds 1
+
+Every listener hears the same training and test conversations, for as many steps. A run that was stopped goes on from
+what stands in its output folder.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+import numpy as np
+import torch
+import typer
+from gap import Listener, Scores, bound_scores, draw_gaps, gap_closed, gap_table, scored_turns
+from other_voices import hear_other_voices, other_voices_table
+from sound_rivals import ENTRIES, Trial
+from spoken_suites import hear_suite, load_host
+from turn_cost import turn_costs
+
+from titans_mal.data.suites import SUITES, Script, Suite
+
+
+RESULTS = Path(__file__).parent / "results" / "sound"
+TO_REACH = {"baseline": 0.4}
+# Of null there is no gap to close.
+SPOKEN = [name for name in SUITES if name != "null"]
+# Seeds of the conversations.
+TRAINING, TEST = 1, 2
+
+
+@dataclass
+class Bench:
+    """A suite, its conversations, and what listeners told of them so far, which is kept in a file.
+
+    Attributes:
+        suite, scripts: of the test conversations.
+        trial: the conversations as heard, and the steps.
+        path: of the file.
+        found: by row, the scored turns that were told right, one string of 0 and 1 for each seed.
+    """
+
+    suite: Suite
+    scripts: list[Script]
+    trial: Trial
+    path: Path
+    found: dict
+
+    def scores(self, name: str) -> Scores:
+        right = np.array([[digit == "1" for digit in row] for row in self.found["right"][name].values()])
+        return Scores(right, scored_turns(self.scripts)[0])
+
+    def add(self, name: str, seed: int, logits: torch.Tensor, parameters: int | None) -> None:
+        scored = self.trial.test.labels >= 0
+        right = (logits.argmax(-1) == self.trial.test.labels)[scored]
+        self.found["right"].setdefault(name, {})[str(seed)] = "".join("01"[hit] for hit in right.int().tolist())
+        self.found["parameters"][name] = parameters
+
+    def save(self) -> None:
+        self.path.write_text(json.dumps(self.found, indent=1) + "\n")
+
+
+def open_bench(name: str, *, conversations: int, test_conversations: int, steps: int, output: Path) -> Bench:
+    """Speak and hear the conversations of a suite, and look up what is already known of them."""
+    suite = SUITES[name]()
+    host, processor = load_host()
+    _, training = hear_suite(host, processor, suite, conversations, TRAINING)
+    scripts, test = hear_suite(host, processor, suite, test_conversations, TEST)
+    settings = {"conversations": conversations, "test_conversations": test_conversations, "steps": steps}
+    path = output / f"{name}.json"
+    found = json.loads(path.read_text()) if path.exists() else {}
+    if found.get("settings") != settings:
+        found = {"settings": settings, "right": {}, "parameters": {}, "minutes": {}, "other voices": {}}
+    return Bench(suite, scripts, Trial(training, test, steps), path, found)
+
+
+def run_listener(bench: Bench, name: str, seed: int, also: Path | None) -> None:
+    """Train a listener, and note what it told."""
+    if str(seed) in bench.found["right"].get(name, {}):
+        return
+    began = time.monotonic()
+    told = ENTRIES[name].run(Trial(bench.trial.train, bench.trial.test, bench.trial.steps, seed))
+    rows = told.logits if isinstance(told.logits, dict) else {name: told.logits}
+    for row, logits in rows.items():
+        bench.add(row, seed, logits, told.parameters)
+        print(f"{row}, seed {seed}: accuracy {bench.scores(row).right[-1].mean():.3f}", flush=True)
+    bench.found["minutes"].setdefault(name, {})[str(seed)] = (time.monotonic() - began) / 60
+    if name == "memory" and also is not None:
+        heard = hear_other_voices(told.model, also, steps=max(1, bench.trial.steps // 4), seed=seed)
+        bench.found["other voices"].setdefault(also.name, {})[str(seed)] = heard
+    bench.save()
+
+
+def report(bench: Bench) -> str:
+    """The tables in Markdown, as they stand in the README; they are also drawn."""
+    bound = bound_scores(bench.suite, bench.scripts)
+    utterance = bench.scores("utterance")
+    costs = bench.found["cost"]
+    names = [name for name in ENTRIES if name in bench.found["right"]]
+    rows = [
+        Listener(
+            ENTRIES[name].title,
+            bench.scores(name),
+            bench.found["parameters"][name],
+            costs.get(name, {}).get("milliseconds"),
+        )
+        for name in names
+    ]
+    alone = bound_scores(bench.suite, bench.scripts, uses_history=False)
+    gaps = {row.name: gap_closed(row.scores, utterance, bound) for row in rows[1:]}
+    name = bench.path.stem
+    draw_gaps(gaps, bench.path.with_suffix(".png"), title=f"{name}, spoken", to_reach=TO_REACH.get(name))
+    settings = bench.found["settings"]
+    lines = [
+        f"### {name}\n",
+        f"{settings['conversations']} training and {settings['test_conversations']} test conversations, "
+        f"{settings['steps']} steps. Bayes bound {bound.accuracy:.1%}, "
+        f"from the utterance alone {alone.accuracy:.1%}.\n",
+        gap_table(rows, utterance, bound),
+        "\n| turn 8 in the decoder | positions | MFLOP | ms |\n| --- | ---: | ---: | ---: |",
+    ]
+    lines += [
+        f"| {ENTRIES[key].title} | {cost['positions']} | {cost['mflops']:.0f} | {cost['milliseconds']:.1f} |"
+        for key, cost in costs.items()
+    ]
+    lines += [other_voices_table(folder, found) for folder, found in bench.found["other voices"].items()]
+    return "\n".join(lines) + "\n"
+
+
+def main(
+    suite: Annotated[str, typer.Argument(help=f"One of {', '.join(SPOKEN)}.")],
+    seeds: Annotated[int, typer.Option(help="Trainings of the memory; of slow rivals there is one.")] = 3,
+    steps: Annotated[int, typer.Option(help="Of training, for every listener.")] = 500,
+    conversations: Annotated[int, typer.Option(help="To train on.")] = 1200,
+    test_conversations: int = 200,
+    rivals: Annotated[str, typer.Option(help="Rows of the table by name, with commas; 'all', or 'none'.")] = "all",
+    output: Annotated[Path, typer.Option(help="Where results, tables and pictures are written.")] = RESULTS,
+    also: Annotated[
+        Path | None, typer.Option(help="A folder with metadata.csv: its voices are heard as well, by the memory.")
+    ] = None,
+) -> None:
+    """Rerun a suite from its seeds to its table and picture."""
+    chosen = {"all": list(ENTRIES), "none": []}.get(rivals, rivals.split(","))
+    if suite not in SPOKEN or not set(chosen) <= set(ENTRIES):
+        raise typer.BadParameter(f"Suites are {SPOKEN}, and rivals {list(ENTRIES)}.")
+    torch.set_num_threads(1)
+    output.mkdir(parents=True, exist_ok=True)
+    bench = open_bench(
+        suite, conversations=conversations, test_conversations=test_conversations, steps=steps, output=output
+    )
+    for name, entry in ENTRIES.items():
+        if entry.run is not None and name in {"utterance", "memory", *chosen}:
+            for seed in range(1 if entry.has_one_seed else seeds):
+                run_listener(bench, name, seed, also)
+    if "cost" not in bench.found:
+        bench.found["cost"] = turn_costs(bench.trial.test)
+        bench.save()
+    table = report(bench)
+    bench.path.with_suffix(".md").write_text(table)
+    print(table)
+
+
+if __name__ == "__main__":
+    typer.run(main)

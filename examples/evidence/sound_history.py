@@ -1,0 +1,103 @@
+"""History in the prompt: earlier turns stand before the turn, and a LoRA teaches the host to use them."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from peft import LoraConfig
+from sound_listeners import BATCH, train
+from spoken_suites import Heard
+from torch import Tensor
+from torch.nn import functional as F
+from torch.nn.utils.rnn import pad_sequence
+
+
+# About as many parameters as the memory has: on every linear layer of the decoder.
+RANK = 29
+TARGETS = r".*language_model.*_proj"
+
+
+def add_lora(model, *, rank: int = RANK, seed: int = 0) -> list[Tensor]:
+    """A fresh LoRA on the host's decoder, and its parameters; it changes nothing before it is trained."""
+    torch.manual_seed(seed)
+    model.add_adapter(LoraConfig(r=rank, lora_alpha=2 * rank, target_modules=TARGETS))
+    parameters = [parameter for name, parameter in model.named_parameters() if "lora_" in name]
+    for parameter in parameters:
+        parameter.requires_grad_(True)
+    return parameters
+
+
+def windows(turns: int, history: int) -> list[tuple[int, int, int]]:
+    """Stretches of a conversation that give every turn exactly its last `history` turns, or all that there are.
+
+    Returns:
+        (start, stop, first) of each: the answers to the turns from `first` on are read.
+    """
+    head = (0, min(history + 1, turns), 0)
+    return [head, *((stop - history - 1, stop, stop - 1) for stop in range(history + 2, turns + 1))]
+
+
+def tiles(turns: int, history: int, rng: np.random.Generator) -> list[tuple[int, int, int]]:
+    """A conversation cut into stretches of `history + 1` turns from a random turn on, in the form of `windows`.
+
+    For training: each turn is heard once, as by the memory, with up to `history` turns before it.
+    """
+    cuts = range(int(rng.integers(1, history + 2)), turns, history + 1) if history + 1 < turns else []
+    starts = [0, *cuts]
+    return [(start, stop, start) for start, stop in zip(starts, [*starts[1:], turns])]
+
+
+def prompted_logits(model, heard: Heard, stretches: list[tuple[int, int, int]]) -> Tensor:
+    """(conversations, turns, labels), from prompts that hold a stretch of a conversation each.
+
+    A prompt is one causal sequence of the turns' prompts, so it answers several turns at once.
+
+    Args:
+        model: heard without its memory.
+        heard: the conversations.
+        stretches: of `windows` or `tiles`, which answer each turn once.
+    """
+    turns = heard.labels.shape[1]
+    sequences, ends, answered = [], [], []
+    for conversation in range(len(heard)):
+        for start, stop, first in stretches:
+            parts = [heard.turn(conversation, turn) for turn in range(start, stop)]
+            lengths = torch.tensor([len(part) for part in parts])
+            ends.append(lengths.cumsum(0)[first - start :] - lengths.sum())  # counted from the end
+            answered += [conversation * turns + turn for turn in range(first, stop)]
+            sequences.append(torch.cat(parts))
+    embeddings = pad_sequence(sequences, batch_first=True, padding_side="left")
+    masks = [torch.ones(len(sequence), dtype=torch.long) for sequence in sequences]
+    mask = pad_sequence(masks, batch_first=True, padding_side="left")
+    hidden = model.get_decoder()(inputs_embeds=embeddings, attention_mask=mask, use_cache=False).last_hidden_state
+    rows = torch.arange(len(ends)).repeat_interleave(torch.tensor([len(end) for end in ends]))
+    logits = model.lm_head(hidden[rows, torch.cat(ends) - 1])[:, model.config.label_token_ids]
+    order = torch.argsort(torch.tensor(answered))
+    return logits[order].unflatten(0, heard.labels.shape)
+
+
+def train_history(
+    model, heard: Heard, history: int, *, steps: int, seed: int, learning_rate: float = 3e-3
+) -> list[Tensor]:
+    """Give the host a LoRA and train it with `history` turns in the prompt; 0 fine-tunes it on turns alone.
+
+    Returns:
+        The LoRA's parameters.
+    """
+    parameters, rng = add_lora(model, seed=seed), np.random.default_rng((seed, history))
+
+    def loss_of(batch):
+        logits = prompted_logits(model, batch, tiles(batch.labels.shape[1], history, rng))
+        return F.cross_entropy(logits.flatten(0, 1), batch.labels.flatten(), ignore_index=-1)
+
+    name = f"LoRA with {history} turns of history"
+    train(parameters, heard, loss_of, steps=steps, seed=seed, learning_rate=learning_rate, name=name)
+    return parameters
+
+
+@torch.no_grad()
+def history_logits(model, heard: Heard, history: int) -> Tensor:
+    """(conversations, turns, labels), each turn heard with exactly its last `history` turns before it."""
+    stretches = windows(heard.labels.shape[1], history)
+    batches = range(0, len(heard), BATCH)
+    return torch.cat([prompted_logits(model, heard[start : start + BATCH], stretches) for start in batches])

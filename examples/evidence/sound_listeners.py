@@ -1,0 +1,98 @@
+"""Listeners to spoken conversations: the memory, and what it must beat, on the same frozen host and steps."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import torch
+from spoken_suites import Heard
+from torch import Tensor
+
+from titans_mal.evaluation.floors import speaker_normalised
+
+
+BATCH = 16  # conversations
+
+
+def train(
+    parameters: Sequence[Tensor],
+    heard: Heard,
+    loss_of: Callable[[Heard], Tensor],
+    *,
+    steps: int,
+    seed: int,
+    learning_rate: float,
+    name: str,
+) -> None:
+    """AdamW with warm-up and cosine decay, on batches of whole conversations."""
+    optimizer = torch.optim.AdamW(parameters, lr=learning_rate, weight_decay=0.01, betas=(0.9, 0.98))
+    warmup = max(1, steps // 20)
+    schedule = torch.optim.lr_scheduler.LambdaLR(
+        optimizer, lambda step: min((step + 1) / warmup, 0.5 * (1 + math.cos(math.pi * min(1.0, step / steps))))
+    )
+    rng, order, losses = np.random.default_rng(seed), np.array([], dtype=int), []
+    for step in range(1, steps + 1):
+        if len(order) < BATCH:
+            order = np.concatenate([order, rng.permutation(len(heard))])
+        chosen, order = order[:BATCH], order[BATCH:]
+        loss = loss_of(heard[torch.as_tensor(chosen)])
+        optimizer.zero_grad()
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(parameters, 1.0)
+        optimizer.step()
+        schedule.step()
+        losses.append(loss.item())
+        if step % 100 == 0 or step == steps:
+            print(f"{name}, step {step} of {steps}: loss {np.mean(losses[-100:]):.3f}", flush=True)
+
+
+def train_memory(
+    model, heard: Heard, *, steps: int, seed: int, learning_rate: float = 3e-3, writes: bool = True
+) -> None:
+    """Train the memory alone, on all turns of a batch of conversations at once.
+
+    Args:
+        model: with a fresh memory, its host frozen.
+        heard: the conversations.
+        steps, seed, learning_rate: of the training.
+        writes: False: turns read the learned memory and never write.
+    """
+    parameters = list(model.titans_memory.requires_grad_(True).parameters())
+    model.train()
+
+    def loss_of(batch):
+        return model(**batch.turn_inputs(), update_memory=writes, emotion_labels=batch.labels.flatten()).loss
+
+    name = "memory" if writes else "never-written memory"
+    train(parameters, heard, loss_of, steps=steps, seed=seed, learning_rate=learning_rate, name=name)
+    model.eval().requires_grad_(False)
+
+
+@torch.no_grad()
+def memory_logits(model, heard: Heard, *, resets: bool = False, writes: bool = True) -> Tensor:
+    """(conversations, turns, labels), with what each turn reads.
+
+    Args:
+        model: with its memory.
+        heard: the conversations.
+        resets: the memory is empty before each turn.
+        writes: False: it is never written.
+    """
+    logits = []
+    for start in range(0, len(heard), BATCH):
+        batch = heard[start : start + BATCH]
+        inputs = batch.turn_inputs()
+        if resets:
+            del inputs["conversation_ids"]
+        logits.append(model(**inputs, update_memory=writes).emotion_logits.unflatten(0, batch.labels.shape))
+    return torch.cat(logits)
+
+
+def normalised_logits(heard: Heard) -> Tensor:
+    """(conversations, turns, labels), the host's logits by themselves, normalised by what the speaker had so far."""
+    conversations = np.arange(len(heard)).repeat(heard.labels.shape[1])
+    logits = heard.host_logits.flatten(0, 1).double().numpy()
+    scores = speaker_normalised(logits, conversations, heard.speakers.flatten().tolist())
+    return torch.as_tensor(scores).unflatten(0, heard.labels.shape)

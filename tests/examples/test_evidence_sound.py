@@ -1,0 +1,115 @@
+"""The sound form of the evidence: the front that is run once, the listeners, and its command, all at tiny sizes."""
+
+import importlib
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from titans_mal.data.suites import SUITES
+from titans_mal.data.synthetic import speak, synthetic_conversations
+
+
+EVIDENCE = Path(__file__).parents[2] / "examples" / "evidence"
+SEED = 5
+
+
+@pytest.fixture(scope="module")
+def modules():
+    """The scripts, by name."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(EVIDENCE)
+        names = ("spoken_suites", "sound_listeners", "sound_history", "temporary_lora", "sound")
+        yield {name: importlib.import_module(name) for name in names}
+
+
+@pytest.fixture(scope="module")
+def host(modules):
+    return modules["spoken_suites"].load_host()
+
+
+@pytest.fixture(scope="module")
+def heard(modules, host):
+    """Three conversations of the baseline."""
+    return modules["spoken_suites"].hear_suite(*host, SUITES["baseline"](), 3, SEED)[1]
+
+
+def test_what_the_front_made_once_gives_the_logits_of_the_whole_model(modules, heard):
+    model, processor = modules["spoken_suites"].load_host(seed=1)
+    for layer in model.titans_memory.layers:
+        torch.nn.init.normal_(layer.output_proj.weight, std=0.1)  # a fresh memory says nothing
+    rng = np.random.default_rng((SEED, 1))
+    inputs = model.prepare_turn(processor, speak(SUITES["baseline"]().draw(rng), rng), sampling_rate=16_000)
+    with torch.no_grad():
+        whole = model(**inputs, conversation_ids=torch.zeros(8, dtype=torch.long)).emotion_logits
+    cached = modules["sound_listeners"].memory_logits(model, heard)[1]
+    torch.testing.assert_close(cached, whole, rtol=0, atol=1e-4)
+    assert (cached - heard.host_logits[1]).abs().max() > 0.1
+
+
+def test_a_table_is_heard_like_the_suite_that_it_is_made_of(modules, host, heard):
+    table = synthetic_conversations(3, seed=SEED)
+    from_table = modules["spoken_suites"].hear_table(*host, table, unscored=2)
+    assert torch.equal(from_table.labels, heard.labels)
+    assert torch.equal(from_table.speakers, heard.speakers)
+    torch.testing.assert_close(from_table.host_logits, heard.host_logits, rtol=0, atol=0.05)  # 16-bit sound
+
+
+def test_without_training_every_memory_is_the_host(modules, host, heard):
+    for how in ({}, {"resets": True}, {"writes": False}):
+        logits = modules["sound_listeners"].memory_logits(host[0], heard, **how)
+        torch.testing.assert_close(logits, heard.host_logits, rtol=0, atol=1e-4)
+
+
+def test_no_turn_in_the_prompt_is_utterance_only(modules, host, heard):
+    logits = modules["sound_history"].history_logits(host[0], heard, 0)
+    torch.testing.assert_close(logits, heard.host_logits, rtol=0, atol=1e-4)
+
+
+def test_turns_in_the_prompt_are_exactly_the_last_ones(modules, host, heard):
+    history_logits = modules["sound_history"].history_logits
+    two, all_turns = history_logits(host[0], heard, 2), history_logits(host[0], heard, 8)
+    torch.testing.assert_close(two[:, :3], all_turns[:, :3], rtol=0, atol=1e-4)
+    assert ((two - all_turns)[:, 3:].abs().amax(-1) > 1e-3).all()
+    last = history_logits(host[0], heard[:, 5:], 8)[:, -1]
+    torch.testing.assert_close(two[:, -1], last, rtol=0, atol=1e-4)
+
+
+@pytest.mark.parametrize("history", [0, 2, 4, 8])
+@pytest.mark.parametrize("turns", [8, 12])
+def test_prompts_answer_each_turn_once(modules, turns, history):
+    history_of = modules["sound_history"]
+    rng = np.random.default_rng(0)
+    for stretches in (history_of.windows(turns, history), *(history_of.tiles(turns, history, rng) for _ in range(9))):
+        assert [turn for _, stop, first in stretches for turn in range(first, stop)] == list(range(turns))
+        assert all(stop - start <= history + 1 for start, stop, _ in stretches)
+
+
+def test_a_temporary_lora_starts_as_the_host_and_leaves_it(modules, heard):
+    model, _ = modules["spoken_suites"].load_host()
+    logits = modules["temporary_lora"].temporary_logits(model, heard, learning_rate=1e-2)
+    torch.testing.assert_close(logits[:, 0], heard.host_logits[:, 0], rtol=0, atol=1e-4)
+    assert (logits - heard.host_logits)[:, 1:].abs().max() > 0.1
+    afterwards = modules["sound_history"].history_logits(model, heard, 0)
+    torch.testing.assert_close(afterwards, heard.host_logits, rtol=0, atol=1e-4)
+
+
+def test_the_command_runs_with_every_rival_and_goes_on_where_it_stopped(modules, tmp_path, capsys):
+    sound = modules["sound"]
+    sizes = {"seeds": 2, "steps": 1, "conversations": 2, "test_conversations": 2, "output": tmp_path}
+    sound.main("interleaved", rivals="all", **sizes)
+    table = (tmp_path / "interleaved.md").read_text()
+    found = json.loads((tmp_path / "interleaved.json").read_text())
+    assert set(found["right"]) == set(sound.ENTRIES)
+    assert len(found["right"]["memory"]) == 2
+    assert all(f"| {entry.title} | " in table for entry in sound.ENTRIES.values())
+    assert (tmp_path / "interleaved.png").stat().st_size > 0
+    positions = [found["cost"][name]["positions"] for name in ("utterance", "memory", "prompt-2", "prompt-8")]
+    assert positions[0] == positions[1] < positions[2] < positions[3]
+
+    capsys.readouterr()
+    sound.main("interleaved", rivals="all", **sizes)
+    assert "loss" not in capsys.readouterr().out
+    assert (tmp_path / "interleaved.md").read_text() == table
