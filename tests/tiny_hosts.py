@@ -65,7 +65,7 @@ class TinyHost:
         return self.model_class.host_class()
 
     def config(self, **kwargs):
-        memory = {"layers": [0, 2], "num_heads": 2, "head_dim": 8, "chunk_size": 4}
+        memory = {"layers": [0, 2], "num_heads": 2, "head_dim": 8, "depth": 2, "chunk_size": 4}
         fields = {"id2label": dict(enumerate(LABELS)), "label_token_ids": LABEL_TOKENS, "emotion_prompt": "emotion ?"}
         return self.config_class(**(self.fields() | {"memory_config": memory} | fields | kwargs))
 

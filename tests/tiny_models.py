@@ -62,7 +62,7 @@ def host_config(**kwargs) -> dict:
 
 
 def tiny_config(memory: dict | None = None, **kwargs) -> Qwen2AudioMALConfig:
-    memory = {"layers": [0, 2], "num_heads": 2, "head_dim": 8, "chunk_size": 4, **(memory or {})}
+    memory = {"layers": [0, 2], "num_heads": 2, "head_dim": 8, "depth": 2, "chunk_size": 4, **(memory or {})}
     fields = {"id2label": dict(enumerate(LABELS)), "label_token_ids": LABEL_TOKENS, "emotion_prompt": "emotion ?"}
     return Qwen2AudioMALConfig(**host_config(), memory_config=memory, **(fields | kwargs))
 

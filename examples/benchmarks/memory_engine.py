@@ -50,7 +50,7 @@ SHAPES = (
 def ours(shape: tuple[int, ...], *, backward: bool, ragged: bool = False) -> Callable[[], object]:
     batch, tokens, dim, heads, head_dim, chunk = shape
     torch.manual_seed(0)
-    config = TitansMemoryConfig(num_heads=heads, head_dim=head_dim, chunk_size=chunk, read="chunk")
+    config = TitansMemoryConfig(num_heads=heads, head_dim=head_dim, depth=2, chunk_size=chunk, read="chunk")
     layer = TitansMemoryLayer(config, dim)
     with torch.no_grad():
         for weight in layer.initial_memory:

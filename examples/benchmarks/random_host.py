@@ -49,7 +49,11 @@ def build(size: str, *, tokens: int, device: str = "cpu", dtype: torch.dtype = t
         audio_token_index=AUDIO,
         id2label=dict(enumerate(("neutral", "happy", "sad", "angry"))),
         label_token_ids=[10, 11, 12, 13],
-        memory_config={"layers": [blocks // 4, blocks // 2, 3 * blocks // 4] if blocks >= 8 else [0, 1, 2], **memory},
+        memory_config={
+            "layers": [blocks // 4, blocks // 2, 3 * blocks // 4] if blocks >= 8 else [0, 1, 2],
+            "depth": 2,
+            **memory,
+        },
     )
     torch.manual_seed(0)
     with torch.device(device):

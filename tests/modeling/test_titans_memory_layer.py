@@ -11,7 +11,9 @@ HIDDEN = 24
 
 def make_layer(*, fresh=False, **kwargs):
     torch.manual_seed(0)
-    memory = TitansMemory(TitansMemoryConfig(num_heads=2, head_dim=8, chunk_size=4, **kwargs), HIDDEN)
+    memory = TitansMemory(
+        TitansMemoryConfig(**{"num_heads": 2, "head_dim": 8, "depth": 2, "chunk_size": 4} | kwargs), HIDDEN
+    )
     if not fresh:
         stir(memory)
     return memory.layers[0]
