@@ -21,7 +21,7 @@ from titans_mal.publishing import write_space
 
 QUICKSTART = Path(__file__).resolve().parents[2] / "examples" / "quickstart"
 CHECKPOINT = QUICKSTART / "tiny-qwen2-audio-mal"
-TURNS = [QUICKSTART / "conversation" / name for name in ("turn_00_A.wav", "turn_01_B.wav", "turn_02_A.wav")]
+TURNS = [QUICKSTART / "conversation" / name for name in ("turn_00_A.wav", "turn_01_B.wav", "turn_03_A.wav")]
 # A microphone that beeps, and no question whether it may be used.
 ARGUMENTS = ["--no-sandbox", "--use-fake-device-for-media-stream", "--use-fake-ui-for-media-stream"]
 SECONDS_TO_START = 120
