@@ -184,6 +184,25 @@ def conversation_table(rows: list[dict], labels: Sequence[str]) -> Dataset:
     return table.cast_column("audio", Audio(decode=False))
 
 
+def rows_by_conversation(table: Dataset) -> dict[str, list[int]]:
+    """The rows of the turns of each conversation, in the order of the table."""
+    rows: dict[str, list[int]] = {}
+    for row, name in enumerate(table["conversation_id"]):
+        rows.setdefault(name, []).append(row)
+    return rows
+
+
+def speaker_numbers(rows: Sequence[int], speakers: Sequence[str]) -> list[int]:
+    """For each row of one conversation the number of who talks, counted from 0 in the order of their first turn.
+
+    Args:
+        rows: of its turns.
+        speakers: of all rows of the table.
+    """
+    numbers = {name: number for number, name in enumerate(dict.fromkeys(speakers[row] for row in rows))}
+    return [numbers[speakers[row]] for row in rows]
+
+
 def turns_by_conversation(turns: Iterable[dict]) -> Iterator[tuple[str, list[dict]]]:
     """The id and the turns of each conversation of a table that is sorted by conversation."""
     for name, rows in groupby(turns, key=lambda turn: turn["conversation_id"]):

@@ -12,6 +12,7 @@ import numpy as np
 from datasets import Dataset
 
 from ..data.audio import AudioDecodingError, load_turn
+from ..data.table import rows_by_conversation, speaker_numbers
 from ..modeling.conversation_memory_cache import ConversationMemoryCache
 
 
@@ -76,9 +77,7 @@ class Heard:
 def make_groups(table: Dataset, batch_size: int) -> list[Group]:
     """All conversations of a table in its order, whole, until a group has `batch_size` turns; the same for any number
     of processes."""
-    rows: dict[str, list[int]] = {}
-    for row, name in enumerate(table["conversation_id"]):
-        rows.setdefault(name, []).append(row)
+    rows = rows_by_conversation(table)
     speakers = table["speaker"][:]
     groups, size = [], batch_size
     names = list(rows)
@@ -94,8 +93,7 @@ def make_groups(table: Dataset, batch_size: int) -> list[Group]:
 
 
 def _turns(rows: Sequence[int], conversation: int, speakers: Sequence[str]) -> list[HeardTurn]:
-    numbers = {name: number for number, name in enumerate(dict.fromkeys(speakers[row] for row in rows))}
-    return [HeardTurn(row, conversation, numbers[speakers[row]]) for row in rows]
+    return [HeardTurn(row, conversation, number) for row, number in zip(rows, speaker_numbers(rows, speakers))]
 
 
 class Listener:

@@ -27,7 +27,9 @@ class LaneStates:
     def of_batch(self, lanes: Sequence[int], begins: Sequence[int]) -> ConversationMemoryCache:
         """The cache of a batch's lanes, in which those of `begins` are empty."""
         number = lanes[0] // self._lanes
-        cache = self._caches.setdefault(number, ConversationMemoryCache(self._config, batch_size=self._lanes))
+        if number not in self._caches:
+            self._caches[number] = ConversationMemoryCache(self._config, batch_size=self._lanes)
+        cache = self._caches[number]
         rows = cache.conversation_ids or {}
         ended = [rows[lane] for lane in begins if lane in rows]
         if ended:
@@ -41,10 +43,9 @@ class LaneStates:
                 cache.save_pretrained(Path(folder) / str(number))
 
     def load(self, folder: str | os.PathLike, device) -> None:
-        """Take over what `save` wrote; a folder that is not there leaves every lane empty."""
-        folder = Path(folder)
+        """Take over what `save` wrote."""
         self._caches = {
             int(path.name): ConversationMemoryCache.from_pretrained(path, self._config).to(device)
-            for path in (folder.iterdir() if folder.is_dir() else ())
+            for path in Path(folder).iterdir()
             if path.is_dir()
         }

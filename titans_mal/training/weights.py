@@ -8,9 +8,7 @@ from pathlib import Path
 import torch
 from safetensors.torch import load_file
 from transformers import PreTrainedModel
-from transformers.trainer_utils import load_sharded_checkpoint
 
-from ..modeling.checkpoint_saving import WEIGHT_FILES
 from ..modeling.host_lora import has_lora, read_lora
 
 
@@ -24,16 +22,12 @@ def load_trained_weights(model: PreTrainedModel, folder: str | os.PathLike) -> N
 
     Raises:
         ValueError: if the checkpoint lacks what the model trains, or holds another LoRA.
-        OSError: if its files are not there.
     """
-    folder = Path(folder)
-    if (folder / "model.safetensors.index.json").is_file():
-        load_sharded_checkpoint(model, str(folder), strict=False, prefer_safe=True)
-        loaded = {key for path in folder.iterdir() if WEIGHT_FILES.fullmatch(path.name) for key in _keys(path)}
-    else:
-        weights = load_file(folder / "model.safetensors")
+    folder, loaded = Path(folder), set()
+    for shard in sorted(folder.glob("model*.safetensors")):
+        weights = load_file(shard)
         model.load_state_dict(weights, strict=False)
-        loaded = set(weights)
+        loaded |= set(weights)
     if model.added_adapters:
         loaded |= _load_lora(model, folder)
     missing = [name for name, p in model.named_parameters() if p.requires_grad and name not in loaded]
@@ -54,12 +48,3 @@ def _load_lora(model: PreTrainedModel, folder: Path) -> set[str]:
         raise ValueError(f"The LoRA of {folder} does not fit the model's: {result.unexpected_keys[:3]}, ...")
     missing = set(result.missing_keys)
     return {key for key, _ in model.named_parameters() if name in key.split(".") and key not in missing}
-
-
-def _keys(path: Path) -> list[str]:
-    from safetensors import safe_open
-
-    if path.suffix != ".safetensors":
-        return []
-    with safe_open(path, "pt") as file:
-        return list(file.keys())

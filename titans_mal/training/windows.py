@@ -9,7 +9,7 @@ import torch
 from datasets import Dataset
 
 from ..data.audio import load_turn
-from ..data.table import SOFT_LABELS
+from ..data.table import SOFT_LABELS, rows_by_conversation, speaker_numbers
 from .lanes import LaneTurn
 
 
@@ -31,15 +31,11 @@ class TurnDataset(torch.utils.data.Dataset):
         self._sampling_rate = sampling_rate
         self._label_columns = list(label_columns)
         self._soft_labels = soft_labels
-        rows: dict[str, list[int]] = {}
-        for row, name in enumerate(table["conversation_id"]):
-            rows.setdefault(name, []).append(row)
-        self.conversations = list(rows.values())
+        self.conversations = list(rows_by_conversation(table).values())
         speakers = table["speaker"][:]
         self._speakers = {}
-        for turns in self.conversations:
-            numbers = {name: number for number, name in enumerate(dict.fromkeys(speakers[row] for row in turns))}
-            self._speakers |= {row: numbers[speakers[row]] for row in turns}
+        for rows in self.conversations:
+            self._speakers |= zip(rows, speaker_numbers(rows, speakers))
 
     def __len__(self) -> int:
         return len(self._table)

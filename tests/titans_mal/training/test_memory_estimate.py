@@ -1,11 +1,13 @@
 """The dry run against what autograd really saves."""
 
+import runpy
+from pathlib import Path
+
 import pytest
 import torch
 from tiny_hosts import HOSTS
 from tiny_models import tiny_model
 
-from titans_mal import Qwen2AudioMALConfig, Qwen2AudioMALForAudioEmotion, TitansMemoryConfig
 from titans_mal.training import choose_trained_parts, trained_parameters
 from titans_mal.training import memory_estimate as module
 from titans_mal.training.memory_estimate import (
@@ -86,28 +88,8 @@ def test_every_host_whose_blocks_run_on_meta(host):
 
 def test_a_host_of_seven_billion_fits_into_24_gb():
     """The recipe of examples/finetune: Qwen2-Audio in bfloat16, rank 16, windows of 8 turns of 30 s."""
-    text = {
-        "model_type": "qwen2",
-        "vocab_size": 156032,
-        "hidden_size": 4096,
-        "intermediate_size": 11008,
-        "num_hidden_layers": 32,
-        "num_attention_heads": 32,
-        "num_key_value_heads": 32,
-        "tie_word_embeddings": False,
-    }
-    config = Qwen2AudioMALConfig(
-        text_config=text,
-        memory_config=TitansMemoryConfig(layers=[8, 16, 24]),
-        id2label={0: "a", 1: "b"},
-        label_token_ids=[1, 2],
-        adapter_only=True,
-    )
-    with torch.device("meta"):
-        model = Qwen2AudioMALForAudioEmotion(config)
-        model.to(torch.bfloat16)
-        choose_trained_parts(model, lora_rank=16)
-    shape = StepShape(lanes=1, window=8, positions=780, audio_tokens=750)
-    estimate = estimate_training_memory(model, shape, gradient_checkpointing=True)
+    script = runpy.run_path(str(Path(__file__).parents[3] / "examples" / "finetune" / "estimate_memory.py"))
+    model = script["qwen2_audio_on_meta"]()
     assert 8.3e9 < sum(trained_parameters(model).values()) < 8.6e9
+    estimate = estimate_training_memory(model, script["shape_of"](30), gradient_checkpointing=True)
     assert 20 < estimate.total / 2**30 < 23
