@@ -11,11 +11,10 @@ from titans_mal.training import ConversationTrainer, trained_parameters
 from titans_mal.training.memory_estimate import NotEstimatedError, StepShape, estimate_training_memory, on_meta
 
 
-# Of the script's options, those that a reader of the model's card wants to know.
-RECIPE = (
-    "base_model", "base_revision", "dataset", "label_set", "fold", "memory_layers", "memory", "lora_r", "lora_alpha",
-    "lora_dropout", "lora_audio_tower", "window", "lanes", "accumulation", "learning_rate", "warmup_steps",
-    "class_weights", "soft_labels", "dtype", "bf16", "seed",
+# Of a training's arguments, those that a reader of the model's card wants to know.
+TOLD = (
+    "window", "per_device_train_batch_size", "gradient_accumulation_steps", "learning_rate", "lr_scheduler_type",
+    "warmup_steps", "class_weights", "soft_labels", "bf16", "seed",
 )  # fmt: skip
 
 
@@ -49,11 +48,13 @@ def print_peak() -> None:
 
 
 def write_recipe(trainer: ConversationTrainer, options: dict, folder: Path) -> None:
-    """`training_recipe.json` for the model card: names and values."""
+    """`training_recipe.json` for the model card: names and values of what was trained, on what, and how."""
     model = trainer.accelerator.unwrap_model(trainer.model)
     # A folder of this machine goes by its own name.
     told = {n: Path(v).name if isinstance(v, str) and Path(v).is_dir() else v for n, v in options.items()}
-    recipe = {n: v for n, v in told.items() if n in RECIPE and v is not None and v is not False}
+    told.pop("data_dir")
+    told |= {name: getattr(trainer.args, name) for name in TOLD}
+    recipe = {name: value for name, value in told.items() if value is not None and value is not False}
     recipe |= {
         "steps": trainer.state.global_step,
         "skipped steps": trainer.skipped.count,

@@ -35,10 +35,10 @@ def command(data, output, *options, config: str = "one_process") -> list[str]:
         "base-model": data / "base",
         "dataset": data / "talks",
         "label-set": ",".join(LABELS),
-        "output": output,
+        "output-dir": output,
         "memory": '{"num_heads": 2, "head_dim": 8, "chunk_size": 4}',
         "window": 3,
-        "lanes": 1,
+        "per-device-train-batch-size": 1,
         "max-steps": 6,
         "logging-steps": 1,
         "save-steps": 2,
@@ -48,7 +48,7 @@ def command(data, output, *options, config: str = "one_process") -> list[str]:
     launch = [sys.executable, "-m", "accelerate.commands.launch", "--config_file"]
     launch += [str(FINETUNE / "accelerate" / f"{config}.yaml"), "--main_process_port", "0"]
     given = [str(part) for name, value in fields.items() for part in (f"--{name}", value)]
-    return [*launch, str(FINETUNE / "finetune.py"), *given, "--memory-layers", "0", "--memory-layers", "2", *options]
+    return [*launch, str(FINETUNE / "finetune.py"), *given, "--memory-layers", "0", "2", *options]
 
 
 # With another number of threads, sums are taken in another order.
@@ -77,7 +77,7 @@ def trained(output) -> dict[str, torch.Tensor]:
 @pytest.fixture(scope="module")
 def uninterrupted(data, tmp_path_factory):
     output = tmp_path_factory.mktemp("whole") / "out"
-    return output, run(data, output, "--accumulation", "2")
+    return output, run(data, output, "--gradient-accumulation-steps", "2")
 
 
 def test_what_it_prints_and_leaves(uninterrupted, data):
@@ -115,7 +115,7 @@ def test_two_processes_learn_what_one_does(uninterrupted, data, tmp_path):
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
 def test_an_interrupted_training_reaches_the_same_weights(uninterrupted, data, tmp_path, number):
     output = tmp_path / "out"
-    options = ("--accumulation", "2")
+    options = ("--gradient-accumulation-steps", "2")
     process = subprocess.Popen(
         command(data, output, *options), env=ENVIRONMENT, stderr=subprocess.PIPE, text=True, start_new_session=True
     )
