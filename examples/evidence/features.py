@@ -21,6 +21,7 @@ import torch
 import typer
 from gap import Listener, Scores, bound_scores, difference, draw_gaps, gap_closed, gap_table, scored_turns
 from listeners import UtteranceOnly, WithMemory
+from optimisation import CosineAdamW
 from rivals import PromptHistory, SpeakerNormalised, TemporaryLora
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -73,22 +74,14 @@ def is_right(logits: Tensor, turns: Turns) -> np.ndarray:
 def train(listener: nn.Module, suite: Suite, *, learning_rate: float, steps: int, seed: int) -> None:
     """AdamW with warm-up and cosine decay; each step hears conversations that were never heard before."""
     parameters = [parameter for parameter in listener.parameters() if parameter.requires_grad]
-    optimizer = torch.optim.AdamW(parameters, lr=learning_rate, weight_decay=0.01, betas=(0.9, 0.98))
-    warmup = max(1, steps // 20)
-    schedule = torch.optim.lr_scheduler.LambdaLR(
-        optimizer, lambda step: min((step + 1) / warmup, 0.5 * (1 + math.cos(math.pi * step / steps)))
-    )
+    optimizer = CosineAdamW(parameters, learning_rate=learning_rate, steps=steps)
     listener.train()
     for step in range(steps):
         numbers = (TRAINING, seed, step)
         turns = hear(draw_scripts(suite, CONVERSATIONS, seed=numbers), seed=numbers)
         is_scored = turns.is_scored.flatten()
         loss = F.cross_entropy(listener(turns)[is_scored], turns.emotions.flatten()[is_scored])
-        optimizer.zero_grad()
-        loss.backward()
-        nn.utils.clip_grad_norm_(parameters, 1.0)
-        optimizer.step()
-        schedule.step()
+        optimizer.step(loss)
     listener.eval()
 
 

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
+from optimisation import CosineAdamW
 from spoken_suites import Heard
 from torch import Tensor
 
@@ -27,22 +27,14 @@ def train(
     name: str,
 ) -> None:
     """AdamW with warm-up and cosine decay, on batches of whole conversations."""
-    optimizer = torch.optim.AdamW(parameters, lr=learning_rate, weight_decay=0.01, betas=(0.9, 0.98))
-    warmup = max(1, steps // 20)
-    schedule = torch.optim.lr_scheduler.LambdaLR(
-        optimizer, lambda step: min((step + 1) / warmup, 0.5 * (1 + math.cos(math.pi * min(1.0, step / steps))))
-    )
+    optimizer = CosineAdamW(parameters, learning_rate=learning_rate, steps=steps)
     rng, order, losses = np.random.default_rng(seed), np.array([], dtype=int), []
     for step in range(1, steps + 1):
         if len(order) < BATCH:
             order = np.concatenate([order, rng.permutation(len(heard))])
         chosen, order = order[:BATCH], order[BATCH:]
         loss = loss_of(heard[torch.as_tensor(chosen)])
-        optimizer.zero_grad()
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(parameters, 1.0)
-        optimizer.step()
-        schedule.step()
+        optimizer.step(loss)
         losses.append(loss.item())
         if step % 100 == 0 or step == steps:
             print(f"{name}, step {step} of {steps}: loss {np.mean(losses[-100:]):.3f}", flush=True)

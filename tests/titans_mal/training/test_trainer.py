@@ -193,6 +193,14 @@ def test_soft_labels(build, talks):
         build(train=table.add_column(SOFT_LABELS, [[0.5] * 4] * len(table)), soft_labels=True)
 
 
+def test_soft_labels_are_found_by_name(build, talks):
+    turned = fresh_model(id2label=dict(enumerate(reversed(LABELS))))
+    table = talks["train"].add_column(SOFT_LABELS, [[0.7, 0.2, 0.1, 0.0]] * len(talks["train"]))
+    trainer = build(turned, train=table, soft_labels=True)
+    batch = trainer.data_collator([trainer.train_dataset[next(iter(trainer.lane_sampler))[0]]])
+    assert batch[SOFT_LABELS][0].tolist() == pytest.approx([0.0, 0.1, 0.2, 0.7])
+
+
 @pytest.mark.parametrize("lora", [False, True])
 @pytest.mark.parametrize("accumulation", [1, 2])
 def test_a_killed_training_goes_on_to_the_same_bits(build, adapter, tmp_path, lora, accumulation):

@@ -1,6 +1,7 @@
 """What two processes do together over gloo."""
 
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -39,5 +40,12 @@ def test_a_sharded_step_is_that_of_a_whole_model(memory_is):
 @pytest.mark.parametrize("micro_step", [3, 4])
 def test_a_step_that_is_not_finite_in_one_process_is_skipped_in_both(talks_folder, tmp_path, micro_step):
     """The first or the last of the second step's two, of which only the last shares gradients."""
-    printed = in_two_processes("poisoned_step.py", talks_folder, tmp_path / "out", micro_step)
-    assert printed.count("skipped 1 of 3 steps, and the weights of both processes are the same") == 1
+    printed = in_two_processes("two_process_training.py", talks_folder, tmp_path / "out", "nan", micro_step)
+    assert "skipped 1, stopped at 3 by None" in printed
+    assert "the weights of both processes are the same" in printed
+
+
+def test_a_signal_to_one_process_stops_both_after_the_same_step(talks_folder, tmp_path):
+    printed = in_two_processes("two_process_training.py", talks_folder, tmp_path / "out", "signal", 3)
+    assert f"stopped at 2 by {signal.SIGTERM.value}" in printed
+    assert f"to go on from {tmp_path / 'out' / 'checkpoint-2'};" in printed
