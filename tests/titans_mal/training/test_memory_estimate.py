@@ -39,12 +39,13 @@ def test_a_twin_on_meta_has_the_models_parts_and_dtypes():
 
 
 def test_it_is_what_autograd_saves(monkeypatch):
-    """The same step with real numbers on the CPU saves the same bytes, and fewer where attention is fused."""
+    """The same step with real numbers on the CPU saves the same bytes, and never more where attention may be fused."""
     model = model_with_lora().train()
     fused = estimate_training_memory(on_meta(model), SHAPE)
     with monkeypatch.context() as patch:
         patch.setattr(module, "DEVICE", "cpu")
-        assert 0.7 * fused.activations < estimate_training_memory(model, SHAPE).activations < fused.activations
+        # Equal on processors for which torch has no fused kernel.
+        assert 0.7 * fused.activations < estimate_training_memory(model, SHAPE).activations <= fused.activations
     model.set_attn_implementation("eager")
     on_paper = estimate_training_memory(on_meta(model), SHAPE)
     monkeypatch.setattr(module, "DEVICE", "cpu")
