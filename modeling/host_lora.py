@@ -170,7 +170,7 @@ def load_lora(model: PreTrainedModel, name: str | os.PathLike, hub: dict, *, is_
     config = PeftConfig.from_pretrained(os.path.dirname(path))
     config.inference_mode = True
     model.add_adapter(config, LORA_NAME)
-    wrong = _wrong_keys(model, weights)
+    wrong = lora_misfits(model, LORA_NAME, weights)
     if wrong:
         raise ValueError(f"The LoRA of {name} does not fit its host: {wrong}.")
     parameters = {key: p for key, p in model.named_parameters() if LORA_NAME in key.split(".")}
@@ -198,8 +198,9 @@ def _read_weights(path: str | os.PathLike) -> dict[str, Tensor]:
     return {key.removeprefix(_PREFIX): tensor for key, tensor in load_file(path).items()}
 
 
-def _wrong_keys(model: PreTrainedModel, weights: dict[str, Tensor]) -> list[str]:
-    own = _adapter_weights(model, LORA_NAME)
+def lora_misfits(model: PreTrainedModel, name: str, weights: dict[str, Tensor]) -> list[str]:
+    """The weights that only one of the adapter `name` and `read_lora` has; or else those of different shapes."""
+    own = _adapter_weights(model, name)
     return sorted({*own} ^ {*weights}) or sorted(key for key in own if own[key].shape != weights[key].shape)
 
 

@@ -237,6 +237,7 @@ def main(
     processor = build_processor()
     host = build_host(processor)
     train_host(host, processor, utterances=utterances, steps=host_steps, seed=seed + 1)
+    torch.manual_seed(seed)
     with tempfile.TemporaryDirectory() as folder:
         host.save_pretrained(folder)
         processor.save_pretrained(folder)

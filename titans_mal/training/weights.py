@@ -9,7 +9,7 @@ import torch
 from safetensors.torch import load_file
 from transformers import PreTrainedModel
 
-from ..modeling.host_lora import has_lora, read_lora
+from ..modeling.host_lora import has_lora, lora_misfits, read_lora
 
 
 @torch.no_grad()
@@ -43,8 +43,7 @@ def _load_lora(model: PreTrainedModel, folder: Path) -> set[str]:
     if not has_lora(folder):
         raise ValueError(f"{folder} has no LoRA, and the model has the LoRA {name!r}.")
     weights = read_lora(folder)
-    result = set_peft_model_state_dict(model, weights, adapter_name=name)
-    if result.unexpected_keys:
-        raise ValueError(f"The LoRA of {folder} does not fit the model's: {result.unexpected_keys[:3]}, ...")
-    missing = set(result.missing_keys)
-    return {key for key, _ in model.named_parameters() if name in key.split(".") and key not in missing}
+    if wrong := lora_misfits(model, name, weights):
+        raise ValueError(f"The LoRA of {folder} is not of the rank or the layers of the model's: {wrong[:3]}, ...")
+    set_peft_model_state_dict(model, weights, adapter_name=name)
+    return {key for key, _ in model.named_parameters() if name in key.split(".")}
