@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
 import numpy as np
 import torch
 from peft import LoraConfig
@@ -27,27 +30,34 @@ def add_lora(model, *, rank: int = RANK, seed: int = 0) -> list[Tensor]:
     return parameters
 
 
-def windows(turns: int, history: int) -> list[tuple[int, int, int]]:
-    """Stretches of a conversation that give every turn exactly its last `history` turns, or all that there are.
+class Stretch(NamedTuple):
+    """Turns of a conversation that one prompt holds, in order, of which the last `answers` are answered."""
 
-    Returns:
-        (start, stop, first) of each: the answers to the turns from `first` on are read.
-    """
-    head = (0, min(history + 1, turns), 0)
-    return [head, *((stop - history - 1, stop, stop - 1) for stop in range(history + 2, turns + 1))]
+    turns: Sequence[int]
+    answers: int
 
 
-def tiles(turns: int, history: int, rng: np.random.Generator) -> list[tuple[int, int, int]]:
-    """A conversation cut into stretches of `history + 1` turns from a random turn on, in the form of `windows`.
+def windows(turns: Sequence[int], history: int) -> list[Stretch]:
+    """Stretches that give every turn exactly its last `history` turns, or all that there are."""
+    head = turns[: history + 1]
+    later = [Stretch(turns[stop - history - 1 : stop], 1) for stop in range(history + 2, len(turns) + 1)]
+    return [Stretch(head, len(head)), *later]
+
+
+def tiles(turns: Sequence[int], history: int, rng: np.random.Generator) -> list[Stretch]:
+    """Turns cut into stretches of `history + 1` from a random turn on.
 
     For training: each turn is heard once, as by the memory, with up to `history` turns before it.
     """
-    cuts = range(int(rng.integers(1, history + 2)), turns, history + 1) if history + 1 < turns else []
+    cuts = range(int(rng.integers(1, history + 2)), len(turns), history + 1) if history + 1 < len(turns) else []
     starts = [0, *cuts]
-    return [(start, stop, start) for start, stop in zip(starts, [*starts[1:], turns])]
+    parts = [turns[start:stop] for start, stop in zip(starts, [*starts[1:], len(turns)])]
+    return [Stretch(part, len(part)) for part in parts]
 
 
-def prompted_logits(model, heard: Heard, stretches: list[tuple[int, int, int]]) -> Tensor:
+def prompted_logits(
+    model, heard: Heard, cut: Callable[[Sequence[int]], list[Stretch]], *, by_speaker: bool = False
+) -> Tensor:
     """(conversations, turns, labels), from prompts that hold a stretch of a conversation each.
 
     A prompt is one causal sequence of the turns' prompts, so it answers several turns at once.
@@ -55,17 +65,18 @@ def prompted_logits(model, heard: Heard, stretches: list[tuple[int, int, int]]) 
     Args:
         model: heard without its memory.
         heard: the conversations.
-        stretches: of `windows` or `tiles`, which answer each turn once.
+        cut: `windows` or `tiles`, which answer each turn once.
+        by_speaker: a prompt holds the turns of one speaker alone.
     """
-    turns = heard.labels.shape[1]
     sequences, ends, answered = [], [], []
-    for conversation in range(len(heard)):
-        for start, stop, first in stretches:
-            parts = [heard.turn(conversation, turn) for turn in range(start, stop)]
-            lengths = torch.tensor([len(part) for part in parts])
-            ends.append(lengths.cumsum(0)[first - start :] - lengths.sum())  # counted from the end
-            answered += [conversation * turns + turn for turn in range(first, stop)]
-            sequences.append(torch.cat(parts))
+    for conversation, speakers in enumerate(heard.speakers.tolist()):
+        for turns in _turns_of_each(speakers) if by_speaker else [range(len(speakers))]:
+            for stretch in cut(turns):
+                parts = [heard.turn(conversation, turn) for turn in stretch.turns]
+                lengths = torch.tensor([len(part) for part in parts])
+                ends.append((lengths.cumsum(0) - lengths.sum())[-stretch.answers :])  # counted from the end
+                answered += [conversation * len(speakers) + turn for turn in stretch.turns[-stretch.answers :]]
+                sequences.append(torch.cat(parts))
     embeddings = pad_sequence(sequences, batch_first=True, padding_side="left")
     masks = [torch.ones(len(sequence), dtype=torch.long) for sequence in sequences]
     mask = pad_sequence(masks, batch_first=True, padding_side="left")
@@ -76,10 +87,24 @@ def prompted_logits(model, heard: Heard, stretches: list[tuple[int, int, int]]) 
     return logits[order].unflatten(0, heard.labels.shape)
 
 
+def _turns_of_each(speakers: list[int]) -> list[list[int]]:
+    return [[turn for turn, talks in enumerate(speakers) if talks == one] for one in sorted(set(speakers))]
+
+
 def train_history(
-    model, heard: Heard, history: int, *, steps: int, seed: int, learning_rate: float = 3e-3
+    model,
+    heard: Heard,
+    history: int,
+    *,
+    steps: int,
+    seed: int,
+    by_speaker: bool = False,
+    learning_rate: float = 3e-3,
 ) -> list[Tensor]:
     """Give the host a LoRA and train it with `history` turns in the prompt; 0 fine-tunes it on turns alone.
+
+    Args:
+        by_speaker: as in `prompted_logits`.
 
     Returns:
         The LoRA's parameters.
@@ -87,7 +112,7 @@ def train_history(
     parameters, rng = add_lora(model, seed=seed), np.random.default_rng((seed, history))
 
     def loss_of(batch):
-        logits = prompted_logits(model, batch, tiles(batch.labels.shape[1], history, rng))
+        logits = prompted_logits(model, batch, lambda turns: tiles(turns, history, rng), by_speaker=by_speaker)
         return F.cross_entropy(logits.flatten(0, 1), batch.labels.flatten(), ignore_index=-1)
 
     name = f"LoRA with {history} turns of history"
@@ -96,8 +121,12 @@ def train_history(
 
 
 @torch.no_grad()
-def history_logits(model, heard: Heard, history: int) -> Tensor:
+def history_logits(model, heard: Heard, history: int, *, by_speaker: bool = False) -> Tensor:
     """(conversations, turns, labels), each turn heard with exactly its last `history` turns before it."""
-    stretches = windows(heard.labels.shape[1], history)
     batches = range(0, len(heard), BATCH)
-    return torch.cat([prompted_logits(model, heard[start : start + BATCH], stretches) for start in batches])
+    return torch.cat([
+        prompted_logits(
+            model, heard[start : start + BATCH], lambda turns: windows(turns, history), by_speaker=by_speaker
+        )
+        for start in batches
+    ])  # fmt: skip

@@ -88,11 +88,14 @@ def _never_written(trial: Trial) -> Told:
     return Told(memory_logits(model, trial.test, writes=False), model.titans_memory.num_parameters())
 
 
-def _prompt(turns: int) -> Callable[[Trial], Told]:
+def _prompt(turns: int, *, by_speaker: bool = False) -> Callable[[Trial], Told]:
     def run(trial: Trial) -> Told:
         model, _ = load_host()
-        parameters = train_history(model, trial.train, turns, steps=trial.steps, seed=trial.seed)
-        return Told(history_logits(model, trial.test, turns), sum(parameter.numel() for parameter in parameters))
+        parameters = train_history(
+            model, trial.train, turns, steps=trial.steps, seed=trial.seed, by_speaker=by_speaker
+        )
+        logits = history_logits(model, trial.test, turns, by_speaker=by_speaker)
+        return Told(logits, sum(parameter.numel() for parameter in parameters))
 
     return run
 
@@ -105,14 +108,19 @@ def _temporary(trial: Trial) -> Told:
 
 ENTRIES = {
     "utterance": Entry("utterance only: the host", _host),
-    "memory": Entry("memory", _memory_and_reset, has_one_seed=False),
+    "memory": Entry("memory (linear fast weights, depth 1)", _memory_and_reset, has_one_seed=False),
     "reset": Entry("that memory, reset every turn", None, has_one_seed=False),
-    "speaker-memory": Entry("memory of each speaker (told who talks)", lambda trial: _memory(trial, scope="speaker")),
+    "speaker-memory": Entry(
+        "memory of each speaker (told who talks)",
+        lambda trial: _memory(trial, scope="speaker"),
+        has_one_seed=False,
+    ),
     "normalised": Entry("z-normalised by speaker (told who talks)", _normalised),
     "prompt-8": Entry("8 turns in the prompt, LoRA", _prompt(8)),
+    "prompt-8-own": Entry("8 turns of the same speaker in the prompt, LoRA", _prompt(8, by_speaker=True)),
     "lora": Entry("utterance only, LoRA", _prompt(0)),
     "never-written": Entry("learned memory, never written", _never_written),
-    "linear": Entry("linear fast weights (depth 1)", lambda trial: _memory(trial, depth=1)),
+    "deep": Entry("memory of depth 2", lambda trial: _memory(trial, depth=2)),
     "temporary": Entry("temporary LoRA", _temporary),
     "prompt-2": Entry("2 turns in the prompt, LoRA", _prompt(2)),
     "prompt-4": Entry("4 turns in the prompt, LoRA", _prompt(4)),

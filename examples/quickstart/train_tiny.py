@@ -244,7 +244,7 @@ def main(
         model = AutoModelForAudioEmotion.from_base(
             folder,
             id2label=dict(enumerate(EMOTIONS)),
-            memory_config=TitansMemoryConfig(layers=[0, 1, 2], num_heads=4, head_dim=32, depth=2, chunk_size=16),
+            memory_config=TitansMemoryConfig(layers=[0, 1, 2], num_heads=4, head_dim=32, chunk_size=32),
             emotion_prompt=PROMPT,
         )
     train_memory(model, processor, conversations=conversations, steps=memory_steps, seed=seed + 2)

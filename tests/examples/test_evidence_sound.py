@@ -82,9 +82,23 @@ def test_turns_in_the_prompt_are_exactly_the_last_ones(modules, host, heard):
 def test_prompts_answer_each_turn_once(modules, turns, history):
     history_of = modules["sound_history"]
     rng = np.random.default_rng(0)
-    for stretches in (history_of.windows(turns, history), *(history_of.tiles(turns, history, rng) for _ in range(9))):
-        assert [turn for _, stop, first in stretches for turn in range(first, stop)] == list(range(turns))
-        assert all(stop - start <= history + 1 for start, stop, _ in stretches)
+    cuts = [
+        history_of.windows(range(turns), history),
+        *(history_of.tiles(range(turns), history, rng) for _ in range(9)),
+    ]
+    for stretches in cuts:
+        answered = [turn for stretch in stretches for turn in stretch.turns[-stretch.answers :]]
+        assert answered == list(range(turns))
+        assert all(len(stretch.turns) <= history + 1 for stretch in stretches)
+
+
+def test_a_prompt_may_hold_the_turns_of_one_speaker_alone(modules, host, heard):
+    history_logits = modules["sound_history"].history_logits
+    own = history_logits(host[0], heard, 8, by_speaker=True)
+    speakers = heard.speakers[0]
+    mine = [turn for turn in range(len(speakers)) if speakers[turn] == speakers[0]]
+    torch.testing.assert_close(own[:1, mine], history_logits(host[0], heard[:1, mine], 8), rtol=0, atol=1e-4)
+    assert (own - history_logits(host[0], heard, 8))[:, 2:].abs().max() > 1e-3
 
 
 def test_a_temporary_lora_starts_as_the_host_and_leaves_it(modules, heard):
