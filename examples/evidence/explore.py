@@ -19,7 +19,7 @@ from features import ENTRIES, MEMORY, RESULTS, TEST, is_right, train
 from gap import Scores, difference, scored_turns
 from listeners import WithMemory
 from turn_features import draw_scripts, hear
-from variants import Convolved, PlainValues, PooledWrite
+from variants import ActivatedKeys, Convolved, PlainValues, PooledWrite
 
 from titans_mal.data.suites import SUITES
 
@@ -48,6 +48,7 @@ TRIED = {
     "plain step (paper), step 0.03": {"step_rule": "paper", "initial_step": 0.03},
     "told who talks": {"scope": "speaker"},
     "a turn's mean written once": {"layer": PooledWrite},
+    "SiLU on queries and keys": {"layer": ActivatedKeys},
     "convolution before keys and values": {"layer": Convolved},
     "values without a norm": {"layer": PlainValues},
 }

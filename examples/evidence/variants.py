@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from titans_mal.modeling.configuration_titans_mal import TitansMemoryConfig
+from titans_mal.modeling.memory_injection import CALL_KEYWORD
 from titans_mal.modeling.titans_memory_layer import TitansMemoryLayer
 
 
@@ -35,6 +36,34 @@ class PlainValues(TitansMemoryLayer):
     def _project(self, normed: Tensor, mask: Tensor) -> dict[str, Tensor]:
         values = self.value_proj(normed).unflatten(-1, (self.config.num_heads, -1)).transpose(1, 2)
         return super()._project(normed, mask) | {"values": values}
+
+
+class ActivatedKeys(TitansMemoryLayer):
+    """SiLU on queries and keys before their norm (arXiv 2501.00663, section 4.4)."""
+
+    def __init__(self, config: TitansMemoryConfig, hidden_size: int):
+        super().__init__(config, hidden_size)
+        for projection in (self.query_proj, self.key_proj):
+            projection.register_forward_hook(lambda module, args, projected: F.silu(projected))
+
+
+class InputKeys(TitansMemoryLayer):
+    """Keys and values from what the block receives, queries from what it gives."""
+
+    def listen(self, block: nn.Module) -> None:
+        """Take what a decoder block receives at the audio tokens, before each of its calls."""
+
+        def keep(module, args, kwargs):
+            call = kwargs[CALL_KEYWORD]
+            if call.positions is not None:
+                index = call.positions[..., None].expand(-1, -1, args[0].shape[-1])
+                self.received = args[0].gather(1, index)
+
+        block.register_forward_pre_hook(keep, with_kwargs=True)
+
+    def _project(self, normed: Tensor, mask: Tensor) -> dict[str, Tensor]:
+        of_input = super()._project(self.input_norm(self.received), mask)
+        return of_input | {"queries": super()._project(normed, mask)["queries"]}
 
 
 class CausalConvolution(nn.Conv1d):

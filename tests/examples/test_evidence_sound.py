@@ -2,6 +2,7 @@
 
 import importlib
 import json
+import re
 from pathlib import Path
 
 import numpy as np
@@ -21,7 +22,7 @@ def modules():
     """The scripts, by name."""
     with pytest.MonkeyPatch.context() as patch:
         patch.syspath_prepend(EVIDENCE)
-        names = ("spoken_suites", "sound_listeners", "sound_history", "temporary_lora", "sound")
+        names = ("spoken_suites", "sound_listeners", "sound_history", "temporary_lora", "sound", "sound_explore")
         yield {name: importlib.import_module(name) for name in names}
 
 
@@ -127,3 +128,22 @@ def test_the_command_runs_with_every_rival_and_goes_on_where_it_stopped(modules,
     sound.main("interleaved", rivals="all", **sizes)
     assert "loss" not in capsys.readouterr().out
     assert (tmp_path / "interleaved.md").read_text() == table
+
+
+def test_what_was_tried_is_printed_by_a_command(modules, tmp_path, capsys):
+    tried = ["after block 0 alone", "keys and values from the block's input", "told who talks"]
+    sizes = {"steps": 1, "conversations": 2, "test_conversations": 2, "output": tmp_path}
+    modules["sound_explore"].main("baseline", tried=";".join(tried), **sizes)
+    rows = re.findall(r"^\| (.+?) \| [\d.]+ \| [+-]", capsys.readouterr().out, flags=re.MULTILINE)
+    assert rows == ["as chosen", *tried]
+
+
+def test_keys_of_a_variant_come_from_before_the_block(modules, heard):
+    model = modules["sound_explore"].with_memory(layer=importlib.import_module("variants").InputKeys, layers=[0])
+    (layer,) = model.titans_memory.layers
+    inputs = heard[:1].turn_inputs()
+    with torch.no_grad():
+        model(**inputs)
+    is_audio = inputs["input_ids"] == model.config.audio_token_index
+    for row, audio in enumerate(is_audio):
+        torch.testing.assert_close(layer.received[row, : audio.sum()], inputs["inputs_embeds"][row, audio])
