@@ -72,14 +72,14 @@ def prepare(processor, waveforms: list[np.ndarray], answers: list[str] | None = 
 def collate(parts: list[dict[str, torch.Tensor]], pad_token_id: int) -> dict[str, torch.Tensor]:
     """Concatenate inputs of different lengths, padded on the left."""
     longest = max(part["input_ids"].shape[1] for part in parts)
-    batch = {}
-    for key in parts[0]:
-        value = pad_token_id if key == "input_ids" else 0
-        missing = [
-            longest - part["input_ids"].shape[1] if key in ("input_ids", "attention_mask") else 0 for part in parts
-        ]
-        batch[key] = torch.cat([F.pad(part[key], (count, 0), value=value) for part, count in zip(parts, missing)])
-    return batch
+
+    def padded(part: dict[str, torch.Tensor], key: str) -> torch.Tensor:
+        if key not in ("input_ids", "attention_mask", "inputs_embeds"):
+            return part[key]
+        padding = (0, 0) * (part[key].dim() - 2) + (longest - part[key].shape[1], 0)
+        return F.pad(part[key], padding, value=pad_token_id if key == "input_ids" else 0)
+
+    return {key: torch.cat([padded(part, key) for part in parts]) for key in parts[0]}
 
 
 def draw_utterance(rng: np.random.Generator) -> tuple[np.ndarray, str]:
@@ -145,6 +145,19 @@ def train_host(host, processor, *, utterances: int, steps: int, seed: int, batch
     train(list(host.parameters()), batches(), loss_of, learning_rate=2e-3, description="host", steps=steps)
 
 
+@torch.no_grad()
+def hear(model, processor, waveforms: list[np.ndarray]) -> dict[str, torch.Tensor]:
+    """Model inputs of single turns, with what the frozen front makes of their sound in its place."""
+    inputs, received = prepare(processor, waveforms), []
+    hook = model.get_decoder().register_forward_pre_hook(
+        lambda decoder, args, kwargs: received.append(kwargs["inputs_embeds"]), with_kwargs=True
+    )
+    with model.disable_memory():
+        model(**inputs, logits_to_keep=1)
+    hook.remove()
+    return {"input_ids": inputs["input_ids"], "attention_mask": inputs["attention_mask"], "inputs_embeds": received[0]}
+
+
 def train_memory(model, processor, *, conversations: int, steps: int, seed: int, batch_size: int = 16) -> None:
     """Train the memory alone on conversations: all turns of a batch of them in one forward."""
     parts, labels = [], []
@@ -153,7 +166,7 @@ def train_memory(model, processor, *, conversations: int, steps: int, seed: int,
         suite = baseline() if number % 4 else dataclasses.replace(baseline(), introduced=False)
         rng = np.random.default_rng((seed, number))
         script = suite.draw(rng)
-        parts.append(prepare(processor, speak(script, rng)))
+        parts.append(hear(model, processor, speak(script, rng)))
         labels.append([-1 if turn.is_introduction else turn.emotion for turn in script.turns])
     labels = torch.tensor(labels)
     rng = np.random.default_rng(seed)
@@ -250,7 +263,7 @@ def main(
     train_memory(model, processor, conversations=conversations, steps=memory_steps, seed=seed + 2)
     # The host was trained here, so there is no base to name: everything is saved.
     model.config.adapter_only = False
-    model.config.base_model_name_or_path = None
+    model.config.base_model_name_or_path = model.config.base_fingerprint = None
     model.save_pretrained(output)
     processor.save_pretrained(output)
     leave_out_code(output)
@@ -267,7 +280,7 @@ def leave_out_code(folder: Path) -> None:
     for file in folder.glob("*.py"):
         file.unlink()
     config = json.loads((folder / "config.json").read_text())
-    del config["auto_map"]
+    del config["auto_map"], config["custom_pipelines"]
     (folder / "config.json").write_text(json.dumps(config, indent=2, sort_keys=True) + "\n")
 
 
