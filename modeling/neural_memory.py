@@ -9,9 +9,9 @@ by gradient descent with momentum and forgetting on the loss ``l(M; k, v) = ||M(
 with ``M_chunk`` the weights at the start of the token's chunk; ``chunk_size=1`` is the paper's recurrence exactly.
 
 Nothing here walks over tokens. The gradients of a chunk are outer products taken at the same weights, and the
-recurrence is linear in them, so the state after a chunk is a weighted sum that one matrix product gives. All functions
-are plain differentiable tensor code: training goes through the update, and they run under `inference_mode`,
-`torch.compile` and checkpointing.
+recurrence is linear in them, so the state after a chunk is a weighted sum that one matrix product gives
+(`memory_step`). Training goes through the update, once differentiable (`memory_backward`); all functions run under
+`inference_mode`, `torch.compile` and checkpointing.
 """
 
 from __future__ import annotations
@@ -21,17 +21,15 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
+from .memory_backward import read_and_write_chunk_by_hand
 from .memory_bounds import SMALLEST_ENTRY, limit_norm, without_tiny
-from .memory_chunks import MemoryChunk, MemoryChunks
+from .memory_chunks import MemoryChunks
+from .memory_step import hidden_pass, read_and_write_chunk
 
 
 STEP_RULES = ("normalized", "paper")
 READ_ORDERS = ("history", "chunk")
-
-# The largest slope of SiLU is 1.0998, so 1.21 bounds its square in the curvature bound of a hidden matrix.
-_SILU_SLOPE_SQUARED = 1.21
 
 
 @dataclass
@@ -81,7 +79,8 @@ def read_memory(weights: tuple[Tensor, ...], queries: Tensor) -> Tensor:
     Returns:
         (streams, heads, tokens, head_dim), in the dtype of the weights.
     """
-    return _pass(weights, queries.to(weights[0].dtype))[1][-1]
+    inputs, _ = hidden_pass(weights, queries.to(weights[0].dtype))
+    return inputs[-1] @ weights[-1]
 
 
 def write_memory(
@@ -180,92 +179,21 @@ def _write_chunks(
     """The state after all chunks; with `queries`, what each chunk's queries read before it is written."""
     state = state.map(lambda tensor: tensor.to(chunks.keys.dtype))
     queries = [None] * chunks.count if queries is None else queries.unbind(2)
+    by_hand = torch.is_grad_enabled() and not torch.compiler.is_compiling()
     for index, (chunk, chunk_queries) in enumerate(zip(chunks.unbind(), queries)):
-        if chunk_queries is None:
-            inputs, outputs = _pass(state.weights, chunk.keys)
+        arguments = (state.weights, state.momentum, chunk, chunk_queries, step_rule)
+        if by_hand:
+            read, *after = read_and_write_chunk_by_hand(*arguments)
         else:
-            # Reading and writing begin alike, so they share the products.
-            counts = [chunk.keys.shape[2], chunk_queries.shape[2]]
-            both = _pass(state.weights, torch.cat([chunk.keys, chunk_queries], dim=2))
-            inputs, outputs = ([tensor.split(counts, dim=2)[0] for tensor in tensors] for tensors in both)
-            answers.append(both[1][-1].split(counts, dim=2)[1])
-        # The first chunk's state may be the caller's; what later ones replace is known to nobody else.
-        in_place = index > 0 and not torch.is_grad_enabled()
-        state = _write_chunk(state, chunk, inputs, outputs, step_rule, in_place=in_place)
+            # The first chunk's state may be the caller's; what later ones replace is known to nobody else.
+            in_place = index > 0 and not torch.is_grad_enabled()
+            read, *after = read_and_write_chunk(*arguments, in_place=in_place)
+        state = NeuralMemoryState(*after)
+        if chunk_queries is not None:
+            answers.append(read)
     if step_rule == "normalized":
         state = state.map(limit_norm)
     return state.map(lambda tensor: without_tiny(tensor, SMALLEST_ENTRY))
-
-
-def _write_chunk(
-    state: NeuralMemoryState,
-    chunk: MemoryChunk,
-    inputs: list[Tensor],
-    outputs: list[Tensor],
-    step_rule: str,
-    *,
-    in_place: bool,
-) -> NeuralMemoryState:
-    """The state after a chunk: ``M_n = A M_0 + b S_0 - sum_i c_i g_i`` and ``S_n = m S_0 - sum_i e_i g_i``."""
-    deltas = _half_gradients(state.weights, inputs, outputs, chunk.values)
-    if step_rule == "normalized":
-        bounds = _curvature_bounds(state.weights, inputs)
-    weights, momenta = [], []
-    for layer, (weight, momentum) in enumerate(zip(state.weights, state.momentum)):
-        delta = deltas[layer] / bounds[layer] if step_rule == "normalized" else deltas[layer]
-        if in_place:
-            weight, momentum = weight.mul_(chunk.keep).addcmul_(momentum, chunk.carry), momentum.mul_(chunk.decay)
-        else:
-            weight, momentum = torch.addcmul(weight * chunk.keep, momentum, chunk.carry), momentum * chunk.decay
-        weights.append(_subtract_product(weight, inputs[layer].mT, chunk.to_weights * delta))
-        momenta.append(_subtract_product(momentum, inputs[layer].mT, chunk.to_momentum * delta))
-    return NeuralMemoryState(tuple(weights), tuple(momenta))
-
-
-def _subtract_product(matrix: Tensor, left: Tensor, right: Tensor) -> Tensor:
-    """``matrix - left @ right``, in place: one pass over a matrix that nobody else holds."""
-    batch = matrix.flatten(0, 1)
-    return batch.baddbmm_(left.flatten(0, 1), right.flatten(0, 1), alpha=-1).view_as(matrix)
-
-
-def _pass(weights: tuple[Tensor, ...], inputs: Tensor) -> tuple[list[Tensor], list[Tensor]]:
-    """What each matrix is applied to, and what it gives before the SiLU; the last is what the memory answers."""
-    all_inputs, outputs = [inputs], []
-    for weight in weights:
-        if outputs:
-            all_inputs.append(F.silu(outputs[-1]))
-        outputs.append(all_inputs[-1] @ weight)
-    return all_inputs, outputs
-
-
-def _half_gradients(
-    weights: tuple[Tensor, ...], inputs: list[Tensor], outputs: list[Tensor], values: Tensor
-) -> list[Tensor]:
-    """Half the gradient of each token's loss by what each matrix gives, (streams, heads, tokens, d_out)."""
-    deltas = [outputs[-1] - values]
-    for layer in range(len(weights) - 1, 0, -1):
-        sigmoid = torch.sigmoid(outputs[layer - 1])
-        slope = torch.addcmul(sigmoid, inputs[layer], 1 - sigmoid)  # of SiLU, whose value is the next matrix's input
-        deltas.insert(0, (deltas[0] @ weights[layer].mT) * slope)
-    return deltas
-
-
-def _curvature_bounds(weights: tuple[Tensor, ...], inputs: list[Tensor]) -> list[Tensor]:
-    """One plus half a bound of the curvature of a token's loss in each matrix, each (streams, heads, 1, 1).
-
-    The loss of one token is quadratic in the last matrix, with curvature 2 ||a||^2 for the input a (the largest of the
-    chunk is taken); each SiLU and matrix between another one and the output multiplies that by at most 1.21 ||W||_F^2.
-    Where there is no token, the inputs are zero.
-    """
-    bounds = []
-    behind = None
-    for layer in range(len(weights) - 1, -1, -1):
-        largest = torch.linalg.vector_norm(inputs[layer], dim=-1).amax(-1)[..., None, None].square()
-        bounds.insert(0, 1 + (largest if behind is None else largest * behind))
-        if layer:
-            slope = _SILU_SLOPE_SQUARED * torch.linalg.vector_norm(weights[layer], dim=(-2, -1), keepdim=True).square()
-            behind = slope if behind is None else behind * slope
-    return bounds
 
 
 def _state_dtype(state: NeuralMemoryState, keys: Tensor) -> torch.dtype:

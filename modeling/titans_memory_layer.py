@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import functools
 import hashlib
 import math
@@ -11,11 +10,12 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 from transformers import PreTrainedModel, initialization
 
 from .configuration_titans_mal import TitansMemoryConfig
 from .memory_bounds import is_within_bounds
+from .memory_norms import l2_normalize, rms_normalize
+from .memory_step import without_autocast
 from .neural_memory import NeuralMemoryState, read_and_write_memory, read_memory
 
 
@@ -103,7 +103,7 @@ class TitansMemoryLayer(nn.Module):
         dtype = self.query_proj.weight.dtype
         state = state(self) if callable(state) else state
         # The state is float32 whatever the host computes in.
-        with _without_autocast(hidden_states):
+        with without_autocast(hidden_states):
             normed = self.input_norm(hidden_states.to(dtype))
             inputs = self._project(normed, mask)
             heard = self._turn if turns is None else functools.partial(self._walk, turns=turns)
@@ -123,9 +123,9 @@ class TitansMemoryLayer(nn.Module):
 
         forget, momentum, step = torch.sigmoid(self.write_gates(normed)).transpose(1, 2).chunk(3, dim=1)
         return {
-            "queries": F.normalize(heads(self.query_proj(normed)), dim=-1),
-            "keys": F.normalize(heads(self.key_proj(normed)), dim=-1),
-            "values": F.rms_norm(heads(self.value_proj(normed)), (self.config.head_dim,), eps=1e-6),
+            "queries": l2_normalize(heads(self.query_proj(normed))),
+            "keys": l2_normalize(heads(self.key_proj(normed))),
+            "values": rms_normalize(heads(self.value_proj(normed))),
             "forget": forget,
             "momentum": momentum,
             "step": step,
@@ -185,11 +185,6 @@ class TitansMemoryLayer(nn.Module):
             torch.cat(rejected)[order] if rejected else None,
             state,
         )
-
-
-def _without_autocast(tensor: Tensor) -> contextlib.AbstractContextManager:
-    # There is none on the meta device, where the needs of a training are estimated.
-    return contextlib.nullcontext() if tensor.is_meta else torch.autocast(tensor.device.type, enabled=False)
 
 
 def _surprise(state: NeuralMemoryState, keys: Tensor, values: Tensor, mask: Tensor | None) -> Tensor:

@@ -1,0 +1,119 @@
+"""One chunk of the recurrence of `neural_memory`: the gradients of its tokens, and what they make of the state.
+
+Plain differentiable tensor code. `memory_backward` is its gradient by hand, which keeps less.
+"""
+
+from __future__ import annotations
+
+import contextlib
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from .memory_chunks import MemoryChunk
+
+
+# The largest slope of SiLU is 1.0998, so 1.21 bounds its square in the curvature bound of a hidden matrix.
+SILU_SLOPE_SQUARED = 1.21
+
+
+def read_and_write_chunk(
+    weights: tuple[Tensor, ...],
+    momenta: tuple[Tensor, ...],
+    chunk: MemoryChunk,
+    queries: Tensor | None,
+    step_rule: str,
+    *,
+    in_place: bool = False,
+) -> tuple[Tensor | None, tuple[Tensor, ...], tuple[Tensor, ...]]:
+    """Read a chunk's queries before it is written, and write it.
+
+    ``M_n = A M_0 + b S_0 - sum_i c_i g_i`` and ``S_n = m S_0 - sum_i e_i g_i`` with the gradients g at M_0.
+
+    Args:
+        weights, momenta: M_0 and S_0, each (streams, heads, d_in, d_out).
+        chunk: its tokens and factors.
+        queries: (streams, heads, any number, head_dim), or None.
+        step_rule: as in `neural_memory.write_memory`.
+        in_place: overwrite M_0 and S_0.
+
+    Returns:
+        What the queries read, or None; M_n; S_n.
+    """
+    if queries is None:
+        answers = None
+        inputs, outputs = hidden_pass(weights, chunk.keys)
+        predictions = inputs[-1] @ weights[-1]
+    else:
+        # Reading and writing begin alike, so they share the products.
+        counts = [chunk.keys.shape[2], queries.shape[2]]
+        inputs, outputs = hidden_pass(weights, torch.cat([chunk.keys, queries], dim=2))
+        predictions, answers = (inputs[-1] @ weights[-1]).split(counts, dim=2)
+        inputs, outputs = ([tensor.split(counts, dim=2)[0] for tensor in tensors] for tensors in (inputs, outputs))
+    deltas = half_gradients(weights, inputs, outputs, predictions - chunk.values)
+    bounds = curvature_bounds(weights, inputs) if step_rule == "normalized" else None
+    new_weights, new_momenta = [], []
+    for layer, (weight, momentum) in enumerate(zip(weights, momenta)):
+        to_weights, to_momentum = chunk.to_weights, chunk.to_momentum
+        if bounds is not None:
+            to_weights, to_momentum = to_weights / bounds[layer], to_momentum / bounds[layer]
+        if in_place:
+            weight, momentum = weight.mul_(chunk.keep).addcmul_(momentum, chunk.carry), momentum.mul_(chunk.decay)
+        else:
+            weight, momentum = torch.addcmul(weight * chunk.keep, momentum, chunk.carry), momentum * chunk.decay
+        keys = inputs[layer].mT
+        new_weights.append(add_product(weight, keys, to_weights * deltas[layer], sign=-1))
+        new_momenta.append(add_product(momentum, keys, to_momentum * deltas[layer], sign=-1))
+    return answers, tuple(new_weights), tuple(new_momenta)
+
+
+def without_autocast(tensor: Tensor) -> contextlib.AbstractContextManager:
+    """Within it, what is computed on the tensor's device stays in the dtype it has."""
+    # There is none on the meta device, where the needs of a training are estimated.
+    return contextlib.nullcontext() if tensor.is_meta else torch.autocast(tensor.device.type, enabled=False)
+
+
+def add_product(matrix: Tensor, left: Tensor, right: Tensor, *, sign: int = 1) -> Tensor:
+    """``matrix + sign * left @ right``, in place if contiguous: one pass over a matrix that nobody else holds."""
+    batch = matrix.flatten(0, 1)
+    return batch.baddbmm_(left.flatten(0, 1), right.flatten(0, 1), alpha=sign).view_as(matrix)
+
+
+def hidden_pass(weights: tuple[Tensor, ...], inputs: Tensor) -> tuple[list[Tensor], list[Tensor]]:
+    """What each matrix is applied to, and what each but the last gives, before the SiLU."""
+    all_inputs, outputs = [inputs], []
+    for weight in weights[:-1]:
+        outputs.append(all_inputs[-1] @ weight)
+        all_inputs.append(F.silu(outputs[-1]))
+    return all_inputs, outputs
+
+
+def half_gradients(
+    weights: tuple[Tensor, ...], inputs: list[Tensor], outputs: list[Tensor], errors: Tensor
+) -> list[Tensor]:
+    """Half the gradient of each token's loss by what each matrix gives, (streams, heads, tokens, d_out)."""
+    deltas = [errors]
+    for layer in range(len(weights) - 1, 0, -1):
+        sigmoid = torch.sigmoid(outputs[layer - 1])
+        slope = torch.addcmul(sigmoid, inputs[layer], 1 - sigmoid)  # of SiLU, whose value is the next matrix's input
+        deltas.insert(0, (deltas[0] @ weights[layer].mT) * slope)
+    return deltas
+
+
+def curvature_bounds(weights: tuple[Tensor, ...], inputs: list[Tensor]) -> list[Tensor]:
+    """One plus half a bound of the curvature of a token's loss in each matrix, each (streams, heads, 1, 1).
+
+    The loss of one token is quadratic in the last matrix, with curvature 2 ||a||^2 for the input a (the largest of the
+    chunk is taken); each SiLU and matrix between another one and the output multiplies that by at most 1.21 ||W||_F^2.
+    Where there is no token, the inputs are zero.
+    """
+    bounds = []
+    behind = None
+    for layer in range(len(weights) - 1, -1, -1):
+        largest = torch.linalg.vector_norm(inputs[layer], dim=-1).amax(-1)[..., None, None].square()
+        bounds.insert(0, 1 + (largest if behind is None else largest * behind))
+        if layer:
+            slope = SILU_SLOPE_SQUARED * torch.linalg.vector_norm(weights[layer], dim=(-2, -1), keepdim=True).square()
+            behind = slope if behind is None else behind * slope
+    return bounds

@@ -1,0 +1,93 @@
+"""The gradient by hand against autograd's of the same chunk."""
+
+import pytest
+import torch
+from memory_oracle import HEADS, STREAMS, make_state, make_tokens
+
+from titans_mal.modeling.memory_backward import read_and_write_chunk_by_hand
+from titans_mal.modeling.memory_chunks import MemoryChunk
+from titans_mal.modeling.memory_step import read_and_write_chunk
+
+
+TOKENS = 5
+
+
+def make_arguments(depth, *, is_transposed=False):
+    """Queries, a chunk, weights and momenta in one list, all of which need a gradient."""
+    state, (queries, keys, values, _) = make_state(depth), make_tokens(TOKENS)
+    generator = torch.Generator().manual_seed(1)
+
+    def draw(*shape):
+        return torch.rand(STREAMS, HEADS, *shape, generator=generator, dtype=torch.float64)
+
+    factors = draw(TOKENS, 1), draw(TOKENS, 1), draw(1, 1), draw(1, 1), draw(1, 1)
+    tensors = [queries, keys, values, *factors, *state.weights, *state.momentum]
+    if is_transposed:  # as a layer's heads are
+        tensors = [tensor.transpose(1, 2).contiguous().transpose(1, 2) for tensor in tensors]
+    return [tensor.requires_grad_() for tensor in tensors]
+
+
+def run(function, depth, step_rule, tensors):
+    queries, *tensors = tensors
+    count = len(MemoryChunk._fields)
+    chunk, weights, momenta = MemoryChunk(*tensors[:count]), tensors[count:-depth], tensors[-depth:]
+    answers, *after = function(tuple(weights), tuple(momenta), chunk, queries, step_rule)
+    return answers, *after[0], *after[1]
+
+
+@pytest.mark.parametrize("used", [slice(None), slice(1), slice(1, None), slice(1, 2), slice(-1, None)])
+@pytest.mark.parametrize("is_transposed", [False, True])
+@pytest.mark.parametrize("step_rule", ["paper", "normalized"])
+@pytest.mark.parametrize("depth", [1, 2, 3])
+def test_equals_autograd(depth, step_rule, is_transposed, used):
+    """Also where only some of the answers, weights and momenta are used: the others have no gradient at all."""
+    tensors = make_arguments(depth, is_transposed=is_transposed)
+    gradients = []
+    for function in (read_and_write_chunk, read_and_write_chunk_by_hand):
+        outputs = run(function, depth, step_rule, tensors)[used]
+        loss = sum((output.sin() * output).sum() for output in outputs)
+        gradients.append(torch.autograd.grad(loss, tensors, materialize_grads=True, allow_unused=True))
+    for expected, actual in zip(*gradients):
+        torch.testing.assert_close(actual, expected, rtol=1e-10, atol=1e-10)
+
+
+@pytest.mark.parametrize("step_rule", ["paper", "normalized"])
+@pytest.mark.parametrize("depth", [1, 2, 3])
+def test_gradients(depth, step_rule):
+    tensors = make_arguments(depth)
+    assert torch.autograd.gradcheck(
+        lambda *tensors: run(read_and_write_chunk_by_hand, depth, step_rule, tensors), tensors, fast_mode=True
+    )
+
+
+def test_frozen_arguments_get_no_gradient():
+    tensors = make_arguments(2)
+    for tensor in tensors[-4:]:
+        tensor.requires_grad_(False)
+    sum(output.sum() for output in run(read_and_write_chunk_by_hand, 2, "normalized", tensors)).backward()
+    assert [tensor.grad is not None for tensor in tensors] == [True] * (len(tensors) - 4) + [False] * 4
+
+
+def test_only_the_arguments_are_kept():
+    tensors = make_arguments(2)
+    kept = []
+    with torch.autograd.graph.saved_tensors_hooks(lambda tensor: kept.append(tensor) or tensor, lambda tensor: tensor):
+        run(read_and_write_chunk_by_hand, 2, "normalized", tensors)
+    assert {tensor.data_ptr() for tensor in kept} == {tensor.data_ptr() for tensor in tensors}
+
+
+def test_a_second_differentiation_is_refused():
+    tensors = make_arguments(1)
+    loss = run(read_and_write_chunk_by_hand, 1, "paper", tensors)[0].square().sum()
+    (gradient,) = torch.autograd.grad(loss, tensors[:1], create_graph=True)
+    with pytest.raises(RuntimeError, match="once_differentiable"):
+        gradient.sum().backward()
+
+
+def test_autocast_does_not_reach_the_backward_pass():
+    tensors = [tensor.detach().float().requires_grad_() for tensor in make_arguments(2)]
+    loss = sum(output.sum() for output in run(read_and_write_chunk_by_hand, 2, "normalized", tensors))
+    expected = torch.autograd.grad(loss, tensors, retain_graph=True)
+    with torch.autocast("cpu", torch.bfloat16):
+        actual = torch.autograd.grad(loss, tensors)
+    assert all(map(torch.equal, actual, expected))
