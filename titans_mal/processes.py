@@ -24,3 +24,12 @@ def process_state() -> PartialState:
             "something else before. Start Python anew, and call this first."
         )
     return state
+
+
+def end_processes() -> None:
+    """Take leave of the other processes when all work is done.
+
+    Left to the end of the interpreter, threads of gloo may abort it ("terminate called without an active exception").
+    """
+    if torch.distributed.is_available() and torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()

@@ -25,7 +25,7 @@ from transformers import AutoProcessor, set_seed
 from titans_mal import AutoModelForAudioEmotion, TitansMemoryConfig, evaluate_conversations, load_conversations
 from titans_mal.cli.options import as_label_set
 from titans_mal.evaluation.markdown import report_markdown
-from titans_mal.processes import process_state
+from titans_mal.processes import end_processes, process_state
 from titans_mal.training import (
     ConversationTrainer,
     ConversationTrainingArguments,
@@ -112,8 +112,8 @@ def lock(output: Path) -> filelock.BaseFileLock:
 
 def main(
     model_options: ModelOptions, data_options: DataOptions, run: RunOptions, arguments: ConversationTrainingArguments
-) -> None:
-    """Train, save an adapter, and evaluate it on the test split."""
+) -> int:
+    """Train, save an adapter, and evaluate it on the test split; the exit status, which tells of a signal."""
     output, state = Path(arguments.output_dir), process_state()
     checkpoint = enter(output, run)
     held = lock(output) if state.is_main_process else None  # noqa: F841 (until the end)
@@ -129,8 +129,9 @@ def main(
     print_peak()
     if trainer.stopped.received is not None and trainer.state.global_step < trainer.total_steps:
         state.print(f"Stopped by a signal at step {trainer.state.global_step}: --resume goes on.")
-        sys.exit(128 + trainer.stopped.received)
+        return 128 + trainer.stopped.received
     finish(trainer, processor, splits, asdict(model_options) | asdict(data_options))
+    return 0
 
 
 def finish(trainer: ConversationTrainer, processor, splits: DatasetDict, options: dict) -> None:
@@ -154,4 +155,6 @@ def finish(trainer: ConversationTrainer, processor, splits: DatasetDict, options
 
 
 if __name__ == "__main__":
-    main(*parse_options())
+    status = main(*parse_options())
+    end_processes()
+    sys.exit(status)

@@ -44,7 +44,7 @@ def evaluate(
     from ..evaluation.conditions import CONDITIONS
     from ..evaluation.evaluate_conversations import evaluate_conversations
     from ..evaluation.markdown import report_markdown
-    from ..processes import process_state
+    from ..processes import end_processes, process_state
 
     with errors_in_one_line(SafetensorError):
         state = process_state()
@@ -76,6 +76,7 @@ def evaluate(
         if state.is_main_process:
             console.print(report_markdown(report.content), markup=False, soft_wrap=True)
             console.print(f"Report: {output / 'report.md'}", markup=False, soft_wrap=True)
+        end_processes()
 
 
 def _labels_for(data: str, labels: list[str]) -> list[str] | None:

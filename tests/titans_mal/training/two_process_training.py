@@ -9,6 +9,7 @@ from accelerate.utils import gather
 from tiny_models import LABELS, tiny_model, tiny_processor
 
 from titans_mal import ConversationTrainer, ConversationTrainingArguments, choose_trained_parts, load_conversations
+from titans_mal.processes import end_processes
 from titans_mal.training import last_good_checkpoint
 
 
@@ -50,3 +51,4 @@ def main(talks: str, output: str, what: str, call: str) -> None:
 if __name__ == "__main__":
     torch.set_num_threads(1)
     main(*sys.argv[1:])
+    end_processes()
