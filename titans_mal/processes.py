@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 
 import torch
@@ -27,9 +28,12 @@ def process_state() -> PartialState:
 
 
 def end_processes() -> None:
-    """Take leave of the other processes when all work is done.
+    """Take leave of the other processes, when all work is done and nothing holds a wrapped or sharded model any more.
 
-    Left to the end of the interpreter, threads of gloo may abort it ("terminate called without an active exception").
+    Left to the end of the interpreter, a thread of gloo that still holds a tensor aborts it ("terminate called without
+    an active exception", https://github.com/pytorch/pytorch/issues/190489).
     """
     if torch.distributed.is_available() and torch.distributed.is_initialized():
         torch.distributed.destroy_process_group()
+        # The threads end with the group, which models hold in cycles.
+        gc.collect()

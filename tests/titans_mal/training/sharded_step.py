@@ -7,6 +7,7 @@ import torch.distributed as dist
 from tiny_models import tiny_model, tiny_turns
 from torch.distributed.fsdp import fully_shard
 
+from titans_mal.processes import end_processes
 from titans_mal.training import choose_trained_parts
 
 
@@ -52,9 +53,9 @@ def main(memory_is: str) -> None:
         torch.testing.assert_close(whole(gradient), mean, rtol=1e-4, atol=1e-6, msg=name)
     if rank == 0:
         print(f"{len(found)} gradients of a memory {memory_is} are those of one process")
-    dist.destroy_process_group()
 
 
 if __name__ == "__main__":
     torch.set_num_threads(1)
     main(sys.argv[1])
+    end_processes()
