@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import json
+import multiprocessing
 import platform
 import statistics
 import time
 from collections.abc import Callable, Sequence
+from itertools import accumulate
 from pathlib import Path
 
 import torch
 from matplotlib.figure import Figure
+from torch.profiler import ProfilerActivity, profile
 
 
 RESULTS = Path(__file__).parent / "results"
@@ -76,6 +79,24 @@ def peak_bytes() -> int:
     """The most memory that the process has held."""
     line = next(line for line in _lines("/proc/self/status") if line.startswith("VmHWM"))
     return int(line.split()[1]) * 1024
+
+
+def held_bytes(run: Callable[[], object]) -> int:
+    """The most bytes that torch's tensors held at once while `run` ran, beyond what they held before.
+
+    A process holds more: its allocator keeps what it may use again.
+    """
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
+        run()
+    events = [event for event in profiler.profiler.kineto_results.events() if event.name() == "[memory]"]
+    held = accumulate(event.nbytes() for event in sorted(events, key=lambda event: event.start_ns()))
+    return max(held, default=0)
+
+
+def in_new_process(function: Callable, *arguments):
+    """What a function of a module gives in a process that nothing else has used."""
+    with multiprocessing.get_context("spawn").Pool(1) as pool:
+        return pool.apply(function, arguments)
 
 
 def _lines(path: str) -> list[str]:

@@ -13,7 +13,6 @@ less work, and another memory.
 from __future__ import annotations
 
 import math
-import multiprocessing
 from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated
@@ -24,6 +23,8 @@ from measuring import (
     RESULTS,
     alternate,
     draw_bars,
+    held_bytes,
+    in_new_process,
     matrix_rate,
     medians,
     peak_bytes,
@@ -45,6 +46,8 @@ SHAPES = (
     (4, 512, 512, 1, 512, 64),
     (16, 750, 1024, 4, 128, 64),
 )
+THEIRS = ("theirs, renewed", "theirs, default")
+PEAKS = ("peak, MB", "peak of the leaner, MB", "tensors, MB", "tensors of the leaner, MB")
 
 
 def ours(shape: tuple[int, ...], *, backward: bool, ragged: bool = False) -> Callable[[], object]:
@@ -114,18 +117,28 @@ def flops(shape: tuple[int, ...], *, backward: bool) -> float:
     return forward + 2 * differentiated if backward else forward
 
 
-def peak_of(shape: tuple[int, ...], name: str) -> int:
-    """The bytes that forward and backward need beyond what is there before, in a process of their own."""
-    with multiprocessing.get_context("spawn").Pool(1) as pool:
-        return pool.apply(_measure_peak, (shape, name))
-
-
-def _measure_peak(shape: tuple[int, ...], name: str) -> int:
+def resident_peak(shape: tuple[int, ...], name: str) -> int:
+    """The bytes that the process holds at most in forward and backward, beyond what it held before."""
     torch.set_num_threads(1)
     run = arms(shape, backward=True)[name]
     before = resident_bytes()
     run()
     return peak_bytes() - before
+
+
+def held_peak(shape: tuple[int, ...], name: str) -> int:
+    """The bytes that tensors hold at most in forward and backward, beyond what they held before."""
+    torch.set_num_threads(1)
+    return held_bytes(arms(shape, backward=True)[name])
+
+
+def peaks(shape: tuple[int, ...]) -> dict[str, float]:
+    """Megabytes of ours, and of the setting of titans-pytorch that needs less, each in a process of its own."""
+    columns = {}
+    for column, measure in (("peak", resident_peak), ("tensors", held_peak)):
+        needed = {name: in_new_process(measure, shape, name) / 1e6 for name in ("ours", *THEIRS)}
+        columns |= {f"{column}, MB": needed["ours"], f"{column} of the leaner, MB": min(map(needed.get, THEIRS))}
+    return columns
 
 
 def main(
@@ -142,9 +155,8 @@ def main(
             rounds = max(3, repeats // 4) if math.prod(shape[:3]) > 4_000_000 else repeats
             seconds = alternate(arms(shape, backward=backward), repeats=rounds)
             rate, middle = matrix_rate(), medians(seconds)
-            faster = min(("theirs, renewed", "theirs, default"), key=middle.get)
+            faster = min(THEIRS, key=middle.get)
             useful = flops(shape, backward=backward)
-            leaner = min(peak_of(shape, name) for name in ("theirs, renewed", "theirs, default")) if backward else None
             rows.append({
                 "shape": str(shape),
                 "pass": "forward + backward" if backward else "forward",
@@ -157,8 +169,7 @@ def main(
                 "at full rate": middle[faster] * rate / useful,
                 "share of rate": useful / middle["ours"] / rate,
                 "GFLOP/s of a product": rate / 1e9,
-                "peak, MB": peak_of(shape, "ours") / 1e6 if backward else None,
-                "peak of the leaner, MB": leaner / 1e6 if backward else None,
+                **(peaks(shape) if backward else dict.fromkeys(PEAKS)),
             })  # fmt: skip
             print_table(rows[-1:])
     print()
