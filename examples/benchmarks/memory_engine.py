@@ -174,7 +174,7 @@ def main(
             print_table(rows[-1:])
     print()
     print_table(rows)
-    for column in ("over renewed", "over the faster"):
+    for column in ("over renewed", "over the faster", "at full rate"):
         for name in ("forward", "forward + backward"):
             values = [row[column] for row in rows if row["pass"] == name]
             print(f"{name}, {column}: geometric mean {math.prod(values) ** (1 / len(values)):.2f}, "

@@ -1,0 +1,64 @@
+"""Forward and backward of a `TitansMemoryLayer` with the gradient of a chunk by hand, and by autograd.
+
+python examples/benchmarks/gradient_by_hand.py
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated
+from unittest import mock
+
+import torch
+import typer
+from measuring import RESULTS, alternate, held_bytes, in_new_process, medians, print_table, ratio, save
+from memory_engine import SHAPES, ours
+
+from titans_mal.modeling import neural_memory
+from titans_mal.modeling.memory_step import read_and_write_chunk
+
+
+def by_hand(shape: tuple[int, ...]) -> Callable[[], object]:
+    return ours(shape, backward=True)
+
+
+def by_autograd(shape: tuple[int, ...]) -> Callable[[], object]:
+    run = by_hand(shape)
+
+    def with_plain_chunks():
+        with mock.patch.object(neural_memory, "read_and_write_chunk_by_hand", read_and_write_chunk):
+            run()
+
+    return with_plain_chunks
+
+
+def held(build: Callable, shape: tuple[int, ...]) -> int:
+    """The bytes that tensors hold at most."""
+    torch.set_num_threads(1)
+    return held_bytes(build(shape))
+
+
+def main(
+    repeats: Annotated[int, typer.Option(help="Rounds of each shape.")] = 9,
+    shapes: Annotated[int, typer.Option(help="How many of the shapes, the small ones first.")] = len(SHAPES),
+    output: Annotated[Path, typer.Option(help="Folder of the JSON.")] = RESULTS,
+) -> None:
+    """Time both in turn, and print a table."""
+    rows = []
+    for shape in SHAPES[:shapes]:
+        seconds = alternate({"hand": by_hand(shape), "autograd": by_autograd(shape)}, repeats=repeats)
+        needed = {build: in_new_process(held, build, shape) / 1e6 for build in (by_hand, by_autograd)}
+        rows.append({
+            "shape": str(shape),
+            "by hand, ms": medians(seconds)["hand"] * 1e3,
+            "time over autograd's": ratio(seconds, "hand", "autograd"),
+            "tensors, MB": needed[by_hand],
+            "over autograd's": needed[by_hand] / needed[by_autograd],
+        })  # fmt: skip
+    print_table(rows)
+    save("gradient_by_hand", rows, output)
+
+
+if __name__ == "__main__":
+    typer.run(main)
