@@ -194,6 +194,13 @@ def read_lora(folder: str | os.PathLike) -> dict[str, Tensor]:
     return _read_weights(Path(folder) / LORA_FOLDER / _WEIGHTS_FILE)
 
 
+def read_lora_config(folder: str | os.PathLike):
+    """The `peft.LoraConfig` of the LoRA beside the checkpoint in a folder."""
+    from peft import PeftConfig
+
+    return PeftConfig.from_pretrained(str(Path(folder) / LORA_FOLDER))
+
+
 def _read_weights(path: str | os.PathLike) -> dict[str, Tensor]:
     return {key.removeprefix(_PREFIX): tensor for key, tensor in load_file(path).items()}
 

@@ -1,8 +1,9 @@
 """The gradient of a chunk's update (`memory_step`), by hand.
 
-Left to autograd, a chunk keeps some twenty tensors of the size of its keys for the backward pass. This keeps what goes
-in, the state and the tokens, most of which stands anyway, and computes the rest again: for a memory of two matrices,
-four products of a token beside the 27 that it takes there and back.
+Left to autograd, a chunk of a memory of two matrices keeps a dozen tensors of the size of its keys for the backward
+pass beside its arguments, and one of a single matrix three. This keeps the arguments, the state and the tokens, most
+of which stand anyway, and computes the rest again: with two matrices, four products of a token beside the 27 that it
+takes there and back.
 
 With ``x_l`` what matrix l is applied to, ``z_l`` what it gives, s the SiLU and ``b_l`` the bound of the curvature (one
 for the paper's rule), a chunk is
@@ -174,10 +175,12 @@ def _bounds_backward(weights, inputs, grad_bounds, grad_inputs, grad_weights) ->
         if layer:
             grad_weights[layer].addcmul_(weights[layer], 2 * SILU_SLOPE_SQUARED * grad_behind * behind[layer])
             grad_behind = grad_behind * slopes[layer - 1]
-        norm, token = torch.linalg.vector_norm(x, dim=-1, keepdim=True).max(2, keepdim=True)
-        token = token.expand(-1, -1, -1, x.shape[-1])
-        grad_inputs[layer].scatter_add_(2, token, 2 * grad_bound * behind[layer] * x.gather(2, token))
-        grad_behind = grad_behind + grad_bound * norm.square()
+        norms = torch.linalg.vector_norm(x, dim=-1, keepdim=True)
+        largest = norms.amax(2, keepdim=True)
+        is_largest = (norms == largest).to(x.dtype)
+        share = is_largest / is_largest.sum(2, keepdim=True)  # as autograd shares the gradient among equal tokens
+        grad_inputs[layer].addcmul_(x, 2 * grad_bound * behind[layer] * share)
+        grad_behind = grad_behind + grad_bound * largest.square()
 
 
 def _down_backward(weights, inputs, outputs, raised, deltas, grad_deltas, grad_weights) -> list[Tensor]:

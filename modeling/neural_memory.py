@@ -106,9 +106,9 @@ def write_memory(
         chunk_size: tokens whose gradients are taken at the same weights, at least 1. The end of the call closes the
             last chunk.
         step_rule: "paper" takes theta as it is. "normalized" uses ``theta_i (1 - eta_i) / (n b)`` with n the chunk's
-            written tokens and b a bound of the local curvature (`_curvature_bounds`), so that correlated keys do not
-            overshoot; after it no matrix is larger than `memory_bounds.norm_bound`. "paper" may diverge: it is the
-            caller who looks (`memory_bounds.is_within_bounds`).
+            written tokens and b a bound of the local curvature (`memory_step.curvature_bounds`), so that correlated
+            keys do not overshoot; after it no matrix is larger than `memory_bounds.norm_bound`. "paper" may diverge:
+            it is the caller who looks (`memory_bounds.is_within_bounds`).
 
     Returns:
         The state after the tokens: float32, or float64 where an input is float64.

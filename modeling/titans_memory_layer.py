@@ -10,11 +10,11 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 from transformers import PreTrainedModel, initialization
 
 from .configuration_titans_mal import TitansMemoryConfig
 from .memory_bounds import is_within_bounds
-from .memory_norms import l2_normalize, rms_normalize
 from .memory_step import without_autocast
 from .neural_memory import NeuralMemoryState, read_and_write_memory, read_memory
 
@@ -123,9 +123,9 @@ class TitansMemoryLayer(nn.Module):
 
         forget, momentum, step = torch.sigmoid(self.write_gates(normed)).transpose(1, 2).chunk(3, dim=1)
         return {
-            "queries": l2_normalize(heads(self.query_proj(normed))),
-            "keys": l2_normalize(heads(self.key_proj(normed))),
-            "values": rms_normalize(heads(self.value_proj(normed))),
+            "queries": F.normalize(heads(self.query_proj(normed)), dim=-1),
+            "keys": F.normalize(heads(self.key_proj(normed)), dim=-1),
+            "values": F.rms_norm(heads(self.value_proj(normed)), (self.config.head_dim,), eps=1e-6),
             "forget": forget,
             "momentum": momentum,
             "step": step,

@@ -6,6 +6,7 @@ python examples/benchmarks/gradient_by_hand.py
 from __future__ import annotations
 
 from collections.abc import Callable
+from itertools import product
 from pathlib import Path
 from typing import Annotated
 from unittest import mock
@@ -19,12 +20,16 @@ from titans_mal.modeling import neural_memory
 from titans_mal.modeling.memory_step import read_and_write_chunk
 
 
-def by_hand(shape: tuple[int, ...]) -> Callable[[], object]:
-    return ours(shape, backward=True)
+# Of the benchmark of the engine, and of `TitansMemoryConfig`.
+MEMORIES = ({"depth": 2, "read": "chunk"}, {"depth": 1, "read": "history"})
 
 
-def by_autograd(shape: tuple[int, ...]) -> Callable[[], object]:
-    run = by_hand(shape)
+def by_hand(shape: tuple[int, ...], memory: dict) -> Callable[[], object]:
+    return ours(shape, backward=True, **memory)
+
+
+def by_autograd(shape: tuple[int, ...], memory: dict) -> Callable[[], object]:
+    run = by_hand(shape, memory)
 
     def with_plain_chunks():
         with mock.patch.object(neural_memory, "read_and_write_chunk_by_hand", read_and_write_chunk):
@@ -33,10 +38,10 @@ def by_autograd(shape: tuple[int, ...]) -> Callable[[], object]:
     return with_plain_chunks
 
 
-def held(build: Callable, shape: tuple[int, ...]) -> int:
+def held(build: Callable, *arguments) -> int:
     """The bytes that tensors hold at most."""
     torch.set_num_threads(1)
-    return held_bytes(build(shape))
+    return held_bytes(build(*arguments))
 
 
 def main(
@@ -46,10 +51,12 @@ def main(
 ) -> None:
     """Time both in turn, and print a table."""
     rows = []
-    for shape in SHAPES[:shapes]:
-        seconds = alternate({"hand": by_hand(shape), "autograd": by_autograd(shape)}, repeats=repeats)
-        needed = {build: in_new_process(held, build, shape) / 1e6 for build in (by_hand, by_autograd)}
+    for memory, shape in product(MEMORIES, SHAPES[:shapes]):
+        arms = {"hand": by_hand(shape, memory), "autograd": by_autograd(shape, memory)}
+        seconds = alternate(arms, repeats=repeats)
+        needed = {build: in_new_process(held, build, shape, memory) / 1e6 for build in (by_hand, by_autograd)}
         rows.append({
+            **memory,
             "shape": str(shape),
             "by hand, ms": medians(seconds)["hand"] * 1e3,
             "time over autograd's": ratio(seconds, "hand", "autograd"),

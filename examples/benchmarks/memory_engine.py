@@ -50,10 +50,12 @@ THEIRS = ("theirs, renewed", "theirs, default")
 PEAKS = ("peak, MB", "peak of the leaner, MB", "tensors, MB", "tensors of the leaner, MB")
 
 
-def ours(shape: tuple[int, ...], *, backward: bool, ragged: bool = False) -> Callable[[], object]:
+def ours(
+    shape: tuple[int, ...], *, backward: bool, ragged: bool = False, depth: int = 2, read: str = "chunk"
+) -> Callable[[], object]:
     batch, tokens, dim, heads, head_dim, chunk = shape
     torch.manual_seed(0)
-    config = TitansMemoryConfig(num_heads=heads, head_dim=head_dim, depth=2, chunk_size=chunk, read="chunk")
+    config = TitansMemoryConfig(num_heads=heads, head_dim=head_dim, depth=depth, chunk_size=chunk, read=read)
     layer = TitansMemoryLayer(config, dim)
     with torch.no_grad():
         for weight in layer.initial_memory:

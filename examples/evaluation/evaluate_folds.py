@@ -17,7 +17,7 @@ from transformers import AutoProcessor
 from titans_mal import AutoModelForAudioEmotion, evaluate_conversations, load_conversations
 from titans_mal.data.corpora import CORPORA
 from titans_mal.evaluation.compare import comparison_markdown
-from titans_mal.processes import process_state
+from titans_mal.processes import end_processes, process_state
 
 
 def main(
@@ -57,6 +57,7 @@ def main(
         table = output / "folds.md"
         table.write_text(comparison_markdown(reports), encoding="utf-8")
         print(f"Table: {table}")
+    end_processes()
 
 
 if __name__ == "__main__":

@@ -49,7 +49,7 @@ def with_memory(*, layer: type | None = None, **memory):
     model, _ = load_host(**memory)
     for index, fresh in enumerate(model.titans_memory.layers if layer else []):
         variant = layer(fresh.config, fresh.output_proj.out_features)
-        variant.load_state_dict(fresh.state_dict(), strict=False)
+        variant.load_state_dict(fresh.state_dict())
         model.titans_memory.layers[index] = variant
         if layer is InputKeys:
             variant.listen(decoder_blocks(model)[fresh.config.layers[index]])
@@ -64,15 +64,18 @@ def main(
     test_conversations: int = 200,
     output: Annotated[Path, typer.Option(help="Folder of the results.")] = RESULTS / "explored",
 ) -> None:
-    """Train each configuration once, and print a table; ones tried into the same folder before stand in it too."""
+    """Train each configuration once, and print a table; ones of the same sizes in the same folder stand in it too."""
+    names = [CHOSEN, *tried.split(";")]
+    if suite not in SPOKEN or not set(names) <= set(TRIED):
+        raise typer.BadParameter(f"Suites are {SPOKEN}, and configurations {list(TRIED)}.")
     torch.set_num_threads(1)
     output.mkdir(parents=True, exist_ok=True)
-    path = output / f"{suite}.json"
+    path = output / f"{suite}-{conversations}-{test_conversations}-{steps}.json"
     found = json.loads(path.read_text()) if path.exists() else {}
     host, processor = load_host()
     _, train = hear_suite(host, processor, SUITES[suite](), conversations, TRAINING)
     scripts, test = hear_suite(host, processor, SUITES[suite](), test_conversations, TEST)
-    for name in [CHOSEN, *tried.split(";")]:
+    for name in names:
         if name in found:
             continue
         began = time.perf_counter()

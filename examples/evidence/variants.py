@@ -48,7 +48,7 @@ class ActivatedKeys(TitansMemoryLayer):
 
 
 class InputKeys(TitansMemoryLayer):
-    """Keys and values from what the block receives, queries from what it gives."""
+    """Keys, values and gates of a write from what the block receives, queries from what it gives."""
 
     def listen(self, block: nn.Module) -> None:
         """Take what a decoder block receives at the audio tokens, before each of its calls."""

@@ -152,9 +152,11 @@ def hear(model, processor, waveforms: list[np.ndarray]) -> dict[str, torch.Tenso
     hook = model.get_decoder().register_forward_pre_hook(
         lambda decoder, args, kwargs: received.append(kwargs["inputs_embeds"]), with_kwargs=True
     )
-    with model.disable_memory():
-        model(**inputs, logits_to_keep=1)
-    hook.remove()
+    try:
+        with model.disable_memory():
+            model(**inputs, logits_to_keep=1)
+    finally:
+        hook.remove()
     return {"input_ids": inputs["input_ids"], "attention_mask": inputs["attention_mask"], "inputs_embeds": received[0]}
 
 

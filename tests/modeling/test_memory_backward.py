@@ -51,6 +51,16 @@ def test_equals_autograd(depth, step_rule, is_transposed, used):
         torch.testing.assert_close(actual, expected, rtol=1e-10, atol=1e-10)
 
 
+def test_equal_tokens_share_the_gradient_of_the_bound():
+    gradients = []
+    for function in (read_and_write_chunk, read_and_write_chunk_by_hand):
+        tensors = make_arguments(1)  # the rounding of a product may tell equal tokens of a second matrix apart
+        tensors[1] = tensors[1].detach()[:, :, :1].repeat(1, 1, TOKENS, 1).requires_grad_()
+        loss = sum(output.sin().sum() for output in run(function, 1, "normalized", tensors))
+        gradients.append(torch.autograd.grad(loss, tensors[1]))
+    torch.testing.assert_close(*gradients, rtol=1e-10, atol=1e-12)
+
+
 @pytest.mark.parametrize("step_rule", ["paper", "normalized"])
 @pytest.mark.parametrize("depth", [1, 2, 3])
 def test_gradients(depth, step_rule):

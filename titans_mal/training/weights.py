@@ -9,7 +9,7 @@ import torch
 from safetensors.torch import load_file
 from transformers import PreTrainedModel
 
-from ..modeling.host_lora import has_lora, lora_misfits, read_lora
+from ..modeling.host_lora import has_lora, lora_misfits, read_lora, read_lora_config
 
 
 @torch.no_grad()
@@ -45,5 +45,8 @@ def _load_lora(model: PreTrainedModel, folder: Path) -> set[str]:
     weights = read_lora(folder)
     if wrong := lora_misfits(model, name, weights):
         raise ValueError(f"The LoRA of {folder} is not of the rank or the layers of the model's: {wrong[:3]}, ...")
+    saved, own = (config.lora_alpha for config in (read_lora_config(folder), model.peft_config[name]))
+    if saved != own:
+        raise ValueError(f"The LoRA of {folder} has lora_alpha {saved}, and the model's {own}.")
     set_peft_model_state_dict(model, weights, adapter_name=name)
     return {key for key, _ in model.named_parameters() if name in key.split(".")}

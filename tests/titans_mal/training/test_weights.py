@@ -44,6 +44,8 @@ def test_a_lora_of_another_rank_is_refused(adapter, tmp_path):
         load_trained_weights(adapter(lora_rank=3), tmp_path)
     with pytest.raises(ValueError, match=r"not of the rank or the layers of the model's: .*audio_tower"):
         load_trained_weights(adapter(lora_rank=2, lora_on_audio_tower=True), tmp_path)
+    with pytest.raises(ValueError, match=r"has lora_alpha 4, and the model's 16"):
+        load_trained_weights(adapter(lora_rank=2, lora_alpha=16), tmp_path)
 
 
 def test_weights_that_train_must_be_there(adapter, tmp_path):
