@@ -34,6 +34,7 @@ def end_processes() -> None:
     an active exception", https://github.com/pytorch/pytorch/issues/190489).
     """
     if torch.distributed.is_available() and torch.distributed.is_initialized():
-        torch.distributed.destroy_process_group()
-        # The threads end with the group, which models hold in cycles.
+        # Wrapped models go first: one that is the last to hold the group joins its threads with Python's lock held, which
+        # they may be waiting for.
         gc.collect()
+        torch.distributed.destroy_process_group()
