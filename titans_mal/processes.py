@@ -34,7 +34,7 @@ def end_processes() -> None:
     an active exception", https://github.com/pytorch/pytorch/issues/190489).
     """
     if torch.distributed.is_available() and torch.distributed.is_initialized():
-        # Wrapped models go first: one that is the last to hold the group joins its threads with Python's lock held, which
-        # they may be waiting for.
+        # Wrapped models go first: the last to hold the group joins its threads with Python's lock held, which they may
+        # be waiting for.
         gc.collect()
         torch.distributed.destroy_process_group()
