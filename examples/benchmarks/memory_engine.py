@@ -47,7 +47,6 @@ SHAPES = (
     (16, 750, 1024, 4, 128, 64),
 )
 THEIRS = ("theirs, renewed", "theirs, default")
-PEAKS = ("peak, MB", "peak of the leaner, MB", "tensors, MB", "tensors of the leaner, MB")
 
 
 def ours(
@@ -138,8 +137,8 @@ def peaks(shape: tuple[int, ...]) -> dict[str, float]:
     """Megabytes of ours, and of the setting of titans-pytorch that needs less, each in a process of its own."""
     columns = {}
     for column, measure in (("peak", resident_peak), ("tensors", held_peak)):
-        needed = {name: in_new_process(measure, shape, name) / 1e6 for name in ("ours", *THEIRS)}
-        columns |= {f"{column}, MB": needed["ours"], f"{column} of the leaner, MB": min(map(needed.get, THEIRS))}
+        columns[f"{column}, MB"] = in_new_process(measure, shape, "ours") / 1e6
+        columns[f"{column} of the leaner, MB"] = min(in_new_process(measure, shape, name) for name in THEIRS) / 1e6
     return columns
 
 
@@ -171,11 +170,12 @@ def main(
                 "at full rate": middle[faster] * rate / useful,
                 "share of rate": useful / middle["ours"] / rate,
                 "GFLOP/s of a product": rate / 1e9,
-                **(peaks(shape) if backward else dict.fromkeys(PEAKS)),
+                **(peaks(shape) if backward else {}),
             })  # fmt: skip
             print_table(rows[-1:])
     print()
-    print_table(rows)
+    for name in ("forward", "forward + backward"):
+        print_table([row for row in rows if row["pass"] == name])
     for column in ("over renewed", "over the faster", "at full rate"):
         for name in ("forward", "forward + backward"):
             values = [row[column] for row in rows if row["pass"] == name]

@@ -4,6 +4,7 @@ import pytest
 import torch
 from memory_oracle import HEADS, STREAMS, make_state, make_tokens
 
+from titans_mal.modeling import neural_memory
 from titans_mal.modeling.memory_backward import read_and_write_chunk_by_hand
 from titans_mal.modeling.memory_chunks import MemoryChunk
 from titans_mal.modeling.memory_step import read_and_write_chunk
@@ -101,3 +102,18 @@ def test_autocast_does_not_reach_the_backward_pass():
     with torch.autocast("cpu", torch.bfloat16):
         actual = torch.autograd.grad(loss, tensors)
     assert all(map(torch.equal, actual, expected))
+
+
+def test_writing_goes_by_hand_where_gradients_are_wanted(monkeypatch):
+    called = []
+    monkeypatch.setattr(
+        neural_memory,
+        "read_and_write_chunk_by_hand",
+        lambda *arguments: called.append(None) or read_and_write_chunk_by_hand(*arguments),
+    )
+    (_, keys, values, gates), state = make_tokens(TOKENS), make_state(1)
+    neural_memory.write_memory(state, keys, values, **gates, chunk_size=2)
+    assert len(called) == 3
+    with torch.no_grad():
+        neural_memory.write_memory(state, keys, values, **gates, chunk_size=2)
+    assert len(called) == 3

@@ -45,7 +45,7 @@ def _load_lora(model: PreTrainedModel, folder: Path) -> set[str]:
     weights = read_lora(folder)
     if wrong := lora_misfits(model, name, weights):
         raise ValueError(f"The LoRA of {folder} is not of the rank or the layers of the model's: {wrong[:3]}, ...")
-    saved, own = (config.lora_alpha for config in (read_lora_config(folder), model.peft_config[name]))
+    saved, own = read_lora_config(folder).lora_alpha, model.peft_config[name].lora_alpha
     if saved != own:
         raise ValueError(f"The LoRA of {folder} has lora_alpha {saved}, and the model's {own}.")
     set_peft_model_state_dict(model, weights, adapter_name=name)
