@@ -82,7 +82,7 @@ def main(
         model = with_memory(**TRIED[name])
         train_memory(model, train, steps=steps, seed=0)
         right = (memory_logits(model, test).argmax(-1) == test.labels)[test.labels >= 0]
-        found[name] = {"steps": steps, "right": right.tolist(), "seconds": time.perf_counter() - began}
+        found[name] = {"right": right.tolist(), "seconds": time.perf_counter() - began}
         path.write_text(json.dumps(found) + "\n")
     print(table({name: found[name] for name in TRIED if name in found}, scored_turns(scripts)[0]))
 
