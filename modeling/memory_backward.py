@@ -44,10 +44,10 @@ def read_and_write_chunk_by_hand(
     chunk: MemoryChunk,
     queries: Tensor | None,
     step_rule: str,
-) -> tuple[Tensor | None, tuple[Tensor, ...], tuple[Tensor, ...]]:
+) -> tuple[Tensor | None, Tensor, tuple[Tensor, ...], tuple[Tensor, ...]]:
     """`memory_step.read_and_write_chunk`, which can be differentiated once."""
-    answers, *state = _ReadAndWriteChunk.apply(step_rule, queries, *chunk, *weights, *momenta)
-    return answers, tuple(state[: len(weights)]), tuple(state[len(weights) :])
+    answers, errors, *state = _ReadAndWriteChunk.apply(step_rule, queries, *chunk, *weights, *momenta)
+    return answers, errors, tuple(state[: len(weights)]), tuple(state[len(weights) :])
 
 
 class _ReadAndWriteChunk(torch.autograd.Function):
@@ -58,16 +58,31 @@ class _ReadAndWriteChunk(torch.autograd.Function):
         # None stands for what nobody used, such as the state after a call's last chunk.
         ctx.set_materialize_grads(False)
         chunk, weights, momenta = _take_apart(tensors)
-        answers, weights, momenta = read_and_write_chunk(weights, momenta, chunk, queries, step_rule)
-        return answers, *weights, *momenta
+        answers, errors, weights, momenta = read_and_write_chunk(weights, momenta, chunk, queries, step_rule)
+        ctx.mark_non_differentiable(errors)
+        return answers, errors, *weights, *momenta
 
     @staticmethod
     @once_differentiable
-    def backward(ctx, *gradients):
+    def backward(ctx, grad_answers, _, *grad_state):
         queries, *tensors = ctx.saved_tensors
+        chunk, weights, momenta = _take_apart(tensors)
+        grad_weights, grad_momenta = grad_state[: len(weights)], grad_state[len(weights) :]
+        # A fresh memory has no momentum.
+        of_momenta = any(ctx.needs_input_grad[-len(momenta) :])
         # A backward pass may be called within autocast, though the forward pass was not.
         with without_autocast(tensors[0]):
-            return None, *_chunk_backward(queries, *_take_apart(tensors), ctx.step_rule, *gradients)
+            grad_queries, grad_chunk = None, [None] * len(chunk)
+            if any(gradient is not None for gradient in grad_state):
+                grad_chunk, grad_weights, grad_momenta = _write_backward(
+                    weights, momenta, chunk, ctx.step_rule, grad_weights, grad_momenta, of_momenta
+                )
+            else:
+                grad_weights = list(grad_weights)
+            if grad_answers is not None:
+                inputs, outputs = hidden_pass(weights, queries.contiguous())
+                grad_queries = _up_backward(weights, inputs, outputs, grad_answers.contiguous(), grad_weights)
+        return None, grad_queries, *grad_chunk, *grad_weights, *grad_momenta
 
 
 def _take_apart(tensors) -> tuple[MemoryChunk, tuple[Tensor, ...], tuple[Tensor, ...]]:
@@ -77,28 +92,7 @@ def _take_apart(tensors) -> tuple[MemoryChunk, tuple[Tensor, ...], tuple[Tensor,
     return MemoryChunk(*tensors[:count]), tuple(tensors[count : count + depth]), tuple(tensors[count + depth :])
 
 
-def _zeros_like(tensor: Tensor) -> Tensor:
-    # Contiguous, to be added to in place; what goes in may be an expanded or transposed view.
-    return torch.zeros_like(tensor, memory_format=torch.contiguous_format)
-
-
-def _chunk_backward(queries, chunk, weights, momenta, step_rule, grad_answers, *grad_state) -> list[Tensor | None]:
-    """The gradients of queries, chunk, weights and momenta, in the order of the arguments of `apply`."""
-    grad_weights, grad_momenta = grad_state[: len(weights)], grad_state[len(weights) :]
-    grad_queries, grad_chunk = None, [None] * len(chunk)
-    if any(gradient is not None for gradient in grad_state):
-        grad_chunk, grad_weights, grad_momenta = _write_backward(
-            weights, momenta, chunk, step_rule, grad_weights, grad_momenta
-        )
-    else:
-        grad_weights = list(map(_zeros_like, weights))
-    if grad_answers is not None:
-        inputs, outputs = hidden_pass(weights, queries.contiguous())
-        grad_queries = _up_backward(weights, inputs, outputs, grad_answers.contiguous(), grad_weights)
-    return [grad_queries, *grad_chunk, *grad_weights, *grad_momenta]
-
-
-def _write_backward(weights, momenta, chunk, step_rule, grad_weights, grad_momenta):
+def _write_backward(weights, momenta, chunk, step_rule, grad_weights, grad_momenta, of_momenta):
     """The gradients of the chunk, and of weights and momenta before it, from those after it (None is zero)."""
     inputs, outputs = hidden_pass(weights, chunk.keys.contiguous())
     raised, deltas = [], [inputs[-1] @ weights[-1] - chunk.values]  # raised: delta_{l+1} W_{l+1}^T
@@ -107,57 +101,76 @@ def _write_backward(weights, momenta, chunk, step_rule, grad_weights, grad_momen
         deltas.insert(0, _silu_backward(raised[0], output))
     bounds = curvature_bounds(weights, inputs) if step_rule == "normalized" else None
 
-    grad_inputs, grad_deltas = list(map(_zeros_like, inputs)), list(map(_zeros_like, deltas))
-    factors = torch.cat([chunk.to_weights, chunk.to_momentum], dim=-1)
-    grad_factors, grad_bounds = torch.zeros_like(factors), []
+    factors = torch.cat([chunk.to_weights, chunk.to_momentum], dim=-1).neg_()
+    grad_inputs, grad_deltas, grad_factors, grad_bounds = [], [], torch.zeros_like(factors), []
     for layer, grad_sums in enumerate(zip(grad_weights, grad_momenta)):
         scaled = factors if bounds is None else factors / bounds[layer]
-        tokens = inputs[layer], deltas[layer], scaled
-        grad_scaled = _sums_backward(*tokens, grad_sums, grad_inputs[layer], grad_deltas[layer])
+        grad_input, grad_delta, grad_scaled = _sums_backward(inputs[layer], deltas[layer], scaled, grad_sums)
         if bounds is not None:
             grad_scaled /= bounds[layer]
             grad_bounds.append(-_dot(grad_scaled, scaled))
         grad_factors += grad_scaled
+        grad_inputs.append(grad_input)
+        grad_deltas.append(grad_delta)
 
-    grad_weights, grad_momenta, *of_chunk = _state_backward(weights, momenta, chunk, grad_weights, grad_momenta)
+    grad_weights, grad_momenta, *of_chunk = _state_backward(
+        weights, momenta, chunk, grad_weights, grad_momenta, of_momenta
+    )
     if bounds is not None:
         _bounds_backward(weights, inputs, grad_bounds, grad_inputs, grad_weights)
     grad_outputs = _down_backward(weights, inputs, outputs, raised, deltas, grad_deltas, grad_weights)
+    grad_values = -grad_deltas[-1]
     grad_keys = _up_backward(weights, inputs, outputs, grad_deltas[-1], grad_weights, grad_inputs, grad_outputs)
-    return (grad_keys, -grad_deltas[-1], *grad_factors.split(1, dim=-1), *of_chunk), grad_weights, grad_momenta
+    return (grad_keys, grad_values, *grad_factors.neg_().split(1, dim=-1), *of_chunk), grad_weights, grad_momenta
 
 
-def _sums_backward(inputs, deltas, factors, grad_sums, grad_inputs, grad_deltas) -> Tensor:
-    """Of ``-sum_i f_i x_i^T delta_i`` for both columns f: the gradient of f; those of x and delta are added."""
+def _sums_backward(inputs, deltas, factors, grad_sums):
+    """Of ``sum_i f_i x_i^T delta_i`` for both columns f: the gradients of x, delta and f."""
+    grad_inputs = grad_deltas = None
     grad_factors = torch.zeros_like(factors)
     for column, grad_sum in enumerate(grad_sums):
         if grad_sum is not None:
             factor = factors[..., column, None]
             product = inputs @ grad_sum
-            grad_deltas.addcmul_(product, factor, value=-1)
-            add_product(grad_inputs, deltas * factor, grad_sum.mT, sign=-1)
-            grad_factors[..., column] = product.mul_(deltas).sum(-1).neg_()
-    return grad_factors
+            grad_deltas = _add(grad_deltas, product, factor)
+            grad_factors[..., column] = product.mul_(deltas).sum(-1)
+            grad_inputs = _add_product(grad_inputs, torch.mul(deltas, factor, out=product), grad_sum.mT)
+    if grad_deltas is None:
+        return torch.zeros_like(inputs), torch.zeros_like(deltas), grad_factors
+    return grad_inputs, grad_deltas, grad_factors
 
 
-def _state_backward(weights, momenta, chunk, grad_weights, grad_momenta):
+def _state_backward(weights, momenta, chunk, grad_weights, grad_momenta, with_momenta):
     """Of ``A W + b S`` and ``m S``: the gradients of all W, all S, A, b and m."""
-    of_weights, of_momenta = list(map(_zeros_like, weights)), list(map(_zeros_like, momenta))
-    of_keep, of_carry, of_decay = map(_zeros_like, (chunk.keep, chunk.carry, chunk.decay))
-    for layer, (weight, momentum) in enumerate(zip(weights, momenta)):
-        if grad_weights[layer] is not None:
-            of_weights[layer].addcmul_(grad_weights[layer], chunk.keep)
-            of_momenta[layer].addcmul_(grad_weights[layer], chunk.carry)
-            of_keep += _dot(grad_weights[layer], weight)
-            of_carry += _dot(grad_weights[layer], momentum)
-        if grad_momenta[layer] is not None:
-            of_momenta[layer].addcmul_(grad_momenta[layer], chunk.decay)
-            of_decay += _dot(grad_momenta[layer], momentum)
+    of_weights, of_momenta = [None] * len(weights), [None] * len(momenta)
+    of_keep, of_carry, of_decay = map(torch.zeros_like, (chunk.keep, chunk.carry, chunk.decay))
+    for layer, (grad_weight, grad_momentum) in enumerate(zip(grad_weights, grad_momenta)):
+        products = torch.empty_like(weights[layer], memory_format=torch.contiguous_format)
+        if grad_momentum is not None:
+            of_decay += _dot(grad_momentum, momenta[layer], out=products)
+        if grad_weight is not None:
+            of_carry += _dot(grad_weight, momenta[layer], out=products)
+            of_keep += _dot(grad_weight, weights[layer], out=products)
+            of_weights[layer] = torch.mul(grad_weight, chunk.keep, out=products)
+        if with_momenta:
+            of_momenta[layer] = _add(_add(None, grad_weight, chunk.carry), grad_momentum, chunk.decay)
     return of_weights, of_momenta, of_keep, of_carry, of_decay
 
 
-def _dot(a: Tensor, b: Tensor) -> Tensor:
-    return (a * b).sum((-2, -1), keepdim=True)
+def _dot(a: Tensor, b: Tensor, *, out: Tensor | None = None) -> Tensor:
+    return torch.mul(a, b, out=out).sum((-2, -1), keepdim=True)
+
+
+def _add(total: Tensor | None, tensor: Tensor | None, factor: Tensor) -> Tensor | None:
+    """``total + tensor * factor``, in place; None is zero."""
+    if tensor is None:
+        return total
+    return tensor * factor if total is None else total.addcmul_(tensor, factor)
+
+
+def _add_product(total: Tensor | None, left: Tensor, right: Tensor) -> Tensor:
+    """``total + left @ right``, in place; None is zero."""
+    return left @ right if total is None else add_product(total, left, right)
 
 
 def _bounds_backward(weights, inputs, grad_bounds, grad_inputs, grad_weights) -> None:
@@ -173,7 +186,8 @@ def _bounds_backward(weights, inputs, grad_bounds, grad_inputs, grad_weights) ->
     grad_behind = 0  # of p_{l+1} ... p_L, from the bounds before
     for layer, (x, grad_bound) in enumerate(zip(inputs, grad_bounds)):
         if layer:
-            grad_weights[layer].addcmul_(weights[layer], 2 * SILU_SLOPE_SQUARED * grad_behind * behind[layer])
+            factor = 2 * SILU_SLOPE_SQUARED * grad_behind * behind[layer]
+            grad_weights[layer] = _add(grad_weights[layer], weights[layer], factor)
             grad_behind = grad_behind * slopes[layer - 1]
         norms = torch.linalg.vector_norm(x, dim=-1, keepdim=True)
         largest = norms.amax(2, keepdim=True)
@@ -189,9 +203,11 @@ def _down_backward(weights, inputs, outputs, raised, deltas, grad_deltas, grad_w
     for layer, output in enumerate(outputs):
         # s'' = sigmoid' (2 + z - 2 s(z))
         bend = torch.sub(output, inputs[layer + 1], alpha=2).add_(2)
-        grad_outputs.append(_sigmoid_backward(grad_deltas[layer] * raised[layer], torch.sigmoid(output)).mul_(bend))
+        grad_outputs.append(
+            _sigmoid_backward(bend.mul_(raised[layer]).mul_(grad_deltas[layer]), torch.sigmoid(output))
+        )
         grad_raised = _silu_backward(grad_deltas[layer], output)
-        add_product(grad_weights[layer + 1], grad_raised.mT, deltas[layer + 1])
+        grad_weights[layer + 1] = _add_product(grad_weights[layer + 1], grad_raised.mT, deltas[layer + 1])
         add_product(grad_deltas[layer + 1], grad_raised, weights[layer + 1])
     return grad_outputs
 
@@ -202,11 +218,9 @@ def _up_backward(weights, inputs, outputs, grad_output, grad_weights, grad_input
     `grad_inputs` and `grad_outputs` are what the gradients of each x, and of each z but the last, consist of besides.
     """
     for layer in range(len(weights) - 1, -1, -1):
-        add_product(grad_weights[layer], inputs[layer].mT, grad_output)
-        if grad_inputs is None:
-            grad_input = grad_output @ weights[layer].mT
-        else:
-            grad_input = add_product(grad_inputs[layer], grad_output, weights[layer].mT)
+        grad_weights[layer] = _add_product(grad_weights[layer], inputs[layer].mT, grad_output)
+        total = None if grad_inputs is None else grad_inputs[layer]
+        grad_input = _add_product(total, grad_output, weights[layer].mT)
         if layer:
             grad_output = _silu_backward(grad_input, outputs[layer - 1])
             if grad_outputs is not None:

@@ -16,6 +16,7 @@ import math
 
 import torch
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
 
@@ -33,8 +34,53 @@ def norm_bound(matrix: Tensor) -> float:
 
 def limit_norm(matrix: Tensor) -> Tensor:
     """The matrix (..., d_in, d_out), scaled down to `norm_bound` in the Frobenius norm where it is larger."""
+    return matrix * _scale(matrix)
+
+
+def _scale(matrix: Tensor) -> Tensor:
     norm = torch.linalg.vector_norm(matrix, dim=(-2, -1), keepdim=True)
-    return matrix * (norm_bound(matrix) / norm.clamp(min=torch.finfo(norm.dtype).tiny)).clamp(max=1.0)
+    return (norm_bound(matrix) / norm.clamp(min=torch.finfo(norm.dtype).tiny)).clamp(max=1.0)
+
+
+def settle(matrices: tuple[Tensor, ...], *, limit: bool, in_place: bool = False) -> tuple[Tensor, ...]:
+    """What a call leaves of matrices (..., d_in, d_out): without tiny entries and, with `limit`, within their norms.
+
+    `in_place` overwrites them, where no gradients are wanted.
+    """
+    if in_place:
+        for matrix in matrices:
+            torch.hardshrink(matrix.mul_(_scale(matrix)) if limit else matrix, SMALLEST_ENTRY, out=matrix)
+        return matrices
+    if limit and torch.is_grad_enabled() and not torch.compiler.is_compiling():
+        return _Settle.apply(*matrices)
+    return tuple(without_tiny(limit_norm(matrix) if limit else matrix, SMALLEST_ENTRY) for matrix in matrices)
+
+
+class _Settle(torch.autograd.Function):
+    """`settle` with the limit, of which only the results are kept: they are what the next call starts from."""
+
+    @staticmethod
+    def forward(ctx, *matrices):
+        scales = [_scale(matrix) for matrix in matrices]
+        settled = [F.hardshrink(matrix * scale, SMALLEST_ENTRY) for matrix, scale in zip(matrices, scales)]
+        ctx.save_for_backward(*settled, *scales)
+        ctx.set_materialize_grads(False)
+        return tuple(settled)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, *gradients):
+        settled, scales = ctx.saved_tensors[: len(gradients)], ctx.saved_tensors[len(gradients) :]
+        return tuple(map(_settle_backward, gradients, settled, scales))
+
+
+def _settle_backward(gradient: Tensor | None, settled: Tensor, scale: Tensor) -> Tensor | None:
+    if gradient is None:
+        return None
+    # On the sphere of radius R, the part of the gradient along the matrix is lost.
+    lost = (scale < 1).to(scale.dtype) / norm_bound(settled) ** 2
+    along = (gradient * settled).sum((-2, -1), keepdim=True) * -lost
+    return torch.addcmul(gradient, settled, along).mul_(scale)
 
 
 def is_within_bounds(matrices: tuple[Tensor, ...]) -> Tensor:

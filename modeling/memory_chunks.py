@@ -7,7 +7,6 @@ weights. What the gates do to them can therefore be known for all chunks before 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
@@ -29,74 +28,41 @@ class MemoryChunk(NamedTuple):
     carry: Tensor
     decay: Tensor
 
+    def without(self, streams: Tensor) -> MemoryChunk:
+        """The chunk with no token in those streams, (streams,) bool: it leaves their state as it is."""
+        absent = streams[:, None, None, None]
+        identity = (0.0, 0.0, 0.0, 0.0, 1.0, 0.0, 1.0)
+        return MemoryChunk(*(tensor.masked_fill(absent, value) for tensor, value in zip(self, identity)))
 
-@dataclass
-class MemoryChunks:
-    """The written tokens of a call, packed to the front of each stream and cut into chunks.
 
-    keys, values: (streams, heads, chunks, chunk_size, head_dim), zero where there is no token; to_weights,
-    to_momentum: (streams, heads, chunks, chunk_size), the factors c and e of each token's gradient; keep, carry,
-    decay: (streams, heads, chunks), the factors A, b and m of a whole chunk.
+def cut_into_chunks(
+    keys: Tensor,
+    values: Tensor,
+    *,
+    forget: Tensor,
+    momentum: Tensor,
+    step: Tensor,
+    written: Tensor | None,
+    chunk_size: int,
+    step_rule: str,
+) -> list[MemoryChunk]:
+    """The tokens of a call, chunk by chunk; arguments as those of `neural_memory.write_memory`, in one dtype.
+
+    Args:
+        written: (streams, tokens) bool, a number of True and then False; keys and values are zero where it is False,
+            and gates are finite. None: all are written.
     """
-
-    keys: Tensor
-    values: Tensor
-    to_weights: Tensor
-    to_momentum: Tensor
-    keep: Tensor
-    carry: Tensor
-    decay: Tensor
-    order: Tensor | None
-    tokens: int
-    chunk_size: int
-
-    @property
-    def count(self) -> int:
-        return self.keys.shape[2]
-
-    def unbind(self) -> list[MemoryChunk]:
-        """The chunks one by one; taken apart at once, since a backward pass puts them together again at once."""
-        # The gradient of the squared error is twice the error, which is counted here, where it is cheap.
-        factors = [2 * factor[..., None] for factor in (self.to_weights, self.to_momentum)]
-        of_chunks = [factor[..., None, None] for factor in (self.keep, self.carry, self.decay)]
-        parts = (tensor.unbind(2) for tensor in (self.keys, self.values, *factors, *of_chunks))
-        return [MemoryChunk(*chunk) for chunk in zip(*parts)]
-
-    @classmethod
-    def pack(cls, keys, values, gates, mask, chunk_size, step_rule, *, dtype) -> MemoryChunks:
-        """Pack the arguments of `write_memory`, in `dtype`."""
-        tokens = keys.shape[2]
-        # A stable sort brings the written tokens to the front, in order, with shapes that do not depend on the mask.
-        order = None if mask is None else torch.argsort(~mask, dim=1, stable=True)
-        ones = torch.ones((keys.shape[0], tokens), dtype=dtype, device=keys.device) if mask is None else mask.to(dtype)
-        chunk_size = min(chunk_size, max(tokens, 1))
-
-        def cut(tensor):
-            return _cut_into_chunks(_reorder(tensor.to(dtype), order), chunk_size)
-
-        written = cut(ones[:, None])
-
-        def cut_written(tensor):
-            # What a masked token holds must not matter, not even where it is infinite.
-            absent = written == 0 if tensor.dim() == 3 else (written == 0)[..., None]
-            return cut(tensor) if mask is None else cut(tensor).masked_fill(absent, 0)
-
-        forget, momentum, step = (cut_written(gates[name]) for name in ("forget", "momentum", "step"))
-        if step_rule == "normalized":
-            step = step * (1 - momentum) / written.sum(-1, keepdim=True).clamp(min=1)
-        step = step * written
-        to_weights, to_momentum, chunk = _linear_recurrence(forget, momentum, written)
-        keys, values = cut_written(keys), cut_written(values)
-        return cls(keys, values, step * to_weights, step * to_momentum, *chunk, order, tokens, chunk_size)
-
-    def pack_tokens(self, tensor: Tensor) -> Tensor:
-        """(streams, heads, tokens, ...) -> (streams, heads, chunks, chunk_size, ...), as the keys were packed."""
-        return _cut_into_chunks(_reorder(tensor.to(self.keys.dtype), self.order), self.chunk_size)
-
-    def unpack_tokens(self, tensor: Tensor) -> Tensor:
-        """What `pack_tokens` did, undone."""
-        packed = tensor.flatten(2, 3)[:, :, : self.tokens]
-        return packed if self.order is None else _reorder(packed, torch.argsort(self.order, dim=1))
+    ones = torch.ones_like(keys[:, :1, :, 0]) if written is None else written[:, None].to(keys.dtype)
+    ones, forget, momentum, step = (cut_tokens(tensor, chunk_size) for tensor in (ones, forget, momentum, step))
+    if step_rule == "normalized":
+        step = step * (1 - momentum) / ones.sum(-1, keepdim=True).clamp(min=1)
+    # The gradient of the squared error is twice the error, which is counted here, where it is cheap.
+    step = 2 * step * ones
+    to_weights, to_momentum, of_chunk = _linear_recurrence(forget, momentum, ones)
+    factors = [(step * factor)[..., None] for factor in (to_weights, to_momentum)]
+    tensors = cut_tokens(keys, chunk_size), cut_tokens(values, chunk_size), *factors, *of_chunk
+    # Taken apart at once, since a backward pass puts them together again at once.
+    return [MemoryChunk(*parts) for parts in zip(*(tensor.unbind(2) for tensor in tensors))]
 
 
 def _linear_recurrence(forget: Tensor, momentum: Tensor, written: Tensor):
@@ -111,7 +77,7 @@ def _linear_recurrence(forget: Tensor, momentum: Tensor, written: Tensor):
 
     Returns:
         The factors (to M, to S) of a gradient that enters at token i, each (streams, heads, chunks, chunk_size), and
-        the three factors (A, b, m) of the whole chunk, each (streams, heads, chunks).
+        the three factors (A, b, m) of the whole chunk, each (streams, heads, chunks, 1, 1).
     """
     # Both factors that stand on the diagonal, one beside the other.
     diagonal = 1 - torch.stack([forget, 1 - momentum]) * written
@@ -127,20 +93,14 @@ def _linear_recurrence(forget: Tensor, momentum: Tensor, written: Tensor):
     diagonal, carry = (without_tiny(factor, SMALLEST_FACTOR) for factor in (diagonal, carry))
     after_keep, after_decay = F.pad(diagonal[..., 1:], (0, 1), value=1.0)
     after_carry = F.pad(carry[..., 1:], (0, 1))
-    return after_keep + after_carry, after_decay, (diagonal[0, ..., 0], carry[..., 0], diagonal[1, ..., 0])
+    (keep, decay), carry = diagonal[..., :1, None], carry[..., :1, None]
+    return after_keep + after_carry, after_decay, (keep, carry, decay)
 
 
-def _reorder(tensor: Tensor, order: Tensor | None) -> Tensor:
-    """`tensor` (streams, heads, tokens, ...) with the tokens of each stream in `order` (streams, tokens)."""
-    if order is None:
-        return tensor
-    index = order[:, None].reshape(order.shape[0], 1, order.shape[1], *[1] * (tensor.dim() - 3))
-    return torch.take_along_dim(tensor, index, dim=2)
-
-
-def _cut_into_chunks(tensor: Tensor, chunk_size: int) -> Tensor:
+def cut_tokens(tensor: Tensor, chunk_size: int) -> Tensor:
     """(streams, heads, tokens, ...) -> (streams, heads, chunks, chunk_size, ...), the last chunk filled with zeros."""
     tokens = tensor.shape[2]
+    chunk_size = min(chunk_size, max(tokens, 1))
     chunks = math.ceil(tokens / chunk_size)
     missing = chunks * chunk_size - tokens
     if missing:

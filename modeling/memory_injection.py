@@ -27,8 +27,9 @@ class MemoryCall:
 
     Attributes:
         transaction: the view of the cache; None: the host is left alone.
-        positions, mask: (rows, capacity) the audio positions of each row, first and in order, and which entries
-            are audio; None where the call holds no audio.
+        positions: (rows, capacity) where the audio of each row is in the flattened (rows * sequence_length), in order
+            and followed by other positions; rows in the order of the transaction. None where the call holds no audio.
+        lengths: (rows,) how many of a row's positions are audio.
         sequence_length: of the input ids.
         needs_gradients: whether gradients were enabled when the call began.
         logits_to_keep: last positions that the output head is applied to; 0 = all.
@@ -40,7 +41,7 @@ class MemoryCall:
     transaction: MemoryTransaction | None
     sequence_length: int
     positions: Tensor | None = None
-    mask: Tensor | None = None
+    lengths: Tensor | None = None
     needs_gradients: bool = field(default_factory=torch.is_grad_enabled)
     logits_to_keep: int = 0
     last_positions: Tensor | None = None
@@ -59,10 +60,12 @@ class MemoryCall:
         # Compiled code must not look at values: it keeps room for every position.
         capacity = self.sequence_length if torch.compiler.is_compiling() else int(counts.max())
         if capacity:
-            self.positions = torch.argsort(~is_audio, dim=1, stable=True)[:, :capacity]
-            self.mask = torch.arange(capacity, device=counts.device) < counts[:, None]
+            first = torch.arange(len(counts), device=counts.device)[:, None] * self.sequence_length
+            self.positions = torch.argsort(~is_audio, dim=1, stable=True)[:, :capacity] + first
+            self.lengths = counts
             if self.transaction is not None:
                 self.transaction.stage_tokens(counts)
+                self.positions, self.lengths = map(self.transaction.turn_by_turn, (self.positions, counts))
 
 
 class BlockHook:
@@ -92,19 +95,20 @@ class BlockHook:
                 "Checkpointing with use_reentrant=True loses the gradients of what is written where transformers "
                 "(before 5.23) runs hooks inside it: use use_reentrant=False."
             )
-        index = call.positions.to(hidden_states.device)[..., None].expand(-1, -1, hidden_states.shape[-1])
+        positions, of_positions = call.positions.to(hidden_states.device), hidden_states.flatten(0, 1)
         # Looked up at call time: PEFT replaces modules that it trains.
         layer = self.model.titans_memory.layers[self.layer_idx]
         memory = layer(
-            hidden_states.gather(1, index),
+            of_positions.index_select(0, positions.flatten()).unflatten(0, positions.shape),
             functools.partial(call.transaction.read, self.layer_idx),
-            mask=call.mask.to(hidden_states.device),
+            lengths=call.lengths.to(hidden_states.device),
             turns=call.transaction.turns,
             write=call.transaction.write,
         )
         call.transaction.stage(self.layer_idx, memory.state, is_rejected=memory.is_rejected)
-        call.surprise.append(memory.surprise)
-        extended = hidden_states.scatter_add(1, index, memory.residual.to(hidden_states))
+        call.surprise.append(call.transaction.row_by_row(memory.surprise))
+        residual = memory.residual.to(hidden_states).flatten(0, 1)
+        extended = of_positions.index_add(0, positions.flatten(), residual).view(hidden_states.shape)
         if self.hidden_states_index is not None:
             extended = versions.select_scatter(extended, dim=0, index=self.hidden_states_index)
         return (extended, *output[1:]) if isinstance(output, tuple) else extended

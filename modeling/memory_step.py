@@ -26,7 +26,7 @@ def read_and_write_chunk(
     step_rule: str,
     *,
     in_place: bool = False,
-) -> tuple[Tensor | None, tuple[Tensor, ...], tuple[Tensor, ...]]:
+) -> tuple[Tensor | None, Tensor, tuple[Tensor, ...], tuple[Tensor, ...]]:
     """Read a chunk's queries before it is written, and write it.
 
     ``M_n = A M_0 + b S_0 - sum_i c_i g_i`` and ``S_n = m S_0 - sum_i e_i g_i`` with the gradients g at M_0.
@@ -39,19 +39,15 @@ def read_and_write_chunk(
         in_place: overwrite M_0 and S_0.
 
     Returns:
-        What the queries read, or None; M_n; S_n.
+        What the queries read, or None; the errors ``M_0(k) - v`` of the chunk's tokens, without a gradient; M_n; S_n.
     """
-    if queries is None:
-        answers = None
-        inputs, outputs = hidden_pass(weights, chunk.keys)
-        predictions = inputs[-1] @ weights[-1]
-    else:
-        # Reading and writing begin alike, so they share the products.
-        counts = [chunk.keys.shape[2], queries.shape[2]]
-        inputs, outputs = hidden_pass(weights, torch.cat([chunk.keys, queries], dim=2))
-        predictions, answers = (inputs[-1] @ weights[-1]).split(counts, dim=2)
-        inputs, outputs = ([tensor.split(counts, dim=2)[0] for tensor in tensors] for tensors in (inputs, outputs))
-    deltas = half_gradients(weights, inputs, outputs, predictions - chunk.values)
+    answers = None
+    if queries is not None:
+        inputs, _ = hidden_pass(weights, queries)
+        answers = inputs[-1] @ weights[-1]
+    inputs, outputs = hidden_pass(weights, chunk.keys)
+    errors = (inputs[-1] @ weights[-1]).sub_(chunk.values)
+    deltas = half_gradients(weights, inputs, outputs, errors)
     bounds = curvature_bounds(weights, inputs) if step_rule == "normalized" else None
     new_weights, new_momenta = [], []
     for layer, (weight, momentum) in enumerate(zip(weights, momenta)):
@@ -61,11 +57,11 @@ def read_and_write_chunk(
         if in_place:
             weight, momentum = weight.mul_(chunk.keep).addcmul_(momentum, chunk.carry), momentum.mul_(chunk.decay)
         else:
-            weight, momentum = torch.addcmul(weight * chunk.keep, momentum, chunk.carry), momentum * chunk.decay
+            weight, momentum = (weight * chunk.keep).addcmul_(momentum, chunk.carry), momentum * chunk.decay
         keys = inputs[layer].mT
         new_weights.append(add_product(weight, keys, to_weights * deltas[layer], sign=-1))
         new_momenta.append(add_product(momentum, keys, to_momentum * deltas[layer], sign=-1))
-    return answers, tuple(new_weights), tuple(new_momenta)
+    return answers, errors.detach(), tuple(new_weights), tuple(new_momenta)
 
 
 def without_autocast(tensor: Tensor) -> contextlib.AbstractContextManager:
@@ -95,10 +91,15 @@ def half_gradients(
     """Half the gradient of each token's loss by what each matrix gives, (streams, heads, tokens, d_out)."""
     deltas = [errors]
     for layer in range(len(weights) - 1, 0, -1):
-        sigmoid = torch.sigmoid(outputs[layer - 1])
-        slope = torch.addcmul(sigmoid, inputs[layer], 1 - sigmoid)  # of SiLU, whose value is the next matrix's input
-        deltas.insert(0, (deltas[0] @ weights[layer].mT) * slope)
+        deltas.insert(0, _silu_backward(deltas[0] @ weights[layer].mT, outputs[layer - 1]))
     return deltas
+
+
+def _silu_backward(gradient: Tensor, inputs: Tensor) -> Tensor:
+    if not torch.is_grad_enabled():
+        return torch.ops.aten.silu_backward(gradient, inputs)  # one pass, which has no gradient itself
+    sigmoid = torch.sigmoid(inputs)
+    return gradient * torch.addcmul(sigmoid, inputs * sigmoid, 1 - sigmoid)
 
 
 def curvature_bounds(weights: tuple[Tensor, ...], inputs: list[Tensor]) -> list[Tensor]:

@@ -31,8 +31,9 @@ class MemoryTransaction:
         weights_fingerprint: of the memory that reads and writes; None: not known.
 
     Attributes:
-        turns: for `TitansMemoryLayer`: the rows of each stream's first turn, second turn, ...; None if each row is the
-            only turn of a stream.
+        row_order: (rows,) the rows of the streams' first turns, then of their second ones, ...; None if each row is
+            the only turn of a stream.
+        turns: how many streams have a first turn, a second one, ..., as `TitansMemoryLayer` takes it; None likewise.
 
     Raises:
         ValueError: for ids of a wrong shape or type, more conversations or speakers than the cache has room for, or a
@@ -69,9 +70,9 @@ class MemoryTransaction:
         self._row_streams = torch.tensor(streams)
         if not write or len(set(streams)) == rows:
             # Rows that do not write cannot be each other's history: all of them read the state before the call.
-            order, self.turns = streams, None
+            order, self.row_order, self.turns = streams, None, None
         else:
-            order, self.turns = _schedule(streams)
+            order, self.row_order, self.turns = _schedule(streams)
         self._streams_in_order = torch.tensor(order)
         # Known without a look at a tensor, which compiled code must not take.
         self._is_whole_cache = order == list(range(len(cache.turns)))
@@ -121,7 +122,16 @@ class MemoryTransaction:
         """Let each row stand for `copies` rows that are alike, as beams are: the first of them is what is written."""
         self.copies *= copies
         if self.turns is not None:
-            self.turns = [_repeat(rows, copies) for rows in self.turns]
+            self.turns = [count * copies for count in self.turns]
+            self.row_order = (self.row_order[:, None] * copies + torch.arange(copies)).flatten()
+
+    def turn_by_turn(self, tensor: Tensor) -> Tensor:
+        """(rows, ...) in the order of `row_order`."""
+        return tensor if self.row_order is None else tensor[self.row_order.to(tensor.device)]
+
+    def row_by_row(self, tensor: Tensor) -> Tensor:
+        """What `turn_by_turn` did, undone."""
+        return tensor if self.row_order is None else tensor[torch.argsort(self.row_order).to(tensor.device)]
 
     def audio_between(self, start: int, length: int) -> Tensor:
         """(rows * copies, length) bool, where the prompt's sound is among the positions from `start` on.
@@ -139,11 +149,11 @@ class MemoryTransaction:
         return state if self.copies == 1 else state.map(lambda tensor: tensor.repeat_interleave(self.copies, dim=0))
 
     def stage(self, layer_idx: int, state: NeuralMemoryState, *, is_rejected: Tensor | None = None) -> None:
-        """Keep the state after the call, of the same streams, for `commit`; and which rows' turns it leaves out."""
+        """Keep the state after the call, of the same streams, for `commit`; and which turns it leaves out."""
         if self.write and not self.is_closed:
             self._staged[layer_idx] = state[:: self.copies] if self.copies > 1 else state
             if is_rejected is not None:
-                self._rejected[layer_idx] = is_rejected[:: self.copies]
+                self._rejected[layer_idx] = self.row_by_row(is_rejected)[:: self.copies]
 
     def stage_tokens(self, tokens: Tensor) -> None:
         """Keep the number of written tokens of each row, (rows,)."""
@@ -197,19 +207,15 @@ class MemoryTransaction:
         return twin
 
 
-def _schedule(streams: list[int]) -> tuple[list[int], list[Tensor]]:
-    """The distinct streams, those with most turns first, and for each turn the rows of the streams that have it."""
+def _schedule(streams: list[int]) -> tuple[list[int], Tensor, list[int]]:
+    """The distinct streams, those with most turns first; the rows turn by turn; how many rows each turn has."""
     rows_of: dict[int, list[int]] = {}
     for row, stream in enumerate(streams):
         rows_of.setdefault(stream, []).append(row)
     order = sorted(rows_of, key=lambda stream: -len(rows_of[stream]))
     longest = len(rows_of[order[0]])
     turns = [[rows_of[s][t] for s in order if t < len(rows_of[s])] for t in range(longest)]
-    return order, [torch.tensor(rows) for rows in turns]
-
-
-def _repeat(rows: Tensor, copies: int) -> Tensor:
-    return (rows[:, None] * copies + torch.arange(copies)).flatten()
+    return order, torch.tensor([row for rows in turns for row in rows]), [len(rows) for rows in turns]
 
 
 def _as_list(ids: Tensor | Sequence[int] | None, rows: int, name: str) -> list[int] | None:

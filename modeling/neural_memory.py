@@ -18,13 +18,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import zip_longest
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from .memory_backward import read_and_write_chunk_by_hand
-from .memory_bounds import SMALLEST_ENTRY, limit_norm, without_tiny
-from .memory_chunks import MemoryChunks
+from .memory_bounds import settle
+from .memory_chunks import MemoryChunk, cut_into_chunks, cut_tokens
 from .memory_step import hidden_pass, read_and_write_chunk
 
 
@@ -118,8 +120,9 @@ def write_memory(
     """
     gates = {"forget": forget, "momentum": momentum, "step": step}
     _check_inputs(state, keys, values, gates, mask, chunk_size, step_rule)
-    chunks = MemoryChunks.pack(keys, values, gates, mask, chunk_size, step_rule, dtype=_state_dtype(state, keys))
-    return _write_chunks(state, chunks, step_rule)
+    keys, values, gates, written, _ = _pack(state, keys, values, gates, mask)
+    chunks = cut_into_chunks(keys, values, **gates, written=written, chunk_size=chunk_size, step_rule=step_rule)
+    return write_chunks(state, chunks, step_rule).state
 
 
 def read_and_write_memory(
@@ -152,52 +155,95 @@ def read_and_write_memory(
     if read not in READ_ORDERS:
         raise ValueError(f"read must be one of {READ_ORDERS}, got {read!r}.")
     gates = {"forget": forget, "momentum": momentum, "step": step}
-    write = {"mask": mask, "chunk_size": chunk_size, "step_rule": step_rule}
+    _check_inputs(state, keys, values, gates, mask, chunk_size, step_rule)
     if read == "history":
+        write = {"mask": mask, "chunk_size": chunk_size, "step_rule": step_rule}
         return read_memory(state.weights, queries), write_memory(state, keys, values, **gates, **write)
-
-    _check_inputs(state, keys, values, gates, **write)
     if queries.shape != keys.shape:
         raise ValueError(f"queries must have the shape of the keys, {tuple(keys.shape)}, got {tuple(queries.shape)}.")
-    chunks = MemoryChunks.pack(keys, values, gates, mask, chunk_size, step_rule, dtype=_state_dtype(state, keys))
-    packed_queries = chunks.pack_tokens(queries)
-    answers = []
-    state = _write_chunks(state, chunks, step_rule, queries=packed_queries, answers=answers)
-    if not answers:
-        return torch.zeros_like(queries, dtype=chunks.keys.dtype), state
-    return chunks.unpack_tokens(torch.stack(answers, dim=2)), state
+    keys, values, gates, written, order = _pack(state, keys, values, gates, mask)
+    queries = _reorder(queries.to(keys.dtype), order)
+    chunks = cut_into_chunks(keys, values, **gates, written=written, chunk_size=chunk_size, step_rule=step_rule)
+    answers, _, state = write_chunks(state, chunks, step_rule, cut_tokens(queries, chunk_size).unbind(2))
+    if answers is None:
+        return torch.zeros_like(queries), state
+    answers = answers[:, :, : queries.shape[2]]
+    return answers if order is None else _reorder(answers, torch.argsort(order, dim=1)), state
 
 
-def _write_chunks(
+class WrittenChunks(NamedTuple):
+    """What `write_chunks` gives.
+
+    Attributes:
+        answers: (streams, heads, all queries, head_dim), one chunk's after the other's; None without any.
+        errors: (streams, heads, chunk_size, head_dim), ``M(k) - v`` of the first chunk before it was written, without
+            a gradient; None without a chunk.
+        state: after the chunks.
+    """
+
+    answers: Tensor | None
+    errors: Tensor | None
+    state: NeuralMemoryState
+
+
+def write_chunks(
     state: NeuralMemoryState,
-    chunks: MemoryChunks,
+    chunks: Sequence[MemoryChunk],
     step_rule: str,
-    *,
-    queries: Tensor | None = None,
-    answers: list[Tensor] | None = None,
-) -> NeuralMemoryState:
-    """The state after all chunks; with `queries`, what each chunk's queries read before it is written."""
-    state = state.map(lambda tensor: tensor.to(chunks.keys.dtype))
-    queries = [None] * chunks.count if queries is None else queries.unbind(2)
+    queries: Sequence[Tensor] = (),
+) -> WrittenChunks:
+    """Write chunks one after the other; the queries of chunk j, where there are any, are read before it is written."""
+    if not chunks:
+        return WrittenChunks(None, None, state)
     by_hand = torch.is_grad_enabled() and not torch.compiler.is_compiling()
-    for index, (chunk, chunk_queries) in enumerate(zip(chunks.unbind(), queries)):
+    # Without gradients, one copy of the caller's state is overwritten by every chunk.
+    in_place = not torch.is_grad_enabled()
+    state = state.map(lambda tensor: tensor.to(chunks[0].keys.dtype))
+    if in_place:
+        state = state.map(lambda tensor: tensor.clone(memory_format=torch.contiguous_format))
+    answers, first_errors = [], None
+    for index, (chunk, chunk_queries) in enumerate(zip_longest(chunks, queries)):
         arguments = (state.weights, state.momentum, chunk, chunk_queries, step_rule)
         if by_hand:
-            read, *after = read_and_write_chunk_by_hand(*arguments)
+            read, errors, *after = read_and_write_chunk_by_hand(*arguments)
         else:
-            # The first chunk's state may be the caller's; what later ones replace is known to nobody else.
-            in_place = index > 0 and not torch.is_grad_enabled()
-            read, *after = read_and_write_chunk(*arguments, in_place=in_place)
+            read, errors, *after = read_and_write_chunk(*arguments, in_place=in_place)
         state = NeuralMemoryState(*after)
-        if chunk_queries is not None:
-            answers.append(read)
-    if step_rule == "normalized":
-        state = state.map(limit_norm)
-    return state.map(lambda tensor: without_tiny(tensor, SMALLEST_ENTRY))
+        answers += [] if read is None else [read]
+        first_errors = errors if index == 0 else first_errors
+    settled = settle((*state.weights, *state.momentum), limit=step_rule == "normalized", in_place=in_place)
+    state = NeuralMemoryState(settled[: len(state.weights)], settled[len(state.weights) :])
+    return WrittenChunks(torch.cat(answers, dim=2) if answers else None, first_errors, state)
 
 
-def _state_dtype(state: NeuralMemoryState, keys: Tensor) -> torch.dtype:
-    return torch.float64 if torch.float64 in (keys.dtype, state.weights[0].dtype) else torch.float32
+def _pack(state, keys, values, gates, mask):
+    """Keys, values and gates in the state's dtype, with the written tokens at the front, in order, zero behind them.
+
+    Also which are written then, (streams, tokens) bool, and the order; both None without a mask. The shapes do not
+    depend on the mask.
+    """
+    dtype = torch.float64 if torch.float64 in (keys.dtype, state.weights[0].dtype) else torch.float32
+    keys, values, *factors = (tensor.to(dtype) for tensor in (keys, values, *gates.values()))
+    if mask is None:
+        return keys, values, dict(zip(gates, factors)), None, None
+    order = torch.argsort(~mask, dim=1, stable=True)
+    written = mask.gather(1, order)
+
+    def pack(tensor):
+        # What a masked token holds must not matter, not even where it is infinite.
+        absent = ~written[:, None].reshape(len(mask), 1, -1, *[1] * (tensor.dim() - 3))
+        return _reorder(tensor, order).masked_fill(absent, 0)
+
+    keys, values, *factors = map(pack, (keys, values, *factors))
+    return keys, values, dict(zip(gates, factors)), written, order
+
+
+def _reorder(tensor: Tensor, order: Tensor | None) -> Tensor:
+    """`tensor` (streams, heads, tokens, ...) with the tokens of each stream in `order` (streams, tokens)."""
+    if order is None:
+        return tensor
+    index = order[:, None].reshape(order.shape[0], 1, order.shape[1], *[1] * (tensor.dim() - 3))
+    return torch.take_along_dim(tensor, index, dim=2)
 
 
 def _check_inputs(state, keys, values, gates, mask, chunk_size, step_rule) -> None:

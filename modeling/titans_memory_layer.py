@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import hashlib
 import math
 from collections.abc import Callable, Sequence
@@ -10,13 +9,13 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 from transformers import PreTrainedModel, initialization
 
 from .configuration_titans_mal import TitansMemoryConfig
-from .memory_bounds import is_within_bounds
+from .memory_norms import RMSNorm, l2_normalize, rms_normalize
 from .memory_step import without_autocast
-from .neural_memory import NeuralMemoryState, read_and_write_memory, read_memory
+from .memory_turns import Tokens, hear_turns
+from .neural_memory import NeuralMemoryState
 
 
 @dataclass
@@ -24,7 +23,7 @@ class TitansMemoryOutput:
     """What a memory layer made of a batch of turns.
 
     Attributes:
-        residual: (rows, tokens, hidden_size), to be added to the block's output; zero where `mask` is False.
+        residual: (rows, tokens, hidden_size), to be added to the block's output; zero beyond a row's length.
         surprise: (rows,), mean over a turn's tokens and heads of ||M(k) - v||^2 / ||v||^2 with M as the turn began;
             NaN for a turn without tokens.
         state: the streams' state after their turns.
@@ -54,13 +53,13 @@ class TitansMemoryLayer(nn.Module):
         super().__init__()
         self.config = config
         width = config.num_heads * config.head_dim
-        self.input_norm = nn.RMSNorm(hidden_size, eps=1e-6)
+        self.input_norm = RMSNorm(hidden_size, eps=1e-6)
         # Not `q_proj` and the like: what is meant for the host's attention (LoRA's targets) must not match the memory.
         self.query_proj = nn.Linear(hidden_size, width, bias=False)
         self.key_proj = nn.Linear(hidden_size, width, bias=False)
         self.value_proj = nn.Linear(hidden_size, width, bias=False)
         self.write_gates = nn.Linear(hidden_size, 3 * config.num_heads)  # alpha, eta, theta of each head
-        self.read_norm = nn.RMSNorm(config.head_dim, eps=1e-6)
+        self.read_norm = RMSNorm(config.head_dim, eps=1e-6)
         self.read_gate = nn.Linear(hidden_size, width)
         self.output_proj = nn.Linear(width, hidden_size, bias=False)
         # Parameters of this very module: transformers passes over modules without any when it initialises weights.
@@ -82,8 +81,8 @@ class TitansMemoryLayer(nn.Module):
         hidden_states: Tensor,
         state: NeuralMemoryState | Callable[[TitansMemoryLayer], NeuralMemoryState],
         *,
-        mask: Tensor | None = None,
-        turns: Sequence[Tensor] | None = None,
+        lengths: Tensor | None = None,
+        turns: Sequence[int] | None = None,
         write: bool = True,
     ) -> TitansMemoryOutput:
         """Read and write a batch of turns; all that does not depend on the memory is computed for the batch at once.
@@ -92,9 +91,10 @@ class TitansMemoryLayer(nn.Module):
             hidden_states: (rows, tokens, hidden_size), any float dtype; computed in the dtype of the parameters.
             state: of the streams; or what gives it, called with this layer within its forward, where the parameters of
                 a sharded model (FSDP) are at hand.
-            mask: (rows, tokens) bool, the tokens that read and write; None = all.
-            turns: `turns[t]` holds the rows that are the t-th turn of streams 0, 1, ..., and is no longer than
-                `turns[t - 1]`. None: row i is the only turn of stream i.
+            lengths: (rows,) how many tokens of each row read and write: its first ones; None = all.
+            turns: how many streams have a first turn, a second one, ..., never more than before: the rows are all
+                first turns, then the second turns of the first so many streams, ... None: each row is the only turn
+                of a stream.
             write: False reads only.
 
         Returns:
@@ -102,100 +102,38 @@ class TitansMemoryLayer(nn.Module):
         """
         dtype = self.query_proj.weight.dtype
         state = state(self) if callable(state) else state
+        written = None
+        if lengths is not None:
+            written = torch.arange(hidden_states.shape[1], device=lengths.device) < lengths[:, None]
+            # Zeros stay zeros up to the residual, as nothing but gates has a bias.
+            hidden_states = hidden_states.masked_fill(~written[..., None], 0)
         # The state is float32 whatever the host computes in.
         with without_autocast(hidden_states):
             normed = self.input_norm(hidden_states.to(dtype))
-            inputs = self._project(normed, mask)
-            heard = self._turn if turns is None else functools.partial(self._walk, turns=turns)
-            answers, surprise, is_rejected, state = heard(state, inputs, write=write)
+            tokens = self._project(normed, written)
+            rules = {name: getattr(self.config, name) for name in ("read", "chunk_size", "step_rule")}
+            heard = hear_turns(state, tokens, turns or [len(hidden_states)], **rules, write=write)
             gate = torch.sigmoid(self.read_gate(normed))
-            answers = self.read_norm(answers).transpose(1, 2).flatten(2)
-            residual = self.output_proj(gate * answers)
-        if mask is not None:
-            residual = residual.masked_fill(~mask[..., None], 0)
-        return TitansMemoryOutput(residual, surprise, state, is_rejected)
+            residual = self.output_proj(gate * self.read_norm(heard.answers.transpose(1, 2)).flatten(2))
+        surprise = _surprise(heard.errors, tokens.values, written)
+        return TitansMemoryOutput(residual, surprise, heard.state, heard.is_rejected)
 
-    def _project(self, normed: Tensor, mask: Tensor | None) -> dict[str, Tensor | None]:
-        """Queries, keys, values (rows, heads, tokens, head_dim), gates (rows, heads, tokens) and the mask."""
-
+    def _project(self, normed: Tensor, written: Tensor | None) -> Tokens:
         def heads(tensor):
             return tensor.unflatten(-1, (self.config.num_heads, -1)).transpose(1, 2)
 
-        forget, momentum, step = torch.sigmoid(self.write_gates(normed)).transpose(1, 2).chunk(3, dim=1)
-        return {
-            "queries": F.normalize(heads(self.query_proj(normed)), dim=-1),
-            "keys": F.normalize(heads(self.key_proj(normed)), dim=-1),
-            "values": F.rms_norm(heads(self.value_proj(normed)), (self.config.head_dim,), eps=1e-6),
-            "forget": forget,
-            "momentum": momentum,
-            "step": step,
-            "mask": mask,
-        }
-
-    def _turn(self, state: NeuralMemoryState, inputs: dict, *, write: bool):
-        """One turn of each stream: what was read, the surprise, whether the turn was rejected, the state after it."""
-        surprise = _surprise(state, inputs["keys"], inputs["values"], inputs["mask"])
-        if self.config.read == "history" and not write:
-            return read_memory(state.weights, inputs["queries"]), surprise, None, state
-        answers, after = self._read_and_write(state, inputs)
-        is_good = None
-        if self.config.step_rule == "paper":
-            answers, after, is_good = self._keep_good(state, inputs, answers, after)
-        if not write:
-            return answers, surprise, None, state
-        return answers, surprise, None if is_good is None else ~is_good, after
-
-    def _read_and_write(self, state: NeuralMemoryState, inputs: dict) -> tuple[Tensor, NeuralMemoryState]:
-        rules = {"chunk_size": self.config.chunk_size, "step_rule": self.config.step_rule, "read": self.config.read}
-        return read_and_write_memory(state, **inputs, **rules)
-
-    def _keep_good(self, state: NeuralMemoryState, inputs: dict, answers: Tensor, after: NeuralMemoryState):
-        """What was read and the state of each stream, as if turns that leave no good state had not been written.
-
-        A stream's state is good if it is finite and within bounds; the third result says so, (streams,) bool.
-        """
-        is_good = is_within_bounds((*after.weights, *after.momentum))
-        if not torch.compiler.is_compiling() and not bool(is_good.all()):
-            # Written once more without those turns, since no gradient comes back from numbers that are not finite.
-            mask = is_good[:, None].expand(-1, inputs["keys"].shape[2])
-            mask = mask if inputs["mask"] is None else mask & inputs["mask"]
-            answers, after = self._read_and_write(state, inputs | {"mask": mask})
-        before = read_memory(state.weights, inputs["queries"])
-        return torch.where(is_good[:, None, None, None], answers, before), after.where(is_good, state), is_good
-
-    def _walk(self, state: NeuralMemoryState, inputs: dict, *, turns: Sequence[Tensor], write: bool):
-        """The streams' turns one after the other: only the memory itself is sequential."""
-        answers, surprises, rejected, finished = [], [], [], []
-        counts, in_order = [len(rows) for rows in turns], torch.cat(list(turns))
-        # Sorted and taken apart at once, since a backward pass puts them together again at once.
-        split = {n: None if t is None else t[in_order].split(counts) for n, t in inputs.items()}
-        for number, count in enumerate(counts):
-            finished.append(state[count:])
-            of_turn = {name: None if parts is None else parts[number] for name, parts in split.items()}
-            answer, surprise, is_rejected, state = self._turn(state[:count], of_turn, write=write)
-            answers.append(answer)
-            surprises.append(surprise)
-            rejected += [] if is_rejected is None else [is_rejected]
-        # Streams end in the order of their number of turns, the ones with the fewest last.
-        state = NeuralMemoryState.concatenate([state, *reversed(finished)])
-        order = torch.argsort(in_order)
-        return (
-            torch.cat(answers)[order],
-            torch.cat(surprises)[order],
-            torch.cat(rejected)[order] if rejected else None,
-            state,
-        )
+        queries, keys = (l2_normalize(heads(project(normed))) for project in (self.query_proj, self.key_proj))
+        values = rms_normalize(heads(self.value_proj(normed)))
+        gates = torch.sigmoid(self.write_gates(normed)).transpose(1, 2).chunk(3, dim=1)
+        return Tokens(queries, keys, values, *gates, written)
 
 
-def _surprise(state: NeuralMemoryState, keys: Tensor, values: Tensor, mask: Tensor | None) -> Tensor:
-    """(rows,), how badly the memory predicted each turn before it was written; no gradient flows through it."""
-    with torch.no_grad():
-        error = (read_memory(state.weights, keys) - values).square().sum(-1)
-        # Values are RMS-normed; only those of silence are smaller than one.
-        ratio = (error / values.square().sum(-1).clamp(min=1.0)).mean(1)
-        if mask is None:
-            return ratio.mean(-1)
-        return ratio.masked_fill(~mask, 0).sum(-1) / mask.sum(-1)
+def _surprise(errors: Tensor, values: Tensor, written: Tensor | None) -> Tensor:
+    """(rows,), the mean error of a turn's tokens over the size of their values."""
+    # Values are RMS-normed; only those of silence are smaller than one.
+    sizes = torch.linalg.vector_norm(values.detach(), dim=-1).square().clamp(min=1.0)
+    ratio = (errors / sizes).mean(1)
+    return ratio.mean(-1) if written is None else ratio.masked_fill(~written, 0).sum(-1) / written.sum(-1)
 
 
 def weights_fingerprint(weights: dict[str, Tensor]) -> str:

@@ -61,13 +61,12 @@ def ours(
             weight.normal_(std=head_dim**-0.5)
         layer.write_gates.bias.fill_(-3.0)
     hidden_states = torch.randn(batch, tokens, dim)
-    # Rows of half to full length, so that the mask has work to do.
+    # Rows of half to full length.
     lengths = torch.linspace(tokens // 2, tokens, batch).long() if ragged else None
-    mask = None if lengths is None else torch.arange(tokens) < lengths[:, None]
 
     def run():
         with torch.set_grad_enabled(backward):
-            output = layer(hidden_states, layer.initial_state(batch), mask=mask)
+            output = layer(hidden_states, layer.initial_state(batch), lengths=lengths)
             if backward:
                 output.residual.sum().backward()
 

@@ -63,5 +63,7 @@ class WithMemory(UtteranceOnly):
         order = turns.in_order_of_speakers() if self.config.scope == "speaker" else turns.in_order()
         if self.is_reset:
             order = [torch.arange(len(hidden))]
-        state = self.layer.initial_state(len(order[0]))
-        return self.layer(hidden, state, mask=turns.mask, turns=order, write=self.write).residual
+        rows, state = torch.cat(order), self.layer.initial_state(len(order[0]))
+        lengths, counts = turns.mask.sum(-1)[rows], [len(turn) for turn in order]
+        heard = self.layer(hidden[rows], state, lengths=lengths, turns=counts, write=self.write)
+        return heard.residual[torch.argsort(rows)]

@@ -9,33 +9,36 @@ from torch.nn import functional as F
 
 from titans_mal.modeling.configuration_titans_mal import TitansMemoryConfig
 from titans_mal.modeling.memory_injection import CALL_KEYWORD
+from titans_mal.modeling.memory_turns import Tokens
 from titans_mal.modeling.titans_memory_layer import TitansMemoryLayer
 
 
 class PooledWrite(TitansMemoryLayer):
     """Writes the mean key and value of a turn once, with the mean of its gates, instead of every token."""
 
-    def _project(self, normed: Tensor, mask: Tensor) -> dict[str, Tensor]:
-        inputs = super()._project(normed, mask)
-        first = torch.zeros_like(mask)
+    def _project(self, normed: Tensor, written: Tensor) -> Tokens:
+        tokens = super()._project(normed, written)
+        first = torch.zeros_like(written)
         first[:, 0] = True
 
         def mean(tensor):
             """(rows, heads, tokens, ...), every token of it the mean of the turn's."""
-            pooled = pool(tensor.transpose(1, 2).flatten(2), mask)
-            return pooled.unflatten(1, tensor.transpose(1, 2).shape[2:])[:, :, None].expand_as(tensor)
+            pooled = pool(tensor.transpose(1, 2).flatten(2), written)
+            pooled = pooled.unflatten(1, tensor.transpose(1, 2).shape[2:])[:, :, None].expand_as(tensor)
+            # What is not written is zero.
+            return pooled * first[:, None].reshape(len(first), 1, -1, *[1] * (tensor.dim() - 3))
 
-        gates = {name: mean(inputs[name]) for name in ("forget", "momentum", "step")}
-        keys = F.normalize(mean(inputs["keys"]), dim=-1)
-        return inputs | gates | {"keys": keys, "values": mean(inputs["values"]), "mask": first}
+        queries, *others, _ = tokens
+        keys, *others = map(mean, others)
+        return Tokens(queries, F.normalize(keys, dim=-1), *others, first)
 
 
 class PlainValues(TitansMemoryLayer):
     """Values as they are projected, without the norm."""
 
-    def _project(self, normed: Tensor, mask: Tensor) -> dict[str, Tensor]:
+    def _project(self, normed: Tensor, written: Tensor) -> Tokens:
         values = self.value_proj(normed).unflatten(-1, (self.config.num_heads, -1)).transpose(1, 2)
-        return super()._project(normed, mask) | {"values": values}
+        return super()._project(normed, written)._replace(values=values)
 
 
 class ActivatedKeys(TitansMemoryLayer):
@@ -56,14 +59,15 @@ class InputKeys(TitansMemoryLayer):
         def keep(module, args, kwargs):
             call = kwargs[CALL_KEYWORD]
             if call.positions is not None:
-                index = call.positions[..., None].expand(-1, -1, args[0].shape[-1])
-                self.received = args[0].gather(1, index)
+                received = args[0].flatten(0, 1).index_select(0, call.positions.flatten())
+                self.received = received.unflatten(0, call.positions.shape)
 
         block.register_forward_pre_hook(keep, with_kwargs=True)
 
-    def _project(self, normed: Tensor, mask: Tensor) -> dict[str, Tensor]:
-        of_input = super()._project(self.input_norm(self.received), mask)
-        return of_input | {"queries": super()._project(normed, mask)["queries"]}
+    def _project(self, normed: Tensor, written: Tensor) -> Tokens:
+        received = self.received.masked_fill(~written[..., None], 0)
+        of_input = super()._project(self.input_norm(received), written)
+        return of_input._replace(queries=super()._project(normed, written).queries)
 
 
 class CausalConvolution(nn.Conv1d):

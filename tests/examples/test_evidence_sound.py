@@ -152,4 +152,5 @@ def test_keys_of_a_variant_come_from_before_the_block(modules, heard):
     of_input = super(type(layer), layer)._project(layer.input_norm(layer.received), mask)
     of_output = super(type(layer), layer)._project(after, mask)
     for name in ("keys", "values", "queries"):
-        assert torch.equal(projected[name], (of_output if name == "queries" else of_input)[name]), name
+        expected = getattr(of_output if name == "queries" else of_input, name)
+        assert torch.equal(getattr(projected, name), expected), name

@@ -32,7 +32,7 @@ def run(function, depth, step_rule, tensors):
     queries, *tensors = tensors
     count = len(MemoryChunk._fields)
     chunk, weights, momenta = MemoryChunk(*tensors[:count]), tensors[count:-depth], tensors[-depth:]
-    answers, *after = function(tuple(weights), tuple(momenta), chunk, queries, step_rule)
+    answers, _, *after = function(tuple(weights), tuple(momenta), chunk, queries, step_rule)
     return answers, *after[0], *after[1]
 
 

@@ -12,7 +12,14 @@ from memory_oracle import (
 )
 from torch.nn import functional as F
 
-from titans_mal.modeling.neural_memory import NeuralMemoryState, read_and_write_memory, read_memory, write_memory
+from titans_mal.modeling.memory_chunks import cut_into_chunks
+from titans_mal.modeling.neural_memory import (
+    NeuralMemoryState,
+    read_and_write_memory,
+    read_memory,
+    write_chunks,
+    write_memory,
+)
 
 
 @pytest.mark.parametrize("step_rule", ["paper", "normalized"])
@@ -123,11 +130,34 @@ def test_nothing_written_leaves_the_state_bit_equal(tokens, read):
     assert_equal_states(after, state, tolerance=0)
 
 
-def test_the_state_before_is_not_modified():
-    state, (_, keys, values, gates) = make_state(2), make_tokens(8)
+@pytest.mark.parametrize("gradients", [False, True])
+@pytest.mark.parametrize("tokens", [0, 8])
+def test_the_state_before_is_not_modified(tokens, gradients):
+    state, (_, keys, values, gates) = make_state(2), make_tokens(tokens)
     before = state.map(torch.clone)
-    write_memory(state, keys, values, **gates, chunk_size=4)
+    with torch.set_grad_enabled(gradients):
+        after = write_memory(state, keys, values, **gates, chunk_size=4)
     assert_equal_states(state, before, tolerance=0)
+    assert torch.equal(after.weights[0], before.weights[0]) == (tokens == 0)
+
+
+@pytest.mark.parametrize("gradients", [False, True])
+def test_streams_may_start_from_one_expanded_state(gradients):
+    state, (_, keys, values, gates) = make_state(2, streams=1), make_tokens(8)
+    expanded = state.map(lambda tensor: tensor.expand(STREAMS, *tensor.shape[1:]))
+    with torch.set_grad_enabled(gradients):
+        after = write_memory(expanded, keys, values, **gates, chunk_size=4)
+    assert_equal_states(after, write_memory(expanded.map(torch.clone), keys, values, **gates, chunk_size=4))
+
+
+@pytest.mark.parametrize("gradients", [False, True])
+def test_errors_of_the_first_chunk_are_those_before_it_was_written(gradients):
+    state, (_, keys, values, gates) = make_state(2), make_tokens(7)
+    chunks = cut_into_chunks(keys, values, **gates, written=None, chunk_size=4, step_rule="paper")
+    with torch.set_grad_enabled(gradients):
+        errors = write_chunks(state.map(lambda t: t.clone().requires_grad_()), chunks, "paper").errors
+    assert not errors.requires_grad
+    torch.testing.assert_close(errors, (read_memory(state.weights, keys) - values)[:, :, :4])
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32, torch.float64])

@@ -41,31 +41,34 @@ def test_initial_gates_are_those_of_the_config():
     torch.testing.assert_close(step, torch.full((2,), 0.2))
 
 
-def test_turns_of_one_stream_walk_through_its_memory():
-    layer, states = make_layer(), hidden_states(rows=5)
-    mask = torch.rand(5, 11, generator=torch.Generator().manual_seed(1)) > 0.3
-    # Stream 0 has the rows 4, 0, 2 as its turns and stream 1 the rows 1, 3.
-    turns = [torch.tensor([4, 1]), torch.tensor([0, 3]), torch.tensor([2])]
-    output = layer(states, layer.initial_state(2), mask=mask, turns=turns)
-    for stream, rows in enumerate(([4, 0, 2], [1, 3])):
+@pytest.mark.parametrize("step_rule", ["paper", "normalized"])
+@pytest.mark.parametrize("read", ["history", "chunk"])
+def test_turns_of_one_stream_walk_through_its_memory(read, step_rule):
+    layer, states = make_layer(read=read, step_rule=step_rule), hidden_states(rows=5)
+    lengths = torch.tensor([11, 4, 0, 7, 9])
+    # The first turns of two streams, their second ones, and a third one of the first stream.
+    output = layer(states, layer.initial_state(2), lengths=lengths, turns=[2, 2, 1])
+    for stream, rows in enumerate(([0, 2, 4], [1, 3])):
         state = layer.initial_state(1)
         for row in rows:
-            single = layer(states[[row]], state, mask=mask[[row]])
+            single = layer(states[[row]], state, lengths=lengths[[row]])
             torch.testing.assert_close(output.residual[[row]], single.residual)
-            torch.testing.assert_close(output.surprise[[row]], single.surprise)
+            torch.testing.assert_close(output.surprise[[row]], single.surprise, equal_nan=True)
             state = single.state
         for whole, alone in zip(output.state[[stream]].weights, state.weights):
             torch.testing.assert_close(whole, alone)
 
 
-def test_masked_tokens_get_no_residual_and_a_turn_without_tokens_writes_nothing():
-    layer, states = make_layer(), hidden_states(rows=2)
-    mask = torch.zeros(2, 11, dtype=torch.bool)
-    mask[0, 3:7] = True
+@pytest.mark.parametrize("read", ["history", "chunk"])
+def test_what_is_beyond_a_turn_gets_no_residual_and_a_turn_without_tokens_writes_nothing(read):
+    layer, states = make_layer(read=read), hidden_states(rows=2)
+    states[0, 6:] = torch.inf  # whatever it holds
     before = layer.initial_state(2)
-    output = layer(states, before, mask=mask)
-    assert not output.residual[~mask].any()
-    assert output.residual[mask].any()
+    output = layer(states, before, lengths=torch.tensor([6, 0]))
+    assert not output.residual[0, 6:].any()
+    assert not output.residual[1].any()
+    assert output.residual[0, :6].any()
+    torch.testing.assert_close(output.residual[:1, :6], layer(states[:1, :6], before[:1]).residual)
     assert all(torch.equal(a[1], b[1]) for a, b in zip(output.state.weights, before.weights))
     assert output.surprise[1].isnan()
 

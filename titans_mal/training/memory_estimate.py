@@ -133,7 +133,7 @@ def _saved_bytes(model: PreTrainedModel, shape: StepShape) -> tuple[list[int], i
     transaction = MemoryTransaction(cache, shape.turns, conversation_ids=ids, speaker_ids=torch.zeros_like(ids))
     call = MemoryCall(transaction, sequence_length=shape.positions)
     call.positions = torch.zeros(shape.turns, shape.audio_tokens, dtype=torch.long, device=DEVICE)
-    call.mask = torch.ones(shape.turns, shape.audio_tokens, dtype=torch.bool, device=DEVICE)
+    call.lengths = torch.full((shape.turns,), shape.audio_tokens, device=DEVICE)
     # As padded turns have; whether a smaller mask has padding, no one can ask here.
     mask = torch.ones(shape.turns, 1, shape.positions, shape.positions, dtype=torch.bool, device=DEVICE)
     with ledger:
