@@ -23,66 +23,73 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from .hand_gradients import without_autocast
 from .memory_chunks import MemoryChunk
-from .memory_step import (
-    SILU_SLOPE_SQUARED,
-    add_product,
-    curvature_bounds,
-    hidden_pass,
-    read_and_write_chunk,
-    without_autocast,
-)
+from .memory_step import SILU_SLOPE_SQUARED, add_product, curvature_bounds, hidden_pass, write_chunk
 
 
 # Of SiLU, from the gradient and the input, and of the sigmoid, from the gradient and the value; each in one pass.
 _silu_backward, _sigmoid_backward = torch.ops.aten.silu_backward, torch.ops.aten.sigmoid_backward
 
 
-def read_and_write_chunk_by_hand(
-    weights: tuple[Tensor, ...],
-    momenta: tuple[Tensor, ...],
-    chunk: MemoryChunk,
-    queries: Tensor | None,
-    step_rule: str,
-) -> tuple[Tensor | None, Tensor, tuple[Tensor, ...], tuple[Tensor, ...]]:
-    """`memory_step.read_and_write_chunk`, which can be differentiated once."""
-    answers, errors, *state = _ReadAndWriteChunk.apply(step_rule, queries, *chunk, *weights, *momenta)
-    return answers, errors, tuple(state[: len(weights)]), tuple(state[len(weights) :])
+def read_by_hand(weights: tuple[Tensor, ...], queries: Tensor) -> Tensor:
+    """`neural_memory.read_memory`, which can be differentiated once."""
+    return _Read.apply(queries, *weights)
 
 
-class _ReadAndWriteChunk(torch.autograd.Function):
+def write_chunk_by_hand(
+    weights: tuple[Tensor, ...], momenta: tuple[Tensor, ...], chunk: MemoryChunk, step_rule: str
+) -> tuple[Tensor, tuple[Tensor, ...], tuple[Tensor, ...]]:
+    """`memory_step.write_chunk`, which can be differentiated once."""
+    errors, *state = _WriteChunk.apply(step_rule, *chunk, *weights, *momenta)
+    return errors, tuple(state[: len(weights)]), tuple(state[len(weights) :])
+
+
+class _Read(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, step_rule, queries, *tensors):
-        ctx.step_rule = step_rule
-        ctx.save_for_backward(queries, *tensors)
-        # None stands for what nobody used, such as the state after a call's last chunk.
-        ctx.set_materialize_grads(False)
-        chunk, weights, momenta = _take_apart(tensors)
-        answers, errors, weights, momenta = read_and_write_chunk(weights, momenta, chunk, queries, step_rule)
-        ctx.mark_non_differentiable(errors)
-        return answers, errors, *weights, *momenta
+    def forward(ctx, queries, *weights):
+        ctx.save_for_backward(queries, *weights)
+        inputs, _ = hidden_pass(weights, queries)
+        return inputs[-1] @ weights[-1]
 
     @staticmethod
     @once_differentiable
-    def backward(ctx, grad_answers, _, *grad_state):
-        queries, *tensors = ctx.saved_tensors
+    def backward(ctx, grad_answers):
+        queries, *weights = ctx.saved_tensors
+        grad_weights = [None] * len(weights)
+        # A backward pass may be called within autocast, though the forward pass was not.
+        with without_autocast(queries):
+            inputs, outputs = hidden_pass(weights, queries.contiguous())
+            grad_queries = _up_backward(weights, inputs, outputs, grad_answers.contiguous(), grad_weights)
+        return grad_queries, *grad_weights
+
+
+class _WriteChunk(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, step_rule, *tensors):
+        ctx.step_rule = step_rule
+        ctx.save_for_backward(*tensors)
+        # None stands for what nobody used, such as the momentum after the last turn.
+        ctx.set_materialize_grads(False)
         chunk, weights, momenta = _take_apart(tensors)
+        errors, weights, momenta = write_chunk(weights, momenta, chunk, step_rule)
+        ctx.mark_non_differentiable(errors)
+        return errors, *weights, *momenta
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, _, *grad_state):
+        chunk, weights, momenta = _take_apart(ctx.saved_tensors)
+        if all(gradient is None for gradient in grad_state):
+            return (None,) * len(ctx.needs_input_grad)
         grad_weights, grad_momenta = grad_state[: len(weights)], grad_state[len(weights) :]
         # A fresh memory has no momentum.
         of_momenta = any(ctx.needs_input_grad[-len(momenta) :])
-        # A backward pass may be called within autocast, though the forward pass was not.
-        with without_autocast(tensors[0]):
-            grad_queries, grad_chunk = None, [None] * len(chunk)
-            if any(gradient is not None for gradient in grad_state):
-                grad_chunk, grad_weights, grad_momenta = _write_backward(
-                    weights, momenta, chunk, ctx.step_rule, grad_weights, grad_momenta, of_momenta
-                )
-            else:
-                grad_weights = list(grad_weights)
-            if grad_answers is not None:
-                inputs, outputs = hidden_pass(weights, queries.contiguous())
-                grad_queries = _up_backward(weights, inputs, outputs, grad_answers.contiguous(), grad_weights)
-        return None, grad_queries, *grad_chunk, *grad_weights, *grad_momenta
+        with without_autocast(chunk.keys):
+            grad_chunk, grad_weights, grad_momenta = _write_backward(
+                weights, momenta, chunk, ctx.step_rule, grad_weights, grad_momenta, of_momenta
+            )
+        return None, *grad_chunk, *grad_weights, *grad_momenta
 
 
 def _take_apart(tensors) -> tuple[MemoryChunk, tuple[Tensor, ...], tuple[Tensor, ...]]:

@@ -19,6 +19,8 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
+from .hand_gradients import goes_by_hand
+
 
 # Root mean square of a matrix's entries: d_in^-1/2 in a fresh memory, 0.42 in the shipped checkpoint after 72 turns.
 MAX_RMS = 8.0
@@ -51,7 +53,7 @@ def settle(matrices: tuple[Tensor, ...], *, limit: bool, in_place: bool = False)
         for matrix in matrices:
             torch.hardshrink(matrix.mul_(_scale(matrix)) if limit else matrix, SMALLEST_ENTRY, out=matrix)
         return matrices
-    if limit and torch.is_grad_enabled() and not torch.compiler.is_compiling():
+    if limit and goes_by_hand():
         return _Settle.apply(*matrices)
     return tuple(without_tiny(limit_norm(matrix) if limit else matrix, SMALLEST_ENTRY) for matrix in matrices)
 

@@ -11,6 +11,8 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
+from .hand_gradients import goes_by_hand
+
 
 def l2_normalize(tensor: Tensor) -> Tensor:
     """The tensor with rows (the last dimension) of L2 norm one, zero where they are zero; contiguous."""
@@ -26,13 +28,13 @@ class RMSNorm(nn.RMSNorm):
     """`torch.nn.RMSNorm` over the last dimension, with scales; once differentiable."""
 
     def forward(self, tensor: Tensor) -> Tensor:
-        if torch.is_grad_enabled() and not torch.compiler.is_compiling():
+        if goes_by_hand():
             return _ScaledRMSNorm.apply(tensor, self.weight, self.eps)
         return rms_normalize(tensor, self.eps) * self.weight
 
 
 def _norm(tensor: Tensor, divisor: int, eps: float) -> Tensor:
-    if torch.is_grad_enabled() and not torch.compiler.is_compiling():
+    if goes_by_hand():
         return _Norm.apply(tensor, divisor, eps)
     return _multiply(tensor, _inverse_root(tensor, divisor, eps))
 

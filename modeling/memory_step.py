@@ -5,8 +5,6 @@ Plain differentiable tensor code. `memory_backward` is its gradient by hand, whi
 
 from __future__ import annotations
 
-import contextlib
-
 import torch
 from torch import Tensor
 from torch.nn import functional as F
@@ -18,33 +16,27 @@ from .memory_chunks import MemoryChunk
 SILU_SLOPE_SQUARED = 1.21
 
 
-def read_and_write_chunk(
+def write_chunk(
     weights: tuple[Tensor, ...],
     momenta: tuple[Tensor, ...],
     chunk: MemoryChunk,
-    queries: Tensor | None,
     step_rule: str,
     *,
     in_place: bool = False,
-) -> tuple[Tensor | None, Tensor, tuple[Tensor, ...], tuple[Tensor, ...]]:
-    """Read a chunk's queries before it is written, and write it.
+) -> tuple[Tensor, tuple[Tensor, ...], tuple[Tensor, ...]]:
+    """Write a chunk.
 
     ``M_n = A M_0 + b S_0 - sum_i c_i g_i`` and ``S_n = m S_0 - sum_i e_i g_i`` with the gradients g at M_0.
 
     Args:
         weights, momenta: M_0 and S_0, each (streams, heads, d_in, d_out).
         chunk: its tokens and factors.
-        queries: (streams, heads, any number, head_dim), or None.
         step_rule: as in `neural_memory.write_memory`.
         in_place: overwrite M_0 and S_0.
 
     Returns:
-        What the queries read, or None; the errors ``M_0(k) - v`` of the chunk's tokens, without a gradient; M_n; S_n.
+        The errors ``M_0(k) - v`` of the chunk's tokens, without a gradient; M_n; S_n.
     """
-    answers = None
-    if queries is not None:
-        inputs, _ = hidden_pass(weights, queries)
-        answers = inputs[-1] @ weights[-1]
     inputs, outputs = hidden_pass(weights, chunk.keys)
     errors = (inputs[-1] @ weights[-1]).sub_(chunk.values)
     deltas = half_gradients(weights, inputs, outputs, errors)
@@ -61,13 +53,7 @@ def read_and_write_chunk(
         keys = inputs[layer].mT
         new_weights.append(add_product(weight, keys, to_weights * deltas[layer], sign=-1))
         new_momenta.append(add_product(momentum, keys, to_momentum * deltas[layer], sign=-1))
-    return answers, errors.detach(), tuple(new_weights), tuple(new_momenta)
-
-
-def without_autocast(tensor: Tensor) -> contextlib.AbstractContextManager:
-    """Within it, what is computed on the tensor's device stays in the dtype it has."""
-    # There is none on the meta device, where the needs of a training are estimated.
-    return contextlib.nullcontext() if tensor.is_meta else torch.autocast(tensor.device.type, enabled=False)
+    return errors.detach(), tuple(new_weights), tuple(new_momenta)
 
 
 def add_product(matrix: Tensor, left: Tensor, right: Tensor, *, sign: int = 1) -> Tensor:

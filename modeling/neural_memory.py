@@ -24,10 +24,11 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from .memory_backward import read_and_write_chunk_by_hand
+from .hand_gradients import goes_by_hand
+from .memory_backward import read_by_hand, write_chunk_by_hand
 from .memory_bounds import settle
 from .memory_chunks import MemoryChunk, cut_into_chunks, cut_tokens
-from .memory_step import hidden_pass, read_and_write_chunk
+from .memory_step import hidden_pass, write_chunk
 
 
 STEP_RULES = ("normalized", "paper")
@@ -81,7 +82,10 @@ def read_memory(weights: tuple[Tensor, ...], queries: Tensor) -> Tensor:
     Returns:
         (streams, heads, tokens, head_dim), in the dtype of the weights.
     """
-    inputs, _ = hidden_pass(weights, queries.to(weights[0].dtype))
+    queries = queries.to(weights[0].dtype)
+    if len(weights) > 1 and goes_by_hand():
+        return read_by_hand(weights, queries)
+    inputs, _ = hidden_pass(weights, queries)
     return inputs[-1] @ weights[-1]
 
 
@@ -195,22 +199,21 @@ def write_chunks(
     """Write chunks one after the other; the queries of chunk j, where there are any, are read before it is written."""
     if not chunks:
         return WrittenChunks(None, None, state)
-    by_hand = torch.is_grad_enabled() and not torch.compiler.is_compiling()
     # Without gradients, one copy of the caller's state is overwritten by every chunk.
     in_place = not torch.is_grad_enabled()
     state = state.map(lambda tensor: tensor.to(chunks[0].keys.dtype))
     if in_place:
         state = state.map(lambda tensor: tensor.clone(memory_format=torch.contiguous_format))
     answers, first_errors = [], None
-    for index, (chunk, chunk_queries) in enumerate(zip_longest(chunks, queries)):
-        arguments = (state.weights, state.momentum, chunk, chunk_queries, step_rule)
-        if by_hand:
-            read, errors, *after = read_and_write_chunk_by_hand(*arguments)
+    for chunk, chunk_queries in zip_longest(chunks, queries):
+        if chunk_queries is not None:
+            answers.append(read_memory(state.weights, chunk_queries))
+        if goes_by_hand():
+            errors, *after = write_chunk_by_hand(state.weights, state.momentum, chunk, step_rule)
         else:
-            read, errors, *after = read_and_write_chunk(*arguments, in_place=in_place)
+            errors, *after = write_chunk(state.weights, state.momentum, chunk, step_rule, in_place=in_place)
+        first_errors = errors if first_errors is None else first_errors
         state = NeuralMemoryState(*after)
-        answers += [] if read is None else [read]
-        first_errors = errors if index == 0 else first_errors
     settled = settle((*state.weights, *state.momentum), limit=step_rule == "normalized", in_place=in_place)
     state = NeuralMemoryState(settled[: len(state.weights)], settled[len(state.weights) :])
     return WrittenChunks(torch.cat(answers, dim=2) if answers else None, first_errors, state)

@@ -12,8 +12,8 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel, initialization
 
 from .configuration_titans_mal import TitansMemoryConfig
+from .hand_gradients import without_autocast
 from .memory_norms import RMSNorm, l2_normalize, rms_normalize
-from .memory_step import without_autocast
 from .memory_turns import Tokens, hear_turns
 from .neural_memory import NeuralMemoryState
 

@@ -19,7 +19,6 @@ from measuring import RESULTS, alternate, held_bytes, in_new_process, medians, p
 from memory_engine import SHAPES, ours
 
 from titans_mal.modeling import neural_memory
-from titans_mal.modeling.memory_step import read_and_write_chunk
 
 
 # Of the benchmark of the engine, and of `TitansMemoryConfig`.
@@ -34,7 +33,7 @@ def by_autograd(shape: tuple[int, ...], memory: dict) -> Callable[[], object]:
     run = by_hand(shape, memory)
 
     def with_plain_chunks():
-        with mock.patch.object(neural_memory, "read_and_write_chunk_by_hand", read_and_write_chunk):
+        with mock.patch.object(neural_memory, "goes_by_hand", return_value=False):
             run()
 
     return with_plain_chunks

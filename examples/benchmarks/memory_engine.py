@@ -106,15 +106,16 @@ def arms(shape: tuple[int, ...], *, backward: bool) -> dict[str, Callable[[], ob
 def flops(shape: tuple[int, ...], *, backward: bool) -> float:
     """Useful floating-point operations of our layer's matrix products.
 
-    Five projections (query, key, value, read gate, output). For each token and head: two products each to read, for
-    the surprise and to write, one to go back through the second matrix, and the sums for weights and momentum of both
-    matrices: 2 d^2 (2 + 2 + 2 + 1 + 4). The backward pass of a product is two of its size.
+    Five projections (query, key, value, read gate, output). For each token and head: two products each to read and to
+    write, one to go back through the second matrix, and the sums for weights and momentum of both matrices:
+    2 d^2 (2 + 2 + 1 + 4); two more for the surprise, which the first chunk gives anyway. The backward pass of a product
+    is two of its size; the surprise has none.
     """
-    batch, tokens, dim, heads, head_dim, _ = shape
-    forward = batch * tokens * (5 * 2 * dim * heads * head_dim + heads * 2 * head_dim**2 * 11)
-    # The surprise has no gradient.
-    differentiated = forward - batch * tokens * heads * 2 * head_dim**2 * 2
-    return forward + 2 * differentiated if backward else forward
+    batch, tokens, dim, heads, head_dim, chunk = shape
+    product = heads * 2 * head_dim**2
+    forward = batch * tokens * (5 * 2 * dim * heads * head_dim + 9 * product)
+    surprise = batch * (tokens - chunk) * 2 * product
+    return (3 if backward else 1) * forward + surprise
 
 
 def resident_peak(shape: tuple[int, ...], name: str) -> int:

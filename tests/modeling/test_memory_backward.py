@@ -5,9 +5,9 @@ import torch
 from memory_oracle import HEADS, STREAMS, make_state, make_tokens
 
 from titans_mal.modeling import neural_memory
-from titans_mal.modeling.memory_backward import read_and_write_chunk_by_hand
+from titans_mal.modeling.memory_backward import read_by_hand, write_chunk_by_hand
 from titans_mal.modeling.memory_chunks import MemoryChunk
-from titans_mal.modeling.memory_step import read_and_write_chunk
+from titans_mal.modeling.memory_step import hidden_pass, write_chunk
 
 
 TOKENS = 5
@@ -28,12 +28,21 @@ def make_arguments(depth, *, is_transposed=False):
     return [tensor.requires_grad_() for tensor in tensors]
 
 
-def run(function, depth, step_rule, tensors):
+def read(weights, queries):
+    inputs, _ = hidden_pass(weights, queries)
+    return inputs[-1] @ weights[-1]
+
+
+PLAIN, BY_HAND = (read, write_chunk), (read_by_hand, write_chunk_by_hand)
+
+
+def run(functions, depth, step_rule, tensors):
     queries, *tensors = tensors
     count = len(MemoryChunk._fields)
-    chunk, weights, momenta = MemoryChunk(*tensors[:count]), tensors[count:-depth], tensors[-depth:]
-    answers, _, *after = function(tuple(weights), tuple(momenta), chunk, queries, step_rule)
-    return answers, *after[0], *after[1]
+    chunk, weights, momenta = MemoryChunk(*tensors[:count]), tuple(tensors[count:-depth]), tuple(tensors[-depth:])
+    read_memory, write = functions
+    _, *after = write(weights, momenta, chunk, step_rule)
+    return read_memory(weights, queries), *after[0], *after[1]
 
 
 @pytest.mark.parametrize("used", [slice(None), slice(1), slice(1, None), slice(1, 2), slice(-1, None)])
@@ -44,8 +53,8 @@ def test_equals_autograd(depth, step_rule, is_transposed, used):
     """Also where only some of the answers, weights and momenta are used: the others have no gradient at all."""
     tensors = make_arguments(depth, is_transposed=is_transposed)
     gradients = []
-    for function in (read_and_write_chunk, read_and_write_chunk_by_hand):
-        outputs = run(function, depth, step_rule, tensors)[used]
+    for functions in (PLAIN, BY_HAND):
+        outputs = run(functions, depth, step_rule, tensors)[used]
         loss = sum((output.sin() * output).sum() for output in outputs)
         gradients.append(torch.autograd.grad(loss, tensors, materialize_grads=True, allow_unused=True))
     for expected, actual in zip(*gradients):
@@ -54,10 +63,10 @@ def test_equals_autograd(depth, step_rule, is_transposed, used):
 
 def test_equal_tokens_share_the_gradient_of_the_bound():
     gradients = []
-    for function in (read_and_write_chunk, read_and_write_chunk_by_hand):
+    for functions in (PLAIN, BY_HAND):
         tensors = make_arguments(1)  # the rounding of a product may tell equal tokens of a second matrix apart
         tensors[1] = tensors[1].detach()[:, :, :1].repeat(1, 1, TOKENS, 1).requires_grad_()
-        loss = sum(output.sin().sum() for output in run(function, 1, "normalized", tensors))
+        loss = sum(output.sin().sum() for output in run(functions, 1, "normalized", tensors))
         gradients.append(torch.autograd.grad(loss, tensors[1]))
     torch.testing.assert_close(*gradients, rtol=1e-10, atol=1e-12)
 
@@ -66,16 +75,14 @@ def test_equal_tokens_share_the_gradient_of_the_bound():
 @pytest.mark.parametrize("depth", [1, 2, 3])
 def test_gradients(depth, step_rule):
     tensors = make_arguments(depth)
-    assert torch.autograd.gradcheck(
-        lambda *tensors: run(read_and_write_chunk_by_hand, depth, step_rule, tensors), tensors, fast_mode=True
-    )
+    assert torch.autograd.gradcheck(lambda *tensors: run(BY_HAND, depth, step_rule, tensors), tensors, fast_mode=True)
 
 
 def test_frozen_arguments_get_no_gradient():
     tensors = make_arguments(2)
     for tensor in tensors[-4:]:
         tensor.requires_grad_(False)
-    sum(output.sum() for output in run(read_and_write_chunk_by_hand, 2, "normalized", tensors)).backward()
+    sum(output.sum() for output in run(BY_HAND, 2, "normalized", tensors)).backward()
     assert [tensor.grad is not None for tensor in tensors] == [True] * (len(tensors) - 4) + [False] * 4
 
 
@@ -83,13 +90,13 @@ def test_only_the_arguments_are_kept():
     tensors = make_arguments(2)
     kept = []
     with torch.autograd.graph.saved_tensors_hooks(lambda tensor: kept.append(tensor) or tensor, lambda tensor: tensor):
-        run(read_and_write_chunk_by_hand, 2, "normalized", tensors)
+        run(BY_HAND, 2, "normalized", tensors)
     assert {tensor.data_ptr() for tensor in kept} == {tensor.data_ptr() for tensor in tensors}
 
 
 def test_a_second_differentiation_is_refused():
     tensors = make_arguments(1)
-    loss = run(read_and_write_chunk_by_hand, 1, "paper", tensors)[0].square().sum()
+    loss = run(BY_HAND, 1, "paper", tensors)[0].square().sum()
     (gradient,) = torch.autograd.grad(loss, tensors[:1], create_graph=True)
     with pytest.raises(RuntimeError, match="once_differentiable"):
         gradient.sum().backward()
@@ -97,7 +104,7 @@ def test_a_second_differentiation_is_refused():
 
 def test_autocast_does_not_reach_the_backward_pass():
     tensors = [tensor.detach().float().requires_grad_() for tensor in make_arguments(2)]
-    loss = sum(output.sum() for output in run(read_and_write_chunk_by_hand, 2, "normalized", tensors))
+    loss = sum(output.sum() for output in run(BY_HAND, 2, "normalized", tensors))
     expected = torch.autograd.grad(loss, tensors, retain_graph=True)
     with torch.autocast("cpu", torch.bfloat16):
         actual = torch.autograd.grad(loss, tensors)
@@ -108,8 +115,8 @@ def test_writing_goes_by_hand_where_gradients_are_wanted(monkeypatch):
     called = []
     monkeypatch.setattr(
         neural_memory,
-        "read_and_write_chunk_by_hand",
-        lambda *arguments: called.append(None) or read_and_write_chunk_by_hand(*arguments),
+        "write_chunk_by_hand",
+        lambda *arguments: called.append(None) or write_chunk_by_hand(*arguments),
     )
     (_, keys, values, gates), state = make_tokens(TOKENS), make_state(1)
     neural_memory.write_memory(state, keys, values, **gates, chunk_size=2)
