@@ -13,8 +13,8 @@ for the paper's rule), a chunk is
     sums:  W_l' = A W_l + b S_l - sum_i (c_i / b_l) x_l,i^T delta_l,i
            S_l' = m S_l - sum_i (e_i / b_l) x_l,i^T delta_l,i
 
-and its gradient goes through these lines from the last to the first. All that a matrix or a token takes part in is
-added in place.
+and its gradient goes through these lines from the last to the first. Where a matrix or a token enters several of them,
+the gradients are summed in place.
 """
 
 from __future__ import annotations
@@ -25,11 +25,15 @@ from torch.autograd.function import once_differentiable
 
 from .hand_gradients import without_autocast
 from .memory_chunks import MemoryChunk
-from .memory_step import SILU_SLOPE_SQUARED, add_product, curvature_bounds, hidden_pass, write_chunk
-
-
-# Of SiLU, from the gradient and the input, and of the sigmoid, from the gradient and the value; each in one pass.
-_silu_backward, _sigmoid_backward = torch.ops.aten.silu_backward, torch.ops.aten.sigmoid_backward
+from .memory_step import (
+    SILU_SLOPE_SQUARED,
+    add_product,
+    curvature_bounds,
+    half_gradients,
+    hidden_pass,
+    silu_backward,
+    write_chunk,
+)
 
 
 def read_by_hand(weights: tuple[Tensor, ...], queries: Tensor) -> Tensor:
@@ -71,7 +75,7 @@ class _WriteChunk(torch.autograd.Function):
         ctx.save_for_backward(*tensors)
         # None stands for what nobody used, such as the momentum after the last turn.
         ctx.set_materialize_grads(False)
-        chunk, weights, momenta = _take_apart(tensors)
+        chunk, weights, momenta = _unflatten(tensors)
         errors, weights, momenta = write_chunk(weights, momenta, chunk, step_rule)
         ctx.mark_non_differentiable(errors)
         return errors, *weights, *momenta
@@ -79,36 +83,33 @@ class _WriteChunk(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx, _, *grad_state):
-        chunk, weights, momenta = _take_apart(ctx.saved_tensors)
+        chunk, weights, momenta = _unflatten(ctx.saved_tensors)
         if all(gradient is None for gradient in grad_state):
             return (None,) * len(ctx.needs_input_grad)
         grad_weights, grad_momenta = grad_state[: len(weights)], grad_state[len(weights) :]
-        # A fresh memory has no momentum.
-        of_momenta = any(ctx.needs_input_grad[-len(momenta) :])
+        # Those of a fresh memory need none.
+        momenta_need_grad = any(ctx.needs_input_grad[-len(momenta) :])
         with without_autocast(chunk.keys):
             grad_chunk, grad_weights, grad_momenta = _write_backward(
-                weights, momenta, chunk, ctx.step_rule, grad_weights, grad_momenta, of_momenta
+                weights, momenta, chunk, ctx.step_rule, grad_weights, grad_momenta, momenta_need_grad
             )
         return None, *grad_chunk, *grad_weights, *grad_momenta
 
 
-def _take_apart(tensors) -> tuple[MemoryChunk, tuple[Tensor, ...], tuple[Tensor, ...]]:
+def _unflatten(tensors) -> tuple[MemoryChunk, tuple[Tensor, ...], tuple[Tensor, ...]]:
     """The chunk, the weights and the momenta that were passed as one list."""
     count = len(MemoryChunk._fields)
     depth = (len(tensors) - count) // 2
     return MemoryChunk(*tensors[:count]), tuple(tensors[count : count + depth]), tuple(tensors[count + depth :])
 
 
-def _write_backward(weights, momenta, chunk, step_rule, grad_weights, grad_momenta, of_momenta):
+def _write_backward(weights, momenta, chunk, step_rule, grad_weights, grad_momenta, momenta_need_grad):
     """The gradients of the chunk, and of weights and momenta before it, from those after it (None is zero)."""
     inputs, outputs = hidden_pass(weights, chunk.keys.contiguous())
-    raised, deltas = [], [inputs[-1] @ weights[-1] - chunk.values]  # raised: delta_{l+1} W_{l+1}^T
-    for weight, output in zip(weights[:0:-1], outputs[::-1]):
-        raised.insert(0, deltas[0] @ weight.mT)
-        deltas.insert(0, _silu_backward(raised[0], output))
+    deltas, raised = half_gradients(weights, outputs, (inputs[-1] @ weights[-1]).sub_(chunk.values))
     bounds = curvature_bounds(weights, inputs) if step_rule == "normalized" else None
 
-    factors = torch.cat([chunk.to_weights, chunk.to_momentum], dim=-1).neg_()
+    factors = torch.cat([chunk.to_weights, chunk.to_momentum], dim=-1).neg_()  # the sums are subtracted
     grad_inputs, grad_deltas, grad_factors, grad_bounds = [], [], torch.zeros_like(factors), []
     for layer, grad_sums in enumerate(zip(grad_weights, grad_momenta)):
         scaled = factors if bounds is None else factors / bounds[layer]
@@ -121,7 +122,7 @@ def _write_backward(weights, momenta, chunk, step_rule, grad_weights, grad_momen
         grad_deltas.append(grad_delta)
 
     grad_weights, grad_momenta, *of_chunk = _state_backward(
-        weights, momenta, chunk, grad_weights, grad_momenta, of_momenta
+        weights, momenta, chunk, grad_weights, grad_momenta, momenta_need_grad
     )
     if bounds is not None:
         _bounds_backward(weights, inputs, grad_bounds, grad_inputs, grad_weights)
@@ -147,11 +148,12 @@ def _sums_backward(inputs, deltas, factors, grad_sums):
     return grad_inputs, grad_deltas, grad_factors
 
 
-def _state_backward(weights, momenta, chunk, grad_weights, grad_momenta, with_momenta):
+def _state_backward(weights, momenta, chunk, grad_weights, grad_momenta, momenta_need_grad):
     """Of ``A W + b S`` and ``m S``: the gradients of all W, all S, A, b and m."""
     of_weights, of_momenta = [None] * len(weights), [None] * len(momenta)
     of_keep, of_carry, of_decay = map(torch.zeros_like, (chunk.keep, chunk.carry, chunk.decay))
     for layer, (grad_weight, grad_momentum) in enumerate(zip(grad_weights, grad_momenta)):
+        # For the dot products; the last product stays, as the gradient.
         products = torch.empty_like(weights[layer], memory_format=torch.contiguous_format)
         if grad_momentum is not None:
             of_decay += _dot(grad_momentum, momenta[layer], out=products)
@@ -159,7 +161,7 @@ def _state_backward(weights, momenta, chunk, grad_weights, grad_momenta, with_mo
             of_carry += _dot(grad_weight, momenta[layer], out=products)
             of_keep += _dot(grad_weight, weights[layer], out=products)
             of_weights[layer] = torch.mul(grad_weight, chunk.keep, out=products)
-        if with_momenta:
+        if momenta_need_grad:
             of_momenta[layer] = _add(_add(None, grad_weight, chunk.carry), grad_momentum, chunk.decay)
     return of_weights, of_momenta, of_keep, of_carry, of_decay
 
@@ -211,9 +213,9 @@ def _down_backward(weights, inputs, outputs, raised, deltas, grad_deltas, grad_w
         # s'' = sigmoid' (2 + z - 2 s(z))
         bend = torch.sub(output, inputs[layer + 1], alpha=2).add_(2)
         grad_outputs.append(
-            _sigmoid_backward(bend.mul_(raised[layer]).mul_(grad_deltas[layer]), torch.sigmoid(output))
+            torch.ops.aten.sigmoid_backward(bend.mul_(raised[layer]).mul_(grad_deltas[layer]), torch.sigmoid(output))
         )
-        grad_raised = _silu_backward(grad_deltas[layer], output)
+        grad_raised = silu_backward(grad_deltas[layer], output)
         grad_weights[layer + 1] = _add_product(grad_weights[layer + 1], grad_raised.mT, deltas[layer + 1])
         add_product(grad_deltas[layer + 1], grad_raised, weights[layer + 1])
     return grad_outputs
@@ -229,7 +231,7 @@ def _up_backward(weights, inputs, outputs, grad_output, grad_weights, grad_input
         total = None if grad_inputs is None else grad_inputs[layer]
         grad_input = _add_product(total, grad_output, weights[layer].mT)
         if layer:
-            grad_output = _silu_backward(grad_input, outputs[layer - 1])
+            grad_output = silu_backward(grad_input, outputs[layer - 1])
             if grad_outputs is not None:
                 grad_output += grad_outputs[layer - 1]
     return grad_input

@@ -40,49 +40,53 @@ def limit_norm(matrix: Tensor) -> Tensor:
 
 
 def _scale(matrix: Tensor) -> Tensor:
+    """What brings each matrix to its bound, at most one, (..., 1, 1)."""
     norm = torch.linalg.vector_norm(matrix, dim=(-2, -1), keepdim=True)
     return (norm_bound(matrix) / norm.clamp(min=torch.finfo(norm.dtype).tiny)).clamp(max=1.0)
 
 
-def settle(matrices: tuple[Tensor, ...], *, limit: bool, in_place: bool = False) -> tuple[Tensor, ...]:
-    """What a call leaves of matrices (..., d_in, d_out): without tiny entries and, with `limit`, within their norms.
+def bound_state(matrices: tuple[Tensor, ...], *, clip: bool, in_place: bool = False) -> tuple[Tensor, ...]:
+    """What a call leaves of its matrices: entries below `SMALLEST_ENTRY` are zero.
 
-    `in_place` overwrites them, where no gradients are wanted.
+    Args:
+        matrices: each (..., d_in, d_out).
+        clip: `limit_norm` as well; once differentiable.
+        in_place: overwrite the matrices, where no gradients are wanted.
     """
     if in_place:
         for matrix in matrices:
-            torch.hardshrink(matrix.mul_(_scale(matrix)) if limit else matrix, SMALLEST_ENTRY, out=matrix)
+            torch.hardshrink(matrix.mul_(_scale(matrix)) if clip else matrix, SMALLEST_ENTRY, out=matrix)
         return matrices
-    if limit and goes_by_hand():
-        return _Settle.apply(*matrices)
-    return tuple(without_tiny(limit_norm(matrix) if limit else matrix, SMALLEST_ENTRY) for matrix in matrices)
+    if clip and goes_by_hand():
+        return _ClipNorms.apply(*matrices)
+    return tuple(without_tiny(limit_norm(matrix) if clip else matrix, SMALLEST_ENTRY) for matrix in matrices)
 
 
-class _Settle(torch.autograd.Function):
-    """`settle` with the limit, of which only the results are kept: they are what the next call starts from."""
+class _ClipNorms(torch.autograd.Function):
+    """`bound_state` with `clip`, which keeps its results alone: they are what the next call starts from."""
 
     @staticmethod
     def forward(ctx, *matrices):
         scales = [_scale(matrix) for matrix in matrices]
-        settled = [F.hardshrink(matrix * scale, SMALLEST_ENTRY) for matrix, scale in zip(matrices, scales)]
-        ctx.save_for_backward(*settled, *scales)
+        clipped = [F.hardshrink(matrix * scale, SMALLEST_ENTRY) for matrix, scale in zip(matrices, scales)]
+        ctx.save_for_backward(*clipped, *scales)
         ctx.set_materialize_grads(False)
-        return tuple(settled)
+        return tuple(clipped)
 
     @staticmethod
     @once_differentiable
     def backward(ctx, *gradients):
-        settled, scales = ctx.saved_tensors[: len(gradients)], ctx.saved_tensors[len(gradients) :]
-        return tuple(map(_settle_backward, gradients, settled, scales))
+        clipped, scales = ctx.saved_tensors[: len(gradients)], ctx.saved_tensors[len(gradients) :]
+        return tuple(map(_clip_backward, gradients, clipped, scales))
 
 
-def _settle_backward(gradient: Tensor | None, settled: Tensor, scale: Tensor) -> Tensor | None:
+def _clip_backward(gradient: Tensor | None, clipped: Tensor, scale: Tensor) -> Tensor | None:
+    """``g -> s (g - y <g, y> / R^2)`` for ``y = s x`` on the sphere of radius R, and g within it."""
     if gradient is None:
         return None
-    # On the sphere of radius R, the part of the gradient along the matrix is lost.
-    lost = (scale < 1).to(scale.dtype) / norm_bound(settled) ** 2
-    along = (gradient * settled).sum((-2, -1), keepdim=True) * -lost
-    return torch.addcmul(gradient, settled, along).mul_(scale)
+    lost = (scale < 1).to(scale.dtype) / norm_bound(clipped) ** 2
+    along = (gradient * clipped).sum((-2, -1), keepdim=True) * -lost
+    return torch.addcmul(gradient, clipped, along).mul_(scale)
 
 
 def is_within_bounds(matrices: tuple[Tensor, ...]) -> Tensor:

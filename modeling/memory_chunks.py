@@ -17,8 +17,13 @@ from .memory_bounds import SMALLEST_FACTOR, without_tiny
 
 
 class MemoryChunk(NamedTuple):
-    """One chunk: its keys and values, (streams, heads, chunk_size, head_dim), twice the factors c and e of its
-    gradients, (streams, heads, chunk_size, 1), and its factors A, b and m, (streams, heads, 1, 1)."""
+    """One chunk of each stream, in the letters of `memory_step.write_chunk`.
+
+    Attributes:
+        keys, values: (streams, heads, chunk_size, head_dim).
+        to_weights, to_momentum: twice c and e, (streams, heads, chunk_size, 1).
+        keep, carry, decay: A, b and m, (streams, heads, 1, 1).
+    """
 
     keys: Tensor
     values: Tensor
@@ -30,9 +35,9 @@ class MemoryChunk(NamedTuple):
 
     def without(self, streams: Tensor) -> MemoryChunk:
         """The chunk with no token in those streams, (streams,) bool: it leaves their state as it is."""
-        absent = streams[:, None, None, None]
-        identity = (0.0, 0.0, 0.0, 0.0, 1.0, 0.0, 1.0)
-        return MemoryChunk(*(tensor.masked_fill(absent, value) for tensor, value in zip(self, identity)))
+        absent, ones = streams[:, None, None, None], ("keep", "decay")
+        filled = {name: tensor.masked_fill(absent, float(name in ones)) for name, tensor in self._asdict().items()}
+        return MemoryChunk(**filled)
 
 
 def cut_into_chunks(
@@ -49,19 +54,20 @@ def cut_into_chunks(
     """The tokens of a call, chunk by chunk; arguments as those of `neural_memory.write_memory`, in one dtype.
 
     Args:
-        written: (streams, tokens) bool, a number of True and then False; keys and values are zero where it is False,
-            and gates are finite. None: all are written.
+        written: (streams, tokens) bool, the first tokens of each stream; keys and values of the others are zero, and
+            their gates finite. None: all are written.
     """
-    ones = torch.ones_like(keys[:, :1, :, 0]) if written is None else written[:, None].to(keys.dtype)
-    ones, forget, momentum, step = (cut_tokens(tensor, chunk_size) for tensor in (ones, forget, momentum, step))
+    is_written = torch.ones_like(keys[:, :1, :, 0]) if written is None else written[:, None].to(keys.dtype)
+    gates = is_written, forget, momentum, step
+    is_written, forget, momentum, step = (cut_tokens(tensor, chunk_size) for tensor in gates)
     if step_rule == "normalized":
-        step = step * (1 - momentum) / ones.sum(-1, keepdim=True).clamp(min=1)
+        step = step * (1 - momentum) / is_written.sum(-1, keepdim=True).clamp(min=1)
     # The gradient of the squared error is twice the error, which is counted here, where it is cheap.
-    step = 2 * step * ones
-    to_weights, to_momentum, of_chunk = _linear_recurrence(forget, momentum, ones)
+    step = 2 * step * is_written
+    to_weights, to_momentum, of_chunk = _linear_recurrence(forget, momentum, is_written)
     factors = [(step * factor)[..., None] for factor in (to_weights, to_momentum)]
     tensors = cut_tokens(keys, chunk_size), cut_tokens(values, chunk_size), *factors, *of_chunk
-    # Taken apart at once, since a backward pass puts them together again at once.
+    # Not an index for each chunk, whose gradient would be as large as all chunks.
     return [MemoryChunk(*parts) for parts in zip(*(tensor.unbind(2) for tensor in tensors))]
 
 
@@ -98,7 +104,10 @@ def _linear_recurrence(forget: Tensor, momentum: Tensor, written: Tensor):
 
 
 def cut_tokens(tensor: Tensor, chunk_size: int) -> Tensor:
-    """(streams, heads, tokens, ...) -> (streams, heads, chunks, chunk_size, ...), the last chunk filled with zeros."""
+    """(streams, heads, tokens, ...) -> (streams, heads, chunks, chunk_size, ...), the last chunk filled with zeros.
+
+    No chunk is longer than the tokens are.
+    """
     tokens = tensor.shape[2]
     chunk_size = min(chunk_size, max(tokens, 1))
     chunks = math.ceil(tokens / chunk_size)

@@ -27,8 +27,8 @@ class MemoryCall:
 
     Attributes:
         transaction: the view of the cache; None: the host is left alone.
-        positions: (rows, capacity) where the audio of each row is in the flattened (rows * sequence_length), in order
-            and followed by other positions; rows in the order of the transaction. None where the call holds no audio.
+        positions: (rows, capacity) indices of the flattened (rows * sequence_length) positions: those of a row's audio
+            in order, then others of the row; rows in the order of the transaction. None where there is no audio.
         lengths: (rows,) how many of a row's positions are audio.
         sequence_length: of the input ids.
         needs_gradients: whether gradients were enabled when the call began.
@@ -95,11 +95,11 @@ class BlockHook:
                 "Checkpointing with use_reentrant=True loses the gradients of what is written where transformers "
                 "(before 5.23) runs hooks inside it: use use_reentrant=False."
             )
-        positions, of_positions = call.positions.to(hidden_states.device), hidden_states.flatten(0, 1)
+        positions, flat = call.positions.to(hidden_states.device), hidden_states.flatten(0, 1)
         # Looked up at call time: PEFT replaces modules that it trains.
         layer = self.model.titans_memory.layers[self.layer_idx]
         memory = layer(
-            of_positions.index_select(0, positions.flatten()).unflatten(0, positions.shape),
+            flat.index_select(0, positions.flatten()).unflatten(0, positions.shape),
             functools.partial(call.transaction.read, self.layer_idx),
             lengths=call.lengths.to(hidden_states.device),
             turns=call.transaction.turns,
@@ -108,7 +108,7 @@ class BlockHook:
         call.transaction.stage(self.layer_idx, memory.state, is_rejected=memory.is_rejected)
         call.surprise.append(call.transaction.row_by_row(memory.surprise))
         residual = memory.residual.to(hidden_states).flatten(0, 1)
-        extended = of_positions.index_add(0, positions.flatten(), residual).view(hidden_states.shape)
+        extended = flat.index_add(0, positions.flatten(), residual).view(hidden_states.shape)
         if self.hidden_states_index is not None:
             extended = versions.select_scatter(extended, dim=0, index=self.hidden_states_index)
         return (extended, *output[1:]) if isinstance(output, tuple) else extended

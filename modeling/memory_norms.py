@@ -1,8 +1,9 @@
 """Norms of a memory layer whose backward pass keeps no more than it must.
 
-``y = x r`` with ``r = (sum_j x_j^2 / m + eps)^(-1/2)``, m the width for the RMS norm and one for the L2 norm, has the
-gradient ``r (g - y sum_j(g_j y_j) / m)``: what it gives and a number per row are enough. Autograd would keep what goes
-in as well, which nothing else needs.
+``y = x r`` with ``r = (sum_j x_j^2 / m + eps)^(-1/2)``, m the width for the RMS norm (Zhang and Sennrich 2019, arXiv
+1910.07467, equation 4) and one for the L2 norm, has the gradient ``r (g - y sum_j(g_j y_j) / m)``: what it gives and
+a number per row are enough, where autograd keeps what goes in as well. With scales, which may be zero, what goes in is
+kept, and not the normed rows beside it.
 """
 
 from __future__ import annotations
@@ -15,17 +16,25 @@ from .hand_gradients import goes_by_hand
 
 
 def l2_normalize(tensor: Tensor) -> Tensor:
-    """The tensor with rows (the last dimension) of L2 norm one, zero where they are zero; contiguous."""
-    return _norm(tensor, 1, 1e-24)
+    """The tensor (..., width) with rows of L2 norm one, zero where they are zero; contiguous."""
+    return _norm(tensor, 1, 1e-24)  # the square of what `F.normalize` takes for the smallest norm
 
 
 def rms_normalize(tensor: Tensor, eps: float = 1e-6) -> Tensor:
-    """The tensor with rows (the last dimension) of root mean square one, zero where they are zero; contiguous."""
+    """The tensor (..., width) with rows of root mean square one, zero where they are zero; contiguous."""
     return _norm(tensor, tensor.shape[-1], eps)
 
 
 class RMSNorm(nn.RMSNorm):
-    """`torch.nn.RMSNorm` over the last dimension, with scales; once differentiable."""
+    """`torch.nn.RMSNorm` over the last dimension, with scales; once differentiable.
+
+    Args:
+        width: of the last dimension.
+        eps: added to the mean square.
+    """
+
+    def __init__(self, width: int, *, eps: float = 1e-6):
+        super().__init__(width, eps=eps)
 
     def forward(self, tensor: Tensor) -> Tensor:
         if goes_by_hand():
@@ -40,13 +49,15 @@ def _norm(tensor: Tensor, divisor: int, eps: float) -> Tensor:
 
 
 def _inverse_root(tensor: Tensor, divisor: int, eps: float) -> Tensor:
-    """r, (..., 1)."""
+    """r of the module's docstring, (..., 1)."""
     # The norm is one pass, a square and a sum are two.
     return (torch.linalg.vector_norm(tensor, dim=-1, keepdim=True).square() / divisor + eps).rsqrt()
 
 
 def _multiply(tensor: Tensor, scale: Tensor) -> Tensor:
     # Heads come as a transposed view; products want them contiguous.
+    if torch.compiler.is_compiling():
+        return (tensor * scale).contiguous()
     return torch.mul(tensor, scale, out=tensor.new_empty(tensor.shape))
 
 
@@ -82,8 +93,9 @@ class _ScaledRMSNorm(torch.autograd.Function):
     def backward(ctx, gradient):
         tensor, weight, inverse_root = ctx.saved_tensors
         unscaled = tensor * inverse_root
-        of_weight = (gradient * unscaled).flatten(0, -2).sum(0)
-        of_tensor = None
+        of_tensor = of_weight = None
         if ctx.needs_input_grad[0]:
             of_tensor = _backward(gradient * weight, unscaled, inverse_root, tensor.shape[-1])
+        if ctx.needs_input_grad[1]:
+            of_weight = unscaled.mul_(gradient).flatten(0, -2).sum(0)
         return of_tensor, of_weight, None

@@ -39,7 +39,7 @@ def write_chunk(
     """
     inputs, outputs = hidden_pass(weights, chunk.keys)
     errors = (inputs[-1] @ weights[-1]).sub_(chunk.values)
-    deltas = half_gradients(weights, inputs, outputs, errors)
+    deltas, _ = half_gradients(weights, outputs, errors)
     bounds = curvature_bounds(weights, inputs) if step_rule == "normalized" else None
     new_weights, new_momenta = [], []
     for layer, (weight, momentum) in enumerate(zip(weights, momenta)):
@@ -72,20 +72,25 @@ def hidden_pass(weights: tuple[Tensor, ...], inputs: Tensor) -> tuple[list[Tenso
 
 
 def half_gradients(
-    weights: tuple[Tensor, ...], inputs: list[Tensor], outputs: list[Tensor], errors: Tensor
-) -> list[Tensor]:
-    """Half the gradient of each token's loss by what each matrix gives, (streams, heads, tokens, d_out)."""
-    deltas = [errors]
-    for layer in range(len(weights) - 1, 0, -1):
-        deltas.insert(0, _silu_backward(deltas[0] @ weights[layer].mT, outputs[layer - 1]))
-    return deltas
+    weights: tuple[Tensor, ...], outputs: list[Tensor], errors: Tensor
+) -> tuple[list[Tensor], list[Tensor]]:
+    """Half the gradient of each token's loss by what each matrix gives, (streams, heads, tokens, d_out).
+
+    And by what each but the first is applied to.
+    """
+    deltas, raised = [errors], []
+    for weight, output in zip(weights[:0:-1], outputs[::-1]):
+        raised.insert(0, deltas[0] @ weight.mT)
+        deltas.insert(0, silu_backward(raised[0], output))
+    return deltas, raised
 
 
-def _silu_backward(gradient: Tensor, inputs: Tensor) -> Tensor:
+def silu_backward(gradient: Tensor, inputs: Tensor) -> Tensor:
+    """The gradient of SiLU's input."""
     if not torch.is_grad_enabled():
-        return torch.ops.aten.silu_backward(gradient, inputs)  # one pass, which has no gradient itself
+        return torch.ops.aten.silu_backward(gradient, inputs)  # one pass, which cannot be differentiated itself
     sigmoid = torch.sigmoid(inputs)
-    return gradient * torch.addcmul(sigmoid, inputs * sigmoid, 1 - sigmoid)
+    return gradient * sigmoid * (1 + inputs * (1 - sigmoid))
 
 
 def curvature_bounds(weights: tuple[Tensor, ...], inputs: list[Tensor]) -> list[Tensor]:

@@ -130,7 +130,7 @@ class MemoryTransaction:
         return tensor if self.row_order is None else tensor[self.row_order.to(tensor.device)]
 
     def row_by_row(self, tensor: Tensor) -> Tensor:
-        """What `turn_by_turn` did, undone."""
+        """(rows, ...) in the order of `row_order` -> in the order of the call."""
         return tensor if self.row_order is None else tensor[torch.argsort(self.row_order).to(tensor.device)]
 
     def audio_between(self, start: int, length: int) -> Tensor:
@@ -203,7 +203,7 @@ class MemoryTransaction:
     def __deepcopy__(self, memo) -> MemoryTransaction:
         # Assisted decoding copies what it hands to the assistant; a copy may read, and must not write.
         twin = object.__new__(MemoryTransaction)
-        twin.__dict__.update(self.__dict__, write=False, _staged={}, _tokens=None)
+        twin.__dict__.update(self.__dict__, write=False, _staged={}, _rejected={}, _tokens=None)
         return twin
 
 

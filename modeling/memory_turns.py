@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from itertools import zip_longest
 from typing import NamedTuple
 
 import torch
@@ -38,7 +37,8 @@ class HeardTurns(NamedTuple):
     Attributes:
         answers: (rows, heads, tokens, head_dim).
         errors: (rows, heads, tokens), ``||M(k) - v||^2`` with M as the turn began, without a gradient.
-        is_rejected: (rows,) bool, the turns that left no good memory and were not written; None for "normalized".
+        is_rejected: (rows,) bool, the turns that left no good memory and were not written; None where none can be:
+            with "normalized", `write=False` or no tokens.
         state: of the streams after their turns.
     """
 
@@ -67,25 +67,33 @@ def hear_turns(
         read, chunk_size, step_rule: as in `TitansMemoryConfig`.
         write: False reads only.
     """
-    rules = {"chunk_size": chunk_size, "step_rule": step_rule}
     answers, errors, rejected, finished = [], [], [], []
-    for count, turn in zip(turns, _take_apart(tokens, turns, read=read, write=write, **rules)):
+    of_turns = _cut_into_turns(tokens, turns, read=read, chunk_size=chunk_size, step_rule=step_rule, write=write)
+    for count, turn in zip(turns, of_turns):
         if count < len(state.weights[0]):
             finished.append(state[count:])
             state = state[:count]
-        written, is_good = _write_turn(state, turn, step_rule)
-        answers.append(written.answers[:, :, : turn.keys.shape[2]])
-        errors.append(_square_errors(state, turn, written.errors))
-        rejected += [] if is_good is None else [~is_good]
-        state = written.state if write else state
-    # Streams end in the order of their number of turns, the ones with the fewest last.
-    state = NeuralMemoryState.concatenate([state, *reversed(finished)]) if finished else state
+        after, is_good = _hear_turn(state, turn, step_rule)
+        answers.append(after.answers[:, :, : turn.keys.shape[2]])
+        errors.append(_square_errors(state, turn, after.errors))
+        if is_good is not None:
+            rejected.append(~is_good)
+        if write:
+            state = after.state
+    if finished:
+        # The streams with the fewest turns are the last of the batch, and the first to finish.
+        state = NeuralMemoryState.concatenate([state, *reversed(finished)])
     return HeardTurns(_join(answers), _join(errors), _join(rejected) if rejected and write else None, state)
 
 
 class _Turn(NamedTuple):
-    """One turn of each stream that has it: keys and values (streams, heads, tokens, head_dim), without a gradient;
-    what the chunks read, one after the other; and the chunks, none where nothing is to be written."""
+    """One turn of each stream that has it.
+
+    Attributes:
+        keys, values: (streams, heads, tokens, head_dim), without a gradient.
+        queries: what the first chunks read, each (streams, heads, any number, head_dim).
+        chunks: to be written, one after the other; none where the turn is only read.
+    """
 
     keys: Tensor
     values: Tensor
@@ -93,39 +101,42 @@ class _Turn(NamedTuple):
     chunks: Sequence[MemoryChunk]
 
 
-def _take_apart(tokens: Tokens, turns: Sequence[int], *, read: str, write: bool, **rules) -> list[_Turn]:
-    """Cut all turns into chunks, and take them apart."""
+def _cut_into_turns(tokens, turns, *, read, chunk_size, step_rule, write) -> list[_Turn]:
     queries, keys, values, forget, momentum, step, written = tokens
-    chunks, queries = [], [queries]
+    of_chunks, chunks = [queries], []
     if keys.shape[2] and (write or read == "chunk"):
         gates = {"forget": forget, "momentum": momentum, "step": step}
-        chunks = cut_into_chunks(keys, values, **gates, written=written, **rules)
-    if chunks and read == "chunk":
-        queries = cut_tokens(tokens.queries, rules["chunk_size"]).unbind(2)
+        rules = {"written": written, "chunk_size": chunk_size, "step_rule": step_rule}
+        chunks = cut_into_chunks(keys, values, **gates, **rules)
+        if read == "chunk":
+            of_chunks = cut_tokens(queries, chunk_size).unbind(2)
 
     def split(tensor: Tensor) -> Sequence[Tensor]:
+        # The gradient of a split is a copy, also where there is one part.
         return [tensor] if len(turns) == 1 else tensor.split(turns)
 
-    of_chunks = [[MemoryChunk(*parts) for parts in zip(*map(split, chunk))] for chunk in chunks]
-    parts = split(keys.detach()), split(values.detach()), zip(*map(split, queries)), zip(*of_chunks)
-    return [_Turn(*turn) for turn in zip_longest(*parts, fillvalue=())]
+    chunks_of_turns = [[] for _ in turns]
+    for chunk in chunks:
+        for of_turn, parts in zip(chunks_of_turns, zip(*map(split, chunk))):
+            of_turn.append(MemoryChunk(*parts))
+    queries_of_turns = zip(*map(split, of_chunks))
+    parts = zip(split(keys.detach()), split(values.detach()), queries_of_turns, chunks_of_turns)
+    return [_Turn(*turn) for turn in parts]
 
 
-def _write_turn(state: NeuralMemoryState, turn: _Turn, step_rule: str) -> tuple[WrittenChunks, Tensor | None]:
+def _hear_turn(state: NeuralMemoryState, turn: _Turn, step_rule: str) -> tuple[WrittenChunks, Tensor | None]:
     """Read and write a turn; and (streams,) bool, whether it left a good memory: where not, it was not written."""
     if not turn.chunks:
         return WrittenChunks(read_memory(state.weights, *turn.queries), None, state), None
-    written = write_chunks(state, turn.chunks, step_rule, turn.queries)
+    after = write_chunks(state, turn.chunks, step_rule, turn.queries)
     if step_rule == "normalized":
-        return written, None
-    errors, is_good = written.errors, is_within_bounds((*written.state.weights, *written.state.momentum))
-    if not torch.compiler.is_compiling() and not bool(is_good.all()):
+        return after, None
+    is_good = is_within_bounds((*after.state.weights, *after.state.momentum))
+    if torch.compiler.is_compiling() or not is_good.all():
         # Written once more without those turns, since no gradient comes back from numbers that are not finite.
         chunks = [chunk.without(~is_good) for chunk in turn.chunks]
-        written = write_chunks(state, chunks, step_rule, turn.queries)
-    before = read_memory(state.weights, torch.cat(turn.queries, dim=2))
-    answers = torch.where(is_good[:, None, None, None], written.answers, before)
-    return WrittenChunks(answers, errors, written.state.where(is_good, state)), is_good
+        after = write_chunks(state, chunks, step_rule, turn.queries)._replace(errors=after.errors)
+    return after, is_good
 
 
 @torch.no_grad()

@@ -26,7 +26,7 @@ from torch import Tensor
 
 from .hand_gradients import goes_by_hand
 from .memory_backward import read_by_hand, write_chunk_by_hand
-from .memory_bounds import settle
+from .memory_bounds import bound_state
 from .memory_chunks import MemoryChunk, cut_into_chunks, cut_tokens
 from .memory_step import hidden_pass, write_chunk
 
@@ -55,13 +55,6 @@ class NeuralMemoryState:
     def __getitem__(self, streams) -> NeuralMemoryState:
         """The state of some streams: a slice or a tensor of indices."""
         return self.map(lambda tensor: tensor[streams])
-
-    def where(self, condition: Tensor, other: NeuralMemoryState) -> NeuralMemoryState:
-        """The streams of this state where `condition` (streams,) holds, and those of `other` elsewhere."""
-        condition = condition[:, None, None, None]
-        mine, theirs = (*self.weights, *self.momentum), (*other.weights, *other.momentum)
-        chosen = [torch.where(condition, a, b) for a, b in zip(mine, theirs)]
-        return NeuralMemoryState(tuple(chosen[: len(self.weights)]), tuple(chosen[len(self.weights) :]))
 
     @staticmethod
     def concatenate(states: Sequence[NeuralMemoryState]) -> NeuralMemoryState:
@@ -196,7 +189,15 @@ def write_chunks(
     step_rule: str,
     queries: Sequence[Tensor] = (),
 ) -> WrittenChunks:
-    """Write chunks one after the other; the queries of chunk j, where there are any, are read before it is written."""
+    """Write chunks one after the other.
+
+    Args:
+        state: the state before; it is not modified.
+        chunks: of `memory_chunks.cut_into_chunks`.
+        step_rule: as in `write_memory`.
+        queries: (streams, heads, any number, head_dim) for none or the first chunks, each read before its chunk is
+            written: a single one reads the state before the call.
+    """
     if not chunks:
         return WrittenChunks(None, None, state)
     # Without gradients, one copy of the caller's state is overwritten by every chunk.
@@ -214,8 +215,8 @@ def write_chunks(
             errors, *after = write_chunk(state.weights, state.momentum, chunk, step_rule, in_place=in_place)
         first_errors = errors if first_errors is None else first_errors
         state = NeuralMemoryState(*after)
-    settled = settle((*state.weights, *state.momentum), limit=step_rule == "normalized", in_place=in_place)
-    state = NeuralMemoryState(settled[: len(state.weights)], settled[len(state.weights) :])
+    matrices = bound_state((*state.weights, *state.momentum), clip=step_rule == "normalized", in_place=in_place)
+    state = NeuralMemoryState(matrices[: len(state.weights)], matrices[len(state.weights) :])
     return WrittenChunks(torch.cat(answers, dim=2) if answers else None, first_errors, state)
 
 

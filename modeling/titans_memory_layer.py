@@ -99,22 +99,29 @@ class TitansMemoryLayer(nn.Module):
 
         Returns:
             Residual and surprise of each row, and the state of each stream after its last turn.
+
+        Raises:
+            ValueError: for `lengths` or `turns` that do not fit the rows, or a state of other streams.
         """
         dtype = self.query_proj.weight.dtype
         state = state(self) if callable(state) else state
+        turns = [len(hidden_states)] if turns is None else list(turns)
+        _check_turns(hidden_states, state, lengths, turns)
         written = None
         if lengths is not None:
             written = torch.arange(hidden_states.shape[1], device=lengths.device) < lengths[:, None]
-            # Zeros stay zeros up to the residual, as nothing but gates has a bias.
             hidden_states = hidden_states.masked_fill(~written[..., None], 0)
         # The state is float32 whatever the host computes in.
         with without_autocast(hidden_states):
             normed = self.input_norm(hidden_states.to(dtype))
             tokens = self._project(normed, written)
             rules = {name: getattr(self.config, name) for name in ("read", "chunk_size", "step_rule")}
-            heard = hear_turns(state, tokens, turns or [len(hidden_states)], **rules, write=write)
+            heard = hear_turns(state, tokens, turns, **rules, write=write)
             gate = torch.sigmoid(self.read_gate(normed))
             residual = self.output_proj(gate * self.read_norm(heard.answers.transpose(1, 2)).flatten(2))
+        if written is not None:
+            # They are zero, but the gradients of a norm at zero are huge.
+            residual = residual.masked_fill(~written[..., None], 0)
         surprise = _surprise(heard.errors, tokens.values, written)
         return TitansMemoryOutput(residual, surprise, heard.state, heard.is_rejected)
 
@@ -126,6 +133,17 @@ class TitansMemoryLayer(nn.Module):
         values = rms_normalize(heads(self.value_proj(normed)))
         gates = torch.sigmoid(self.write_gates(normed)).transpose(1, 2).chunk(3, dim=1)
         return Tokens(queries, keys, values, *gates, written)
+
+
+def _check_turns(hidden_states: Tensor, state: NeuralMemoryState, lengths: Tensor | None, turns: list[int]) -> None:
+    rows, streams = len(hidden_states), len(state.weights[0])
+    if turns != sorted(turns, reverse=True) or sum(turns) != rows or turns[:1] != [streams]:
+        raise ValueError(
+            f"turns must fall from the state's {streams} streams and sum up to the {rows} rows of hidden_states, "
+            f"got {turns}."
+        )
+    if lengths is not None and lengths.shape != (rows,):
+        raise ValueError(f"lengths must be ({rows},), one a row, got {tuple(lengths.shape)}.")
 
 
 def _surprise(errors: Tensor, values: Tensor, written: Tensor | None) -> Tensor:

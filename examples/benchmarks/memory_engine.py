@@ -108,8 +108,8 @@ def flops(shape: tuple[int, ...], *, backward: bool) -> float:
 
     Five projections (query, key, value, read gate, output). For each token and head: two products each to read and to
     write, one to go back through the second matrix, and the sums for weights and momentum of both matrices:
-    2 d^2 (2 + 2 + 1 + 4); two more for the surprise, which the first chunk gives anyway. The backward pass of a product
-    is two of its size; the surprise has none.
+    2 d^2 (2 + 2 + 1 + 4); two more for the surprise, which the first chunk gives anyway. The backward pass of a
+    product is two of its size; the surprise has none.
     """
     batch, tokens, dim, heads, head_dim, chunk = shape
     product = heads * 2 * head_dim**2

@@ -64,6 +64,7 @@ class WithMemory(UtteranceOnly):
         if self.is_reset:
             order = [torch.arange(len(hidden))]
         rows, state = torch.cat(order), self.layer.initial_state(len(order[0]))
+        # A turn's tokens are its first ones.
         lengths, counts = turns.mask.sum(-1)[rows], [len(turn) for turn in order]
         heard = self.layer(hidden[rows], state, lengths=lengths, turns=counts, write=self.write)
         return heard.residual[torch.argsort(rows)]

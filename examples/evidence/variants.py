@@ -25,12 +25,11 @@ class PooledWrite(TitansMemoryLayer):
             """(rows, heads, tokens, ...), every token of it the mean of the turn's."""
             pooled = pool(tensor.transpose(1, 2).flatten(2), written)
             pooled = pooled.unflatten(1, tensor.transpose(1, 2).shape[2:])[:, :, None].expand_as(tensor)
-            # What is not written is zero.
+            # As `Tokens` wants it of what is not written.
             return pooled * first[:, None].reshape(len(first), 1, -1, *[1] * (tensor.dim() - 3))
 
-        queries, *others, _ = tokens
-        keys, *others = map(mean, others)
-        return Tokens(queries, F.normalize(keys, dim=-1), *others, first)
+        means = {name: mean(getattr(tokens, name)) for name in ("keys", "values", "forget", "momentum", "step")}
+        return tokens._replace(**means | {"keys": F.normalize(means["keys"], dim=-1)}, written=first)
 
 
 class PlainValues(TitansMemoryLayer):

@@ -147,10 +147,10 @@ def test_keys_of_a_variant_come_from_before_the_block(modules, heard):
     is_audio = inputs["input_ids"] == model.config.audio_token_index
     for row, audio in enumerate(is_audio):
         torch.testing.assert_close(layer.received[row, : audio.sum()], inputs["inputs_embeds"][row, audio])
-    after, mask = torch.randn_like(layer.received), torch.ones(layer.received.shape[:2], dtype=torch.bool)
-    projected = layer._project(after, mask)
-    of_input = super(type(layer), layer)._project(layer.input_norm(layer.received), mask)
-    of_output = super(type(layer), layer)._project(after, mask)
+    after, written = torch.randn_like(layer.received), torch.ones(layer.received.shape[:2], dtype=torch.bool)
+    projected = layer._project(after, written)
+    of_input = super(type(layer), layer)._project(layer.input_norm(layer.received), written)
+    of_output = super(type(layer), layer)._project(after, written)
     for name in ("keys", "values", "queries"):
         expected = getattr(of_output if name == "queries" else of_input, name)
         assert torch.equal(getattr(projected, name), expected), name

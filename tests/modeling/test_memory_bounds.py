@@ -11,7 +11,7 @@ from memory_oracle import STREAMS, assert_equal_states, make_state, make_tokens,
 from tiny_models import tiny_model, tiny_turns
 
 from titans_mal import ConversationMemoryCache
-from titans_mal.modeling.memory_bounds import is_within_bounds, limit_norm, norm_bound, settle
+from titans_mal.modeling.memory_bounds import bound_state, is_within_bounds, limit_norm, norm_bound
 from titans_mal.modeling.neural_memory import write_memory
 
 
@@ -36,13 +36,13 @@ def test_the_gradient_of_a_limit_is_autograds():
     sizes = torch.tensor([1.0, 1e3])[:, None, None, None]  # one stream within the bound, one beyond
     matrices = [sizes * torch.randn(2, 3, 4, 5, generator=generator, dtype=torch.float64) for _ in range(3)]
     gradients = []
-    for function in (limit_norm, lambda matrix: settle((matrix,), limit=True)[0]):
+    for function in (limit_norm, lambda matrix: bound_state((matrix,), clip=True)[0]):
         leaf = matrices[0].clone().requires_grad_()
         (function(leaf) * matrices[1]).sin().sum().backward()
         gradients.append(leaf.grad)
     torch.testing.assert_close(*gradients, rtol=1e-10, atol=1e-14)
     leaves = [matrix.clone().requires_grad_() for matrix in matrices]
-    settle(tuple(leaves), limit=True)[1].sum().backward()
+    bound_state(tuple(leaves), clip=True)[1].sum().backward()
     assert [leaf.grad is not None for leaf in leaves] == [False, True, False]
 
 

@@ -22,7 +22,7 @@ def make_tensor(*, is_transposed=False, dtype=torch.float64):
 
 
 def make_module(eps=1e-6, dtype=torch.float64):
-    modules = [kind(WIDTH, eps=eps, dtype=dtype) for kind in (RMSNorm, nn.RMSNorm)]
+    modules = [kind(WIDTH, eps=eps).to(dtype) for kind in (RMSNorm, nn.RMSNorm)]
     for module in modules:
         nn.init.normal_(module.weight, generator=torch.Generator().manual_seed(1))
     return modules
@@ -54,12 +54,15 @@ def test_zeros_stay_zero_and_have_a_finite_gradient(name):
     assert tensor.grad.isfinite().all()
 
 
-@pytest.mark.parametrize("name", NORMS)
-def test_what_goes_in_is_not_kept(name):
+@pytest.mark.parametrize("name", [*NORMS, "module"])
+def test_one_tensor_is_kept(name):
+    """What is given, or with scales what goes in."""
     tensor, kept = make_tensor(), []
+    norm = make_module()[0] if name == "module" else NORMS[name][0]
     with torch.autograd.graph.saved_tensors_hooks(lambda saved: kept.append(saved) or saved, lambda saved: saved):
-        output = NORMS[name][0](tensor)
-    assert {saved.data_ptr() for saved in kept if saved.numel() == tensor.numel()} == {output.data_ptr()}
+        output = norm(tensor)
+    expected = tensor if name == "module" else output
+    assert {saved.data_ptr() for saved in kept if saved.numel() == tensor.numel()} == {expected.data_ptr()}
 
 
 def test_an_input_without_gradient_gets_none():

@@ -73,6 +73,88 @@ def test_what_is_beyond_a_turn_gets_no_residual_and_a_turn_without_tokens_writes
     assert output.surprise[1].isnan()
 
 
+def test_what_is_beyond_a_turn_has_no_part_in_the_gradients():
+    layer, states = make_layer(), hidden_states(rows=2)
+    gradients = []
+    for tokens in (states[:, :6], states):
+        leaf = tokens.clone().requires_grad_()
+        seen = []
+        handle = layer.query_proj.register_full_backward_hook(lambda *of: seen.append(of[2][0]))  # noqa: B023
+        output = layer(leaf, layer.initial_state(2), lengths=torch.tensor([6, 6]))
+        gradients.append(
+            torch.autograd.grad(output.residual.sin().sum(), [leaf, *layer.parameters()], allow_unused=True)
+        )
+        handle.remove()
+    for alone, padded in zip(*gradients):
+        if alone is not None:
+            torch.testing.assert_close(padded[:, :6] if padded.shape[1:] == states.shape[1:] else padded, alone)
+    assert not gradients[1][0][:, 6:].any()
+    assert not seen[0][:, 6:].any()  # nor in passing: at zero, the gradient of a norm is huge
+
+
+@pytest.mark.parametrize("step_rule", ["paper", "normalized"])
+@pytest.mark.parametrize("read", ["history", "chunk"])
+def test_a_compiled_layer_learns_the_same(read, step_rule):
+    layer, states = make_layer(read=read, step_rule=step_rule), hidden_states(rows=3)
+    gradients = []
+    for function in (layer, torch.compile(layer, fullgraph=True, backend="aot_eager")):
+        state = layer.initial_state(2)
+        output = function(states, state, lengths=torch.tensor([11, 7, 9]), turns=[2, 1])
+        loss = output.residual.sin().sum() + output.state.weights[0].sin().sum()
+        gradients.append(torch.autograd.grad(loss, list(layer.parameters()), allow_unused=True))
+    for expected, actual in zip(*gradients):
+        torch.testing.assert_close(actual, expected, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("message", "arguments"),
+    [
+        ("turns must fall from the state's 2 streams and sum up to the 3 rows", {"turns": [1, 2]}),
+        ("turns must fall", {"turns": [2]}),
+        ("turns must fall", {"turns": [3]}),
+        ("turns must fall", {"turns": []}),
+        ("turns must fall", {}),
+        (r"lengths must be \(3,\)", {"turns": [2, 1], "lengths": torch.tensor([4])}),
+    ],
+)
+def test_what_does_not_fit_is_refused(message, arguments):
+    layer = make_layer()
+    with pytest.raises(ValueError, match=message):
+        layer(hidden_states(rows=3), layer.initial_state(2), **arguments)
+
+
+def test_turns_that_are_only_read_see_what_was_before_the_call():
+    layer = make_layer()
+    before = layer(hidden_states(rows=2, seed=1), layer.initial_state(2)).state
+    output = layer(hidden_states(rows=3), before, turns=[2, 1], write=False)
+    alone = layer(hidden_states(rows=3)[[2]], before[:1], write=False)
+    torch.testing.assert_close(output.residual[[2]], alone.residual)
+    torch.testing.assert_close(output.surprise[[2]], alone.surprise)
+    assert torch.equal(output.state.weights[0], before.weights[0])
+
+
+def test_a_turn_of_no_tokens_is_nothing():
+    layer = make_layer(read="chunk")
+    before = layer.initial_state(2)
+    output = layer(torch.empty(2, 0, HIDDEN), before)
+    assert output.residual.shape == (2, 0, HIDDEN)
+    assert torch.equal(output.state.weights[0], before.weights[0])
+
+
+@pytest.mark.parametrize("chunk_size", [4, 16])
+@pytest.mark.parametrize("read", ["history", "chunk"])
+def test_the_surprise_of_a_rejected_turn_is_that_before_it(read, chunk_size):
+    """The plain equation diverges on such steps."""
+    outputs = []
+    for step_rule in ("paper", "normalized"):
+        layer = make_layer(read=read, step_rule=step_rule, chunk_size=chunk_size)
+        with torch.no_grad():
+            layer.write_gates.bias.fill_(10.0)
+        outputs.append(layer(1e3 * hidden_states(rows=2, tokens=64), layer.initial_state(2)))
+    assert outputs[0].is_rejected.any()
+    torch.testing.assert_close(outputs[0].surprise, outputs[1].surprise)
+
+
 def test_surprise_is_the_relative_error_before_the_turn():
     layer, states = make_layer(), hidden_states(rows=1)
     normed = layer.input_norm(states)
