@@ -38,7 +38,7 @@ def write_chunk(
         The errors ``M_0(k) - v`` of the chunk's tokens, without a gradient; M_n; S_n.
     """
     inputs, outputs = hidden_pass(weights, chunk.keys)
-    errors = (inputs[-1] @ weights[-1]).sub_(chunk.values)
+    errors = inputs[-1] @ weights[-1] - chunk.values
     deltas, _ = half_gradients(weights, outputs, errors)
     bounds = curvature_bounds(weights, inputs) if step_rule == "normalized" else None
     new_weights, new_momenta = [], []

@@ -118,20 +118,24 @@ class TitansMemoryLayer(nn.Module):
             rules = {name: getattr(self.config, name) for name in ("read", "chunk_size", "step_rule")}
             heard = hear_turns(state, tokens, turns, **rules, write=write)
             gate = torch.sigmoid(self.read_gate(normed))
-            residual = self.output_proj(gate * self.read_norm(heard.answers.transpose(1, 2)).flatten(2))
+            answers = self.read_norm(heard.answers.transpose(1, 2)).flatten(2)
+            residual = self.output_proj((gate * answers).to(dtype))
         if written is not None:
             # They are zero, but the gradients of a norm at zero are huge.
             residual = residual.masked_fill(~written[..., None], 0)
-        surprise = _surprise(heard.errors, tokens.values, written)
+        surprise = _surprise(heard.errors, tokens.values, tokens.written)
         return TitansMemoryOutput(residual, surprise, heard.state, heard.is_rejected)
 
     def _project(self, normed: Tensor, written: Tensor | None) -> Tokens:
-        def heads(tensor):
-            return tensor.unflatten(-1, (self.config.num_heads, -1)).transpose(1, 2)
+        # Whatever the parameters are, the memory is float32, or float64.
+        dtype = torch.promote_types(normed.dtype, torch.float32)
 
-        queries, keys = (l2_normalize(heads(project(normed))) for project in (self.query_proj, self.key_proj))
-        values = rms_normalize(heads(self.value_proj(normed)))
-        gates = torch.sigmoid(self.write_gates(normed)).transpose(1, 2).chunk(3, dim=1)
+        def heads(projection: nn.Linear) -> Tensor:
+            return projection(normed).to(dtype).unflatten(-1, (self.config.num_heads, -1)).transpose(1, 2)
+
+        queries, keys = l2_normalize(heads(self.query_proj)), l2_normalize(heads(self.key_proj))
+        values = rms_normalize(heads(self.value_proj))
+        gates = torch.sigmoid(self.write_gates(normed).to(dtype)).transpose(1, 2).chunk(3, dim=1)
         return Tokens(queries, keys, values, *gates, written)
 
 

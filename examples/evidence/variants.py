@@ -91,3 +91,9 @@ class Convolved(TitansMemoryLayer):
         self.key_convolution, self.value_convolution = CausalConvolution(width), CausalConvolution(width)
         self.key_proj.register_forward_hook(lambda module, args, keys: self.key_convolution(keys))
         self.value_proj.register_forward_hook(lambda module, args, values: self.value_convolution(values))
+
+    def _project(self, normed: Tensor, written: Tensor) -> Tokens:
+        tokens = super()._project(normed, written)
+        # The convolution reaches beyond a turn's end.
+        present = written[:, None, :, None]
+        return tokens._replace(keys=tokens.keys * present, values=tokens.values * present)

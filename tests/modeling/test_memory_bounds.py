@@ -46,14 +46,26 @@ def test_the_gradient_of_a_limit_is_autograds():
     assert [leaf.grad is not None for leaf in leaves] == [False, True, False]
 
 
+@pytest.mark.parametrize("gradients", [False, True])
 @pytest.mark.parametrize("depth", [1, 2])
-def test_writing_leaves_no_matrix_beyond_its_bound(depth):
+def test_writing_leaves_no_matrix_beyond_its_bound(depth, gradients):
     """The adversarial turns below never get there, so here is a state that is there already."""
     state = make_state(depth, dtype=torch.float32).map(lambda tensor: 1e4 * tensor)
     _, keys, values, gates = make_tokens(8, dtype=torch.float32)
-    after = write_memory(state, keys, values, **gates, chunk_size=4, step_rule="normalized")
+    with torch.set_grad_enabled(gradients):
+        after = write_memory(state, keys, values, **gates, chunk_size=4, step_rule="normalized")
     for matrix in (*after.weights, *after.momentum):
         assert (matrix.norm(dim=(-2, -1)) <= norm_bound(matrix) * (1 + 1e-5)).all()
+
+
+@pytest.mark.parametrize("gradients", [False, True])
+@pytest.mark.parametrize("step_rule", ["paper", "normalized"])
+def test_writing_leaves_no_tiny_entries(step_rule, gradients):
+    state = make_state(2, dtype=torch.float32).map(lambda tensor: 1e-34 * tensor)
+    _, keys, values, gates = make_tokens(8, dtype=torch.float32)
+    with torch.set_grad_enabled(gradients):
+        after = write_memory(state, keys, 0 * values, **gates, chunk_size=4, step_rule=step_rule)
+    assert not any(matrix.any() for matrix in (*after.weights, *after.momentum))
 
 
 def test_ten_thousand_turns_in_short(monkeypatch):

@@ -65,6 +65,14 @@ def test_one_tensor_is_kept(name):
     assert {saved.data_ptr() for saved in kept if saved.numel() == tensor.numel()} == {expected.data_ptr()}
 
 
+@pytest.mark.parametrize("name", [*NORMS, "module"])
+def test_a_second_differentiation_is_refused(name):
+    tensor, norm = make_tensor(), make_module()[0] if name == "module" else NORMS[name][0]
+    (gradient,) = torch.autograd.grad(norm(tensor).square().sum(), tensor, create_graph=True)
+    with pytest.raises(RuntimeError, match="once_differentiable"):
+        gradient.sum().backward()
+
+
 def test_an_input_without_gradient_gets_none():
     module, _ = make_module()
     module(make_tensor().detach()).sum().backward()

@@ -123,6 +123,29 @@ def test_what_does_not_fit_is_refused(message, arguments):
         layer(hidden_states(rows=3), layer.initial_state(2), **arguments)
 
 
+@pytest.mark.parametrize("read", ["history", "chunk"])
+def test_a_layer_of_half_precision_writes_a_state_of_single_precision(read):
+    layer, states = make_layer(read=read), hidden_states()
+    expected = layer(states, layer.initial_state(3))
+    half = layer.to(torch.bfloat16)
+    output = half(states, half.initial_state(3))
+    assert output.residual.dtype == torch.bfloat16
+    assert output.state.weights[0].dtype == torch.float32
+    torch.testing.assert_close(output.residual.float(), expected.residual, rtol=0.1, atol=0.1)
+
+
+def test_silence_is_no_surprise():
+    layer = make_layer()
+    assert layer(torch.zeros(1, 5, HIDDEN), layer.initial_state(1)).surprise.tolist() == [0.0]
+
+
+def test_what_no_later_turn_reads_learns_nothing():
+    layer = make_layer()
+    layer(hidden_states(), layer.initial_state(3)).residual.sum().backward()
+    assert layer.key_proj.weight.grad is None
+    assert layer.query_proj.weight.grad is not None
+
+
 def test_turns_that_are_only_read_see_what_was_before_the_call():
     layer = make_layer()
     before = layer(hidden_states(rows=2, seed=1), layer.initial_state(2)).state
