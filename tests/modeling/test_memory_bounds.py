@@ -149,6 +149,18 @@ def test_a_memory_that_diverges_keeps_its_last_good_state(read, caplog):
     assert len([r for r in caplog.records if "diverged" in r.message]) == len(messages)  # once for each
 
 
+@torch.no_grad()
+def test_the_conversation_that_diverged_is_named(caplog):
+    """Where turns of one call are heard in another order than that of its rows."""
+    model = diverging()
+    turns = tiny_turns(13, frames=[40] * 12 + [4])  # the last of them is too short to diverge
+    cache = ConversationMemoryCache(model.config, batch_size=2)
+    model(**turns, memory_cache=cache, conversation_ids=[701] * 12 + [702])
+    messages = {record.message for record in caplog.records if "diverged" in record.message}
+    assert len(messages) == 1
+    assert "The memory of conversation 701 diverged" in messages.pop()
+
+
 @pytest.mark.parametrize("read", ["history", "chunk"])
 def test_gradients_are_finite_where_a_turn_is_rejected(read):
     model = diverging(read).train()
