@@ -1,9 +1,9 @@
 """The gradient of a chunk's update (`memory_step`), by hand.
 
-Left to autograd, a chunk of a memory of two matrices keeps a dozen tensors of the size of its keys for the backward
-pass beside its arguments, and one of a single matrix three. This keeps the arguments, the state and the tokens, most
-of which stand anyway, and computes the rest again: with two matrices, four products of a token beside the 27 that it
-takes there and back.
+Left to autograd, a chunk that a memory of two matrices reads and writes keeps a dozen tensors of the size of its keys
+for the backward pass beside its arguments, and one of a single matrix three. This keeps the arguments, the state and
+the tokens, most of which stand anyway, and computes the rest again: with two matrices, four products of a token
+beside the 27 that it takes there and back.
 
 With ``x_l`` what matrix l is applied to, ``z_l`` what it gives, s the SiLU and ``b_l`` the bound of the curvature (one
 for the paper's rule), a chunk is

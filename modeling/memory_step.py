@@ -74,9 +74,9 @@ def hidden_pass(weights: tuple[Tensor, ...], inputs: Tensor) -> tuple[list[Tenso
 def half_gradients(
     weights: tuple[Tensor, ...], outputs: list[Tensor], errors: Tensor
 ) -> tuple[list[Tensor], list[Tensor]]:
-    """Half the gradient of each token's loss by what each matrix gives, (streams, heads, tokens, d_out).
+    """Half the gradient of each token's loss by what each matrix gives, and by what each but the first is applied to.
 
-    And by what each but the first is applied to.
+    Each is (streams, heads, tokens, width); weights and outputs as `hidden_pass` has them, errors as `write_chunk`.
     """
     deltas, raised = [errors], []
     for weight, output in zip(weights[:0:-1], outputs[::-1]):

@@ -102,6 +102,7 @@ class _Turn(NamedTuple):
 
 
 def _cut_into_turns(tokens, turns, *, read, chunk_size, step_rule, write) -> list[_Turn]:
+    """The tokens of each turn, and its chunks where it is written or read chunk by chunk."""
     queries, keys, values, forget, momentum, step, written = tokens
     of_chunks, chunks = [queries], []
     if keys.shape[2] and (write or read == "chunk"):

@@ -28,7 +28,8 @@ class TitansMemoryOutput:
             NaN for a turn without tokens.
         state: the streams' state after their turns.
         is_rejected: (rows,) bool, the turns after which a memory of `step_rule="paper"` was not finite or larger than
-            `memory_bounds.norm_bound`, so that the state before them stands; None for "normalized", which stays below.
+            `memory_bounds.norm_bound`, so that the state before them stands; None for "normalized", which stays below,
+            and where nothing is written.
     """
 
     residual: Tensor
