@@ -51,7 +51,7 @@ def main(
     output: Annotated[Path, typer.Option(help="Folder of the JSON and the picture.")] = RESULTS,
 ) -> None:
     """Time 1, 8, 64 and 256 conversations, and print a table."""
-    model = build(size, tokens=tokens, device=device, num_heads=4, head_dim=32, chunk_size=16)
+    model = build(size, tokens=tokens, device=device, num_heads=4, head_dim=32, depth=1, chunk_size=32)
     rows = [measure(model, n, tokens=tokens, repeats=repeats, most=most) for n in (1, 8, 64, 256)]
     print_table(rows)
     save("serving", rows, output, size=size, tokens=tokens, most=most)
