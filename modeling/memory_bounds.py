@@ -76,8 +76,8 @@ class _ClipNorms(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx, *gradients):
-        clipped, scales = ctx.saved_tensors[: len(gradients)], ctx.saved_tensors[len(gradients) :]
-        return tuple(map(_clip_backward, gradients, clipped, scales))
+        kept = ctx.saved_tensors
+        return tuple(map(_clip_backward, gradients, kept[: len(gradients)], kept[len(gradients) :]))
 
 
 def _clip_backward(gradient: Tensor | None, clipped: Tensor, scale: Tensor) -> Tensor | None:
