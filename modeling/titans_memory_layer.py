@@ -142,13 +142,13 @@ class TitansMemoryLayer(nn.Module):
 
 def _check_turns(hidden_states: Tensor, state: NeuralMemoryState, lengths: Tensor | None, turns: list[int]) -> None:
     rows, streams = len(hidden_states), len(state.weights[0])
-    if turns != sorted(turns, reverse=True) or sum(turns) != rows or turns[:1] != [streams]:
+    if turns != sorted(turns, reverse=True) or sum(turns) != rows or turns[:1] != [streams] or turns[-1] < 0:
         raise ValueError(
             f"turns must fall from the state's {streams} streams and sum up to the {rows} rows of hidden_states, "
             f"got {turns}."
         )
-    if lengths is not None and lengths.shape != (rows,):
-        raise ValueError(f"lengths must be ({rows},), one a row, got {tuple(lengths.shape)}.")
+    if lengths is not None and (lengths.shape != (rows,) or lengths.is_floating_point()):
+        raise ValueError(f"lengths must be ({rows},) integers, one a row, got {lengths.dtype} {tuple(lengths.shape)}.")
 
 
 def _surprise(errors: Tensor, values: Tensor, written: Tensor | None) -> Tensor:

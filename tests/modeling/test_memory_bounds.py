@@ -41,6 +41,9 @@ def test_the_gradient_of_a_limit_is_autograds():
         (function(leaf) * matrices[1]).sin().sum().backward()
         gradients.append(leaf.grad)
     torch.testing.assert_close(*gradients, rtol=1e-10, atol=1e-14)
+    nothing = torch.zeros(1, 1, 4, 5, requires_grad=True)
+    limit_norm(nothing).sum().backward()
+    assert torch.equal(nothing.grad, torch.ones_like(nothing))
     leaves = [matrix.clone().requires_grad_() for matrix in matrices]
     bound_state(tuple(leaves), clip=True)[1].sum().backward()
     assert [leaf.grad is not None for leaf in leaves] == [False, True, False]

@@ -44,11 +44,11 @@ def test_initial_gates_are_those_of_the_config():
 @pytest.mark.parametrize("step_rule", ["paper", "normalized"])
 @pytest.mark.parametrize("read", ["history", "chunk"])
 def test_turns_of_one_stream_walk_through_its_memory(read, step_rule):
-    layer, states = make_layer(read=read, step_rule=step_rule), hidden_states(rows=5)
-    lengths = torch.tensor([11, 4, 0, 7, 9])
-    # The first turns of two streams, their second ones, and a third one of the first stream.
-    output = layer(states, layer.initial_state(2), lengths=lengths, turns=[2, 2, 1])
-    for stream, rows in enumerate(([0, 2, 4], [1, 3])):
+    layer, states = make_layer(read=read, step_rule=step_rule), hidden_states(rows=6)
+    lengths = torch.tensor([11, 4, 10, 0, 7, 9])
+    # The first turns of three streams, the second ones of two, and a third one of the first.
+    output = layer(states, layer.initial_state(3), lengths=lengths, turns=[3, 2, 1])
+    for stream, rows in enumerate(([0, 3, 5], [1, 4], [2])):
         state = layer.initial_state(1)
         for row in rows:
             single = layer(states[[row]], state, lengths=lengths[[row]])
@@ -113,6 +113,8 @@ def test_a_compiled_layer_learns_the_same(read, step_rule):
         ("turns must fall", {"turns": [2]}),
         ("turns must fall", {"turns": [3]}),
         ("turns must fall", {"turns": []}),
+        ("turns must fall", {"turns": [2, 2, -1]}),
+        (r"lengths must be \(3,\) integers", {"turns": [2, 1], "lengths": torch.rand(3)}),
         ("turns must fall", {}),
         (r"lengths must be \(3,\)", {"turns": [2, 1], "lengths": torch.tensor([4])}),
     ],
@@ -154,6 +156,11 @@ def test_turns_that_are_only_read_see_what_was_before_the_call():
     torch.testing.assert_close(output.residual[[2]], alone.residual)
     torch.testing.assert_close(output.surprise[[2]], alone.surprise)
     assert torch.equal(output.state.weights[0], before.weights[0])
+
+
+def test_what_is_only_read_is_not_rejected():
+    layer = make_layer(read="chunk", step_rule="paper")
+    assert layer(hidden_states(), layer.initial_state(3), write=False).is_rejected is None
 
 
 def test_a_turn_of_no_tokens_is_nothing():
