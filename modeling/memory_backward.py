@@ -1,9 +1,8 @@
-"""The gradient of a chunk's update (`memory_step`), by hand.
+"""The gradients of reading and writing a chunk (`memory_step`), by hand.
 
-Left to autograd, a chunk that a memory of two matrices reads and writes keeps a dozen tensors of the size of its keys
-for the backward pass beside its arguments, and one of a single matrix three. This keeps the arguments, the state and
-the tokens, most of which stand anyway, and computes the rest again: with two matrices, four products of a token
-beside the 27 that it takes there and back.
+Left to autograd, a chunk keeps many tensors of the size of its keys for the backward pass. This keeps the arguments
+alone, the state and the tokens, most of which stand anyway, and computes the rest again: with two matrices, four
+products of a token beside the 27 that it takes there and back.
 
 With ``x_l`` what matrix l is applied to, ``z_l`` what it gives, s the SiLU and ``b_l`` the bound of the curvature (one
 for the paper's rule), a chunk is
@@ -31,14 +30,15 @@ from .memory_step import (
     curvature_bounds,
     half_gradients,
     hidden_pass,
+    read_chunk,
     silu_backward,
     write_chunk,
 )
 
 
-def read_by_hand(weights: tuple[Tensor, ...], queries: Tensor) -> Tensor:
-    """`neural_memory.read_memory`, which can be differentiated once."""
-    return _Read.apply(queries, *weights)
+def read_chunk_by_hand(weights: tuple[Tensor, ...], queries: Tensor) -> Tensor:
+    """`memory_step.read_chunk`, which can be differentiated once."""
+    return _ReadChunk.apply(queries, *weights)
 
 
 def write_chunk_by_hand(
@@ -49,12 +49,11 @@ def write_chunk_by_hand(
     return errors, tuple(state[: len(weights)]), tuple(state[len(weights) :])
 
 
-class _Read(torch.autograd.Function):
+class _ReadChunk(torch.autograd.Function):
     @staticmethod
     def forward(ctx, queries, *weights):
         ctx.save_for_backward(queries, *weights)
-        inputs, _ = hidden_pass(weights, queries)
-        return inputs[-1] @ weights[-1]
+        return read_chunk(weights, queries)
 
     @staticmethod
     @once_differentiable

@@ -22,7 +22,8 @@ from torch.nn import functional as F
 from .hand_gradients import goes_by_hand
 
 
-# Root mean square of a matrix's entries: d_in^-1/2 in a fresh memory, 0.42 in the shipped checkpoint after 72 turns.
+# Root mean square of a matrix's entries: d_in^-1/2 in a fresh memory. Ten thousand turns of the worst kinds come to a
+# twentieth of it (examples/benchmarks/stability.py).
 MAX_RMS = 8.0
 
 # Below these a factor of a gradient, and an entry of the state, are zero.

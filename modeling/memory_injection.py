@@ -67,6 +67,17 @@ class MemoryCall:
                 self.transaction.stage_tokens(counts)
                 self.positions, self.lengths = map(self.transaction.turn_by_turn, (self.positions, counts))
 
+    def audio_of(self, hidden_states: Tensor) -> Tensor:
+        """(rows, sequence_length, hidden_size) -> (rows, capacity, hidden_size), those at `positions`."""
+        positions = self.positions.to(hidden_states.device)
+        return hidden_states.flatten(0, 1).index_select(0, positions.flatten()).unflatten(0, positions.shape)
+
+    def add_to_audio(self, hidden_states: Tensor, residual: Tensor) -> Tensor:
+        """The hidden states with `residual`, as `audio_of` gives them, added at `positions`."""
+        positions = self.positions.to(hidden_states.device).flatten()
+        added = hidden_states.flatten(0, 1).index_add(0, positions, residual.to(hidden_states).flatten(0, 1))
+        return added.view(hidden_states.shape)
+
 
 class BlockHook:
     """Adds a memory layer's residual to the output of its decoder block, and stages what it wrote.
@@ -95,11 +106,10 @@ class BlockHook:
                 "Checkpointing with use_reentrant=True loses the gradients of what is written where transformers "
                 "(before 5.23) runs hooks inside it: use use_reentrant=False."
             )
-        positions, flat = call.positions.to(hidden_states.device), hidden_states.flatten(0, 1)
         # Looked up at call time: PEFT replaces modules that it trains.
         layer = self.model.titans_memory.layers[self.layer_idx]
         memory = layer(
-            flat.index_select(0, positions.flatten()).unflatten(0, positions.shape),
+            call.audio_of(hidden_states),
             functools.partial(call.transaction.read, self.layer_idx),
             lengths=call.lengths.to(hidden_states.device),
             turns=call.transaction.turns,
@@ -107,8 +117,7 @@ class BlockHook:
         )
         call.transaction.stage(self.layer_idx, memory.state, is_rejected=memory.is_rejected)
         call.surprise.append(call.transaction.row_by_row(memory.surprise))
-        residual = memory.residual.to(hidden_states).flatten(0, 1)
-        extended = flat.index_add(0, positions.flatten(), residual).view(hidden_states.shape)
+        extended = call.add_to_audio(hidden_states, memory.residual)
         if self.hidden_states_index is not None:
             extended = versions.select_scatter(extended, dim=0, index=self.hidden_states_index)
         return (extended, *output[1:]) if isinstance(output, tuple) else extended

@@ -1,4 +1,4 @@
-"""One chunk of the recurrence of `neural_memory`: the gradients of its tokens, and what they make of the state.
+"""One chunk of `neural_memory`: what is read before it, its tokens' gradients, and what they make of the state.
 
 Plain differentiable tensor code. `memory_backward` is its gradient by hand, which keeps less.
 """
@@ -54,6 +54,12 @@ def write_chunk(
         new_weights.append(add_product(weight, keys, to_weights * deltas[layer], sign=-1))
         new_momenta.append(add_product(momentum, keys, to_momentum * deltas[layer], sign=-1))
     return errors.detach(), tuple(new_weights), tuple(new_momenta)
+
+
+def read_chunk(weights: tuple[Tensor, ...], queries: Tensor) -> Tensor:
+    """``M_0(q)``, (streams, heads, tokens, head_dim)."""
+    inputs, _ = hidden_pass(weights, queries)
+    return inputs[-1] @ weights[-1]
 
 
 def add_product(matrix: Tensor, left: Tensor, right: Tensor, *, sign: int = 1) -> Tensor:

@@ -25,10 +25,10 @@ import torch
 from torch import Tensor
 
 from .hand_gradients import goes_by_hand
-from .memory_backward import read_by_hand, write_chunk_by_hand
+from .memory_backward import read_chunk_by_hand, write_chunk_by_hand
 from .memory_bounds import bound_state
 from .memory_chunks import MemoryChunk, cut_into_chunks, cut_tokens
-from .memory_step import hidden_pass, write_chunk
+from .memory_step import read_chunk, write_chunk
 
 
 STEP_RULES = ("normalized", "paper")
@@ -76,10 +76,10 @@ def read_memory(weights: tuple[Tensor, ...], queries: Tensor) -> Tensor:
         (streams, heads, tokens, head_dim), in the dtype of the weights.
     """
     queries = queries.to(weights[0].dtype)
-    if len(weights) > 1 and goes_by_hand():
-        return read_by_hand(weights, queries)
-    inputs, _ = hidden_pass(weights, queries)
-    return inputs[-1] @ weights[-1]
+    # One product keeps nothing but its factors anyway.
+    return (
+        read_chunk_by_hand(weights, queries) if len(weights) > 1 and goes_by_hand() else read_chunk(weights, queries)
+    )
 
 
 def write_memory(
@@ -152,10 +152,10 @@ def read_and_write_memory(
     if read not in READ_ORDERS:
         raise ValueError(f"read must be one of {READ_ORDERS}, got {read!r}.")
     gates = {"forget": forget, "momentum": momentum, "step": step}
-    _check_inputs(state, keys, values, gates, mask, chunk_size, step_rule)
     if read == "history":
         write = {"mask": mask, "chunk_size": chunk_size, "step_rule": step_rule}
         return read_memory(state.weights, queries), write_memory(state, keys, values, **gates, **write)
+    _check_inputs(state, keys, values, gates, mask, chunk_size, step_rule)
     if queries.shape != keys.shape:
         raise ValueError(f"queries must have the shape of the keys, {tuple(keys.shape)}, got {tuple(queries.shape)}.")
     keys, values, gates, written, order = _pack(state, keys, values, gates, mask)

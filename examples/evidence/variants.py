@@ -58,8 +58,7 @@ class InputKeys(TitansMemoryLayer):
         def keep(module, args, kwargs):
             call = kwargs[CALL_KEYWORD]
             if call.positions is not None:
-                received = args[0].flatten(0, 1).index_select(0, call.positions.flatten())
-                self.received = received.unflatten(0, call.positions.shape)
+                self.received = call.audio_of(args[0])
 
         block.register_forward_pre_hook(keep, with_kwargs=True)
 

@@ -152,6 +152,18 @@ def test_a_memory_that_is_never_written_hears_each_turn_alone(heard):
 
 
 @torch.no_grad()
+def test_what_a_convolution_brings_beyond_a_turn_is_not_written():
+    import variants
+
+    layer = listener_that_adds(layer=variants.Convolved).layer
+    torch.nn.init.normal_(layer.key_convolution.weight)
+    written = torch.arange(9) < torch.tensor([[9], [4]])
+    normed = torch.randn(2, 9, layer.key_proj.in_features) * written[..., None]
+    tokens = layer._project(normed, written)
+    assert not tokens.keys[1, :, 4:].any()
+    assert tokens.keys[1, :, :4].any()
+
+
 @pytest.mark.parametrize("variant", ["PooledWrite", "PlainValues", "Convolved"])
 def test_variants_of_the_layer_run_and_remember(heard, variant):
     import variants

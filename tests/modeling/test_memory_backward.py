@@ -5,9 +5,9 @@ import torch
 from memory_oracle import HEADS, STREAMS, make_state, make_tokens
 
 from titans_mal.modeling import neural_memory
-from titans_mal.modeling.memory_backward import read_by_hand, write_chunk_by_hand
+from titans_mal.modeling.memory_backward import read_chunk_by_hand, write_chunk_by_hand
 from titans_mal.modeling.memory_chunks import MemoryChunk
-from titans_mal.modeling.memory_step import hidden_pass, write_chunk
+from titans_mal.modeling.memory_step import read_chunk, write_chunk
 
 
 TOKENS = 5
@@ -28,21 +28,16 @@ def make_arguments(depth, *, is_transposed=False):
     return [tensor.requires_grad_() for tensor in tensors]
 
 
-def read(weights, queries):
-    inputs, _ = hidden_pass(weights, queries)
-    return inputs[-1] @ weights[-1]
-
-
-PLAIN, BY_HAND = (read, write_chunk), (read_by_hand, write_chunk_by_hand)
+PLAIN, BY_HAND = (read_chunk, write_chunk), (read_chunk_by_hand, write_chunk_by_hand)
 
 
 def run(functions, depth, step_rule, tensors):
     queries, *tensors = tensors
     count = len(MemoryChunk._fields)
     chunk, weights, momenta = MemoryChunk(*tensors[:count]), tuple(tensors[count:-depth]), tuple(tensors[-depth:])
-    read_memory, write = functions
+    read, write = functions
     _, *after = write(weights, momenta, chunk, step_rule)
-    return read_memory(weights, queries), *after[0], *after[1]
+    return read(weights, queries), *after[0], *after[1]
 
 
 @pytest.mark.parametrize("used", [slice(None), slice(1), slice(1, None), slice(1, 2), slice(-1, None)])
@@ -111,16 +106,15 @@ def test_autocast_does_not_reach_the_backward_pass():
     assert all(map(torch.equal, actual, expected))
 
 
-def test_writing_goes_by_hand_where_gradients_are_wanted(monkeypatch):
+def test_reading_and_writing_go_by_hand_where_gradients_are_wanted(monkeypatch):
     called = []
-    monkeypatch.setattr(
-        neural_memory,
-        "write_chunk_by_hand",
-        lambda *arguments: called.append(None) or write_chunk_by_hand(*arguments),
-    )
-    (_, keys, values, gates), state = make_tokens(TOKENS), make_state(1)
-    neural_memory.write_memory(state, keys, values, **gates, chunk_size=2)
-    assert len(called) == 3
+    for function in BY_HAND:
+        name = function.__name__
+        spy = lambda *arguments, function=function, name=name: called.append(name) or function(*arguments)  # noqa: E731
+        monkeypatch.setattr(neural_memory, name, spy)
+    (queries, keys, values, gates), state = make_tokens(TOKENS), make_state(2)
+    neural_memory.read_and_write_memory(state, queries, keys, values, **gates, chunk_size=2, read="chunk")
+    assert called == ["read_chunk_by_hand", "write_chunk_by_hand"] * 3
     with torch.no_grad():
-        neural_memory.write_memory(state, keys, values, **gates, chunk_size=2)
-    assert len(called) == 3
+        neural_memory.read_and_write_memory(state, queries, keys, values, **gates, chunk_size=2, read="chunk")
+    assert len(called) == 6

@@ -31,6 +31,18 @@ def test_a_matrix_within_its_bound_is_left_bit_for_bit():
     assert is_within_bounds((matrix, broken)).tolist() == [False, True]
 
 
+def test_a_memory_at_its_bound_is_good():
+    assert is_within_bounds((torch.full((1, 1, 4, 4), 8.0),)).tolist() == [True]
+
+
+def test_of_a_limit_the_results_alone_are_kept():
+    matrices, kept = [torch.randn(2, 3, 4, 5, requires_grad=True) for _ in range(2)], []
+    with torch.autograd.graph.saved_tensors_hooks(lambda saved: kept.append(saved) or saved, lambda saved: saved):
+        results = bound_state(tuple(matrices), clip=True)
+    large = {saved.data_ptr() for saved in kept if saved.numel() == matrices[0].numel()}
+    assert large == {result.data_ptr() for result in results}
+
+
 def test_the_gradient_of_a_limit_is_autograds():
     generator = torch.Generator().manual_seed(0)
     sizes = torch.tensor([1.0, 1e3])[:, None, None, None]  # one stream within the bound, one beyond
