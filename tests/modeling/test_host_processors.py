@@ -9,6 +9,7 @@ from tiny_processors import PROCESSORS
 
 from titans_mal import AudioEmotionPipeline, ConversationMemoryCache
 from titans_mal.data.voices import to_wav
+from titans_mal.training.windows import without_weights
 
 
 # Where a processor fixes what the tiny model must have.
@@ -155,3 +156,13 @@ def test_the_pipeline_takes_any_host(model, processor, files):
     turns = AudioEmotionPipeline(model=model, processor=processor)([str(path) for path in files])
     assert [turn["file"] for turn in turns] == [str(path) for path in files]
     assert all(abs(sum(turn["scores"].values()) - 1) < 1e-5 for turn in turns)
+
+
+@torch.no_grad()
+def test_turns_are_prepared_on_the_cpu_without_weights(name, model, processor, files):
+    """As the workers of a training do; a model of the meta device has none."""
+    expected = model.prepare_turn(processor, files)
+    inputs = without_weights(model.to("meta")).prepare_turn(processor, files)
+    assert inputs.keys() == expected.keys()
+    for key in expected:
+        assert torch.equal(inputs[key], expected[key]), key

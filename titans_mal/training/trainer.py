@@ -165,8 +165,9 @@ class ConversationTrainer(Trainer):
 
     def training_step(self, model, inputs: dict, num_items_in_batch: Tensor | None = None) -> Tensor:
         """Forward and backward of a batch; the lanes' memory goes on from here, cut from the graph."""
-        inputs = self._prepare_inputs(dict(inputs))
+        inputs = dict(inputs)
         lanes, begins = inputs["conversation_ids"].tolist(), inputs.pop("begins").tolist()
+        inputs = self._prepare_inputs(inputs)
         cache = self._lane_states.of_batch(lanes, begins)
         before = cache.snapshot()
         model.train()

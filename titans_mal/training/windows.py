@@ -1,4 +1,4 @@
-"""From turns of a table to the inputs of one forward: sound, lanes, speakers and labels."""
+"""From turns of a table to the inputs of one forward, on the CPU: audio, lanes, speakers and labels."""
 
 from __future__ import annotations
 
@@ -7,6 +7,8 @@ from collections.abc import Sequence
 
 import torch
 from datasets import Dataset
+from torch import nn
+from transformers import PreTrainedModel
 
 from ..data.audio import load_turn
 from ..data.table import SOFT_LABELS, rows_by_conversation, speaker_numbers
@@ -70,13 +72,16 @@ class TurnDataset(torch.utils.data.Dataset):
 class WindowCollator:
     """Makes the inputs of a batch of turns, whole windows of one or more lanes.
 
+    All tensors are on the CPU, wherever the model is: a loader pins only these, and its workers must not use the
+    model's device. Whoever runs the model moves them.
+
     Args:
-        model, processor: whose prompt is asked.
+        model, processor: whose prompt is asked; the model's weights are not kept.
         label_columns: as of `TurnDataset`, for the soft labels.
     """
 
-    def __init__(self, model, processor, label_columns: Sequence[int]):
-        self._model = model
+    def __init__(self, model: PreTrainedModel, processor, label_columns: Sequence[int]):
+        self._model = without_weights(model)
         self._processor = processor
         self._label_columns = list(label_columns)
 
@@ -105,3 +110,16 @@ class WindowCollator:
             batch[SOFT_LABELS] = torch.zeros(len(turns), len(self._model.config.labels))
             batch[SOFT_LABELS][:, self._label_columns] = given
         return batch
+
+
+def without_weights(model: PreTrainedModel) -> PreTrainedModel:
+    """A stand-in for a model that prepares turns on the CPU in the model's dtype: its class and its configuration.
+
+    Workers of a loader get it in place of the model, whose weights they would copy and whose device they cannot use.
+    """
+    stand_in = type(model).__new__(type(model))
+    nn.Module.__init__(stand_in)
+    stand_in.config = model.config
+    # A model is where its parameters are.
+    stand_in.like = nn.Parameter(torch.empty(0, dtype=model.dtype))
+    return stand_in

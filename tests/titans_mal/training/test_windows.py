@@ -1,0 +1,96 @@
+"""Batches of turns: on the CPU wherever the model is, pinned and made by workers as loaders do."""
+
+import pickle
+
+import pytest
+import torch
+from tiny_models import tiny_model, tiny_processor
+
+from titans_mal.training import ConversationTrainer, ConversationTrainingArguments, choose_trained_parts
+from titans_mal.training.lanes import LaneTurn
+from titans_mal.training.windows import TurnDataset, WindowCollator
+
+
+COLUMNS = [0, 1, 2, 3]
+
+
+@pytest.fixture(scope="module")
+def turns(talks):
+    dataset = TurnDataset(talks["train"], sampling_rate=16_000, label_columns=COLUMNS)
+    return [dataset[LaneTurn(row, lane=row % 2, begins=row < 2)] for row in range(4)]
+
+
+@pytest.fixture
+def accelerator(monkeypatch):
+    """What a GPU is to a loader: it is there, and pins memory of the CPU alone."""
+    pinned = []
+
+    def pin_memory(tensor, *args):
+        if tensor.device.type != "cpu":
+            raise RuntimeError(f"cannot pin memory of {tensor.device}: only dense CPU tensors can be pinned")
+        pinned.append(tensor)
+        return tensor
+
+    monkeypatch.setattr(torch.Tensor, "pin_memory", pin_memory)
+    monkeypatch.setattr(torch.accelerator, "is_available", lambda *args, **kwargs: True)
+    return pinned
+
+
+def trainer_on(folder, talks, **options) -> ConversationTrainer:
+    """A training on the CPU, whatever else is there."""
+    model = tiny_model()
+    choose_trained_parts(model)
+    arguments = ConversationTrainingArguments(
+        output_dir=str(folder),
+        window=3,
+        per_device_train_batch_size=2,
+        max_steps=3,
+        logging_steps=1,
+        save_strategy="no",
+        use_cpu=True,
+        report_to="none",
+        disable_tqdm=True,
+        **options,
+    )
+    # Which `use_cpu` turns off.
+    arguments.dataloader_pin_memory = torch.accelerator.is_available()
+    return ConversationTrainer(model, arguments, processor=tiny_processor(), train_dataset=talks["train"])
+
+
+def losses(trainer) -> list[float]:
+    trainer.train()
+    return [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_batch_is_on_the_cpu_wherever_the_model_is(processor, turns, dtype):
+    expected = WindowCollator(tiny_model().to(dtype), processor, COLUMNS)(turns)
+    batch = WindowCollator(tiny_model().to(dtype).to("meta"), processor, COLUMNS)(turns)
+    assert batch["input_features"].dtype == dtype
+    for name in expected:
+        assert batch[name].device.type == "cpu", name
+        assert torch.equal(batch[name], expected[name]), name
+
+
+def test_workers_get_no_weights(processor):
+    model = tiny_model()
+    collator = pickle.dumps(WindowCollator(model, processor, COLUMNS))
+    assert len(collator) - len(pickle.dumps(processor)) < 0.1 * model.num_parameters()
+    assert not any(parameter.numel() for parameter in pickle.loads(collator)._model.parameters())
+
+
+def test_batches_of_a_model_on_another_device_are_pinned(accelerator, talks, tmp_path):
+    trainer = trainer_on(tmp_path, talks)
+    trainer.data_collator = WindowCollator(tiny_model().to("meta"), tiny_processor(), COLUMNS)
+    batch = next(iter(trainer.get_train_dataloader()))
+    assert {id(tensor) for tensor in batch.values()} == {id(tensor) for tensor in accelerator}
+
+
+def test_a_training_with_pinned_batches(accelerator, talks, tmp_path):
+    assert len(losses(trainer_on(tmp_path, talks))) == 3
+    assert accelerator
+
+
+def test_workers_change_no_number(talks, tmp_path):
+    plain = losses(trainer_on(tmp_path / "plain", talks))
+    assert losses(trainer_on(tmp_path / "two", talks, dataloader_num_workers=2)) == plain
