@@ -36,8 +36,14 @@ _ADAPTER_KEYWORDS = (*LOCATION_KEYWORDS, "code_revision", "adapter_kwargs", "var
 
 
 class AudioEmotionCheckpointMixin(CheckpointSavingMixin):
-    """`from_base` and `from_pretrained` of a host with memory, and what saving is."""
+    """`from_base` and `from_pretrained` of a host with memory, and what saving is.
 
+    Attributes:
+        loaded_from: the folder or repo that `from_pretrained` was given, and how it is reached, as `hub_keywords`
+            gives; None for a model that it did not make.
+    """
+
+    loaded_from: tuple[str, dict] | None = None
     # A processor that is saved along, or where one may be found when it is asked for.
     _processor = None
     _processor_source: tuple | None = None
@@ -158,6 +164,7 @@ class AudioEmotionCheckpointMixin(CheckpointSavingMixin):
         load = cls._load_adapter if config.adapter_only else cls._load_full
         model, info = load(pretrained_model_name_or_path, config, kwargs)
         model._processor_source = (pretrained_model_name_or_path, hub)
+        model.loaded_from = (str(pretrained_model_name_or_path), hub)
         return (model, info) if wants_info else model
 
     @classmethod

@@ -47,6 +47,8 @@ def main(
                 AutoProcessor.from_pretrained(name),
                 conversations["test"],
                 output / f"fold{fold}",
+                # One for all folds, by which they are known to be of one model.
+                name=model,
                 train=conversations["train"],
                 batch_size=batch_size,
                 resamples=resamples,

@@ -147,6 +147,7 @@ def finish(trainer: ConversationTrainer, processor, splits: DatasetDict, options
             processor,
             splits["test"],
             output / "report",
+            name=str(output / "model"),
             train=splits["train"],
             batch_size=trainer.args.per_device_eval_batch_size,
         )

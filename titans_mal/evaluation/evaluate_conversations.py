@@ -32,6 +32,7 @@ def evaluate_conversations(
     dataset: Dataset,
     output_dir: str | Path,
     *,
+    name: str | None = None,
     train: Dataset | None = None,
     conditions: Sequence[str] = tuple(CONDITIONS),
     batch_size: int = 16,
@@ -53,6 +54,8 @@ def evaluate_conversations(
         processor: of its host.
         dataset: a split of `load_conversations`; turns with a label below 0 are heard and not scored.
         output_dir: gets `report.json`, `report.md`, `predictions.jsonl` and the pictures.
+        name: what the report calls the model: its folder or repo. None: what it was loaded from; for a model that
+            was not loaded, `output_dir`. A `training_recipe.json` there enters the report.
         train: the split for the majority floor; None takes it from `dataset` itself, which the report says.
         conditions: of `CONDITIONS`; "memory" and "reads_off" are needed for what depends on them.
         batch_size: turns heard at once. It changes numbers by no more than their rounding.
@@ -76,7 +79,8 @@ def evaluate_conversations(
     conditions = _possible(conditions, dataset)
     output_dir, state = Path(output_dir), process_state()
     protocol = protocol_of(model, processor, dataset, **hearing)
-    run = {"protocol": protocol, "model": model_of(model), "conditions": conditions, "batch_size": batch_size}
+    name = str(output_dir) if name is None and model.loaded_from is None else name
+    run = {"protocol": protocol, "model": model_of(model, name), "conditions": conditions, "batch_size": batch_size}
     stored = Progress(output_dir / PROGRESS_FOLDER, {**run, "sound": sound_fingerprint(dataset)}, state)
     groups = make_groups(dataset, batch_size)
     listener = Listener(model, processor, dataset, batch_size=batch_size, **hearing)

@@ -74,11 +74,39 @@ def protocol_table(content: dict) -> str:
         "turns are": heard,
         "model": f"{model['name']} ({model['class']}, {model['dtype']}, memory {model['weights']})",
         "base": f"{model['base'] or '-'} @ {model['base_revision'] or '-'}",
+        "memory": f"layers {memory_layers(model)}, scope {memory_scope(model)}",
+        "LoRA": lora_name(model),
+        "training seed": training_seed(model),
         "seed, bootstrap": f"{protocol['seed']}, {content['bootstrap']['resamples']} resamples",
         "majority from": content["majority_from"],
         "versions": ", ".join(f"{package} {version}" for package, version in protocol["versions"].items()),
     }
     return table(["protocol", ""], rows.items())
+
+
+def memory_layers(model: dict) -> str:
+    """The blocks with memory of a report's `model`: "8, 16, 24"."""
+    return ", ".join(map(str, model["memory"].get("layers", [0])))
+
+
+def memory_scope(model: dict) -> str:
+    return model["memory"].get("scope", "conversation")
+
+
+def lora_name(model: dict) -> str:
+    """The LoRA of a report's `model`: "rank 16 on .*q_proj", or "-"; reports of schema version 1 do not have it."""
+    if "lora" not in model:
+        return "not recorded"
+    lora = model["lora"]
+    if lora is None:
+        return "-"
+    targets = lora["targets"] if isinstance(lora["targets"], str) else ", ".join(lora["targets"] or [])
+    return f"rank {lora['rank']} on {targets}"
+
+
+def training_seed(model: dict) -> str:
+    """The seed of the training of a report's `model`, where it is recorded."""
+    return str((model.get("training") or {}).get("seed", "not recorded"))
 
 
 def metrics_table(content: dict) -> str:
@@ -92,7 +120,7 @@ def difference_table(content: dict) -> str:
     return table(["minus", *METRIC_TITLES.values(), "better / worse turns", "McNemar p"], _difference_rows(content))
 
 
-def told(metric: dict) -> str:
+def format_metric(metric: dict) -> str:
     """A metric in percent with its interval: "71.3 (68.0 to 74.2)"."""
     ends = metric["interval"]
     return _percent(metric["value"]) + ("" if ends is None else f" ({_percent(ends[0])} to {_percent(ends[1])})")
@@ -108,11 +136,11 @@ def _unparsable_title(columns: dict) -> list[str]:
 
 def _metrics_row(column: dict) -> list[str]:
     unparsable = [] if column["unparsable"] is None else [_percent(column["unparsable"])]
-    return [column["title"], *(told(column["metrics"][name]) for name in METRICS), *unparsable]
+    return [column["title"], *(format_metric(column["metrics"][name]) for name in METRICS), *unparsable]
 
 
 def _difference_rows(content: dict) -> Iterable[list[str]]:
     for name, found in content["differences"].items():
         test = found["mcnemar"]
-        metrics = [told(found["metrics"][metric]) for metric in METRICS]
+        metrics = [format_metric(found["metrics"][metric]) for metric in METRICS]
         yield [content["columns"][name]["title"], *metrics, f"{test['better']} / {test['worse']}", f"{test['p']:.2g}"]

@@ -7,18 +7,26 @@ import json
 import zlib
 from collections.abc import Sequence
 from importlib.metadata import version
+from pathlib import Path
 
 from datasets import Dataset
+from transformers.utils import cached_file
 
 from ..data.audio import MIN_SECONDS
 from ..data.problems import file_stamp
 from ..modeling.host_identity import host_checksums
+from ..training_recipe import RECIPE_FILE, read_recipe
 
 
 # What must be equal for numbers to be compared; what depends on the fold need not be equal between folds.
 _OF_THE_TASK = ("corpus", "label_set", "labels", "split", "prompt", "readout", "heard_seconds")
 _OF_THE_FOLD = ("data", "turns", "scored", "conversations")
 _PACKAGES = ("titans_mal", "torch", "transformers", "datasets", "evaluate", "scikit-learn")
+
+
+def major_version(content: dict) -> int:
+    """The major schema version of a report's content: its conditions are those of reports with the same one."""
+    return int(str(content["schema_version"]).split(".")[0])
 
 
 class ProtocolError(ValueError):
@@ -69,21 +77,59 @@ def _fingerprint(content) -> str:
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
 
 
-def model_of(model) -> dict:
-    """Which model was measured, in the fields of the report's `model`; `weights` names all of its numbers."""
-    memory = model.config.memory_config.to_diff_dict()
-    memory.pop("weights_fingerprint", None)  # of the memory alone, and only once it was used
+def model_of(model, name: str | None = None) -> dict:
+    """Which model was measured, in the fields of the report's `model`; `weights` names all of its numbers.
+
+    Args:
+        name: what the report calls it, a folder or repo; None: what it was loaded from, or its class.
+    """
+    config = model.config
     # In order and without names: that of a LoRA is another one once it was loaded.
     weights = list(host_checksums(model.state_dict(), without=()).values())
     return {
-        "name": model.config.name_or_path or type(model).__name__,
+        "name": name or (model.loaded_from or [type(model).__name__])[0],
         "class": type(model).__name__,
-        "base": model.config.base_model_name_or_path,
-        "base_revision": model.config.base_model_revision,
-        "memory": json.loads(json.dumps(memory)),
-        "weights": _fingerprint([weights, model.config.label_token_ids]),
+        "base": config.base_model_name_or_path,
+        "base_revision": config.base_model_revision,
+        "memory": _memory_of(config.memory_config),
+        "lora": _lora_of(model),
+        "training": _training_of(model, name),
+        "weights": _fingerprint([weights, config.label_token_ids]),
         "dtype": str(model.dtype).removeprefix("torch."),
     }
+
+
+def _memory_of(memory) -> dict:
+    fields = {name: getattr(memory, name) for name in type(memory).__annotations__}
+    # The fingerprint is of the memory alone, and known only once it was used.
+    return {name: fields[name] for name in fields if name not in ("model_type", "weights_fingerprint")}
+
+
+def _lora_of(model) -> dict | None:
+    """The adapter on the host that its base did not bring; None without one."""
+    names = model.added_adapters
+    if not names:
+        return None
+    config = model.peft_config[names[0]]
+    targets = config.target_modules
+    return {
+        "type": str(getattr(config.peft_type, "value", config.peft_type)),
+        "rank": getattr(config, "r", None),
+        "alpha": getattr(config, "lora_alpha", None),
+        "targets": targets if isinstance(targets, str | None) else sorted(targets),
+    }
+
+
+def _training_of(model, name: str | None) -> dict | None:
+    """The recipe in the folder `name`, else beside what the model was loaded from; None where there is none."""
+    if name is not None and Path(name).is_dir():
+        return read_recipe(Path(name)) or None
+    if model.loaded_from is None:
+        return None
+    checkpoint, hub = model.loaded_from
+    missing = {"_raise_exceptions_for_missing_entries": False, "_raise_exceptions_for_connection_errors": False}
+    path = cached_file(checkpoint, RECIPE_FILE, **missing, **hub)
+    return None if path is None else read_recipe(Path(path).parent) or None
 
 
 def check_comparable(contents: Sequence[dict]) -> None:
@@ -97,6 +143,12 @@ def check_comparable(contents: Sequence[dict]) -> None:
     Raises:
         ProtocolError: naming what differs, with the values.
     """
+    versions = sorted({major_version(content) for content in contents})
+    if len(versions) > 1:
+        raise ProtocolError(
+            f"These reports are of the schema versions {versions}, whose conditions are not the same: evaluate the "
+            "models of the older ones again."
+        )
     first = contents[0]["protocol"]
     for content in contents[1:]:
         other = content["protocol"]

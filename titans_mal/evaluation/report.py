@@ -23,6 +23,8 @@ from .statistics import METRICS, confusions, difference, interval, mcnemar
 
 
 SCHEMA = json.loads((Path(__file__).parent / "report.schema.json").read_text(encoding="utf-8"))
+# Major.minor; a report of another major version has other conditions.
+SCHEMA_VERSION = "2.0"
 REPORT_FILE, PREDICTIONS_FILE = "report.json", "predictions.jsonl"
 
 TITLES = {
@@ -171,7 +173,7 @@ def build_report(
         for name, values in predicted.items()
     }
     content = {
-        "schema_version": SCHEMA["properties"]["schema_version"]["const"],
+        "schema_version": SCHEMA_VERSION,
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
         **run,
         "processes": processes,

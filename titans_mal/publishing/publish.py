@@ -18,13 +18,13 @@ from ..auto import AutoModelForAudioEmotion
 from ..evaluation.protocol import model_of
 from ..evaluation.report import EvaluationReport
 from ..modeling.host_lora import has_lora
+from ..training_recipe import read_recipe
 from .model_card import EXAMPLES_FOLDER, MARKER, TEMPLATES, CardFacts, model_card
 from .repository import (
     CARD_FILE,
     complete_config,
     is_stale,
     read_config,
-    read_recipe,
     replace_text,
     repository_files,
     total_megabytes,

@@ -22,9 +22,10 @@ from ..modeling.checkpoint_saving import (
 )
 from ..modeling.configuration_titans_mal import AudioEmotionConfigMixin
 from ..modeling.host_lora import LORA_FILES, LORA_FOLDER, has_lora
+from ..training_recipe import RECIPE_FILE
 
 
-RECIPE_FILE, CARD_FILE = "training_recipe.json", "README.md"
+CARD_FILE = "README.md"
 
 _LORA = {f"{LORA_FOLDER}/{name}" for name in LORA_FILES}
 # What a loader would take for weights of the model, were it left of an earlier publication.
@@ -119,24 +120,6 @@ def total_megabytes(folder: Path) -> float:
     """Of all weights of the model in a folder."""
     weights = [*_weight_files(folder), *(folder / name for name in sorted(_LORA) if has_lora(folder))]
     return sum(path.stat().st_size for path in weights if path.suffix == ".safetensors") / 1e6
-
-
-def read_recipe(folder: Path) -> dict[str, object]:
-    """How a model was trained, as its training wrote it beside the weights; empty where nothing is said.
-
-    Raises:
-        ValueError: if it is no table of names and values.
-    """
-    path = folder / RECIPE_FILE
-    if not path.is_file():
-        return {}
-    try:
-        recipe = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ValueError(f"{path} is no JSON: {error}") from error
-    if not isinstance(recipe, dict):
-        raise ValueError(f"{path} must hold names and values, got {type(recipe).__name__}.")
-    return recipe
 
 
 def _weight_files(folder: Path) -> list[Path]:

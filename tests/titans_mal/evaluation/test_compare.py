@@ -17,8 +17,15 @@ from titans_mal.evaluation.report import EvaluationReport, build_report
 LABELS = ["neutral", "happy"]
 
 
-def make_report(*, fold=None, seed=0, turns=40, prompt="emotion ?", corpus="talks") -> EvaluationReport:
-    """A report of made-up logits on a made-up table."""
+def make_report(
+    *, fold=None, seed=0, turns=40, prompt="emotion ?", corpus="talks", rng_seed=None, **model_fields
+) -> EvaluationReport:
+    """A report of made-up logits on a made-up table.
+
+    Args:
+        rng_seed: of the logits alone; None: also of the labels.
+        model_fields: of the report's `model`.
+    """
     rng = np.random.default_rng((seed, fold or 0))
     rows = [
         {
@@ -38,10 +45,11 @@ def make_report(*, fold=None, seed=0, turns=40, prompt="emotion ?", corpus="talk
     run = {
         "protocol": protocol_of(model, tiny_processor(), table, readout="logits", max_new_tokens=8, seed=0),
         "model": {"name": f"m{seed}", "class": "M", "base": None, "base_revision": None, "memory": {}, "weights": None}
-        | {"dtype": "float32"},
+        | {"dtype": "float32", **model_fields},
         "conditions": ["memory", "reads_off"],
         "batch_size": 4,
     }
+    rng = rng if rng_seed is None else np.random.default_rng(rng_seed)
     heard = {
         name: {"logits": {row: rng.standard_normal(2).tolist() for row in range(turns)}, "texts": {}, "surprise": {}}
         for name in ("memory", "reads_off")
@@ -86,6 +94,81 @@ def test_seeds_are_averaged_and_not_pooled():
     assert compare_reports(reports)["pooled"] is None
     assert "pooled" not in comparison_markdown(reports)
     assert compare_reports(reports[:1])["mean"]["memory"]["wa"]["deviation"] is None
+
+
+def trained(seed: int, **recipe) -> dict:
+    """Fields of a run whose training is recorded."""
+    recipe = {"learning_rate": 1e-3, "seed": seed, "steps": 100 + seed, **recipe}
+    return {"name": f"runs/{seed}", "weights": f"w{seed} {recipe}", "training": recipe, "rng_seed": seed}
+
+
+MODELS = {
+    "layers": {"memory": {"layers": [1, 3], "scope": "conversation"}},
+    "scope": {"memory": {"layers": [0], "scope": "speaker"}},
+    "lora": {"lora": {"type": "LORA", "rank": 4, "alpha": 8, "targets": ["q_proj"]}},
+    "base": {"base": "org/another"},
+    "dtype": {"dtype": "bfloat16"},
+    "recipe": {"training": {"learning_rate": 1e-4, "seed": 2, "steps": 7}},
+}
+
+
+@pytest.mark.parametrize("differing", MODELS)
+def test_no_mean_over_models_that_differ_in_more_than_seed_or_fold(differing):
+    own = {"memory": {"layers": [0], "scope": "conversation"}, "lora": None}
+    reports = [make_report(**own, **trained(0)), make_report(**own, **trained(1))]
+    reports.append(make_report(**{**own, **trained(2), **MODELS[differing]}))
+    compared = compare_reports(reports)
+    assert [group["runs"] for group in compared["groups"]] == [2, 1]
+    assert compared["mean"] is None
+    values = [report.columns["memory"]["metrics"]["wa"]["value"] for report in reports[:2]]
+    assert compared["groups"][0]["mean"]["memory"]["wa"] == {
+        "value": pytest.approx(np.mean(values)),
+        "deviation": pytest.approx(np.std(values, ddof=1)),
+    }
+    assert compared["groups"][1]["mean"]["memory"]["wa"]["deviation"] is None
+    text = comparison_markdown(reports)
+    # Each report by its own name, and the two seeds as one row.
+    for name in ("runs/0", "runs/1", "runs/2"):
+        assert f"| {name} |" in text
+    assert "| 2 (seeds) |" in text
+    assert "standard deviation over seeds" in text
+
+
+def test_models_stand_in_the_table_with_what_they_are():
+    one = make_report(**trained(0) | MODELS["layers"] | MODELS["lora"])
+    two = make_report(**trained(5) | MODELS["scope"])
+    lines = comparison_markdown([one, two]).splitlines()
+    assert any(line.startswith("| runs/0 | 1, 3 | conversation | rank 4 on q_proj | 0 | - |") for line in lines)
+    assert any(line.startswith("| runs/5 | 0 | speaker | not recorded | 5 | - |") for line in lines)
+
+
+def test_seeds_of_several_folds_deviate_by_seed():
+    reports = [make_report(fold=fold, **trained(seed, fold=fold)) for seed in (0, 1, 2) for fold in (1, 2)]
+    group = compare_reports(reports)["groups"][0]
+    assert (group["runs"], group["varies"], group["pooled"]) == (6, "seeds", None)
+    values = np.array([report.columns["memory"]["metrics"]["ua"]["value"] for report in reports]).reshape(3, 2)
+    assert group["mean"]["memory"]["ua"]["value"] == pytest.approx(values.mean())
+    assert group["mean"]["memory"]["ua"]["deviation"] == pytest.approx(np.std(values.mean(1), ddof=1))
+    # Seeds with other folds each cannot be told from the folds.
+    uneven = compare_reports(reports[:3])["groups"][0]
+    assert (uneven["varies"], uneven["mean"]["memory"]["ua"]["deviation"]) == (None, None)
+
+
+def test_runs_without_a_recipe_are_known_by_their_names():
+    names = ["out/seed1/model", "out/seed-2/model", "other/seed3/model"]
+    reports = [make_report(name=name, weights=name, rng_seed=i) for i, name in enumerate(names)]
+    assert [group["runs"] for group in compare_reports(reports)["groups"]] == [2, 1]
+    assert "How these runs were trained is not recorded" in comparison_markdown(reports)
+
+
+def test_reports_of_another_major_version_are_refused():
+    old = make_report(name="old")
+    old.content["schema_version"] = 1
+    with pytest.raises(ProtocolError, match=r"schema versions \[1, 2\]"):
+        compare_reports([old, make_report()])
+    minor = make_report(name="minor", weights="w")
+    minor.content["schema_version"] = "2.7"
+    assert len(compare_reports([minor, make_report()])["groups"]) == 2
 
 
 @pytest.mark.parametrize(

@@ -10,9 +10,10 @@ import zlib
 import numpy as np
 import pytest
 import torch
-from tiny_models import LABELS, tiny_model, tone
+from peft import LoraConfig
+from tiny_models import LABELS, save_base, tiny_model, tone
 
-from titans_mal import ConversationMemoryCache, load_audio, load_conversations
+from titans_mal import ConversationMemoryCache, Qwen2AudioMALForAudioEmotion, load_audio, load_conversations
 from titans_mal.data.voices import to_wav
 from titans_mal.evaluation import evaluate_conversations as runner
 from titans_mal.evaluation.conditions import CONDITIONS
@@ -416,6 +417,39 @@ def test_a_table_of_ones_own(model, processor, talks, tmp_path):
     part = evaluated(model, processor, talks.select(range(3, 16)), tmp_path / "part")
     assert report.predictions == part.predictions
     assert report.protocol["split"] == "unnamed"
+
+
+def test_a_report_names_the_run_and_not_its_base(processor, talks, tmp_path):
+    """A model that was made of a base here, the folder that it was saved to, and its LoRA and recipe."""
+    save_base(tmp_path / "base")
+    memory = {"layers": [1], "num_heads": 2, "head_dim": 8, "chunk_size": 4, "scope": "speaker"}
+    model = Qwen2AudioMALForAudioEmotion.from_base(
+        tmp_path / "base", id2label=dict(enumerate(LABELS)), memory_config=memory, emotion_prompt="emotion ?"
+    )
+    model.add_adapter(LoraConfig(r=2, lora_alpha=4, target_modules=["q_proj", "k_proj"]))
+    fresh = evaluated(model, processor, talks, tmp_path / "fresh", conditions=["memory"]).content["model"]
+    assert (fresh["name"], fresh["training"]) == (str(tmp_path / "fresh"), None)
+    run = tmp_path / "runs" / "seed3"
+    model.save_pretrained(run)
+    (run / "training_recipe.json").write_text('{"seed": 3, "learning_rate": 0.01}')
+    loaded = Qwen2AudioMALForAudioEmotion.from_pretrained(run)
+    one = evaluated(loaded, processor, talks, tmp_path / "one", conditions=["memory"])
+    two = evaluated(model, processor, talks, tmp_path / "two", conditions=["memory"], name=str(run))
+    assert one.content["model"] == two.content["model"]
+    assert one.content["model"]["name"] == str(run)
+    assert one.content["model"]["base"] == str(tmp_path / "base")
+    assert one.content["model"]["training"] == {"seed": 3, "learning_rate": 0.01}
+    assert one.content["model"]["lora"] == {"type": "LORA", "rank": 2, "alpha": 4, "targets": ["k_proj", "q_proj"]}
+    assert one.content["model"]["memory"]["layers"] == [1]
+    assert one.content["model"]["memory"]["scope"] == "speaker"
+    named = evaluated(loaded, processor, talks, tmp_path / "named", conditions=["memory"], name="mine").content[
+        "model"
+    ]
+    assert (named["name"], named["training"]) == ("mine", {"seed": 3, "learning_rate": 0.01})
+    text = (tmp_path / "one" / "report.md").read_text()
+    assert "| memory | layers 1, scope speaker |" in text
+    assert "| LoRA | rank 2 on k_proj, q_proj |" in text
+    assert "| training seed | 3 |" in text
 
 
 def test_the_model_is_left_as_it_was(processor, talks, tmp_path):
