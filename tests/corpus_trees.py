@@ -262,3 +262,13 @@ def ravdess(root: Path) -> Path:
             write_wav(root / f"{folder}Actor_{actor:02d}" / f"03-01-05-01-02-01-{actor:02d}.wav")
         write_wav(root / f"Actor_{actor:02d}" / f"03-02-05-01-02-01-{actor:02d}.wav")
     return root
+
+
+def emodb(root: Path) -> Path:
+    """Each speaker angry and neutral, one of them bored in capitals, a speaker whom EmoDB does not have, and notes."""
+    for speaker in ("03", "08", "09", "10", "11", "12", "13", "14", "15", "16", "07"):
+        write_wav(root / "wav" / f"{speaker}a01Wa.wav")
+        write_wav(root / "wav" / f"{speaker}b10Nb.wav")
+    write_wav(root / "wav" / "03a05Lc.WAV")
+    write_wav(root / "wav" / "notes.wav")
+    return root

@@ -1,12 +1,14 @@
-"""How long `load_conversations` takes for a corpus of IEMOCAP's size: first, from the cache, and with two processes.
+"""How long `load_conversations` takes for a corpus of any size: first, from the cache, and with two processes.
 
-    python examples/benchmarks/load_corpus.py
+    python examples/benchmarks/load_corpus.py --turns 300000
 
-It writes 10,039 short files in IEMOCAP's layout into a temporary folder.
+It writes short files in IEMOCAP's layout into a temporary folder; those of a dialogue are links to one file.
 """
 
 from __future__ import annotations
 
+import argparse
+import math
 import os
 import tempfile
 import time
@@ -16,12 +18,15 @@ import numpy as np
 import psutil
 
 
-DIALOGUES_OF_A_SESSION, TURNS, SECONDS = 31, 10_039, 4.0
+# Those of IEMOCAP.
+TURNS, TURNS_OF_A_DIALOGUE, SESSIONS = 10_039, 65, 5
+SECONDS = 4.0
 
 
-def write_corpus(root: Path, sound: bytes) -> None:
-    places = [(session, dialogue) for session in range(1, 6) for dialogue in range(DIALOGUES_OF_A_SESSION)]
-    for number, turns in enumerate(np.array_split(np.arange(TURNS), len(places))):
+def write_corpus(root: Path, turns: int, audio: bytes) -> None:
+    dialogues = math.ceil(turns / TURNS_OF_A_DIALOGUE / SESSIONS)
+    places = [(session, dialogue) for session in range(1, SESSIONS + 1) for dialogue in range(dialogues)]
+    for number, part in enumerate(np.array_split(np.arange(turns), len(places))):
         session, dialogue = places[number]
         name = f"Ses0{session}F_impro{dialogue:02d}"
         sounds = root / f"Session{session}" / "sentences" / "wav" / name
@@ -29,15 +34,21 @@ def write_corpus(root: Path, sound: bytes) -> None:
         sounds.mkdir(parents=True)
         labels.mkdir(parents=True, exist_ok=True)
         lines = []
-        for index in range(len(turns)):
+        first = sounds / f"{name}_F000.wav"
+        first.write_bytes(audio)
+        for index in range(len(part)):
             turn = f"{name}_{'FM'[index % 2]}{index:03d}"
-            (sounds / f"{turn}.wav").write_bytes(sound)
+            if index:
+                os.link(first, sounds / f"{turn}.wav")
             start = (SECONDS + 1) * index
             lines.append(f"[{start:.4f} - {start + SECONDS:.4f}]\t{turn}\tneu\t[2.5000, 2.5000, 2.5000]")
         (labels / f"{name}.txt").write_text("\n".join(lines))
 
 
 def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--turns", type=int, default=TURNS)
+    turns = parser.parse_args().turns
     with tempfile.TemporaryDirectory() as folder:
         # Read by datasets when it is imported: nothing is found there of an earlier run.
         os.environ["HF_DATASETS_CACHE"] = str(Path(folder) / "cache")
@@ -45,9 +56,9 @@ def main() -> None:
         from titans_mal.data.voices import SAMPLING_RATE, to_wav
 
         rng = np.random.default_rng(0)
-        write_corpus(Path(folder) / "corpus", to_wav(0.1 * rng.standard_normal(int(SECONDS * SAMPLING_RATE))))
+        write_corpus(Path(folder) / "corpus", turns, to_wav(0.1 * rng.standard_normal(int(SECONDS * SAMPLING_RATE))))
         print("| | seconds | resident memory, MB more |\n| --- | --- | --- |")
-        # Another bound of the length makes the last one look anew.
+        # Another bound of the length makes the last one read every file again.
         for name, options in (
             ("first", {}),
             ("again", {}),
@@ -56,7 +67,7 @@ def main() -> None:
             before, began = psutil.Process().memory_info().rss, time.perf_counter()
             tables = load_conversations("iemocap", data_dir=Path(folder) / "corpus", fold=5, **options)
             taken, more = time.perf_counter() - began, psutil.Process().memory_info().rss - before
-            assert sum(table.num_rows for table in tables.values()) == TURNS
+            assert sum(table.num_rows for table in tables.values()) == turns
             print(f"| {name} | {taken:.1f} | {more / 2**20:.0f} |", flush=True)
 
 

@@ -99,6 +99,7 @@ class _Source:
     Attributes:
         sound: of a Hub dataset, for each split the column `audio`, a row for each turn of the split in order.
         findings: what looking at each turn's sound gave.
+        has_votes: whether raters' votes are given for any turn.
     """
 
     name: str
@@ -108,6 +109,10 @@ class _Source:
     problems: list[Problem] = field(default_factory=list)
     sound: dict[str, Dataset] | None = None
     findings: list[dict] | None = None
+    has_votes: bool = field(init=False)
+
+    def __post_init__(self):
+        self.has_votes = any(turn.votes for turn in self.turns)
 
     def look(self, **how) -> _Source:
         """Look at the sound of every turn."""
@@ -143,13 +148,9 @@ class _Source:
                 )
         return Conversations({split: self._table(split, rows) for split, rows in kept.items()}, self.problems)
 
-    @property
-    def _has_votes(self) -> bool:
-        return any(turn.votes for turn in self.turns)
-
     def _row(self, turn: Turn, found: dict, turn_index: int) -> dict:
         emotion = self.labels.index(turn.words)
-        shares = {SOFT_LABELS: self.labels.shares(turn.votes, emotion)} if self._has_votes else {}
+        shares = {SOFT_LABELS: self.labels.shares(turn.votes, emotion)} if self.has_votes else {}
         return shares | {
             "conversation_id": turn.conversation_id,
             "turn_index": turn_index,
@@ -165,7 +166,7 @@ class _Source:
 
     def _table(self, split: str, rows: list[tuple[dict, int]]) -> Dataset:
         features = features_of(self.labels.labels)
-        if self._has_votes:
+        if self.has_votes:
             features[SOFT_LABELS] = List(Value("float32"))
         # One string: datasets takes a list for shards, and hashes a string for its cache at once.
         content = json.dumps([row for row, _ in rows])

@@ -1,3 +1,4 @@
+import cProfile
 import csv
 import warnings
 from pathlib import Path
@@ -8,6 +9,7 @@ from tiny_models import tone
 
 from titans_mal import load_audio, load_conversations
 from titans_mal.data.metadata_folder import REQUIRED_COLUMNS
+from titans_mal.data.problems import quietly
 from titans_mal.data.table import COLUMNS, turns_by_conversation
 from titans_mal.data.voices import to_wav
 
@@ -176,3 +178,18 @@ def test_votes_of_raters(tmp_path):
     assert shares[0] == pytest.approx([2 / 3, 1 / 3])
     assert shares[1:3] == [[1.0, 0.0], [1.0, 0.0]]
     assert shares[3] is None
+
+
+def test_the_work_grows_with_the_turns_and_not_with_their_square(tmp_path):
+    def calls(turns: int) -> int:
+        folder = tmp_path / str(turns)
+        folder.mkdir()
+        write(folder, [turn(0)])
+        write(folder, [turn(number, file_name="./turn_0.wav") for number in range(turns)])
+        profile = cProfile.Profile()
+        with quietly():
+            profile.runcall(load_conversations, folder)
+        return sum(entry.callcount for entry in profile.getstats())
+
+    few, more, most = calls(100), calls(200), calls(400)
+    assert most - more < 2.5 * (more - few)

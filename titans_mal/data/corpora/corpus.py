@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import os
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -147,10 +148,6 @@ def read_clips(
 
 def extra_files(folder: Path, pattern: str, known: Iterable[str | Path], split: str | None = None) -> list[Problem]:
     """A problem for each file of a folder that no turn names."""
-    names = {Path(path).name for path in known}
-    found = sorted(path for path in folder.glob(pattern) if not path.name.startswith("._"))
-    return [
-        Problem("extra", str(path), "the corpus's table has no such turn", split=split)
-        for path in found
-        if path.name not in names
-    ]
+    names = {os.path.basename(path) for path in known}
+    extra = [path for path in folder.glob(pattern) if path.name not in names and not path.name.startswith("._")]
+    return [Problem("extra", str(path), "the corpus's table has no such turn", split=split) for path in sorted(extra)]

@@ -7,6 +7,7 @@ Session1/sentences/wav/Ses01F_impro01/Ses01F_impro01_F000.wav
 
 from __future__ import annotations
 
+import os
 import re
 from pathlib import Path
 
@@ -73,6 +74,7 @@ def read(root: Path) -> tuple[list[Turn], list[Problem]]:
 
 def _read_dialogue(session: Path, path: Path, *, group: str):
     transcripts = _read_transcripts(session / "dialog" / "transcriptions" / path.name)
+    folder = session / "sentences" / "wav" / path.stem
     # Each turn's line, and the lines of its raters after it.
     parts = re.split(r"(?m)^(?=\[)", path.read_text(encoding="utf-8", errors="replace"))
     for part in parts:
@@ -83,11 +85,10 @@ def _read_dialogue(session: Path, path: Path, *, group: str):
         start, end, name, code = found.groups()
         # The F or M of "Ses01F" tells who wore the markers; the last field's letter tells who talks.
         talker = f"{name[:5]}_{name.rsplit('_', 1)[1][0]}"
-        sound = session / "sentences" / "wav" / path.stem / f"{name}.wav"
         yield Turn(
             path.stem,
             talker,
-            str(sound),
+            os.path.join(folder, f"{name}.wav"),
             words=(_WORDS.get(code, code),),
             votes=tuple(filter(None, map(_categories, votes))),
             start=float(start),

@@ -1,0 +1,60 @@
+"""EmoDB (Burkhardt et al. 2005): ten German sentences by ten actors, as `wav/03a01Fa.wav`.
+
+There is no dialogue in it: each utterance is a conversation of one turn, on which a memory must do no harm. The label
+is the emotion that was acted. The five folds here are of a man and a woman each.
+"""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from ..problems import Problem
+from ..table import Turn
+from .corpus import Corpus, find, same
+
+
+# Speaker, sentence, the German word's letter for the emotion, and a letter for the version, which some copies lack.
+_NAME = re.compile(r"(\d\d)[ab]\d\d([WLEAFTN])[a-z]?")
+_WORDS = {
+    "W": "angry",
+    "L": "bored",
+    "E": "disgusted",
+    "A": "fearful",
+    "F": "happy",
+    "T": "sad",
+    "N": "neutral",
+}
+_FOLDS = (("03", "08"), ("10", "09"), ("11", "13"), ("12", "14"), ("15", "16"))
+_GROUPS = {speaker: f"fold{number}" for number, pair in enumerate(_FOLDS, start=1) for speaker in pair}
+_SUFFIXES = (".wav", ".flac")
+
+
+def read(root: Path) -> tuple[list[Turn], list[Problem]]:
+    """Every WAV or FLAC file whose name gives one of the ten speakers and an emotion; others are extra."""
+    folder = find(root, *(f"[01][0-9][ab][0-9][0-9][WLEAFTN]*{suffix}" for suffix in _SUFFIXES)).parent
+    turns, problems = {}, []
+    for path in sorted(path for path in folder.glob("[!.]*") if path.suffix.lower() in _SUFFIXES):
+        found = _NAME.fullmatch(path.stem)
+        if found is None or found[1] not in _GROUPS:
+            problems.append(
+                Problem("extra", str(path), "its name is not SPEAKER SENTENCE EMOTION VERSION, as 03a01Fa")
+            )
+        elif path.stem in turns:
+            problems.append(Problem("extra", str(path), f"a second copy of {turns[path.stem].audio}"))
+        else:
+            speaker, words = found[1], (_WORDS[found[2]],)
+            turns[path.stem] = Turn(path.stem, speaker, str(path), words=words, group=_GROUPS[speaker])
+    return list(turns.values()), problems
+
+
+EMODB = Corpus(
+    name="emodb",
+    title="EmoDB",
+    read=read,
+    label_sets={
+        "7-class": same("neutral", "happy", "sad", "angry", "fearful", "disgusted", "bored"),
+        "4-class": same("neutral", "happy", "sad", "angry"),
+    },
+    fold_groups=tuple(f"fold{number}" for number in range(1, len(_FOLDS) + 1)),
+)
