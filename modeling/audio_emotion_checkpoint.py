@@ -16,6 +16,7 @@ from transformers.conversion_mapping import (
 
 from .checkpoint_files import (
     LOCATION_KEYWORDS,
+    check_finite_weights,
     check_location,
     commit_of,
     hub_keywords,
@@ -103,7 +104,8 @@ class AudioEmotionCheckpointMixin(CheckpointSavingMixin):
 
         Raises:
             ValueError: for a checkpoint of another host, labels that the tokenizer cannot tell apart, a wrong memory
-                configuration, or a checkpoint that lacks weights of the host; nothing is loaded before the checks.
+                configuration, or a checkpoint whose weights are not all there or not finite; nothing is loaded before
+                the other checks.
         """
         check_location(pretrained_model_name_or_path)
         hub = hub_keywords(kwargs)
@@ -132,6 +134,7 @@ class AudioEmotionCheckpointMixin(CheckpointSavingMixin):
         if emotion_readout == "verbalizer":
             config.label_token_ids = cls.label_tokens_of(config, processor)
         model, info = cls._load_host(name, config, kwargs)
+        check_finite_weights(model, pretrained_model_name_or_path)
         model.config.base_fingerprint = model._loaded_fingerprint
         model.processor = processor
         if model.generation_config.eos_token_id is None:
@@ -152,7 +155,8 @@ class AudioEmotionCheckpointMixin(CheckpointSavingMixin):
 
         Raises:
             FileNotFoundError: for a folder that does not exist, be it that of the base.
-            ValueError: if weights are missing, or those of the adapter are not those that its config describes.
+            ValueError: if weights are missing or not finite, or those of the adapter are not those that its config
+                describes.
         """
         check_location(pretrained_model_name_or_path)
         hub = hub_keywords(kwargs)
@@ -163,6 +167,7 @@ class AudioEmotionCheckpointMixin(CheckpointSavingMixin):
             config = cls.config_class.from_pretrained(config or pretrained_model_name_or_path, **hub, **changes)
         load = cls._load_adapter if config.adapter_only else cls._load_full
         model, info = load(pretrained_model_name_or_path, config, kwargs)
+        check_finite_weights(model, pretrained_model_name_or_path)
         model._processor_source = (pretrained_model_name_or_path, hub)
         model.loaded_from = (str(pretrained_model_name_or_path), hub)
         return (model, info) if wants_info else model

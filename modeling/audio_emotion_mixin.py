@@ -138,13 +138,19 @@ class AudioEmotionMixin(TurnInputsMixin, AudioEmotionCheckpointMixin):
             The host's output with `emotion_logits`, `memory_surprise` and `memory_cache`.
 
         Raises:
-            ValueError: for ids, labels or a cache that do not fit; the cache is then as it was before the call.
-            TypeError: for a `memory_cache` of another class.
+            ValueError: for ids, labels or a cache that do not fit, audio features that are not finite, or, where the
+                call writes and the model is not in training, a state or emotion logits that are not; the cache is
+                then as it was before the call.
+            TypeError: for a `memory_cache` of another class, or a `return_dict` that is no bool.
         """
         kwargs.update(zip(self._host_parameters, args))
         return_dict = kwargs.pop("return_dict", None)
+        if not isinstance(return_dict, bool | None):
+            raise TypeError(f"return_dict must be True, False or None, got {type(return_dict).__name__}.")
         input_ids = kwargs.get("input_ids")
         transaction = self._begin(memory_cache, input_ids, conversation_ids, speaker_ids, update_memory)
+        if transaction is not None:
+            _check_features(kwargs)
         call = self._memory_call(transaction, kwargs)
 
         output = super().forward(**kwargs, **{CALL_KEYWORD: call}, return_dict=True)
@@ -162,6 +168,8 @@ class AudioEmotionMixin(TurnInputsMixin, AudioEmotionCheckpointMixin):
             fields["memory_cache"] = memory_cache
         result = self.output_class(**fields)
         if transaction is not None and memory_cache is not None:
+            if transaction.write and not self.training:
+                _check_logits(fields.get("emotion_logits"))
             transaction.end_of_forward()
         wants_dict = return_dict if return_dict is not None else self.config.return_dict
         return result if wants_dict else result.to_tuple()
@@ -238,6 +246,7 @@ class AudioEmotionMixin(TurnInputsMixin, AudioEmotionCheckpointMixin):
             speaker_ids=speaker_ids,
             write=write,
             weights_fingerprint=fingerprint,
+            is_training=self.training,
         )
 
     def _memory_fingerprint(self) -> str | None:
@@ -298,6 +307,24 @@ class _PerThread:
 
     def __deepcopy__(self, memo) -> _PerThread:
         return _PerThread()
+
+
+def _check_features(inputs: dict) -> None:
+    """Refuse features that are not finite: no layer behind them would be, and the memory would keep it."""
+    if torch.compiler.is_compiling():  # which cannot ask
+        return
+    for name, value in inputs.items():
+        if name.endswith("input_features") and isinstance(value, Tensor) and not bool(value.isfinite().all()):
+            count = int((~value.isfinite()).sum())
+            raise ValueError(f"{name} must be finite, and {count} of its {value.numel()} numbers are not.")
+
+
+def _check_logits(logits: Tensor | None) -> None:
+    """Refuse a turn that no emotion can be read from, before it is written."""
+    if logits is None or torch.compiler.is_compiling() or bool(logits.isfinite().all()):
+        return
+    rows = (~logits.isfinite().all(-1)).nonzero().flatten().tolist()
+    raise ValueError(f"The emotion logits are not finite for the rows {rows}: nothing was written.")
 
 
 def _padding_mask(inputs: dict) -> Tensor | None:

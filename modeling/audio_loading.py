@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import math
 import re
 import warnings
 from collections.abc import Iterator
@@ -17,6 +18,9 @@ _MONO_WEIGHTS = {"FL": 0.7071, "FR": 0.7071, "FC": 1.0} | dict.fromkeys(("SL", "
 _MAX_CHANNELS = 8
 # A turn must last that long to be heard.
 MIN_SECONDS = 0.1
+# Full scale is 1.0. Recordings in float pass it by a few times; integers that were never scaled, and numbers whose
+# squares overflow in the features of a host, by thousands and more.
+MAX_PEAK = 100.0
 # Encoders pad the last frame and containers round their times; less than this is no truncation.
 _TRUNCATION_TOLERANCE = 0.05
 _PROBE_BYTES = 4096
@@ -118,15 +122,15 @@ def check_waveform(
         (samples,) float32.
 
     Raises:
-        ValueError: for another shape, or sound that is empty, not finite, silent or too short.
+        ValueError: for another shape, or audio that is empty, not finite, above `MAX_PEAK`, silent or too short.
     """
-    waveform = np.asarray(waveform, dtype=np.float32)
+    with np.errstate(over="ignore"):  # what overflows is not finite
+        waveform = np.asarray(waveform, dtype=np.float32)
     if waveform.ndim != 1:
         raise ValueError(f"A turn's waveform must be (samples,), got {waveform.shape}.")
     if not len(waveform):
         raise ValueError(f"{name} is empty: it has no samples.")
-    if not np.isfinite(waveform).all():
-        raise ValueError(f"{name} has {int((~np.isfinite(waveform)).sum())} samples that are not finite.")
+    check_level(waveform, name)
     if not waveform.any():
         raise ValueError(f"{name} is silent: every sample is zero.")
     seconds = len(waveform) / sampling_rate
@@ -136,6 +140,25 @@ def check_waveform(
         warnings.warn(f"{name} lasts {seconds:.1f} s; its first {max_seconds:g} s are used.", stacklevel=3)
         waveform = waveform[: int(max_seconds * sampling_rate)]
     return waveform
+
+
+def check_level(samples: np.ndarray, name: str) -> None:
+    """Refuse samples of any shape that are not finite, or beyond `MAX_PEAK`, where full scale is 1.0.
+
+    Raises:
+        AudioDecodingError: with the peak.
+    """
+    if not samples.size:
+        return
+    peak = max(float(samples.max()), -float(samples.min()))
+    if not math.isfinite(peak):  # a NaN is the maximum of whatever has one
+        count = int((~np.isfinite(samples)).sum())
+        raise AudioDecodingError(f"{name} has {count} samples that are not finite.")
+    if peak > MAX_PEAK:
+        raise AudioDecodingError(
+            f"{name} has a peak of {peak:.4g}, where full scale is 1.0 and {MAX_PEAK:g} the most that is taken: "
+            "scale it to [-1, 1], or give integers as such."
+        )
 
 
 def name_of_sound(source) -> str:
@@ -163,8 +186,7 @@ def _check_array(array, rate) -> tuple[np.ndarray, int]:
         info = np.iinfo(channels.dtype)
         offset = 0 if info.min < 0 else (info.max + 1) / 2
         channels = (channels.astype(np.float64) - offset) / ((info.max + 1) if info.min < 0 else offset)
-    if not np.isfinite(channels).all():
-        raise AudioDecodingError("The array has samples that are not finite.")
+    check_level(channels, "The array")
     return channels.astype(np.float64), int(rate)
 
 
@@ -215,8 +237,7 @@ def _decode(source) -> tuple[np.ndarray, int, np.ndarray]:
     channels = np.concatenate(blocks, axis=1) if blocks else np.zeros((1, 0))
     if not channels.shape[1]:
         raise AudioDecodingError(f"{name}: there are no samples.")
-    if not np.isfinite(channels).all():
-        raise AudioDecodingError(f"{name}: there are samples that are not finite.")
+    check_level(channels, name)
     seconds = channels.shape[1] / rate
     if declared is not None and seconds < declared - _TRUNCATION_TOLERANCE:
         raise AudioDecodingError(f"{name}: truncated, {seconds:.2f} s of the declared {declared:.2f} s are there.")

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import os
 
+import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
-from transformers import AutoProcessor, GenerationConfig
+from transformers import AutoProcessor, GenerationConfig, PreTrainedModel
 from transformers.utils import SAFE_WEIGHTS_NAME, cached_file, extract_commit_hash, logging
 
 
@@ -63,6 +64,34 @@ def load_adapter_weights(name: str | os.PathLike, hub: dict, variant: str | None
         return load_file(path)
     except SafetensorError as error:
         raise ValueError(f"The weights of the adapter in {path} cannot be read: {error}") from error
+
+
+def check_finite_weights(model: PreTrainedModel, name: str | os.PathLike) -> None:
+    """Refuse a model that would answer every turn with NaN, and keep it in the memory.
+
+    Args:
+        model: as it was loaded; tensors that are elsewhere (meta), and those of quantised layers, are passed over.
+        name: of the checkpoint.
+
+    Raises:
+        ValueError: naming the parameters that have NaN or infinite numbers, and the buffers that have NaN (bounds in
+            buffers may be infinite).
+    """
+    broken = [key for key, tensor in model.named_parameters() if not _is_finite(tensor)]
+    broken += [key for key, tensor in model.named_buffers() if not _is_finite(tensor, allow_inf=True)]
+    if broken:
+        listed = ", ".join(broken[:5]) + (", ..." if len(broken) > 5 else "")
+        raise ValueError(f"{name} has weights that are not finite, in {len(broken)} tensors: {listed}.")
+
+
+@torch.no_grad()
+def _is_finite(tensor: Tensor, *, allow_inf: bool = False) -> bool:
+    is_usual = tensor.dtype in (torch.float64, torch.float32, torch.bfloat16, torch.float16)
+    if not is_usual or tensor.is_meta or hasattr(tensor, "full_tensor") or not tensor.numel():
+        return True
+    # One pass without a copy; both are NaN where there is one.
+    extremes = torch.stack(torch.aminmax(tensor.detach()))
+    return not bool(extremes.isnan().any() if allow_inf else (~extremes.isfinite()).any())
 
 
 def load_generation_config(name: str | os.PathLike, hub: dict) -> GenerationConfig | None:

@@ -29,6 +29,8 @@ class MemoryTransaction:
         speaker_ids: (rows,) integers; needed by scope "speaker" only.
         write: whether the turns are to be written.
         weights_fingerprint: of the memory that reads and writes; None: not known.
+        is_training: a turn whose numbers are not finite is left out with a warning, and raises nothing: a training
+            skips such steps by itself, and its processes must not wait for one that stopped.
 
     Attributes:
         row_order: (rows,) the rows of the streams' first turns, then of their second ones, ...; None if each row is
@@ -49,8 +51,10 @@ class MemoryTransaction:
         speaker_ids: Tensor | Sequence[int] | None = None,
         write: bool = True,
         weights_fingerprint: str | None = None,
+        is_training: bool = False,
     ):
         self.cache = cache
+        self._is_training = is_training
         self._weights_fingerprint = weights_fingerprint
         # What the call reads, also where a block is run again in the backward pass, after the commit.
         self._before = cache.snapshot()
@@ -167,9 +171,15 @@ class MemoryTransaction:
         self.is_closed = True
 
     def commit(self) -> None:
-        """Write what was staged into the cache, all of it or, where something fails, nothing."""
+        """Write what was staged into the cache, all of it or, where something fails, nothing.
+
+        Raises:
+            ValueError: for a state that is not finite, from which no later turn would recover; not in a training, nor
+                in compiled code, which cannot ask: there such a turn is left out.
+        """
         if self._tokens is None:
             return
+        self._leave_out_not_finite()
         after, tokens = self.cache.snapshot(), self._tokens
         streams = None if self._is_whole_cache else self._streams_in_order
         for layer_idx, state in self._staged.items():
@@ -185,19 +195,59 @@ class MemoryTransaction:
         self.cache.adopt(after)
         self._warn_of_rejected()
 
+    def _leave_out_not_finite(self) -> None:
+        """Let the streams whose staged state is not finite stay what they were, or refuse the call."""
+        if not self._staged:
+            return
+        is_compiling = torch.compiler.is_compiling()
+        tensors = [tensor for state in self._staged.values() for tensor in (*state.weights, *state.momentum)]
+        device = tensors[0].device
+        is_finite = torch.stack([tensor.isfinite().flatten(1).all(1).to(device) for tensor in tensors]).all(0)
+        if not is_compiling:
+            if bool(is_finite.all()):
+                return
+            broken = self._streams_in_order[~is_finite.cpu()].tolist()
+            names = "; ".join(self._name_of_stream(stream) for stream in broken)
+            if not self._is_training:
+                raise ValueError(
+                    f"The memory of {names} would hold numbers that are not finite after this call: nothing was "
+                    "written. Check the features of its audio and the weights of the model."
+                )
+            logger.warning(f"A turn of {names} is left out of the memory: its numbers are not finite.")
+        for layer_idx, state in self._staged.items():
+            self._staged[layer_idx] = self._keep_where(is_finite, layer_idx, state)
+        of_streams = torch.ones(len(self.cache.turns), dtype=torch.bool, device=device)
+        of_streams = of_streams.index_copy(0, self._streams_in_order.to(device), is_finite)
+        self._tokens = self._tokens * of_streams[self._row_streams.to(device)].to(self._tokens.device)
+
+    def _keep_where(self, is_finite: Tensor, layer_idx: int, state: NeuralMemoryState) -> NeuralMemoryState:
+        """The staged state where it is finite, (streams,) bool, and that before the call elsewhere."""
+        layer = self._before.layers[layer_idx]
+        after = (*state.weights, *state.momentum)
+        # What was never written is not read.
+        before = (*layer.weights, *layer.momentum) if layer.is_initialized else [None] * len(after)
+        kept = []
+        for new, old in zip(after, before):
+            where = is_finite.to(new.device)[:, None, None, None]
+            streams = self._streams_in_order.to(new.device)
+            kept.append(torch.where(where, new, torch.zeros_like(new) if old is None else old[streams]))
+        return NeuralMemoryState(tuple(kept[: len(state.weights)]), tuple(kept[len(state.weights) :]))
+
+    def _name_of_stream(self, stream: int) -> str:
+        names = {row: name for name, row in (self._conversation_ids or {}).items()}
+        cache_row, slot = divmod(stream, self.cache.streams_per_row)
+        name = f"conversation {names[cache_row]}" if cache_row in names else f"row {cache_row}"
+        return f"{name}, speaker {slot}" if self.cache.streams_per_row > 1 else name
+
     def _warn_of_rejected(self) -> None:
         """Once for each stream, that the plain equation diverged there."""
         if torch.compiler.is_compiling():
             return
-        names = {row: name for name, row in (self._conversation_ids or {}).items()}
         for layer_idx, is_rejected in self._rejected.items():
             for row in is_rejected.nonzero().flatten().tolist():
-                cache_row, slot = divmod(int(self._row_streams[row]), self.cache.streams_per_row)
-                name = f"conversation {names[cache_row]}" if cache_row in names else f"row {cache_row}"
-                speaker = f", speaker {slot}" if self.cache.streams_per_row > 1 else ""
                 logger.warning_once(
-                    f'The memory of {name}{speaker} diverged at memory layer {layer_idx}, as step_rule="paper" may: '
-                    "it stays what it was before the turn."
+                    f"The memory of {self._name_of_stream(int(self._row_streams[row]))} diverged at memory layer "
+                    f'{layer_idx}, as step_rule="paper" may: it stays what it was before the turn.'
                 )
 
     def __deepcopy__(self, memo) -> MemoryTransaction:

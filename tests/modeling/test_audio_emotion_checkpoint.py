@@ -96,6 +96,27 @@ def test_save_and_load(base, tmp_path, adapter_only, readout):
     assert (keys == extension) == adapter_only
 
 
+@pytest.mark.parametrize("number", [float("nan"), float("inf")])
+@pytest.mark.parametrize("where", ["memory of an adapter", "memory", "host", "base"])
+def test_weights_that_are_not_finite(base, tmp_path, where, number):
+    model = make_from(base)
+    model.config.adapter_only = where == "memory of an adapter"
+    tensor = "titans_memory.layers.0.key_proj.weight" if "memory" in where else "lm_head.weight"
+    with torch.no_grad():
+        model.get_parameter(tensor)[1, 2] = number
+    if where == "base":
+        broken = shutil.copytree(base, tmp_path / "base") / "model.safetensors"
+        weights = load_file(broken)
+        weights["language_model.lm_head.weight"][1, 2] = number
+        save_file(weights, broken, {"format": "pt"})
+        with pytest.raises(ValueError, match=rf"weights that are not finite, in 1 tensors: {tensor}"):
+            make_from(tmp_path / "base")
+        return
+    model.save_pretrained(tmp_path)
+    with pytest.raises(ValueError, match=rf"{tmp_path} has weights that are not finite, in 1 tensors: {tensor}"):
+        AutoModelForAudioEmotion.from_pretrained(tmp_path)
+
+
 def test_an_adapter_is_small_and_names_its_base(base, tmp_path):
     model = make_from(base)
     model.config.base_model_revision = "abc123"

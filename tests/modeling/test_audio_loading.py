@@ -1,4 +1,5 @@
 import io
+import re
 import wave
 
 import av
@@ -215,6 +216,25 @@ def test_a_film_without_sound_is_refused():
 def test_turns_that_cannot_be_used_are_refused(waveform, message):
     with pytest.raises(ValueError, match=message):
         check_waveform(waveform, RATE)
+
+
+@pytest.mark.parametrize("peak", [150.0, 32767.0, 1e19, 3e38])
+@pytest.mark.parametrize("channels", [1, 2])
+def test_audio_far_beyond_full_scale_is_refused_with_its_peak(peak, channels):
+    """Finite numbers, whose squares are not; two channels that cancel each other are no better."""
+    samples = np.full((channels, RATE), -peak, np.float32)
+    samples[0] = peak
+    written = io.BytesIO()
+    wavfile.write(written, RATE, samples.T)
+    for source in (written.getvalue(), (samples, RATE), (samples.astype(np.float64), RATE)):
+        with pytest.raises(AudioDecodingError, match=re.escape(f"has a peak of {peak:.4g}")):
+            load_audio(source)
+    with pytest.raises(AudioDecodingError, match=re.escape(f"has a peak of {peak:.4g}")):
+        check_waveform(samples[0], RATE)
+
+
+def test_audio_somewhat_beyond_full_scale_is_taken_as_it_is():
+    np.testing.assert_array_equal(load_audio((90 * tone(level=1.0), RATE)), 90 * tone(level=1.0))
 
 
 def test_longer_turns_are_cut_with_a_warning():

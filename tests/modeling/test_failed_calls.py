@@ -119,6 +119,84 @@ def test_wrong_features(conversation):
     assert_untouched(conversation, ValueError, call)
 
 
+@contextlib.contextmanager
+def breaking(module, row):
+    """The module's output holds a NaN in one row."""
+
+    def spoil(module, args, output):
+        hidden = (output[0] if isinstance(output, tuple) else output).clone()
+        hidden[row, -1, 0] = torch.nan
+        return (hidden, *output[1:]) if isinstance(output, tuple) else hidden
+
+    with module.register_forward_hook(spoil, prepend=True):
+        yield
+
+
+@pytest.fixture(params=["normalized", "paper"])
+def of_each_rule(request):
+    model = tiny_model({"step_rule": request.param})
+    cache = ConversationMemoryCache(model.config, batch_size=3)
+    with torch.no_grad():
+        model(**tiny_turns(2), memory_cache=cache, conversation_ids=[1, 2])
+    return model, cache
+
+
+@pytest.mark.parametrize("number", [float("nan"), float("inf"), -float("inf")])
+@pytest.mark.parametrize("way", ["forward", "generate"])
+def test_features_that_are_not_finite(of_each_rule, way, number):
+    def call(model, cache):
+        turns = tiny_turns(2)
+        turns["input_features"][1, 3, 5] = number
+        run = model if way == "forward" else model.generate
+        run(
+            **turns, memory_cache=cache, conversation_ids=[2, 9], **({} if way == "forward" else {"max_new_tokens": 2})
+        )
+
+    assert_untouched(of_each_rule, ValueError, call, match="input_features must be finite, and 1 of its")
+
+
+@pytest.mark.parametrize(("block", "ids"), [(0, [1, 2]), (1, [2, 2]), (3, [2, 3])])
+def test_a_turn_whose_numbers_are_not_finite(of_each_rule, block, ids):
+    def call(model, cache):
+        with breaking(model.get_decoder().layers[block], row=0):
+            model(**tiny_turns(2, seed=4), memory_cache=cache, conversation_ids=ids)
+
+    assert_untouched(of_each_rule, ValueError, call, match="not finite")
+
+
+def test_a_state_that_would_not_be_finite(conversation):
+    def call(model, cache):
+        with breaking(model.titans_memory.layers[1].value_proj, row=0):
+            model(**tiny_turns(2, seed=4), memory_cache=cache, conversation_ids=[9, 2])
+
+    assert_untouched(conversation, ValueError, call, match="memory of conversation 9 would hold")
+
+
+def test_a_training_leaves_out_what_it_cannot_refuse():
+    """Its processes wait for each other, and it skips such steps by itself."""
+    model, turns = tiny_model().train(), tiny_turns(2, seed=4)
+    cache, good = (ConversationMemoryCache(model.config, batch_size=2) for _ in range(2))
+    for each in (cache, good):
+        model(**tiny_turns(2), memory_cache=each)
+    before = cache.snapshot()
+    model(**turns, memory_cache=good)
+    with breaking(model.titans_memory.layers[0].key_proj, row=1):
+        model(**turns, memory_cache=cache)
+    assert cache.turns.tolist() == [2, 1]
+    for layer, untroubled, old in zip(cache.layers, good.layers, before.layers):
+        for tensor, wanted, kept in zip(*(each.weights + each.momentum for each in (layer, untroubled, old))):
+            assert torch.equal(tensor[0], wanted[0])
+            assert torch.equal(tensor[1], kept[1])
+
+
+def test_a_return_dict_that_is_none(conversation):
+    def call(model, cache):
+        turns = tiny_turns(2)
+        model(**turns, memory_cache=cache, conversation_ids=[1, 2], return_dict=torch.ones(2))
+
+    assert_untouched(conversation, TypeError, call, match="return_dict must be True, False or None, got Tensor")
+
+
 def test_a_wrong_keyword_of_generate(conversation):
     def call(model, cache):
         model.generate(**tiny_turns(2), memory_cache=cache, conversation_ids=[2, 9], no_such_argument=1)

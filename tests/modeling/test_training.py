@@ -147,6 +147,13 @@ def test_prefill_compiles_in_one_graph_and_agrees(memory):
     assert torch.equal(eager.tokens, compiled.tokens)
     for a, b in zip(eager.layers[1].weights, compiled.layers[1].weights):
         torch.testing.assert_close(a, b, rtol=0, atol=1e-5)
+    # Compiled code cannot refuse a turn whose numbers are not finite: it leaves it out.
+    before = compiled.snapshot()
+    turns["input_features"][1] = torch.nan
+    run(**turns, memory_cache=compiled)
+    assert compiled.turns.tolist() == [3, 2]
+    assert all(tensor.isfinite().all() for layer in compiled.layers for tensor in layer.weights + layer.momentum)
+    assert torch.equal(compiled.layers[1].weights[0][1], before.layers[1].weights[0][1])
 
 
 def test_four_threads_with_four_caches_agree_with_serial_runs():

@@ -10,14 +10,15 @@ from ..modeling.audio_loading import (
     MIN_SECONDS,
     AudioDecodingError,
     audio_seconds,
+    check_level,
     check_waveform,
     load_audio,
     part_of_file,
 )
 
 
-__all__ = ["MIN_SECONDS", "AudioDecodingError", "audio_seconds", "check_waveform", "load_audio", "load_turn",
-           "part_of_file"]  # fmt: skip
+__all__ = ["MIN_SECONDS", "AudioDecodingError", "audio_seconds", "check_level", "check_waveform", "load_audio",
+           "load_turn", "part_of_file"]  # fmt: skip
 
 
 def load_turn(audio, sampling_rate: int = 16_000) -> np.ndarray:

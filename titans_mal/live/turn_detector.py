@@ -10,7 +10,7 @@ import numpy as np
 import soxr
 import torch
 
-from ..data.audio import MIN_SECONDS
+from ..data.audio import MIN_SECONDS, check_level
 from .turns import RATE
 
 
@@ -206,9 +206,9 @@ def _checked(chunk: np.ndarray, sampling_rate: int) -> np.ndarray:
             f"A piece of sound is (samples,) of floats or 16-bit integers, got {chunk.dtype} {chunk.shape}."
         )
     check_rate(sampling_rate)
-    samples = chunk.astype(np.float32)
+    with np.errstate(over="ignore"):  # what overflows is refused
+        samples = chunk.astype(np.float32)
     if chunk.dtype == np.int16:
         return samples / 32768
-    if not np.isfinite(samples).all():
-        raise ValueError(f"A piece of sound has {int((~np.isfinite(samples)).sum())} samples that are not finite.")
+    check_level(samples, "A piece of audio")
     return samples

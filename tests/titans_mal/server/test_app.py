@@ -103,6 +103,20 @@ def test_what_is_refused(serve):
     assert len(client.get("/conversations/a").json()) == 1
 
 
+def test_audio_beyond_full_scale_leaves_the_call_as_it_was(serve, model, processor):
+    """Finite samples whose features are not: the turn is refused, and the call goes on as if it had not been."""
+    client, sounds = serve(), [tone(0.5, frequency=200 + 50 * i) for i in range(2)]
+    first, second = turns_alone(model, processor, sounds)
+    assert client.post("/conversations/a/turns", content=wav(sounds[0])).json()["label"] == first.label
+    for peak in (1e19, 3e38):
+        answer = client.post("/conversations/a/turns", content=wav(np.full(8000, peak, np.float32)))
+        assert answer.status_code == 422
+        assert f"a peak of {peak:.4g}" in answer.json()["detail"]
+    answer = client.post("/conversations/a/turns", content=wav(sounds[1])).json()
+    assert (answer["turn_index"], answer["label"]) == (1, second.label)
+    assert answer["scores"] == pytest.approx(second.scores, abs=1e-5)
+
+
 def test_a_token(serve):
     client = serve(ServerSettings(token="secret"))
     for headers in ({}, {"Authorization": "Bearer other"}, {"Authorization": "Basic secret"}):
