@@ -131,7 +131,8 @@ class AudioEmotionMixin(TurnInputsMixin, AudioEmotionCheckpointMixin):
                 order. None: row i is a turn of the cache's row i.
             speaker_ids: (rows,) integers, for `memory_config.scope="speaker"`; ignored for "conversation".
             update_memory: False reads the history of each row's conversation and writes nothing.
-            emotion_labels: (rows,) integers, below 0 = not scored. Their loss is added to that of `labels`.
+            emotion_labels: (rows,) integers, below 0 = not scored. Their loss is added to that of `labels`: the mean
+                over the scored rows, or under `num_items_in_batch` (of Trainer) their share of a step's mean.
             logits_to_keep (int): apply the output head to that many last positions only (0 = all).
 
         Returns:
@@ -162,7 +163,13 @@ class AudioEmotionMixin(TurnInputsMixin, AudioEmotionCheckpointMixin):
         if emotion_labels is not None:
             if "emotion_logits" not in fields:
                 raise ValueError("emotion_labels were given, but input_ids hold no audio.")
-            loss = emotion_loss(fields["emotion_logits"], emotion_labels, self.config.id2label)
+            loss = emotion_loss(
+                fields["emotion_logits"],
+                emotion_labels,
+                self.config.id2label,
+                text_labels=kwargs.get("labels"),
+                num_items_in_batch=kwargs.get("num_items_in_batch"),
+            )
             fields["loss"] = loss if fields.get("loss") is None else fields["loss"] + loss
         if isinstance(memory_cache, ConversationMemoryCache):
             fields["memory_cache"] = memory_cache

@@ -49,13 +49,28 @@ def label_logits(logits: Tensor, positions: Tensor, length: int, label_token_ids
     return selected if selected.dtype == torch.float64 else selected.float()
 
 
-def emotion_loss(emotion_logits: Tensor, emotion_labels: Tensor | Sequence[int], id2label: dict[int, str]) -> Tensor:
-    """Mean cross-entropy over the scored rows; 0, with a graph, if none is.
+def emotion_loss(
+    emotion_logits: Tensor,
+    emotion_labels: Tensor | Sequence[int],
+    id2label: dict[int, str],
+    *,
+    text_labels: Tensor | None = None,
+    num_items_in_batch: Tensor | int | None = None,
+) -> Tensor:
+    """Cross-entropy of the scored rows: their mean, or what they add to the mean over a step of several batches.
+
+    With `num_items_in_batch`, each scored row counts as many items as its text has (at least one), so that the losses
+    of accumulated batches add up to that of one larger batch.
 
     Args:
         emotion_logits: (rows, labels).
         emotion_labels: (rows,) integers; below 0 = not scored.
         id2label: the labels that are allowed.
+        text_labels: (rows, positions), the host's `labels`, -100 = not scored; None: each row is one item.
+        num_items_in_batch: items of the whole step, as Trainer counts them in `labels`; None: the mean of these rows.
+
+    Returns:
+        A scalar; 0, with a graph, if no row is scored.
 
     Raises:
         ValueError: for labels of another shape or type, or outside `id2label`.
@@ -69,8 +84,13 @@ def emotion_loss(emotion_logits: Tensor, emotion_labels: Tensor | Sequence[int],
     if not torch.compiler.is_compiling() and bool((labels >= len(id2label)).any()):
         raise ValueError(f"emotion_labels must be below 0 or in {id2label}, got {sorted(set(labels.tolist()))}.")
     scored = labels >= 0
-    losses = F.cross_entropy(emotion_logits, labels.clamp(min=0).long(), reduction="none")
-    return (losses * scored).sum() / scored.sum().clamp(min=1)
+    losses = F.cross_entropy(emotion_logits, labels.clamp(min=0).long(), reduction="none") * scored
+    if num_items_in_batch is None:
+        return losses.sum() / scored.sum().clamp(min=1)
+    if text_labels is not None:
+        # The first position predicts nothing and is predicted by nothing.
+        losses = losses * (text_labels[:, 1:] != -100).sum(-1).clamp(min=1).to(losses.device)
+    return losses.sum() / torch.as_tensor(num_items_in_batch, device=losses.device)
 
 
 def find_label_tokens(tokenizer, prompt: str, labels: list[str]) -> list[int]:

@@ -19,6 +19,7 @@ class GraniteSpeechMALForAudioEmotion(AudioEmotionMixin, GraniteSpeechForConditi
     """`GraniteSpeechForConditionalGeneration` with a memory of the conversation and emotion scores."""
 
     config_class = GraniteSpeechMALConfig
+    accepts_loss_kwargs = False  # the host takes them and leaves num_items_in_batch out of its loss
     has_window = False
     prompt_is_text = True
 

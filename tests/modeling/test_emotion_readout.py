@@ -58,3 +58,29 @@ def test_labels_of_any_integer_type(dtype):
 def test_labels_that_are_no_integers_are_refused():
     with pytest.raises(ValueError, match=r"emotion_labels must be \(2,\) integers"):
         emotion_loss(torch.randn(2, 4), torch.tensor([True, False]), dict(enumerate("abcd")))
+
+
+def test_the_losses_of_parts_of_a_step_add_up_to_that_of_the_step():
+    """Whatever of its rows is scored, and however many items of text each row has."""
+    logits, labels = torch.randn(6, 4), torch.tensor([0, -1, 3, 2, -100, 1])
+    text = torch.full((6, 9), -100)
+    for row, count in enumerate([1, 4, 8, 0, 2, 5]):
+        text[row, 1 : 1 + count] = 7
+    text[:, 0] = 7  # predicted by nothing
+    items = torch.tensor(20)
+    names = dict(enumerate("abcd"))
+    for given in (text, None):
+        whole = emotion_loss(logits, labels, names, text_labels=given, num_items_in_batch=items)
+        parts = [
+            emotion_loss(
+                logits[rows], labels[rows], names, text_labels=None if given is None else given[rows],
+                num_items_in_batch=int(items),
+            )
+            for rows in (slice(0, 1), slice(1, 2), slice(2, 6))
+        ]  # fmt: skip
+        torch.testing.assert_close(sum(parts), whole)
+    # All turns scored, with as much text each: the mean, as without the count.
+    text[:, 1:] = 7
+    labels = labels.clamp(min=0)
+    whole = emotion_loss(logits, labels, names, text_labels=text, num_items_in_batch=48)
+    torch.testing.assert_close(whole, emotion_loss(logits, labels, names))

@@ -5,11 +5,13 @@ import threading
 import pytest
 import torch
 import transformers
+from common_host_tester import deterministic
 from packaging.version import Version
 from peft import LoraConfig, get_peft_model
+from tiny_hosts import HOSTS
 from tiny_models import rows_of, stir, tiny_model, tiny_turns
 from torch.nn import functional as F
-from transformers import Trainer, TrainingArguments
+from transformers import Trainer, TrainerCallback, TrainingArguments
 
 from titans_mal import ConversationMemoryCache
 
@@ -93,6 +95,49 @@ def test_emotion_loss():
     both = model(**turns, labels=text_labels, emotion_labels=torch.tensor([2, -1, 0])).loss
     text = model(**turns, labels=text_labels).loss
     torch.testing.assert_close(both, text + output.loss)
+
+
+class Gradients(TrainerCallback):
+    """Keeps the gradients of the memory that an optimiser step would use."""
+
+    def on_pre_optimizer_step(self, args, state, control, model=None, **kwargs):
+        self.kept = [
+            parameter.grad.clone() for parameter in model.titans_memory.parameters() if parameter.grad is not None
+        ]
+
+
+def step_gradients(host, folder, *, rows: int, accumulation: int) -> torch.Tensor:
+    """The memory's gradient of a step of four turns under transformers' own Trainer, as one vector."""
+    torch.manual_seed(0)
+    model = deterministic(host.model())
+    turn = host.turns(1)
+    text = torch.where(turn["attention_mask"] == 0, -100, turn["input_ids"])
+    turns = [{**turn, "labels": text, "emotion_labels": torch.tensor([n])} for n in range(4)]
+    arguments = TrainingArguments(
+        output_dir=folder, max_steps=1, per_device_train_batch_size=rows, gradient_accumulation_steps=accumulation,
+        max_grad_norm=0.0, report_to=[], save_strategy="no", disable_tqdm=True, use_cpu=True,
+        remove_unused_columns=False,
+    )  # fmt: skip
+    gradients = Gradients()
+    trainer = Trainer(
+        model=model,
+        args=arguments,
+        train_dataset=turns,
+        data_collator=lambda rows: {name: torch.cat([row[name] for row in rows]) for name in rows[0]},
+        callbacks=[gradients],
+    )
+    trainer.train()
+    return torch.cat([gradient.flatten() for gradient in gradients.kept])
+
+
+@pytest.mark.parametrize("name", HOSTS)
+def test_accumulated_emotion_labels_weigh_as_those_of_one_batch(name, tmp_path):
+    """Beside the `labels` of the host, whose items Trainer counts."""
+
+    whole = step_gradients(HOSTS[name], tmp_path, rows=4, accumulation=1)
+    accumulated = step_gradients(HOSTS[name], tmp_path, rows=1, accumulation=4)
+    assert whole.norm() > 0
+    torch.testing.assert_close(accumulated, whole, rtol=0, atol=1e-3 * float(whole.abs().max()))
 
 
 def test_emotion_labels_without_audio_are_refused():
