@@ -34,6 +34,8 @@ KINDS = {
     "repeated": "left out: the same sound has a turn already",
     "silent": "left out: every sample is zero",
     "outside": "left out: the turn has no length, or lies beyond the recording",
+    "unreadable": "left out: a line of a table that cannot be used",
+    "early": "cut: it starts at 0 s, and not before",
     "long": "cut: only its beginning is heard",
     "short": "padded with silence when it is heard",
     "extra": "ignored: a file that the table does not know",
@@ -41,7 +43,7 @@ KINDS = {
 _FINDINGS = Features(
     {"seconds": Value("float64"), "kind": Value("string"), "detail": Value("string"), "path": Value("string")}
 )
-LEFT_OUT = ("missing", "broken", "absent", "repeated", "silent", "outside")
+LEFT_OUT = ("missing", "broken", "absent", "repeated", "silent", "outside", "unreadable")
 
 
 @dataclass(frozen=True)
@@ -177,4 +179,6 @@ def report_problems(problems: Sequence[Problem], *, name: str, strict: bool) -> 
     if strict:
         more = ", ..." if len(left_out) > 3 else ""
         raise ValueError(f"{name}: turns cannot be used ({counts}): {'; '.join(map(str, left_out[:3]))}{more}")
-    warnings.warn(f"{name}: turns that cannot be used ({counts}); `.problems` lists them.", stacklevel=4)
+    warnings.warn(
+        f"{name}: turns that cannot be used ({counts}), first {left_out[0]}; `.problems` lists them.", stacklevel=4
+    )

@@ -26,6 +26,8 @@ COLUMNS = (
 )
 # Of tables whose raters' votes are told: the share of each label, None where a turn is not scored.
 SOFT_LABELS = "emotion_probabilities"
+# Rounding puts starts a little before the recording; these are at 0 s.
+EARLIEST_START = -0.1
 # Without which nothing can be evaluated.
 REQUIRED_COLUMNS = ("conversation_id", "turn_index", "speaker", "audio", "emotion")
 

@@ -1,6 +1,7 @@
 """One recording and its segments, in the formats of diarisation and transcription."""
 
 import json
+import warnings
 
 import numpy as np
 import pytest
@@ -102,3 +103,106 @@ def test_files_that_cannot_be_read_say_why(tmp_path, name, content, message):
     (tmp_path / name).write_text(content)
     with pytest.raises(ValueError, match=message):
         read_segments(tmp_path / name)
+
+
+def test_what_can_be_read_is_used_and_the_rest_is_listed(recording, tmp_path):
+    """Of each kind of file a line that cannot be read, between two that can."""
+    contents = {
+        "a.rttm": "".join(f"SPEAKER call 1 {start} 1 <NA> <NA> A\n" for start in ("0", "soon", "2")),
+        "a.json": json.dumps([{"start": 0, "end": 1}, {"text": "no times"}, {"start": 2, "end": 3}]),
+        "a.csv": "start,end,speaker\n0,1,A\n1,,A\n2,3,B\n,,\n",
+    }
+    for (name, content), place in zip(contents.items(), ("line 2", "segment 1", "line 3")):
+        (tmp_path / name).write_text(content)
+        with pytest.warns(UserWarning, match=rf"\(1 unreadable\), first unreadable: .*{name}: {place}: a time is"):
+            conversations = load_recording(recording, tmp_path / name)
+        assert conversations["test"]["start"][:] == [0.0, 2.0]
+        assert [problem.kind for problem in conversations.problems] == ["unreadable"]
+        with pytest.warns(UserWarning, match=place):
+            assert len(read_segments(tmp_path / name)) == 2
+        with pytest.raises(ValueError, match=place):
+            load_recording(recording, tmp_path / name, strict=True)
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "call 1 1 0.5 3.0 <NA> <NA> A",  # a file's name of two words
+        "call 1 1 0.5 3.0 <NA> <NA> A <NA>",
+        "call 1 1 0.5 3.0 <NA> <NA>",
+        "call 1 0.5 3.0 <NA> <NA> John Smith",
+        "call 1 0.5 3.0 <NA> <NA> John Smith <NA>",
+        "call 1 0.5 3.0 <NA> <NA> Speaker 1",
+        "call 1 0.5 3.0 <NA> <NA> Speaker 1 <NA>",
+    ],
+)
+def test_blanks_in_names_are_seen(tmp_path, line):
+    (tmp_path / "a.rttm").write_text(f";; a comment\nSPEAKER {line}\n")
+    with pytest.raises(ValueError, match=r"a\.rttm, line 2: a SPEAKER line has 8 to 10 fields, and no blanks"):
+        read_segments(tmp_path / "a.rttm")
+
+
+@pytest.mark.parametrize("end", ["", " <NA>", " <NA> <NA>", " 0.95", " 0.95 <NA>", " 1.0 0.1"])
+def test_all_forms_of_an_rttm_line(tmp_path, end):
+    (tmp_path / "a.rttm").write_text(f"SPEAKER call 1 0.5 3.0 <NA> <NA> spk_1{end}\n")
+    assert read_segments(tmp_path / "a.rttm") == [Segment(0.5, 3.5, "spk_1")]
+
+
+def test_the_lines_of_a_recording(recording, tmp_path):
+    lines = [
+        f"SPEAKER {name} 1 {start} 1 <NA> <NA> A" for name, start in (("call_1", 1), ("other", 2), ("Call_1.wav", 3))
+    ]
+    (tmp_path / "a.rttm").write_text("\n".join(lines))
+    assert load_recording(recording, tmp_path / "a.rttm")["test"]["start"][:] == [1.0, 3.0]
+    assert [segment.start for segment in read_segments(tmp_path / "a.rttm", tmp_path / "other.flac")] == [2.0]
+    # The name of the conversation is known to the diarisation as well.
+    assert load_recording(recording, tmp_path / "a.rttm", conversation_id="other")["test"].num_rows == 3
+    (tmp_path / "b.rttm").write_text(lines[1])
+    with pytest.raises(ValueError, match=r"is of \['other'\] and not of the recording 'call 1'"):
+        load_recording(recording, tmp_path / "b.rttm")
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "utf-16-le", "utf-16-be", "cp1252"])
+@pytest.mark.parametrize("separator", [",", ";", "\t"])
+def test_tables_of_other_programs(recording, tmp_path, encoding, separator):
+    header, line = ["Start", "END", "Speaker", "text"], ["0.5", "0:00:02", "J\u00fcrgen", "\u00a1Hola!"]
+    if separator == ";":
+        line[0] = "0,5"
+    rows = [separator.join(fields) for fields in (header, line, [""] * 4)]
+    (tmp_path / "a.csv").write_bytes("\r\n".join(rows).encode(encoding))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        row = load_recording(recording, tmp_path / "a.csv")["test"][0]
+    assert (row["start"], row["end"], row["speaker"], row["transcript"]) == (0.5, 2.0, "J\u00fcrgen", "\u00a1Hola!")
+
+
+def test_a_start_just_before_the_recording_is_its_start(recording):
+    conversations = load_recording(recording, [Segment(-0.1, 1.0, "A"), Segment(-0.05, 0.5)])
+    assert conversations["test"]["start"][:] == [0.0, 0.0]
+    assert [problem.kind for problem in conversations.problems] == ["early", "early"]
+    with pytest.warns(UserWarning, match="1 outside"):
+        load_recording(recording, [Segment(-0.11, 1.0, "A"), Segment(0.0, 1.0)])
+
+
+@pytest.mark.parametrize("times", [["1 3000", "4 5000"], ["0 1000", "1000 2000", "3000 1000"]])
+def test_times_that_are_no_seconds(recording, tmp_path, times):
+    (tmp_path / "a.rttm").write_text("".join(f"SPEAKER call 1 {time} <NA> <NA> A\n" for time in times))
+    with (
+        pytest.warns(UserWarning, match=r"a\.rttm, line 1: .* are its times in seconds"),
+        pytest.raises(ValueError, match=r"a\.rttm, line 1: .* are its times in seconds, and of this recording\?"),
+    ):
+        load_recording(recording, tmp_path / "a.rttm")
+
+
+def test_a_few_segments_beyond_the_recording_are_left_out_and_most_are_an_error(recording):
+    segments = [Segment(0.0, 1.0), Segment(1.0, 2.0), Segment(3.0, 9.0)]
+    with pytest.warns(UserWarning, match=r"1 outside\), first outside: .*segment 2: 3.000 to 9.000 s"):
+        assert load_recording(recording, segments)["test"].num_rows == 2
+    with pytest.warns(match="2 outside"), pytest.raises(ValueError, match="2 of 3 segments lie beyond the recording"):
+        load_recording(recording, [segments[0], segments[2], Segment(4.0, 8.0)])
+
+
+def test_a_pointer_in_the_place_of_a_file(tmp_path):
+    (tmp_path / "a.rttm").write_text("version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 1\n")
+    with pytest.raises(ValueError, match="is a Git LFS pointer"):
+        read_segments(tmp_path / "a.rttm")

@@ -1,0 +1,166 @@
+"""Who talks when in a recording, as diarisation and transcription write it: RTTM, whisperX's JSON, CSV."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path, PurePath
+
+from .problems import Problem, report_problems
+from .text_files import parse_seconds, read_table, read_text
+
+
+@dataclass(frozen=True)
+class Segment:
+    """Who talks from when to when.
+
+    Attributes:
+        start, end: seconds of the recording.
+        speaker: "" where it is not known.
+        transcript: None where it is not known.
+    """
+
+    start: float
+    end: float
+    speaker: str = ""
+    transcript: str | None = None
+
+
+# A segment and the place in its file that it stands at, as "line 3".
+Placed = tuple[str, Segment]
+
+_COLUMNS = {
+    "start": ("start_time", "starttime", "begin", "onset"),
+    "end": ("end_time", "endtime", "stop"),
+    "speaker": ("speaker_id", "speaker_label"),
+    "transcript": ("text", "transcription", "utterance"),
+}
+
+
+def read_segments(path: str | Path, recording: str | Path | None = None) -> list[Segment]:
+    """Segments of an RTTM file, of whisperX's JSON, or of a CSV file, in their order there.
+
+    RTTM: lines `SPEAKER file channel start duration <NA> <NA> speaker <NA> <NA>`.
+    JSON: `{"segments": [{"start": 0.5, "end": 2.0, "text": "...", "speaker": "..."}]}`, or that list alone.
+    CSV: the columns `start`, `end` (seconds, or h:mm:ss), and optionally `speaker` and `transcript`, also as `Start`
+    or `text`; separated by commas, semicolons or tabs.
+    All may be in UTF-8, UTF-16 or Windows-1252.
+
+    Args:
+        recording: whose lines are taken of an RTTM file, by the file's name without its extension; None: the file must
+            be of one recording.
+
+    Raises:
+        FileNotFoundError: if there is no such file.
+        ValueError: for another kind of file, one of other recordings alone, or one without a segment that can be read,
+            naming its first line. A warning counts other segments that cannot be read, and names the first.
+    """
+    names = () if recording is None else (PurePath(recording).stem,)
+    placed, problems = read_segment_file(path, names)
+    report_problems(problems, name=str(path), strict=False)
+    return [segment for _, segment in placed]
+
+
+def read_segment_file(path: str | Path, names: Sequence[str]) -> tuple[list[Placed], list[Problem]]:
+    """The segments of a file with their places in it, and what of it cannot be read.
+
+    Args:
+        names: any of which means the recording; empty: whichever it is.
+
+    Raises:
+        FileNotFoundError, ValueError: as `read_segments`.
+    """
+    path = Path(path)
+    readers = {
+        ".rttm": (_rttm_lines, _rttm_segment),
+        ".json": (_json_items, _segment),
+        ".csv": (_csv_rows, _segment),
+    }
+    if path.suffix.lower() not in readers:
+        raise ValueError(f"Segments come from {', '.join(readers)}, got {path.name!r}.")
+    items, parse = readers[path.suffix.lower()]
+    placed, problems = [], []
+    for place, item in items(path, names):
+        try:
+            placed.append((place, parse(item)))
+        except ValueError as error:
+            problems.append(Problem("unreadable", str(path), f"{place}: {error}"))
+    if not placed:
+        raise ValueError(f"{path}, {problems[0].detail}" if problems else f"{path} holds no segments.")
+    return placed, problems
+
+
+def _rttm_lines(path: Path, names: Sequence[str]) -> list[tuple[str, list[str]]]:
+    lines = [
+        (f"line {number}", line.split())
+        for number, line in enumerate(read_text(path).splitlines(), start=1)
+        if line.split()[:1] == ["SPEAKER"]
+    ]
+    recordings = {fields[1] for _, fields in lines if not _rttm_fault(fields)}
+    wanted = {recording for recording in recordings if _is_one_of(recording, names)}
+    if not names and len(recordings) > 1:
+        raise ValueError(
+            f"{path} is of several recordings {sorted(recordings)}: say of which one the lines are wanted."
+        )
+    if names and recordings and not wanted:
+        raise ValueError(f"{path} is of {sorted(recordings)} and not of the recording {names[0]!r}.")
+    others = recordings - wanted if names else ()
+    return [(place, fields) for place, fields in lines if len(fields) < 2 or fields[1] not in others]
+
+
+def _is_one_of(recording: str, names: Sequence[str]) -> bool:
+    """Whether an RTTM file's name of a recording means one of the names, in which it cannot write blanks."""
+    written = {recording.casefold(), PurePath(recording).name.casefold(), PurePath(recording).stem.casefold()}
+    meant = {form for name in map(str.casefold, names) for form in (name, "_".join(name.split()), name.split()[0])}
+    return bool(written & meant)
+
+
+def _rttm_fault(fields: list[str]) -> bool:
+    """Whether blanks in a name have moved the fields of a line."""
+    return not (
+        8 <= len(fields) <= 10
+        and re.fullmatch(r"\d+|<NA>", fields[2])
+        and not any(map(_is_number, fields[5:7]))
+        # A whole number after a name would be the end of "Speaker 1".
+        and all(field == "<NA>" or (_is_number(field) and not field.isdigit()) for field in fields[8:])
+    )
+
+
+def _is_number(text: str) -> bool:
+    return re.fullmatch(r"[-+]?(\d+\.?\d*|\.\d+)([eE][-+]?\d+)?", text) is not None
+
+
+def _rttm_segment(fields: list[str]) -> Segment:
+    if _rttm_fault(fields):
+        raise ValueError(
+            f"a SPEAKER line has 8 to 10 fields, and no blanks in them, got {len(fields)}: {' '.join(fields)!r}."
+        )
+    start, duration = map(parse_seconds, fields[3:5])
+    return Segment(start, start + duration, "" if fields[7] == "<NA>" else fields[7])
+
+
+def _json_items(path: Path, names: Sequence[str]) -> list[tuple[str, dict]]:
+    try:
+        content = json.loads(read_text(path))
+    except json.JSONDecodeError as error:
+        raise ValueError(f"{path} is no JSON: {error}") from error
+    listed = content.get("segments") if isinstance(content, dict) else content
+    if not isinstance(listed, list) or not all(isinstance(segment, dict) for segment in listed):
+        raise ValueError(f"{path} has no list of segments.")
+    return [(f"segment {number}", segment) for number, segment in enumerate(listed)]
+
+
+def _csv_rows(path: Path, names: Sequence[str]) -> list[tuple[str, dict]]:
+    times = ("start", "end")
+    return [(f"line {line}", row) for line, row in read_table(path, _COLUMNS, required=times, numbers=times)]
+
+
+def _segment(fields: dict) -> Segment:
+    if None in fields:
+        raise ValueError("there are more fields than columns; quote what holds a comma.")
+    start, end = (parse_seconds(fields.get(name)) for name in ("start", "end"))
+    given = (fields.get("speaker"), fields.get("transcript", fields.get("text")))
+    speaker, transcript = ("" if value is None else str(value).strip() for value in given)
+    return Segment(start, end, speaker, transcript or None)

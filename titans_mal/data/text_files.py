@@ -1,0 +1,107 @@
+"""Text and tables as programs write them: in the usual encodings, separators and spellings of a column's name."""
+
+from __future__ import annotations
+
+import codecs
+import csv
+import math
+from collections.abc import Mapping, Sequence
+from io import StringIO
+from pathlib import Path
+
+from .table import clock_seconds
+
+
+_LFS_POINTER = b"version https://git-lfs.github.com/spec/"
+_SEPARATORS = (",", ";", "\t", "|")
+
+
+def read_text(path: str | Path) -> str:
+    """A file in UTF-8, UTF-16 or Windows-1252, without its byte order mark.
+
+    Raises:
+        FileNotFoundError: if there is no such file.
+        ValueError: for a Git LFS pointer in the file's place, or bytes that are no text.
+    """
+    data = Path(path).read_bytes()
+    if data.startswith(_LFS_POINTER):
+        raise ValueError(f"{path} is a Git LFS pointer and not the file itself; `git lfs pull` fetches it.")
+    try:
+        if data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+            return data.decode("utf-16")
+        # Without a mark, the zero byte of a first ASCII character tells which byte comes first.
+        if 0 in data[:2]:
+            return data.decode("utf-16-be" if data[0] == 0 else "utf-16-le")
+        try:
+            return data.decode("utf-8-sig")
+        except UnicodeDecodeError:
+            return data.decode("cp1252")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path} is no text in UTF-8, UTF-16 or Windows-1252: {error}") from error
+
+
+def read_table(
+    path: str | Path, columns: Mapping[str, Sequence[str]], *, required: Sequence[str], numbers: Sequence[str] = ()
+) -> list[tuple[int, dict]]:
+    """Read a table with a header, separated by commas, semicolons, tabs or bars.
+
+    Args:
+        columns: our names, each with other names that count as it; capitals and blanks do not matter.
+        required: our names of columns that must be there.
+        numbers: our names of columns of numbers: where commas do not separate fields, they are decimal points there.
+
+    Returns:
+        Of each row that is not blank, its line in the file and its fields by our names; the key None holds fields
+        beyond the header, and a field that the row lacks is None.
+
+    Raises:
+        FileNotFoundError, ValueError: as `read_text`; also for a column that is missing or there twice.
+    """
+    text = read_text(path)
+    ours = {other: name for name, others in columns.items() for other in (name, *others)}
+    first = next((line for line in text.splitlines() if line.strip()), "")
+    separator = max(_SEPARATORS, key=lambda mark: sum(_plain(name) in ours for name in first.split(mark)))
+    reader = csv.reader(StringIO(text, newline=""), delimiter=separator)
+    try:
+        header = next((row for row in reader if any(map(str.strip, row))), [])
+        rows = [(reader.line_num, row) for row in reader if any(map(str.strip, row))]
+    except csv.Error as error:
+        raise ValueError(f"{path}, line {reader.line_num}: {error}") from error
+    names = [ours.get(_plain(name), name) for name in header]
+    repeated = sorted({name for name in names if names.count(name) > 1 and name})
+    if repeated:
+        raise ValueError(f"{path} has the columns {repeated} more than once.")
+    missing = [name for name in required if name not in names]
+    if missing:
+        raise ValueError(f"{path} lacks the columns {missing}; it has {header}.")
+    with_commas = () if separator == "," else numbers
+    return [(line, _fields(names, row, with_commas)) for line, row in rows]
+
+
+def parse_seconds(value) -> float:
+    """A number of seconds, or h:mm:ss.
+
+    Raises:
+        ValueError: for anything else.
+    """
+    try:
+        seconds = clock_seconds(value) if ":" in str(value) else float(value)
+    except (TypeError, ValueError):
+        seconds = math.nan
+    if not math.isfinite(seconds) or isinstance(value, bool):
+        raise ValueError(f"a time is a number of seconds or h:mm:ss, got {value!r}.")
+    return seconds
+
+
+def _plain(name: str) -> str:
+    return name.strip().strip('"').strip().lower().replace(" ", "_")
+
+
+def _fields(names: list[str], row: list[str], with_commas: Sequence[str]) -> dict:
+    fields: dict = dict.fromkeys(names) | dict(zip(names, row))
+    for name in with_commas:
+        if fields.get(name):
+            fields[name] = fields[name].replace(",", ".")
+    # Separators at the end of a line, as spreadsheets leave them, are no fields.
+    beyond = [field for field in row[len(names) :] if field.strip()]
+    return fields | ({None: beyond} if beyond else {})
