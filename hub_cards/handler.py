@@ -12,7 +12,6 @@ from __future__ import annotations
 import atexit
 import base64
 import binascii
-import math
 import os
 from typing import Any
 
@@ -45,42 +44,35 @@ class EndpointHandler:
             atexit.register(self.store.save)
 
     def __call__(self, data: dict[str, Any]) -> list[dict[str, Any]] | dict[str, Any]:
-        """Hear the turns of a request.
+        """Score the turns of a request.
 
         Args:
-            data: `inputs`: the bytes of a sound file, its base64, a turn `{"audio": base64, "speaker", "start",
-                "end"}`, or `{"turns": [...]}` or a list of them, in order; empty with `reset` alone. `parameters`:
-                `conversation` (a name, whose state lives across requests; without it the turns of the request are a
-                conversation that is dropped), `reset` (begin it anew), `memory` (False hears each turn alone, and
-                writes and counts none), `speaker` (of turns that name none).
+            data: `inputs`: the bytes of an audio file, its base64, a turn `{"audio": base64, "speaker", "start",
+                "end"}`, or `{"turns": [...]}` or a list of them, in the order of their ends; empty with `reset`
+                alone. `parameters`: `conversation` (a name, whose state lives across requests; without it the turns
+                of the request are a conversation that is dropped), `reset` (begin it again), `memory` (False scores
+                each turn alone, and writes and counts none), `speaker` (of turns that name none).
 
         Returns:
             One dict a turn: `turn_index` in the conversation, `speaker`, `start`, `end`, `label`, `score`, `scores`,
-            `surprise`; or `{"error": ..., "status": 400}` for a request that cannot be answered, which changes no
-            state.
+            `surprise`, `processed_seconds` (less than the turn lasts where it is longer than the host's window); or
+            `{"error": ..., "status": 400}` for a request that cannot be answered, which changes no state.
         """
         try:
             if not isinstance(data, dict) or {*data} - {"inputs", "parameters"}:
                 raise ValueError("A request holds inputs and parameters, and nothing else.")
             parameters = _check_parameters(data.get("parameters") or {})
             turns = [_decoded(turn, parameters.get("speaker")) for turn in _turns(data.get("inputs"), parameters)]
-            return self._hear(turns, parameters)
+            return self._score(turns, parameters)
         except ValueError as error:
             return {"error": str(error), "status": 400}
 
-    def _hear(self, turns: list[dict], parameters: dict) -> list[dict[str, Any]]:
+    def _score(self, turns: list[dict], parameters: dict) -> list[dict[str, Any]]:
         memory, name = parameters.get("memory", True), parameters.get("conversation")
         if name is None:
             return _answers(self.pipeline(_numbered(turns, 0), memory=memory))
         with self.store.conversation(str(name), anew=parameters.get("reset", False)) as cache:
             turns = _numbered(turns, int(cache.turns.sum()))
-            starts = [turn["start"] for turn in turns if turn.get("start") is not None]
-            if starts and memory:
-                if starts[0] < cache.notes.get("start", -math.inf):
-                    raise ValueError(
-                        f"A turn starts at {cache.notes['start']} s already, and a later one at {starts[0]}."
-                    )
-                cache.notes["start"] = starts[-1]
             return _answers(self.pipeline(turns, memory_cache=cache, memory=memory) if turns else [])
 
 
@@ -94,7 +86,7 @@ def _check_parameters(parameters: Any) -> dict:
     for name in ("conversation", "speaker"):
         _check_name(name, parameters.get(name))
     if parameters.get("reset") and parameters.get("conversation") is None:
-        raise ValueError("reset begins a conversation anew: name it as conversation.")
+        raise ValueError("reset begins a conversation again: name it as conversation.")
     return parameters
 
 
@@ -123,12 +115,6 @@ def _decoded(turn: Any, speaker: str | int | None) -> dict:
     if "audio" not in turn or {*turn} - {*_TURN_FIELDS}:
         raise ValueError(f"A turn holds audio, and may hold speaker, start and end; got {sorted(turn)}.")
     _check_name("speaker", turn.get("speaker"))
-    for name in ("start", "end"):
-        seconds = turn.get(name)
-        if seconds is not None and (type(seconds) not in (int, float) or not 0 <= seconds < 1e9):
-            raise ValueError(f"{name} is in seconds, got {seconds!r}.")
-    if None not in (turn.get("start"), turn.get("end")) and turn["end"] < turn["start"]:
-        raise ValueError(f"A turn ends after it starts, got {turn['start']} to {turn['end']} s.")
     audio = turn["audio"]
     if isinstance(audio, str):
         try:

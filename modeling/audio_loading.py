@@ -12,10 +12,11 @@ from pathlib import Path
 
 import numpy as np
 
+from .audio_arrays import channels_of
+
 
 # ITU-R BS.775-3, table 2, brought down to mono (front channels 0.7071, centre 1, surround 0.5); LFE is left out.
 _MONO_WEIGHTS = {"FL": 0.7071, "FR": 0.7071, "FC": 1.0} | dict.fromkeys(("SL", "SR", "BL", "BR", "BC"), 0.5)
-_MAX_CHANNELS = 8
 # A turn must last that long to be heard.
 MIN_SECONDS = 0.1
 # Full scale is 1.0. Recordings in float pass it by a few times; integers that were never scaled, and numbers whose
@@ -37,9 +38,9 @@ def load_audio(source, sampling_rate: int = 16_000) -> np.ndarray:
 
     Args:
         source: a path, encoded bytes, a dict with `bytes` or `path` (as `datasets.Audio(decode=False)` gives; bytes
-            win), a dict with `array` and `sampling_rate`, or a tuple `(array, rate)`. Arrays are (samples,) or
-            (channels, samples); integers are PCM and are scaled to [-1, 1). `path#t=START,END` (seconds) is that part
-            of a file, of which no more than it is decoded where the format lets one seek.
+            win), a dict with `array` and `sampling_rate`, or a tuple `(array, rate)`; arrays as `channels_of` takes
+            them. `path#t=START,END` (seconds) is that part of a file, of which no more than it is decoded where the
+            format lets one seek.
         sampling_rate: of the result, in Hz.
 
     Returns:
@@ -58,7 +59,8 @@ def load_audio(source, sampling_rate: int = 16_000) -> np.ndarray:
         else:
             source = _encoded(source)
     if isinstance(source, tuple) and len(source) == 2:
-        channels, rate = _check_array(*source)
+        channels, rate = channels_of(*source)
+        check_level(channels, "The array")
         weights = np.full(len(channels), 1 / len(channels))
     elif isinstance(source, str | Path | bytes | bytearray):
         channels, rate, weights = _decode(source)
@@ -165,29 +167,6 @@ def name_of_sound(source) -> str:
     """The path of a source of `load_audio`, where it has one; "The turn" otherwise."""
     path = source.get("path") if isinstance(source, dict) else source
     return str(path) if isinstance(path, str | Path) else "The turn"
-
-
-def _check_array(array, rate) -> tuple[np.ndarray, int]:
-    if not isinstance(rate, int | float | np.integer) or rate <= 0:
-        raise ValueError(f"An array needs its sampling rate in Hz: (array, rate); got rate={rate!r}.")
-    array = np.asarray(array)
-    channels = array[None] if array.ndim == 1 else array
-    if (
-        array.dtype.kind not in "fiu"
-        or channels.ndim != 2
-        or channels.shape[0] > _MAX_CHANNELS
-        or not channels.shape[0]
-    ):
-        raise ValueError(
-            f"Sound in an array must be (samples,) or (channels, samples) with up to {_MAX_CHANNELS} channels, got "
-            f"{array.dtype} {array.shape}."
-        )
-    if np.issubdtype(channels.dtype, np.integer):
-        info = np.iinfo(channels.dtype)
-        offset = 0 if info.min < 0 else (info.max + 1) / 2
-        channels = (channels.astype(np.float64) - offset) / ((info.max + 1) if info.min < 0 else offset)
-    check_level(channels, "The array")
-    return channels.astype(np.float64), int(rate)
 
 
 def _encoded(source: dict):

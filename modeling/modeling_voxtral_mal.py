@@ -29,7 +29,10 @@ class VoxtralMALForAudioEmotion(AudioEmotionMixin, VoxtralForConditionalGenerati
     has_window = False
 
     def audio_mask(self, input_ids: Tensor, inputs: dict) -> Tensor:
-        """Every sound is padded with silence to whole windows of 30 s; silence at its end is left out."""
+        """Every sound is padded with silence to whole windows of 30 s; silence at its end is left out.
+
+        Of the shortest turns two tokens are left, as other hosts make of them.
+        """
         mask, features = super().audio_mask(input_ids, inputs), inputs.get("input_features")
         if features is None:
             return mask
@@ -39,7 +42,7 @@ class VoxtralMALForAudioEmotion(AudioEmotionMixin, VoxtralForConditionalGenerati
         # Silence is the floor of the log-mel spectrogram in every bin.
         sounds = (features > features.amin((1, 2), keepdim=True)).any(1)
         from_here_on = sounds.flip(-1).cummax(-1).values.flip(-1)
-        return filled_placeholders(mask, tokens, from_here_on[:, ::frames_per_token].sum(-1))
+        return filled_placeholders(mask, tokens, from_here_on[:, ::frames_per_token].sum(-1).clamp(min=2))
 
     def process_turns(self, processor, waveforms: Sequence[np.ndarray], sampling_rate: int) -> BatchFeature:
         """Its processor hears sound by its chat template only, and there from encoded files."""

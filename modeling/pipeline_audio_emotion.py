@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 import contextlib
-import hashlib
-from collections.abc import Iterable
-from numbers import Real
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from transformers import AutoModelForMultimodalLM, Pipeline
 from transformers.pipelines import PIPELINE_REGISTRY
 
 from .conversation_memory_cache import ConversationMemoryCache
 from .conversation_store import ConversationStore
+from .turn_rules import check_times, check_turn_index, warn_of_cut_turns
+from .turn_rules import speaker_number as speaker_number  # as it was called here until 0.10
+from .turn_scoring import TurnScorer
 
 
 TASK = "audio-emotion"
@@ -25,7 +25,7 @@ _ONE_SOUND = (str, bytes, bytearray, dict, tuple, np.ndarray)
 
 # What a turn's dictionary may hold beside its sound; given back with the result.
 _TURN_FIELDS = ("file", "conversation_id", "turn_index", "speaker", "start", "end")
-# What a row of a table of conversations has besides; the model must not hear of it.
+# What a row of a table of conversations has besides; the model must not see it.
 _PASSED_OVER = ("emotion", "transcript", "split", "seconds")
 
 
@@ -38,20 +38,23 @@ class AudioEmotionPipeline(Pipeline):
 
     A turn is what `load_audio` takes (path, bytes, `(array, rate)`, a dict with `array` and `sampling_rate`), or a
     dict with `audio` and any of `file`, `conversation_id`, `turn_index`, `speaker`, `start`, `end` (seconds). Turns
-    without `conversation_id` are one conversation. Each conversation is streamed through its memory, turn by turn.
+    without `conversation_id` are one conversation. Each conversation is streamed through its memory, turn by turn, in
+    the order given, which is that of the turns' ends: turns may overlap. A turn shorter than the host takes is padded
+    with silence, and of one longer than its window the beginning is processed, which one warning says for all.
 
     Keyword arguments of a call:
         memory_cache: a `ConversationMemoryCache` of one row that is read and carried on; then all turns are of one
-            conversation. None: every conversation starts afresh.
-        memory (bool): False hears each turn alone. Default True.
+            conversation. None: every conversation starts from the learned memory.
+        memory (bool): False scores each turn alone. Default True.
 
     Returns, for each turn (in a list, unless a single turn was given):
         its fields, and `label`, `score` (probability of the label), `scores` (of all labels), `surprise` (mean over
-        the memory layers; None without memory).
+        the memory layers; None without memory) and `processed_seconds` (of the turn).
 
     Raises:
-        ValueError: for sound that cannot be used, or turns out of order, naming the turn. Turns before it have been
-            written to `memory_cache`; that turn has not.
+        ValueError: for audio that cannot be used, turns out of order, times that cannot be (as `check_times` says), or
+            no speaker where the memory is kept by speaker, naming the turn. Turns before it have been written to
+            `memory_cache`; that turn has not.
     """
 
     _load_processor = True
@@ -75,20 +78,25 @@ class AudioEmotionPipeline(Pipeline):
             turns = list(turns)
         if not isinstance(turns, list):
             return self([turns], **kwargs)[0]
-        turns = [self._as_turn(turn) for turn in turns]
-        self._check_order(turns)
+        turns = self._checked([self._as_turn(turn) for turn in turns])
         _, parameters, _ = AudioEmotionPipeline._sanitize_parameters(self, **kwargs)
         parameters = {**self._forward_params, **parameters}
         cache = parameters.pop("memory_cache", None)
         if cache is not None and len({turn.get("conversation_id") for turn in turns}) > 1:
             raise ValueError("With a memory_cache all turns must belong to one conversation.")
         caches: dict[Any, ConversationMemoryCache] = {}
-        results = []
+        results, cut = [], []
         for turn in turns:
             name = turn.get("conversation_id")
             if name not in caches:
                 caches[name] = self.model.memory_cache_class(self.model.config) if cache is None else cache
-            results.append(self.run_single(turn, {}, {**parameters, "memory_cache": caches[name]}, {}))
+            loaded = self.preprocess(turn)
+            scored = self.forward(loaded, **{**parameters, "memory_cache": caches[name]})
+            results.append(self.postprocess(scored))
+            if scored["scored"].processed_seconds < loaded["seconds"]:
+                cut.append((turn["file"] or _name(turn), loaded["seconds"]))
+        if cut:
+            warn_of_cut_turns(cut, self.model.max_turn_seconds(self.processor))
         return results
 
     def conversation_store(self, states: str | Path | None = None, **kwargs) -> ConversationStore:
@@ -100,31 +108,24 @@ class AudioEmotionPipeline(Pipeline):
         return ConversationStore(self.model, states, **kwargs)
 
     def preprocess(self, turn: dict) -> dict:
-        try:
-            inputs = self.model.prepare_turn(self.processor, turn["audio"])
-        except ValueError as error:
-            names = [f"{name} {turn[name]!r}" for name in ("conversation_id", "file") if turn.get(name) is not None]
-            told = f" ({', '.join(names)})" if names else ""
-            raise ValueError(f"Turn {turn.get('turn_index')}{told}: {error}") from error
-        return {"turn": turn, "inputs": inputs}
+        scorer = TurnScorer(self.model, self.processor)
+        with _naming(turn):
+            waveform = scorer.load(turn["audio"])
+        return {"turn": turn, "waveform": waveform, "seconds": len(waveform) / scorer.sampling_rate}
 
     def _forward(self, model_inputs: dict, memory_cache: ConversationMemoryCache, memory: bool = True) -> dict:
-        speaker = model_inputs["turn"].get("speaker")
-        speakers = None if speaker is None else [speaker_number(speaker)]
-        with contextlib.nullcontext() if memory else self.model.disable_memory():
-            output = self.model(
-                **model_inputs["inputs"], memory_cache=memory_cache, speaker_ids=speakers, logits_to_keep=1
-            )
-        surprise = None if output.memory_surprise is None else output.memory_surprise.mean().item()
-        return {"turn": model_inputs["turn"], "logits": output.emotion_logits, "surprise": surprise}
+        turn, scorer = model_inputs["turn"], TurnScorer(self.model, self.processor)
+        with _naming(turn), contextlib.nullcontext() if memory else self.model.disable_memory():
+            (scored,) = scorer.score([model_inputs["waveform"]], [turn.get("speaker")], [memory_cache])
+        return {"turn": turn, "scored": scored}
 
     def postprocess(self, model_outputs: dict) -> dict[str, Any]:
-        probabilities = torch.softmax(model_outputs["logits"][0].float(), dim=-1).tolist()
-        scores = dict(zip(self.model.config.labels, probabilities))
+        turn, scored = model_outputs["turn"], model_outputs["scored"]
+        scores = scored.scores
         label = max(scores, key=scores.get)
-        fields = {name: model_outputs["turn"].get(name) for name in _TURN_FIELDS}
-        surprise = model_outputs["surprise"]
-        return {**fields, "label": label, "score": scores[label], "scores": scores, "surprise": surprise}
+        fields = {name: turn.get(name) for name in _TURN_FIELDS}
+        result = {"label": label, "score": scores[label], "scores": scores, "surprise": scored.surprise}
+        return {**fields, **result, "processed_seconds": scored.processed_seconds}
 
     @staticmethod
     def _as_turn(turn) -> dict:
@@ -140,25 +141,23 @@ class AudioEmotionPipeline(Pipeline):
         return {"file": str(path) if isinstance(path, str) or hasattr(path, "__fspath__") else None, **turn}
 
     @staticmethod
-    def _check_order(turns: list[dict]) -> None:
-        last: dict[Any, dict] = {}
+    def _checked(turns: list[dict]) -> list[dict]:
+        """The turns with their number, and with times that can be."""
+        last: dict[Any, Any] = {}
+        checked = []
         for position, turn in enumerate(turns):
-            before = last.get(turn.get("conversation_id"), {})
-            for name in ("turn_index", "start"):
-                earlier, later = before.get(name), turn.get(name)
-                if later is not None and (isinstance(later, bool) or not isinstance(later, Real) or later != later):
-                    raise ValueError(f"Entry {position} has {name}={later!r}, which is no number.")
-                if earlier is not None and later is not None and later < earlier:
-                    raise ValueError(
-                        f"Turns of a conversation must come in order: entry {position} has {name}={later} after "
-                        f"{earlier}."
-                    )
-            last[turn.get("conversation_id")] = turn
-            turn.setdefault("turn_index", position)
+            conversation, name = turn.get("conversation_id"), f"entry {position}"
+            check_turn_index(turn.get("turn_index"), last.get(conversation), name=name)
+            start, end = check_times(turn.get("start"), turn.get("end"), name=f"Entry {position}")
+            index = turn.get("turn_index")
+            last[conversation] = last.get(conversation) if index is None else index
+            times = {key: value for key, value in (("start", start), ("end", end)) if key in turn}
+            checked.append({**turn, **times, "turn_index": position if index is None else index})
+        return checked
 
 
 class AudioTurnPipeline(AudioEmotionPipeline):
-    """Single turns, each heard as a conversation of its own, in the way of transformers' audio classification.
+    """Single turns, each scored as a conversation of its own, in the way of transformers' audio classification.
 
     `top_k` labels are returned (of the pipeline, or of a call); None = all.
 
@@ -190,8 +189,8 @@ class AudioTurnPipeline(AudioEmotionPipeline):
         elif isinstance(turns, dict) and "raw" in turns:
             turns = {"array": turns["raw"], "sampling_rate": turns.get("sampling_rate")}
         # Alone, whoever speaks is the only speaker.
-        (heard,) = super().__call__([{"audio": turns, "speaker": "speaker"}])
-        ranked = sorted(heard["scores"].items(), key=lambda pair: -pair[1])
+        (turn,) = super().__call__([{"audio": turns, "speaker": "speaker"}])
+        ranked = sorted(turn["scores"].items(), key=lambda pair: -pair[1])
         return [{"score": score, "label": label} for label, score in ranked[:top_k]]
 
 
@@ -205,9 +204,19 @@ def custom_pipelines() -> dict[str, dict]:
     }
 
 
-def speaker_number(speaker: str) -> int:
-    """A number that stands for a speaker's name in every process."""
-    return int.from_bytes(hashlib.sha256(str(speaker).encode()).digest()[:7], "big")
+def _name(turn: dict) -> str:
+    """What errors call a turn."""
+    names = [f"{name} {turn[name]!r}" for name in ("conversation_id", "file") if turn.get(name) is not None]
+    return f"Turn {turn['turn_index']}" + (f" ({', '.join(names)})" if names else "")
+
+
+@contextlib.contextmanager
+def _naming(turn: dict) -> Iterator[None]:
+    """Within it, errors name the turn."""
+    try:
+        yield
+    except ValueError as error:
+        raise ValueError(f"{_name(turn)}: {error}") from error
 
 
 PIPELINE_REGISTRY.register_pipeline(

@@ -5,17 +5,26 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 from typing import ClassVar
+from weakref import WeakKeyDictionary
 
 import numpy as np
 from torch import Tensor
 from transformers import BatchFeature
 
-from .audio_loading import check_waveform, load_audio, name_of_sound
+from .audio_loading import MIN_SECONDS, check_waveform, load_audio, name_of_sound
 from .emotion_readout import find_label_tokens
+from .turn_rules import fit_turn, warn_of_cut_turns
 
 
 # The part of a message that is the turn's sound: templates look for its type, or for the key `audio`.
 SOUND = {"type": "audio", "audio": "turn"}
+
+# A host must make so many audio tokens of a turn.
+_LEAST_TOKENS = 2
+# Lengths that are tried, in seconds, to find the shortest turn of a host.
+_STEP, _LONGEST_TRIAL = 0.02, 2.0
+# By processor and model class, what was found.
+_SHORTEST: WeakKeyDictionary = WeakKeyDictionary()
 
 
 class TurnInputsMixin:
@@ -24,7 +33,7 @@ class TurnInputsMixin:
     Attributes:
         prompt_is_text: whether the host's chat template takes a message as text only, in which the audio placeholder
             stands, and not as a list of parts.
-        has_window: whether the host hears no more than the window that its feature extractor is made for.
+        has_window: whether the host processes no more than the window that its feature extractor is made for.
     """
 
     prompt_is_text: ClassVar[bool] = False
@@ -39,13 +48,13 @@ class TurnInputsMixin:
             sampling_rate: of bare arrays, in Hz.
 
         Returns:
-            The processor's tensors, on the model's device and in its dtype. A turn longer than the host's window is
-            cut to it with a warning.
+            The processor's tensors, on the model's device and in its dtype. A turn shorter than `min_turn_seconds` is
+            padded with silence; one longer than the host's window is cut to it with a warning.
 
         Raises:
-            ValueError: for sound that cannot be decoded, or is empty, silent, not finite or too short.
+            ValueError: for sound that cannot be decoded, or is empty, silent or not finite.
         """
-        rate, window = self.sound_extractor(processor).sampling_rate, self.max_turn_seconds(processor)
+        rate = self.sound_extractor(processor).sampling_rate
         sources = audio if isinstance(audio, list) else [audio]
         if not sources:
             raise ValueError("prepare_turn needs at least one turn, got an empty list.")
@@ -54,14 +63,67 @@ class TurnInputsMixin:
             if sampling_rate is not None and not isinstance(source, str | Path | bytes | dict | tuple):
                 source = (source, sampling_rate)
             waveform = load_audio(source, sampling_rate=rate)
-            waveforms.append(check_waveform(waveform, rate, max_seconds=window, name=name_of_sound(source)))
-        inputs = self.process_turns(processor, waveforms, rate)
-        tokens = self.audio_mask(inputs["input_ids"], inputs).sum(-1)
-        if bool((tokens < 2).any()):
-            shortest = int(tokens.argmin())
-            name, seconds = name_of_sound(sources[shortest]), len(waveforms[shortest]) / rate
-            raise ValueError(f"{name} of {seconds:.3f} s is too short: the host makes no two audio tokens of it.")
-        return inputs.to(self.device, self.dtype)
+            waveforms.append(check_waveform(waveform, rate, min_seconds=0, name=name_of_sound(source)))
+        inputs, processed = self.turn_inputs(processor, waveforms)
+        lengths = [len(waveform) / rate for waveform in waveforms]
+        cut = [
+            (name_of_sound(source), length)
+            for source, length, seconds in zip(sources, lengths, processed)
+            if length > seconds
+        ]
+        if cut:
+            warn_of_cut_turns(cut, max(processed), stacklevel=2)
+        return inputs
+
+    def turn_inputs(self, processor, waveforms: Sequence[np.ndarray]) -> tuple[BatchFeature, list[float]]:
+        """Inputs of turns, one row each, whose length is made to fit the host.
+
+        Args:
+            processor: of the host.
+            waveforms: (samples,) each, at the host's rate.
+
+        Returns:
+            The processor's tensors, on the model's device and in its dtype; and how many seconds of each turn they
+            hold.
+
+        Raises:
+            ValueError: if the host makes no audio tokens of them.
+        """
+        rate, window = self.sound_extractor(processor).sampling_rate, self.max_turn_seconds(processor)
+        shortest = self.min_turn_seconds(processor)
+        fitted, seconds = zip(
+            *(fit_turn(waveform, rate, min_seconds=shortest, max_seconds=window) for waveform in waveforms)
+        )
+        inputs = self.process_turns(processor, fitted, rate)
+        self._check_tokens(inputs, [len(waveform) / rate for waveform in fitted])
+        return inputs.to(self.device, self.dtype), list(seconds)
+
+    def min_turn_seconds(self, processor) -> float:
+        """The shortest turn that the host makes two audio tokens of, at least 0.1 s; found by trying."""
+        known = _SHORTEST.setdefault(processor, {})
+        if type(self) not in known:
+            known[type(self)] = self._find_min_seconds(processor)
+        return known[type(self)]
+
+    def _find_min_seconds(self, processor) -> float:
+        rate = self.sound_extractor(processor).sampling_rate
+        noise = np.random.default_rng(0).uniform(-0.1, 0.1, round(_LONGEST_TRIAL * rate)).astype(np.float32)
+        seconds = MIN_SECONDS
+        while seconds < _LONGEST_TRIAL:
+            inputs = self.process_turns(processor, [noise[: round(seconds * rate)]], rate)
+            if self._audio_tokens(inputs).min() >= _LEAST_TOKENS:
+                return seconds
+            seconds = round(seconds + _STEP, 2)
+        return MIN_SECONDS
+
+    def _audio_tokens(self, inputs: BatchFeature) -> Tensor:
+        return self.audio_mask(inputs["input_ids"], inputs).sum(-1)
+
+    def _check_tokens(self, inputs: BatchFeature, lengths: Sequence[float]) -> None:
+        tokens = self._audio_tokens(inputs)
+        if bool((tokens < _LEAST_TOKENS).any()):
+            seconds = lengths[int(tokens.argmin())]
+            raise ValueError(f"The turn of {seconds:.3f} s is too short: the host makes no two audio tokens of it.")
 
     def process_turns(self, processor, waveforms: Sequence[np.ndarray], sampling_rate: int) -> BatchFeature:
         """The processor's tensors for turns of sound, each (samples,) at the host's `sampling_rate`."""
@@ -114,10 +176,10 @@ class TurnInputsMixin:
 
     @classmethod
     def max_turn_seconds(cls, processor) -> float | None:
-        """The longest turn that the host hears whole; None: there is no such bound."""
+        """The longest turn that the host processes whole; None: there is no such bound."""
         extractor = cls.sound_extractor(processor)
         if hasattr(processor, "max_audio_len"):
-            # Heard are whole windows within it.
+            # Processed are whole windows within it.
             return processor.max_audio_len // extractor.chunk_length * extractor.chunk_length
         return extractor.n_samples / extractor.sampling_rate if cls.has_window else None
 

@@ -1,11 +1,14 @@
 """From a sound file through each host's own processor and chat template to emotion scores."""
 
+import numpy as np
 import pytest
+import tiny_processors
 import torch
 from common_host_tester import skip_where_the_host_cannot
-from tiny_hosts import HOSTS, LABEL_TOKENS, LABELS, voxtral
+from tiny_hosts import HOSTS, LABEL_TOKENS, LABELS, MEL, voxtral
 from tiny_models import tone
 from tiny_processors import PROCESSORS
+from transformers import WhisperFeatureExtractor
 
 from titans_mal import AudioEmotionPipeline, ConversationMemoryCache
 from titans_mal.data.voices import to_wav
@@ -150,6 +153,35 @@ def test_beams_over_several_windows_write_what_was_heard(name, model, processor,
     two = model.prepare_turn(processor, [(tone(5.0), 16_000), (tone(1.0), 16_000)])
     with pytest.raises(ValueError, match="got 3 windows for 2 prompts: give the prompts one by one"):
         model.generate(**two, max_new_tokens=2, **kwargs)
+
+
+@pytest.fixture
+def true_frames(monkeypatch):
+    """Frames of 10 ms in windows of 30 s, as every host of the Hub has them."""
+    monkeypatch.setattr(tiny_processors, "whisper_features", lambda: WhisperFeatureExtractor(feature_size=MEL))
+
+
+# In seconds; what a host that is not named takes is the least of all.
+SHORTEST = {"GlmAsr": 0.16, "Phi4Multimodal": 0.12, "Gemma3n": 0.2}
+
+
+@torch.no_grad()
+def test_short_turns_are_padded_to_what_the_host_takes(true_frames, name, model, processor):
+    """Also where it has longer tokens than others; alone, and beside longer ones."""
+    if hasattr(processor, "max_audio_len"):
+        processor.max_audio_len = 600
+    assert model.min_turn_seconds(processor) == SHORTEST.get(name, 0.1)
+    cache = ConversationMemoryCache(model.config)
+    for seconds in (0.0005, 0.01, 0.06, 0.1, 0.15):
+        turn = (tone(seconds, frequency=3_000) + np.float32(0.01), 16_000)
+        inputs = model.prepare_turn(processor, turn)
+        assert model.audio_mask(inputs["input_ids"], inputs).sum() >= 2
+        if name in ("Qwen2Audio", "AudioFlamingo3", "MusicFlamingo"):
+            continue  # whose tiny models take windows of 3 s
+        output = model(**inputs, memory_cache=cache, update_memory=True)
+        assert output.emotion_logits.isfinite().all()
+        assert output.memory_surprise.isfinite().all()
+    assert model.prepare_turn(processor, [turn, (tone(0.9), 16_000)])["input_ids"].shape[0] == 2
 
 
 def test_the_pipeline_takes_any_host(model, processor, files):

@@ -85,15 +85,21 @@ def test_speakers_have_their_own_memory_where_the_scope_says_so():
     named = [{"audio": turn, "speaker": "AB"[i % 2]} for i, turn in enumerate(TURNS)]
     alone = pipe([turn for turn in named if turn["speaker"] == "A"])
     np.testing.assert_allclose(scores(pipe(named))[::2], scores(alone), atol=1e-6)
-    with pytest.raises(ValueError, match="speaker_ids are needed"):
-        pipe(TURNS)
+    for nobody in (None, "", "  "):
+        with pytest.raises(ValueError, match="Turn 1: A turn names no speaker, and speaker_ids are needed"):
+            pipe([named[0], {"audio": TURNS[1], "speaker": nobody}])
+    cache = ConversationMemoryCache(pipe.model.config)
+    pipe(named, memory_cache=cache)
+    before = state_of(cache)
+    with pytest.raises(ValueError, match=r"Turn 0: .*room for max_speakers=2 .* has \['A', 'B', 'C'\]"):
+        pipe({"audio": TURNS[0], "speaker": "C"}, memory_cache=cache)
+    assert_same_state(before, state_of(cache))
 
 
 @pytest.mark.parametrize(
     ("audio", "message"),
     [
         ((0 * tone(), RATE), r"Turn 1.*silent"),
-        ((tone(0.02), RATE), r"Turn 1.*lasts 0\.020 s"),
         (b"noise", r"Turn 1.*cannot be decoded"),
         ((np.full(RATE, np.nan), RATE), r"Turn 1.*not finite"),
     ],
@@ -108,10 +114,46 @@ def test_a_bad_turn_is_named_and_not_written(pipe, audio, message):
 
 
 def test_turns_out_of_order_are_refused(pipe):
-    for field, values in (("turn_index", (3, 2)), ("start", (4.0, 1.0))):
-        turns = [{"audio": turn, field: value} for turn, value in zip(TURNS, values)]
-        with pytest.raises(ValueError, match=f"must come in order: entry 1 has {field}="):
-            pipe(turns)
+    turns = [{"audio": turn, "turn_index": index} for turn, index in zip(TURNS, (3, 2))]
+    with pytest.raises(ValueError, match="must come in order: entry 1 has turn_index=2 after 3"):
+        pipe(turns)
+
+
+def test_turns_overlap(pipe):
+    """Who talks long ends last, and is not refused for having started first."""
+    times = [(0.0, 1.0), (2.0, 3.0), (0.5, 8.0), (7.0, 8.5)]
+    turns = [{"audio": turn, "start": start, "end": end} for turn, (start, end) in zip(TURNS, times)]
+    results = pipe(turns)
+    assert [(turn["start"], turn["end"]) for turn in results] == times
+    np.testing.assert_array_equal(scores(results), scores(pipe(TURNS)))
+
+
+@pytest.mark.parametrize(
+    ("times", "message"),
+    [
+        ({"start": 2.0, "end": 1.0}, "Entry 1: A turn ends after it starts, got 2.0 to 1.0 s"),
+        ({"start": -0.2}, "Entry 1: a turn starts at 0 s or later, got -0.2 s"),
+        ({"start": float("nan")}, "Entry 1: start is in seconds, got nan"),
+        ({"end": float("inf")}, "Entry 1: end is in seconds, got inf"),
+        ({"start": "0:01"}, "Entry 1: start is in seconds, got '0:01'"),
+        ({"start": True}, "Entry 1: start is in seconds, got True"),
+        ({"start": 10**400}, "Entry 1: start is in seconds, got 1000"),
+    ],
+)
+def test_times_that_cannot_be(pipe, times, message):
+    with pytest.raises(ValueError, match=message):
+        pipe([TURNS[0], {"audio": TURNS[1], **times}])
+
+
+def test_a_start_a_little_before_the_recording_is_its_beginning(pipe):
+    with pytest.warns(UserWarning, match=r"Entry 0: .* got -0\.05 s: 0 s is used"):
+        assert pipe([{"audio": TURNS[0], "start": -0.05, "end": 0.4}])[0]["start"] == 0.0
+
+
+@pytest.mark.parametrize("seconds", [0.001, 0.06, 2.9])
+def test_turns_that_are_processed_whole_say_so(pipe, seconds):
+    turn = tone(seconds) + np.float32(0.01)
+    assert pipe((turn, RATE))["processed_seconds"] == len(turn) / RATE
 
 
 def test_unknown_fields_of_a_turn_are_refused(pipe):
@@ -127,8 +169,9 @@ def test_unknown_arguments_are_refused(pipe):
 
 
 def test_a_long_turn_is_cut_with_a_warning(pipe):
-    with pytest.warns(UserWarning, match=r"its first 3 s are used"):
+    with pytest.warns(UserWarning, match=r"Turn 0 lasts 5.0 s; its first 3 s are used"):
         long = pipe((tone(5.0), RATE))
+    assert long["processed_seconds"] == 3.0
     np.testing.assert_allclose(scores([long]), scores([pipe((tone(5.0)[: 3 * RATE], RATE))]), atol=1e-6)
 
 

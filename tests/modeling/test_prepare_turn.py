@@ -98,7 +98,6 @@ def test_inputs_are_in_the_models_dtype(processor):
         (np.zeros(0), "empty"),
         (np.zeros(RATE), "silent"),
         (np.full(RATE, np.nan), "not finite"),
-        (tone(0.01), "lasts 0.010 s; at least 0.1 s are needed"),
     ],
 )
 def test_unusable_sound_is_refused(processor, audio, message):
@@ -107,11 +106,32 @@ def test_unusable_sound_is_refused(processor, audio, message):
 
 
 def test_a_turn_of_less_than_two_audio_tokens_is_refused(processor):
-    """A host with longer tokens than the shortest turn."""
+    """A host that makes none of any turn."""
     model = tiny_model()
     model.config.audio_token_id = AUDIO + 1
     with pytest.raises(ValueError, match=r"The turn of 1\.000 s is too short: the host makes no two audio tokens"):
         model.prepare_turn(processor, (tone(), RATE))
+
+
+@pytest.mark.parametrize("seconds", [0.0001, 0.01, 0.06])
+def test_a_shorter_turn_than_the_host_takes_is_padded_with_silence(processor, seconds):
+    model = tiny_model()
+    shortest = model.min_turn_seconds(processor)
+    turn = tone(seconds, frequency=4_000) + np.float32(0.01)
+    padded = np.pad(turn, (0, round(shortest * RATE) - len(turn)))
+    short, expected = (model.prepare_turn(processor, (audio, RATE)) for audio in (turn, padded))
+    assert shortest == 0.1
+    assert all(torch.equal(short[name], expected[name]) for name in expected)
+
+
+def test_one_warning_of_all_turns_that_are_cut(processor):
+    with pytest.warns(UserWarning, match="are used") as warned:
+        tiny_model().prepare_turn(processor, [(tone(seconds), RATE) for seconds in (4.0, 1.0, 5.0, 6.0, 7.0)])
+    (message,) = [str(one.message) for one in warned]
+    assert message == (
+        "4 turns last longer than the host processes: The turn (4.0 s), The turn (5.0 s), The turn (6.0 s), ...; "
+        "their first 3 s are used."
+    )
 
 
 def test_longer_than_the_window_is_cut_with_a_warning(processor):

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import math
-
 import numpy as np
 
 from ..modeling.audio_loading import (
@@ -22,15 +20,13 @@ __all__ = ["MIN_SECONDS", "AudioDecodingError", "audio_seconds", "check_level", 
 
 
 def load_turn(audio, sampling_rate: int = 16_000) -> np.ndarray:
-    """The sound of a turn of a table, padded to `MIN_SECONDS` where it is shorter.
+    """The audio of a turn of a table, at its own length: the host's inputs are padded or cut to fit it.
 
     Args:
         audio: what `load_audio` takes.
         sampling_rate: of the result, in Hz.
 
     Raises:
-        FileNotFoundError, ValueError: as `load_audio`; also for sound that is silent.
+        FileNotFoundError, ValueError: as `load_audio`; also for audio that is silent.
     """
-    waveform = load_audio(audio, sampling_rate=sampling_rate)
-    missing = math.ceil(MIN_SECONDS * sampling_rate) - len(waveform)
-    return check_waveform(np.pad(waveform, (0, max(0, missing))), sampling_rate)
+    return check_waveform(load_audio(audio, sampling_rate=sampling_rate), sampling_rate, min_seconds=0)

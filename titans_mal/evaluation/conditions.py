@@ -1,6 +1,6 @@
-"""The ways in which a model hears conversations: with its memory, and with a memory that is off, weak, empty or wrong.
+"""The conditions of an evaluation: the model with its memory, and with a memory that is off, weak, empty or wrong.
 
-Each is a function `(listener, group) -> Heard`, and sees the sound and the speakers of turns, never a gold label.
+Each is a function `(scorer, group) -> TableScores`, and sees the audio and the speakers of turns, never a gold label.
 """
 
 from __future__ import annotations
@@ -12,48 +12,48 @@ from collections.abc import Callable, Iterator
 
 import numpy as np
 
-from .listener import Group, Heard, Listener
+from .table_scoring import Group, TableScorer, TableScores
 
 
-def memory(listener: Listener, group: Group) -> Heard:
+def memory(scorer: TableScorer, group: Group) -> TableScores:
     """Every turn reads what the conversation's earlier turns wrote."""
-    return listener.hear(group.turns, group.fresh_cache(listener.model))
+    return scorer.score(group.turns, group.fresh_cache(scorer.model))
 
 
-def reads_off(listener: Listener, group: Group) -> Heard:
+def reads_off(scorer: TableScorer, group: Group) -> TableScores:
     """The host alone: every turn by itself."""
-    with listener.model.disable_memory():
-        return listener.hear(group.turns, None)
+    with scorer.model.disable_memory():
+        return scorer.score(group.turns, None)
 
 
-def half_reads(listener: Listener, group: Group) -> Heard:
+def half_reads(scorer: TableScorer, group: Group) -> TableScores:
     """What is read counts half."""
-    with _scaled_reads(listener.model, 0.5):
-        return memory(listener, group)
+    with _scaled_reads(scorer.model, 0.5):
+        return memory(scorer, group)
 
 
-def reset(listener: Listener, group: Group) -> Heard:
+def reset(scorer: TableScorer, group: Group) -> TableScores:
     """The memory is empty before every turn: what it does without any history."""
-    return listener.hear(group.turns, None)
+    return scorer.score(group.turns, None)
 
 
-def other_state(listener: Listener, group: Group) -> Heard:
+def other_state(scorer: TableScorer, group: Group) -> TableScores:
     """Every turn reads the state that another conversation left, the next one of the data; nothing is written."""
-    cache = group.fresh_cache(listener.model)
-    listener.write(group.partner_turns, cache)
-    return listener.hear(group.turns, cache, update_memory=False)
+    cache = group.fresh_cache(scorer.model)
+    scorer.write(group.partner_turns, cache)
+    return scorer.score(group.turns, cache, update_memory=False)
 
 
-def shuffled(listener: Listener, group: Group) -> Heard:
+def shuffled(scorer: TableScorer, group: Group) -> TableScores:
     """Each conversation's turns in a random order: histories are as long on average, but not what came before."""
     turns = []
     for conversation in group.conversations:
-        rng = np.random.default_rng((listener.seed, zlib.crc32(conversation.name.encode())))
+        rng = np.random.default_rng((scorer.seed, zlib.crc32(conversation.name.encode())))
         turns += [conversation.turns[i] for i in rng.permutation(len(conversation.turns))]
-    return listener.hear(turns, group.fresh_cache(listener.model))
+    return scorer.score(turns, group.fresh_cache(scorer.model))
 
 
-CONDITIONS: dict[str, Callable[[Listener, Group], Heard]] = {
+CONDITIONS: dict[str, Callable[[TableScorer, Group], TableScores]] = {
     function.__name__: function for function in (memory, reads_off, half_reads, reset, other_state, shuffled)
 }
 

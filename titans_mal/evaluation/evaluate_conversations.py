@@ -14,12 +14,13 @@ from rich.progress import Progress as ProgressBar
 
 from ..data.problems import Problem
 from ..data.table import REQUIRED_COLUMNS
+from ..modeling.turn_rules import check_named, check_speakers, check_turn_index
 from ..processes import process_state
 from .conditions import CONDITIONS
-from .listener import Group, Listener, make_groups
 from .progress import Progress
 from .protocol import model_of, protocol_of, sound_fingerprint
 from .report import EvaluationReport, build_report
+from .table_scoring import Group, TableScorer, make_groups
 
 
 READOUTS = ("logits", "text")
@@ -83,11 +84,11 @@ def evaluate_conversations(
     run = {"protocol": protocol, "model": model_of(model, name), "conditions": conditions, "batch_size": batch_size}
     stored = Progress(output_dir / PROGRESS_FOLDER, {**run, "sound": sound_fingerprint(dataset)}, state)
     groups = make_groups(dataset, batch_size)
-    listener = Listener(model, processor, dataset, batch_size=batch_size, **hearing)
+    scorer = TableScorer(model, processor, dataset, batch_size=batch_size, **hearing)
     left = [group for group in groups if group.number not in stored.done]
     with torch.inference_mode(), _evaluating(model):
         for group in _with_bar(left[state.process_index :: state.num_processes], shown=state.is_main_process):
-            stored.write(_hear(listener, group, conditions, strict=strict))
+            stored.write(_score(scorer, group, conditions, strict=strict))
     state.wait_for_everyone()
     if state.is_main_process:
         report = build_report(
@@ -163,36 +164,30 @@ def check_data(model, dataset: Dataset, train: Dataset | None = None) -> None:
 
 
 def _check_conversations(model, dataset: Dataset) -> None:
-    """Refuse turns out of order, and more speakers in a conversation than the memory has room for."""
+    """Refuse turns out of order, and speakers that the memory has no room for, or that are not named."""
     latest: dict[str, int] = {}
-    speakers: dict[str, set[str]] = {}
+    speakers: dict[str, dict[str, None]] = {}
     memory = model.config.memory_config
     columns = dataset.select_columns(["conversation_id", "turn_index", "speaker"]).to_dict()
     for row, (name, index, speaker) in enumerate(zip(*columns.values())):
-        if index <= latest.get(name, -1):
-            raise ValueError(
-                f"Turns of a conversation must come in order, each once: row {row} is turn {index} of {name!r} after "
-                f"turn {latest[name]}."
-            )
+        check_turn_index(index, latest.get(name, -1), name=f"row {row}, of {name!r},", each_once=True)
         latest[name] = index
-        speakers.setdefault(name, set()).add(speaker)
-        if memory.scope == "speaker" and len(speakers[name]) > memory.max_speakers:
-            raise ValueError(
-                f"The memory has room for max_speakers={memory.max_speakers} speakers of a conversation, and {name!r} "
-                f"has {sorted(speakers[name])}."
-            )
+        if memory.scope == "speaker":
+            check_named([speaker], name=f"Row {row} of the dataset")
+            speakers.setdefault(name, {})[speaker] = None
+            check_speakers(speakers[name], memory.max_speakers, conversation=name)
 
 
-def _hear(listener: Listener, group: Group, conditions: Sequence[str], *, strict: bool) -> dict:
-    """Everything that is heard of a group, for the progress file."""
-    listener.load(group)
-    if strict and listener.not_heard:
-        row, reason = next(iter(listener.not_heard.items()))
-        raise ValueError(f"Row {row} of the dataset cannot be heard: {reason}")
-    heard = {name: vars(CONDITIONS[name](listener, group)) for name in conditions}
+def _score(scorer: TableScorer, group: Group, conditions: Sequence[str], *, strict: bool) -> dict:
+    """All scores of a group, for the progress file."""
+    scorer.load(group)
+    if strict and scorer.not_scored:
+        row, reason = next(iter(scorer.not_scored.items()))
+        raise ValueError(f"Row {row} of the dataset cannot be used: {reason}")
+    scores = {name: vars(CONDITIONS[name](scorer, group)) for name in conditions}
     rows = {turn.row for turn in group.turns}
-    not_heard = {row: reason for row, reason in listener.not_heard.items() if row in rows}
-    return {"group": group.number, "not_heard": not_heard, "heard": heard}
+    not_scored = {row: reason for row, reason in scorer.not_scored.items() if row in rows}
+    return {"group": group.number, "not_heard": not_scored, "heard": scores}
 
 
 @contextmanager

@@ -18,8 +18,8 @@ from ..data.problems import Problem
 from .conditions import CONDITIONS
 from .emotion_metrics import EmotionMetrics
 from .floors import copy_previous, majority, speaker_normalised
-from .listener import parse_label
 from .statistics import METRICS, confusions, difference, interval, mcnemar
+from .table_scoring import parse_label
 
 
 SCHEMA = json.loads((Path(__file__).parent / "report.schema.json").read_text(encoding="utf-8"))

@@ -10,14 +10,13 @@ from pathlib import Path
 
 import numpy as np
 
-from ..data.audio import load_audio
 from ..modeling.conversation_memory_cache import ConversationMemoryCache
 from .turn_detector import TurnDetector
-from .turns import RATE, TurnEmotion, TurnListener, check_speaker, history_of, remember, start_after
+from .turns import RATE, LiveScorer, TurnEmotion, check_speaker, history_of, remember, start_after
 
 
 class ConversationAnalyzer:
-    """Hears one conversation as it goes on.
+    """Scores the turns of one conversation as it goes on.
 
         analyzer = ConversationAnalyzer(model, processor)
         analyzer.push("turn0.wav", speaker="A").label
@@ -36,7 +35,7 @@ class ConversationAnalyzer:
     """
 
     def __init__(self, model, processor, *, labels: Sequence[str] | None = None, unknown_below: float = 0.0):
-        self._listener = TurnListener(model, processor, labels=labels, unknown_below=unknown_below)
+        self._scorer = LiveScorer(model, processor, labels=labels, unknown_below=unknown_below)
         self._lock = threading.Lock()
         self._cache = ConversationMemoryCache(model.config)
 
@@ -60,31 +59,31 @@ class ConversationAnalyzer:
         speaker: str | None = None,
         start: float | None = None,
     ) -> TurnEmotion:
-        """Hear one more turn.
+        """Score one more turn.
 
         Args:
             audio: what `load_audio` takes, or an array (samples,) with its rate.
             sampling_rate: of an array, in Hz; turns may have different ones.
             speaker: who talks; needed where the memory is by speaker.
-            start: seconds of the conversation; None: as the turn before ends. Turns may overlap, and must come in the
-                order of their start.
+            start: seconds of the conversation; None: as the turn before ends. Turns may overlap: they are taken in the
+                order in which they come, which is that of their ends.
 
         Raises:
-            ValueError: for sound that cannot be used, or a turn that starts before the one before it; the
-                conversation is then as it was.
+            ValueError: for audio that cannot be used, or a start that is before the conversation's; the conversation
+                is then as it was.
         """
         began = time.perf_counter()
         check_speaker(speaker)
-        waveform = load_audio(audio if sampling_rate is None else (audio, sampling_rate))
+        waveform = self._scorer.load(audio, sampling_rate)
         with self._lock:
             index, start = int(self._cache.turns.sum()), start_after(self._cache, start)
-            (heard,) = self._listener.hear([waveform], [speaker], self._cache)
-            turn = self._listener.turn(
-                heard,
+            (scored,) = self._scorer.score([waveform], [speaker], [self._cache])
+            turn = self._scorer.turn(
+                scored,
                 turn_index=index,
                 speaker=speaker,
                 start=start,
-                seconds=len(waveform) / RATE,
+                seconds=len(waveform) / self._scorer.sampling_rate,
                 latency=time.perf_counter() - began,
             )
             remember(self._cache, turn)
@@ -98,7 +97,7 @@ class ConversationAnalyzer:
         speaker: str | None = None,
         **detection,
     ) -> Iterator[TurnEmotion]:
-        """Hear sound that comes in pieces, as turns that are cut out of it; each is given as soon as it was heard.
+        """Score audio that comes in pieces, as turns that are cut out of it; each is given as soon as it has ended.
 
         Times go on from the end of the turn before the stream. What cannot be used of the stream (a turn of silence,
         or shorter than 0.1 s) is passed over.
@@ -111,12 +110,12 @@ class ConversationAnalyzer:
                 `threshold`.
 
         Raises:
-            ValueError: as `TurnDetector`, and as `push`; turns before the error have been heard.
+            ValueError: as `TurnDetector`, and as `push`; turns before the error have been scored.
         """
         check_speaker(speaker)
-        return self._hear_stream(TurnDetector(**detection), chunks, sampling_rate, speaker)
+        return self._score_stream(TurnDetector(**detection), chunks, sampling_rate, speaker)
 
-    def _hear_stream(
+    def _score_stream(
         self, detector: TurnDetector, chunks: Iterable[np.ndarray], sampling_rate: int, speaker: str | None
     ) -> Iterator[TurnEmotion]:
         with self._lock:
@@ -149,7 +148,7 @@ class ConversationAnalyzer:
             ValueError: if it cannot be read, belongs to another model, or is no state of an analyzer; the analyzer is
                 then as it was.
         """
-        model = self._listener.model
+        model = self._scorer.model
         cache = ConversationMemoryCache.from_pretrained(folder, model.config)
         turns, written = history_of(cache), int(cache.turns.sum())
         if cache.batch_size != 1:

@@ -14,10 +14,10 @@ from typing import Any
 
 import numpy as np
 
-from ..data.audio import check_waveform, load_audio
 from ..modeling.conversation_memory_cache import ConversationMemoryCache
 from ..modeling.conversation_store import ConversationInUse, ConversationStore, StateFolder, state_key
-from .turns import RATE, Heard, TurnEmotion, TurnListener, check_speaker, history_of, remember, start_after
+from ..modeling.turn_scoring import ScoredTurn
+from .turns import LiveScorer, TurnEmotion, check_speaker, history_of, remember, start_after
 
 
 class PoolError(RuntimeError):
@@ -32,7 +32,7 @@ _LATENCIES = 1000
 
 @dataclass(eq=False)
 class _Request:
-    """A turn that waits to be heard."""
+    """A turn that waits to be scored."""
 
     conversation: str
     waveform: np.ndarray
@@ -44,15 +44,15 @@ class _Request:
 
 
 class ConversationPool:
-    """Hears many conversations at once: turns of different ones that wait together go through the model as one batch.
+    """Scores many conversations at once: turns of different ones that wait together go through the model as one batch.
 
         with ConversationPool(model, processor) as pool:
             future = pool.submit("call 17", samples, 8000, speaker="A")
-            future.result().label  # not to be waited for in a callback of a future, which runs where turns are heard
+            future.result().label  # not to be waited for in a callback of a future, which runs where turns are scored
 
-    The turns of a conversation are heard strictly in the order in which they were submitted. A turn that fails fails
-    alone, and leaves its conversation as it was; one that is cancelled while it waits is not heard. Where a host's
-    audio tower hears the padding of a batch, give `max_batch=1`.
+    The turns of a conversation are scored strictly in the order in which they were submitted. A turn that fails fails
+    alone, and leaves its conversation as it was; one that is cancelled while it waits is not scored. Where a host's
+    audio tower processes the padding of a batch, give `max_batch=1`.
 
     Args:
         model: with memory; it is put into evaluation mode.
@@ -88,7 +88,7 @@ class ConversationPool:
                 "max_batch and max_waiting are at least 1 and max_wait_ms at least 0, got "
                 f"{max_batch}, {max_waiting} and {max_wait_ms}."
             )
-        self._listener = TurnListener(model, processor, labels=labels, unknown_below=unknown_below)
+        self._scorer = LiveScorer(model, processor, labels=labels, unknown_below=unknown_below)
         self._store = ConversationStore(model, states, max_live=max_live, time_to_live=time_to_live)
         self._max_batch, self._max_wait, self._max_waiting = max_batch, max_wait_ms / 1000, max_waiting
         self._waiting: deque[_Request] = deque()
@@ -121,7 +121,7 @@ class ConversationPool:
         start: float | None = None,
         anew: bool = False,
     ) -> Future[TurnEmotion]:
-        """Let a turn be heard when its batch is full or has waited long enough.
+        """Let a turn be scored when its batch is full or has waited long enough.
 
         Args:
             conversation: its name; a new one begins a conversation.
@@ -136,8 +136,7 @@ class ConversationPool:
         began = time.perf_counter()
         state_key(conversation)
         check_speaker(speaker)
-        waveform = load_audio(audio if sampling_rate is None else (audio, sampling_rate))
-        check_waveform(waveform, RATE)
+        waveform = self._scorer.load(audio, sampling_rate)
         request = _Request(conversation, waveform, speaker, start, anew, began)
         with self._changed:
             if self._is_closed:
@@ -158,7 +157,7 @@ class ConversationPool:
         return [] if cache is None else history_of(cache)
 
     def forget(self, conversation: str) -> None:
-        """Forget what was said; turns that wait are heard as those of a new conversation.
+        """Forget what was said; turns that wait are scored as those of a new conversation.
 
         Raises:
             PoolError: if the pool is closed.
@@ -189,7 +188,7 @@ class ConversationPool:
             }
 
     def close(self) -> None:
-        """Hear the turns that wait, write all conversations to disk, and take no more."""
+        """Score the turns that wait, write all conversations to disk, and take no more."""
         with self._changed:
             self._is_closed = True
             self._changed.notify()
@@ -198,10 +197,10 @@ class ConversationPool:
 
     def _work(self) -> None:
         while batch := self._next_batch():
-            # From here on they cannot be cancelled; those that were are not heard.
+            # From here on they cannot be cancelled; those that were are not scored.
             batch = [one for one in batch if one.answer.running() or one.answer.set_running_or_notify_cancel()]
             try:
-                self._hear(batch)
+                self._score(batch)
             except Exception as error:
                 # Nothing may stop the worker, on which all conversations wait.
                 for request in batch:
@@ -226,7 +225,7 @@ class ConversationPool:
             self._waiting = deque(request for request in self._waiting if request not in batch)
             return batch
 
-    def _hear(self, batch: list[_Request]) -> None:
+    def _score(self, batch: list[_Request]) -> None:
         """Answer each request of a batch, of conversations that differ."""
         with contextlib.ExitStack() as everything:
             opened = []
@@ -244,12 +243,12 @@ class ConversationPool:
             if opened:
                 with self._changed:
                     self._batches[len(opened)] += 1
-            heard = self._hear_together([(request, cache) for request, _, cache, _ in opened])
-            for (request, held, cache, start), result in zip(opened, heard):
+            scored = self._score_together([(request, cache) for request, _, cache, _ in opened])
+            for (request, held, cache, start), result in zip(opened, scored):
                 self._answer(request, held, cache, start, result)
 
     def _try_later(self, request: _Request, error: ConversationInUse) -> None:
-        """Let a turn wait on, first of its conversation; others are heard meanwhile."""
+        """Let a turn wait on, first of its conversation; others are scored meanwhile."""
         if time.perf_counter() - request.began > _BUSY_SECONDS:
             self._fail(request, error)
             return
@@ -262,19 +261,19 @@ class ConversationPool:
         held: contextlib.ExitStack,
         cache: ConversationMemoryCache,
         start: float,
-        result: Heard | Exception,
+        result: ScoredTurn | Exception,
     ) -> None:
         """Note a turn in its conversation, let go of that, and answer."""
         try:
             with held:
                 if isinstance(result, Exception):
                     raise result
-                turn = self._listener.turn(
+                turn = self._scorer.turn(
                     result,
                     turn_index=int(cache.turns.sum()) - 1,
                     speaker=request.speaker,
                     start=start,
-                    seconds=len(request.waveform) / RATE,
+                    seconds=len(request.waveform) / self._scorer.sampling_rate,
                     latency=time.perf_counter() - request.began,
                 )
                 remember(cache, turn)
@@ -286,22 +285,19 @@ class ConversationPool:
             self._latencies.append(turn.latency)
         request.answer.set_result(turn)
 
-    def _hear_together(self, opened: list[tuple[_Request, ConversationMemoryCache]]) -> list[Heard | Exception]:
-        """What was heard of each turn; if a batch fails, each is heard alone, to find whose fault it was."""
+    def _score_together(self, opened: list[tuple[_Request, ConversationMemoryCache]]) -> list[ScoredTurn | Exception]:
+        """The scores of each turn; if a batch fails, each is scored alone, to find whose fault it was."""
         if not opened:
             return []
+        requests, caches = zip(*opened)
         try:
-            stacked = ConversationMemoryCache.stack([cache for _, cache in opened])
-            waveforms, speakers = zip(*((request.waveform, request.speaker) for request, _ in opened))
-            heard = self._listener.hear(waveforms, speakers, stacked)
+            return self._scorer.score(
+                [request.waveform for request in requests], [request.speaker for request in requests], caches
+            )
         except Exception as error:
             if len(opened) == 1:
                 return [error]
-            return [result for one in opened for result in self._hear_together([one])]
-        for (_, cache), part in zip(opened, stacked.split()):
-            part.notes = cache.notes
-            cache.adopt(part)
-        return heard
+            return [result for one in opened for result in self._score_together([one])]
 
     def _fail(self, request: _Request, error: Exception) -> None:
         with self._changed:

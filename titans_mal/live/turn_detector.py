@@ -11,6 +11,7 @@ import soxr
 import torch
 
 from ..data.audio import MIN_SECONDS, check_level
+from ..modeling.audio_arrays import as_array, scaled_samples
 from .turns import RATE
 
 
@@ -136,13 +137,13 @@ class TurnDetector:
         return self._turns_by_ends() if self._detect is None else self._turns_by_pauses()
 
     def _turns_by_ends(self) -> list[SpokenTurn]:
-        turns, heard = [], self._first + len(self._sound)
-        while self._ends and heard >= (end := min(self._ends[0], self._start + self._max_samples)):
+        turns, known = [], self._first + len(self._sound)
+        while self._ends and known >= (end := min(self._ends[0], self._start + self._max_samples)):
             turns += self._cut(end)
             if end == self._ends[0]:
                 del self._ends[0]
         if not self._ends:
-            self._forget(heard)
+            self._forget(known)
             self._start = None
         return turns
 
@@ -178,7 +179,7 @@ class TurnDetector:
 
 
 def _silero(threshold: float, min_silence: float):
-    """A detector of its own, for it keeps what it heard."""
+    """A detector of its own, for it keeps what it was given."""
     threads = torch.get_num_threads()
     from silero_vad import VADIterator, load_silero_vad
 
@@ -200,15 +201,13 @@ def check_rate(sampling_rate: int) -> None:
 
 
 def _checked(chunk: np.ndarray, sampling_rate: int) -> np.ndarray:
-    chunk = np.asarray(chunk)
+    chunk = as_array(chunk)
     if chunk.ndim != 1 or (chunk.dtype.kind != "f" and chunk.dtype != np.int16):
         raise ValueError(
-            f"A piece of sound is (samples,) of floats or 16-bit integers, got {chunk.dtype} {chunk.shape}."
+            f"A piece of audio is (samples,) of floats or 16-bit integers, got {chunk.dtype} {chunk.shape}."
         )
     check_rate(sampling_rate)
-    with np.errstate(over="ignore"):  # what overflows is refused
-        samples = chunk.astype(np.float32)
-    if chunk.dtype == np.int16:
-        return samples / 32768
+    samples = scaled_samples(chunk, "A piece of audio")
     check_level(samples, "A piece of audio")
+    samples = samples.astype(np.float32)
     return samples

@@ -1,17 +1,17 @@
-"""One turn of a live conversation: what is heard in it, and what is kept of it."""
+"""One turn of a live conversation: its scores, and what is kept of it."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from numbers import Real
 
 import numpy as np
 import torch
 
 from ..export import check_labels, choose_label
 from ..modeling.conversation_memory_cache import ConversationMemoryCache
-from ..modeling.pipeline_audio_emotion import speaker_number
+from ..modeling.turn_rules import check_times, warn_of_cut_turns
+from ..modeling.turn_scoring import ScoredTurn, TurnScorer
 
 
 # In Hz, in which turns are measured and handed on.
@@ -21,7 +21,7 @@ _NOTE = "turns"
 
 @dataclass(frozen=True)
 class TurnEmotion:
-    """What was heard in a turn.
+    """The emotion of a turn.
 
     Attributes:
         turn_index: from 0 on.
@@ -32,6 +32,8 @@ class TurnEmotion:
         scores: of every label; they add up to 1.
         surprise: of the memory, mean over its layers.
         latency: seconds from the call to the answer.
+        processed_seconds: of the turn; less than it lasts where it is longer than the host's window. None in states of
+            earlier versions.
     """
 
     turn_index: int
@@ -43,18 +45,11 @@ class TurnEmotion:
     scores: dict[str, float]
     surprise: float
     latency: float
+    processed_seconds: float | None = None
 
 
-@dataclass(frozen=True)
-class Heard:
-    """What the model made of a turn: the probability of each label, and the memory's surprise."""
-
-    scores: dict[str, float]
-    surprise: float
-
-
-class TurnListener:
-    """Hears turns with a model and its processor, and says which of some labels they have.
+class LiveScorer:
+    """Scores the turns of live conversations, and chooses among some of the labels.
 
     Arguments and errors as `ConversationAnalyzer`.
     """
@@ -62,36 +57,46 @@ class TurnListener:
     def __init__(self, model, processor, *, labels: Sequence[str] | None = None, unknown_below: float = 0.0):
         self._labels = check_labels(model.config.labels, labels, unknown_below)
         self._unknown_below = unknown_below
-        self.model, self.processor = model.eval(), processor
+        self._has_warned = False
+        self.model = model.eval()
+        self._scorer = TurnScorer(model, processor)
+        self.sampling_rate = self._scorer.sampling_rate
+        self.load = self._scorer.load
 
     @torch.inference_mode()
-    def hear(
-        self, waveforms: Sequence[np.ndarray], speakers: Sequence[str | None], cache: ConversationMemoryCache
-    ) -> list[Heard]:
-        """Hear a turn of each row of the cache, all in one batch.
-
-        Args:
-            waveforms: (samples,) each, at `RATE`.
-            speakers: who talks; needed where the memory is by speaker.
-
-        Raises:
-            ValueError: for sound that cannot be used; the cache is then as it was.
-        """
-        inputs = self.model.prepare_turn(self.processor, [(waveform, RATE) for waveform in waveforms])
-        named = {"speaker_ids": [speaker_number(name) for name in speakers]} if None not in speakers else {}
-        output = self.model(**inputs, memory_cache=cache, logits_to_keep=1, **named)
-        surprises = output.memory_surprise.mean(-1).tolist()
-        probabilities = torch.softmax(output.emotion_logits.float(), dim=-1).tolist()
-        labels = self.model.config.labels
-        return [Heard(dict(zip(labels, row)), surprise) for row, surprise in zip(probabilities, surprises)]
+    def score(
+        self,
+        waveforms: Sequence[np.ndarray],
+        speakers: Sequence[str | None],
+        caches: Sequence[ConversationMemoryCache],
+    ) -> list[ScoredTurn]:
+        """As `TurnScorer.score`; the first turn that is cut to the host's window is warned of."""
+        turns = self._scorer.score(waveforms, speakers, caches)
+        lengths = [len(waveform) / self.sampling_rate for waveform in waveforms]
+        cut = [length for turn, length in zip(turns, lengths) if turn.processed_seconds < length]
+        if cut and not self._has_warned:
+            self._has_warned = True
+            window = self.model.max_turn_seconds(self._scorer.processor)
+            warn_of_cut_turns([("A turn", cut[0])], window)
+        return turns
 
     def turn(
-        self, heard: Heard, *, turn_index: int, speaker: str | None, start: float, seconds: float, latency: float
+        self, scored: ScoredTurn, *, turn_index: int, speaker: str | None, start: float, seconds: float, latency: float
     ) -> TurnEmotion:
-        """The `TurnEmotion` of what was heard."""
-        label, score, scores = choose_label(heard.scores, labels=self._labels, unknown_below=self._unknown_below)
-        end = start + seconds
-        return TurnEmotion(turn_index, speaker, start, end, label, score, scores, heard.surprise, latency)
+        """The `TurnEmotion` of a scored turn."""
+        label, score, scores = choose_label(scored.scores, labels=self._labels, unknown_below=self._unknown_below)
+        return TurnEmotion(
+            turn_index,
+            speaker,
+            start,
+            start + seconds,
+            label,
+            score,
+            scores,
+            scored.surprise,
+            latency,
+            scored.processed_seconds,
+        )
 
 
 def history_of(cache: ConversationMemoryCache) -> list[TurnEmotion]:
@@ -122,17 +127,12 @@ def check_speaker(speaker: str | None) -> None:
 
 
 def start_after(cache: ConversationMemoryCache, start: float | None) -> float:
-    """When a turn starts that comes next: as the one before it ends, unless it is said.
+    """When a turn starts that comes next: as the one before it ends, unless it is given.
 
     Raises:
-        ValueError: for a start before that of the turn before, or none that is a number.
+        ValueError: as `check_times`.
     """
     turns = cache.notes.get(_NOTE)
-    if start is not None and (isinstance(start, bool) or not isinstance(start, Real)):
-        raise ValueError(f"A turn starts at a number of seconds, got {start!r}.")
     if start is None:
         return turns[-1]["end"] if turns else 0.0
-    earliest = turns[-1]["start"] if turns else 0.0
-    if not earliest <= start < float("inf"):
-        raise ValueError(f"A turn must start at {earliest} s, where the one before it starts, or later, got {start}.")
-    return float(start)
+    return float(check_times(start)[0])

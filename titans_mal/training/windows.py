@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Sequence
 
 import torch
@@ -12,6 +11,7 @@ from transformers import PreTrainedModel
 
 from ..data.audio import load_turn
 from ..data.table import SOFT_LABELS, rows_by_conversation, speaker_numbers
+from ..modeling.turn_scoring import TurnScorer
 from .lanes import LaneTurn
 
 
@@ -82,7 +82,7 @@ class WindowCollator:
 
     def __init__(self, model: PreTrainedModel, processor, label_columns: Sequence[int]):
         self._model = without_weights(model)
-        self._processor = processor
+        self._scorer = TurnScorer(self._model, processor)
         self._label_columns = list(label_columns)
 
     def __call__(self, turns: list[dict]) -> dict:
@@ -93,11 +93,8 @@ class WindowCollator:
             conversation begins), `emotion_labels` (turns,) and, with soft labels, `emotion_probabilities`
             (turns, labels).
         """
-        rate = self._model.sound_extractor(self._processor).sampling_rate
-        with warnings.catch_warnings():
-            # Of turns that are cut to the host's window.
-            warnings.simplefilter("ignore", UserWarning)
-            inputs = self._model.prepare_turn(self._processor, [(turn["waveform"], rate) for turn in turns])
+        # The host's window is known before; that turns are longer is said once, of the table.
+        inputs, _ = self._scorer.inputs([turn["waveform"] for turn in turns])
         batch = {
             **inputs,
             "conversation_ids": torch.tensor([turn["lane"] for turn in turns]),

@@ -172,7 +172,7 @@ def test_a_later_turn_changes_no_earlier_one(model, processor, talks, tmp_path):
 
 def test_a_stopped_run_goes_on(model, processor, talks, tmp_path, monkeypatch):
     whole = evaluated(model, processor, talks, tmp_path / "whole")
-    hear, groups = runner._hear, []
+    hear, groups = runner._score, []
 
     def stopping(listener, group, *args, **kwargs):
         if len(groups) == 1:
@@ -180,13 +180,13 @@ def test_a_stopped_run_goes_on(model, processor, talks, tmp_path, monkeypatch):
         groups.append(group.number)
         return hear(listener, group, *args, **kwargs)
 
-    monkeypatch.setattr(runner, "_hear", stopping)
+    monkeypatch.setattr(runner, "_score", stopping)
     with pytest.raises(KeyboardInterrupt):
         evaluated(model, processor, talks, tmp_path / "out")
     # Killed in the middle of writing.
     (tmp_path / "out" / "progress" / "group-000001.77.unfinished").write_text('{"group": 1, "heard')
     monkeypatch.setattr(
-        runner, "_hear", lambda *args, **kwargs: groups.append(args[1].number) or hear(*args, **kwargs)
+        runner, "_score", lambda *args, **kwargs: groups.append(args[1].number) or hear(*args, **kwargs)
     )
     report = evaluated(model, processor, talks, tmp_path / "out")
     assert sorted(groups) == [0, 1, 2]
@@ -230,7 +230,7 @@ def test_a_turn_that_could_not_be_heard_is_tried_again(model, processor, talks, 
     assert len(report.content["not_heard"]) == 1
     assert report.protocol["scored"] == 15
     for _ in range(2):
-        with pytest.raises(ValueError, match=r"Row 4 .* cannot be heard: No such sound file"):
+        with pytest.raises(ValueError, match=r"Row 4 .* cannot be used: No such sound file"):
             evaluated(model, processor, talks, tmp_path / "out", conditions=["memory"], strict=True)
     (tmp_path / "talks" / "b1.wav").write_bytes(whole)
     with pytest.raises(ValueError, match="with another sound"):
@@ -283,7 +283,7 @@ def test_turns_that_cannot_be_heard_are_left_out_of_every_column(model, processo
     assert ("b", 2) in [(turn["conversation_id"], turn["turn_index"]) for turn in report.predictions]
     assert len(report.predictions) == 15
     assert {sum(map(sum, column["confusion"])) for column in report.columns.values()} == {15}
-    with pytest.raises(ValueError, match=r"Row 4 of the dataset cannot be heard: .*silent"):
+    with pytest.raises(ValueError, match=r"Row 4 of the dataset cannot be used: .*silent"):
         evaluated(model, processor, talks, tmp_path / "strict", strict=True)
 
 

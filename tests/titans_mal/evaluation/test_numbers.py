@@ -8,8 +8,8 @@ from scipy import stats
 from titans_mal.evaluation import emotion_metrics, statistics
 from titans_mal.evaluation.emotion_metrics import EmotionMetrics
 from titans_mal.evaluation.floors import copy_previous, majority, speaker_normalised
-from titans_mal.evaluation.listener import parse_label
 from titans_mal.evaluation.statistics import METRICS, confusions, difference, interval, mcnemar, metric_of
+from titans_mal.evaluation.table_scoring import parse_label
 
 
 def test_metrics_by_hand():

@@ -1,0 +1,162 @@
+"""From waveforms, speakers and memory to scores: how pipeline, live, evaluation and endpoint score a turn."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from transformers import BatchFeature
+
+from .audio_loading import check_waveform, load_audio, name_of_sound
+from .conversation_memory_cache import ConversationMemoryCache
+from .turn_rules import check_named, check_speakers, speaker_number
+
+
+# The names of a conversation's speakers, in the notes of its cache: the cache itself knows them by number.
+_SPEAKERS = "speakers"
+
+
+@dataclass(frozen=True, eq=False)
+class ScoredTurn:
+    """What a model gives for a turn.
+
+    Attributes:
+        logits: (labels,) on the CPU, as `emotion_logits`.
+        labels: of the model.
+        surprise: of the memory, mean over its layers; None without memory.
+        processed_seconds: of the turn; less than it lasts where it is longer than the host's window.
+    """
+
+    logits: Tensor
+    labels: tuple[str, ...]
+    surprise: float | None
+    processed_seconds: float
+
+    @property
+    def scores(self) -> dict[str, float]:
+        """The probability of every label."""
+        return dict(zip(self.labels, torch.softmax(self.logits.float(), dim=-1).tolist()))
+
+
+class TurnScorer:
+    """Scores turns with a model and the processor of its host.
+
+        scorer = TurnScorer(model, processor)
+        (turn,) = scorer.score([scorer.load("turn.wav")], ["A"], [cache])
+        turn.scores, turn.surprise
+
+    A turn is padded and cut as `prepare_turn` says; its speaker matters where the memory is kept by speaker, and must
+    then be named.
+
+    Args:
+        model: with memory.
+        processor: of its host.
+
+    Attributes:
+        sampling_rate: of the waveforms that it takes, in Hz.
+    """
+
+    def __init__(self, model, processor):
+        self.model, self.processor = model, processor
+        self.sampling_rate: int = model.sound_extractor(processor).sampling_rate
+
+    def load(self, audio, sampling_rate: int | None = None) -> np.ndarray:
+        """The waveform of a turn, (samples,) float32 at the scorer's rate.
+
+        Args:
+            audio: what `load_audio` takes, or an array (samples,) with its rate.
+            sampling_rate: of an array, in Hz.
+
+        Raises:
+            FileNotFoundError, ValueError: for audio that cannot be decoded, or is empty, silent or not finite.
+        """
+        waveform = load_audio(audio if sampling_rate is None else (audio, sampling_rate), self.sampling_rate)
+        return check_waveform(waveform, self.sampling_rate, min_seconds=0, name=name_of_sound(audio))
+
+    def inputs(self, waveforms: Sequence[np.ndarray]) -> tuple[BatchFeature, list[float]]:
+        """The inputs of a turn each, (turns, ...), and how many seconds of it they hold.
+
+        Args:
+            waveforms: (samples,) each, as `load` returns them.
+        """
+        return self.model.turn_inputs(self.processor, waveforms)
+
+    def memory_inputs(
+        self,
+        speakers: Sequence[str | None],
+        cache: ConversationMemoryCache | None,
+        *,
+        conversation_ids: Sequence[int] | None = None,
+        update_memory: bool = True,
+    ) -> dict[str, Any]:
+        """The keywords of `forward` and `generate` that are about memory.
+
+        Args:
+            speakers: of each turn, by name.
+            cache, conversation_ids, update_memory: as `forward` takes them.
+
+        Raises:
+            ValueError: if a speaker is not named, or there are too many, where the memory is kept by speaker.
+        """
+        given = {"memory_cache": cache, "conversation_ids": conversation_ids, "update_memory": update_memory}
+        memory = self.model.config.memory_config
+        if memory.scope == "speaker" and not self.model.is_memory_disabled:
+            check_named(speakers)
+            given["speaker_ids"] = [speaker_number(name) for name in speakers]
+        return given
+
+    @torch.no_grad()
+    def score(
+        self,
+        waveforms: Sequence[np.ndarray],
+        speakers: Sequence[str | None],
+        caches: Sequence[ConversationMemoryCache],
+    ) -> list[ScoredTurn]:
+        """Score a turn of each of several conversations in one batch, and write it into the memory.
+
+        Args:
+            waveforms: (samples,) each, as `load` returns them.
+            speakers: who talks in each.
+            caches: of one conversation each; all of them different.
+
+        Raises:
+            ValueError: for turns that cannot be used; the caches are then as they were.
+        """
+        is_by_speaker = self.model.config.memory_config.scope == "speaker" and not self.model.is_memory_disabled
+        names = [[*known_speakers(cache), name] for cache, name in zip(caches, speakers)]
+        if is_by_speaker:
+            check_named(speakers)
+            for of_conversation in names:
+                check_speakers(of_conversation, self.model.config.memory_config.max_speakers)
+        cache = caches[0] if len(caches) == 1 else ConversationMemoryCache.stack(list(caches))
+        inputs, seconds = self.inputs(waveforms)
+        output = self.model(**inputs, **self.memory_inputs(speakers, cache), logits_to_keep=1)
+        turns = self.scored(output, seconds)
+        if len(caches) > 1:
+            for one, part in zip(caches, cache.split()):
+                part.notes = one.notes
+                one.adopt(part)
+        if is_by_speaker:
+            for one, of_conversation in zip(caches, names):
+                one.notes[_SPEAKERS] = list(dict.fromkeys(of_conversation))
+        return turns
+
+    def scored(self, output, processed_seconds: Sequence[float]) -> list[ScoredTurn]:
+        """The turns of a `forward`'s output, whose rows they are."""
+        logits, surprise = output.emotion_logits.cpu(), output.memory_surprise
+        surprises = [None] * len(logits) if surprise is None else surprise.float().mean(-1).tolist()
+        labels = tuple(self.model.config.labels)
+        return [ScoredTurn(*row) for row in zip(logits, [labels] * len(logits), surprises, processed_seconds)]
+
+
+def known_speakers(cache: ConversationMemoryCache) -> list[str]:
+    """The names of the speakers whose turns a cache of one conversation holds, where they are known."""
+    noted, turns = cache.notes.get(_SPEAKERS), cache.notes.get("turns")
+    if isinstance(noted, list):
+        return list(noted)
+    # States of earlier versions have the names in the history of a live conversation alone.
+    return [turn["speaker"] for turn in turns if turn.get("speaker")] if isinstance(turns, list) else []

@@ -1,0 +1,97 @@
+"""Audio in arrays: its scale is known, seen and reported, or refused, at every way in."""
+
+import numpy as np
+import pytest
+import torch
+from tiny_models import tiny_model, tiny_processor, tone
+
+from titans_mal import AudioEmotionPipeline, ConversationAnalyzer, load_audio
+from titans_mal.modeling.audio_arrays import channels_of, scaled_samples
+
+
+RATE = 16_000
+PCM = np.round(tone() * 32768).astype(np.int16)
+EXPECTED = PCM / np.float32(32768)
+
+
+@pytest.mark.parametrize("dtype", [np.int32, np.int64])
+def test_16_bit_samples_in_wider_integers_are_seen(dtype):
+    with pytest.warns(UserWarning, match=f"is {np.dtype(dtype)} with a peak of 3277: it is taken for 16-bit samples"):
+        waveform = load_audio((PCM.astype(dtype), RATE))
+    np.testing.assert_array_equal(waveform, EXPECTED)
+    extreme = np.array([-32768, 32767], dtype)
+    with pytest.warns(UserWarning, match="16-bit"):
+        np.testing.assert_array_equal(scaled_samples(extreme), [-1.0, 32767 / 32768])
+
+
+@pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64])
+def test_integers_in_floats_are_refused(dtype):
+    samples = (PCM // 100).astype(dtype)  # quiet ones too
+    with pytest.raises(ValueError, match=r"holds integers as float\d\d with a peak of 33, where full scale is 1.0"):
+        load_audio((samples, RATE))
+
+
+@pytest.mark.parametrize(
+    "samples", [PCM.astype(np.uint32) & 0x7FFF, PCM.astype(np.int64) << 20, PCM.astype(np.int32) << 8]
+)
+def test_integers_of_no_known_scale_are_refused(samples):
+    with pytest.raises(ValueError, match="whose full scale is not known: give int16"):
+        load_audio((samples, RATE))
+
+
+@pytest.mark.parametrize(
+    "samples", [PCM, PCM.astype(np.int32) << 16, EXPECTED, EXPECTED.astype(np.float64), EXPECTED.tolist(),
+                torch.from_numpy(EXPECTED), torch.from_numpy(PCM), torch.from_numpy(EXPECTED).requires_grad_()]
+)  # fmt: skip
+def test_samples_whose_scale_is_known(samples):
+    np.testing.assert_allclose(load_audio((samples, RATE)), EXPECTED, atol=1e-7)
+
+
+def test_a_tensor_of_bfloat16():
+    tensor = torch.from_numpy(EXPECTED).bfloat16()
+    np.testing.assert_array_equal(load_audio((tensor, RATE)), tensor.float().numpy())
+
+
+def test_a_little_beyond_full_scale_is_taken():
+    """As resampling and files of floats make it."""
+    loud = 20 * EXPECTED
+    np.testing.assert_array_equal(load_audio((loud, RATE)), loud.astype(np.float32))
+    square = np.sign(EXPECTED)
+    np.testing.assert_array_equal(load_audio((square, RATE)), square)
+
+
+@pytest.mark.parametrize(
+    ("array", "rate", "message"),
+    [
+        (RATE, PCM, r"is \(array, rate\), got \(rate, array\) with rate=16000: swap them"),
+        (PCM.reshape(-1, 2), RATE, r"got int16 \(8000, 2\). soundfile and Gradio give .*: transpose it"),
+        (np.zeros((2, 2, 8)), RATE, "must be"),
+        (PCM > 0, RATE, "got bool"),
+        (PCM, True, "needs its sampling rate"),
+        (PCM, "16000", "needs its sampling rate in Hz: .*rate='16000'"),
+        (PCM, float("inf"), "needs its sampling rate"),
+        (PCM, -1, "needs its sampling rate"),
+    ],
+)
+def test_shapes_and_rates(array, rate, message):
+    with pytest.raises(ValueError, match=message):
+        channels_of(array, rate)
+
+
+def test_every_door():
+    model, processor = tiny_model(), tiny_processor()
+    pipe, analyzer = AudioEmotionPipeline(model=model, processor=processor), ConversationAnalyzer(model, processor)
+    expected = pipe((PCM, RATE))["scores"]
+    wide = PCM.astype(np.int64)
+    doors = [
+        lambda samples: pipe((samples, RATE))["scores"],
+        lambda samples: pipe({"audio": {"array": samples.tolist(), "sampling_rate": RATE}})["scores"],
+        lambda samples: ConversationAnalyzer(model, processor).push(samples, RATE).scores,
+    ]
+    for door in doors:
+        with pytest.warns(UserWarning, match="taken for 16-bit samples"):
+            assert door(wide) == pytest.approx(expected, abs=1e-6)
+        with pytest.raises(ValueError, match="holds integers as float64"):
+            door(PCM.astype(np.float64))
+    with pytest.raises(ValueError, match="holds integers as float32"):
+        list(analyzer.push_stream([PCM.astype(np.float32)], RATE, ends=[0.5]))

@@ -1,0 +1,210 @@
+"""Scores the turns of whole conversations, many at once: from a table's audio to logits or text."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+
+import numpy as np
+from datasets import Dataset
+
+from ..data.audio import AudioDecodingError
+from ..data.table import rows_by_conversation
+from ..modeling.conversation_memory_cache import ConversationMemoryCache
+from ..modeling.turn_scoring import TurnScorer
+
+
+@dataclass(frozen=True)
+class GroupTurn:
+    """A turn of a group.
+
+    Attributes:
+        row: in the table.
+        conversation: number within its group, which is its row of the cache.
+        speaker: as the table names it.
+    """
+
+    row: int
+    conversation: int
+    speaker: str
+
+
+@dataclass(frozen=True)
+class Conversation:
+    """A conversation of a group; `turns` are all of its turns, in order."""
+
+    name: str
+    turns: list[GroupTurn]
+
+
+@dataclass
+class Group:
+    """Conversations that are scored together, the unit of work that processes share and a stopped run resumes from.
+
+    Attributes:
+        partner_turns: turns of other conversations, numbered by those that read their state.
+    """
+
+    number: int
+    conversations: list[Conversation]
+    partner_turns: list[GroupTurn] = field(default_factory=list)
+
+    @property
+    def turns(self) -> list[GroupTurn]:
+        return [turn for conversation in self.conversations for turn in conversation.turns]
+
+    def fresh_cache(self, model) -> ConversationMemoryCache:
+        return ConversationMemoryCache(model.config, batch_size=len(self.conversations))
+
+
+@dataclass
+class TableScores:
+    """What a model gives for turns, by their row in the table.
+
+    Attributes:
+        logits: one for each label of the data; empty where text is generated.
+        texts: generated answers; empty where logits are read.
+        surprise: mean over the memory layers; empty without memory.
+    """
+
+    logits: dict[int, list[float]] = field(default_factory=dict)
+    texts: dict[int, str] = field(default_factory=dict)
+    surprise: dict[int, float] = field(default_factory=dict)
+
+
+def make_groups(table: Dataset, batch_size: int) -> list[Group]:
+    """All conversations of a table in its order, whole, until a group has `batch_size` turns; the same for any number
+    of processes."""
+    rows = rows_by_conversation(table)
+    speakers = table["speaker"][:]
+    groups, size = [], batch_size
+    names = list(rows)
+    for position, name in enumerate(names):
+        if size >= batch_size:
+            groups.append(Group(len(groups), []))
+            size = 0
+        number, partner = len(groups[-1].conversations), names[(position + 1) % len(names)]
+        groups[-1].conversations.append(Conversation(name, _turns(rows[name], number, speakers)))
+        groups[-1].partner_turns.extend(_turns(rows[partner], number, speakers))
+        size += len(rows[name])
+    return groups
+
+
+def _turns(rows: Sequence[int], conversation: int, speakers: Sequence[str]) -> list[GroupTurn]:
+    return [GroupTurn(row, conversation, speakers[row]) for row in rows]
+
+
+class TableScorer:
+    """Scores turns of a table in batches.
+
+    Args:
+        model: with memory.
+        processor: of its host.
+        table: with the columns `audio` and `emotion`, whose labels are all known to the model.
+        batch_size: turns scored at once.
+        readout: "logits", as the model's config reads them, or "text", generated.
+        max_new_tokens: of generated text.
+        seed: of what is random.
+
+    Attributes:
+        not_scored: why, for each row of the table whose audio cannot be used.
+        processed_seconds: of each row that was scored.
+    """
+
+    def __init__(self, model, processor, table, *, batch_size, readout, max_new_tokens, seed):
+        self.model = model
+        self.processor = processor
+        self.seed = seed
+        self.not_scored: dict[int, str] = {}
+        self.processed_seconds: dict[int, float] = {}
+        self._scorer = TurnScorer(model, processor)
+        self._audio = table.select_columns(["audio"])
+        self._label_columns = [model.config.labels.index(label) for label in table.features["emotion"].names]
+        self._batch_size = batch_size
+        self._readout = readout
+        self._max_new_tokens = max_new_tokens
+        self._waveforms: dict[int, np.ndarray] = {}
+
+    def load(self, group: Group) -> None:
+        """Decode the audio of a group, and forget that of the one before."""
+        rows = sorted({turn.row for turn in (*group.turns, *group.partner_turns)})
+        with ThreadPoolExecutor(4) as threads:
+            loaded = dict(zip(rows, threads.map(self._waveform, rows)))
+        self.not_scored |= {row: str(audio) for row, audio in loaded.items() if isinstance(audio, ValueError)}
+        self._waveforms = {row: audio for row, audio in loaded.items() if not isinstance(audio, ValueError)}
+
+    def score(self, turns, cache: ConversationMemoryCache | None, *, update_memory: bool = True) -> TableScores:
+        """Score turns in order, those of one conversation as history of the later ones.
+
+        Args:
+            cache: carries each conversation on in the row of its number; None: every turn has no history.
+            update_memory: False reads `cache` and leaves it.
+        """
+        scores = TableScores()
+        for batch, given, seconds in self._batches(turns, cache, update_memory=update_memory):
+            rows = [turn.row for turn in batch]
+            self.processed_seconds |= zip(rows, seconds)
+            if self._readout == "text":
+                scores.texts |= dict(zip(rows, self._generate(given)))
+                continue
+            scored = self._scorer.scored(self.model(**given, logits_to_keep=1), seconds)
+            logits = {row: turn.logits.double()[self._label_columns] for row, turn in zip(rows, scored)}
+            broken = [row for row, values in logits.items() if not values.isfinite().all()]
+            if broken:
+                raise ValueError(f"The model's logits are not finite for the rows {broken} of the dataset.")
+            scores.logits |= {row: values.tolist() for row, values in logits.items()}
+            scores.surprise |= {row: turn.surprise for row, turn in zip(rows, scored) if turn.surprise is not None}
+        return scores
+
+    def write(self, turns, cache: ConversationMemoryCache) -> None:
+        """Process turns for what they leave in `cache` alone."""
+        for _, given, _ in self._batches(turns, cache):
+            self.model(**given, logits_to_keep=1)
+
+    def _batches(self, turns, cache, *, update_memory: bool = True) -> Iterator[tuple[list[GroupTurn], dict, list]]:
+        usable = [turn for turn in turns if turn.row in self._waveforms]
+        for start in range(0, len(usable), self._batch_size):
+            batch = usable[start : start + self._batch_size]
+            inputs, seconds = self._scorer.inputs([self._waveforms[turn.row] for turn in batch])
+            memory = self._scorer.memory_inputs(
+                [turn.speaker for turn in batch],
+                cache,
+                conversation_ids=None if cache is None else [turn.conversation for turn in batch],
+                update_memory=update_memory,
+            )
+            yield batch, {**inputs, **memory}, seconds
+
+    def _generate(self, given: dict) -> list[str]:
+        tokens = self.model.generate(**given, max_new_tokens=self._max_new_tokens, do_sample=False)
+        answers = tokens[:, given["input_ids"].shape[1] :]
+        return self.processor.tokenizer.batch_decode(answers, skip_special_tokens=True)
+
+    def _waveform(self, row: int) -> np.ndarray | ValueError:
+        """The audio of a row; the error of one that cannot be used."""
+        try:
+            return self._scorer.load(self._audio[row]["audio"])
+        except FileNotFoundError as error:
+            return AudioDecodingError(str(error))
+        except ValueError as error:
+            return error
+
+
+def parse_label(text: str, labels: Sequence[str]) -> int:
+    """The label that an answer names: the only one of them that stands in it as a word, in any case; -1 otherwise.
+
+    "Happy." and "The speaker is happy" name "happy"; "happy or sad", "not happy", "unhappy" and "joyful" name none of
+    (happy, sad).
+    """
+    spoken = _words(text)
+    named = [
+        index for index, label in enumerate(labels) if _words(label) in spoken and f" not{_words(label)}" not in spoken
+    ]
+    return named[0] if len(named) == 1 else -1
+
+
+def _words(text: str) -> str:
+    """Lower-case words between single spaces; all else parts words."""
+    words = re.findall(r"[^\W_]+", text.lower())
+    return f" {' '.join(words)} "
