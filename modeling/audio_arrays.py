@@ -10,6 +10,9 @@ import torch
 
 
 MAX_CHANNELS = 8
+# Full scale is 1.0. Recordings in float pass it by a few times; integers that were never scaled, and numbers whose
+# squares overflow in the features of a host, by thousands and more.
+MAX_PEAK = 100.0
 # Below it a 32-bit recording would be quieter than -48 dB of full scale; it is rather one of 24 bits, never shifted.
 _LEAST_32_BIT_PEAK = 2**23
 
@@ -77,9 +80,9 @@ def scaled_samples(samples: np.ndarray, name: str = "The array") -> np.ndarray:
     if not samples.size:
         return samples if kind == "f" else samples.astype(np.float64)
     if kind == "f":
-        # What is not finite, or no sample of any type, is left to `check_level`.
+        # What is not finite, or beyond that, `check_level` names.
         peak = np.abs(samples).max()
-        if 1.0 < peak <= 2.0**31 and (samples == np.round(samples)).all():
+        if 1.0 < peak <= MAX_PEAK and (samples == np.round(samples)).all():
             raise ValueError(
                 f"{name} holds integers as {samples.dtype} with a peak of {peak:.6g}, where full scale is 1.0: give "
                 "16-bit samples as int16, or divide them by 32768."

@@ -12,16 +12,13 @@ from pathlib import Path
 
 import numpy as np
 
-from .audio_arrays import channels_of
+from .audio_arrays import MAX_PEAK, channels_of
 
 
 # ITU-R BS.775-3, table 2, brought down to mono (front channels 0.7071, centre 1, surround 0.5); LFE is left out.
 _MONO_WEIGHTS = {"FL": 0.7071, "FR": 0.7071, "FC": 1.0} | dict.fromkeys(("SL", "SR", "BL", "BR", "BC"), 0.5)
 # A turn must last that long to be heard.
 MIN_SECONDS = 0.1
-# Full scale is 1.0. Recordings in float pass it by a few times; integers that were never scaled, and numbers whose
-# squares overflow in the features of a host, by thousands and more.
-MAX_PEAK = 100.0
 # Encoders pad the last frame and containers round their times; less than this is no truncation.
 _TRUNCATION_TOLERANCE = 0.05
 _PROBE_BYTES = 4096

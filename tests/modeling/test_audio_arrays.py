@@ -91,7 +91,7 @@ def test_every_door():
     for door in doors:
         with pytest.warns(UserWarning, match="taken for 16-bit samples"):
             assert door(wide) == pytest.approx(expected, abs=1e-6)
-        with pytest.raises(ValueError, match="holds integers as float64"):
+        with pytest.raises(ValueError, match="has a peak of 3277, where"):
             door(PCM.astype(np.float64))
-    with pytest.raises(ValueError, match="holds integers as float32"):
+    with pytest.raises(ValueError, match="has a peak of 3277"):
         list(analyzer.push_stream([PCM.astype(np.float32)], RATE, ends=[0.5]))

@@ -12,7 +12,6 @@ from pathlib import Path
 from datasets import Dataset
 from transformers.utils import cached_file
 
-from ..data.audio import MIN_SECONDS
 from ..data.problems import file_stamp
 from ..modeling.host_identity import host_checksums
 from ..training_recipe import RECIPE_FILE, read_recipe
@@ -51,7 +50,7 @@ def protocol_of(model, processor, dataset: Dataset, *, readout: str, max_new_tok
         "readout": readouts[model.config.emotion_readout]
         if readout == "logits"
         else f"generated text of at most {max_new_tokens} tokens",
-        "heard_seconds": [MIN_SECONDS, model.max_turn_seconds(processor)],
+        "heard_seconds": [model.min_turn_seconds(processor), model.max_turn_seconds(processor)],
         "seed": seed,
         "versions": {package: version(package) for package in _PACKAGES},
     }

@@ -94,7 +94,8 @@ def test_a_bad_piece_is_refused_and_the_stream_goes_on():
     for chunk, rate, message in (
         (np.zeros((2, 10)), RATE, r"got float64 \(2, 10\)"),
         (np.zeros(10, int), RATE, "16-bit integers"),
-        (np.array([0.0, 300.0, -12.0], np.float32), RATE, "holds integers as float32 with a peak of 300"),
+        (np.array([0.0, 30.0, -12.0], np.float32), RATE, "holds integers as float32 with a peak of 30"),
+        (np.array([0.0, 300.0, -12.0], np.float32), RATE, "has a peak of 300"),
         (np.full(10, np.nan), RATE, "not finite"),
         (np.zeros(10), 0, "got 0"),
         (np.zeros(10), 16000.5, "got 16000.5"),
