@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import functools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -12,35 +12,37 @@ from torch import Tensor
 from transformers import PreTrainedConfig
 
 from .conversation_memory_file import SavedStateMixin, memory_identity
-from .neural_memory import NeuralMemoryState
+from .memory_state import NeuralMemoryState
 
 
 @dataclass
 class MemoryCacheLayer:
-    """The streams' state at one memory layer; None before the first write.
+    """The streams' state at one memory layer.
 
     Attributes:
-        weights, momentum: one tensor per matrix, each (streams, heads, d_in, d_out); float32, or float64 for a float64
-            model.
+        state: None before the first write.
     """
 
-    weights: tuple[Tensor, ...] | None = None
-    momentum: tuple[Tensor, ...] | None = None
+    state: NeuralMemoryState | None = None
 
     @property
     def is_initialized(self) -> bool:
-        return self.weights is not None
+        return self.state is not None
 
     @property
-    def state(self) -> NeuralMemoryState:
-        return NeuralMemoryState(self.weights, self.momentum)
+    def weights(self) -> tuple[Tensor, ...] | None:
+        """One tensor per matrix, each (streams, heads, d_in, d_out); float32, or float64 for a float64 model."""
+        return None if self.state is None else self.state.weights
 
-    def set(self, state: NeuralMemoryState) -> None:
-        self.weights, self.momentum = state.weights, state.momentum
+    @property
+    def momentum(self) -> tuple[Tensor, ...] | None:
+        """As `weights`."""
+        return None if self.state is None else self.state.momentum
 
-    def map(self, function) -> None:
-        if self.is_initialized:
-            self.set(self.state.map(function))
+    def map(self, function: Callable[[Tensor], Tensor]) -> None:
+        """Apply `function` to each tensor of the state, if there is one."""
+        if self.state is not None:
+            self.state = self.state.map(function)
 
 
 class ConversationMemoryCache(SavedStateMixin):
@@ -109,8 +111,8 @@ class ConversationMemoryCache(SavedStateMixin):
     @property
     def nbytes(self) -> int:
         """Bytes of the state."""
-        tensors = [t for layer in self.layers if layer.is_initialized for t in (*layer.weights, *layer.momentum)]
-        return sum(tensor.nbytes for tensor in tensors)
+        states = [layer.state for layer in self.layers if layer.state is not None]
+        return sum(tensor.nbytes for state in states for tensor in state.tensors)
 
     def get_seq_length(self, layer_idx: int = 0) -> int:
         """Audio tokens that were written, of the longest row; every layer writes the same tokens."""
@@ -130,11 +132,9 @@ class ConversationMemoryCache(SavedStateMixin):
         layer = self.layers[layer_idx]
         if streams is not None:
             total = len(self.turns)
-            old = layer.state if layer.is_initialized else state.map(lambda t: t.new_zeros(total, *t.shape[1:]))
-            pairs = zip((*old.weights, *old.momentum), (*state.weights, *state.momentum))
-            merged = [before.index_copy(0, streams.to(before.device), after) for before, after in pairs]
-            state = NeuralMemoryState(tuple(merged[: len(old.weights)]), tuple(merged[len(old.weights) :]))
-        layer.set(state)
+            old = layer.state or state.map(lambda t: t.new_zeros(total, *t.shape[1:]))
+            state = old.map(lambda before, after: before.index_copy(0, streams.to(before.device), after), state)
+        layer.state = state
         return state
 
     def reset(self, rows: Sequence[int] | None = None) -> None:
@@ -147,7 +147,7 @@ class ConversationMemoryCache(SavedStateMixin):
         if not bool(self.turns.any()):
             self.weights_fingerprint, self.notes = None, {}
             for layer in self.layers:
-                layer.weights = layer.momentum = None
+                layer.state = None
         for row in rows:
             self.speaker_ids[row] = {}
         if self.conversation_ids is not None:
@@ -259,7 +259,7 @@ class ConversationMemoryCache(SavedStateMixin):
         for index, layer in enumerate(first.layers):
             states = _fill_up([cache.layers[index] for cache in caches], [len(cache.turns) for cache in caches])
             if states:
-                layer.set(NeuralMemoryState.concatenate(states))
+                layer.state = NeuralMemoryState.concatenate(states)
         return first
 
     def split(self) -> list[ConversationMemoryCache]:
@@ -283,7 +283,7 @@ class ConversationMemoryCache(SavedStateMixin):
             ValueError: if the stored state has another device or dtype than the memory layer.
         """
         layer = self.layers[layer_idx]
-        if not layer.is_initialized:
+        if layer.state is None:
             return initial
         stored, wanted = layer.weights[0], initial.weights[0]
         if (stored.device, stored.dtype) != (wanted.device, wanted.dtype):
@@ -292,10 +292,8 @@ class ConversationMemoryCache(SavedStateMixin):
                 f"{wanted.dtype}: call memory_cache.to({str(wanted.device)!r}, {wanted.dtype}) first."
             )
         fresh = (self.turns.to(stored.device)[streams] == 0)[:, None, None, None]
-        pairs = zip((*layer.weights, *layer.momentum), (*initial.weights, *initial.momentum))
         # A state from inference mode may be continued outside of it, but not saved for backward.
-        select = [torch.where(fresh, start, _usable(before)[streams]) for before, start in pairs]
-        return NeuralMemoryState(tuple(select[: len(layer.weights)]), tuple(select[len(layer.weights) :]))
+        return layer.state.map(lambda before, start: torch.where(fresh, start, _usable(before)[streams]), initial)
 
     def adopt(self, cache: ConversationMemoryCache) -> None:
         """Take over all that a cache of the same model holds, at once; it is not to be used any more."""
@@ -340,10 +338,10 @@ def _usable(tensor: Tensor) -> Tensor:
 
 def _fill_up(layers: Sequence[MemoryCacheLayer], streams: Sequence[int]) -> list[NeuralMemoryState]:
     """The states of `layers`; one that was never written is zeros, which are not read before its first write."""
-    written = next((layer.state for layer in layers if layer.is_initialized), None)
+    written = next((layer.state for layer in layers if layer.state is not None), None)
     if written is None:
         return []
     return [
-        layer.state if layer.is_initialized else written.map(lambda t, count=count: t.new_zeros(count, *t.shape[1:]))
+        layer.state or written.map(lambda t, count=count: t.new_zeros(count, *t.shape[1:]))
         for layer, count in zip(layers, streams)
     ]

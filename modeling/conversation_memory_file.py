@@ -14,7 +14,7 @@ from safetensors.torch import load, save
 from torch import Tensor
 from transformers import PreTrainedConfig
 
-from .neural_memory import NeuralMemoryState
+from .memory_state import NeuralMemoryState
 
 
 STATE_FILE = "conversation_memory.safetensors"
@@ -89,7 +89,7 @@ class SavedStateMixin:
         for index, layer in enumerate(cache.layers):
             weights, momentum = (_numbered(tensors, f"layers.{index}.{kind}") for kind in ("weights", "momentum"))
             if weights:
-                layer.set(NeuralMemoryState(weights, momentum))
+                layer.state = NeuralMemoryState(weights, momentum)
         return cache
 
     def _named_tensors(self) -> dict[str, Tensor]:

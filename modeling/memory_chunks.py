@@ -1,7 +1,10 @@
-"""Tokens cut into chunks, and what the gates make of a chunk as a whole.
+"""One chunk of a memory: its tokens' gradients, and what they make of the state, in closed form.
 
-Within a chunk the recurrence of `neural_memory` is linear in the gradients, which are all taken at the chunk's first
-weights. What the gates do to them can therefore be known for all chunks before the first gradient is.
+Within a chunk the recurrence of `neural_memory` is linear in the gradients, which are outer products taken at the
+chunk's first weights. So what the gates do to them can be known for all chunks before the first gradient is
+(`cut_into_chunks`), and the state after a chunk is a weighted sum that one matrix product gives (`write_chunk`).
+
+All this is plain differentiable tensor code. `memory_gradients` holds its gradient by hand, which keeps less.
 """
 
 from __future__ import annotations
@@ -13,11 +16,34 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from .memory_bounds import SMALLEST_FACTOR, without_tiny
+from .memory_state import SMALLEST_FACTOR, NeuralMemoryState, without_tiny
+
+
+# The largest slope of SiLU is 1.0998, so 1.21 bounds its square in the curvature bound of a hidden matrix.
+SILU_SLOPE_SQUARED = 1.21
+
+
+class MemoryTokens(NamedTuple):
+    """Tokens of a batch of turns, as a memory takes them.
+
+    Attributes:
+        queries, keys, values: (rows, heads, tokens, head_dim).
+        forget, decay, step: the gates alpha (of the weights), eta (of the momentum) and theta, (rows, heads, tokens).
+        written: (rows, tokens) bool, the first tokens of each row; keys and values of the others are zero, and their
+            gates finite. None: all.
+    """
+
+    queries: Tensor
+    keys: Tensor
+    values: Tensor
+    forget: Tensor
+    decay: Tensor
+    step: Tensor
+    written: Tensor | None
 
 
 class MemoryChunk(NamedTuple):
-    """One chunk of each stream, in the letters of `memory_step.write_chunk`.
+    """One chunk of each stream, in the letters of `write_chunk`.
 
     Attributes:
         keys, values: (streams, heads, chunk_size, head_dim).
@@ -40,38 +66,24 @@ class MemoryChunk(NamedTuple):
         return MemoryChunk(**filled)
 
 
-def cut_into_chunks(
-    keys: Tensor,
-    values: Tensor,
-    *,
-    forget: Tensor,
-    momentum: Tensor,
-    step: Tensor,
-    written: Tensor | None,
-    chunk_size: int,
-    step_rule: str,
-) -> list[MemoryChunk]:
-    """The tokens of a call, chunk by chunk; arguments as those of `neural_memory.write_memory`, in one dtype.
-
-    Args:
-        written: (streams, tokens) bool, the first tokens of each stream; keys and values of the others are zero, and
-            their gates finite. None: all are written.
-    """
+def cut_into_chunks(tokens: MemoryTokens, *, chunk_size: int, step_rule: str) -> list[MemoryChunk]:
+    """The tokens chunk by chunk; arguments as those of `neural_memory.write_memory`, all tensors in one dtype."""
+    keys, values, written = tokens.keys, tokens.values, tokens.written
     is_written = torch.ones_like(keys[:, :1, :, 0]) if written is None else written[:, None].to(keys.dtype)
-    gates = is_written, forget, momentum, step
-    is_written, forget, momentum, step = (cut_tokens(tensor, chunk_size) for tensor in gates)
+    gates = is_written, tokens.forget, tokens.decay, tokens.step
+    is_written, forget, decay, step = [cut_tokens(tensor, chunk_size) for tensor in gates]
     if step_rule == "normalized":
-        step = step * (1 - momentum) / is_written.sum(-1, keepdim=True).clamp(min=1)
+        step = step * (1 - decay) / is_written.sum(-1, keepdim=True).clamp(min=1)
     # The gradient of the squared error is twice the error, which is counted here, where it is cheap.
     step = 2 * step * is_written
-    to_weights, to_momentum, of_chunk = _linear_recurrence(forget, momentum, is_written)
+    to_weights, to_momentum, of_chunk = _linear_recurrence(forget, decay, is_written)
     factors = [(step * factor)[..., None] for factor in (to_weights, to_momentum)]
     tensors = cut_tokens(keys, chunk_size), cut_tokens(values, chunk_size), *factors, *of_chunk
     # Not an index for each chunk, whose gradient would be as large as all chunks.
-    return [MemoryChunk(*parts) for parts in zip(*(tensor.unbind(2) for tensor in tensors))]
+    return [MemoryChunk(*parts) for parts in zip(*[tensor.unbind(2) for tensor in tensors])]
 
 
-def _linear_recurrence(forget: Tensor, momentum: Tensor, written: Tensor):
+def _linear_recurrence(forget: Tensor, decay: Tensor, written: Tensor):
     """What becomes of a token's gradient, and of the state before the chunk, by the end of the chunk.
 
     Token i acts on the pair (M, S) by the matrix [[1 - alpha_i, eta_i], [0, eta_i]] (the identity where it is not
@@ -79,15 +91,15 @@ def _linear_recurrence(forget: Tensor, momentum: Tensor, written: Tensor):
     alpha = 1 and eta = 0, and so are their gradients.
 
     Args:
-        forget, momentum, written: (streams, heads or 1, chunks, chunk_size).
+        forget, decay, written: (streams, heads or 1, chunks, chunk_size).
 
     Returns:
         The factors (to M, to S) of a gradient that enters at token i, each (streams, heads, chunks, chunk_size), and
         the three factors (A, b, m) of the whole chunk, each (streams, heads, chunks, 1, 1).
     """
     # Both factors that stand on the diagonal, one beside the other.
-    diagonal = 1 - torch.stack([forget, 1 - momentum]) * written
-    carry = momentum * written
+    diagonal = 1 - torch.stack([forget, 1 - decay]) * written
+    carry = decay * written
     chunk_size = carry.shape[-1]
     shift = 1
     while shift < chunk_size:
@@ -96,7 +108,7 @@ def _linear_recurrence(forget: Tensor, momentum: Tensor, written: Tensor):
         carry = torch.addcmul(later[0] * carry, later_carry, diagonal[1])
         diagonal = later * diagonal
         shift *= 2
-    diagonal, carry = (without_tiny(factor, SMALLEST_FACTOR) for factor in (diagonal, carry))
+    diagonal, carry = without_tiny(diagonal, SMALLEST_FACTOR), without_tiny(carry, SMALLEST_FACTOR)
     after_keep, after_decay = F.pad(diagonal[..., 1:], (0, 1), value=1.0)
     after_carry = F.pad(carry[..., 1:], (0, 1))
     (keep, decay), carry = diagonal[..., :1, None], carry[..., :1, None]
@@ -115,3 +127,100 @@ def cut_tokens(tensor: Tensor, chunk_size: int) -> Tensor:
     if missing:
         tensor = F.pad(tensor, (0, 0) * (tensor.dim() - 3) + (0, missing))
     return tensor.unflatten(2, (chunks, chunk_size))
+
+
+def write_chunk(
+    state: NeuralMemoryState, chunk: MemoryChunk, step_rule: str, *, in_place: bool = False
+) -> tuple[Tensor, NeuralMemoryState]:
+    """Write a chunk.
+
+    ``M_n = A M_0 + b S_0 - sum_i c_i g_i`` and ``S_n = m S_0 - sum_i e_i g_i`` with the gradients g at M_0.
+
+    Args:
+        state: M_0 and S_0.
+        chunk: its tokens and factors.
+        step_rule: as in `neural_memory.write_memory`.
+        in_place: overwrite M_0 and S_0.
+
+    Returns:
+        The errors ``M_0(k) - v`` of the chunk's tokens, without a gradient, and M_n and S_n.
+    """
+    weights = state.weights
+    inputs, outputs = hidden_pass(weights, chunk.keys)
+    errors = inputs[-1] @ weights[-1] - chunk.values
+    deltas, _ = half_gradients(weights, outputs, errors)
+    bounds = curvature_bounds(weights, inputs) if step_rule == "normalized" else None
+    new_weights, new_momentum = [], []
+    for layer, (weight, momentum) in enumerate(zip(weights, state.momentum)):
+        to_weights, to_momentum = chunk.to_weights, chunk.to_momentum
+        if bounds is not None:
+            to_weights, to_momentum = to_weights / bounds[layer], to_momentum / bounds[layer]
+        if in_place:
+            weight, momentum = weight.mul_(chunk.keep).addcmul_(momentum, chunk.carry), momentum.mul_(chunk.decay)
+        else:
+            weight, momentum = (weight * chunk.keep).addcmul_(momentum, chunk.carry), momentum * chunk.decay
+        keys = inputs[layer].mT
+        new_weights.append(add_product(weight, keys, to_weights * deltas[layer], sign=-1))
+        new_momentum.append(add_product(momentum, keys, to_momentum * deltas[layer], sign=-1))
+    return errors.detach(), NeuralMemoryState(tuple(new_weights), tuple(new_momentum))
+
+
+def read_chunk(weights: tuple[Tensor, ...], queries: Tensor) -> Tensor:
+    """``M(q)``, (streams, heads, tokens, head_dim)."""
+    inputs, _ = hidden_pass(weights, queries)
+    return inputs[-1] @ weights[-1]
+
+
+def add_product(matrix: Tensor, left: Tensor, right: Tensor, *, sign: int = 1) -> Tensor:
+    """``matrix + sign * left @ right``, in place if contiguous: one pass over a matrix that nobody else holds."""
+    batch = matrix.flatten(0, 1)
+    return batch.baddbmm_(left.flatten(0, 1), right.flatten(0, 1), alpha=sign).view_as(matrix)
+
+
+def hidden_pass(weights: tuple[Tensor, ...], inputs: Tensor) -> tuple[list[Tensor], list[Tensor]]:
+    """What each matrix is applied to, and what each but the last gives, before the SiLU."""
+    all_inputs, outputs = [inputs], []
+    for weight in weights[:-1]:
+        outputs.append(all_inputs[-1] @ weight)
+        all_inputs.append(F.silu(outputs[-1]))
+    return all_inputs, outputs
+
+
+def half_gradients(
+    weights: tuple[Tensor, ...], outputs: list[Tensor], errors: Tensor
+) -> tuple[list[Tensor], list[Tensor]]:
+    """Half the gradient of each token's loss by what each matrix gives, and by what each but the first is applied to.
+
+    Each is (streams, heads, tokens, width); weights and outputs as `hidden_pass` has them, errors as `write_chunk`.
+    """
+    deltas, raised = [errors], []
+    for weight, output in zip(weights[:0:-1], outputs[::-1]):
+        raised.insert(0, deltas[0] @ weight.mT)
+        deltas.insert(0, silu_backward(raised[0], output))
+    return deltas, raised
+
+
+def silu_backward(gradient: Tensor, inputs: Tensor) -> Tensor:
+    """The gradient of SiLU's input."""
+    if not torch.is_grad_enabled():
+        return torch.ops.aten.silu_backward(gradient, inputs)  # one pass, which cannot be differentiated itself
+    sigmoid = torch.sigmoid(inputs)
+    return gradient * sigmoid * (1 + inputs * (1 - sigmoid))
+
+
+def curvature_bounds(weights: tuple[Tensor, ...], inputs: list[Tensor]) -> list[Tensor]:
+    """One plus half a bound of the curvature of a token's loss in each matrix, each (streams, heads, 1, 1).
+
+    The loss of one token is quadratic in the last matrix, with curvature 2 ||a||^2 for the input a (the largest of the
+    chunk is taken); each SiLU and matrix between another one and the output multiplies that by at most 1.21 ||W||_F^2.
+    Where there is no token, the inputs are zero.
+    """
+    bounds = []
+    behind = None
+    for layer in range(len(weights) - 1, -1, -1):
+        largest = torch.linalg.vector_norm(inputs[layer], dim=-1).amax(-1)[..., None, None].square()
+        bounds.insert(0, 1 + (largest if behind is None else largest * behind))
+        if layer:
+            slope = SILU_SLOPE_SQUARED * torch.linalg.vector_norm(weights[layer], dim=(-2, -1), keepdim=True).square()
+            behind = slope if behind is None else behind * slope
+    return bounds

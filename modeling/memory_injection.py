@@ -112,7 +112,7 @@ class BlockHook:
             call.audio_of(hidden_states),
             functools.partial(call.transaction.read, self.layer_idx),
             lengths=call.lengths.to(hidden_states.device),
-            turns=call.transaction.turns,
+            batch_sizes=call.transaction.batch_sizes,
             write=call.transaction.write,
         )
         call.transaction.stage(self.layer_idx, memory.state, is_rejected=memory.is_rejected)
@@ -165,12 +165,12 @@ def attach_memory(
     if hasattr(model, "titans_memory"):
         raise ValueError("The model has a memory already: detach_memory() first.")
     text_config = model.config.get_text_config(decoder=True)
-    # An answer hears of the audio by the keys and values of later blocks; some hosts share those of the last ones.
-    last_heard = len(blocks) - 1 - (getattr(text_config, "num_kv_shared_layers", None) or 0)
-    unheard = [layer for layer in config.layers if layer >= last_heard]
-    if unheard:
+    # An answer learns of the audio by the keys and values of later blocks; some hosts share those of the last ones.
+    last_read = len(blocks) - 1 - (getattr(text_config, "num_kv_shared_layers", None) or 0)
+    unread = [layer for layer in config.layers if layer >= last_read]
+    if unread:
         logger.warning(
-            f"memory_config.layers {unheard}: what is added after block {last_heard} or a later one is read by "
+            f"memory_config.layers {unread}: what is added after block {last_read} or a later one is read by "
             "nothing that follows the audio."
         )
     memory = TitansMemory(config, text_config.hidden_size).to(next(blocks.parameters()).device)

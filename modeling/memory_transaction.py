@@ -10,7 +10,7 @@ from torch.nn import functional as F
 from transformers.utils import logging
 
 from .conversation_memory_cache import ConversationMemoryCache
-from .neural_memory import NeuralMemoryState
+from .memory_state import NeuralMemoryState
 
 
 logger = logging.get_logger(__name__)
@@ -35,7 +35,8 @@ class MemoryTransaction:
     Attributes:
         row_order: (rows,) the rows of the streams' first turns, then of their second ones, ...; None if each row is
             the only turn of a stream.
-        turns: how many streams have a first turn, a second one, ..., as `TitansMemoryLayer` takes it; None likewise.
+        batch_sizes: how many streams have a first turn, a second one, ..., as `TitansMemoryLayer` takes it; None
+            likewise.
 
     Raises:
         ValueError: for ids of a wrong shape or type, more conversations or speakers than the cache has room for, or a
@@ -74,9 +75,9 @@ class MemoryTransaction:
         self._row_streams = torch.tensor(streams)
         if not write or len(set(streams)) == rows:
             # Rows that do not write cannot be each other's history: all of them read the state before the call.
-            order, self.row_order, self.turns = streams, None, None
+            order, self.row_order, self.batch_sizes = streams, None, None
         else:
-            order, self.row_order, self.turns = _schedule(streams)
+            order, self.row_order, self.batch_sizes = _schedule(streams)
         self._streams_in_order = torch.tensor(order)
         # Known without a look at a tensor, which compiled code must not take.
         self._is_whole_cache = order == list(range(len(cache.turns)))
@@ -125,8 +126,8 @@ class MemoryTransaction:
     def expand(self, copies: int) -> None:
         """Let each row stand for `copies` rows that are alike, as beams are: the first of them is what is written."""
         self.copies *= copies
-        if self.turns is not None:
-            self.turns = [count * copies for count in self.turns]
+        if self.batch_sizes is not None:
+            self.batch_sizes = [size * copies for size in self.batch_sizes]
             self.row_order = (self.row_order[:, None] * copies + torch.arange(copies)).flatten()
 
     def turn_by_turn(self, tensor: Tensor) -> Tensor:
@@ -146,7 +147,7 @@ class MemoryTransaction:
         return F.pad(prompt, (0, length - prompt.shape[1])).repeat_interleave(self.copies, dim=0)
 
     def read(self, layer_idx: int, layer) -> NeuralMemoryState:
-        """The state that `layer` (a `TitansMemoryLayer`) starts from, of the streams in the order of `turns`."""
+        """The state that `layer` (a `TitansMemoryLayer`) starts from, of the streams in the order of `batch_sizes`."""
         initial = layer.initial_state(len(self._streams_in_order))
         device = initial.weights[0].device
         state = self._before.read(layer_idx, self._streams_in_order.to(device), initial)

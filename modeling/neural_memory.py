@@ -1,4 +1,4 @@
-"""The mathematics of the Titans neural memory (Behrouz, Zhong, Mirrokni 2025, arXiv 2501.00663, section 3).
+"""The Titans neural memory (Behrouz, Zhong, Mirrokni 2025, arXiv 2501.00663, section 3): reading and writing turns.
 
 The memory is an MLP without biases, ``M(x) = SiLU(... SiLU(x W_1) ...) W_L``, one per stream and head. It is written
 by gradient descent with momentum and forgetting on the loss ``l(M; k, v) = ||M(k) - v||^2``. For written token i
@@ -8,65 +8,197 @@ by gradient descent with momentum and forgetting on the loss ``l(M; k, v) = ||M(
 
 with ``M_chunk`` the weights at the start of the token's chunk; ``chunk_size=1`` is the paper's recurrence exactly.
 
-Nothing here walks over tokens. The gradients of a chunk are outer products taken at the same weights, and the
-recurrence is linear in them, so the state after a chunk is a weighted sum that one matrix product gives
-(`memory_step`). Training goes through the update, once differentiable (`memory_backward`); all functions run under
-`inference_mode`, `torch.compile` and checkpointing.
+Nothing here walks over tokens (`memory_chunks`). Training goes through the update, once differentiable
+(`memory_gradients`); all functions run under `inference_mode`, `torch.compile` and checkpointing.
+
+A memory layer enters by `process_turns`: a batch of turns, each of which reads what the turns of its stream before it
+wrote, and is written. `read_memory`, `write_memory` and `read_and_write_memory` are the same for one call of tokens.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from itertools import zip_longest
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from .hand_gradients import goes_by_hand
-from .memory_backward import read_chunk_by_hand, write_chunk_by_hand
-from .memory_bounds import bound_state
-from .memory_chunks import MemoryChunk, cut_into_chunks, cut_tokens
-from .memory_step import read_chunk, write_chunk
+from .memory_chunks import MemoryChunk, MemoryTokens, cut_into_chunks, cut_tokens, read_chunk, write_chunk
+from .memory_gradients import bound_state_by_hand, goes_by_hand, read_chunk_by_hand, write_chunk_by_hand
+from .memory_state import NeuralMemoryState, bound_state
 
 
 STEP_RULES = ("normalized", "paper")
 READ_ORDERS = ("history", "chunk")
 
 
-@dataclass
-class NeuralMemoryState:
-    """Weights and momentum of one memory layer's streams.
+# --- A batch of turns
+
+
+class ProcessedTurns(NamedTuple):
+    """What `process_turns` returns.
 
     Attributes:
-        weights: one tensor per matrix of the MLP, each (streams, heads, d_in, d_out); float32, or float64 for float64
-            inputs.
-        momentum: the same shapes and dtype: the running sum S of the surprise.
+        retrieved: (rows, heads, tokens, head_dim), what the tokens read.
+        errors: (rows, heads, tokens), ``||M(k) - v||^2`` with M as the turn began, without a gradient.
+        is_rejected: (rows,) bool, the turns that would have left a memory that is not finite or beyond its bounds, and
+            were not written; None where none can be: with "normalized", `write=False` or no tokens.
+        state: of the streams after their turns.
     """
 
-    weights: tuple[Tensor, ...]
-    momentum: tuple[Tensor, ...]
+    retrieved: Tensor
+    errors: Tensor
+    is_rejected: Tensor | None
+    state: NeuralMemoryState
 
-    def map(self, function) -> NeuralMemoryState:
-        """The state with `function` applied to each of its tensors."""
-        return NeuralMemoryState(tuple(map(function, self.weights)), tuple(map(function, self.momentum)))
 
-    def __getitem__(self, streams) -> NeuralMemoryState:
-        """The state of some streams: a slice or a tensor of indices."""
-        return self.map(lambda tensor: tensor[streams])
+def process_turns(
+    state: NeuralMemoryState,
+    tokens: MemoryTokens,
+    batch_sizes: Sequence[int],
+    *,
+    read: str,
+    chunk_size: int,
+    step_rule: str,
+    write: bool = True,
+) -> ProcessedTurns:
+    """Read and write turns, those of a stream one after the other; all that needs no memory is computed at once.
 
-    @staticmethod
-    def concatenate(states: Sequence[NeuralMemoryState]) -> NeuralMemoryState:
-        """The streams of all states, one after the other."""
-        return NeuralMemoryState(
-            tuple(map(torch.cat, zip(*(state.weights for state in states)))),
-            tuple(map(torch.cat, zip(*(state.momentum for state in states)))),
-        )
+    Args:
+        state: of the streams; it is not modified.
+        tokens: of the rows: the first turns of all streams, then the second turns of those that have one, ...
+        batch_sizes: how many streams have a first turn, a second one, ...; never more than before, as in torch's
+            packed sequences. The sum is rows.
+        read, chunk_size, step_rule: as in `TitansMemoryConfig`.
+        write: False reads only.
+    """
+    retrieved, errors, rejected, finished = [], [], [], []
+    turns = _split_turns(tokens, batch_sizes, read=read, chunk_size=chunk_size, step_rule=step_rule, write=write)
+    for batch_size, turn in zip(batch_sizes, turns):
+        if batch_size < len(state.weights[0]):
+            finished.append(state[batch_size:])
+            state = state[:batch_size]
+        written, is_good = _write_if_good(state, turn, step_rule)
+        retrieved.append(written.retrieved)
+        errors.append(_square_errors(state, turn, written.errors))
+        if is_good is not None:
+            rejected.append(~is_good)
+        if write:
+            state = written.state
+    if finished:
+        # The streams with the fewest turns are the last of the batch, and the first to finish.
+        state = NeuralMemoryState.concatenate([state, *reversed(finished)])
+    return ProcessedTurns(_join(retrieved), _join(errors), _join(rejected) if rejected and write else None, state)
+
+
+class _Turn(NamedTuple):
+    """One turn of each stream that has it.
+
+    Attributes:
+        keys, values: (streams, heads, tokens, head_dim), without a gradient.
+        queries: what the first chunks read, each (streams, heads, any number, head_dim).
+        chunks: to be written, one after the other; none where the turn is only read.
+    """
+
+    keys: Tensor
+    values: Tensor
+    queries: Sequence[Tensor]
+    chunks: Sequence[MemoryChunk]
+
+
+def _split_turns(
+    tokens: MemoryTokens, batch_sizes: Sequence[int], *, read: str, chunk_size: int, step_rule: str, write: bool = True
+) -> list[_Turn]:
+    """The tokens of each turn, and its chunks where it is written or read chunk by chunk."""
+    queries, chunks = [tokens.queries], []
+    if tokens.keys.shape[2] and (write or read == "chunk"):
+        chunks = cut_into_chunks(tokens, chunk_size=chunk_size, step_rule=step_rule)
+        if read == "chunk":
+            queries = cut_tokens(tokens.queries, chunk_size).unbind(2)
+    keys, values = tokens.keys.detach(), tokens.values.detach()
+    if len(batch_sizes) == 1:  # the gradient of a split is a copy, also where there is one part
+        return [_Turn(keys, values, queries, chunks)]
+    chunks_of_turns = [[] for _ in batch_sizes]
+    for chunk in chunks:
+        for of_turn, parts in zip(chunks_of_turns, zip(*[tensor.split(batch_sizes) for tensor in chunk])):
+            of_turn.append(MemoryChunk(*parts))
+    queries_of_turns = zip(*[tensor.split(batch_sizes) for tensor in queries])
+    parts = zip(keys.split(batch_sizes), values.split(batch_sizes), queries_of_turns, chunks_of_turns)
+    return [_Turn(*turn) for turn in parts]
+
+
+class _WrittenTurn(NamedTuple):
+    """What `_write_turn` returns.
+
+    Attributes:
+        retrieved: (streams, heads, tokens, head_dim).
+        errors: (streams, heads, chunk_size, head_dim), ``M(k) - v`` of the first chunk before it was written, without
+            a gradient; None without a chunk.
+        state: after the turn.
+    """
+
+    retrieved: Tensor
+    errors: Tensor | None
+    state: NeuralMemoryState
+
+
+def _write_if_good(state: NeuralMemoryState, turn: _Turn, step_rule: str) -> tuple[_WrittenTurn, Tensor | None]:
+    """Read and write a turn; and (streams,) bool, whether it left a good memory: where not, it was not written."""
+    written = _write_turn(state, turn, step_rule)
+    if step_rule == "normalized" or not turn.chunks:
+        return written, None
+    is_good = written.state.is_within_bounds()
+    if torch.compiler.is_compiling() or not is_good.all():
+        # Written again without those turns, since no gradient comes back from numbers that are not finite.
+        good = turn._replace(chunks=[chunk.without(~is_good) for chunk in turn.chunks])
+        written = _write_turn(state, good, step_rule)._replace(errors=written.errors)
+    return written, is_good
+
+
+def _write_turn(state: NeuralMemoryState, turn: _Turn, step_rule: str) -> _WrittenTurn:
+    """Read a turn's queries, each before the chunk in its place is written: a single one reads the state before."""
+    if not turn.chunks:
+        return _WrittenTurn(read_memory(state.weights, *turn.queries), None, state)
+    state = state.map(lambda tensor: tensor.to(turn.keys.dtype))
+    by_hand, in_place, retrieved, first_errors = goes_by_hand(), False, [], None
+    for chunk, queries in zip_longest(turn.chunks, turn.queries):
+        if queries is not None:
+            retrieved.append(read_memory(state.weights, queries))
+        if by_hand:
+            errors, state = write_chunk_by_hand(state, chunk, step_rule)
+        else:
+            errors, state = write_chunk(state, chunk, step_rule, in_place=in_place)
+            # What the first chunk leaves is nobody's but ours.
+            in_place = not torch.is_grad_enabled()
+        first_errors = errors if first_errors is None else first_errors
+    clip = step_rule == "normalized"
+    state = bound_state_by_hand(state) if clip and by_hand else bound_state(state, clip=clip, in_place=in_place)
+    retrieved = _join(retrieved, dim=2)
+    if len(turn.queries) > 1:  # the last chunk is filled up
+        retrieved = retrieved[:, :, : turn.keys.shape[2]]
+    return _WrittenTurn(retrieved, first_errors, state)
+
+
+@torch.no_grad()
+def _square_errors(state: NeuralMemoryState, turn: _Turn, first: Tensor | None) -> Tensor:
+    """(streams, heads, tokens), ``||M(k) - v||^2``; `first` are the errors of the first tokens if they are known."""
+    known = 0 if first is None else first.shape[2]
+    errors = [] if first is None else [first]
+    if known < turn.keys.shape[2] or first is None:
+        errors.append(read_memory(state.weights, turn.keys[:, :, known:]) - turn.values[:, :, known:])
+    return _join([torch.linalg.vector_norm(part, dim=-1).square() for part in errors], dim=2)
+
+
+def _join(tensors: Sequence[Tensor], dim: int = 0) -> Tensor:
+    return tensors[0] if len(tensors) == 1 else torch.cat(tensors, dim)
+
+
+# --- One call of tokens
 
 
 def read_memory(weights: tuple[Tensor, ...], queries: Tensor) -> Tensor:
-    """What the memory answers to `queries`: ``M(q)``.
+    """What the memory retrieves for `queries`: ``M(q)``.
 
     Args:
         weights: matrices of the memory, each (streams, heads, d_in, d_out).
@@ -99,15 +231,16 @@ def write_memory(
     Args:
         state: the state before; it is not modified.
         keys, values: (streams, heads, tokens, head_dim).
-        forget, momentum, step: the gates alpha, eta and theta, (streams, heads, tokens), in [0, 1].
+        forget, momentum, step: the gates alpha, eta (how much of the momentum stays) and theta, (streams, heads,
+            tokens), in [0, 1].
         mask: (streams, tokens), True = write. A masked token leaves weights and momentum untouched, as if it were
             absent: chunk boundaries count written tokens. None writes every token.
         chunk_size: tokens whose gradients are taken at the same weights, at least 1. The end of the call closes the
             last chunk.
         step_rule: "paper" takes theta as it is. "normalized" uses ``theta_i (1 - eta_i) / (n b)`` with n the chunk's
-            written tokens and b a bound of the local curvature (`memory_step.curvature_bounds`), so that correlated
-            keys do not overshoot; after it no matrix is larger than `memory_bounds.norm_bound`. "paper" may diverge:
-            it is the caller who looks (`memory_bounds.is_within_bounds`).
+            written tokens and b a bound of the local curvature (`memory_chunks.curvature_bounds`), so that correlated
+            keys do not overshoot; after it no matrix is larger than `memory_state.norm_bound`. "paper" may diverge:
+            it is the caller who looks (`NeuralMemoryState.is_within_bounds`).
 
     Returns:
         The state after the tokens: float32, or float64 where an input is float64.
@@ -116,10 +249,9 @@ def write_memory(
         ValueError: for an unknown `step_rule`, a `chunk_size` below 1, or shapes that do not belong together.
     """
     gates = {"forget": forget, "momentum": momentum, "step": step}
-    _check_inputs(state, keys, values, gates, mask, chunk_size, step_rule)
-    keys, values, gates, written, _ = _pack(state, keys, values, gates, mask)
-    chunks = cut_into_chunks(keys, values, **gates, written=written, chunk_size=chunk_size, step_rule=step_rule)
-    return write_chunks(state, chunks, step_rule).state
+    # Nothing is read.
+    rules = {"mask": mask, "chunk_size": chunk_size, "step_rule": step_rule, "read": "history"}
+    return _process_tokens(state, keys[..., :0, :], keys, values, gates, **rules)[1]
 
 
 def read_and_write_memory(
@@ -151,103 +283,42 @@ def read_and_write_memory(
     """
     if read not in READ_ORDERS:
         raise ValueError(f"read must be one of {READ_ORDERS}, got {read!r}.")
-    gates = {"forget": forget, "momentum": momentum, "step": step}
-    if read == "history":
-        write = {"mask": mask, "chunk_size": chunk_size, "step_rule": step_rule}
-        return read_memory(state.weights, queries), write_memory(state, keys, values, **gates, **write)
-    _check_inputs(state, keys, values, gates, mask, chunk_size, step_rule)
-    if queries.shape != keys.shape:
+    if read == "chunk" and queries.shape != keys.shape:
         raise ValueError(f"queries must have the shape of the keys, {tuple(keys.shape)}, got {tuple(queries.shape)}.")
-    keys, values, gates, written, order = _pack(state, keys, values, gates, mask)
-    queries = _reorder(queries.to(keys.dtype), order)
-    chunks = cut_into_chunks(keys, values, **gates, written=written, chunk_size=chunk_size, step_rule=step_rule)
-    answers, _, state = write_chunks(state, chunks, step_rule, cut_tokens(queries, chunk_size).unbind(2))
-    if answers is None:
-        return torch.zeros_like(queries), state
-    answers = answers[:, :, : queries.shape[2]]
-    return answers if order is None else _reorder(answers, torch.argsort(order, dim=1)), state
+    gates = {"forget": forget, "momentum": momentum, "step": step}
+    rules = {"mask": mask, "chunk_size": chunk_size, "step_rule": step_rule, "read": read}
+    return _process_tokens(state, queries, keys, values, gates, **rules)
 
 
-class WrittenChunks(NamedTuple):
-    """What `write_chunks` gives.
-
-    Attributes:
-        answers: (streams, heads, all queries, head_dim), one chunk's after the other's; None without any.
-        errors: (streams, heads, chunk_size, head_dim), ``M(k) - v`` of the first chunk before it was written, without
-            a gradient; None without a chunk.
-        state: after the chunks.
-    """
-
-    answers: Tensor | None
-    errors: Tensor | None
-    state: NeuralMemoryState
-
-
-def write_chunks(
-    state: NeuralMemoryState,
-    chunks: Sequence[MemoryChunk],
-    step_rule: str,
-    queries: Sequence[Tensor] = (),
-) -> WrittenChunks:
-    """Write chunks one after the other.
-
-    Args:
-        state: the state before; it is not modified.
-        chunks: of `memory_chunks.cut_into_chunks`.
-        step_rule: as in `write_memory`.
-        queries: (streams, heads, any number, head_dim) for none or the first chunks, each read before its chunk is
-            written: a single one reads the state before the call.
-    """
-    if not chunks:
-        return WrittenChunks(None, None, state)
-    # Without gradients, one copy of the caller's state is overwritten by every chunk.
-    in_place = not torch.is_grad_enabled()
-    state = state.map(lambda tensor: tensor.to(chunks[0].keys.dtype))
-    if in_place:
-        state = state.map(lambda tensor: tensor.clone(memory_format=torch.contiguous_format))
-    answers, first_errors = [], None
-    for chunk, chunk_queries in zip_longest(chunks, queries):
-        if chunk_queries is not None:
-            answers.append(read_memory(state.weights, chunk_queries))
-        if goes_by_hand():
-            errors, *after = write_chunk_by_hand(state.weights, state.momentum, chunk, step_rule)
-        else:
-            errors, *after = write_chunk(state.weights, state.momentum, chunk, step_rule, in_place=in_place)
-        first_errors = errors if first_errors is None else first_errors
-        state = NeuralMemoryState(*after)
-    matrices = bound_state((*state.weights, *state.momentum), clip=step_rule == "normalized", in_place=in_place)
-    state = NeuralMemoryState(matrices[: len(state.weights)], matrices[len(state.weights) :])
-    return WrittenChunks(torch.cat(answers, dim=2) if answers else None, first_errors, state)
-
-
-def _pack(state, keys, values, gates, mask):
-    """Keys, values and gates in the state's dtype, with the written tokens at the front, in order, zero behind them.
-
-    Also which are written then, (streams, tokens) bool, and the order; both None without a mask. The shapes do not
-    depend on the mask.
-    """
+def _process_tokens(state, queries, keys, values, gates, *, mask, read, chunk_size, step_rule):
+    """One turn of each stream, with holes; also where it leaves no good memory."""
+    _check_inputs(state, keys, values, gates, mask, chunk_size, step_rule)
     dtype = torch.float64 if torch.float64 in (keys.dtype, state.weights[0].dtype) else torch.float32
-    keys, values, *factors = (tensor.to(dtype) for tensor in (keys, values, *gates.values()))
-    if mask is None:
-        return keys, values, dict(zip(gates, factors)), None, None
-    order = torch.argsort(~mask, dim=1, stable=True)
-    written = mask.gather(1, order)
-
-    def pack(tensor):
+    tensors = [tensor.to(dtype) for tensor in (queries, keys, values, *gates.values())]
+    order = None
+    if mask is not None:
+        # The written tokens to the front, in their order: the shapes do not depend on the mask.
+        order = torch.argsort(~mask, dim=1, stable=True)
+        mask = mask.gather(1, order)
         # What a masked token holds must not matter, not even where it is infinite.
-        absent = ~written[:, None].reshape(len(mask), 1, -1, *[1] * (tensor.dim() - 3))
-        return _reorder(tensor, order).masked_fill(absent, 0)
+        written = [_reorder(t, order).masked_fill(~_like(mask, t), 0) for t in tensors[1:]]
+        tensors = [_reorder(queries, order) if read == "chunk" else queries, *written]
+    tokens = MemoryTokens(*tensors, mask)
+    (turn,) = _split_turns(tokens, [len(keys)], read=read, chunk_size=chunk_size, step_rule=step_rule)
+    retrieved, _, state = _write_turn(state, turn, step_rule)
+    if order is not None and read == "chunk":
+        retrieved = _reorder(retrieved, torch.argsort(order, dim=1))
+    return retrieved, state
 
-    keys, values, *factors = map(pack, (keys, values, *factors))
-    return keys, values, dict(zip(gates, factors)), written, order
 
-
-def _reorder(tensor: Tensor, order: Tensor | None) -> Tensor:
+def _reorder(tensor: Tensor, order: Tensor) -> Tensor:
     """`tensor` (streams, heads, tokens, ...) with the tokens of each stream in `order` (streams, tokens)."""
-    if order is None:
-        return tensor
-    index = order[:, None].reshape(order.shape[0], 1, order.shape[1], *[1] * (tensor.dim() - 3))
-    return torch.take_along_dim(tensor, index, dim=2)
+    return torch.take_along_dim(tensor, _like(order, tensor), dim=2)
+
+
+def _like(tensor: Tensor, other: Tensor) -> Tensor:
+    """(streams, tokens) as it is to be broadcast against `other`, (streams, heads, tokens, ...)."""
+    return tensor[:, None].reshape(len(tensor), 1, -1, *[1] * (other.dim() - 3))
 
 
 def _check_inputs(state, keys, values, gates, mask, chunk_size, step_rule) -> None:

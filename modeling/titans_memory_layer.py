@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import math
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -12,10 +13,10 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel, initialization
 
 from .configuration_titans_mal import TitansMemoryConfig
-from .hand_gradients import without_autocast
-from .memory_norms import RMSNorm, l2_normalize, rms_normalize
-from .memory_turns import Tokens, hear_turns
-from .neural_memory import NeuralMemoryState
+from .memory_chunks import MemoryTokens
+from .memory_gradients import l2_normalize, rms_normalize, scaled_rms_normalize, without_autocast
+from .memory_state import NeuralMemoryState
+from .neural_memory import process_turns
 
 
 @dataclass
@@ -28,7 +29,7 @@ class TitansMemoryOutput:
             NaN for a turn without tokens.
         state: the streams' state after their turns.
         is_rejected: (rows,) bool, the turns after which a memory of `step_rule="paper"` was not finite or larger than
-            `memory_bounds.norm_bound`, so that the state before them stands; None for "normalized", which stays below,
+            `memory_state.norm_bound`, so that the state before them stands; None for "normalized", which stays below,
             and where nothing is written.
     """
 
@@ -36,6 +37,21 @@ class TitansMemoryOutput:
     surprise: Tensor
     state: NeuralMemoryState
     is_rejected: Tensor | None = None
+
+
+class RMSNorm(nn.RMSNorm):
+    """`torch.nn.RMSNorm` over the last dimension, with scales; once differentiable.
+
+    Args:
+        width: of the last dimension.
+        eps: added to the mean square.
+    """
+
+    def __init__(self, width: int, *, eps: float = 1e-6):
+        super().__init__(width, eps=eps)
+
+    def forward(self, tensor: Tensor) -> Tensor:
+        return scaled_rms_normalize(tensor, self.weight, self.eps)
 
 
 class TitansMemoryLayer(nn.Module):
@@ -83,8 +99,9 @@ class TitansMemoryLayer(nn.Module):
         state: NeuralMemoryState | Callable[[TitansMemoryLayer], NeuralMemoryState],
         *,
         lengths: Tensor | None = None,
-        turns: Sequence[int] | None = None,
+        batch_sizes: Sequence[int] | None = None,
         write: bool = True,
+        turns: Sequence[int] | None = None,
     ) -> TitansMemoryOutput:
         """Read and write a batch of turns; all that does not depend on the memory is computed for the batch at once.
 
@@ -93,21 +110,25 @@ class TitansMemoryLayer(nn.Module):
             state: of the streams; or what gives it, called with this layer within its forward, where the parameters of
                 a sharded model (FSDP) are at hand.
             lengths: (rows,) how many tokens of each row read and write: its first ones; None = all.
-            turns: how many streams have a first turn, a second one, ..., never more than before: the rows are all
-                first turns, then the second turns of the first so many streams, ... None: each row is the only turn
-                of a stream.
+            batch_sizes: how many streams have a first turn, a second one, ..., never more than before, as in torch's
+                packed sequences: the rows are all first turns, then the second turns of the first so many streams,
+                ... None: each row is the only turn of a stream.
             write: False reads only.
+            turns: deprecated name of `batch_sizes`.
 
         Returns:
             Residual and surprise of each row, and the state of each stream after its last turn.
 
         Raises:
-            ValueError: for `lengths` or `turns` that do not fit the rows, or a state of other streams.
+            ValueError: for `lengths` or `batch_sizes` that do not fit the rows, or a state of other streams.
         """
+        if turns is not None:
+            warnings.warn("TitansMemoryLayer's turns are now called batch_sizes.", DeprecationWarning, stacklevel=2)
+            batch_sizes = turns
         dtype = self.query_proj.weight.dtype
         state = state(self) if callable(state) else state
-        turns = [len(hidden_states)] if turns is None else list(turns)
-        _check_turns(hidden_states, state, lengths, turns)
+        batch_sizes = [len(hidden_states)] if batch_sizes is None else list(batch_sizes)
+        _check_rows(hidden_states, state, lengths, batch_sizes)
         written = None
         if lengths is not None:
             written = torch.arange(hidden_states.shape[1], device=lengths.device) < lengths[:, None]
@@ -116,36 +137,45 @@ class TitansMemoryLayer(nn.Module):
         with without_autocast(hidden_states):
             normed = self.input_norm(hidden_states.to(dtype))
             tokens = self._project(normed, written)
-            rules = {name: getattr(self.config, name) for name in ("read", "chunk_size", "step_rule")}
-            heard = hear_turns(state, tokens, turns, **rules, write=write)
+            config = self.config
+            processed = process_turns(
+                state, tokens, batch_sizes,
+                read=config.read, chunk_size=config.chunk_size, step_rule=config.step_rule, write=write,
+            )  # fmt: skip
             gate = torch.sigmoid(self.read_gate(normed))
-            answers = self.read_norm(heard.answers.transpose(1, 2)).flatten(2)
-            residual = self.output_proj((gate * answers).to(dtype))
+            retrieved = self.read_norm(processed.retrieved.transpose(1, 2)).flatten(2)
+            residual = self.output_proj((gate * retrieved).to(dtype))
         if written is not None:
             # They are zero, but the gradients of a norm at zero are huge.
             residual = residual.masked_fill(~written[..., None], 0)
-        surprise = _surprise(heard.errors, tokens.values, tokens.written)
-        return TitansMemoryOutput(residual, surprise, heard.state, heard.is_rejected)
+        surprise = _surprise(processed.errors, tokens.values, written)
+        return TitansMemoryOutput(residual, surprise, processed.state, processed.is_rejected)
 
-    def _project(self, normed: Tensor, written: Tensor | None) -> Tokens:
+    def _project(self, normed: Tensor, written: Tensor | None) -> MemoryTokens:
         # Whatever the parameters are, the memory is float32, or float64.
         dtype = torch.promote_types(normed.dtype, torch.float32)
-
-        def heads(projection: nn.Linear) -> Tensor:
-            return projection(normed).to(dtype).unflatten(-1, (self.config.num_heads, -1)).transpose(1, 2)
-
-        queries, keys = l2_normalize(heads(self.query_proj)), l2_normalize(heads(self.key_proj))
-        values = rms_normalize(heads(self.value_proj))
+        queries, keys = self._queries_and_keys(normed, dtype)
+        values = rms_normalize(self._heads(self.value_proj(normed), dtype))
         gates = torch.sigmoid(self.write_gates(normed).to(dtype)).transpose(1, 2).chunk(3, dim=1)
-        return Tokens(queries, keys, values, *gates, written)
+        return MemoryTokens(queries, keys, values, *gates, written)
+
+    def _queries_and_keys(self, normed: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+        """What tokens read by and are written under, (rows, heads, tokens, head_dim); zero where `normed` is."""
+        projected = self.query_proj(normed), self.key_proj(normed)
+        queries, keys = [l2_normalize(self._heads(tensor, dtype)) for tensor in projected]
+        return queries, keys
+
+    def _heads(self, projected: Tensor, dtype: torch.dtype) -> Tensor:
+        """(rows, tokens, width) -> (rows, heads, tokens, head_dim)."""
+        return projected.to(dtype).unflatten(-1, (self.config.num_heads, -1)).transpose(1, 2)
 
 
-def _check_turns(hidden_states: Tensor, state: NeuralMemoryState, lengths: Tensor | None, turns: list[int]) -> None:
+def _check_rows(hidden_states: Tensor, state: NeuralMemoryState, lengths: Tensor | None, sizes: list[int]) -> None:
     rows, streams = len(hidden_states), len(state.weights[0])
-    if turns != sorted(turns, reverse=True) or sum(turns) != rows or turns[:1] != [streams] or turns[-1] < 0:
+    if sizes != sorted(sizes, reverse=True) or sum(sizes) != rows or sizes[:1] != [streams] or sizes[-1] < 0:
         raise ValueError(
-            f"turns must fall from the state's {streams} streams and sum up to the {rows} rows of hidden_states, "
-            f"got {turns}."
+            f"batch_sizes must fall from the state's {streams} streams and sum up to the {rows} rows of "
+            f"hidden_states, got {sizes}."
         )
     if lengths is not None and (lengths.shape != (rows,) or lengths.is_floating_point()):
         raise ValueError(f"lengths must be ({rows},) integers, one a row, got {lengths.dtype} {tuple(lengths.shape)}.")

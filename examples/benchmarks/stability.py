@@ -19,7 +19,7 @@ from measuring import RESULTS, draw_lines, print_table, resident_bytes, save
 from random_host import build
 
 from titans_mal import ConversationMemoryCache
-from titans_mal.modeling.memory_bounds import norm_bound
+from titans_mal.modeling.memory_state import norm_bound
 
 
 def turn(kind: str, tokens: int, width: int, generator: torch.Generator) -> torch.Tensor:
@@ -59,7 +59,7 @@ def stream(turns: int, tokens: int, *, every: int, **memory) -> list[dict]:
         output = layer(turn(kind, tokens, width, generator), state)
         cache.update(output.state, 0)
         cache.turns += 1
-        if not all(tensor.isfinite().all() for tensor in (*output.state.weights, *output.state.momentum)):
+        if not all(tensor.isfinite().all() for tensor in output.state.tensors):
             raise ArithmeticError(f"Turn {number} ({kind}): the state is not finite.")
         if not output.residual.isfinite().all():
             raise ArithmeticError(f"Turn {number} ({kind}): the residual is not finite.")

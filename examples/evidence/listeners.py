@@ -65,6 +65,6 @@ class WithMemory(UtteranceOnly):
             order = [torch.arange(len(hidden))]
         rows, state = torch.cat(order), self.layer.initial_state(len(order[0]))
         # A turn's tokens are its first ones.
-        lengths, counts = turns.mask.sum(-1)[rows], [len(turn) for turn in order]
-        heard = self.layer(hidden[rows], state, lengths=lengths, turns=counts, write=self.write)
-        return heard.residual[torch.argsort(rows)]
+        lengths, sizes = turns.mask.sum(-1)[rows], [len(turn) for turn in order]
+        output = self.layer(hidden[rows], state, lengths=lengths, batch_sizes=sizes, write=self.write)
+        return output.residual[torch.argsort(rows)]

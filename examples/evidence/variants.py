@@ -8,15 +8,15 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from titans_mal.modeling.configuration_titans_mal import TitansMemoryConfig
+from titans_mal.modeling.memory_chunks import MemoryTokens
 from titans_mal.modeling.memory_injection import CALL_KEYWORD
-from titans_mal.modeling.memory_turns import Tokens
 from titans_mal.modeling.titans_memory_layer import TitansMemoryLayer
 
 
 class PooledWrite(TitansMemoryLayer):
     """Writes the mean key and value of a turn once, with the mean of its gates, instead of every token."""
 
-    def _project(self, normed: Tensor, written: Tensor) -> Tokens:
+    def _project(self, normed: Tensor, written: Tensor) -> MemoryTokens:
         tokens = super()._project(normed, written)
         first = torch.zeros_like(written)
         first[:, 0] = True
@@ -25,17 +25,17 @@ class PooledWrite(TitansMemoryLayer):
             """(rows, heads, tokens, ...), every token of it the mean of the turn's."""
             pooled = pool(tensor.transpose(1, 2).flatten(2), written)
             pooled = pooled.unflatten(1, tensor.transpose(1, 2).shape[2:])[:, :, None].expand_as(tensor)
-            # As `Tokens` wants it of what is not written.
+            # As `MemoryTokens` wants it of what is not written.
             return pooled * first[:, None].reshape(len(first), 1, -1, *[1] * (tensor.dim() - 3))
 
-        means = {name: mean(getattr(tokens, name)) for name in ("keys", "values", "forget", "momentum", "step")}
+        means = {name: mean(getattr(tokens, name)) for name in ("keys", "values", "forget", "decay", "step")}
         return tokens._replace(**means | {"keys": F.normalize(means["keys"], dim=-1)}, written=first)
 
 
 class PlainValues(TitansMemoryLayer):
     """Values as they are projected, without the norm."""
 
-    def _project(self, normed: Tensor, written: Tensor) -> Tokens:
+    def _project(self, normed: Tensor, written: Tensor) -> MemoryTokens:
         values = self.value_proj(normed).unflatten(-1, (self.config.num_heads, -1)).transpose(1, 2)
         return super()._project(normed, written)._replace(values=values)
 
@@ -62,7 +62,7 @@ class InputKeys(TitansMemoryLayer):
 
         block.register_forward_pre_hook(keep, with_kwargs=True)
 
-    def _project(self, normed: Tensor, written: Tensor) -> Tokens:
+    def _project(self, normed: Tensor, written: Tensor) -> MemoryTokens:
         received = self.received.masked_fill(~written[..., None], 0)
         of_input = super()._project(self.input_norm(received), written)
         return of_input._replace(queries=super()._project(normed, written).queries)
@@ -91,7 +91,7 @@ class Convolved(TitansMemoryLayer):
         self.key_proj.register_forward_hook(lambda module, args, keys: self.key_convolution(keys))
         self.value_proj.register_forward_hook(lambda module, args, values: self.value_convolution(values))
 
-    def _project(self, normed: Tensor, written: Tensor) -> Tokens:
+    def _project(self, normed: Tensor, written: Tensor) -> MemoryTokens:
         tokens = super()._project(normed, written)
         # The convolution reaches beyond a turn's end.
         present = written[:, None, :, None]

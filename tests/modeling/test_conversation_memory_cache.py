@@ -8,7 +8,7 @@ from tiny_models import assert_same_state, rows_of, state_of, tiny_config, tiny_
 
 from titans_mal import ConversationMemoryCache
 from titans_mal.modeling.conversation_memory_file import state_from_bytes, state_to_bytes
-from titans_mal.modeling.neural_memory import NeuralMemoryState
+from titans_mal.modeling.memory_state import NeuralMemoryState
 
 
 @pytest.fixture(scope="module")
@@ -76,6 +76,34 @@ def test_reset(model):
     assert torch.equal(listen(model, cache), fresh)
     with pytest.raises(ValueError, match="rows 0 to 2, got 3"):
         cache.reset(rows=[3])
+
+
+@pytest.mark.parametrize("rows", [None, [1]])
+def test_a_reset_frees_ids_and_speakers(rows):
+    model = tiny_model({"scope": "speaker", "max_speakers": 2})
+    cache, kept = ConversationMemoryCache(model.config, batch_size=2), rows == [1]
+    calls = [([5, 6], [1, 8]), ([5, 6], [2, 9])]
+    with torch.no_grad():
+        for seed, (ids, speakers) in enumerate(calls):
+            turns = tiny_turns(2, seed=seed)
+            model(**turns, memory_cache=cache, conversation_ids=ids, speaker_ids=speakers)
+        before = cache.snapshot()
+        cache.reset(rows)
+        assert cache.speaker_ids == ([{1: 0, 2: 1}, {}] if kept else [{}, {}])
+        assert cache.conversation_ids == ({5: 0} if kept else None)
+        assert cache.turns.tolist() == cache.tokens.clamp(max=1).tolist() == [int(kept), int(kept), 0, 0]
+        # As many new speakers as before, of a new conversation, who begin from nothing.
+        for seed, speaker in enumerate((3, 4)):
+            turns = tiny_turns(1, seed=seed)
+            output = model(**turns, memory_cache=cache, conversation_ids=[7], speaker_ids=[speaker])
+            assert torch.equal(
+                output.emotion_logits, model(**turns, conversation_ids=[7], speaker_ids=[0]).emotion_logits
+            )
+    assert cache.speaker_ids[1 if kept else 0] == {3: 0, 4: 1}
+    # A snapshot of before has all of it still.
+    cache.restore(before)
+    assert cache.speaker_ids == [{1: 0, 2: 1}, {8: 0, 9: 1}]
+    assert cache.conversation_ids == {5: 0, 6: 1}
 
 
 def test_select_reorder_and_repeat(model):

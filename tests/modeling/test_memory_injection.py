@@ -7,7 +7,7 @@ import torch
 from tiny_models import host_of, stir, tiny_host, tiny_model, tiny_turns
 
 from titans_mal import ConversationMemoryCache, TitansMemoryConfig
-from titans_mal.modeling import memory_turns
+from titans_mal.modeling import neural_memory
 from titans_mal.modeling.memory_injection import attach_memory, detach_memory
 
 
@@ -171,6 +171,8 @@ def test_a_copy_made_without_memory_has_it_again():
 
 @torch.no_grad()
 def test_where_nothing_is_to_be_written_no_write_is_computed(monkeypatch):
-    monkeypatch.setattr(memory_turns, "write_chunks", lambda *arguments: pytest.fail("a write was computed"))
+    monkeypatch.setattr(
+        neural_memory, "write_chunk", lambda *arguments, **options: pytest.fail("a write was computed")
+    )
     model = tiny_model()
     model(**tiny_turns(2), memory_cache=ConversationMemoryCache(model.config, batch_size=2), update_memory=False)

@@ -12,12 +12,12 @@ from memory_oracle import (
 )
 from torch.nn import functional as F
 
-from titans_mal.modeling.memory_chunks import cut_into_chunks
+from titans_mal.modeling.memory_chunks import MemoryTokens
 from titans_mal.modeling.neural_memory import (
     NeuralMemoryState,
+    process_turns,
     read_and_write_memory,
     read_memory,
-    write_chunks,
     write_memory,
 )
 
@@ -81,15 +81,15 @@ def test_chunk_size_one_is_the_papers_recurrence():
 def test_gradients(depth, step_rule, read):
     state, (queries, keys, values, gates) = make_state(depth, streams=1), make_tokens(5, streams=1)
     mask = torch.tensor([[True, True, False, True, True]])
-    inputs = (*state.weights, *state.momentum, queries, keys, values, *gates.values())
+    inputs = (*state.tensors, queries, keys, values, *gates.values())
 
     def run(*tensors):
-        weights, momentum, (queries, keys, values, *gate) = tensors[:depth], tensors[depth : 2 * depth], tensors[-6:]
+        *state, queries, keys, values, forget, momentum, step = tensors
         answers, after = read_and_write_memory(
-            NeuralMemoryState(weights, momentum), queries, keys, values, **dict(zip(gates, gate)),
+            NeuralMemoryState.from_tensors(state), queries, keys, values, forget=forget, momentum=momentum, step=step,
             mask=mask, chunk_size=3, step_rule=step_rule, read=read,
         )  # fmt: skip
-        return (answers.transpose(1, 2)[mask], *after.weights, *after.momentum)
+        return (answers.transpose(1, 2)[mask], *after.tensors)
 
     assert torch.autograd.gradcheck(run, tuple(tensor.detach().requires_grad_() for tensor in inputs))
 
@@ -150,14 +150,19 @@ def test_streams_may_start_from_one_expanded_state(gradients):
     assert_equal_states(after, write_memory(expanded.map(torch.clone), keys, values, **gates, chunk_size=4))
 
 
+@pytest.mark.parametrize("chunk_size", [4, 7, 16])
 @pytest.mark.parametrize("gradients", [False, True])
-def test_errors_of_the_first_chunk_are_those_before_it_was_written(gradients):
-    state, (_, keys, values, gates) = make_state(2), make_tokens(7)
-    chunks = cut_into_chunks(keys, values, **gates, written=None, chunk_size=4, step_rule="paper")
+def test_errors_are_those_before_the_turn_was_written(gradients, chunk_size):
+    state, (queries, keys, values, gates) = make_state(2), make_tokens(7)
+    tokens = MemoryTokens(queries, keys, values, gates["forget"], gates["momentum"], gates["step"], None)
     with torch.set_grad_enabled(gradients):
-        errors = write_chunks(state.map(lambda t: t.clone().requires_grad_()), chunks, "paper").errors
+        state = state.map(lambda tensor: tensor.requires_grad_(gradients))
+        errors = process_turns(
+            state, tokens, [STREAMS], read="history", chunk_size=chunk_size, step_rule="paper"
+        ).errors
     assert not errors.requires_grad
-    torch.testing.assert_close(errors, (read_memory(state.weights, keys) - values)[:, :, :4])
+    expected = (read_memory(state.weights, keys) - values).square().sum(-1)
+    torch.testing.assert_close(errors, expected)
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32, torch.float64])
@@ -166,12 +171,12 @@ def test_the_state_is_float32_or_float64(dtype):
     queries, keys, values, gates = make_tokens(8, dtype=dtype)
     answers, after = read_and_write_memory(state, queries, keys, values, **gates, chunk_size=4, read="chunk")
     expected = torch.float64 if dtype == torch.float64 else torch.float32
-    assert {answers.dtype, *(tensor.dtype for tensor in (*after.weights, *after.momentum))} == {expected}
+    assert {answers.dtype, *(tensor.dtype for tensor in after.tensors)} == {expected}
     assert write_memory(state, keys, values, **gates, chunk_size=4).weights[0].dtype == expected
 
 
 def test_normalised_steps_stay_bounded_on_correlated_keys():
-    """One key, told again and again with the largest step: the paper's rule blows up, the normalised one does not."""
+    """One key, again and again with the largest step: the paper's rule blows up, the normalised one does not."""
     state = make_state(2, dtype=torch.float32)
     torch.manual_seed(0)
     key = F.normalize(torch.randn(STREAMS, HEADS, 1, DIM), dim=-1).expand(-1, -1, 640, -1)

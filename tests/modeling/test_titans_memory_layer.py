@@ -1,8 +1,10 @@
 import pytest
 import torch
+from memory_oracle import assert_equal_states, layer_oracle
 from tiny_models import stir
 
 from titans_mal import TitansMemoryConfig
+from titans_mal.modeling.memory_state import NeuralMemoryState
 from titans_mal.modeling.titans_memory_layer import TitansMemory
 
 
@@ -33,6 +35,95 @@ def test_residual_of_a_fresh_layer_is_exactly_zero(read):
     assert again.surprise.lt(output.surprise).all()  # it has written all the same
 
 
+def assert_equals_the_oracle(layer, states, state, *, lengths=None, batch_sizes=None, write=True, tolerance=1e-9):
+    """With gradients by hand and without; returns the output."""
+    known = [states.shape[1]] * len(states) if lengths is None else lengths.tolist()
+    sizes = [len(states)] if batch_sizes is None else batch_sizes
+    expected = layer_oracle(layer, states, state, lengths=known, batch_sizes=sizes, write=write)
+    for mode in (torch.enable_grad, torch.no_grad):
+        with mode():
+            output = layer(states, state, lengths=lengths, batch_sizes=batch_sizes, write=write)
+        residual, surprise, after, rejected = expected
+        torch.testing.assert_close(output.residual, residual, rtol=0, atol=tolerance)
+        torch.testing.assert_close(output.surprise, surprise, rtol=1e-12, atol=tolerance, equal_nan=True)
+        assert_equal_states(output.state, after, tolerance)
+        reported = torch.zeros_like(rejected) if output.is_rejected is None else output.is_rejected
+        assert reported.tolist() == rejected.tolist()
+    return output
+
+
+# The first turns of three streams, the second ones of two, and a third one of the first.
+RAGGED = {"lengths": torch.tensor([5, 3, 4, 0, 2, 4]), "batch_sizes": [3, 2, 1]}
+
+
+@pytest.mark.parametrize("chunk_size", [1, 3])
+@pytest.mark.parametrize("step_rule", ["paper", "normalized"])
+@pytest.mark.parametrize("read", ["history", "chunk"])
+@pytest.mark.parametrize("depth", [1, 2, 3])
+def test_equals_the_oracle(depth, read, step_rule, chunk_size):
+    """The product's way, as a whole: norms, projections, gates, several turns of ragged lengths, readout."""
+    memory = {"depth": depth, "expansion": 2, "read": read, "step_rule": step_rule, "chunk_size": chunk_size}
+    layer = make_layer(head_dim=3, **memory).double()
+    if step_rule == "paper":
+        with torch.no_grad():
+            layer.write_gates.bias[4:] -= 3.0  # small steps, so that it converges
+    first = assert_equals_the_oracle(layer, hidden_states(rows=6, tokens=5).double(), layer.initial_state(3), **RAGGED)
+    assert first.is_rejected is None or not first.is_rejected.any()
+    # And from where that ended: with momentum.
+    again = hidden_states(rows=3, tokens=4, seed=1).double()
+    second = assert_equals_the_oracle(layer, again, first.state)
+    assert second.residual.abs().max() > 0.1
+    assert_equals_the_oracle(layer, again, first.state, write=False)
+
+
+@pytest.mark.parametrize("depth", [1, 2])
+@pytest.mark.parametrize("read", ["history", "chunk"])
+def test_equals_the_oracle_where_turns_are_rejected(read, depth):
+    layer = make_layer(head_dim=3, depth=depth, read=read, step_rule="paper", chunk_size=16).double()
+    with torch.no_grad():
+        layer.write_gates.weight.zero_()
+        layer.write_gates.bias.copy_(torch.tensor([-3.0, 1.0, -0.5]).repeat_interleave(2))
+    states, lengths = hidden_states(rows=6, tokens=30).double(), torch.tensor([30, 3, 5, 4, 2, 30])
+    output = assert_equals_the_oracle(
+        layer, states, layer.initial_state(3), lengths=lengths, batch_sizes=[3, 2, 1], tolerance=1e-7
+    )
+    assert output.is_rejected.tolist() == [True, False, False, False, False, True]
+    assert_equals_the_oracle(layer, states[:3], layer.initial_state(3), lengths=lengths[:3], write=False)
+
+
+@pytest.mark.parametrize("scale", [1e3, 1e-31])
+@torch.no_grad()
+def test_equals_the_oracle_at_the_bounds(scale):
+    """Matrices beyond `norm_bound` are scaled down, and tiny ones are zero."""
+    layer = make_layer(head_dim=3).double()
+    with torch.no_grad():
+        layer.write_gates.bias[4:] = -1e9 if scale < 1 else 0.0  # no step, or a large one
+    before = layer.initial_state(3).map(lambda tensor: scale * (tensor + 1.0))
+    before.weights[0][0] /= scale  # one stream within the bounds
+    output = assert_equals_the_oracle(layer, hidden_states().double(), before)
+    if scale < 1:
+        assert not output.state.weights[1].any()
+
+
+@pytest.mark.parametrize("step_rule", ["paper", "normalized"])
+@pytest.mark.parametrize("read", ["history", "chunk"])
+def test_gradients(read, step_rule):
+    """By hand, through turns of ragged lengths, of the hidden states and of every parameter."""
+    layer = make_layer(head_dim=3, chunk_size=2, read=read, step_rule=step_rule).double()
+    names, parameters = zip(*layer.named_parameters())
+    ragged = {"lengths": torch.tensor([5, 3, 4]), "batch_sizes": [2, 1]}
+
+    def run(states, *parameters):
+        named = dict(zip(names, parameters))
+        initial = [named[f"initial_memory_{index}"].expand(2, -1, -1, -1) for index in range(2)]
+        state = NeuralMemoryState(tuple(initial), tuple(torch.zeros_like(weight) for weight in initial))
+        output = torch.func.functional_call(layer, named, (states, state), ragged)
+        return (output.residual, *output.state.tensors)
+
+    inputs = hidden_states(rows=3, tokens=5).double().requires_grad_()
+    assert torch.autograd.gradcheck(run, (inputs, *parameters), fast_mode=True)
+
+
 def test_initial_gates_are_those_of_the_config():
     layer = make_layer(fresh=True, forget_half_life=100.0, initial_momentum=0.7, initial_step=0.2)
     forget, momentum, step = torch.sigmoid(layer.write_gates.bias).chunk(3)
@@ -47,7 +138,7 @@ def test_turns_of_one_stream_walk_through_its_memory(read, step_rule):
     layer, states = make_layer(read=read, step_rule=step_rule), hidden_states(rows=6)
     lengths = torch.tensor([11, 4, 10, 0, 7, 9])
     # The first turns of three streams, the second ones of two, and a third one of the first.
-    output = layer(states, layer.initial_state(3), lengths=lengths, turns=[3, 2, 1])
+    output = layer(states, layer.initial_state(3), lengths=lengths, batch_sizes=[3, 2, 1])
     for stream, rows in enumerate(([0, 3, 5], [1, 4], [2])):
         state = layer.initial_state(1)
         for row in rows:
@@ -99,7 +190,7 @@ def test_a_compiled_layer_learns_the_same(read, step_rule):
     gradients = []
     for function in (layer, torch.compile(layer, fullgraph=True, backend="aot_eager")):
         state = layer.initial_state(2)
-        output = function(states, state, lengths=torch.tensor([11, 7, 9]), turns=[2, 1])
+        output = function(states, state, lengths=torch.tensor([11, 7, 9]), batch_sizes=[2, 1])
         loss = output.residual.sin().sum() + output.state.weights[0].sin().sum()
         gradients.append(torch.autograd.grad(loss, list(layer.parameters()), allow_unused=True))
     for expected, actual in zip(*gradients):
@@ -109,14 +200,14 @@ def test_a_compiled_layer_learns_the_same(read, step_rule):
 @pytest.mark.parametrize(
     ("message", "arguments"),
     [
-        ("turns must fall from the state's 2 streams and sum up to the 3 rows", {"turns": [1, 2]}),
-        ("turns must fall", {"turns": [2]}),
-        ("turns must fall", {"turns": [3]}),
-        ("turns must fall", {"turns": []}),
-        ("turns must fall", {"turns": [2, 2, -1]}),
-        (r"lengths must be \(3,\) integers", {"turns": [2, 1], "lengths": torch.rand(3)}),
-        ("turns must fall", {}),
-        (r"lengths must be \(3,\)", {"turns": [2, 1], "lengths": torch.tensor([4])}),
+        ("batch_sizes must fall from the state's 2 streams and sum up to the 3 rows", {"batch_sizes": [1, 2]}),
+        ("batch_sizes must fall", {"batch_sizes": [2]}),
+        ("batch_sizes must fall", {"batch_sizes": [3]}),
+        ("batch_sizes must fall", {"batch_sizes": []}),
+        ("batch_sizes must fall", {"batch_sizes": [2, 2, -1]}),
+        (r"lengths must be \(3,\) integers", {"batch_sizes": [2, 1], "lengths": torch.rand(3)}),
+        ("batch_sizes must fall", {}),
+        (r"lengths must be \(3,\)", {"batch_sizes": [2, 1], "lengths": torch.tensor([4])}),
     ],
 )
 def test_what_does_not_fit_is_refused(message, arguments):
@@ -151,7 +242,7 @@ def test_what_no_later_turn_reads_learns_nothing():
 def test_turns_that_are_only_read_see_what_was_before_the_call():
     layer = make_layer()
     before = layer(hidden_states(rows=2, seed=1), layer.initial_state(2)).state
-    output = layer(hidden_states(rows=3), before, turns=[2, 1], write=False)
+    output = layer(hidden_states(rows=3), before, batch_sizes=[2, 1], write=False)
     alone = layer(hidden_states(rows=3)[[2]], before[:1], write=False)
     torch.testing.assert_close(output.residual[[2]], alone.residual)
     torch.testing.assert_close(output.surprise[[2]], alone.surprise)

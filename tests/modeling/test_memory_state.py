@@ -1,4 +1,4 @@
-"""A memory stays finite and bounded for as long as it listens, whatever it hears."""
+"""A memory stays finite and bounded, whatever is written and for however long."""
 
 import runpy
 from pathlib import Path
@@ -9,56 +9,92 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from memory_oracle import STREAMS, assert_equal_states, make_state, make_tokens, oracle
 from tiny_models import tiny_model, tiny_turns
+from torch import Tensor
 
 from titans_mal import ConversationMemoryCache
-from titans_mal.modeling.memory_bounds import bound_state, is_within_bounds, limit_norm, norm_bound
+from titans_mal.modeling.memory_gradients import bound_state_by_hand
+from titans_mal.modeling.memory_state import NeuralMemoryState, bound_state, norm_bound
 from titans_mal.modeling.neural_memory import write_memory
 
 
 BENCHMARKS = Path(__file__).parents[2] / "examples" / "benchmarks"
 
 
-def test_a_matrix_within_its_bound_is_left_bit_for_bit():
-    matrix = torch.randn(2, 3, 8, 16)
-    assert torch.equal(limit_norm(matrix), matrix)
-    limited = limit_norm(matrix * torch.tensor([1.0, 1e6])[:, None, None, None])
-    assert torch.equal(limited[0], matrix[0])
-    torch.testing.assert_close(limited[1].norm(dim=(-2, -1)), torch.full((3,), norm_bound(matrix)))
-    assert is_within_bounds((limited * 0.999,)).tolist() == [True, True]
-    assert is_within_bounds((matrix, matrix * torch.tensor([1.0, 1e6])[:, None, None, None])).tolist() == [True, False]
-    broken = matrix.clone()
-    broken[0, 1, 2, 3] = torch.nan
-    assert is_within_bounds((matrix, broken)).tolist() == [False, True]
+ZERO = torch.tensor([0])
+SIZES = torch.tensor([1.0, 1e6])[:, None, None, None]  # one stream within the bound, one beyond
+
+
+def draw_state(*, depth=1, dtype=torch.float64, seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    matrices = torch.randn(2 * depth, 2, 3, 4, 5, generator=generator, dtype=dtype)
+    return NeuralMemoryState.from_tensors(matrices.unbind())
+
+
+def test_a_state_maps_its_tensors_in_their_places():
+    state = make_state(3)
+    assert state.tensors == (*state.weights, *state.momentum)
+    assert NeuralMemoryState.from_tensors(state.tensors) == state
+    other = state.map(lambda tensor: 2 * tensor)
+    difference = other.map(lambda one, two, three: one - two - three, state, state)
+    assert [tensor.shape for tensor in difference.weights] == [tensor.shape for tensor in state.weights]
+    assert not any(tensor.any() for tensor in difference.tensors)
+    twice = NeuralMemoryState.concatenate([state, other])
+    assert_equal_states(twice[:STREAMS], state, tolerance=0)
+    assert_equal_states(twice[torch.tensor([STREAMS])], other[:1], tolerance=0)
+
+
+@pytest.mark.parametrize("in_place", [False, True])
+@torch.no_grad()
+def test_a_matrix_within_its_bound_is_left_bit_for_bit(in_place):
+    state = draw_state()
+    bounded = bound_state(state.map(lambda matrix: matrix * SIZES), clip=True, in_place=in_place)
+    for matrix, before in zip(bounded.tensors, state.tensors):
+        assert torch.equal(matrix[0], before[0])
+        torch.testing.assert_close(matrix[1].norm(dim=(-2, -1)), torch.full((3,), norm_bound(matrix)).double())
+    assert bounded.map(lambda matrix: matrix * 0.999).is_within_bounds().tolist() == [True, True]
+
+
+@pytest.mark.parametrize("place", [0, 1, 2, 3])
+def test_one_matrix_beyond_its_bound_is_enough(place):
+    for spoil, index in (
+        (lambda matrix: matrix * SIZES, 1),
+        (lambda matrix: matrix.index_fill(0, ZERO, torch.nan), 0),
+    ):
+        tensors = list(draw_state(depth=2).tensors)
+        tensors[place] = spoil(tensors[place])
+        expected = [stream != index for stream in range(2)]
+        assert NeuralMemoryState.from_tensors(tensors).is_within_bounds().tolist() == expected
 
 
 def test_a_memory_at_its_bound_is_good():
-    assert is_within_bounds((torch.full((1, 1, 4, 4), 8.0),)).tolist() == [True]
+    matrix = torch.full((1, 1, 4, 4), 8.0)
+    assert NeuralMemoryState((matrix,), (matrix,)).is_within_bounds().tolist() == [True]
 
 
-def test_of_a_limit_the_results_alone_are_kept():
-    matrices, kept = [torch.randn(2, 3, 4, 5, requires_grad=True) for _ in range(2)], []
+def test_of_a_bound_the_results_alone_are_kept():
+    state, kept = draw_state().map(Tensor.requires_grad_), []
     with torch.autograd.graph.saved_tensors_hooks(lambda saved: kept.append(saved) or saved, lambda saved: saved):
-        results = bound_state(tuple(matrices), clip=True)
-    large = {saved.data_ptr() for saved in kept if saved.numel() == matrices[0].numel()}
+        results = bound_state_by_hand(state).tensors
+    large = {saved.data_ptr() for saved in kept if saved.numel() == results[0].numel()}
     assert large == {result.data_ptr() for result in results}
 
 
-def test_the_gradient_of_a_limit_is_autograds():
-    generator = torch.Generator().manual_seed(0)
-    sizes = torch.tensor([1.0, 1e3])[:, None, None, None]  # one stream within the bound, one beyond
-    matrices = [sizes * torch.randn(2, 3, 4, 5, generator=generator, dtype=torch.float64) for _ in range(3)]
+def test_the_gradient_of_a_bound_is_autograds():
+    state, factor = draw_state().map(lambda matrix: matrix * SIZES), draw_state(seed=1).weights[0]
     gradients = []
-    for function in (limit_norm, lambda matrix: bound_state((matrix,), clip=True)[0]):
-        leaf = matrices[0].clone().requires_grad_()
-        (function(leaf) * matrices[1]).sin().sum().backward()
-        gradients.append(leaf.grad)
+    for function in (lambda state: bound_state(state, clip=True), bound_state_by_hand):
+        leaves = state.map(lambda matrix: matrix.clone().requires_grad_())
+        (function(leaves).weights[0] * factor).sin().sum().backward()
+        assert leaves.momentum[0].grad is None or not leaves.momentum[0].grad.any()
+        gradients.append(leaves.weights[0].grad)
     torch.testing.assert_close(*gradients, rtol=1e-10, atol=1e-14)
-    nothing = torch.zeros(1, 1, 4, 5, requires_grad=True)
-    limit_norm(nothing).sum().backward()
-    assert torch.equal(nothing.grad, torch.ones_like(nothing))
-    leaves = [matrix.clone().requires_grad_() for matrix in matrices]
-    bound_state(tuple(leaves), clip=True)[1].sum().backward()
-    assert [leaf.grad is not None for leaf in leaves] == [False, True, False]
+
+
+@pytest.mark.parametrize("function", [lambda state: bound_state(state, clip=True), bound_state_by_hand])
+def test_the_bound_of_nothing_has_a_gradient(function):
+    nothing = NeuralMemoryState.from_tensors(torch.zeros(2, 1, 1, 4, 5).unbind()).map(Tensor.requires_grad_)
+    function(nothing).weights[0].sum().backward()
+    assert torch.equal(nothing.weights[0].grad, torch.ones_like(nothing.weights[0]))
 
 
 @pytest.mark.parametrize("gradients", [False, True])
@@ -69,7 +105,7 @@ def test_writing_leaves_no_matrix_beyond_its_bound(depth, gradients):
     _, keys, values, gates = make_tokens(8, dtype=torch.float32)
     with torch.set_grad_enabled(gradients):
         after = write_memory(state, keys, values, **gates, chunk_size=4, step_rule="normalized")
-    for matrix in (*after.weights, *after.momentum):
+    for matrix in after.tensors:
         assert (matrix.norm(dim=(-2, -1)) <= norm_bound(matrix) * (1 + 1e-5)).all()
 
 
@@ -80,7 +116,7 @@ def test_writing_leaves_no_tiny_entries(step_rule, gradients):
     _, keys, values, gates = make_tokens(8, dtype=torch.float32)
     with torch.set_grad_enabled(gradients):
         after = write_memory(state, keys, 0 * values, **gates, chunk_size=4, step_rule=step_rule)
-    assert not any(matrix.any() for matrix in (*after.weights, *after.momentum))
+    assert not any(matrix.any() for matrix in after.tensors)
 
 
 def test_ten_thousand_turns_in_short(monkeypatch):
@@ -102,7 +138,7 @@ def test_saturated_gates_give_no_number_that_is_not_one(name, gate):
     # With the largest step the plain equation diverges on such keys, by nature.
     for step_rule in ("normalized",) if (name, gate) == ("step", 1.0) else ("normalized", "paper"):
         after = write_memory(state, keys, values, **gates, chunk_size=4, step_rule=step_rule)
-        assert all(tensor.isfinite().all() for tensor in (*after.weights, *after.momentum))
+        assert all(tensor.isfinite().all() for tensor in after.tensors)
 
 
 @settings(max_examples=60, deadline=None, derandomize=True)
@@ -132,7 +168,7 @@ def test_a_strong_forget_gate_leaves_no_denormals():
     gates |= {"forget": torch.full_like(gates["forget"], 0.9), "momentum": torch.full_like(gates["momentum"], 0.1)}
     for _ in range(20):
         state = write_memory(state, keys, values, **gates, chunk_size=64, step_rule="normalized")
-        for tensor in (*state.weights, *state.momentum):
+        for tensor in state.tensors:
             assert not ((tensor != 0) & (tensor.abs() < torch.finfo(torch.float32).tiny)).any()
 
 
@@ -157,7 +193,7 @@ def test_a_memory_that_diverges_keeps_its_last_good_state(read, caplog):
     for seed in range(10):
         output = model(**tiny_turns(2, seed=seed), memory_cache=cache, conversation_ids=ids)
         assert output.logits.isfinite().all()
-        assert is_within_bounds((*cache.layers[0].weights, *cache.layers[0].momentum)).all()
+        assert cache.layers[0].state.is_within_bounds().all()
     messages = {record.message for record in caplog.records if "diverged" in record.message}
     assert messages
     assert all("The memory of conversation" in message for message in messages)
@@ -166,7 +202,7 @@ def test_a_memory_that_diverges_keeps_its_last_good_state(read, caplog):
 
 @torch.no_grad()
 def test_the_conversation_that_diverged_is_named(caplog):
-    """Where turns of one call are heard in another order than that of its rows."""
+    """Where turns of one call are processed in another order than that of its rows."""
     model = diverging()
     turns = tiny_turns(13, frames=[40] * 12 + [4])  # the last of them is too short to diverge
     cache = ConversationMemoryCache(model.config, batch_size=2)

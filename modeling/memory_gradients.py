@@ -1,4 +1,4 @@
-"""The gradients of reading and writing a chunk (`memory_step`), by hand.
+"""The gradients of the memory, by hand: of reading and writing a chunk, of the bound of a state, and of the norms.
 
 Left to autograd, a chunk keeps many tensors of the size of its keys for the backward pass. This keeps the arguments
 alone, the state and the tokens, most of which stand anyway, and computes the rest again: with two matrices, four
@@ -14,18 +14,25 @@ for the paper's rule), a chunk is
 
 and its gradient goes through these lines from the last to the first. Where a matrix or a token enters several of them,
 the gradients are summed in place.
+
+A norm is ``y = x r`` with ``r = (sum_j x_j^2 / m + eps)^(-1/2)``, m the width for the RMS norm (Zhang and Sennrich
+2019, arXiv 1910.07467, equation 4) and one for the L2 norm. Its gradient is ``r (g - y sum_j(g_j y_j) / m)``: what it
+gives and a number per row are enough, where autograd keeps what goes in as well. With scales, which may be zero, what
+goes in is kept, and not the normed rows beside it.
 """
 
 from __future__ import annotations
 
+import contextlib
+
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
+from torch.nn import functional as F
 
-from .hand_gradients import without_autocast
-from .memory_chunks import MemoryChunk
-from .memory_step import (
+from .memory_chunks import (
     SILU_SLOPE_SQUARED,
+    MemoryChunk,
     add_product,
     curvature_bounds,
     half_gradients,
@@ -34,19 +41,34 @@ from .memory_step import (
     silu_backward,
     write_chunk,
 )
+from .memory_state import SMALLEST_ENTRY, NeuralMemoryState, norm_bound, norm_limit
+
+
+def goes_by_hand() -> bool:
+    """Whether autograd records what is computed. A compiler derives, and fuses, the plain form itself."""
+    return torch.is_grad_enabled() and not torch.compiler.is_compiling()
+
+
+def without_autocast(tensor: Tensor) -> contextlib.AbstractContextManager:
+    """Within it, what is computed on the tensor's device stays in the dtype it has."""
+    # There is none on the meta device, where the needs of a training are estimated.
+    return contextlib.nullcontext() if tensor.is_meta else torch.autocast(tensor.device.type, enabled=False)
+
+
+# --- A chunk
 
 
 def read_chunk_by_hand(weights: tuple[Tensor, ...], queries: Tensor) -> Tensor:
-    """`memory_step.read_chunk`, which can be differentiated once."""
+    """`memory_chunks.read_chunk`, which can be differentiated once."""
     return _ReadChunk.apply(queries, *weights)
 
 
 def write_chunk_by_hand(
-    weights: tuple[Tensor, ...], momenta: tuple[Tensor, ...], chunk: MemoryChunk, step_rule: str
-) -> tuple[Tensor, tuple[Tensor, ...], tuple[Tensor, ...]]:
-    """`memory_step.write_chunk`, which can be differentiated once."""
-    errors, *state = _WriteChunk.apply(step_rule, *chunk, *weights, *momenta)
-    return errors, tuple(state[: len(weights)]), tuple(state[len(weights) :])
+    state: NeuralMemoryState, chunk: MemoryChunk, step_rule: str
+) -> tuple[Tensor, NeuralMemoryState]:
+    """`memory_chunks.write_chunk`, which can be differentiated once."""
+    errors, *after = _WriteChunk.apply(step_rule, *chunk, *state.tensors)
+    return errors, NeuralMemoryState.from_tensors(after)
 
 
 class _ReadChunk(torch.autograd.Function):
@@ -57,13 +79,13 @@ class _ReadChunk(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx, grad_answers):
+    def backward(ctx, grad_retrieved):
         queries, *weights = ctx.saved_tensors
         grad_weights = [None] * len(weights)
         # A backward pass may be called within autocast, though the forward pass was not.
         with without_autocast(queries):
             inputs, outputs = hidden_pass(weights, queries.contiguous())
-            grad_queries = _up_backward(weights, inputs, outputs, grad_answers.contiguous(), grad_weights)
+            grad_queries = _up_backward(weights, inputs, outputs, grad_retrieved.contiguous(), grad_weights)
         return grad_queries, *grad_weights
 
 
@@ -74,43 +96,41 @@ class _WriteChunk(torch.autograd.Function):
         ctx.save_for_backward(*tensors)
         # None stands for what nobody used, such as the momentum after the last turn.
         ctx.set_materialize_grads(False)
-        chunk, weights, momenta = _unflatten(tensors)
-        errors, weights, momenta = write_chunk(weights, momenta, chunk, step_rule)
+        errors, state = write_chunk(*_unflatten(tensors), step_rule)
         ctx.mark_non_differentiable(errors)
-        return errors, *weights, *momenta
+        return errors, *state.tensors
 
     @staticmethod
     @once_differentiable
     def backward(ctx, _, *grad_state):
-        chunk, weights, momenta = _unflatten(ctx.saved_tensors)
+        state, chunk = _unflatten(ctx.saved_tensors)
         if all(gradient is None for gradient in grad_state):
             return (None,) * len(ctx.needs_input_grad)
-        grad_weights, grad_momenta = grad_state[: len(weights)], grad_state[len(weights) :]
-        # Those of a fresh memory need none.
-        momenta_need_grad = any(ctx.needs_input_grad[-len(momenta) :])
+        # That of a fresh memory needs none.
+        momentum_needs_grad = any(ctx.needs_input_grad[-len(state.momentum) :])
         with without_autocast(chunk.keys):
-            grad_chunk, grad_weights, grad_momenta = _write_backward(
-                weights, momenta, chunk, ctx.step_rule, grad_weights, grad_momenta, momenta_need_grad
+            grad_chunk, grad_weights, grad_momentum = _write_backward(
+                state, chunk, ctx.step_rule, NeuralMemoryState.from_tensors(grad_state), momentum_needs_grad
             )
-        return None, *grad_chunk, *grad_weights, *grad_momenta
+        return None, *grad_chunk, *grad_weights, *grad_momentum
 
 
-def _unflatten(tensors) -> tuple[MemoryChunk, tuple[Tensor, ...], tuple[Tensor, ...]]:
-    """The chunk, the weights and the momenta that were passed as one list."""
+def _unflatten(tensors) -> tuple[NeuralMemoryState, MemoryChunk]:
+    """The state and the chunk that were passed as one list, the chunk first."""
     count = len(MemoryChunk._fields)
-    depth = (len(tensors) - count) // 2
-    return MemoryChunk(*tensors[:count]), tuple(tensors[count : count + depth]), tuple(tensors[count + depth :])
+    return NeuralMemoryState.from_tensors(tensors[count:]), MemoryChunk(*tensors[:count])
 
 
-def _write_backward(weights, momenta, chunk, step_rule, grad_weights, grad_momenta, momenta_need_grad):
-    """The gradients of the chunk, and of weights and momenta before it, from those after it (None is zero)."""
+def _write_backward(state, chunk, step_rule, grad_state, momentum_needs_grad):
+    """The gradients of the chunk, and of weights and momentum before it, from those after it (None is zero)."""
+    weights = state.weights
     inputs, outputs = hidden_pass(weights, chunk.keys.contiguous())
     deltas, raised = half_gradients(weights, outputs, (inputs[-1] @ weights[-1]).sub_(chunk.values))
     bounds = curvature_bounds(weights, inputs) if step_rule == "normalized" else None
 
     factors = torch.cat([chunk.to_weights, chunk.to_momentum], dim=-1).neg_()  # the sums are subtracted
     grad_inputs, grad_deltas, grad_factors, grad_bounds = [], [], torch.zeros_like(factors), []
-    for layer, grad_sums in enumerate(zip(grad_weights, grad_momenta)):
+    for layer, grad_sums in enumerate(zip(grad_state.weights, grad_state.momentum)):
         scaled = factors if bounds is None else factors / bounds[layer]
         grad_input, grad_delta, grad_scaled = _sums_backward(inputs[layer], deltas[layer], scaled, grad_sums)
         if bounds is not None:
@@ -120,15 +140,13 @@ def _write_backward(weights, momenta, chunk, step_rule, grad_weights, grad_momen
         grad_inputs.append(grad_input)
         grad_deltas.append(grad_delta)
 
-    grad_weights, grad_momenta, *of_chunk = _state_backward(
-        weights, momenta, chunk, grad_weights, grad_momenta, momenta_need_grad
-    )
+    grad_weights, grad_momentum, *of_chunk = _state_backward(state, chunk, grad_state, momentum_needs_grad)
     if bounds is not None:
         _bounds_backward(weights, inputs, grad_bounds, grad_inputs, grad_weights)
     grad_outputs = _down_backward(weights, inputs, outputs, raised, deltas, grad_deltas, grad_weights)
     grad_values = -grad_deltas[-1]
     grad_keys = _up_backward(weights, inputs, outputs, grad_deltas[-1], grad_weights, grad_inputs, grad_outputs)
-    return (grad_keys, grad_values, *grad_factors.neg_().split(1, dim=-1), *of_chunk), grad_weights, grad_momenta
+    return (grad_keys, grad_values, *grad_factors.neg_().split(1, dim=-1), *of_chunk), grad_weights, grad_momentum
 
 
 def _sums_backward(inputs, deltas, factors, grad_sums):
@@ -147,22 +165,23 @@ def _sums_backward(inputs, deltas, factors, grad_sums):
     return grad_inputs, grad_deltas, grad_factors
 
 
-def _state_backward(weights, momenta, chunk, grad_weights, grad_momenta, momenta_need_grad):
+def _state_backward(state, chunk, grad_state, momentum_needs_grad):
     """Of ``A W + b S`` and ``m S``: the gradients of all W, all S, A, b and m."""
-    of_weights, of_momenta = [None] * len(weights), [None] * len(momenta)
+    of_weights, of_momentum = [None] * len(state.weights), [None] * len(state.momentum)
     of_keep, of_carry, of_decay = map(torch.zeros_like, (chunk.keep, chunk.carry, chunk.decay))
-    for layer, (grad_weight, grad_momentum) in enumerate(zip(grad_weights, grad_momenta)):
+    pairs = zip(state.weights, state.momentum, grad_state.weights, grad_state.momentum)
+    for layer, (weight, momentum, grad_weight, grad_momentum) in enumerate(pairs):
         # For the dot products; the last product stays, as the gradient.
-        products = torch.empty_like(weights[layer], memory_format=torch.contiguous_format)
+        products = torch.empty_like(weight, memory_format=torch.contiguous_format)
         if grad_momentum is not None:
-            of_decay += _dot(grad_momentum, momenta[layer], out=products)
+            of_decay += _dot(grad_momentum, momentum, out=products)
         if grad_weight is not None:
-            of_carry += _dot(grad_weight, momenta[layer], out=products)
-            of_keep += _dot(grad_weight, weights[layer], out=products)
+            of_carry += _dot(grad_weight, momentum, out=products)
+            of_keep += _dot(grad_weight, weight, out=products)
             of_weights[layer] = torch.mul(grad_weight, chunk.keep, out=products)
-        if momenta_need_grad:
-            of_momenta[layer] = _add(_add(None, grad_weight, chunk.carry), grad_momentum, chunk.decay)
-    return of_weights, of_momenta, of_keep, of_carry, of_decay
+        if momentum_needs_grad:
+            of_momentum[layer] = _add(_add(None, grad_weight, chunk.carry), grad_momentum, chunk.decay)
+    return of_weights, of_momentum, of_keep, of_carry, of_decay
 
 
 def _dot(a: Tensor, b: Tensor, *, out: Tensor | None = None) -> Tensor:
@@ -234,3 +253,119 @@ def _up_backward(weights, inputs, outputs, grad_output, grad_weights, grad_input
             if grad_outputs is not None:
                 grad_output += grad_outputs[layer - 1]
     return grad_input
+
+
+# --- The bound of a state
+
+
+def bound_state_by_hand(state: NeuralMemoryState) -> NeuralMemoryState:
+    """`memory_state.bound_state` with `clip`; it keeps its results alone, which the next turn starts from."""
+    return NeuralMemoryState.from_tensors(_BoundState.apply(*state.tensors))
+
+
+class _BoundState(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, *matrices):
+        limits = [norm_limit(matrix) for matrix in matrices]
+        bounded = [F.hardshrink(matrix * limit, SMALLEST_ENTRY) for matrix, limit in zip(matrices, limits)]
+        ctx.save_for_backward(*bounded, *limits)
+        ctx.set_materialize_grads(False)
+        return tuple(bounded)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, *gradients):
+        kept = ctx.saved_tensors
+        return tuple(map(_bound_backward, gradients, kept[: len(gradients)], kept[len(gradients) :]))
+
+
+def _bound_backward(gradient: Tensor | None, bounded: Tensor, limit: Tensor) -> Tensor | None:
+    """``g -> s (g - y <g, y> / R^2)`` for ``y = s x`` on the sphere of radius R, and g within it."""
+    if gradient is None:
+        return None
+    lost = (limit < 1).to(limit.dtype) / norm_bound(bounded) ** 2
+    along = (gradient * bounded).sum((-2, -1), keepdim=True) * -lost
+    return torch.addcmul(gradient, bounded, along).mul_(limit)
+
+
+# --- The norms
+
+
+def l2_normalize(tensor: Tensor) -> Tensor:
+    """The tensor (..., width) with rows of L2 norm one, zero where they are zero; contiguous."""
+    return _norm(tensor, 1, 1e-24)  # the square of what `F.normalize` takes for the smallest norm
+
+
+def rms_normalize(tensor: Tensor, eps: float = 1e-6) -> Tensor:
+    """The tensor (..., width) with rows of root mean square one, zero where they are zero; contiguous."""
+    return _norm(tensor, tensor.shape[-1], eps)
+
+
+def scaled_rms_normalize(tensor: Tensor, scales: Tensor, eps: float) -> Tensor:
+    """`rms_normalize` times `scales`, (width,)."""
+    return (
+        _ScaledRMSNorm.apply(tensor, scales, eps) if goes_by_hand() else _norm(tensor, tensor.shape[-1], eps) * scales
+    )
+
+
+def _norm(tensor: Tensor, divisor: int, eps: float) -> Tensor:
+    if goes_by_hand():
+        return _Norm.apply(tensor, divisor, eps)
+    return _multiply(tensor, _inverse_root(tensor, divisor, eps))
+
+
+def _inverse_root(tensor: Tensor, divisor: int, eps: float) -> Tensor:
+    """r of the module's docstring, (..., 1)."""
+    # The norm is one pass, a square and a sum are two.
+    return (torch.linalg.vector_norm(tensor, dim=-1, keepdim=True).square() / divisor + eps).rsqrt()
+
+
+def _multiply(tensor: Tensor, scale: Tensor) -> Tensor:
+    # Heads come as a transposed view; products want them contiguous.
+    if torch.compiler.is_compiling():
+        return (tensor * scale).contiguous()
+    return torch.mul(tensor, scale, out=tensor.new_empty(tensor.shape))
+
+
+def _norm_backward(gradient: Tensor, output: Tensor, inverse_root: Tensor, divisor: int) -> Tensor:
+    along = (gradient * output).sum(-1, keepdim=True) / -divisor
+    return torch.addcmul(gradient, output, along).mul_(inverse_root)
+
+
+class _Norm(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, tensor, divisor, eps):
+        inverse_root = _inverse_root(tensor, divisor, eps)
+        output = _multiply(tensor, inverse_root)
+        ctx.save_for_backward(output, inverse_root)
+        ctx.divisor = divisor
+        # None stands for what nobody used: the keys of a turn that no later one reads.
+        ctx.set_materialize_grads(False)
+        return output
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, gradient):
+        if gradient is None:
+            return None, None, None
+        return _norm_backward(gradient, *ctx.saved_tensors, ctx.divisor), None, None
+
+
+class _ScaledRMSNorm(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, tensor, weight, eps):
+        inverse_root = _inverse_root(tensor, tensor.shape[-1], eps)
+        ctx.save_for_backward(tensor, weight, inverse_root)
+        return _multiply(tensor, inverse_root).mul_(weight)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, gradient):
+        tensor, weight, inverse_root = ctx.saved_tensors
+        unscaled = tensor * inverse_root
+        of_tensor = of_weight = None
+        if ctx.needs_input_grad[0]:
+            of_tensor = _norm_backward(gradient * weight, unscaled, inverse_root, tensor.shape[-1])
+        if ctx.needs_input_grad[1]:
+            of_weight = unscaled.mul_(gradient).flatten(0, -2).sum(0)
+        return of_tensor, of_weight, None
