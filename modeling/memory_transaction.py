@@ -201,7 +201,7 @@ class MemoryTransaction:
         if not self._staged:
             return
         is_compiling = torch.compiler.is_compiling()
-        tensors = [tensor for state in self._staged.values() for tensor in (*state.weights, *state.momentum)]
+        tensors = [tensor for state in self._staged.values() for tensor in state.tensors]
         device = tensors[0].device
         is_finite = torch.stack([tensor.isfinite().flatten(1).all(1).to(device) for tensor in tensors]).all(0)
         if not is_compiling:
@@ -223,16 +223,18 @@ class MemoryTransaction:
 
     def _keep_where(self, is_finite: Tensor, layer_idx: int, state: NeuralMemoryState) -> NeuralMemoryState:
         """The staged state where it is finite, (streams,) bool, and that before the call elsewhere."""
-        layer = self._before.layers[layer_idx]
-        after = (*state.weights, *state.momentum)
         # What was never written is not read.
-        before = (*layer.weights, *layer.momentum) if layer.is_initialized else [None] * len(after)
-        kept = []
-        for new, old in zip(after, before):
-            where = is_finite.to(new.device)[:, None, None, None]
-            streams = self._streams_in_order.to(new.device)
-            kept.append(torch.where(where, new, torch.zeros_like(new) if old is None else old[streams]))
-        return NeuralMemoryState(tuple(kept[: len(state.weights)]), tuple(kept[len(state.weights) :]))
+        before = self._before.layers[layer_idx].state
+        before = (
+            state.map(torch.zeros_like)
+            if before is None
+            else before[self._streams_in_order.to(state.weights[0].device)]
+        )
+
+        def keep(new: Tensor, old: Tensor) -> Tensor:
+            return torch.where(is_finite.to(new.device)[:, None, None, None], new, old)
+
+        return state.map(keep, before)
 
     def _name_of_stream(self, stream: int) -> str:
         names = {row: name for name, row in (self._conversation_ids or {}).items()}
