@@ -19,7 +19,8 @@ import torch
 from transformers import pipeline
 
 
-MAX_TURNS, MAX_MEGABYTES = 64, 25
+# Of a request: turns; of each, the size of its file, and how long its audio lasts as it is decoded.
+MAX_TURNS, MAX_MEGABYTES, MAX_SECONDS = 64, 25, 300.0
 _TURN_FIELDS = ("audio", "speaker", "start", "end")
 _PARAMETERS = ("conversation", "reset", "memory", "speaker")
 
@@ -34,6 +35,7 @@ class EndpointHandler:
     def __init__(self, path: str = ""):
         device = "cuda" if torch.cuda.is_available() else "cpu"
         self.pipeline = pipeline("audio-emotion", model=path, trust_remote_code=True, device=device)
+        self.pipeline.max_turn_seconds = MAX_SECONDS
         self.store = self.pipeline.conversation_store(
             os.environ.get("CONVERSATIONS_FOLDER") or None,
             max_live=int(os.environ.get("MAX_LIVE_CONVERSATIONS", "64")),

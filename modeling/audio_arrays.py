@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import math
 import warnings
 
 import numpy as np
-import torch
 
 
 MAX_CHANNELS = 8
@@ -31,12 +29,7 @@ def channels_of(array, rate, name: str = "The array") -> tuple[np.ndarray, int]:
     """
     if isinstance(array, int | float | np.integer) and hasattr(rate, "__len__"):
         raise ValueError(f"Audio in an array is (array, rate), got (rate, array) with rate={array!r}: swap them.")
-    if (
-        isinstance(rate, bool)
-        or not isinstance(rate, int | float | np.integer | np.floating)
-        or not math.isfinite(rate)
-        or rate <= 0
-    ):
+    if isinstance(rate, bool) or not isinstance(rate, int | float | np.integer | np.floating) or not 0 < rate < 2**63:
         got = repr(rate) if rate is None or isinstance(rate, str | int | float) else type(rate).__name__
         raise ValueError(f"An array needs its sampling rate in Hz: (array, rate); got rate={got:.100}.")
     array = as_array(array)
@@ -53,9 +46,9 @@ def channels_of(array, rate, name: str = "The array") -> tuple[np.ndarray, int]:
 
 def as_array(samples) -> np.ndarray:
     """What numpy makes of samples; also of tensors on a device, that need a gradient, or of bfloat16."""
-    if isinstance(samples, torch.Tensor):
+    if hasattr(samples, "detach"):  # without torch, which audio alone does not need
         samples = samples.detach().cpu()
-        return (samples.float() if samples.dtype == torch.bfloat16 else samples).numpy()
+        return (samples.float() if str(samples.dtype) == "torch.bfloat16" else samples).numpy()
     return np.asarray(samples)
 
 

@@ -1,37 +1,40 @@
-"""Sound from files, bytes and arrays: mono float32 at one rate, its level kept."""
+"""Audio from files, bytes and arrays: mono float32 at one rate, its level kept."""
 
 from __future__ import annotations
 
 import contextlib
-import io
-import math
-import re
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import numpy as np
 
-from .audio_arrays import MAX_PEAK, channels_of
+from .audio_arrays import channels_of
+from .audio_decoding import (
+    AudioBlock,
+    AudioDecodingError,
+    AudioTooLong,
+    check_level,
+    check_rate,
+    decode_blocks,
+    header_seconds,
+)
 
 
 # ITU-R BS.775-3, table 2, brought down to mono (front channels 0.7071, centre 1, surround 0.5); LFE is left out.
 _MONO_WEIGHTS = {"FL": 0.7071, "FR": 0.7071, "FC": 1.0} | dict.fromkeys(("SL", "SR", "BL", "BR", "BC"), 0.5)
 # A turn must last that long to be heard.
 MIN_SECONDS = 0.1
-# Encoders pad the last frame and containers round their times; less than this is no truncation.
-_TRUNCATION_TOLERANCE = 0.05
-_PROBE_BYTES = 4096
-# A part of a file, as in "call.wav#t=12.5,17" (W3C Media Fragments 1.0, 4.2.1, in seconds).
-_FRAGMENT = re.compile(r"(?P<path>.+)#t=(?P<start>\d+(\.\d+)?),(?P<end>\d+(\.\d+)?)")
+# A turn may last that long: who sends hours as one turn sends no turn.
+MAX_TURN_SECONDS = 3600.0
+# Samples that are converted at once, and by which a signal of unknown length grows.
+_BLOCK, _GROWTH = 1 << 16, 1 << 24
 
 
-class AudioDecodingError(ValueError):
-    """The content of a file or of bytes is no usable sound."""
-
-
-def load_audio(source, sampling_rate: int = 16_000) -> np.ndarray:
-    """Decode, down-mix and resample.
+def load_audio(
+    source, sampling_rate: int = 16_000, *, channel: int | None = None, max_seconds: float | None = None
+) -> np.ndarray:
+    """Decode, down-mix and resample, block by block: beside the result it takes a few MB, however long a file is.
 
     Args:
         source: a path, encoded bytes, a dict with `bytes` or `path` (as `datasets.Audio(decode=False)` gives; bytes
@@ -39,6 +42,9 @@ def load_audio(source, sampling_rate: int = 16_000) -> np.ndarray:
             them. `path#t=START,END` (seconds) is that part of a file, of which no more than it is decoded where the
             format lets one seek.
         sampling_rate: of the result, in Hz.
+        channel: the only one that is taken, counted from 0; None: all are mixed.
+        max_seconds: at which decoding stops with an error, whatever the header of a file says; None: there is no
+            bound.
 
     Returns:
         (samples,) float32, full scale 1.0; not normalised. Channels are mixed by the ITU-R BS.775 weights of their
@@ -46,10 +52,26 @@ def load_audio(source, sampling_rate: int = 16_000) -> np.ndarray:
 
     Raises:
         FileNotFoundError: for a path that does not exist.
-        AudioDecodingError: for content that is empty, not sound, not finite, or truncated, where the header of its
-            format tells the length (WAV, FLAC, MP4, AIFF, AU); what is left of others is read.
-        ValueError: for another kind of source, or an array of another shape.
+        AudioTooLong: for more than `max_seconds`.
+        AudioDecodingError: for content that is empty, not audio of a known container, not finite, above
+            `audio_decoding.MAX_PEAK`, without the channel, or truncated, where the header of its format gives the
+            length (WAV, FLAC, MP4, AIFF, AU); what is left of others is read.
+        ValueError: for another kind of source, an array of another shape, or a rate that is none.
     """
+    signal = _Signal()
+    with contextlib.closing(audio_blocks(source, sampling_rate, channel=channel, max_seconds=max_seconds)) as blocks:
+        for block in blocks:
+            signal.extend(block)
+    return signal.taken()
+
+
+def audio_blocks(
+    source, sampling_rate: int = 16_000, *, channel: int | None = None, max_seconds: float | None = None
+) -> Iterator[np.ndarray]:
+    """What `load_audio` gives, in pieces (samples,) float32 of any length, as they are decoded; errors likewise."""
+    check_rate(sampling_rate)
+    if channel is not None and (isinstance(channel, bool) or not isinstance(channel, int) or channel < 0):
+        raise ValueError(f"A channel is a number from 0 on, or None for all of them mixed, got {channel!r}.")
     if isinstance(source, dict):
         if source.get("array") is not None:
             source = (source["array"], source.get("sampling_rate"))
@@ -57,19 +79,16 @@ def load_audio(source, sampling_rate: int = 16_000) -> np.ndarray:
             source = _encoded(source)
     if isinstance(source, tuple) and len(source) == 2:
         channels, rate = channels_of(*source)
-        check_level(channels, "The array")
-        weights = np.full(len(channels), 1 / len(channels))
+        check_rate(rate)
+        name, blocks = "The array", _blocks_of_array(channels, rate)
     elif isinstance(source, str | Path | bytes | bytearray):
-        channels, rate, weights = _decode(source)
+        name, blocks = name_of_sound(source), decode_blocks(source)
     else:
         raise ValueError(
             "A sound is a path, bytes, (array, rate), or a dict with bytes, path, or array and sampling_rate; got "
             f"{type(source).__name__}."
         )
-    waveform = weights @ channels
-    if rate != sampling_rate:
-        waveform = _resample(waveform, rate, sampling_rate)
-    return waveform.astype(np.float32)
+    return _resampled(_mono(blocks, channel, max_seconds, name), sampling_rate)
 
 
 def audio_seconds(source) -> float:
@@ -82,12 +101,10 @@ def audio_seconds(source) -> float:
         FileNotFoundError, AudioDecodingError: as `load_audio`, for what the header shows.
     """
     source = _encoded(source) if isinstance(source, dict) else source
-    with _open(source, probesize=_PROBE_BYTES) as (_, stream, part):
-        seconds = None if stream.duration is None else float(stream.duration * stream.time_base)
+    seconds = header_seconds(source)
     if seconds is None:
-        channels, rate, _ = _decode(source)
-        return channels.shape[1] / rate
-    return seconds if part is None else max(0.0, min(part[1], seconds) - part[0])
+        return sum(block.channels.shape[1] / block.rate for block in decode_blocks(source))
+    return seconds
 
 
 def part_of_file(path: str | Path, start: float, end: float) -> str:
@@ -141,25 +158,6 @@ def check_waveform(
     return waveform
 
 
-def check_level(samples: np.ndarray, name: str) -> None:
-    """Refuse samples of any shape that are not finite, or beyond `MAX_PEAK`, where full scale is 1.0.
-
-    Raises:
-        AudioDecodingError: with the peak.
-    """
-    if not samples.size:
-        return
-    peak = max(float(samples.max()), -float(samples.min()))
-    if not math.isfinite(peak):  # a NaN is the maximum of whatever has one
-        count = int((~np.isfinite(samples)).sum())
-        raise AudioDecodingError(f"{name} has {count} samples that are not finite.")
-    if peak > MAX_PEAK:
-        raise AudioDecodingError(
-            f"{name} has a peak of {peak:.4g}, where full scale is 1.0 and {MAX_PEAK:g} the most that is taken: "
-            "scale it to [-1, 1], or give integers as such."
-        )
-
-
 def name_of_sound(source) -> str:
     """The path of a source of `load_audio`, where it has one; "The turn" otherwise."""
     path = source.get("path") if isinstance(source, dict) else source
@@ -171,113 +169,71 @@ def _encoded(source: dict):
     return source.get("bytes") or source.get("path")
 
 
-@contextlib.contextmanager
-def _open(source, *, probesize: int | None = None) -> Iterator[tuple]:
-    """The container, its audio stream, and the part of it that is meant (start, end) in seconds; None = all.
-
-    Of a WAV file, whose header tells it all, FFmpeg looks at no more than `probesize` bytes of sound.
-    """
-    try:
-        import av
-    except ImportError as error:
-        raise ImportError("Decoding sound needs PyAV: pip install av soxr") from error
-    name, part = _name(source), None
-    if isinstance(source, str | Path) and not Path(source).is_file():
-        fragment = _FRAGMENT.fullmatch(str(source))
-        if fragment is None or not Path(fragment["path"]).is_file():
-            raise FileNotFoundError(f"No such sound file: {source}")
-        source, part = fragment["path"], (float(fragment["start"]), float(fragment["end"]))
-    size = len(source) if isinstance(source, bytes | bytearray) else Path(source).stat().st_size
-    if not size:
-        raise AudioDecodingError(f"{name}: the file is empty.")
-    is_riff = _check_riff(source, size, name)
-    options = {"probesize": str(probesize)} if is_riff and probesize is not None else {}
-    file = io.BytesIO(source) if isinstance(source, bytes | bytearray) else str(source)
-    try:
-        with av.open(file, options=options) as container:
-            if not container.streams.audio:
-                raise AudioDecodingError(f"{name}: there is no audio stream.")
-            yield container, container.streams.audio[0], part
-    except (av.FFmpegError, UnicodeDecodeError) as error:
-        raise AudioDecodingError(f"{name}: it cannot be decoded as sound, or is truncated ({error}).") from error
+def _blocks_of_array(channels: np.ndarray, rate: int) -> Iterator[AudioBlock]:
+    for start in range(0, channels.shape[1], _BLOCK):
+        block = channels[:, start : start + _BLOCK].astype(np.float64)
+        check_level(block, "The array")
+        yield AudioBlock(block, rate, ())
 
 
-def _decode(source) -> tuple[np.ndarray, int, np.ndarray]:
-    """Channels (channels, samples), the rate, and the weight of each channel in the mix."""
-    name = _name(source)
-    with _open(source) as (container, stream, part):
-        blocks = map(_as_float, container.decode(stream)) if part is None else _decode_part(container, stream, *part)
-        blocks = list(blocks)
-        rate, layout = stream.rate, [channel.name for channel in stream.layout.channels]
-        declared = _declared_seconds(stream, container) if part is None else None
-    channels = np.concatenate(blocks, axis=1) if blocks else np.zeros((1, 0))
-    if not channels.shape[1]:
-        raise AudioDecodingError(f"{name}: there are no samples.")
-    check_level(channels, name)
-    seconds = channels.shape[1] / rate
-    if declared is not None and seconds < declared - _TRUNCATION_TOLERANCE:
-        raise AudioDecodingError(f"{name}: truncated, {seconds:.2f} s of the declared {declared:.2f} s are there.")
+def _mono(
+    blocks: Iterable[AudioBlock], channel: int | None, max_seconds: float | None, name: str
+) -> Iterator[tuple[np.ndarray, int]]:
+    """(samples,) float32 and the rate of each block: one channel, or the mix of all."""
+    seconds = 0.0
+    for channels, rate, layout in blocks:
+        seconds += channels.shape[1] / rate
+        if max_seconds is not None and seconds > max_seconds + 1e-6:  # sums of fractions round
+            raise AudioTooLong(f"{name} lasts longer than the {max_seconds:g} s that are taken.")
+        if channel is not None and channel >= len(channels):
+            raise AudioDecodingError(f"{name} has no channel {channel}: it has {len(channels)}, counted from 0.")
+        mixed = channels[channel] if channel is not None else _weights(layout, len(channels)) @ channels
+        yield mixed.astype(np.float32), rate
+
+
+def _weights(layout: tuple[str, ...], channels: int) -> np.ndarray:
+    """What each channel counts in the mix, (channels,); together one."""
     weights = np.array([_MONO_WEIGHTS.get(channel, 0.0) for channel in layout])
-    if len(layout) <= 2 or len(layout) != len(channels) or not weights.sum():
-        weights = np.ones(len(channels))
-    return channels, rate, weights / weights.sum()
+    if len(layout) <= 2 or len(layout) != channels or not weights.sum():
+        weights = np.ones(channels)
+    return weights / weights.sum()
 
 
-def _decode_part(container, stream, start: float, end: float) -> Iterator[np.ndarray]:
-    """Blocks (channels, samples) of the sound between two times, in seconds from the first sample on."""
-    # Some formats seek behind the time that is asked for; a second before it is decoded and thrown away.
-    offset = float((stream.start_time or 0) * stream.time_base)
-    if start > 1.0:
-        container.seek(int((start - 1.0 + offset) / stream.time_base), stream=stream)
-    for frame in container.decode(stream):
-        time = frame.time - offset
-        first, last = (max(0, round((moment - time) * frame.sample_rate)) for moment in (start, end))
-        if first < frame.samples and last > 0:
-            yield _as_float(frame)[:, first:last]
-        elif last <= 0:
-            return
+def _resampled(blocks: Iterable[tuple[np.ndarray, int]], wanted: int) -> Iterator[np.ndarray]:
+    """The blocks at one rate; the same to the bit however the audio is cut into blocks."""
+    resampler, current = None, None
+    for samples, rate in blocks:
+        if rate != current:
+            if resampler is not None:
+                yield resampler.resample_chunk(np.zeros(0, np.float32), last=True)
+            resampler, current = None if rate == wanted else _resampler(rate, wanted), rate
+        yield samples if resampler is None else resampler.resample_chunk(samples)
+    if resampler is not None:
+        yield resampler.resample_chunk(np.zeros(0, np.float32), last=True)
 
 
-def _name(source) -> str:
-    return "the given bytes" if isinstance(source, bytes | bytearray) else str(source)
-
-
-def _declared_seconds(stream, container) -> float | None:
-    """How long the header says the sound is; None where formats only estimate it from what is there."""
-    if container.format.name not in ("flac", "mov,mp4,m4a,3gp,3g2,mj2", "aiff", "au"):
-        return None
-    return None if stream.duration is None else float(stream.duration * stream.time_base)
-
-
-def _check_riff(file: bytes | str, size: int, name: str) -> bool:
-    """Whether it is a WAV file, which must be whole: FFmpeg reads one to its end, whatever the header says."""
-    if isinstance(file, bytes | bytearray):
-        head = file[:8]
-    else:
-        with open(file, "rb") as opened:
-            head = opened.read(8)
-    declared = int.from_bytes(head[4:8], "little")
-    # Writers to a pipe leave the size open, and some count a last byte of padding that they do not write.
-    if head[:4] == b"RIFF" and declared not in (0, 0xFFFFFFFF) and declared + 8 > size + 1:
-        raise AudioDecodingError(f"{name}: truncated, {size} bytes of the declared {declared + 8} are there.")
-    return head[:4] == b"RIFF"
-
-
-def _as_float(frame) -> np.ndarray:
-    """(channels, samples) float64 of a decoded frame, full scale 1.0."""
-    samples = frame.to_ndarray()
-    if not frame.format.is_planar:
-        samples = samples.reshape(-1, len(frame.layout.channels)).T
-    if np.issubdtype(samples.dtype, np.unsignedinteger):
-        return (samples.astype(np.float64) - 128) / 128
-    if np.issubdtype(samples.dtype, np.integer):
-        return samples / float(np.iinfo(samples.dtype).max + 1)
-    return samples.astype(np.float64)
-
-
-def _resample(waveform: np.ndarray, rate: int, wanted: int) -> np.ndarray:
+def _resampler(rate: int, wanted: int):
     try:
         import soxr
     except ImportError as error:
         raise ImportError("Resampling sound needs soxr: pip install av soxr") from error
-    return soxr.resample(waveform, rate, wanted)
+    return soxr.ResampleStream(rate, wanted, 1, dtype="float32")
+
+
+class _Signal:
+    """Samples whose number is not known before: they grow in place, and never lie there twice."""
+
+    def __init__(self):
+        self._samples, self._count = np.empty(0, np.float32), 0
+
+    def extend(self, block: np.ndarray) -> None:
+        end = self._count + len(block)
+        if end > len(self._samples):
+            self._samples.resize(max(end, len(self._samples) + min(_GROWTH, max(_BLOCK, self._count))), refcheck=False)
+        self._samples[self._count : end] = block
+        self._count = end
+
+    def taken(self) -> np.ndarray:
+        """(samples,) float32; the object is not to be used any more."""
+        self._samples.resize(self._count, refcheck=False)
+        return self._samples

@@ -11,6 +11,7 @@ import numpy as np
 from transformers import AutoModelForMultimodalLM, Pipeline
 from transformers.pipelines import PIPELINE_REGISTRY
 
+from .audio_loading import MAX_TURN_SECONDS
 from .conversation_memory_cache import ConversationMemoryCache
 from .conversation_store import ConversationStore
 from .turn_rules import check_times, check_turn_index, warn_of_cut_turns
@@ -57,6 +58,8 @@ class AudioEmotionPipeline(Pipeline):
             `memory_cache`; that turn has not.
     """
 
+    # A server that anybody may send turns to lowers it.
+    max_turn_seconds = MAX_TURN_SECONDS
     _load_processor = True
     _load_image_processor = False
     _load_feature_extractor = False
@@ -110,7 +113,7 @@ class AudioEmotionPipeline(Pipeline):
     def preprocess(self, turn: dict) -> dict:
         scorer = TurnScorer(self.model, self.processor)
         with _naming(turn):
-            waveform = scorer.load(turn["audio"])
+            waveform = scorer.load(turn["audio"], max_seconds=self.max_turn_seconds)
         return {"turn": turn, "waveform": waveform, "seconds": len(waveform) / scorer.sampling_rate}
 
     def _forward(self, model_inputs: dict, memory_cache: ConversationMemoryCache, memory: bool = True) -> dict:

@@ -11,7 +11,7 @@ import numpy as np
 from torch import Tensor
 from transformers import BatchFeature
 
-from .audio_loading import MIN_SECONDS, check_waveform, load_audio, name_of_sound
+from .audio_loading import MAX_TURN_SECONDS, MIN_SECONDS, check_waveform, load_audio, name_of_sound
 from .emotion_readout import find_label_tokens
 from .turn_rules import fit_turn, warn_of_cut_turns
 
@@ -52,7 +52,7 @@ class TurnInputsMixin:
             padded with silence; one longer than the host's window is cut to it with a warning.
 
         Raises:
-            ValueError: for sound that cannot be decoded, or is empty, silent or not finite.
+            ValueError: for audio that cannot be decoded, is empty, silent or not finite, or lasts over an hour.
         """
         rate = self.sound_extractor(processor).sampling_rate
         sources = audio if isinstance(audio, list) else [audio]
@@ -62,7 +62,7 @@ class TurnInputsMixin:
         for source in sources:
             if sampling_rate is not None and not isinstance(source, str | Path | bytes | dict | tuple):
                 source = (source, sampling_rate)
-            waveform = load_audio(source, sampling_rate=rate)
+            waveform = load_audio(source, sampling_rate=rate, max_seconds=MAX_TURN_SECONDS)
             waveforms.append(check_waveform(waveform, rate, min_seconds=0, name=name_of_sound(source)))
         inputs, processed = self.turn_inputs(processor, waveforms)
         lengths = [len(waveform) / rate for waveform in waveforms]

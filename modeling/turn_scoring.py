@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from transformers import BatchFeature
 
-from .audio_loading import check_waveform, load_audio, name_of_sound
+from .audio_loading import MAX_TURN_SECONDS, check_waveform, load_audio, name_of_sound
 from .conversation_memory_cache import ConversationMemoryCache
 from .turn_rules import check_named, check_speakers, speaker_number
 
@@ -64,17 +64,20 @@ class TurnScorer:
         self.model, self.processor = model, processor
         self.sampling_rate: int = model.sound_extractor(processor).sampling_rate
 
-    def load(self, audio, sampling_rate: int | None = None) -> np.ndarray:
+    def load(self, audio, sampling_rate: int | None = None, *, max_seconds: float = MAX_TURN_SECONDS) -> np.ndarray:
         """The waveform of a turn, (samples,) float32 at the scorer's rate.
 
         Args:
             audio: what `load_audio` takes, or an array (samples,) with its rate.
             sampling_rate: of an array, in Hz.
+            max_seconds: that a turn may last, by what is decoded and not by a header.
 
         Raises:
-            FileNotFoundError, ValueError: for audio that cannot be decoded, or is empty, silent or not finite.
+            FileNotFoundError, ValueError: for audio that cannot be decoded, or is empty, silent, not finite or too
+                long.
         """
-        waveform = load_audio(audio if sampling_rate is None else (audio, sampling_rate), self.sampling_rate)
+        source = audio if sampling_rate is None else (audio, sampling_rate)
+        waveform = load_audio(source, self.sampling_rate, max_seconds=max_seconds)
         return check_waveform(waveform, self.sampling_rate, min_seconds=0, name=name_of_sound(audio))
 
     def inputs(self, waveforms: Sequence[np.ndarray]) -> tuple[BatchFeature, list[float]]:

@@ -14,7 +14,7 @@ from rich.table import Table
 from rich.text import Text
 from safetensors import SafetensorError
 
-from ..data.audio import load_audio, part_of_file
+from ..data.audio import audio_blocks, part_of_file
 from ..export import FORMATS, choose_label, export_turns
 from .follow import follow_stream
 from .messages import console, errors, errors_in_one_line, warn
@@ -227,9 +227,8 @@ def _spoken_parts(path: Path) -> list[tuple[float, float]]:
     from ..live.turn_detector import TurnDetector
     from ..live.turns import RATE
 
-    detector, sound = TurnDetector(), load_audio(path)
-    pieces = (sound[i : i + RATE] for i in range(0, len(sound), RATE))
-    turns = [turn for piece in pieces for turn in detector.feed(piece, RATE)] + detector.flush()
+    detector = TurnDetector()
+    turns = [turn for piece in audio_blocks(path, RATE) for turn in detector.feed(piece, RATE)] + detector.flush()
     return [(turn.start, turn.end) for turn in turns]
 
 

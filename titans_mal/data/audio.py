@@ -7,6 +7,8 @@ import numpy as np
 from ..modeling.audio_loading import (
     MIN_SECONDS,
     AudioDecodingError,
+    AudioTooLong,
+    audio_blocks,
     audio_seconds,
     check_level,
     check_waveform,
@@ -15,8 +17,18 @@ from ..modeling.audio_loading import (
 )
 
 
-__all__ = ["MIN_SECONDS", "AudioDecodingError", "audio_seconds", "check_level", "check_waveform", "load_audio",
-           "load_turn", "part_of_file"]  # fmt: skip
+__all__ = [
+    "MIN_SECONDS",
+    "AudioDecodingError",
+    "AudioTooLong",
+    "audio_blocks",
+    "audio_seconds",
+    "check_level",
+    "check_waveform",
+    "load_audio",
+    "load_turn",
+    "part_of_file",
+]
 
 
 def load_turn(audio, sampling_rate: int = 16_000) -> np.ndarray:

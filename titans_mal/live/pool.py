@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from ..modeling.audio_loading import MAX_TURN_SECONDS
 from ..modeling.conversation_memory_cache import ConversationMemoryCache
 from ..modeling.conversation_store import ConversationInUse, ConversationStore, StateFolder, state_key
 from ..modeling.turn_scoring import ScoredTurn
@@ -63,6 +64,7 @@ class ConversationPool:
         states: a folder, or what has the methods of `StateFolder`; None: a temporary folder.
         time_to_live: seconds after which a conversation is forgotten that nobody used.
         max_waiting: turns that may wait; more are refused.
+        max_waiting_megabytes: of their audio, 0.064 a second; one turn alone may always wait.
         labels, unknown_below: as `ConversationAnalyzer`.
 
     Raises:
@@ -80,14 +82,16 @@ class ConversationPool:
         states: StateFolder | str | Path | None = None,
         time_to_live: float = 3600.0,
         max_waiting: int = 1024,
+        max_waiting_megabytes: float = 512.0,
         labels: Sequence[str] | None = None,
         unknown_below: float = 0.0,
     ):
-        if max_batch < 1 or max_waiting < 1 or not max_wait_ms >= 0:
+        if max_batch < 1 or max_waiting < 1 or not max_wait_ms >= 0 or not max_waiting_megabytes > 0:
             raise ValueError(
-                "max_batch and max_waiting are at least 1 and max_wait_ms at least 0, got "
-                f"{max_batch}, {max_waiting} and {max_wait_ms}."
+                "max_batch and max_waiting are at least 1, max_wait_ms at least 0 and max_waiting_megabytes above 0, "
+                f"got {max_batch}, {max_waiting}, {max_wait_ms} and {max_waiting_megabytes}."
             )
+        self._max_waiting_bytes = max_waiting_megabytes * 1_000_000
         self._scorer = LiveScorer(model, processor, labels=labels, unknown_below=unknown_below)
         self._store = ConversationStore(model, states, max_live=max_live, time_to_live=time_to_live)
         self._max_batch, self._max_wait, self._max_waiting = max_batch, max_wait_ms / 1000, max_waiting
@@ -120,6 +124,7 @@ class ConversationPool:
         speaker: str | None = None,
         start: float | None = None,
         anew: bool = False,
+        max_seconds: float = MAX_TURN_SECONDS,
     ) -> Future[TurnEmotion]:
         """Let a turn be scored when its batch is full or has waited long enough.
 
@@ -127,25 +132,34 @@ class ConversationPool:
             conversation: its name; a new one begins a conversation.
             audio, sampling_rate, speaker, start: as `ConversationAnalyzer.push`.
             anew: forget what was said in the conversation so far.
+            max_seconds: that the turn may last.
 
         Raises:
-            ValueError: for sound that cannot be used, or a speaker that is no text.
+            AudioTooLong: for a longer turn.
+            ValueError: for other audio that cannot be used, or a speaker that is no text.
             TypeError: for a conversation that is not named by text.
             PoolError: if too many turns wait, or the pool is closed.
         """
         began = time.perf_counter()
         state_key(conversation)
         check_speaker(speaker)
-        waveform = self._scorer.load(audio, sampling_rate)
+        waveform = self._scorer.load(audio, sampling_rate, max_seconds=max_seconds)
         request = _Request(conversation, waveform, speaker, start, anew, began)
         with self._changed:
             if self._is_closed:
                 raise PoolError("The pool is closed.")
             if len(self._waiting) >= self._max_waiting:
                 raise PoolError(f"{len(self._waiting)} turns wait already, which is as many as may.")
+            if self._waiting and self._waiting_bytes() + waveform.nbytes > self._max_waiting_bytes:
+                raise PoolError(
+                    f"Turns of {self._waiting_bytes() / 1e6:.0f} MB wait already, which is as much as may."
+                )
             self._waiting.append(request)
             self._changed.notify()
         return request.answer
+
+    def _waiting_bytes(self) -> int:
+        return sum(request.waveform.nbytes for request in self._waiting)
 
     def push(self, conversation: str, audio, sampling_rate: int | None = None, **kwargs) -> TurnEmotion:
         """As `submit`, and wait for the answer."""

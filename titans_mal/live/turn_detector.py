@@ -12,6 +12,7 @@ import torch
 
 from ..data.audio import MIN_SECONDS, check_level
 from ..modeling.audio_arrays import as_array, scaled_samples
+from ..modeling.audio_decoding import check_rate
 from .turns import RATE
 
 
@@ -187,17 +188,6 @@ def _silero(threshold: float, min_silence: float):
     model = load_silero_vad()
     silence = round(min_silence * 1000)
     return VADIterator(model, threshold, RATE, min_silence_duration_ms=silence, speech_pad_ms=_PAD_MS)
-
-
-def check_rate(sampling_rate: int) -> None:
-    """Refuse what is no sampling rate.
-
-    Raises:
-        ValueError: for what is not a whole number of Hz from 1,000 to 768,000.
-    """
-    is_whole = isinstance(sampling_rate, int | np.integer) and not isinstance(sampling_rate, bool)
-    if not is_whole or not 1000 <= sampling_rate <= 768_000:
-        raise ValueError(f"A sampling rate is a whole number of Hz from 1,000 to 768,000, got {sampling_rate!r}.")
 
 
 def _checked(chunk: np.ndarray, sampling_rate: int) -> np.ndarray:

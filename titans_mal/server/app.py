@@ -21,7 +21,7 @@ from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_l
 from starlette.requests import ClientDisconnect, HTTPConnection
 
 from .._version import __version__
-from ..data.audio import audio_seconds
+from ..data.audio import AudioTooLong
 from ..live.pool import ConversationPool, PoolError
 from ..live.turns import TurnEmotion
 from .metrics import PoolCollector
@@ -35,7 +35,7 @@ class ServerSettings:
     Attributes:
         token: that a client must send as "Authorization: Bearer ..."; None: none is asked for.
         max_megabytes: of the body of a turn.
-        max_seconds: of the sound of a turn; a small file may hold much.
+        max_seconds: of the audio of a turn, as it is decoded: a small file may hold much, and its header may lie.
         max_conversations: that are not forgotten; a new one beyond them is refused.
         time_to_live: seconds after which a conversation counts no more that nobody used; that of the pool.
         turn_seconds: that the sending of a turn may take, and the answer.
@@ -132,9 +132,12 @@ def create_app(pool: ConversationPool, settings: ServerSettings | None = None) -
         """Hear the next turn of a conversation: a sound file as the body."""
         limit.check(name)
         body = await _body(request, settings)
-        if await run_in_threadpool(audio_seconds, body) > settings.max_seconds:
-            raise HTTPException(413, f"A turn lasts up to {settings.max_seconds:g} s.")
-        future = await run_in_threadpool(pool.submit, name, body, speaker=speaker, start=start, anew=anew)
+        try:
+            future = await run_in_threadpool(
+                pool.submit, name, body, speaker=speaker, start=start, anew=anew, max_seconds=settings.max_seconds
+            )
+        except AudioTooLong:
+            raise HTTPException(413, f"A turn lasts up to {settings.max_seconds:g} s.") from None
         try:
             turn = await asyncio.wait_for(asyncio.wrap_future(future), settings.turn_seconds)
         except TimeoutError:

@@ -11,7 +11,8 @@ from fastapi import WebSocket, WebSocketDisconnect
 from fastapi.concurrency import run_in_threadpool
 
 from ..live.pool import ConversationPool, PoolError
-from ..live.turn_detector import SpokenTurn, TurnDetector, check_rate
+from ..live.turn_detector import SpokenTurn, TurnDetector
+from ..modeling.audio_decoding import check_rate
 
 
 async def serve_stream(

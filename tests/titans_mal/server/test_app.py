@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import scipy.io.wavfile
+from audio_files import encode
 from fastapi.testclient import TestClient
 from starlette.websockets import WebSocketDisconnect
 from tiny_models import tone
@@ -45,6 +46,17 @@ def wav(samples, rate=RATE) -> bytes:
     file = io.BytesIO()
     scipy.io.wavfile.write(file, rate, samples)
     return file.getvalue()
+
+
+def flac_that_declares(seconds, samples) -> bytes:
+    """A file whose header declares another length than it has."""
+    data = bytearray(encode(samples, "flac", "flac"))
+    data[22:26] = round(seconds * RATE).to_bytes(4, "big")
+    return bytes(data)
+
+
+# FFmpeg would listen for it on the network.
+SDP = b"v=0\r\no=- 0 0 IN IP4 127.0.0.1\r\ns=x\r\nc=IN IP4 127.0.0.1\r\nt=0 0\r\nm=audio 5004 RTP/AVP 0\r\n"
 
 
 def turns_alone(model, processor, sounds, **kwargs):
@@ -92,6 +104,8 @@ def test_what_is_refused(serve):
         (422, "start", post(good, start="soon")),
         (413, "up to 0.2 MB", post(b"0" * 210_000)),
         (413, "up to 1 s", post(wav(tone(1.2)))),
+        (413, "up to 1 s", post(flac_that_declares(0.5, tone(30.0)))),
+        (422, "cannot be decoded", post(SDP)),
         (422, "cannot be decoded", post(b"no sound", "never heard")),
     ):
         assert answer[0] == status

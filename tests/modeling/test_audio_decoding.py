@@ -1,0 +1,206 @@
+"""What a file claims is not believed, and what it leads to is not followed."""
+
+import struct
+import tracemalloc
+
+import numpy as np
+import pytest
+import soxr
+from audio_files import RATE, encode, to_wav
+from tiny_models import tone
+
+from titans_mal.modeling import audio_decoding, audio_loading
+from titans_mal.modeling.audio_decoding import AudioBlock, AudioDecodingError, AudioTooLong
+from titans_mal.modeling.audio_loading import audio_blocks, audio_seconds, load_audio
+
+
+def with_a_lie(form: str, seconds: float, declared: float) -> bytes:
+    """A file of so many seconds whose header declares others."""
+    samples = round(declared * RATE)
+    if form == "flac":
+        data = bytearray(encode(tone(seconds), "flac", "flac"))
+        # The last 36 bits of 8 bytes of STREAMINFO, from byte 18 of the file on.
+        data[21] = data[21] & 0xF0 | samples >> 32
+        data[22:26] = struct.pack(">I", samples & 0xFFFFFFFF)
+    elif form == "mp3":
+        data = bytearray(encode(tone(seconds)[None], "mp3", "mp3", fmt="fltp"))
+        place = data.find(b"Xing") if b"Xing" in data else data.find(b"Info")
+        data[place + 8 : place + 12] = struct.pack(">I", samples // 576)
+    else:  # the last page of Ogg has the number of the last sample, at 48 kHz
+        data = bytearray(encode(tone(seconds, rate=48_000), "libopus", "ogg", rate=48_000))
+        place = data.rfind(b"OggS")
+        data[place + 6 : place + 14] = struct.pack("<q", 3 * samples)
+        data[place + 22 : place + 26] = bytes(4)
+        data[place + 22 : place + 26] = struct.pack("<I", ogg_checksum(bytes(data[place:])))
+    return bytes(data)
+
+
+def ogg_checksum(page: bytes) -> int:
+    value = 0
+    for byte in page:
+        value ^= byte << 24
+        for _ in range(8):
+            value = (value << 1 ^ 0x04C11DB7 if value & 0x80000000 else value << 1) & 0xFFFFFFFF
+    return value
+
+
+@pytest.mark.parametrize("form", ["flac", "mp3", "opus"])
+def test_a_length_is_what_is_decoded(form):
+    data = with_a_lie(form, 20.0, declared=1.0)
+    assert audio_seconds(data) == pytest.approx(1.0, abs=0.15)
+    with pytest.raises(AudioTooLong, match=r"The turn lasts longer than the 5 s that are taken\."):
+        load_audio(data, max_seconds=5)
+    assert len(load_audio(data, max_seconds=21)) == pytest.approx(20 * RATE, abs=RATE / 4)
+
+
+def test_no_more_is_decoded_than_was_allowed(monkeypatch):
+    decoded = []
+    convert = audio_decoding._as_float
+
+    def counting(frame, window):
+        decoded.append(frame.samples)
+        return convert(frame, window)
+
+    monkeypatch.setattr(audio_decoding, "_as_float", counting)
+    with pytest.raises(AudioTooLong):
+        load_audio(with_a_lie("flac", 20.0, declared=1.0), max_seconds=2)
+    assert 2 * RATE < sum(decoded) < 3 * RATE
+    with pytest.raises(AudioTooLong):
+        load_audio((np.zeros(20 * RATE, np.float32), RATE), max_seconds=2)
+
+
+@pytest.mark.parametrize(("channels", "layout", "rate"), [(1, "mono", 16_000), (8, "7.1", 96_000)])
+def test_memory_does_not_grow_with_what_is_decoded(channels, layout, rate):
+    """Beside the signal itself: as float64, eight channels at 96 kHz are a hundred times as much."""
+    data = encode(np.zeros((channels, 30 * rate)), "flac", "flac", rate=rate, layout=layout)
+    tracemalloc.start()
+    waveform = load_audio(data)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert len(waveform) == 30 * RATE
+    assert peak < waveform.nbytes + 16e6
+
+
+@pytest.mark.parametrize("rate", [8_000, 11_025, 22_050, 44_100, 48_000, 96_000])
+@pytest.mark.parametrize("size", [1, 777, 100_003])
+def test_blocks_are_resampled_as_the_whole(rate, size, monkeypatch):
+    """To the bit, also where the length is no multiple of anything."""
+    samples = 0.1 * np.random.default_rng(0).standard_normal(rate // 10 if size == 1 else 3 * rate + 17)
+    monkeypatch.setattr("titans_mal.modeling.audio_loading._BLOCK", size)
+    expected = soxr.resample(samples, rate, RATE).astype(np.float32)
+    np.testing.assert_array_equal(load_audio((samples, rate)), expected)
+    np.testing.assert_array_equal(np.concatenate(list(audio_blocks((samples, rate)))), expected)
+
+
+def test_a_file_that_changes_its_rate(monkeypatch):
+    blocks = [AudioBlock(tone(rate=rate)[None].astype(np.float64), rate, ("FC",)) for rate in (16_000, 48_000, 8_000)]
+    monkeypatch.setattr(audio_loading, "decode_blocks", lambda source: iter(blocks))
+    waveform = load_audio("three.mp3")
+    np.testing.assert_array_equal(waveform, np.concatenate([load_audio((b.channels, b.rate)) for b in blocks]))
+    assert len(waveform) == 3 * RATE
+
+
+def test_one_channel():
+    left, right = tone(), tone(frequency=500)
+    data = to_wav(np.stack([left, right]))
+    for channel, samples in enumerate((left, right)):
+        np.testing.assert_allclose(load_audio(data, channel=channel), samples, atol=5e-5)
+        np.testing.assert_array_equal(load_audio((np.stack([left, right]), RATE), channel=channel), samples)
+    with pytest.raises(AudioDecodingError, match="has no channel 2: it has 2, counted from 0"):
+        load_audio(data, channel=2)
+    for channel in (-1, True, 0.0, "0"):
+        with pytest.raises(ValueError, match="A channel is a number from 0 on"):
+            load_audio(data, channel=channel)
+
+
+# Each leads elsewhere, or is a container that nobody records in.
+SDP = b"v=0\r\no=- 0 0 IN IP4 127.0.0.1\r\ns=x\r\nc=IN IP4 127.0.0.1\r\nt=0 0\r\nm=audio 5004 RTP/AVP 0\r\n"
+TEXTS = {
+    "sdp": SDP,
+    "ffconcat": b"ffconcat version 1.0\nfile other.wav\n",
+    "hls": b"#EXTM3U\n#EXT-X-TARGETDURATION:1\n#EXTINF:1,\nother.wav\n#EXT-X-ENDLIST\n",
+    "dash": b'<?xml version="1.0"?><MPD xmlns="urn:mpeg:dash:schema:mpd:2011"></MPD>',
+    "image": b"P6 2 2 255 " + bytes(12),
+    "subtitles": b"WEBVTT\n\n00:00.000 --> 00:01.000\nx\n",
+}
+
+
+@pytest.mark.parametrize("text", TEXTS)
+@pytest.mark.parametrize("extension", [None, "wav", "ffconcat", "sdp", "m3u8"])
+def test_what_leads_elsewhere_is_refused(text, extension, tmp_path, monkeypatch):
+    """As bytes, and as a file whatever it is called; also where what it names is there."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "other.wav").write_bytes(to_wav(tone()))
+    source = TEXTS[text]
+    if extension is not None:
+        source = tmp_path / f"turn.{extension}"
+        source.write_bytes(TEXTS[text])
+    for read in (load_audio, audio_seconds):
+        with pytest.raises(AudioDecodingError, match="cannot be decoded as sound"):
+            read(source)
+
+
+@pytest.mark.parametrize("container", ["nut", "mpegts", "voc"])
+def test_containers_that_are_not_listed_are_refused(container):
+    data = encode(tone(), "mp2" if container == "mpegts" else "pcm_s16le", container)
+    with pytest.raises(AudioDecodingError, match=r"Files are one of: wav, .*, flac, ogg, mp3"):
+        load_audio(data)
+
+
+@pytest.mark.parametrize(
+    ("codec", "container", "fmt"),
+    [("pcm_s16le", "wav", "s16"), ("libopus", "ogg", "s16"), ("aac", "mov", "fltp"), ("aac", "adts", "fltp"),
+     ("libopus", "webm", "s16"), ("pcm_s16le", "matroska", "s16"), ("pcm_s16be", "caf", "s16"),
+     ("pcm_s16be", "au", "s16"),
+     ("pcm_s16be", "aiff", "s16"), ("pcm_s16le", "avi", "s16"), ("pcm_s16le", "w64", "s16")],
+)  # fmt: skip
+def test_containers_that_are_listed_are_read(codec, container, fmt):
+    rate = 48_000 if codec == "libopus" else RATE
+    samples = tone(rate=rate)
+    data = encode(samples[None] if fmt == "fltp" else samples, codec, container, fmt=fmt, rate=rate)
+    assert len(load_audio(data)) == pytest.approx(RATE, abs=RATE / 8)
+
+
+@pytest.mark.parametrize(("channels", "rate"), [(1, 10), (1, 999), (1, 10_000_000), (200, 16_000), (9, 192_000)])
+def test_headers_of_no_recording_are_refused(channels, rate):
+    header = struct.pack("<IHHIIHH", 16, 1, channels, rate, rate * channels * 2 & 0xFFFFFFFF, channels * 2, 16)
+    content = b"data" + struct.pack("<I", 200 * channels * 20) + bytes(200 * channels * 20)
+    data = b"WAVEfmt " + header + content
+    data = b"RIFF" + struct.pack("<I", len(data)) + data
+    with pytest.raises(AudioDecodingError, match=rf"{channels} channels at {rate} Hz|cannot be decoded"):
+        load_audio(data)
+
+
+@pytest.mark.parametrize("rate", [2**63, 10**400, float("inf"), float("nan"), 1e300, 999, 768_001, True])
+def test_rates_that_are_none(rate):
+    with pytest.raises(ValueError, match="rate"):
+        load_audio((tone(), rate))
+    with pytest.raises(ValueError, match="rate"):
+        load_audio((tone(), RATE), sampling_rate=rate)
+
+
+def test_decoding_has_a_time_limit(monkeypatch, tmp_path):
+    path = tmp_path / "turn.wav"
+    path.write_bytes(to_wav(tone()))
+    monkeypatch.setattr(audio_decoding, "TIMEOUT", -1.0)
+    for source in (path, path.read_bytes()):
+        with pytest.raises(AudioDecodingError, match=r"no audio came out of it within -1 s"):
+            load_audio(source)
+
+
+def test_errors_do_not_repeat_what_is_long():
+    for source in ("x" * 5_000_000, "x" * 5_000_000 + "#t=1,2"):
+        with pytest.raises(FileNotFoundError) as error:
+            load_audio(source)
+        assert len(str(error.value)) < 500
+
+
+def test_tags_in_another_encoding_are_no_obstacle():
+    data = encode(tone(), "flac", "flac")
+    tags = b"\x04\x00\x00\x00" + struct.pack("<I", 1) + struct.pack("<I", 0)
+    comment = b"TITLE=\xff\xfe\xe9"
+    tags = struct.pack("<I", 1) + b"x" + struct.pack("<I", 1) + struct.pack("<I", len(comment)) + comment
+    block = bytes([4]) + len(tags).to_bytes(3, "big") + tags
+    streaminfo = data[4:42]
+    data = b"fLaC" + streaminfo + block + data[42:] if streaminfo[0] == 0 else data
+    assert len(load_audio(data)) == RATE
