@@ -11,7 +11,7 @@ import av
 import numpy as np
 from tiny_models import tone
 
-from titans_mal.data.voices import to_wav
+from titans_mal.data.synthetic.voices import to_wav
 
 
 def write_wav(path: Path, seconds: float = 0.5) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from tiny_models import LABELS, tone
 
-from titans_mal.data.voices import to_wav
+from titans_mal.data.synthetic.voices import to_wav
 
 
 # Turns of each conversation: some are longer than a window of three, some shorter.

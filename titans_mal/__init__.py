@@ -63,9 +63,9 @@ __all__ = ["__version__", *_PUBLIC]
 def __getattr__(name: str):
     if name not in _PUBLIC:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    # Whatever is used first, transformers' auto classes know the hosts from then on.
+    # Whatever is used first, transformers' auto classes know the hosts from then on, and models how to be published.
     if name not in _WITHOUT_A_MODEL:
-        importlib.import_module(".auto", __name__)
+        importlib.import_module(".hub", __name__)
     value = getattr(importlib.import_module(_PUBLIC[name], __name__), name)
     globals()[name] = value
     return value

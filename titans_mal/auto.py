@@ -16,7 +16,6 @@ from transformers import (
 from transformers.models.auto.auto_factory import _BaseAutoModelClass, _LazyAutoMapping
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING_NAMES
 
-from .modeling.audio_emotion_mixin import AudioEmotionMixin
 from .modeling.checkpoint_files import check_location, hub_keywords
 from .modeling.configuration_titans_mal import TitansMemoryConfig
 from .modeling.modeling_audioflamingo3_mal import AudioFlamingo3MALConfig, AudioFlamingo3MALForAudioEmotion
@@ -85,14 +84,6 @@ class _UseAudioEmotion:
             f'pipeline("audio-emotion", model="{pretrained_model_name_or_path}").'
         )
 
-
-def _publish(model, repo_id: str, **kwargs) -> str:
-    from .publishing import publish_model
-
-    return publish_model(model, repo_id, **kwargs)
-
-
-AudioEmotionMixin.publisher = staticmethod(_publish)
 
 # transformers looks an auto class up there by its name.
 transformers.models.auto.AutoModelForAudioEmotion = AutoModelForAudioEmotion

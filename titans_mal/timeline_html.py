@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from html import escape
 from pathlib import Path
 
-from .timeline import BAR_HEIGHT, Layout, Turn, check_turns, is_missed, lay_out, mean_surprise
+from .timeline_figure import BAR_HEIGHT, Layout, Turn, check_turns, is_missed, lay_out, mean_surprise
 
 
 _LANE_PIXELS, _SURPRISE_PIXELS, _REST_PIXELS = 70, 110, 190

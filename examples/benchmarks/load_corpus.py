@@ -53,7 +53,7 @@ def main() -> None:
         # Read by datasets when it is imported: nothing is found there of an earlier run.
         os.environ["HF_DATASETS_CACHE"] = str(Path(folder) / "cache")
         from titans_mal import load_conversations
-        from titans_mal.data.voices import SAMPLING_RATE, to_wav
+        from titans_mal.data.synthetic.voices import SAMPLING_RATE, to_wav
 
         rng = np.random.default_rng(0)
         write_corpus(Path(folder) / "corpus", turns, to_wav(0.1 * rng.standard_normal(int(SECONDS * SAMPLING_RATE))))

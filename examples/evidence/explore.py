@@ -21,7 +21,7 @@ from listeners import WithMemory
 from turn_features import draw_scripts, hear
 from variants import ActivatedKeys, Convolved, PlainValues, PooledWrite
 
-from titans_mal.data.suites import SUITES
+from titans_mal.data.synthetic.suites import SUITES
 
 
 CHOSEN = "as chosen"

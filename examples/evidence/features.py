@@ -27,7 +27,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from turn_features import Turns, draw_scripts, hear
 
-from titans_mal.data.suites import SUITES, Script, Suite
+from titans_mal.data.synthetic.suites import SUITES, Script, Suite
 
 
 RESULTS = Path(__file__).parent / "results" / "features"

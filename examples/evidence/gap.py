@@ -13,8 +13,8 @@ from pathlib import Path
 import numpy as np
 from matplotlib.figure import Figure
 
-from titans_mal.data.bayes_bound import BestListener
-from titans_mal.data.suites import Script, Suite
+from titans_mal.data.synthetic.bayes_bound import BestListener
+from titans_mal.data.synthetic.suites import Script, Suite
 
 
 Interval = tuple[float, float]

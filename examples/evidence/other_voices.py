@@ -11,7 +11,7 @@ from spoken_suites import Heard, hear_table, load_host
 from torch import Tensor
 
 from titans_mal import load_conversations
-from titans_mal.data.suites import EMOTIONS
+from titans_mal.data.synthetic.suites import EMOTIONS
 
 
 # The first turn of each of two speakers is neutral there as well, and not scored.

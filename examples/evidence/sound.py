@@ -24,7 +24,7 @@ from sound_rivals import ENTRIES, Trial
 from spoken_suites import hear_suite, load_host
 from turn_cost import turn_costs
 
-from titans_mal.data.suites import SUITES, Script, Suite
+from titans_mal.data.synthetic.suites import SUITES, Script, Suite
 
 
 RESULTS = Path(__file__).parent / "results" / "sound"

@@ -21,7 +21,7 @@ from sound_listeners import memory_logits, train_memory
 from spoken_suites import hear_suite, load_host
 from variants import ActivatedKeys, InputKeys, PooledWrite
 
-from titans_mal.data.suites import SUITES
+from titans_mal.data.synthetic.suites import SUITES
 from titans_mal.modeling.memory_injection import decoder_blocks
 
 

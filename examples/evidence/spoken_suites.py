@@ -20,8 +20,8 @@ from torch.nn import functional as F
 from transformers import AutoProcessor
 
 from titans_mal import AutoModelForAudioEmotion, TitansMemoryConfig, load_audio
-from titans_mal.data.suites import Script, Suite
 from titans_mal.data.synthetic import speak
+from titans_mal.data.synthetic.suites import Script, Suite
 
 
 CHECKPOINT = Path(__file__).parents[1] / "quickstart" / "tiny-qwen2-audio-mal"

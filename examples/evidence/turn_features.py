@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from titans_mal.data.suites import SPEAKER_SPREAD, Script, Suite
+from titans_mal.data.synthetic.suites import SPEAKER_SPREAD, Script, Suite
 
 
 FEWEST_TOKENS, MOST_TOKENS = 8, 12

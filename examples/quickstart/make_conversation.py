@@ -10,9 +10,9 @@ from pathlib import Path
 
 import numpy as np
 
-from titans_mal.data.suites import EMOTIONS, Speaker, baseline
 from titans_mal.data.synthetic import PAUSE, speak
-from titans_mal.data.voices import LEVEL_MEAN, PITCH_MEDIAN, SAMPLING_RATE, Voice, to_wav
+from titans_mal.data.synthetic.suites import EMOTIONS, Speaker, baseline
+from titans_mal.data.synthetic.voices import LEVEL_MEAN, PITCH_MEDIAN, SAMPLING_RATE, Voice, to_wav
 
 
 FOLDER = Path(__file__).parent / "conversation"

@@ -11,7 +11,7 @@ from transformers import (
     WhisperFeatureExtractor,
 )
 
-from titans_mal.data.suites import EMOTIONS
+from titans_mal.data.synthetic.suites import EMOTIONS
 
 
 PROMPT = "emotion ?"

@@ -32,10 +32,10 @@ from tiny_host import LEVEL_WORDS, PITCH_WORDS, PROMPT, TRACT_WORDS, build_host,
 from torch.nn import functional as F
 
 from titans_mal import AutoModelForAudioEmotion, TitansMemoryConfig, load_audio, load_conversations
-from titans_mal.data.bayes_bound import best_accuracy
-from titans_mal.data.suites import EMOTION_CHANGES, EMOTIONS, TURN_SCATTER, Speaker, baseline
 from titans_mal.data.synthetic import speak
-from titans_mal.data.voices import LEVEL_MEAN, PITCH_MEDIAN
+from titans_mal.data.synthetic.bayes_bound import best_accuracy
+from titans_mal.data.synthetic.suites import EMOTION_CHANGES, EMOTIONS, TURN_SCATTER, Speaker, baseline
+from titans_mal.data.synthetic.voices import LEVEL_MEAN, PITCH_MEDIAN
 
 
 HERE = Path(__file__).parent

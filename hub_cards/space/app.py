@@ -13,7 +13,7 @@ from typing import Any
 
 import av
 import gradio as gr
-from timeline import draw_timeline
+from timeline import draw_figure
 from transformers import Pipeline, pipeline
 
 
@@ -98,7 +98,7 @@ def build_app(pipe: Pipeline) -> gr.Blocks:
             folder = Path(tempfile.mkdtemp(dir=app.GRADIO_CACHE))
             download, picture = folder / "conversation.json", folder / "timeline.png"
             download.write_text(conversation.to_json(), encoding="utf-8")
-            draw_timeline(conversation.turns, picture, turns_without_memory=conversation.turns_without_memory)
+            draw_figure(conversation.turns, picture, turns_without_memory=conversation.turns_without_memory)
         button = gr.DownloadButton(value=download, interactive=download is not None)
         return [conversation, conversation.rows(), picture, button, conversation.next_speaker(), None]
 

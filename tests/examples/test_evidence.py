@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from titans_mal.data.suites import SPEAKER_SPREAD, SUITES, carry_over, interleaved, null
+from titans_mal.data.synthetic.suites import SPEAKER_SPREAD, SUITES, carry_over, interleaved, null
 
 
 EVIDENCE = Path(__file__).parents[2] / "examples" / "evidence"
@@ -77,7 +77,7 @@ def test_the_bound_is_scored_on_the_scripts():
     from gap import bound_scores
     from turn_features import draw_scripts
 
-    from titans_mal.data.bayes_bound import accuracy_of_best
+    from titans_mal.data.synthetic.bayes_bound import accuracy_of_best
 
     suite = interleaved()
     scripts = draw_scripts(suite, 20, seed=(0,))

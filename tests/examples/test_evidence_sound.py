@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 import torch
 
-from titans_mal.data.suites import SUITES
 from titans_mal.data.synthetic import speak, synthetic_conversations
+from titans_mal.data.synthetic.suites import SUITES
 
 
 EVIDENCE = Path(__file__).parents[2] / "examples" / "evidence"

@@ -57,7 +57,7 @@ def test_the_shipped_folder_is_small_and_complete():
 def test_evaluation_streams_like_the_pipeline(training, shipped):
     """What the table says of turn-parallel evaluation holds for a user's turn by turn calls."""
     from titans_mal import AudioEmotionPipeline
-    from titans_mal.data.suites import EMOTIONS
+    from titans_mal.data.synthetic.suites import EMOTIONS
 
     model, processor = shipped
     ((waveforms, _),) = training["held_out"](1, seed=20_001)

@@ -11,7 +11,7 @@ from tiny_processors import PROCESSORS
 from transformers import WhisperFeatureExtractor
 
 from titans_mal import AudioEmotionPipeline, ConversationMemoryCache
-from titans_mal.data.voices import to_wav
+from titans_mal.data.synthetic.voices import to_wav
 from titans_mal.training.windows import without_weights
 
 

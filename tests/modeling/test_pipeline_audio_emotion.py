@@ -62,7 +62,7 @@ def test_conversations_do_not_touch_each_other(pipe):
 
 def test_fields_come_back(pipe, tmp_path):
     path = tmp_path / "turn.wav"
-    from titans_mal.data.voices import to_wav
+    from titans_mal.data.synthetic.voices import to_wav
 
     path.write_bytes(to_wav(tone()))
     turn = {"audio": str(path), "speaker": "Ada", "start": 1.0, "end": 2.0, "turn_index": 7}

@@ -4,7 +4,7 @@ import torch
 from tiny_models import AUDIO, CHAT_TEMPLATE, LABELS, tiny_model, tiny_processor, tone
 from tokenizers.processors import TemplateProcessing
 
-from titans_mal.data.voices import to_wav
+from titans_mal.data.synthetic.voices import to_wav
 
 
 RATE = 16_000

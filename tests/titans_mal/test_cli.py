@@ -14,7 +14,7 @@ from typer.testing import CliRunner
 from titans_mal import load_audio, load_recording
 from titans_mal.cli import app
 from titans_mal.cli.options import as_label_set
-from titans_mal.data.voices import to_wav
+from titans_mal.data.synthetic.voices import to_wav
 
 
 FIELDS = ["file", "conversation_id", "turn_index", "speaker", "start", "end", "label", "score", "scores", "surprise"]

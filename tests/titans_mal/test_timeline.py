@@ -6,7 +6,8 @@ import sys
 import pytest
 from matplotlib.colors import to_hex
 
-from titans_mal.timeline import BAR_HEIGHT, _timeline_figure, draw_timeline
+from titans_mal.timeline import draw_timeline
+from titans_mal.timeline_figure import BAR_HEIGHT, timeline_figure
 
 
 EMOTIONS = ["anger", "joy", "neutral", "sadness"]
@@ -72,13 +73,13 @@ def test_any_number_of_turns(tmp_path, count):
 
 
 def test_width_grows_up_to_a_bound():
-    widths = [_timeline_figure(make_turns(["joy"] * count)).get_figwidth() for count in (3, 40, 300, 1000)]
+    widths = [timeline_figure(make_turns(["joy"] * count)).get_figwidth() for count in (3, 40, 300, 1000)]
     assert widths[0] < widths[1] < widths[2] == widths[3]
 
 
 def test_lanes_bars_and_legend():
     turns = make_turns(["joy", "anger", "neutral"], speakers=("Zoe", None))
-    figure = _timeline_figure(turns)
+    figure = timeline_figure(turns)
     lanes, surprise = figure.axes
     assert lane_names(lanes) == ["Zoe", "(unknown)"]
     assert legend_texts(figure) == [*EMOTIONS, "full height: probability 1"]
@@ -100,18 +101,18 @@ def test_surprise_is_the_mean_over_layers_at_the_middle_of_the_turn():
     turns[1]["surprise"] = 7
     turns[2]["surprise"] = None
     turns[3]["surprise"] = []
-    (line,) = _timeline_figure(turns).axes[1].lines
+    (line,) = timeline_figure(turns).axes[1].lines
     assert line.get_xdata() == pytest.approx([1, 3, 5, 7, 9])
     assert line.get_ydata() == pytest.approx([1.5, 7, float("nan"), float("nan"), 3.5], nan_ok=True)
 
 
 def test_no_surprise_no_panel():
-    assert len(_timeline_figure(make_turns(["joy"] * 3, surprise=None)).axes) == 1
+    assert len(timeline_figure(make_turns(["joy"] * 3, surprise=None)).axes) == 1
 
 
 def test_memory_on_and_off_share_axis_and_colours():
     on, off = make_turns(["joy", "anger"]), make_turns(["neutral", "anger"], start=None, surprise=None)
-    figure = _timeline_figure(on, turns_without_memory=off, title="Kitchen")
+    figure = timeline_figure(on, turns_without_memory=off, title="Kitchen")
     first, _, last = figure.axes
     assert (first.get_title(loc="left"), last.get_title(loc="left")) == ("memory on", "memory off")
     assert figure.get_suptitle() == "Kitchen"
@@ -125,37 +126,37 @@ def test_memory_on_and_off_share_axis_and_colours():
 def test_a_label_keeps_its_colour():
     one = make_turns(["joy", "anger"])
     other = make_turns(["sadness"], emotions=EMOTIONS[::-1], emotion="a gold label without a score")
-    colours = legend_colours(_timeline_figure(one))
-    others = legend_colours(_timeline_figure(other))
+    colours = legend_colours(timeline_figure(one))
+    others = legend_colours(timeline_figure(other))
     assert all(colours[emotion] == others[emotion] for emotion in EMOTIONS)
 
 
 def test_more_labels_than_colours_are_hatched():
     emotions = [f"emotion {number:02}" for number in range(20)]
-    legend = _timeline_figure(make_turns(["emotion 00", "emotion 08"], emotions=emotions)).legends[0]
+    legend = timeline_figure(make_turns(["emotion 00", "emotion 08"], emotions=emotions)).legends[0]
     looks = {(patch.get_facecolor(), patch.get_hatch()) for patch in legend.get_patches()[:20]}
     assert len(looks) == 20
 
 
 def test_gold_label_is_marked_where_it_differs():
-    figure = _timeline_figure(make_turns(["joy", "anger", "joy"], emotion="anger"))
+    figure = timeline_figure(make_turns(["joy", "anger", "joy"], emotion="anger"))
     strips = bars(figure.axes[0], "gold")
     assert [strip.get_x() for strip in strips] == [0, 4]
     assert {to_hex(strip.get_facecolor()) for strip in strips} == {legend_colours(figure)["anger"]}
     assert legend_texts(figure)[-1] == "strip: gold label, where it differs"
-    assert legend_texts(_timeline_figure(make_turns(["joy"], emotion="joy")))[-1] == "full height: probability 1"
+    assert legend_texts(timeline_figure(make_turns(["joy"], emotion="joy")))[-1] == "full height: probability 1"
 
 
 def test_turns_without_times_stand_at_their_index():
     turns = make_turns(["joy"] * 3)
     turns[1]["end"] = None
-    lanes, surprise = _timeline_figure(turns).axes
+    lanes, surprise = timeline_figure(turns).axes
     assert [(bar.get_x(), bar.get_width()) for bar in bars(lanes, "bar")] == [(-0.5, 1), (0.5, 1), (1.5, 1)]
     assert surprise.get_xlabel() == "turn"
 
 
 def test_labels_are_written_on_few_turns_only():
-    few, many = (_timeline_figure(make_turns(["joy"] * count)).axes[0] for count in (3, 300))
+    few, many = (timeline_figure(make_turns(["joy"] * count)).axes[0] for count in (3, 300))
     assert [text.get_text() for text in few.texts] == ["joy"] * 3
     assert not many.texts
 

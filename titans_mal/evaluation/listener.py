@@ -18,8 +18,8 @@ def __getattr__(name: str):
     if name not in _RENAMED:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     warnings.warn(
-        f"{name} is now {_RENAMED[name]} of titans_mal.evaluation.table_scoring; the old name goes with the next "
-        "version.",
+        f"titans_mal.evaluation.listener.{name} is now {_RENAMED[name]} of titans_mal.evaluation.table_scoring; the "
+        "old name goes with the next version.",
         DeprecationWarning,
         stacklevel=2,
     )

@@ -9,7 +9,7 @@ from pathlib import Path
 from huggingface_hub import HfApi
 from jinja2 import Template
 
-from .. import timeline
+from .. import timeline_figure
 from .model_card import TEMPLATES
 from .publish import Publication, check_repo_id, create_repo, upload
 from .repository import replace_text
@@ -40,7 +40,7 @@ def write_space(folder: str | Path, repo_id: str, *, has_lora: bool = False) -> 
     replace_text(folder / "app.py", app.replace('"{{ repo_id }}"', json.dumps(repo_id)))
     requirements = (TEMPLATES / "space" / "requirements.txt").read_text(encoding="utf-8")
     replace_text(folder / "requirements.txt", requirements + ("peft\n" if has_lora else ""))
-    shutil.copyfile(timeline.__file__, folder / "timeline.py")
+    shutil.copyfile(timeline_figure.__file__, folder / "timeline.py")
     return {name: folder / name for name in _FILES}
 
 

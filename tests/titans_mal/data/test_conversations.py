@@ -10,8 +10,8 @@ from tiny_models import tone
 from titans_mal import load_audio, load_conversations
 from titans_mal.data.metadata_folder import REQUIRED_COLUMNS
 from titans_mal.data.problems import quietly
+from titans_mal.data.synthetic.voices import to_wav
 from titans_mal.data.table import COLUMNS, turns_by_conversation
-from titans_mal.data.voices import to_wav
 
 
 def turn(number=0, **fields):

@@ -7,8 +7,8 @@ from tiny_models import tone
 
 from titans_mal import load_audio, load_conversations
 from titans_mal.data import hub_dataset
+from titans_mal.data.synthetic.voices import to_wav
 from titans_mal.data.table import COLUMNS
-from titans_mal.data.voices import to_wav
 
 
 @pytest.fixture

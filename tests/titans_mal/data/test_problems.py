@@ -12,7 +12,7 @@ from titans_mal import load_conversations
 from titans_mal.data import problems
 from titans_mal.data.overview import depth_name, history_depths, list_problems, overview
 from titans_mal.data.problems import Problem
-from titans_mal.data.voices import to_wav
+from titans_mal.data.synthetic.voices import to_wav
 
 
 @pytest.fixture

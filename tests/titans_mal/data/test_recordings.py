@@ -9,7 +9,7 @@ from tiny_models import tone
 
 from titans_mal import load_audio, load_recording
 from titans_mal.data.recordings import Segment, read_segments
-from titans_mal.data.voices import to_wav
+from titans_mal.data.synthetic.voices import to_wav
 
 
 @pytest.fixture

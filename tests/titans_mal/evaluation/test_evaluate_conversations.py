@@ -14,7 +14,7 @@ from peft import LoraConfig
 from tiny_models import LABELS, save_base, tiny_model, tone
 
 from titans_mal import ConversationMemoryCache, Qwen2AudioMALForAudioEmotion, load_audio, load_conversations
-from titans_mal.data.voices import to_wav
+from titans_mal.data.synthetic.voices import to_wav
 from titans_mal.evaluation import evaluate_conversations as runner
 from titans_mal.evaluation.conditions import CONDITIONS
 from titans_mal.evaluation.evaluate_conversations import evaluate_conversations

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from titans_mal.data.voices import LEVEL_MEAN, PITCH_MEDIAN, SAMPLING_RATE, Voice
+from titans_mal.data.synthetic.voices import LEVEL_MEAN, PITCH_MEDIAN, SAMPLING_RATE, Voice
 
 
 def pitch_of(waveform: np.ndarray) -> float:

@@ -2,9 +2,9 @@ import numpy as np
 import pytest
 
 from titans_mal import load_audio, synthetic_conversations
-from titans_mal.data.suites import EMOTIONS, carry_over
+from titans_mal.data.synthetic.suites import EMOTIONS, carry_over
+from titans_mal.data.synthetic.voices import SAMPLING_RATE
 from titans_mal.data.table import COLUMNS
-from titans_mal.data.voices import SAMPLING_RATE
 
 
 def test_the_same_seed_gives_the_same_sound():

@@ -5,8 +5,8 @@ import itertools
 import numpy as np
 import pytest
 
-from titans_mal.data.bayes_bound import BestListener, best_accuracy
-from titans_mal.data.suites import (
+from titans_mal.data.synthetic.bayes_bound import BestListener, best_accuracy
+from titans_mal.data.synthetic.suites import (
     EMOTION_CHANGES,
     SPEAKER_SPREAD,
     SUITES,

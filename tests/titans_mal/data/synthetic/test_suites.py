@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from titans_mal.data.suites import (
+from titans_mal.data.synthetic.suites import (
     EMOTION_CHANGES,
     EMOTIONS,
     NEUTRAL,
@@ -16,7 +16,7 @@ from titans_mal.data.suites import (
     interleaved,
     null,
 )
-from titans_mal.data.voices import Voice
+from titans_mal.data.synthetic.voices import Voice
 
 
 def scripts(suite: Suite, number: int = 200):

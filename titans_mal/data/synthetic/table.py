@@ -1,12 +1,12 @@
-"""Made-up conversations as sound: the scripts of a suite, spoken by made-up voices."""
+"""Made-up conversations as audio: the scripts of a suite, spoken by made-up voices."""
 
 from __future__ import annotations
 
 import numpy as np
 from datasets import Dataset
 
+from ..table import conversation_table
 from .suites import EMOTIONS, SUITES, Script, Suite, baseline
-from .table import conversation_table
 from .voices import SAMPLING_RATE, to_wav
 
 
@@ -36,7 +36,7 @@ def synthetic_conversations(
     Args:
         num_conversations: how many.
         seed: the same seed gives the same sound.
-        suite: what is drawn, as of `titans_mal.data.suites`; None: `baseline()`.
+        suite: what is drawn, as of `titans_mal.data.synthetic.suites`; None: `baseline()`.
         split: what the column `split` says.
 
     Returns:

@@ -1,0 +1,34 @@
+"""Names of earlier versions: they warn, and are what they were."""
+
+import importlib
+import sys
+
+import pytest
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "name"),
+    [
+        ("titans_mal.data.suites", "titans_mal.data.synthetic.suites", "Suite"),
+        ("titans_mal.data.voices", "titans_mal.data.synthetic.voices", "to_wav"),
+        ("titans_mal.data.bayes_bound", "titans_mal.data.synthetic.bayes_bound", "best_accuracy"),
+    ],
+)
+def test_modules_that_moved(old, new, name):
+    sys.modules.pop(old, None)
+    with pytest.warns(DeprecationWarning, match=f"{old} is now {new}"):
+        module = importlib.import_module(old)
+    assert getattr(module, name) is getattr(importlib.import_module(new), name)
+
+
+@pytest.mark.parametrize(
+    ("old", "new"), [("Listener", "TableScorer"), ("Heard", "TableScores"), ("HeardTurn", "GroupTurn")]
+)
+def test_names_that_changed(old, new):
+    listener, scoring = (
+        importlib.import_module(f"titans_mal.evaluation.{name}") for name in ("listener", "table_scoring")
+    )
+    with pytest.warns(DeprecationWarning, match=f"{old} is now {new}"):
+        assert getattr(listener, old) is getattr(scoring, new)
+    with pytest.raises(AttributeError):
+        listener.Hearing  # noqa: B018

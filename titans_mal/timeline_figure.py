@@ -1,0 +1,281 @@
+"""A picture of one conversation: who spoke when, with which emotion, and how surprised the memory was.
+
+This file stands alone: a Space takes it along. The figure is built with matplotlib's object interface alone. It keeps
+no global state, needs no display, and may be drawn from several threads at once.
+"""
+
+from __future__ import annotations
+
+import math
+import textwrap
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.patches import Patch
+from matplotlib.patheffects import withStroke
+from matplotlib.ticker import MaxNLocator
+
+
+Turn = Mapping[str, Any]
+
+# Okabe and Ito's colours, with grey for their black, which text and outlines need. The order is free; this one gives
+# the sorted label sets of MELD and IEMOCAP the colours a reader expects: red anger, grey neutral, blue sadness.
+_COLOURS = ("#D55E00", "#009E73", "#CC79A7", "#F0E442", "#999999", "#0072B2", "#E69F00", "#56B4E9")
+_HATCHES = ("", "///", "...", "xxx")
+
+BAR_HEIGHT = 0.76  # of a probability of 1, where lanes are 1 apart
+_STRIP_HEIGHT, _STRIP_DROP = 0.1, 0.14
+_OUTLINE = {"facecolor": "0.965", "edgecolor": "0.8", "linewidth": 0.5}
+_BAR_EDGE = {"edgecolor": "0.25", "linewidth": 0.4}
+_STRIP_EDGE = {"edgecolor": "black", "linewidth": 0.6}
+
+_MOST_TURNS_WITH_TEXT = 40
+_FONT_SIZE = 8  # points, of the labels on bars
+_LETTER_INCHES = 0.065  # about the mean width of a letter in that size
+_LINE_INCHES = 0.14
+
+
+def draw_figure(
+    turns: Sequence[Turn],
+    path: str | Path,
+    *,
+    turns_without_memory: Sequence[Turn] | None = None,
+    title: str | None = None,
+) -> Path:
+    """Write the picture of `timeline_figure`; `.png`, `.svg` or `.pdf` of `path` picks the format.
+
+    Raises:
+        ValueError: as `timeline_figure`.
+        OSError: the file cannot be written.
+    """
+    path = Path(path)
+    figure = timeline_figure(turns, turns_without_memory=turns_without_memory, title=title)
+    figure.savefig(path, format=path.suffix.lower().removeprefix("."), dpi=150)
+    return path
+
+
+@dataclass(frozen=True)
+class Layout:
+    """What all panels share.
+
+    Attributes:
+        starts, widths: of each turn, in seconds or turns.
+        unit: label of the time axis.
+        speakers: in order of appearance, from the top lane down.
+        bases: height of each turn's lane.
+        styles: label to the fill of its bars.
+        inches: width of the figure.
+    """
+
+    starts: list[float]
+    widths: list[float]
+    unit: str
+    speakers: list[str | None]
+    bases: list[float]
+    styles: dict[str, dict[str, str]]
+    inches: float
+
+    @property
+    def ends(self) -> list[float]:
+        return [start + width for start, width in zip(self.starts, self.widths)]
+
+    @property
+    def limits(self) -> tuple[float, float]:
+        """Ends of the time axis, with a little air."""
+        first, last = min(self.starts), max(self.ends)
+        air = 0.01 * (last - first) or 0.5
+        return first - air, last + air
+
+
+def timeline_figure(
+    turns: Sequence[Turn], *, turns_without_memory: Sequence[Turn] | None = None, title: str | None = None
+) -> Figure:
+    """The figure of a conversation; its axes: lanes, surprise if known, lanes without memory.
+
+    Args:
+        turns, turns_without_memory, title: as `titans_mal.draw_timeline`.
+
+    Raises:
+        ValueError: as `titans_mal.draw_timeline`, but for the suffix.
+    """
+    check_turns(turns, turns_without_memory)
+    layout = lay_out(turns, turns_without_memory or ())
+    surprises = [mean_surprise(turn) for turn in turns]
+    lanes_inches = len(layout.speakers) * max(0.4, min(1.0, 4 / len(layout.speakers))) + 0.2
+
+    panels = [(lanes_inches, _draw_lanes, turns)]
+    if not all(map(math.isnan, surprises)):
+        panels.append((0.7, _draw_surprise, surprises))
+    if turns_without_memory is not None:
+        panels.append((lanes_inches, _draw_lanes, turns_without_memory))
+    ratios = [inches for inches, _, _ in panels]
+
+    figure = Figure(figsize=(layout.inches, sum(ratios) + 1.5), layout="constrained")
+    axes = figure.subplots(len(panels), sharex=True, squeeze=False, height_ratios=ratios)[:, 0]
+    for panel, (_, draw, content) in zip(axes, panels):
+        draw(panel, content, layout)
+    if turns_without_memory is not None:
+        axes[0].set_title("memory on", loc="left", fontsize=10)
+        axes[-1].set_title("memory off", loc="left", fontsize=10)
+    axes[-1].set_xlabel(layout.unit)
+    axes[-1].set_xlim(layout.limits)
+    ticks = MaxNLocator(nbins=int(layout.inches), steps=[1, 2, 5, 10], integer=layout.unit == "turn")
+    axes[-1].xaxis.set_major_locator(ticks)
+
+    title = turns[0]["conversation_id"] if title is None else title
+    figure.suptitle(str(title or ""), fontsize=12, parse_math=False)
+    has_gold = any(is_missed(turn) for turn in [*turns, *(turns_without_memory or ())])
+    handles = _legend_handles(layout.styles, has_gold=has_gold)
+    figure.legend(
+        handles=handles, loc="outside lower center", ncols=int(layout.inches / 1.6), fontsize=9, frameon=False
+    )
+    return figure
+
+
+def check_turns(turns: Sequence[Turn], turns_without_memory: Sequence[Turn] | None) -> None:
+    if not turns:
+        raise ValueError("got no turns: a timeline needs at least one")
+    if turns_without_memory is not None and len(turns_without_memory) != len(turns):
+        raise ValueError(
+            f"got {len(turns)} turns but {len(turns_without_memory)} turns without memory: the numbers must be equal"
+        )
+    everything = [*turns, *(turns_without_memory or ())]
+    conversations = list(dict.fromkeys(turn["conversation_id"] for turn in everything))
+    if len(conversations) > 1:
+        raise ValueError(f"got turns of conversations {', '.join(map(repr, conversations))}: only one is allowed")
+    for turn in everything:
+        if not 0 <= turn["score"] <= 1 + 1e-6:  # rounding may leave a probability just above 1
+            raise ValueError(f"turn {turn['turn_index']} has score {turn['score']}: allowed are 0 to 1")
+        if _has_times(turn) and turn["end"] < turn["start"]:
+            raise ValueError(
+                f"turn {turn['turn_index']} starts at {turn['start']} s and ends at {turn['end']} s: "
+                "a turn must not end before it starts"
+            )
+
+
+def lay_out(turns: Sequence[Turn], turns_without_memory: Sequence[Turn]) -> Layout:
+    if all(map(_has_times, turns)):
+        unit = "time (s)"
+        starts = [turn["start"] for turn in turns]
+        widths = [turn["end"] - turn["start"] for turn in turns]
+    else:
+        unit = "turn"
+        starts = [turn["turn_index"] - 0.5 for turn in turns]  # ticks at whole numbers then stand under the middles
+        widths = [1.0] * len(turns)
+
+    speakers = list(dict.fromkeys(turn.get("speaker") for turn in turns))
+    lanes = {speaker: len(speakers) - 1 - place for place, speaker in enumerate(speakers)}
+    return Layout(
+        starts=starts,
+        widths=widths,
+        unit=unit,
+        speakers=speakers,
+        bases=[lanes[turn.get("speaker")] for turn in turns],
+        styles=_styles([*turns, *turns_without_memory]),
+        inches=min(max(8.0, 0.35 * len(turns)), 20.0),
+    )
+
+
+def _styles(turns: Sequence[Turn]) -> dict[str, dict[str, str]]:
+    """Colour and hatch of each label, by its place among the sorted labels of `scores`."""
+    scored = {label for turn in turns for label in turn["scores"]}
+    # Labels without a score, gold ones say, come last: they must not move the colours of the others.
+    unscored = {label for turn in turns for label in (turn["label"], turn.get("emotion")) if label} - scored
+    styles = {}
+    for place, label in enumerate(sorted(scored) + sorted(unscored)):
+        cycle, colour = divmod(place, len(_COLOURS))
+        styles[label] = {"facecolor": _COLOURS[colour], "hatch": _HATCHES[cycle % len(_HATCHES)]}
+    return styles
+
+
+def _draw_lanes(axes: Axes, turns: Sequence[Turn], layout: Layout) -> None:
+    """One lane per speaker, with a bar, and the gold label if another one, for each turn."""
+
+    def fills(labels: list[str]) -> dict[str, list[str]]:
+        styles = [layout.styles[label] for label in labels]
+        return {"color": [style["facecolor"] for style in styles], "hatch": [style["hatch"] for style in styles]}
+
+    def bars(picked: list[int], heights: list[float] | float, *, drop: float = 0.0, **look: Any) -> None:
+        starts, widths = [layout.starts[i] for i in picked], [layout.widths[i] for i in picked]
+        axes.bar(starts, heights, widths, [layout.bases[i] - drop for i in picked], align="edge", **look)
+
+    every = list(range(len(turns)))
+    bars(every, BAR_HEIGHT, **_OUTLINE)
+    heights = [BAR_HEIGHT * turn["score"] for turn in turns]
+    bars(every, heights, **_BAR_EDGE, **fills([turn["label"] for turn in turns]))
+    missed = [i for i in every if is_missed(turns[i])]
+    if missed:
+        golds = fills([turns[i]["emotion"] for i in missed])
+        bars(missed, _STRIP_HEIGHT, drop=_STRIP_DROP, **_STRIP_EDGE, **golds)
+    if len(turns) <= _MOST_TURNS_WITH_TEXT:
+        _write_labels(axes, turns, layout)
+
+    count = len(layout.speakers)
+    names = [textwrap.fill(str(name), 16) if name is not None else "(unknown)" for name in layout.speakers]
+    axes.set_yticks([count - 1 - place + BAR_HEIGHT / 2 for place in range(count)], names, parse_math=False)
+    axes.set_ylim(-0.2, count - 0.15)
+    axes.tick_params(axis="y", length=0)
+    axes.spines[["top", "right", "left"]].set_visible(False)
+
+
+def _write_labels(axes: Axes, turns: Sequence[Turn], layout: Layout) -> None:
+    """Write each label on its bar: across if it fits, else upwards, else not."""
+    first, last = layout.limits
+    inches_per_unit = (layout.inches - 1.5) / (last - first)  # the speakers' names take the rest
+    for turn, start, width, base in zip(turns, layout.starts, layout.widths, layout.bases):
+        room = width * inches_per_unit
+        if room < _LINE_INCHES:
+            continue
+        axes.text(
+            start + width / 2,
+            base + 0.06,
+            turn["label"],
+            fontsize=_FONT_SIZE,
+            ha="center",
+            va="bottom",
+            rotation=0 if room > _LETTER_INCHES * len(turn["label"]) + 0.05 else 90,
+            path_effects=[withStroke(linewidth=2, foreground="white", alpha=0.85)],
+        )
+
+
+def _draw_surprise(axes: Axes, surprises: Sequence[float], layout: Layout) -> None:
+    middles = [(start + end) / 2 for start, end in zip(layout.starts, layout.ends)]
+    points = sorted(zip(middles, surprises))  # turns may overlap, and a line must not run back
+    size = 3 if len(points) <= 100 else 1.5
+    axes.plot(*zip(*points), color="black", linewidth=1, marker="o", markersize=size)
+    axes.set_ylabel("surprise", fontsize=9)
+    axes.yaxis.set_major_locator(MaxNLocator(nbins=3))
+    axes.tick_params(axis="y", labelsize=8)
+    axes.grid(axis="y", color="0.9", linewidth=0.5)
+    axes.margins(y=0.15)
+    axes.spines[["top", "right"]].set_visible(False)
+
+
+def _legend_handles(styles: dict[str, dict[str, str]], *, has_gold: bool) -> list[Patch]:
+    handles = [Patch(label=label, **_BAR_EDGE, **style) for label, style in styles.items()]
+    handles.append(Patch(label="full height: probability 1", **_OUTLINE))
+    if has_gold:
+        handles.append(Patch(facecolor="white", label="strip: gold label, where it differs", **_STRIP_EDGE))
+    return handles
+
+
+def _has_times(turn: Turn) -> bool:
+    return turn.get("start") is not None and turn.get("end") is not None
+
+
+def is_missed(turn: Turn) -> bool:
+    """Whether the gold label is known and another one than the turn's."""
+    return bool(turn.get("emotion")) and turn["emotion"] != turn["label"]
+
+
+def mean_surprise(turn: Turn) -> float:
+    """Mean over the memory layers; nan, which leaves a gap in the line, where it is unknown."""
+    surprise = turn.get("surprise")
+    if isinstance(surprise, Sequence):
+        return fmean(surprise) if surprise else math.nan
+    return math.nan if surprise is None else float(surprise)
