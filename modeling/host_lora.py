@@ -13,7 +13,7 @@ from pathlib import Path
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 from transformers import PreTrainedModel
-from transformers.utils import cached_file, is_peft_available
+from transformers.utils import cached_file
 
 
 LORA_FOLDER = "lora"
@@ -78,10 +78,8 @@ class HostLoraMixin:
 
 
 def _check_is_active(model: PreTrainedModel, names: set[str]) -> None:
-    from peft.tuners.tuners_utils import BaseTunerLayer
-
     for key, module in model.named_modules():
-        if not isinstance(module, BaseTunerLayer):
+        if not isinstance(module, _peft().tuners.tuners_utils.BaseTunerLayer):
             continue
         there = names & {*module._get_available_adapters()}
         if module.merged:
@@ -162,12 +160,9 @@ def load_lora(model: PreTrainedModel, name: str | os.PathLike, hub: dict, *, is_
     path = cached_file(name, _CONFIG_FILE, _raise_exceptions_for_missing_entries=is_needed, **hub)
     if path is None:
         return False
-    if not is_peft_available():
-        raise ImportError(f"The host of {name} carries a LoRA, which needs PEFT: pip install peft")
-    from peft import PeftConfig, set_peft_model_state_dict
-
+    peft = _peft()
     weights = _read_weights(cached_file(name, _WEIGHTS_FILE, **hub))
-    config = PeftConfig.from_pretrained(os.path.dirname(path))
+    config = peft.PeftConfig.from_pretrained(os.path.dirname(path))
     config.inference_mode = True
     model.add_adapter(config, LORA_NAME)
     wrong = lora_misfits(model, LORA_NAME, weights)
@@ -185,7 +180,7 @@ def load_lora(model: PreTrainedModel, name: str | os.PathLike, hub: dict, *, is_
         if ".lora_" in key and saved is not None:
             # As precise as it was trained, which may be more than the host is.
             parameter.data = parameter.data.to(saved.dtype)
-    set_peft_model_state_dict(model, weights, adapter_name=LORA_NAME)
+    peft.set_peft_model_state_dict(model, weights, adapter_name=LORA_NAME)
     return True
 
 
@@ -196,9 +191,7 @@ def read_lora(folder: str | os.PathLike) -> dict[str, Tensor]:
 
 def read_lora_config(folder: str | os.PathLike):
     """The `peft.LoraConfig` of the LoRA beside the checkpoint in a folder."""
-    from peft import PeftConfig
-
-    return PeftConfig.from_pretrained(str(Path(folder) / LORA_FOLDER))
+    return _peft().PeftConfig.from_pretrained(str(Path(folder) / LORA_FOLDER))
 
 
 def _read_weights(path: str | os.PathLike) -> dict[str, Tensor]:
@@ -214,7 +207,20 @@ def lora_misfits(model: PreTrainedModel, name: str, weights: dict[str, Tensor]) 
 def _adapter_weights(
     model: PreTrainedModel, name: str, state_dict: dict[str, Tensor] | None = None
 ) -> dict[str, Tensor]:
-    from peft import get_peft_model_state_dict
-
     # Whether the host's embeddings were changed, PEFT would ask the Hub; here nothing of the host has changed.
-    return get_peft_model_state_dict(model, state_dict=state_dict, adapter_name=name, save_embedding_layers=False)
+    return _peft().get_peft_model_state_dict(
+        model, state_dict=state_dict, adapter_name=name, save_embedding_layers=False
+    )
+
+
+def _peft():
+    """PEFT, which is imported where it is needed only.
+
+    Raises:
+        ImportError: if it is not installed.
+    """
+    try:  # Without it transformers would demand PEFT of everybody who loads this code from the Hub.
+        import peft
+    except ImportError as error:
+        raise ImportError("The host carries a LoRA, which needs PEFT: pip install peft") from error
+    return peft

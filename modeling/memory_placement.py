@@ -53,8 +53,10 @@ def _take_over(new: nn.Module, old: nn.Module, initialize: Callable | None) -> N
 
 def _weights_in_memory(module: nn.Module) -> dict[str, Tensor]:
     """The parameters of a module, offloaded ones fetched by accelerate."""
-    from accelerate.utils import align_module_device
-
+    try:  # Who spreads a model over devices has it.
+        from accelerate.utils import align_module_device
+    except ImportError as error:
+        raise ImportError("A device_map needs accelerate: pip install accelerate") from error
     weights = {}
     for prefix, part in module.named_modules():
         with align_module_device(part):

@@ -45,7 +45,7 @@ class VoxtralMALForAudioEmotion(AudioEmotionMixin, VoxtralForConditionalGenerati
         return filled_placeholders(mask, tokens, from_here_on[:, ::frames_per_token].sum(-1).clamp(min=2))
 
     def process_turns(self, processor, waveforms: Sequence[np.ndarray], sampling_rate: int) -> BatchFeature:
-        """Its processor hears sound by its chat template only, and there from encoded files."""
+        """Its processor takes audio by its chat template only, and there from encoded files."""
         text = {"type": "text", "text": self.config.prompt_text()}
         sounds = ({"type": "audio", "base64": _to_wav(waveform, sampling_rate)} for waveform in waveforms)
         return processor.apply_chat_template([[{"role": "user", "content": [sound, text]}] for sound in sounds])
@@ -58,8 +58,10 @@ class VoxtralMALForAudioEmotion(AudioEmotionMixin, VoxtralForConditionalGenerati
 
 def _to_wav(waveform: np.ndarray, sampling_rate: int) -> str:
     """(samples,) as a WAV file of 32-bit floats, in base64."""
-    import soundfile  # needed by mistral-common too, to decode it
-
+    try:
+        import soundfile  # needed by mistral-common too, to decode it
+    except ImportError as error:
+        raise ImportError("Voxtral's processor needs mistral-common: pip install 'mistral-common[audio]'") from error
     file = io.BytesIO()
     soundfile.write(file, waveform, sampling_rate, format="WAV", subtype="FLOAT")
     return base64.b64encode(file.getvalue()).decode()
