@@ -9,10 +9,11 @@ from typing import ClassVar
 
 from transformers import PreTrainedConfig
 
-from .neural_memory import READ_ORDERS, STEP_RULES
+from .neural_memory import READ_ORDERS, STEP_BOUNDS, STEP_RULES
 
 
 SCOPES = ("conversation", "speaker")
+FEATURE_MAPS = ("identity", "quadratic")
 READOUTS = ("verbalizer", "linear")
 
 _WRITTEN_ALONG = ("transformers_version", "_name_or_path", "_commit_hash", "attn_implementation", "torch_dtype")
@@ -33,6 +34,10 @@ class TitansMemoryConfig(PreTrainedConfig):
         chunk_size: audio tokens whose gradients are taken at the same weights; 1 is the paper's recurrence.
         read: "history": a turn reads what earlier turns wrote. "chunk": also the chunks before in its own turn.
         step_rule: "normalized" (bounded by the local curvature) or "paper" (the plain equation).
+        step_bound: what the normalized step is divided by: a bound of the curvature by the largest "token" of a chunk,
+            or by the "gram" matrix of all its keys, which lets keys that differ be written further.
+        feature_map: of queries and keys: "identity", or "quadratic": all monomials of degree 2, so that similarity is
+            squared; the first matrix is then (head_dim + 1) / 2 times as large.
         scope: one memory per "conversation", or one per "speaker" of it.
         max_speakers: memories per conversation for scope "speaker".
         forget_half_life: audio tokens, above 1, after which a fresh memory has forgotten half (Qwen2-Audio has 25 a
@@ -55,6 +60,8 @@ class TitansMemoryConfig(PreTrainedConfig):
     chunk_size: int = 64
     read: str = "history"
     step_rule: str = "normalized"
+    step_bound: str = "token"
+    feature_map: str = "identity"
     scope: str = "conversation"
     max_speakers: int = 8
     forget_half_life: float = 2000.0
@@ -81,9 +88,12 @@ class TitansMemoryConfig(PreTrainedConfig):
             value = getattr(self, name)
             if isinstance(value, bool) or not isinstance(value, int) or value < 1:
                 raise ValueError(f"{name} must be an integer of at least 1, got {value!r}.")
-        for name, allowed in (("read", READ_ORDERS), ("step_rule", STEP_RULES), ("scope", SCOPES)):
+        choices = {"read": READ_ORDERS, "step_rule": STEP_RULES, "step_bound": STEP_BOUNDS}
+        for name, allowed in {**choices, "feature_map": FEATURE_MAPS, "scope": SCOPES}.items():
             if getattr(self, name) not in allowed:
                 raise ValueError(f"{name} must be one of {allowed}, got {getattr(self, name)!r}.")
+        if self.step_rule == "paper" and self.step_bound != "token":
+            raise ValueError(f"step_bound={self.step_bound!r} needs step_rule='normalized', got 'paper'.")
         for name, low, high in (("forget_half_life", 1, math.inf), ("initial_momentum", 0, 1), ("initial_step", 0, 1)):
             value = getattr(self, name)
             if isinstance(value, bool) or not isinstance(value, int | float) or not low < value < high:
@@ -94,9 +104,14 @@ class TitansMemoryConfig(PreTrainedConfig):
         """Memories of one conversation."""
         return self.max_speakers if self.scope == "speaker" else 1
 
+    @property
+    def key_dim(self) -> int:
+        """Width of a head's queries and keys, as the memory takes them."""
+        return self.head_dim * (self.head_dim + 1) // 2 if self.feature_map == "quadratic" else self.head_dim
+
     def matrix_shapes(self) -> list[tuple[int, int]]:
         """(d_in, d_out) of each matrix of one head's memory."""
-        widths = [self.head_dim, *[self.head_dim * self.expansion] * (self.depth - 1), self.head_dim]
+        widths = [self.key_dim, *[self.head_dim * self.expansion] * (self.depth - 1), self.head_dim]
         return list(pairwise(widths))
 
 

@@ -22,6 +22,9 @@ STATE_FILE = "conversation_memory.safetensors"
 # What a state's meaning depends on; the host's shape stands beside the memory's.
 _HOST_FIELDS = ("model_type", "hidden_size", "num_hidden_layers", "vocab_size")
 
+# Fields of `TitansMemoryConfig` that older states do not name, with the value that they were written under.
+_LATER_FIELDS = {"step_bound": "token", "feature_map": "identity"}
+
 
 def memory_identity(config: PreTrainedConfig) -> dict:
     """What a state of a model with `config` belongs to: the host and its shape, and the memory."""
@@ -29,6 +32,7 @@ def memory_identity(config: PreTrainedConfig) -> dict:
     memory = config.memory_config.to_dict()
     for key in ("transformers_version", "dtype", "weights_fingerprint"):
         memory.pop(key, None)
+    memory = {key: value for key, value in memory.items() if (key, value) not in _LATER_FIELDS.items()}
     described = json.dumps(memory, sort_keys=True, default=str)
     host = {field: getattr(config if field == "model_type" else text, field, None) for field in _HOST_FIELDS}
     return {

@@ -22,12 +22,16 @@ from .memory_state import SMALLEST_FACTOR, NeuralMemoryState, without_tiny
 # The largest slope of SiLU is 1.0998, so 1.21 bounds its square in the curvature bound of a hidden matrix.
 SILU_SLOPE_SQUARED = 1.21
 
+# Added to the bound by the Gram matrix, which is small where keys of a chunk are few or short.
+SMALLEST_GRAM_BOUND = 0.05
+
 
 class MemoryTokens(NamedTuple):
     """Tokens of a batch of turns, as a memory takes them.
 
     Attributes:
-        queries, keys, values: (rows, heads, tokens, head_dim).
+        queries, keys: (rows, heads, tokens, d_in).
+        values: (rows, heads, tokens, head_dim).
         forget, decay, step: the gates alpha (of the weights), eta (of the momentum) and theta, (rows, heads, tokens).
         written: (rows, tokens) bool, the first tokens of each row; keys and values of the others are zero, and their
             gates finite. None: all.
@@ -46,9 +50,10 @@ class MemoryChunk(NamedTuple):
     """One chunk of each stream, in the letters of `write_chunk`.
 
     Attributes:
-        keys, values: (streams, heads, chunk_size, head_dim).
+        keys, values: (streams, heads, chunk_size, d_in or head_dim).
         to_weights, to_momentum: twice c and e, (streams, heads, chunk_size, 1).
         keep, carry, decay: A, b and m, (streams, heads, 1, 1).
+        count: n, how many tokens are written, at least 1, (streams, 1, 1, 1).
     """
 
     keys: Tensor
@@ -58,27 +63,35 @@ class MemoryChunk(NamedTuple):
     keep: Tensor
     carry: Tensor
     decay: Tensor
+    count: Tensor
 
     def without(self, streams: Tensor) -> MemoryChunk:
         """The chunk with no token in those streams, (streams,) bool: it leaves their state as it is."""
-        absent, ones = streams[:, None, None, None], ("keep", "decay")
+        absent, ones = streams[:, None, None, None], ("keep", "decay", "count")
         filled = {name: tensor.masked_fill(absent, float(name in ones)) for name, tensor in self._asdict().items()}
         return MemoryChunk(**filled)
 
 
-def cut_into_chunks(tokens: MemoryTokens, *, chunk_size: int, step_rule: str) -> list[MemoryChunk]:
-    """The tokens chunk by chunk; arguments as those of `neural_memory.write_memory`, all tensors in one dtype."""
+def cut_into_chunks(tokens: MemoryTokens, *, chunk_size: int, is_normalized: bool) -> list[MemoryChunk]:
+    """The tokens chunk by chunk.
+
+    Args:
+        tokens: all of their tensors in one dtype.
+        chunk_size: of the chunks.
+        is_normalized: whether the step is ``theta (1 - eta) / n``, to be divided by a bound, or theta.
+    """
     keys, values, written = tokens.keys, tokens.values, tokens.written
     is_written = torch.ones_like(keys[:, :1, :, 0]) if written is None else written[:, None].to(keys.dtype)
     gates = is_written, tokens.forget, tokens.decay, tokens.step
     is_written, forget, decay, step = [cut_tokens(tensor, chunk_size) for tensor in gates]
-    if step_rule == "normalized":
-        step = step * (1 - decay) / is_written.sum(-1, keepdim=True).clamp(min=1)
+    count = is_written.sum(-1, keepdim=True).clamp(min=1)
+    if is_normalized:
+        step = step * (1 - decay) / count
     # The gradient of the squared error is twice the error, which is counted here, where it is cheap.
     step = 2 * step * is_written
     to_weights, to_momentum, of_chunk = _linear_recurrence(forget, decay, is_written)
     factors = [(step * factor)[..., None] for factor in (to_weights, to_momentum)]
-    tensors = cut_tokens(keys, chunk_size), cut_tokens(values, chunk_size), *factors, *of_chunk
+    tensors = cut_tokens(keys, chunk_size), cut_tokens(values, chunk_size), *factors, *of_chunk, count[..., None]
     # Not an index for each chunk, whose gradient would be as large as all chunks.
     return [MemoryChunk(*parts) for parts in zip(*[tensor.unbind(2) for tensor in tensors])]
 
@@ -130,7 +143,7 @@ def cut_tokens(tensor: Tensor, chunk_size: int) -> Tensor:
 
 
 def write_chunk(
-    state: NeuralMemoryState, chunk: MemoryChunk, step_rule: str, *, in_place: bool = False
+    state: NeuralMemoryState, chunk: MemoryChunk, step_bound: str | None, *, in_place: bool = False
 ) -> tuple[Tensor, NeuralMemoryState]:
     """Write a chunk.
 
@@ -139,7 +152,7 @@ def write_chunk(
     Args:
         state: M_0 and S_0.
         chunk: its tokens and factors.
-        step_rule: as in `neural_memory.write_memory`.
+        step_bound: which of `curvature_bounds` divides c and e; None: none of them.
         in_place: overwrite M_0 and S_0.
 
     Returns:
@@ -149,7 +162,7 @@ def write_chunk(
     inputs, outputs = hidden_pass(weights, chunk.keys)
     errors = inputs[-1] @ weights[-1] - chunk.values
     deltas, _ = half_gradients(weights, outputs, errors)
-    bounds = curvature_bounds(weights, inputs) if step_rule == "normalized" else None
+    bounds = None if step_bound is None else curvature_bounds(weights, inputs, chunk.count, step_bound)
     new_weights, new_momentum = [], []
     for layer, (weight, momentum) in enumerate(zip(weights, state.momentum)):
         to_weights, to_momentum = chunk.to_weights, chunk.to_momentum
@@ -208,19 +221,53 @@ def silu_backward(gradient: Tensor, inputs: Tensor) -> Tensor:
     return gradient * sigmoid * (1 + inputs * (1 - sigmoid))
 
 
-def curvature_bounds(weights: tuple[Tensor, ...], inputs: list[Tensor]) -> list[Tensor]:
-    """One plus half a bound of the curvature of a token's loss in each matrix, each (streams, heads, 1, 1).
+def curvature_bounds(
+    weights: tuple[Tensor, ...], inputs: list[Tensor], count: Tensor, step_bound: str
+) -> list[Tensor]:
+    """More than half a bound b of the curvature of a chunk's mean loss in each matrix, each (streams, heads, 1, 1).
 
-    The loss of one token is quadratic in the last matrix, with curvature 2 ||a||^2 for the input a (the largest of the
-    chunk is taken); each SiLU and matrix between another one and the output multiplies that by at most 1.21 ||W||_F^2.
+    The mean over n tokens is quadratic in the last matrix, with the curvature 2 A^T A / n for the inputs A (n, d_in);
+    each SiLU and matrix between another one and the output multiplies that by at most 1.21 ||W||_F^2. With
+
+    - "token": 1 + max_i ||a_i||^2, which is no smaller than the largest eigenvalue of A^T A / n, and tight where all
+      inputs of a chunk are alike;
+    - "gram": 0.05 + ||A A^T / n||_F, likewise, and smaller where they differ. No gradient goes through it.
+
+    Why it is stable: take a chunk of constant gates again and again, along an eigenvector of the curvature of the last
+    matrix. With its eigenvalue l < 2 b the step is ``t l / b``, t <= 1, so below 2, and error and momentum are
+    multiplied by ``[[1 - C l / b, B], [-E l / b, m]]``, m = eta^n, B = eta + ... + eta^n, ``E = t (1 - m) / n``,
+    ``C = t (1 - B / n)``. Both eigenvalues of that lie within the unit circle, by Jury's criterion: with T its trace
+    and D its determinant, 1 - T + D >= 0, 1 + T + D >= (1 + m) (2 - C l / b) > 0, and |D| < 1 as B / n lies between m
+    and (1 + m) / 2. Forgetting makes them smaller. For keys and gates that change, and for the other matrices, which
+    are not quadratic, this is no proof: there the state is bounded because each turn ends with the projection of
+    `memory_state.bound_state`.
+
     Where there is no token, the inputs are zero.
+
+    Args:
+        weights, inputs: as `hidden_pass` has them.
+        count: n, (streams, 1, 1, 1).
+        step_bound: "token" or "gram".
     """
     bounds = []
     behind = None
-    for layer in range(len(weights) - 1, -1, -1):
-        largest = torch.linalg.vector_norm(inputs[layer], dim=-1).amax(-1)[..., None, None].square()
-        bounds.insert(0, 1 + (largest if behind is None else largest * behind))
-        if layer:
-            slope = SILU_SLOPE_SQUARED * torch.linalg.vector_norm(weights[layer], dim=(-2, -1), keepdim=True).square()
-            behind = slope if behind is None else behind * slope
+    with torch.set_grad_enabled(torch.is_grad_enabled() and step_bound == "token"):
+        for layer in range(len(weights) - 1, -1, -1):
+            if step_bound == "token":
+                smallest = 1
+                own = torch.linalg.vector_norm(inputs[layer], dim=-1).amax(-1)[..., None, None].square()
+            else:
+                smallest, own = SMALLEST_GRAM_BOUND, _gram_norm(inputs[layer]) / count
+            bounds.insert(0, smallest + (own if behind is None else own * behind))
+            if layer:
+                norm = torch.linalg.vector_norm(weights[layer], dim=(-2, -1), keepdim=True)
+                slope = SILU_SLOPE_SQUARED * norm.square()
+                behind = slope if behind is None else behind * slope
     return bounds
+
+
+def _gram_norm(inputs: Tensor) -> Tensor:
+    """``||A A^T||_F`` of inputs (..., n, d_in), (..., 1, 1); it is that of ``A^T A``, which may be smaller."""
+    is_long = inputs.shape[-2] > inputs.shape[-1]
+    gram = inputs.mT @ inputs if is_long else inputs @ inputs.mT
+    return torch.linalg.vector_norm(gram, dim=(-2, -1), keepdim=True)

@@ -1,4 +1,4 @@
-"""The gradients of the memory, by hand: of reading and writing a chunk, of the bound of a state, and of the norms.
+"""The gradients of the memory, by hand: of reading and writing a chunk, the bound of a state, norms and features.
 
 Left to autograd, a chunk keeps many tensors of the size of its keys for the backward pass. This keeps the arguments
 alone, the state and the tokens, most of which stand anyway, and computes the rest again: with two matrices, four
@@ -24,6 +24,7 @@ goes in is kept, and not the normed rows beside it.
 from __future__ import annotations
 
 import contextlib
+import math
 
 import torch
 from torch import Tensor
@@ -64,10 +65,10 @@ def read_chunk_by_hand(weights: tuple[Tensor, ...], queries: Tensor) -> Tensor:
 
 
 def write_chunk_by_hand(
-    state: NeuralMemoryState, chunk: MemoryChunk, step_rule: str
+    state: NeuralMemoryState, chunk: MemoryChunk, step_bound: str | None
 ) -> tuple[Tensor, NeuralMemoryState]:
     """`memory_chunks.write_chunk`, which can be differentiated once."""
-    errors, *after = _WriteChunk.apply(step_rule, *chunk, *state.tensors)
+    errors, *after = _WriteChunk.apply(step_bound, *chunk, *state.tensors)
     return errors, NeuralMemoryState.from_tensors(after)
 
 
@@ -91,12 +92,12 @@ class _ReadChunk(torch.autograd.Function):
 
 class _WriteChunk(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, step_rule, *tensors):
-        ctx.step_rule = step_rule
+    def forward(ctx, step_bound, *tensors):
+        ctx.step_bound = step_bound
         ctx.save_for_backward(*tensors)
         # None stands for what nobody used, such as the momentum after the last turn.
         ctx.set_materialize_grads(False)
-        errors, state = write_chunk(*_unflatten(tensors), step_rule)
+        errors, state = write_chunk(*_unflatten(tensors), step_bound)
         ctx.mark_non_differentiable(errors)
         return errors, *state.tensors
 
@@ -110,7 +111,7 @@ class _WriteChunk(torch.autograd.Function):
         momentum_needs_grad = any(ctx.needs_input_grad[-len(state.momentum) :])
         with without_autocast(chunk.keys):
             grad_chunk, grad_weights, grad_momentum = _write_backward(
-                state, chunk, ctx.step_rule, NeuralMemoryState.from_tensors(grad_state), momentum_needs_grad
+                state, chunk, ctx.step_bound, NeuralMemoryState.from_tensors(grad_state), momentum_needs_grad
             )
         return None, *grad_chunk, *grad_weights, *grad_momentum
 
@@ -121,12 +122,12 @@ def _unflatten(tensors) -> tuple[NeuralMemoryState, MemoryChunk]:
     return NeuralMemoryState.from_tensors(tensors[count:]), MemoryChunk(*tensors[:count])
 
 
-def _write_backward(state, chunk, step_rule, grad_state, momentum_needs_grad):
+def _write_backward(state, chunk, step_bound, grad_state, momentum_needs_grad):
     """The gradients of the chunk, and of weights and momentum before it, from those after it (None is zero)."""
     weights = state.weights
     inputs, outputs = hidden_pass(weights, chunk.keys.contiguous())
     deltas, raised = half_gradients(weights, outputs, (inputs[-1] @ weights[-1]).sub_(chunk.values))
-    bounds = curvature_bounds(weights, inputs) if step_rule == "normalized" else None
+    bounds = None if step_bound is None else curvature_bounds(weights, inputs, chunk.count, step_bound)
 
     factors = torch.cat([chunk.to_weights, chunk.to_momentum], dim=-1).neg_()  # the sums are subtracted
     grad_inputs, grad_deltas, grad_factors, grad_bounds = [], [], torch.zeros_like(factors), []
@@ -141,12 +142,13 @@ def _write_backward(state, chunk, step_rule, grad_state, momentum_needs_grad):
         grad_deltas.append(grad_delta)
 
     grad_weights, grad_momentum, *of_chunk = _state_backward(state, chunk, grad_state, momentum_needs_grad)
-    if bounds is not None:
+    if step_bound == "token":
         _bounds_backward(weights, inputs, grad_bounds, grad_inputs, grad_weights)
     grad_outputs = _down_backward(weights, inputs, outputs, raised, deltas, grad_deltas, grad_weights)
     grad_values = -grad_deltas[-1]
     grad_keys = _up_backward(weights, inputs, outputs, grad_deltas[-1], grad_weights, grad_inputs, grad_outputs)
-    return (grad_keys, grad_values, *grad_factors.neg_().split(1, dim=-1), *of_chunk), grad_weights, grad_momentum
+    of_chunk = grad_keys, grad_values, *grad_factors.neg_().split(1, dim=-1), *of_chunk
+    return (*of_chunk, None), grad_weights, grad_momentum  # the count has none
 
 
 def _sums_backward(inputs, deltas, factors, grad_sums):
@@ -201,7 +203,7 @@ def _add_product(total: Tensor | None, left: Tensor, right: Tensor) -> Tensor:
 
 
 def _bounds_backward(weights, inputs, grad_bounds, grad_inputs, grad_weights) -> None:
-    """Of `curvature_bounds`: the gradients of the inputs and of the matrices are added.
+    """Of `curvature_bounds` by token: the gradients of the inputs and of the matrices are added.
 
     A bound is ``1 + q_l p_{l+1} ... p_L``, with q the square norm of the largest input and p that of a matrix, times
     `SILU_SLOPE_SQUARED`.
@@ -369,3 +371,45 @@ class _ScaledRMSNorm(torch.autograd.Function):
         if ctx.needs_input_grad[1]:
             of_weight = unscaled.mul_(gradient).flatten(0, -2).sum(0)
         return of_tensor, of_weight, None
+
+
+# --- Features of keys and queries
+
+
+def quadratic_features(tensor: Tensor) -> Tensor:
+    """All monomials of degree 2 of rows (..., d): (..., d (d + 1) / 2), whose product of two rows is <x, y>^2.
+
+    They are x_i x_j for i <= j, those with i < j times the root of 2. Rows of norm one have features of norm one.
+    """
+    return _QuadraticFeatures.apply(tensor) if goes_by_hand() else _quadratic(tensor)
+
+
+def _quadratic(tensor: Tensor) -> Tensor:
+    rows, columns, scales = _monomials(tensor)
+    return tensor[..., rows] * tensor[..., columns] * scales
+
+
+def _monomials(tensor: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Which entries of a row each monomial is the product of, and its scale."""
+    rows, columns = torch.triu_indices(tensor.shape[-1], tensor.shape[-1], device=tensor.device)
+    scales = torch.ones(rows.shape, dtype=tensor.dtype, device=tensor.device)
+    return rows, columns, scales.masked_fill(rows != columns, math.sqrt(2))
+
+
+class _QuadraticFeatures(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, tensor):
+        ctx.save_for_backward(tensor)
+        ctx.set_materialize_grads(False)
+        return _quadratic(tensor)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, gradient):
+        if gradient is None:
+            return None
+        (tensor,) = ctx.saved_tensors
+        rows, columns, scales = _monomials(tensor)
+        gradient = gradient * scales
+        of_tensor = torch.zeros_like(tensor).index_add_(-1, rows, gradient * tensor[..., columns])
+        return of_tensor.index_add_(-1, columns, gradient * tensor[..., rows])

@@ -30,6 +30,7 @@ from .memory_state import NeuralMemoryState, bound_state
 
 
 STEP_RULES = ("normalized", "paper")
+STEP_BOUNDS = ("token", "gram")
 READ_ORDERS = ("history", "chunk")
 
 
@@ -61,6 +62,7 @@ def process_turns(
     read: str,
     chunk_size: int,
     step_rule: str,
+    step_bound: str = "token",
     write: bool = True,
 ) -> ProcessedTurns:
     """Read and write turns, those of a stream one after the other; all that needs no memory is computed at once.
@@ -70,16 +72,17 @@ def process_turns(
         tokens: of the rows: the first turns of all streams, then the second turns of those that have one, ...
         batch_sizes: how many streams have a first turn, a second one, ...; never more than before, as in torch's
             packed sequences. The sum is rows.
-        read, chunk_size, step_rule: as in `TitansMemoryConfig`.
+        read, chunk_size, step_rule, step_bound: as in `TitansMemoryConfig`.
         write: False reads only.
     """
+    bound = step_bound if step_rule == "normalized" else None
     retrieved, errors, rejected, finished = [], [], [], []
-    turns = _split_turns(tokens, batch_sizes, read=read, chunk_size=chunk_size, step_rule=step_rule, write=write)
+    turns = _split_turns(tokens, batch_sizes, read=read, chunk_size=chunk_size, bound=bound, write=write)
     for batch_size, turn in zip(batch_sizes, turns):
         if batch_size < len(state.weights[0]):
             finished.append(state[batch_size:])
             state = state[:batch_size]
-        written, is_good = _write_if_good(state, turn, step_rule)
+        written, is_good = _write_if_good(state, turn, bound)
         retrieved.append(written.retrieved)
         errors.append(_square_errors(state, turn, written.errors))
         if is_good is not None:
@@ -108,12 +111,18 @@ class _Turn(NamedTuple):
 
 
 def _split_turns(
-    tokens: MemoryTokens, batch_sizes: Sequence[int], *, read: str, chunk_size: int, step_rule: str, write: bool = True
+    tokens: MemoryTokens,
+    batch_sizes: Sequence[int],
+    *,
+    read: str,
+    chunk_size: int,
+    bound: str | None,
+    write: bool = True,
 ) -> list[_Turn]:
     """The tokens of each turn, and its chunks where it is written or read chunk by chunk."""
     queries, chunks = [tokens.queries], []
     if tokens.keys.shape[2] and (write or read == "chunk"):
-        chunks = cut_into_chunks(tokens, chunk_size=chunk_size, step_rule=step_rule)
+        chunks = cut_into_chunks(tokens, chunk_size=chunk_size, is_normalized=bound is not None)
         if read == "chunk":
             queries = cut_tokens(tokens.queries, chunk_size).unbind(2)
     keys, values = tokens.keys.detach(), tokens.values.detach()
@@ -143,20 +152,20 @@ class _WrittenTurn(NamedTuple):
     state: NeuralMemoryState
 
 
-def _write_if_good(state: NeuralMemoryState, turn: _Turn, step_rule: str) -> tuple[_WrittenTurn, Tensor | None]:
+def _write_if_good(state: NeuralMemoryState, turn: _Turn, bound: str | None) -> tuple[_WrittenTurn, Tensor | None]:
     """Read and write a turn; and (streams,) bool, whether it left a good memory: where not, it was not written."""
-    written = _write_turn(state, turn, step_rule)
-    if step_rule == "normalized" or not turn.chunks:
+    written = _write_turn(state, turn, bound)
+    if bound is not None or not turn.chunks:
         return written, None
     is_good = written.state.is_within_bounds()
     if torch.compiler.is_compiling() or not is_good.all():
         # Written again without those turns, since no gradient comes back from numbers that are not finite.
         good = turn._replace(chunks=[chunk.without(~is_good) for chunk in turn.chunks])
-        written = _write_turn(state, good, step_rule)._replace(errors=written.errors)
+        written = _write_turn(state, good, bound)._replace(errors=written.errors)
     return written, is_good
 
 
-def _write_turn(state: NeuralMemoryState, turn: _Turn, step_rule: str) -> _WrittenTurn:
+def _write_turn(state: NeuralMemoryState, turn: _Turn, bound: str | None) -> _WrittenTurn:
     """Read a turn's queries, each before the chunk in its place is written: a single one reads the state before."""
     if not turn.chunks:
         return _WrittenTurn(read_memory(state.weights, *turn.queries), None, state)
@@ -166,13 +175,13 @@ def _write_turn(state: NeuralMemoryState, turn: _Turn, step_rule: str) -> _Writt
         if queries is not None:
             retrieved.append(read_memory(state.weights, queries))
         if by_hand:
-            errors, state = write_chunk_by_hand(state, chunk, step_rule)
+            errors, state = write_chunk_by_hand(state, chunk, bound)
         else:
-            errors, state = write_chunk(state, chunk, step_rule, in_place=in_place)
+            errors, state = write_chunk(state, chunk, bound, in_place=in_place)
             # What the first chunk leaves is nobody's but ours.
             in_place = not torch.is_grad_enabled()
         first_errors = errors if first_errors is None else first_errors
-    clip = step_rule == "normalized"
+    clip = bound is not None
     state = bound_state_by_hand(state) if clip and by_hand else bound_state(state, clip=clip, in_place=in_place)
     retrieved = _join(retrieved, dim=2)
     if len(turn.queries) > 1:  # the last chunk is filled up
@@ -202,10 +211,10 @@ def read_memory(weights: tuple[Tensor, ...], queries: Tensor) -> Tensor:
 
     Args:
         weights: matrices of the memory, each (streams, heads, d_in, d_out).
-        queries: (streams, heads, tokens, head_dim).
+        queries: (streams, heads, tokens, d_in) of the first matrix.
 
     Returns:
-        (streams, heads, tokens, head_dim), in the dtype of the weights.
+        (streams, heads, tokens, d_out) of the last one, in the dtype of the weights.
     """
     queries = queries.to(weights[0].dtype)
     # One product keeps nothing but its factors anyway.
@@ -225,12 +234,13 @@ def write_memory(
     mask: Tensor | None = None,
     chunk_size: int,
     step_rule: str = "paper",
+    step_bound: str = "token",
 ) -> NeuralMemoryState:
     """Write tokens into the memory by gradient steps, in closed form for each chunk.
 
     Args:
         state: the state before; it is not modified.
-        keys, values: (streams, heads, tokens, head_dim).
+        keys, values: (streams, heads, tokens, d_in or d_out), the width of the first or the last matrix.
         forget, momentum, step: the gates alpha, eta (how much of the momentum stays) and theta, (streams, heads,
             tokens), in [0, 1].
         mask: (streams, tokens), True = write. A masked token leaves weights and momentum untouched, as if it were
@@ -241,17 +251,19 @@ def write_memory(
             written tokens and b a bound of the local curvature (`memory_chunks.curvature_bounds`), so that correlated
             keys do not overshoot; after it no matrix is larger than `memory_state.norm_bound`. "paper" may diverge:
             it is the caller who looks (`NeuralMemoryState.is_within_bounds`).
+        step_bound: which b, "token" or "gram"; without effect on "paper".
 
     Returns:
         The state after the tokens: float32, or float64 where an input is float64.
 
     Raises:
-        ValueError: for an unknown `step_rule`, a `chunk_size` below 1, or shapes that do not belong together.
+        ValueError: for an unknown `step_rule` or `step_bound`, a `chunk_size` below 1, or shapes that do not belong
+            together.
     """
     gates = {"forget": forget, "momentum": momentum, "step": step}
     # Nothing is read.
-    rules = {"mask": mask, "chunk_size": chunk_size, "step_rule": step_rule, "read": "history"}
-    return _process_tokens(state, keys[..., :0, :], keys, values, gates, **rules)[1]
+    rules = {"chunk_size": chunk_size, "step_rule": step_rule, "step_bound": step_bound, "read": "history"}
+    return _process_tokens(state, keys[..., :0, :], keys, values, gates, mask, **rules)[1]
 
 
 def read_and_write_memory(
@@ -266,17 +278,18 @@ def read_and_write_memory(
     mask: Tensor | None = None,
     chunk_size: int,
     step_rule: str = "paper",
+    step_bound: str = "token",
     read: str = "history",
 ) -> tuple[Tensor, NeuralMemoryState]:
     """Read at every token and write the tokens; arguments as `write_memory`.
 
     Args:
-        queries: (streams, heads, tokens, head_dim).
+        queries: (streams, heads, tokens, d_in).
         read: "history": every token reads the state before the call. "chunk": a token of chunk j reads the state after
             chunk j - 1, Titans' own order; what a masked token reads then is unspecified.
 
     Returns:
-        values (streams, heads, tokens, head_dim) and the state after the tokens.
+        values (streams, heads, tokens, d_out) and the state after the tokens.
 
     Raises:
         ValueError: as `write_memory`, and for an unknown `read`.
@@ -286,13 +299,17 @@ def read_and_write_memory(
     if read == "chunk" and queries.shape != keys.shape:
         raise ValueError(f"queries must have the shape of the keys, {tuple(keys.shape)}, got {tuple(queries.shape)}.")
     gates = {"forget": forget, "momentum": momentum, "step": step}
-    rules = {"mask": mask, "chunk_size": chunk_size, "step_rule": step_rule, "read": read}
-    return _process_tokens(state, queries, keys, values, gates, **rules)
+    rules = {"chunk_size": chunk_size, "step_rule": step_rule, "step_bound": step_bound, "read": read}
+    return _process_tokens(state, queries, keys, values, gates, mask, **rules)
 
 
-def _process_tokens(state, queries, keys, values, gates, *, mask, read, chunk_size, step_rule):
+def _process_tokens(state, queries, keys, values, gates, mask, *, read, chunk_size, step_rule, step_bound):
     """One turn of each stream, with holes; also where it leaves no good memory."""
-    _check_inputs(state, keys, values, gates, mask, chunk_size, step_rule)
+    for name, value, allowed in (("step_rule", step_rule, STEP_RULES), ("step_bound", step_bound, STEP_BOUNDS)):
+        if value not in allowed:
+            raise ValueError(f"{name} must be one of {allowed}, got {value!r}.")
+    _check_inputs(state, keys, values, gates, mask, chunk_size)
+    bound = step_bound if step_rule == "normalized" else None
     dtype = torch.float64 if torch.float64 in (keys.dtype, state.weights[0].dtype) else torch.float32
     tensors = [tensor.to(dtype) for tensor in (queries, keys, values, *gates.values())]
     order = None
@@ -304,8 +321,8 @@ def _process_tokens(state, queries, keys, values, gates, *, mask, read, chunk_si
         written = [_reorder(t, order).masked_fill(~_like(mask, t), 0) for t in tensors[1:]]
         tensors = [_reorder(queries, order) if read == "chunk" else queries, *written]
     tokens = MemoryTokens(*tensors, mask)
-    (turn,) = _split_turns(tokens, [len(keys)], read=read, chunk_size=chunk_size, step_rule=step_rule)
-    retrieved, _, state = _write_turn(state, turn, step_rule)
+    (turn,) = _split_turns(tokens, [len(keys)], read=read, chunk_size=chunk_size, bound=bound)
+    retrieved, _, state = _write_turn(state, turn, bound)
     if order is not None and read == "chunk":
         retrieved = _reorder(retrieved, torch.argsort(order, dim=1))
     return retrieved, state
@@ -321,15 +338,13 @@ def _like(tensor: Tensor, other: Tensor) -> Tensor:
     return tensor[:, None].reshape(len(tensor), 1, -1, *[1] * (other.dim() - 3))
 
 
-def _check_inputs(state, keys, values, gates, mask, chunk_size, step_rule) -> None:
-    if step_rule not in STEP_RULES:
-        raise ValueError(f"step_rule must be one of {STEP_RULES}, got {step_rule!r}.")
+def _check_inputs(state, keys, values, gates, mask, chunk_size) -> None:
     if chunk_size < 1:
         raise ValueError(f"chunk_size must be at least 1, got {chunk_size}.")
     expected = (*state.weights[0].shape[:2], keys.shape[2] if keys.dim() == 4 else -1, state.weights[0].shape[2])
     if tuple(keys.shape) != expected or tuple(values.shape) != (*expected[:3], state.weights[-1].shape[3]):
         raise ValueError(
-            "keys and values must be (streams, heads, tokens, head_dim) and fit the weights of the state, "
+            "keys and values must be (streams, heads, tokens, width) and fit the weights of the state, "
             f"{[tuple(weight.shape) for weight in state.weights]}, got keys {tuple(keys.shape)} and values "
             f"{tuple(values.shape)}."
         )

@@ -14,7 +14,7 @@ from transformers import PreTrainedModel, initialization
 
 from .configuration_titans_mal import TitansMemoryConfig
 from .memory_chunks import MemoryTokens
-from .memory_gradients import l2_normalize, rms_normalize, scaled_rms_normalize, without_autocast
+from .memory_gradients import l2_normalize, quadratic_features, rms_normalize, scaled_rms_normalize, without_autocast
 from .memory_state import NeuralMemoryState
 from .neural_memory import process_turns
 
@@ -140,7 +140,8 @@ class TitansMemoryLayer(nn.Module):
             config = self.config
             processed = process_turns(
                 state, tokens, batch_sizes,
-                read=config.read, chunk_size=config.chunk_size, step_rule=config.step_rule, write=write,
+                read=config.read, chunk_size=config.chunk_size, step_rule=config.step_rule,
+                step_bound=config.step_bound, write=write,
             )  # fmt: skip
             gate = torch.sigmoid(self.read_gate(normed))
             retrieved = self.read_norm(processed.retrieved.transpose(1, 2)).flatten(2)
@@ -160,9 +161,11 @@ class TitansMemoryLayer(nn.Module):
         return MemoryTokens(queries, keys, values, *gates, written)
 
     def _queries_and_keys(self, normed: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-        """What tokens read by and are written under, (rows, heads, tokens, head_dim); zero where `normed` is."""
+        """What tokens read by and are written under, (rows, heads, tokens, d_in); zero where `normed` is."""
         projected = self.query_proj(normed), self.key_proj(normed)
         queries, keys = [l2_normalize(self._heads(tensor, dtype)) for tensor in projected]
+        if self.config.feature_map == "quadratic":
+            queries, keys = quadratic_features(queries), quadratic_features(keys)
         return queries, keys
 
     def _heads(self, projected: Tensor, dtype: torch.dtype) -> Tensor:

@@ -44,19 +44,28 @@ def memory_mlp(weights, token):
     return hidden
 
 
-def largest_curvature(weights, keys, layer):
-    """1 + max ||a||^2 times what lies behind: the bound that the normalised step rule divides by."""
+def curvature_bound(weights, keys, layer, step_bound):
+    """What the normalised step is divided by: 1 + max ||a||^2, or 0.05 + ||A A^T||_F / n, times what lies behind."""
     inputs = keys
     for index, weight in enumerate(weights[:layer]):
         inputs = F.silu(inputs @ weight) if index < len(weights) - 1 else inputs @ weight
     behind = 1.0
     for weight in weights[layer + 1 :]:
         behind = behind * 1.21 * weight.square().sum()
+    if step_bound == "gram":
+        return 0.05 + (inputs @ inputs.T).square().sum().sqrt() / len(inputs) * behind
     return 1 + inputs.square().sum(-1).max() * behind
 
 
+def monomials(vector):
+    """All x_i x_j of degree 2, those of two factors times the root of 2."""
+    size = len(vector)
+    pairs = [(i, j) for i in range(size) for j in range(i, size)]
+    return torch.stack([vector[i] * vector[j] * (1.0 if i == j else 2**0.5) for i, j in pairs])
+
+
 @torch.enable_grad()
-def write_head(weights, momentum, tokens, *, chunk_size, step_rule):
+def write_head(weights, momentum, tokens, *, chunk_size, step_rule, step_bound):
     """One head's tokens, a dict each.
 
     S_i = eta_i S_{i-1} - theta_i grad l(M_chunk; k_i, v_i) and M_i = (1 - alpha_i) M_{i-1} + S_i.
@@ -68,7 +77,7 @@ def write_head(weights, momentum, tokens, *, chunk_size, step_rule):
         chunk = tokens[first : first + chunk_size]
         at_start = [weight.detach().clone().requires_grad_() for weight in weights]
         keys = torch.stack([token["key"] for token in chunk])
-        bounds = [largest_curvature(at_start, keys, i).detach() for i in range(len(at_start))]
+        bounds = [curvature_bound(at_start, keys, i, step_bound).detach() for i in range(len(at_start))]
         for token in chunk:
             retrieved.append(memory_mlp(at_start, token["query"]).detach())
             loss = (memory_mlp(at_start, token["key"]) - token["value"]).square().sum()
@@ -82,7 +91,7 @@ def write_head(weights, momentum, tokens, *, chunk_size, step_rule):
     return retrieved, weights, momentum
 
 
-def oracle(state, queries, keys, values, gates, *, mask=None, chunk_size, step_rule="paper"):
+def oracle(state, queries, keys, values, gates, *, mask=None, chunk_size, step_rule="paper", step_bound="token"):
     """`read_and_write_memory`: what each token reads when it reads the weights of its chunk's start, and the state."""
     answers = torch.zeros_like(queries)
     new = state.map(torch.clone)
@@ -93,9 +102,8 @@ def oracle(state, queries, keys, values, gates, *, mask=None, chunk_size, step_r
             named = {"query": queries, "key": keys, "value": values, **gates}
             tokens = [{name: tensor[here][i] for name, tensor in named.items()} for i in written]
             weights, momentum = ([matrix[here] for matrix in part] for part in (state.weights, state.momentum))
-            retrieved, weights, momentum = write_head(
-                weights, momentum, tokens, chunk_size=chunk_size, step_rule=step_rule
-            )
+            rules = {"chunk_size": chunk_size, "step_rule": step_rule, "step_bound": step_bound}
+            retrieved, weights, momentum = write_head(weights, momentum, tokens, **rules)
             for i, answer in zip(written, retrieved):
                 answers[here][i] = answer
             for layer, (weight, velocity) in enumerate(zip(weights, momentum)):
@@ -139,9 +147,8 @@ def process_turn(before, tokens, config):
     for (weights, momentum), of_head in zip(before, tokens):
         errors += [relative_error(weights, token) for token in of_head]
         at_start.append([memory_mlp(weights, token["query"]) for token in of_head])
-        retrieved, *matrices = write_head(
-            weights, momentum, of_head, chunk_size=config.chunk_size, step_rule=config.step_rule
-        )
+        rules = {name: getattr(config, name) for name in ("chunk_size", "step_rule", "step_bound")}
+        retrieved, *matrices = write_head(weights, momentum, of_head, **rules)
         by_chunk.append(retrieved)
         after.append([*matrices[0], *matrices[1]])
     is_good = True
@@ -166,6 +173,8 @@ def project_token(parameters, states, head, config):
     gates = torch.sigmoid(parameters["write_gates.weight"] @ normed + parameters["write_gates.bias"])
     forget, momentum, step = gates.view(3, config.num_heads)[:, head]
     unit = {"query": query / query.norm(), "key": key / key.norm()}
+    if config.feature_map == "quadratic":
+        unit = {name: monomials(vector) for name, vector in unit.items()}
     return {**unit, "value": rms_norm(value), "forget": forget, "momentum": momentum, "step": step}
 
 

@@ -42,17 +42,29 @@ TRAINING, CHOOSING, TEST = 1, 2, 3
 
 @dataclass(frozen=True)
 class Entry:
-    """A listener of the table: its name there, how it is made and trained, and whether one seed has to do."""
+    """A listener: its name in the table, how it is made and trained; whether one seed has to do, or it is extra."""
 
     title: str
     make: Callable[[], nn.Module]
     learning_rate: float = 1e-2
     is_slow: bool = False
+    is_optional: bool = False
 
 
 ENTRIES = {
     "utterance": Entry("utterance only", UtteranceOnly),
     "memory": Entry("memory (linear fast weights, depth 1)", lambda: WithMemory(**MEMORY)),
+    "gram": Entry(
+        "memory, step by the Gram matrix", lambda: WithMemory(**MEMORY, step_bound="gram"), is_optional=True
+    ),
+    "quadratic": Entry(
+        "memory, quadratic keys", lambda: WithMemory(**MEMORY, feature_map="quadratic"), is_optional=True
+    ),
+    "quadratic-gram": Entry(
+        "memory, quadratic keys, step by the Gram matrix",
+        lambda: WithMemory(**MEMORY, feature_map="quadratic", step_bound="gram"),
+        is_optional=True,
+    ),
     "deep": Entry("memory of depth 2", lambda: WithMemory(**MEMORY | {"depth": 2}), is_slow=True),
     "speaker-memory": Entry(
         "memory of each speaker (told who talks)", lambda: WithMemory(**MEMORY, scope="speaker"), is_slow=True
@@ -64,6 +76,7 @@ ENTRIES = {
     "prompt-4": Entry("4 turns in the prompt", lambda: PromptHistory(turns=4), 3e-3, is_slow=True),
     "prompt-8": Entry("8 turns in the prompt", lambda: PromptHistory(turns=8), 3e-3, is_slow=True),
 }
+DEFAULT = ",".join(name for name, entry in ENTRIES.items() if not entry.is_optional)
 
 
 def is_right(logits: Tensor, turns: Turns) -> np.ndarray:
@@ -149,7 +162,7 @@ def main(
     suite: Annotated[str, typer.Argument(help=f"One of {', '.join(SUITES)}; or all.")],
     seeds: Annotated[int, typer.Option(help="Trainings of each listener; of the slow ones there is one.")] = 3,
     steps: Annotated[int, typer.Option(help="Of each training.")] = 500,
-    rivals: Annotated[str, typer.Option(help="Which listeners, by commas.")] = ",".join(ENTRIES),
+    rivals: Annotated[str, typer.Option(help=f"Which listeners, by commas, out of {', '.join(ENTRIES)}.")] = DEFAULT,
     conversations: Annotated[int, typer.Option(help="Of the test.")] = 300,
     output: Annotated[Path, typer.Option(help="Folder of results, tables and pictures.")] = RESULTS,
 ) -> None:

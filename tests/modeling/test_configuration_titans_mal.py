@@ -20,6 +20,8 @@ from titans_mal import Qwen2AudioMALConfig, TitansMemoryConfig
         ("max_speakers", 0, "max_speakers must be an integer"),
         ("read", "later", "read must be one of .*'history', 'chunk'.* got 'later'"),
         ("step_rule", "sgd", "step_rule must be one of"),
+        ("step_bound", "tight", "step_bound must be one of .*'token', 'gram'.* got 'tight'"),
+        ("feature_map", "cubic", "feature_map must be one of .*'identity', 'quadratic'.* got 'cubic'"),
         ("scope", "room", "scope must be one of"),
         ("layers", 3, "layers must be a non-empty list .* got 3"),
         ("layers", None, "layers must be a non-empty list .* got None"),
@@ -34,6 +36,17 @@ from titans_mal import Qwen2AudioMALConfig, TitansMemoryConfig
 def test_a_memory_config_is_checked_when_it_is_built(field, value, message):
     with pytest.raises(ValueError, match=message):
         TitansMemoryConfig(**{field: value})
+
+
+def test_the_plain_step_has_no_bound():
+    with pytest.raises(ValueError, match=r"step_bound='gram' needs step_rule='normalized', got 'paper'"):
+        TitansMemoryConfig(step_rule="paper", step_bound="gram")
+
+
+def test_quadratic_features_widen_the_first_matrix():
+    shapes = TitansMemoryConfig(head_dim=4, depth=2, expansion=3, feature_map="quadratic").matrix_shapes()
+    assert shapes == [(10, 12), (12, 4)]
+    assert TitansMemoryConfig(head_dim=4).matrix_shapes() == [(4, 4)]
 
 
 @pytest.mark.parametrize(

@@ -106,6 +106,25 @@ def test_a_reset_frees_ids_and_speakers(rows):
     assert cache.conversation_ids == {5: 0, 6: 1}
 
 
+@pytest.mark.parametrize("memory", [{"step_bound": "gram"}, {"feature_map": "quadratic"}])
+def test_other_keys_and_steps_are_another_memory(model, memory):
+    other = ConversationMemoryCache(tiny_config(memory), batch_size=1)
+    assert other.identity != ConversationMemoryCache(model.config).identity
+    with pytest.raises(ValueError, match="belong to different models"):
+        other.check_identity(ConversationMemoryCache(model.config).identity, "The model")
+
+
+@pytest.mark.parametrize("memory", [{"step_bound": "gram"}, {"feature_map": "quadratic", "depth": 1}])
+@torch.no_grad()
+def test_other_keys_and_steps_go_on_from_a_file(tmp_path, memory):
+    model = tiny_model(memory)
+    cache = written(model)
+    cache.save_pretrained(tmp_path)
+    loaded = ConversationMemoryCache.from_pretrained(tmp_path, model.config)
+    assert torch.equal(listen(model, loaded), listen(model, cache))
+    assert not torch.equal(listen(model, loaded), listen(model, ConversationMemoryCache(model.config, batch_size=3)))
+
+
 def test_select_reorder_and_repeat(model):
     cache = written(model)
     turns = tiny_turns(3, seed=99)

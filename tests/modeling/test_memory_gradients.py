@@ -7,9 +7,10 @@ from torch import nn
 from torch.nn import functional as F
 
 from titans_mal.modeling import neural_memory
-from titans_mal.modeling.memory_chunks import MemoryChunk, read_chunk, write_chunk
+from titans_mal.modeling.memory_chunks import MemoryChunk, curvature_bounds, read_chunk, write_chunk
 from titans_mal.modeling.memory_gradients import (
     l2_normalize,
+    quadratic_features,
     read_chunk_by_hand,
     rms_normalize,
     write_chunk_by_hand,
@@ -19,6 +20,7 @@ from titans_mal.modeling.titans_memory_layer import RMSNorm
 
 
 TOKENS, WIDTH = 5, 8
+COUNT = 1 + MemoryChunk._fields.index("count")  # its place in `make_arguments`; it has no gradient
 PLAIN, BY_HAND = (read_chunk, write_chunk), (read_chunk_by_hand, write_chunk_by_hand)
 NORMS = {
     "l2": (l2_normalize, lambda tensor: F.normalize(tensor, dim=-1)),
@@ -34,32 +36,32 @@ def make_arguments(depth, *, is_transposed=False):
     def draw(*shape):
         return torch.rand(STREAMS, HEADS, *shape, generator=generator, dtype=torch.float64)
 
-    factors = draw(TOKENS, 1), draw(TOKENS, 1), draw(1, 1), draw(1, 1), draw(1, 1)
+    factors = draw(TOKENS, 1), draw(TOKENS, 1), draw(1, 1), draw(1, 1), draw(1, 1), draw(1, 1)
     tensors = [queries, keys, values, *factors, *state.tensors]
     if is_transposed:  # as a layer's heads are
         tensors = [tensor.transpose(1, 2).contiguous().transpose(1, 2) for tensor in tensors]
     return [tensor.requires_grad_() for tensor in tensors]
 
 
-def run(functions, step_rule, tensors):
+def run(functions, step_bound, tensors):
     queries, *tensors = tensors
     count = len(MemoryChunk._fields)
     chunk, state = MemoryChunk(*tensors[:count]), NeuralMemoryState.from_tensors(tensors[count:])
     read, write = functions
-    _, after = write(state, chunk, step_rule)
+    _, after = write(state, chunk, step_bound)
     return read(state.weights, queries), *after.tensors
 
 
 @pytest.mark.parametrize("used", [slice(None), slice(1), slice(1, None), slice(1, 2), slice(-1, None)])
 @pytest.mark.parametrize("is_transposed", [False, True])
-@pytest.mark.parametrize("step_rule", ["paper", "normalized"])
+@pytest.mark.parametrize("step_bound", [None, "token", "gram"])
 @pytest.mark.parametrize("depth", [1, 2, 3])
-def test_equals_autograd(depth, step_rule, is_transposed, used):
+def test_equals_autograd(depth, step_bound, is_transposed, used):
     """Also where only some of the answers, weights and momentum are used: the others have no gradient at all."""
     tensors = make_arguments(depth, is_transposed=is_transposed)
     gradients = []
     for functions in (PLAIN, BY_HAND):
-        outputs = run(functions, step_rule, tensors)[used]
+        outputs = run(functions, step_bound, tensors)[used]
         loss = sum((output.sin() * output).sum() for output in outputs)
         gradients.append(torch.autograd.grad(loss, tensors, materialize_grads=True, allow_unused=True))
     for expected, actual in zip(*gradients):
@@ -71,37 +73,59 @@ def test_equal_tokens_share_the_gradient_of_the_bound():
     for functions in (PLAIN, BY_HAND):
         tensors = make_arguments(1)  # the rounding of a product may tell equal tokens of a second matrix apart
         tensors[1] = tensors[1].detach()[:, :, :1].repeat(1, 1, TOKENS, 1).requires_grad_()
-        loss = sum(output.sin().sum() for output in run(functions, "normalized", tensors))
+        loss = sum(output.sin().sum() for output in run(functions, "token", tensors))
         gradients.append(torch.autograd.grad(loss, tensors[1]))
     torch.testing.assert_close(*gradients, rtol=1e-10, atol=1e-12)
 
 
-@pytest.mark.parametrize("step_rule", ["paper", "normalized"])
+@pytest.mark.parametrize("step_bound", [None, "token"])  # the other bound has none
 @pytest.mark.parametrize("depth", [1, 2, 3])
-def test_gradients(depth, step_rule):
+def test_gradients(depth, step_bound):
     tensors = make_arguments(depth)
-    assert torch.autograd.gradcheck(lambda *tensors: run(BY_HAND, step_rule, tensors), tensors, fast_mode=True)
+    assert torch.autograd.gradcheck(lambda *tensors: run(BY_HAND, step_bound, tensors), tensors, fast_mode=True)
+
+
+def test_no_gradient_goes_through_the_gram_bound():
+    """That of a write whose step is divided by the same numbers, given."""
+    tensors = make_arguments(1)
+    chunk, state = MemoryChunk(*tensors[1:-2]), NeuralMemoryState.from_tensors(tensors[-2:])
+    (bound,) = curvature_bounds(state.weights, [chunk.keys], chunk.count, "gram")
+    assert not bound.requires_grad
+    divided = chunk._replace(to_weights=chunk.to_weights / bound, to_momentum=chunk.to_momentum / bound)
+    wanted = [chunk.keys, state.weights[0]]
+    gradients = [
+        torch.autograd.grad(write(state, *rest)[1].weights[0].sin().sum(), wanted)
+        for write, *rest in (
+            (write_chunk, chunk, "gram"),
+            (write_chunk_by_hand, chunk, "gram"),
+            (write_chunk, divided, None),
+        )
+    ]
+    for others in zip(*gradients):
+        for other in others[1:]:
+            torch.testing.assert_close(others[0], other, rtol=1e-10, atol=1e-12)
 
 
 def test_frozen_arguments_get_no_gradient():
     tensors = make_arguments(2)
     for tensor in tensors[-4:]:
         tensor.requires_grad_(False)
-    sum(output.sum() for output in run(BY_HAND, "normalized", tensors)).backward()
-    assert [tensor.grad is not None for tensor in tensors] == [True] * (len(tensors) - 4) + [False] * 4
+    sum(output.sum() for output in run(BY_HAND, "token", tensors)).backward()
+    without = {COUNT, *range(len(tensors) - 4, len(tensors))}
+    assert {index for index, tensor in enumerate(tensors) if tensor.grad is None} == without
 
 
 def test_only_the_arguments_are_kept():
     tensors = make_arguments(2)
     kept = []
     with torch.autograd.graph.saved_tensors_hooks(lambda tensor: kept.append(tensor) or tensor, lambda tensor: tensor):
-        run(BY_HAND, "normalized", tensors)
+        run(BY_HAND, "token", tensors)
     assert {tensor.data_ptr() for tensor in kept} == {tensor.data_ptr() for tensor in tensors}
 
 
 def test_a_second_differentiation_is_refused():
     tensors = make_arguments(1)
-    loss = run(BY_HAND, "paper", tensors)[0].square().sum()
+    loss = run(BY_HAND, None, tensors)[0].square().sum()
     (gradient,) = torch.autograd.grad(loss, tensors[:1], create_graph=True)
     with pytest.raises(RuntimeError, match="once_differentiable"):
         gradient.sum().backward()
@@ -109,10 +133,11 @@ def test_a_second_differentiation_is_refused():
 
 def test_autocast_does_not_reach_the_backward_pass():
     tensors = [tensor.detach().float().requires_grad_() for tensor in make_arguments(2)]
-    loss = sum(output.sum() for output in run(BY_HAND, "normalized", tensors))
-    expected = torch.autograd.grad(loss, tensors, retain_graph=True)
+    loss = sum(output.sum() for output in run(BY_HAND, "token", tensors))
+    wanted = [tensor for index, tensor in enumerate(tensors) if index != COUNT]
+    expected = torch.autograd.grad(loss, wanted, retain_graph=True)
     with torch.autocast("cpu", torch.bfloat16):
-        actual = torch.autograd.grad(loss, tensors)
+        actual = torch.autograd.grad(loss, wanted)
     assert all(map(torch.equal, actual, expected))
 
 
@@ -195,3 +220,26 @@ def test_an_input_of_a_norm_without_gradient_gets_none():
     module, _ = make_modules()
     module(make_tensor().detach()).sum().backward()
     assert module.weight.grad is not None
+
+
+# --- Features
+
+
+def test_quadratic_features_square_the_similarity():
+    one, other = make_tensor().detach(), make_tensor().detach().flip(0)
+    product = (quadratic_features(one) * quadratic_features(other)).sum(-1)
+    torch.testing.assert_close(product, (one * other).sum(-1).square())
+    assert quadratic_features(one).shape[-1] == WIDTH * (WIDTH + 1) // 2
+    norms = quadratic_features(l2_normalize(one)).norm(dim=-1)
+    torch.testing.assert_close(norms, torch.ones_like(norms))
+
+
+@pytest.mark.parametrize("is_transposed", [False, True])
+def test_the_gradient_of_quadratic_features_is_autograds(is_transposed):
+    tensor, kept = make_tensor(is_transposed=is_transposed), []
+    with torch.autograd.graph.saved_tensors_hooks(lambda saved: kept.append(saved) or saved, lambda saved: saved):
+        features = quadratic_features(tensor)
+    assert [saved.data_ptr() for saved in kept] == [tensor.data_ptr()]
+    assert torch.autograd.gradcheck(quadratic_features, (tensor,), fast_mode=True)
+    with torch.no_grad():
+        assert torch.equal(quadratic_features(tensor), features)

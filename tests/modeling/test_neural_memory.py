@@ -175,7 +175,8 @@ def test_the_state_is_float32_or_float64(dtype):
     assert write_memory(state, keys, values, **gates, chunk_size=4).weights[0].dtype == expected
 
 
-def test_normalised_steps_stay_bounded_on_correlated_keys():
+@pytest.mark.parametrize("step_bound", ["token", "gram"])
+def test_normalised_steps_stay_bounded_on_correlated_keys(step_bound):
     """One key, again and again with the largest step: the paper's rule blows up, the normalised one does not."""
     state = make_state(2, dtype=torch.float32)
     torch.manual_seed(0)
@@ -183,11 +184,35 @@ def test_normalised_steps_stay_bounded_on_correlated_keys():
     value = torch.randn(STREAMS, HEADS, 1, DIM).expand(-1, -1, 640, -1)
     ones = torch.ones(STREAMS, HEADS, 640)
     gates = {"forget": 0 * ones, "momentum": 0.5 * ones, "step": ones}
-    after = write_memory(state, key, value, **gates, chunk_size=64, step_rule="normalized")
+    after = write_memory(state, key, value, **gates, chunk_size=64, step_rule="normalized", step_bound=step_bound)
     error = (read_memory(after.weights, key) - value).square().sum(-1)
     assert (error < (read_memory(state.weights, key) - value).square().sum(-1)).all()
     paper = write_memory(state, key, value, **gates, chunk_size=64, step_rule="paper")
     assert not all((weight.abs() < 1e3).all() for weight in paper.weights)
+
+
+@pytest.mark.parametrize("momentum", [0.0, 0.3, 0.9, 0.999])
+@pytest.mark.parametrize("tokens", [1, 3, 20])
+@pytest.mark.parametrize("keys", ["random", "equal"])
+@pytest.mark.parametrize("step_bound", ["token", "gram"])
+def test_a_chunk_written_again_and_again_converges(step_bound, keys, tokens, momentum):
+    """With the largest step: what `curvature_bounds` proves of a linear memory, by the eigenvalues of its map."""
+    generator = torch.Generator().manual_seed(tokens)
+    key = torch.randn(1, 1, 1 if keys == "equal" else tokens, DIM, generator=generator, dtype=torch.float64)
+    # A state for each number of weights and momentum that is one alone, and the map at zero.
+    basis = torch.cat([torch.eye(2 * DIM), torch.zeros(1, 2 * DIM)]).double()
+    state = NeuralMemoryState.from_tensors(basis[:, None, :, None].split(DIM, dim=2))
+    key = F.normalize(key, dim=-1).expand(len(basis), 1, tokens, DIM)
+    gates = {
+        name: torch.full(key.shape[:3], gate).double() for name, gate in (("forget", 0.0), ("momentum", momentum))
+    }
+    gates["step"] = torch.ones_like(gates["forget"])
+    rules = {"chunk_size": tokens, "step_rule": "normalized", "step_bound": step_bound}
+    after = torch.cat(write_memory(state, key, key[..., :1], **gates, **rules).tensors, dim=2).flatten(1)
+    sizes = torch.linalg.eigvals(after[:-1] - after[-1]).abs()
+    assert sizes.max() <= 1 + 1e-12
+    if keys == "random" and tokens > DIM:  # no direction without a key
+        assert sizes.max() < 1 - 1e-6
 
 
 @pytest.mark.parametrize("read", ["history", "chunk"])
@@ -216,6 +241,7 @@ def spoiled_inputs():
     good = {"keys": keys, "values": values, **gates, "chunk_size": 4}
     yield "chunk_size must be at least 1, got 0", state, good | {"chunk_size": 0}
     yield "step_rule must be one of", state, good | {"step_rule": "fast"}
+    yield "step_bound must be one of", state, good | {"step_bound": "none"}
     yield "keys and values must be", state, good | {"keys": keys[..., :3]}
     yield "keys and values must be", state, good | {"values": values[:, :, :5]}
     yield "keys and values must be", state, good | {"keys": keys[0]}

@@ -76,6 +76,17 @@ def test_equals_the_oracle(depth, read, step_rule, chunk_size):
     assert_equals_the_oracle(layer, again, first.state, write=False)
 
 
+@pytest.mark.parametrize("step_bound", ["token", "gram"])
+@pytest.mark.parametrize("feature_map", ["identity", "quadratic"])
+@pytest.mark.parametrize("depth", [1, 2])
+def test_equals_the_oracle_with_other_keys_and_steps(depth, feature_map, step_bound):
+    layer = make_layer(head_dim=3, depth=depth, feature_map=feature_map, step_bound=step_bound, read="chunk").double()
+    states = hidden_states(rows=6, tokens=5).double()
+    first = assert_equals_the_oracle(layer, states, layer.initial_state(3), **RAGGED)
+    assert_equals_the_oracle(layer, states[:3], first.state)
+    assert first.state.weights[0].shape[2] == (6 if feature_map == "quadratic" else 3)
+
+
 @pytest.mark.parametrize("depth", [1, 2])
 @pytest.mark.parametrize("read", ["history", "chunk"])
 def test_equals_the_oracle_where_turns_are_rejected(read, depth):
@@ -105,11 +116,13 @@ def test_equals_the_oracle_at_the_bounds(scale):
         assert not output.state.weights[1].any()
 
 
-@pytest.mark.parametrize("step_rule", ["paper", "normalized"])
-@pytest.mark.parametrize("read", ["history", "chunk"])
-def test_gradients(read, step_rule):
+@pytest.mark.parametrize(
+    "memory",
+    [{"step_rule": "paper"}, {"read": "chunk"}, {"feature_map": "quadratic", "read": "chunk", "step_rule": "paper"}],
+)
+def test_gradients(memory):
     """By hand, through turns of ragged lengths, of the hidden states and of every parameter."""
-    layer = make_layer(head_dim=3, chunk_size=2, read=read, step_rule=step_rule).double()
+    layer = make_layer(head_dim=3, chunk_size=2, **memory).double()
     names, parameters = zip(*layer.named_parameters())
     ragged = {"lengths": torch.tensor([5, 3, 4]), "batch_sizes": [2, 1]}
 
@@ -183,10 +196,18 @@ def test_what_is_beyond_a_turn_has_no_part_in_the_gradients():
     assert not seen[0][:, 6:].any()  # nor in passing: at zero, the gradient of a norm is huge
 
 
-@pytest.mark.parametrize("step_rule", ["paper", "normalized"])
-@pytest.mark.parametrize("read", ["history", "chunk"])
-def test_a_compiled_layer_learns_the_same(read, step_rule):
-    layer, states = make_layer(read=read, step_rule=step_rule), hidden_states(rows=3)
+@pytest.mark.parametrize(
+    "memory",
+    [
+        {"step_rule": "paper"},
+        {},
+        {"read": "chunk"},
+        {"read": "chunk", "feature_map": "quadratic", "step_bound": "gram"},
+    ],
+    ids=str,
+)
+def test_a_compiled_layer_learns_the_same(memory):
+    layer, states = make_layer(**memory), hidden_states(rows=3)
     gradients = []
     for function in (layer, torch.compile(layer, fullgraph=True, backend="aot_eager")):
         state = layer.initial_state(2)
