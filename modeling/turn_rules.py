@@ -13,7 +13,7 @@ import numpy as np
 
 
 # Of a start before the recording, in seconds: more is an error, less is how tools round and pad.
-_EARLIEST_START = -0.1
+EARLIEST_START = -0.1
 
 
 def fit_turn(
@@ -72,7 +72,7 @@ def check_times(start: Any, end: Any = None, *, name: str = "The turn") -> tuple
         if value is not None and (isinstance(value, bool) or not isinstance(value, Real) or not _is_finite(value)):
             raise ValueError(f"{name}: {what} is in seconds, got {_short(value)}.")
     if start is not None and start < 0:
-        if start < _EARLIEST_START:
+        if start < EARLIEST_START:
             raise ValueError(f"{name}: a turn starts at 0 s or later, got {start} s.")
         warnings.warn(f"{name}: a turn starts at 0 s or later, got {start} s: 0 s is used.", stacklevel=3)
         start = 0.0

@@ -37,25 +37,33 @@ def check(
     """Count turns, speakers, hours, labels and histories, and list what cannot be used as it is."""
     from ..data.conversations import load_conversations
     from ..data.overview import list_problems, overview
+    from ..data.problems import UnusableTurns
 
     with errors_in_one_line(), warnings.catch_warnings():
         # All problems are listed below.
         warnings.filterwarnings("ignore", ".*turns that cannot be used", UserWarning)
-        conversations = load_conversations(
-            name,
-            data_dir=data_dir,
-            label_set=as_label_set(label_set),
-            fold=fold,
-            decode=decode,
-            num_proc=num_proc,
-        )
-        counts = overview(conversations)
+        try:
+            conversations = load_conversations(
+                name,
+                data_dir=data_dir,
+                label_set=as_label_set(label_set),
+                fold=fold,
+                decode=decode,
+                num_proc=num_proc,
+            )
+            problems, failure = conversations.problems, None
+        except UnusableTurns as error:
+            conversations, problems, failure = {}, error.problems, error
+        counts = overview(conversations, problems)
         if json_out is not None:
-            told = {**counts, "listed": [vars(problem) for problem in conversations.problems]}
-            json_out.write_text(json.dumps(told, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-        console.print(_table(counts["splits"]))
-        for line in list_problems(conversations.problems, most=most) or ["No problems."]:
+            listed = {**counts, "listed": [vars(problem) for problem in problems]}
+            json_out.write_text(json.dumps(listed, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+        if conversations:
+            console.print(_table(counts["splits"]))
+        for line in list_problems(problems, most=most) or ["No problems."]:
             console.print(line, markup=False, soft_wrap=True)
+        if failure is not None:
+            raise failure
 
 
 def _table(splits: dict[str, dict]) -> Table:

@@ -15,7 +15,8 @@ from datasets import Audio, Dataset, List, Value, concatenate_datasets
 from .corpora import CORPORA, Corpus
 from .hub_dataset import read_hub_dataset
 from .metadata_folder import read_metadata_folder
-from .problems import LEFT_OUT, MAX_SECONDS, Problem, look_at_all, quietly, report_problems
+from .problems import LEFT_OUT, MAX_SECONDS, Problem, UnusableTurns, look_at_all, quietly, report_problems
+from .sound_files import resolve_files
 from .synthetic import NAMED_SUITES, SPLITS, synthetic_conversations
 from .table import SOFT_LABELS, Conversations, LabelSet, Turn, features_of
 
@@ -55,16 +56,16 @@ def load_conversations(
     Returns:
         A `DatasetDict` with `problems`, which `map` and `filter` do not pass on: for each split a dataset, sorted by
         conversation and turn, with `conversation_id` (string, the corpus's own), `turn_index` (its place in the whole
-        conversation; with gaps where turns are left out), `speaker` (who talks), `audio` (`Audio(decode=False)`, for
-        `load_audio`), `start` and `end` (seconds, None where not told), `transcript` (None where not told), `emotion`
-        (`ClassLabel`, -1 = heard and not scored), `split`, `seconds` (of sound), and where the raters' votes are told
-        (IEMOCAP, or a column `votes` as `happy;happy;sad`) `emotion_probabilities`, their shares. A warning
-        counts the turns that were left out.
+        conversation; with gaps where turns are left out), `speaker` (who talks, None where nobody is named), `audio`
+        (`Audio(decode=False)`, for `load_audio`), `start` and `end` (seconds, None where not known), `transcript`
+        (None where not known), `emotion` (`ClassLabel`, -1 = processed and not scored), `split`, `seconds` (of audio),
+        and where the raters' votes are known (IEMOCAP, or a column `votes` as `happy;happy;sad`)
+        `emotion_probabilities`, their shares. A warning counts the turns that were left out.
 
     Raises:
         FileNotFoundError: for a folder that is not there, or lacks what the corpus should have.
-        ValueError: for an unknown label set, fold or column, a table that is wrong, naming the line, and with `strict`
-            for turns that cannot be used.
+        ValueError: for an unknown label set, fold or column, a table without what it must have, a split of which no
+            turn can be used, and with `strict` for any turn that cannot be used.
     """
     name = str(name_or_folder)
     corpus = CORPORA.get(name.lower())
@@ -87,8 +88,8 @@ def load_conversations(
     elif is_hub:
         source = _read_hub(name, columns or {}, label_set)
     else:
-        turns = read_metadata_folder(folder)
-        source = _Source(folder.resolve().name, turns, _own_labels(label_set, turns))
+        turns, problems = read_metadata_folder(folder)
+        source = _Source(folder.resolve().name, turns, _own_labels(label_set, turns), problems=problems)
     return source.look(max_seconds=max_seconds, decode=decode, num_proc=num_proc).tables(strict=strict)
 
 
@@ -116,7 +117,9 @@ class _Source:
 
     def look(self, **how) -> _Source:
         """Look at the sound of every turn."""
-        if self.sound is None:
+        if not self.turns:
+            self.findings = []
+        elif self.sound is None:
             self.findings = look_at_all([turn.audio for turn in self.turns], **how)
         else:
             self.findings = [found for table in self.sound.values() for found in look_at_all(table, **how)]
@@ -137,15 +140,19 @@ class _Source:
                 where = {"split": turn.group, "conversation_id": turn.conversation_id, "turn_index": turn_index}
                 file = turn.audio or f"{self.name}, row {positions[i]}"
                 self.problems.append(Problem(found["kind"], file, found["detail"], **where))
+            if turn.start is not None and turn.start < 0:
+                self.problems.append(
+                    Problem("early", turn.audio or self.name, f"{turn.start:g} s", *place, turn_index)
+                )
             if found["kind"] not in LEFT_OUT:
                 kept[turn.group].append((self._row(turn, found, turn_index), positions[i]))
         report_problems(self.problems, name=self.name, strict=strict)
-        for split, rows in kept.items():
-            if not rows:
-                problem = next(problem for problem in self.problems if problem.split == split)
-                raise ValueError(
-                    f"{self.name}: the split {split!r} has no turn that can be used; of the first, {problem}"
-                )
+        empty = [split for split, rows in kept.items() if not rows]
+        if empty or not kept:
+            what = f"the split {empty[0]!r} has no turn that can be used" if empty else "no turn can be used"
+            of_split = [problem for problem in self.problems if not empty or problem.split == empty[0]]
+            first = f"; of the first, {of_split[0]}" if of_split else ""
+            raise UnusableTurns(f"{self.name}: {what}{first}", self.problems)
         return Conversations({split: self._table(split, rows) for split, rows in kept.items()}, self.problems)
 
     def _row(self, turn: Turn, found: dict, turn_index: int) -> dict:
@@ -156,7 +163,7 @@ class _Source:
             "turn_index": turn_index,
             "speaker": turn.speaker,
             "audio": {"bytes": None, "path": found["path"]},
-            "start": turn.start,
+            "start": None if turn.start is None else max(0.0, turn.start),
             "end": turn.end,
             "transcript": turn.transcript,
             "emotion": emotion,
@@ -191,9 +198,11 @@ def _read_corpus(corpus: Corpus, folder: Path, label_set, fold: int | None) -> _
         raise FileNotFoundError(f"data_dir of {corpus.title} is no folder: {folder}.")
     labels = corpus.label_set(label_set)
     corpus.check_fold(fold)
-    turns, problems = _without_repeated(*corpus.read(folder))
+    turns, problems = corpus.read(folder)
+    problems += resolve_files(turns)
+    turns, problems = _without_repeated(turns, problems)
     if not turns:
-        raise ValueError(f"{folder} holds no turn of {corpus.title}.")
+        raise UnusableTurns(f"{folder} holds no turn of {corpus.title} that can be read.", problems)
     there = {turn.group for turn in turns}
     problems += [
         Problem("absent", str(folder), f"there is no turn of {group}")
@@ -227,10 +236,10 @@ def _warn_of_unknown_words(corpus: Corpus, turns: list[Turn]) -> None:
 
 
 def _read_hub(name: str, columns: Mapping[str, str], label_set) -> _Source:
-    splits = read_hub_dataset(name, columns)
+    splits, problems = read_hub_dataset(name, columns)
     turns = [turn for part, _ in splits.values() for turn in part]
     sound = {split: table for split, (_, table) in splits.items()}
-    return _Source(name, turns, _own_labels(label_set, turns), sound=sound)
+    return _Source(name, turns, _own_labels(label_set, turns), problems=problems, sound=sound)
 
 
 def _own_labels(label_set: Sequence[str] | Mapping[str, str] | None, turns: list[Turn]) -> LabelSet:

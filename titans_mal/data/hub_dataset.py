@@ -6,6 +6,7 @@ from collections.abc import Mapping
 
 from datasets import Audio, ClassLabel, Dataset, load_dataset
 
+from .problems import Problem
 from .table import Turn, check_times, whole_turn_index
 
 
@@ -13,8 +14,12 @@ REQUIRED_COLUMNS = ("conversation_id", "turn_index", "speaker", "audio")
 _OPTIONAL_COLUMNS = ("emotion", "start", "end", "transcript")
 
 
-def read_hub_dataset(name: str, columns: Mapping[str, str]) -> dict[str, tuple[list[Turn], Dataset]]:
-    """For each split its turns, in its order and without their sound, and a dataset of the column `audio` alone.
+def read_hub_dataset(
+    name: str, columns: Mapping[str, str]
+) -> tuple[dict[str, tuple[list[Turn], Dataset]], list[Problem]]:
+    """For each split its turns, in its order and without their audio, and a dataset of the column `audio` alone.
+
+    Rows that cannot be used are problems, and are not in the dataset.
 
     Args:
         name: of the dataset, as `datasets.load_dataset` takes it.
@@ -28,10 +33,14 @@ def read_hub_dataset(name: str, columns: Mapping[str, str]) -> dict[str, tuple[l
     if unknown:
         raise ValueError(f"columns maps from {allowed} to those of the dataset, got {unknown}.")
     named = {ours: columns.get(ours, ours) for ours in allowed}
-    return {split: _read_split(name, table, split, named, columns) for split, table in load_dataset(name).items()}
+    problems: list[Problem] = []
+    tables = load_dataset(name).items()
+    return {split: _read_split(name, table, split, named, columns, problems) for split, table in tables}, problems
 
 
-def _read_split(name: str, table: Dataset, split: str, named: dict[str, str], columns: Mapping[str, str]):
+def _read_split(
+    name: str, table: Dataset, split: str, named: dict[str, str], columns: Mapping[str, str], problems: list[Problem]
+):
     wanted = {*REQUIRED_COLUMNS, *columns}
     missing = sorted(named[ours] for ours in wanted if named[ours] not in table.column_names)
     if missing:
@@ -45,7 +54,7 @@ def _read_split(name: str, table: Dataset, split: str, named: dict[str, str], co
     sound = table.select_columns([named["audio"]]).cast_column(named["audio"], Audio(decode=False))
     if named["audio"] != "audio":
         sound = sound.rename_column(named["audio"], "audio")
-    turns, seen = [], {}
+    turns, kept, seen = [], [], {}
     for number, row in enumerate(zip(*values.values())):
         try:
             turn = _as_turn(dict(zip(values, row)), split)
@@ -53,9 +62,11 @@ def _read_split(name: str, table: Dataset, split: str, named: dict[str, str], co
             if seen.setdefault(place, number) != number:
                 raise ValueError(f"turn {turn.turn_index} of {turn.conversation_id!r} is row {seen[place]} as well.")
         except ValueError as error:
-            raise ValueError(f"{name}, {split}, row {number}: {error}") from error
+            problems.append(Problem("unreadable", name, f"{split}, row {number}: {error}", split=split))
+            continue
         turns.append(turn)
-    return turns, sound
+        kept.append(number)
+    return turns, sound if len(kept) == len(sound) else sound.select(kept)
 
 
 def _values(table: Dataset, column: str) -> list:
@@ -69,12 +80,12 @@ def _values(table: Dataset, column: str) -> list:
 def _as_turn(row: dict, split: str) -> Turn:
     if row["conversation_id"] is None or not str(row["conversation_id"]).strip():
         raise ValueError(f"conversation_id is empty: {row['conversation_id']!r}.")
-    speaker = "" if row["speaker"] is None else str(row["speaker"]).strip()
+    speaker = None if row["speaker"] is None else str(row["speaker"]).strip()
     check_times(row.get("start"), row.get("end"))
     turn_index = whole_turn_index(row["turn_index"])
     return Turn(
         str(row["conversation_id"]),
-        speaker or "unknown",
+        speaker or None,
         "",
         words=(row["emotion"],) if row.get("emotion") else (),
         start=row.get("start"),

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 from datasets import Dataset
 
 from .problems import KINDS, Problem
-from .table import Conversations
 
 
 # Bounds of the number of earlier turns of the same speaker, for what is told by history.
@@ -31,16 +30,21 @@ def history_depths(conversation_ids: Iterable[str], speakers: Iterable[str]) -> 
     return depths
 
 
-def overview(conversations: Conversations) -> dict:
+def overview(conversations: Mapping[str, Dataset], problems: Iterable[Problem] | None = None) -> dict:
     """Counts of each split, and of the problems by kind, as plain numbers.
+
+    Args:
+        problems: None: those of the conversations.
 
     Returns:
         `{"splits": {split: {turns, scored, conversations, speakers, hours, labels, history}}, "problems": {kind: n}}`;
         `history` counts the scored turns by the number of earlier turns of their speaker.
     """
+    if problems is None:
+        problems = getattr(conversations, "problems", ())
     return {
         "splits": {split: _of_split(table) for split, table in conversations.items()},
-        "problems": dict(Counter(problem.kind for problem in getattr(conversations, "problems", ()))),
+        "problems": dict(Counter(problem.kind for problem in problems)),
     }
 
 

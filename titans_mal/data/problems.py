@@ -36,6 +36,7 @@ KINDS = {
     "outside": "left out: the turn has no length, or lies beyond the recording",
     "unreadable": "left out: a line of a table that cannot be used",
     "early": "cut: it starts at 0 s, and not before",
+    "renamed": "used: the file is named otherwise than the table names it, or of another format",
     "long": "cut: only its beginning is heard",
     "short": "padded with silence when it is heard",
     "extra": "ignored: a file that the table does not know",
@@ -71,6 +72,18 @@ class Problem:
     def __str__(self) -> str:
         turn = f" ({self.conversation_id}, turn {self.turn_index})" if self.conversation_id is not None else ""
         return f"{self.kind}: {self.file}{turn}: {self.detail}"
+
+
+class UnusableTurns(ValueError):
+    """No turn, or no turn of a split, can be used.
+
+    Attributes:
+        problems: all of them.
+    """
+
+    def __init__(self, message: str, problems: Sequence[Problem]):
+        super().__init__(message)
+        self.problems = list(problems)
 
 
 @contextlib.contextmanager
@@ -170,7 +183,7 @@ def report_problems(problems: Sequence[Problem], *, name: str, strict: bool) -> 
     """Warn of turns that are left out, in one line; with `strict`, raise instead.
 
     Raises:
-        ValueError: with `strict`, naming the first ones, if a turn is left out.
+        UnusableTurns: with `strict`, naming the first ones, if a turn is left out.
     """
     left_out = [problem for problem in problems if problem.kind in LEFT_OUT]
     if not left_out:
@@ -178,7 +191,8 @@ def report_problems(problems: Sequence[Problem], *, name: str, strict: bool) -> 
     counts = ", ".join(f"{count} {kind}" for kind, count in Counter(problem.kind for problem in left_out).items())
     if strict:
         more = ", ..." if len(left_out) > 3 else ""
-        raise ValueError(f"{name}: turns cannot be used ({counts}): {'; '.join(map(str, left_out[:3]))}{more}")
+        text = f"{name}: turns cannot be used ({counts}): {'; '.join(map(str, left_out[:3]))}{more}"
+        raise UnusableTurns(text, problems)
     warnings.warn(
         f"{name}: turns that cannot be used ({counts}), first {left_out[0]}; `.problems` lists them.", stacklevel=4
     )

@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterable
 from pathlib import Path
 
+from ..modeling.turn_rules import EARLIEST_START
 from .audio import MIN_SECONDS, audio_seconds, part_of_file
 from .problems import Problem, report_problems
 from .segment_files import Segment, read_segment_file, read_segments
-from .table import EARLIEST_START, Conversations, conversation_table
+from .table import Conversations, conversation_table
 
 
 __all__ = ["Segment", "load_recording", "read_segments"]
@@ -87,7 +88,7 @@ def _row(recording: Path, name: str, index: int, segment: Segment, start: float,
     return {
         "conversation_id": name,
         "turn_index": index,
-        "speaker": segment.speaker or "unknown",
+        "speaker": segment.speaker or None,
         "audio": {"bytes": None, "path": part_of_file(recording, start, end)},
         "start": start,
         "end": end,

@@ -9,6 +9,7 @@ from itertools import groupby
 
 from datasets import Audio, ClassLabel, Dataset, DatasetDict, Features, Value
 
+from ..modeling.turn_rules import EARLIEST_START
 from .problems import Problem
 
 
@@ -26,8 +27,6 @@ COLUMNS = (
 )
 # Of tables whose raters' votes are told: the share of each label, None where a turn is not scored.
 SOFT_LABELS = "emotion_probabilities"
-# Rounding puts starts a little before the recording; these are at 0 s.
-EARLIEST_START = -0.1
 # Without which nothing can be evaluated.
 REQUIRED_COLUMNS = ("conversation_id", "turn_index", "speaker", "audio", "emotion")
 
@@ -38,7 +37,7 @@ class Turn:
 
     Attributes:
         conversation_id: the corpus's own name of the conversation.
-        speaker: who talks.
+        speaker: who talks; None where nobody is named.
         audio: path of the sound.
         words: the corpus's own words for the emotion, of which a label set knows one; empty where it has none.
         votes: the words of each rater, where they are told one by one.
@@ -50,7 +49,7 @@ class Turn:
     """
 
     conversation_id: str
-    speaker: str
+    speaker: str | None
     audio: str
     words: tuple[str, ...] = ()
     votes: tuple[tuple[str, ...], ...] = ()
@@ -147,10 +146,10 @@ def clock_seconds(time: str) -> float:
 
 
 def check_times(start: float | None, end: float | None) -> None:
-    """Raise a ValueError unless a turn has no times, or starts at 0 s or later and ends after that."""
+    """Raise a ValueError unless a turn has no times, or starts at 0 s (or `EARLIEST_START`) and ends after that."""
     if start is None and end is None:
         return
-    if start is None or end is None or not 0 <= start < end < float("inf"):
+    if start is None or end is None or not EARLIEST_START <= start < end < float("inf"):
         raise ValueError(f"a turn must start at 0 s or later and end after that, got {start} to {end}.")
 
 

@@ -16,8 +16,11 @@ _LFS_POINTER = b"version https://git-lfs.github.com/spec/"
 _SEPARATORS = (",", ";", "\t", "|")
 
 
-def read_text(path: str | Path) -> str:
+def read_text(path: str | Path, *, errors: str = "strict") -> str:
     """A file in UTF-8, UTF-16 or Windows-1252, without its byte order mark.
+
+    Args:
+        errors: what becomes of bytes that are none of them, as of `bytes.decode`.
 
     Raises:
         FileNotFoundError: if there is no such file.
@@ -35,7 +38,7 @@ def read_text(path: str | Path) -> str:
         try:
             return data.decode("utf-8-sig")
         except UnicodeDecodeError:
-            return data.decode("cp1252")
+            return data.decode("cp1252", errors)
     except UnicodeDecodeError as error:
         raise ValueError(f"{path} is no text in UTF-8, UTF-16 or Windows-1252: {error}") from error
 
@@ -67,7 +70,10 @@ def read_table(
         rows = [(reader.line_num, row) for row in reader if any(map(str.strip, row))]
     except csv.Error as error:
         raise ValueError(f"{path}, line {reader.line_num}: {error}") from error
+    # Our own name of a column comes before others that it may have.
+    own = {_plain(name) for name in header}.intersection(columns)
     names = [ours.get(_plain(name), name) for name in header]
+    names = [name if our in own and _plain(name) != our else our for name, our in zip(header, names)]
     repeated = sorted({name for name in names if names.count(name) > 1 and name})
     if repeated:
         raise ValueError(f"{path} has the columns {repeated} more than once.")

@@ -80,7 +80,7 @@ def test_labels_and_times_may_be_missing(tmp_path):
     table = load_conversations(write(tmp_path, [turn(i) for i in range(2)], columns))["test"]
     assert table["emotion"][:] == [-1, -1]
     assert table["start"][:] == table["end"][:] == [None, None]
-    with pytest.raises(ValueError, match="line 2: start and end go together"):
+    with pytest.warns(match="unreadable"), pytest.raises(ValueError, match="line 2: start and end go together"):
         load_conversations(write(tmp_path, [turn()], [*columns, "start"]))
 
 
@@ -91,37 +91,93 @@ def test_a_missing_column_is_named_beside_those_that_are_there(tmp_path, column)
         load_conversations(write(tmp_path, [turn()], columns))
 
 
-@pytest.mark.parametrize(
-    ("rows", "message"),
-    [
-        ([turn(0), turn(1, file_name="gone.wav")], r"line 3: there is no sound file 'gone\.wav'"),
-        ([turn(0, file_name="")], "line 2: there is no sound file ''"),
-        ([turn(0, speaker=" ")], "line 2: speaker is empty"),
-        ([turn(0, conversation_id="")], "line 2: conversation_id is empty"),
-        ([turn(0, start="soon")], "line 2: start must be a number, got 'soon'"),
-        ([turn(0, end="nan")], "line 2: end must be a number, got 'nan'"),
-        ([turn(0, start=2.0, end=1.0)], r"line 2: a turn must start .* got 2\.0 to 1\.0"),
-        ([turn(0, start=-1.0)], r"line 2: a turn must start at 0 s or later"),
-        ([turn(0, turn_index="first")], "line 2: turn_index must be a whole number from 0 on, got 'first'"),
-        ([turn(0, turn_index=0.5)], r"line 2: turn_index must be a whole number from 0 on, got '0\.5'"),
-        ([turn(0, turn_index=-1)], "line 2: turn_index must be a whole number"),
-        ([turn(1), turn(0)], "line 3: conversation 'talk' has turn 0 after turn 1"),
-        ([turn(1), turn(1)], "line 3: conversation 'talk' has turn 1 after turn 1"),
-        ([turn(0, start=5.0, end=6.0), turn(1)], r"line 3: conversation 'talk' starts at 1\.0 s, before"),
-        ([turn(0, split="test"), turn(1, split="train")], "line 3: conversation 'talk' is in the splits 'test' and"),
-    ],
-)
-def test_a_bad_line_is_named(tmp_path, rows, message):
-    with pytest.raises(ValueError, match=message):
-        load_conversations(write(tmp_path, rows))
+WRONG = [
+    (turn(0, file_name="gone.wav"), r"there is no sound file 'gone\.wav'"),
+    (turn(0, file_name=""), "file_name is empty"),
+    (turn(0, conversation_id=""), "conversation_id is empty"),
+    (turn(0, start="soon"), "start must be a number, got 'soon'"),
+    (turn(0, end="nan"), "end must be a number, got 'nan'"),
+    (turn(0, start=2.0, end=1.0), r"a turn must start .* got 2\.0 to 1\.0"),
+    (turn(0, start=-0.2), r"a turn must start at 0 s or later"),
+    (turn(0, turn_index="first"), "turn_index must be a whole number from 0 on, got 'first'"),
+    (turn(0, turn_index=0.5), r"turn_index must be a whole number from 0 on, got '0\.5'"),
+    (turn(0, turn_index=-1), "turn_index must be a whole number"),
+    (turn(0, turn_index=8), "conversation 'talk' has turn 8 already"),
+    (turn(0, split="train"), "conversation 'talk' is in the splits 'test' and 'train'"),
+]
 
 
-def test_a_line_of_another_length_is_refused(tmp_path):
+@pytest.mark.parametrize(("row", "message"), WRONG)
+def test_a_line_that_cannot_be_used_is_left_out_and_named(tmp_path, row, message):
+    write(tmp_path, [turn(8, split="test"), {"split": "test"} | row, turn(9, split="test")])
+    with pytest.warns(
+        UserWarning, match=rf"turns that cannot be used \(1 \w+\), first .*metadata\.csv.*line 3: {message}"
+    ):
+        conversations = load_conversations(tmp_path)
+    assert conversations["test"]["turn_index"][:] == [8, 9]
+    assert [problem.kind for problem in conversations.problems if problem.kind != "early"] in (
+        ["unreadable"],
+        ["missing"],
+    )
+    with pytest.raises(ValueError, match=f"line 3: {message}"):
+        load_conversations(tmp_path, strict=True)
+
+
+def test_nothing_but_lines_that_cannot_be_used(tmp_path):
+    with (
+        pytest.warns(UserWarning, match="2 unreadable"),
+        pytest.raises(
+            ValueError, match=r"no turn can be used; of the first, unreadable: .*line 2: conversation_id is empty"
+        ),
+    ):
+        load_conversations(write(tmp_path, [turn(0, conversation_id=""), turn(1, conversation_id="")]))
+
+
+def test_who_is_not_named_is_nobody_and_not_one_person(tmp_path):
+    table = load_conversations(write(tmp_path, [turn(0, speaker=" "), turn(1, speaker="unknown")]))["test"]
+    assert table["speaker"][:] == [None, "unknown"]
+
+
+def test_turns_come_by_their_index_whatever_the_order_of_lines_and_times(tmp_path):
+    """Who talks long starts before and ends after what the other says meanwhile."""
+    rows = [turn(1, start=0.0, end=9.0), turn(0, start=3.0, end=3.5)]
+    table = load_conversations(write(tmp_path, rows))["test"]
+    assert table["start"][:] == [3.0, 0.0]
+
+
+def test_a_start_just_before_the_recording_is_its_start(tmp_path):
+    conversations = load_conversations(write(tmp_path, [turn(0, start=-0.1), turn(1)]))
+    assert conversations["test"]["start"][:] == [0.0, 1.0]
+    assert [problem.kind for problem in conversations.problems] == ["early"]
+
+
+def test_a_line_of_another_length_is_left_out(tmp_path):
     write(tmp_path, [turn(0)])
     with open(tmp_path / "metadata.csv", "a", encoding="utf-8") as file:
-        file.write("turn_0.wav,talk,1\n")
-    with pytest.raises(ValueError, match=r"line 3: the number of fields"):
-        load_conversations(tmp_path)
+        file.write("turn_0.wav,talk,1\n,,,,,,\n")
+    with pytest.warns(UserWarning, match=r"1 unreadable\), first .*line 3: the number of fields"):
+        assert load_conversations(tmp_path)["test"].num_rows == 1
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-16", "cp1252"])
+@pytest.mark.parametrize("separator", [",", ";", "\t"])
+def test_tables_of_other_programs(tmp_path, encoding, separator):
+    (tmp_path / "A.WAV").write_bytes(to_wav(tone()))
+    number = "0,5" if separator == ";" else "0.5"
+    rows = [
+        ["File_Name", "Conversation_ID", "Turn_Index", "Speaker", "Text", "Emotion", "Label", "Start", "End"],
+        ["a.wav", "c", "0", "J\u00fcrgen", "\u00a1Hola!", "sad", "7", number, "0:00:01"],
+        [""] * 9,
+    ]
+    (tmp_path / "metadata.csv").write_bytes("\r\n".join(map(separator.join, rows)).encode(encoding))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        conversations = load_conversations(tmp_path)
+    row = conversations["test"][0]
+    assert (row["speaker"], row["transcript"], row["start"], row["end"]) == ("J\u00fcrgen", "\u00a1Hola!", 0.5, 1.0)
+    assert conversations["test"].features["emotion"].names == ["sad"]
+    assert row["audio"]["path"].endswith("A.WAV")
+    assert [problem.kind for problem in conversations.problems] == ["renamed"]
 
 
 def test_nothing_to_read(tmp_path):
@@ -137,8 +193,9 @@ def test_nothing_to_read(tmp_path):
     (tmp_path / "metadata.csv").write_text("file_name,conversation_id,turn_index,speaker,emotion,emotion\n")
     with pytest.raises(ValueError, match=r"has the columns \['emotion'\] more than once"):
         load_conversations(tmp_path)
-    (tmp_path / "metadata.csv").write_bytes(",".join(turn()).encode() + "\na.wav,caf\u00e9".encode("cp1252"))
-    with pytest.raises(ValueError, match="is not in UTF-8"):
+    (tmp_path / "below").mkdir()
+    (tmp_path / "metadata.csv").rename(tmp_path / "below" / "metadata.csv")
+    with pytest.raises(FileNotFoundError, match=r"has no metadata\.csv; .*below has one"):
         load_conversations(tmp_path)
 
 

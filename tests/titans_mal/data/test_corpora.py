@@ -131,12 +131,16 @@ def test_a_split_that_cannot_be_heard_is_an_error(tmp_path):
         load_conversations("iemocap", data_dir=tmp_path, fold=1)
 
 
-def test_tables_that_cannot_be_read_name_the_row(tmp_path):
+def test_rows_that_cannot_be_read_are_left_out_and_named(tmp_path):
     corpus_trees.meld(tmp_path)
     table = tmp_path / "dev_sent_emo.csv"
     table.write_text(table.read_text(encoding="utf-8").replace("00:16:15,000", "soon"), encoding="utf-8")
-    with pytest.raises(ValueError, match=r"dev_sent_emo\.csv, row 3: a time must read h:mm:ss, got 'soon'"):
-        load_conversations("meld", data_dir=tmp_path)
+    message = r"dev_sent_emo\.csv: row 3: a time must read h:mm:ss, got 'soon'"
+    with pytest.warns(UserWarning, match=message):
+        conversations = load_conversations("meld", data_dir=tmp_path)
+    assert conversations["dev"].num_rows == 2
+    with pytest.raises(ValueError, match=message):
+        load_conversations("meld", data_dir=tmp_path, strict=True)
 
 
 @pytest.mark.filterwarnings("ignore:.*cannot be used")

@@ -30,7 +30,7 @@ CSV = "speaker,start,end,transcript\nB,2.5,0:00:03.5,Yes.\n,0:00.25,1.75,\n"
 
 @pytest.mark.parametrize(
     ("name", "content", "first"),
-    [("a.rttm", RTTM, "A"), ("a.json", json.dumps(WHISPERX), "unknown"), ("a.csv", CSV, "unknown")],
+    [("a.rttm", RTTM, "A"), ("a.json", json.dumps(WHISPERX), None), ("a.csv", CSV, None)],
 )
 def test_turns_are_parts_of_the_recording(recording, tmp_path, name, content, first):
     segments = tmp_path / name
@@ -46,6 +46,13 @@ def test_turns_are_parts_of_the_recording(recording, tmp_path, name, content, fi
     np.testing.assert_array_equal(load_audio(table[0]["audio"]), whole[4000:28000])
     if not name.endswith("rttm"):
         assert table["transcript"][:] == [None, "Yes."]
+
+
+def test_an_unnamed_speaker_is_nobody(recording, tmp_path):
+    (tmp_path / "a.rttm").write_text(
+        "".join(f"SPEAKER call 1 0 1 <NA> <NA> {name} <NA>\n" for name in ("<NA>", "unknown"))
+    )
+    assert load_recording(recording, tmp_path / "a.rttm")["test"]["speaker"][:] == [None, "unknown"]
 
 
 def test_numbers_are_speakers_too(tmp_path):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import os
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -12,7 +11,9 @@ from io import StringIO
 from pathlib import Path
 
 from ..problems import Problem
+from ..sound_files import DEPTH, extra_files, find_sounds
 from ..table import LabelSet, Turn
+from ..text_files import read_text
 
 
 @dataclass(frozen=True)
@@ -81,25 +82,23 @@ def find(root: Path, *names: str) -> Path:
     Raises:
         FileNotFoundError: if there is none.
     """
-    for depth in range(4):
+    for depth in range(DEPTH):
         for name in names:
             found = sorted(path for path in root.glob("*/" * depth + name) if not path.name.startswith("._"))
             if found:
                 return found[0]
-    raise FileNotFoundError(f"{root} holds no {' or '.join(names)}, nor does a folder up to three levels below.")
+    above = [name for name in names if any(root.parent.glob(name))]
+    hint = f" The folder above it holds {above[0]}: give that one." if above else ""
+    raise FileNotFoundError(f"{root} holds no {' or '.join(names)}, nor does a folder up to three levels below.{hint}")
 
 
 def read_csv(path: Path, columns: Iterable[str]) -> Iterator[dict[str, str]]:
-    """The lines of a table in UTF-8 or, as some copies are, in Windows-1252.
+    """The lines of a table, in any of the encodings of `read_text`.
 
     Raises:
         ValueError: if a column is missing.
     """
-    data = path.read_bytes()
-    try:
-        text = data.decode("utf-8-sig")
-    except UnicodeDecodeError:
-        text = data.decode("cp1252")
+    text = read_text(path)
     # Quotation marks and dashes of Windows-1252 that were taken for control characters on the way.
     text = re.sub("[\x80-\x9f]", lambda found: found[0].encode("latin-1").decode("cp1252", "ignore"), text)
     reader = csv.DictReader(StringIO(text, newline=""))
@@ -109,45 +108,46 @@ def read_csv(path: Path, columns: Iterable[str]) -> Iterator[dict[str, str]]:
     yield from reader
 
 
-def turns_of_csv(path: Path, columns: Iterable[str], as_turn: Callable[[dict[str, str]], Turn]) -> list[Turn]:
-    """A turn of each line of a table, its fields without the blanks around them.
-
-    Raises:
-        ValueError: naming the file and the line of a turn that cannot be read.
-    """
-    turns = []
+def turns_of_csv(
+    path: Path, columns: Iterable[str], as_turn: Callable[[dict[str, str]], Turn], split: str | None = None
+) -> tuple[list[Turn], list[Problem]]:
+    """A turn of each line of a table, its fields without the blanks around them, and what cannot be read."""
+    turns, problems = [], []
     for number, row in enumerate(read_csv(path, columns), start=1):
         try:
             turns.append(as_turn({name: (value or "").strip() for name, value in row.items() if name is not None}))
         except (ValueError, SyntaxError) as error:
-            raise ValueError(f"{path}, row {number}: {error}") from error
-    return turns
+            problems.append(Problem("unreadable", str(path), f"row {number}: {error}", split=split))
+    return turns, problems
 
 
 def read_clips(
     root: Path,
-    splits: Mapping[str, tuple[str, str]],
+    splits: Mapping[str, tuple[str, Sequence[str]]],
     columns: Iterable[str],
     as_turn: Callable[[dict[str, str], Path, str], Turn],
 ) -> tuple[list[Turn], list[Problem]]:
-    """The turns of a corpus that has a table and a folder of mp4 clips for each split.
+    """The turns of a corpus that has a table and a folder of clips for each split.
 
     Args:
-        splits: for each the names of its table and of its folder.
+        splits: for each the name of its table and names of its folder, the corpus's own first.
         columns: that the tables must have.
         as_turn: from a row, the folder and the split to the turn.
+
+    Raises:
+        FileNotFoundError: if table or clips of all splits are missing; those of one are a problem.
     """
-    turns, problems = [], []
-    for split, (table, folder) in splits.items():
-        clips = find(root, f"{folder}/*.mp4").parent
-        part = turns_of_csv(find(root, table), columns, partial(as_turn, clips=clips, split=split))
-        problems += extra_files(clips, "*.mp4", [turn.audio for turn in part], split)
+    turns, problems, missing = [], [], []
+    for split, (table, folders) in splits.items():
+        try:
+            path, clips = find(root, table), find_sounds(root, *folders)
+        except FileNotFoundError as error:
+            missing.append(error)
+            problems.append(Problem("absent", str(root), f"there is no turn of {split}: {error}"))
+            continue
+        part, unreadable = turns_of_csv(path, columns, partial(as_turn, clips=clips, split=split), split)
+        problems += unreadable + extra_files(clips, [turn.audio for turn in part], split)
         turns += part
+    if len(missing) == len(splits):
+        raise missing[0]
     return turns, problems
-
-
-def extra_files(folder: Path, pattern: str, known: Iterable[str | Path], split: str | None = None) -> list[Problem]:
-    """A problem for each file of a folder that no turn names."""
-    names = {os.path.basename(path) for path in known}
-    extra = [path for path in folder.glob(pattern) if path.name not in names and not path.name.startswith("._")]
-    return [Problem("extra", str(path), "the corpus's table has no such turn", split=split) for path in sorted(extra)]

@@ -10,8 +10,9 @@ import re
 from pathlib import Path
 
 from ..problems import Problem
+from ..sound_files import find_sounds, sound_files
 from ..table import Turn
-from .corpus import Corpus, find, same
+from .corpus import Corpus, same
 
 
 _NAME = re.compile(r"(\d{4})_[A-Z]{3}_([A-Z]{3})_[A-Z]{1,2}")
@@ -27,9 +28,9 @@ _FOLDS = 5
 
 
 def read(root: Path) -> tuple[list[Turn], list[Problem]]:
-    """Every file of `AudioWAV` whose name tells actor and emotion; others are extra."""
+    """Every file of `AudioWAV` whose name gives actor and emotion; others are extra."""
     turns, problems = [], []
-    for path in sorted(find(root, "AudioWAV/*.wav", "*_*_*_*.wav").parent.glob("[!.]*.wav")):
+    for path in sorted(sound_files(find_sounds(root, "AudioWAV", "", stem="*_*_*_*"))):
         found = _NAME.fullmatch(path.stem)
         if found is None or found[2] not in _WORDS:
             problems.append(Problem("extra", str(path), "its name is not ACTOR_SENTENCE_EMOTION_LEVEL.wav"))

@@ -13,8 +13,10 @@ import json
 from pathlib import Path
 
 from ..problems import Problem
+from ..sound_files import extra_files
 from ..table import Turn
-from .corpus import Corpus, extra_files, find, same
+from ..text_files import read_text
+from .corpus import Corpus, find, same
 
 
 _FOLDS = 5
@@ -25,19 +27,20 @@ def read(root: Path) -> tuple[list[Turn], list[Problem]]:
     path = find(root, "metadata.json")
     sound = find(path.parent, "data")
     turns, problems = [], []
-    for number, dialogue in json.loads(path.read_text(encoding="utf-8")).items():
-        part = [_turn(number, index, utterance, sound) for index, utterance in dialogue.items()]
-        problems += extra_files(sound / number, "*.wav", [turn.audio for turn in part])
+    for number, dialogue in json.loads(read_text(path)).items():
+        folder = sound / number if (sound / number).is_dir() else sound
+        part = [_turn(number, index, utterance, folder) for index, utterance in dialogue.items()]
+        problems += extra_files(sound / number, [turn.audio for turn in part])
         turns += part
     return turns, problems
 
 
-def _turn(number: str, index: str, utterance: dict, sound: Path) -> Turn:
+def _turn(number: str, index: str, utterance: dict, folder: Path) -> Turn:
     speaker = str(utterance["speaker"])
     return Turn(
         f"d{number}",
         speaker,
-        str(sound / number / f"{index}_{speaker}_d{number}.wav"),
+        str(folder / f"{index}_{speaker}_d{number}.wav"),
         words=(utterance["emotion"].strip(),),
         transcript=utterance.get("text"),
         group=f"fold{int(number) % _FOLDS + 1}",

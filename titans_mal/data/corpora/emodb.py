@@ -10,8 +10,9 @@ import re
 from pathlib import Path
 
 from ..problems import Problem
+from ..sound_files import find_sounds, sound_files
 from ..table import Turn
-from .corpus import Corpus, find, same
+from .corpus import Corpus, same
 
 
 # Speaker, sentence, the German word's letter for the emotion, and a letter for the version, which some copies lack.
@@ -27,14 +28,12 @@ _WORDS = {
 }
 _FOLDS = (("03", "08"), ("10", "09"), ("11", "13"), ("12", "14"), ("15", "16"))
 _GROUPS = {speaker: f"fold{number}" for number, pair in enumerate(_FOLDS, start=1) for speaker in pair}
-_SUFFIXES = (".wav", ".flac")
 
 
 def read(root: Path) -> tuple[list[Turn], list[Problem]]:
-    """Every WAV or FLAC file whose name gives one of the ten speakers and an emotion; others are extra."""
-    folder = find(root, *(f"[01][0-9][ab][0-9][0-9][WLEAFTN]*{suffix}" for suffix in _SUFFIXES)).parent
+    """Every file whose name gives one of the ten speakers and an emotion; others are extra."""
     turns, problems = {}, []
-    for path in sorted(path for path in folder.glob("[!.]*") if path.suffix.lower() in _SUFFIXES):
+    for path in sorted(sound_files(find_sounds(root, "wav", "", stem="[01][0-9][ab][0-9][0-9][wleaftn]*"))):
         found = _NAME.fullmatch(path.stem)
         if found is None or found[1] not in _GROUPS:
             problems.append(

@@ -19,7 +19,10 @@ _COLUMNS = ("Utterance", "Speaker", "Emotion", "Scene_ID", "Utterance_ID", "Seas
 
 def read(root: Path) -> tuple[list[Turn], list[Problem]]:
     """All turns of the three splits, in the order of their ids: neighbours share their subtitle's times."""
-    splits = {name: (f"emorynlp_{name}_final.csv", f"emorynlp_{name}_splits") for name in ("train", "dev", "test")}
+    splits = {
+        name: (f"emorynlp_{name}_final.csv", (f"emorynlp_{name}_splits", f"emorynlp_{name}", name))
+        for name in ("train", "dev", "test")
+    }
     return read_clips(root, splits, _COLUMNS, _turn)
 
 

@@ -12,8 +12,10 @@ import re
 from pathlib import Path
 
 from ..problems import Problem
+from ..sound_files import DEPTH, extra_files
 from ..table import Turn
-from .corpus import Corpus, extra_files, same
+from ..text_files import read_text
+from .corpus import Corpus, same
 
 
 # "[6.2901 - 8.2357]\tSes01F_impro01_F000\tneu\t[2.5000, 2.5000, 2.5000]"; the raters' lines below it begin otherwise.
@@ -54,7 +56,8 @@ _VOTES = {
 
 def read(root: Path) -> tuple[list[Turn], list[Problem]]:
     """All turns of all sessions that are there; a fold's group is its session."""
-    found = [path for depth in range(4) for path in sorted(root.glob("*/" * depth + "Session[1-5]"))]
+    found = [path for depth in range(DEPTH) for path in sorted(root.glob("*/" * depth + "Session[1-5]"))]
+    found += [root] if re.fullmatch("Session[1-5]", root.name) else []
     if not found:
         raise FileNotFoundError(f"{root} holds no folders Session1 to Session5.")
     turns, problems, sessions = [], [], {}
@@ -67,7 +70,7 @@ def read(root: Path) -> tuple[list[Turn], list[Problem]]:
             if not dialogue:
                 problems.append(Problem("absent", str(path), "no line tells a turn's times and label"))
             sound = session / "sentences" / "wav" / path.stem
-            problems += extra_files(sound, "*.wav", [turn.audio for turn in dialogue])
+            problems += extra_files(sound, [turn.audio for turn in dialogue])
             turns += dialogue
     return turns, problems
 
@@ -76,7 +79,7 @@ def _read_dialogue(session: Path, path: Path, *, group: str):
     transcripts = _read_transcripts(session / "dialog" / "transcriptions" / path.name)
     folder = session / "sentences" / "wav" / path.stem
     # Each turn's line, and the lines of its raters after it.
-    parts = re.split(r"(?m)^(?=\[)", path.read_text(encoding="utf-8", errors="replace"))
+    parts = re.split(r"(?m)^(?=\[)", read_text(path, errors="replace"))
     for part in parts:
         found = _EVALUATION.match(part)
         if found is None:
@@ -109,7 +112,7 @@ def _categories(vote: str) -> tuple[str, ...]:
 def _read_transcripts(path: Path) -> dict[str, str]:
     if not path.is_file():
         return {}
-    lines = map(_TRANSCRIPT.match, path.read_text(encoding="utf-8", errors="replace").splitlines())
+    lines = map(_TRANSCRIPT.match, read_text(path, errors="replace").splitlines())
     return {found[1]: found[2] for found in lines if found is not None}
 
 

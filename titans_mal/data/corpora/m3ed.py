@@ -12,8 +12,10 @@ import re
 from pathlib import Path
 
 from ..problems import Problem
+from ..sound_files import extra_files, find_sounds
 from ..table import Turn
-from .corpus import Corpus, extra_files, find, same
+from ..text_files import read_text
+from .corpus import Corpus, find, same
 
 
 _FRAMES_PER_SECOND = 25
@@ -21,11 +23,11 @@ _FRAMES_PER_SECOND = 25
 
 def read(root: Path) -> tuple[list[Turn], list[Problem]]:
     """All turns of the movies that the lists of the splits name; a speaker is a person of a movie."""
-    annotation = json.loads(find(root, "annotation.json").read_text(encoding="utf-8"))
-    sound = find(root, "modality_speech")
+    annotation = json.loads(read_text(find(root, "annotation.json")))
+    sound = find_sounds(root, "modality_speech", "", stem="?_*_*_*")
     turns, problems = [], []
     for split in ("train", "val", "test"):
-        movies = find(root, f"movie_list_{split}.txt").read_text(encoding="utf-8").split()
+        movies = read_text(find(root, f"movie_list_{split}.txt")).split()
         missing = sorted(set(movies) - set(annotation))
         if missing:
             raise ValueError(f"annotation.json has no movies {missing} of movie_list_{split}.txt.")
@@ -35,7 +37,7 @@ def read(root: Path) -> tuple[list[Turn], list[Problem]]:
                     _turn(movie, clip, content, name, utterance, sound, split)
                     for name, utterance in content["Dialog"].items()
                 ]
-    problems += extra_files(sound, "*.wav", [turn.audio for turn in turns])
+    problems += extra_files(sound, [turn.audio for turn in turns])
     return turns, problems
 
 

@@ -16,9 +16,9 @@ from .corpus import Corpus, read_clips, same
 
 
 _SPLITS = {
-    "train": ("train_sent_emo.csv", "train_splits"),
-    "dev": ("dev_sent_emo.csv", "dev_splits_complete"),
-    "test": ("test_sent_emo.csv", "output_repeated_splits_test"),
+    "train": ("train_sent_emo.csv", ("train_splits", "train")),
+    "dev": ("dev_sent_emo.csv", ("dev_splits_complete", "dev_splits", "dev")),
+    "test": ("test_sent_emo.csv", ("output_repeated_splits_test", "test_splits", "test")),
 }
 _COLUMNS = ("Utterance", "Speaker", "Emotion", "Sentiment", "Dialogue_ID", "Utterance_ID", "StartTime", "EndTime")
 

@@ -19,8 +19,10 @@ import re
 from pathlib import Path
 
 from ..problems import Problem
+from ..sound_files import SUFFIXES
 from ..table import Turn
-from .corpus import Corpus, extra_files, find, same
+from ..text_files import read_text
+from .corpus import Corpus, find, same
 
 
 # "UTD-IMPROV-S01A-F01-P-FM01.avi; N; A:3.0; V:3.5; D:3.0 ; N:4.0;"; the raters' lines below it begin otherwise.
@@ -30,16 +32,18 @@ _WORDS = {"A": "angry", "H": "happy", "S": "sad", "N": "neutral", "O": "other", 
 
 def read(root: Path) -> tuple[list[Turn], list[Problem]]:
     """All turns of the evaluation file; times are not told."""
-    labels = find(root, "Evalution.txt", "Evaluation.txt").read_text(encoding="utf-8", errors="replace")
-    folder = find(root, "[sS]ession*/*/*/*.wav").parents[3]
-    sounds = {path.stem: path for path in sorted(folder.glob("[sS]ession*/*/*/[!.]*.wav"))}
+    labels = read_text(find(root, "Evalution.txt", "Evaluation.txt"), errors="replace")
+    files = [path for path in sorted(root.rglob("MSP-IMPROV-*")) if path.suffix.lower() in SUFFIXES]
+    sounds = {path.stem: path for path in files}
     transcripts = _read_transcripts(root)
     turns = [_turn(found, sounds, transcripts) for found in map(_EVALUATION.match, labels.splitlines()) if found]
     if not turns:
         raise ValueError(
             f"{root}: the evaluation file has no line like 'UTD-IMPROV-S01A-F01-P-FM01.avi; N; A:3.0; ...'"
         )
-    return turns, extra_files(folder, "[sS]ession*/*/*/*.wav", [turn.audio for turn in turns])
+    known = {turn.audio for turn in turns}
+    extra = [path for path in files if str(path) not in known]
+    return turns, [Problem("extra", str(path), "the corpus's table has no such turn") for path in extra]
 
 
 def _turn(found: re.Match, sounds: dict[str, Path], transcripts: dict[str, str]) -> Turn:
@@ -63,9 +67,7 @@ def _read_transcripts(root: Path) -> dict[str, str]:
         folder = find(root, "All_human_transcriptions")
     except FileNotFoundError:
         return {}
-    return {
-        path.stem: path.read_text(encoding="utf-8", errors="replace").strip() for path in folder.rglob("MSP-*.txt")
-    }
+    return {path.stem: read_text(path, errors="replace").strip() for path in folder.rglob("MSP-*.txt")}
 
 
 MSP_IMPROV = Corpus(

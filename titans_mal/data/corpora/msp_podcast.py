@@ -16,8 +16,10 @@ from functools import partial
 from pathlib import Path
 
 from ..problems import Problem
+from ..sound_files import extra_files, find_sounds
 from ..table import Turn
-from .corpus import Corpus, extra_files, find, same, turns_of_csv
+from ..text_files import read_text
+from .corpus import Corpus, find, same, turns_of_csv
 
 
 _NAME = re.compile(r"(MSP-PODCAST_\d+)_(\d+(?:_\d+)*)\.wav")
@@ -39,14 +41,14 @@ _WORDS = {
 def read(root: Path) -> tuple[list[Turn], list[Problem]]:
     """All segments of the consensus file, in the order of their numbers."""
     table = find(root, "labels_consensus.csv", "labels_concensus.csv")
-    sound = find(root, "Audios/*.wav", "Audio/*.wav").parent
+    sound = find_sounds(root, "Audios", "Audio", "", stem="msp-podcast_*")
     try:
-        times = json.loads(find(root, "segments.json").read_text(encoding="utf-8"))
+        times = json.loads(read_text(find(root, "segments.json")))
     except FileNotFoundError:
         times = {}
     as_turn = partial(_turn, sound=sound, times=times)
-    turns = turns_of_csv(table, ("FileName", "EmoClass", "SpkrID", "Split_Set"), as_turn)
-    return turns, extra_files(sound, "*.wav", [turn.audio for turn in turns])
+    turns, problems = turns_of_csv(table, ("FileName", "EmoClass", "SpkrID", "Split_Set"), as_turn)
+    return turns, problems + extra_files(sound, [turn.audio for turn in turns])
 
 
 def _turn(row: dict[str, str], sound: Path, times: dict[str, dict]) -> Turn:

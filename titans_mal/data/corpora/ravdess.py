@@ -10,6 +10,7 @@ import re
 from pathlib import Path
 
 from ..problems import Problem
+from ..sound_files import DEPTH, find_sounds, sound_files
 from ..table import Turn
 from .corpus import Corpus, same
 
@@ -22,11 +23,10 @@ _ACTORS_OF_A_FOLD = 4
 
 def read(root: Path) -> tuple[list[Turn], list[Problem]]:
     """Speech alone; song is extra, and so is a second copy of a file, which some archives hold."""
-    found_folders = sorted({*root.glob("Actor_*"), *root.glob("*/Actor_*"), *root.glob("*/*/Actor_*")})
-    if not found_folders:
-        raise FileNotFoundError(f"{root} holds no folders Actor_01 to Actor_24.")
+    folders = [path for depth in range(DEPTH) for path in sorted(root.glob("*/" * depth + "Actor_*")) if path.is_dir()]
+    folders = sorted(folders) or [find_sounds(root, "", stem="03-*-*-*-*-*-*")]
     turns, problems = {}, []
-    for path in (path for folder in found_folders for path in sorted(folder.glob("[!.]*.wav"))):
+    for path in (path for folder in folders for path in sorted(sound_files(folder))):
         found = _NAME.fullmatch(path.stem)
         if found is None or not 1 <= int(found[2]) <= len(_WORDS) or not 1 <= int(found[3]) <= 24:
             problems.append(Problem("extra", str(path), "its name is not of seven numbers, of sound alone"))

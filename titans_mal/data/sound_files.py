@@ -1,0 +1,100 @@
+"""Audio files as copies have them: their suffix in capitals, another format, a level of folders more or less."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Iterator
+from fnmatch import fnmatchcase
+from pathlib import Path
+
+from .problems import Problem
+from .table import Turn
+
+
+# Where a folder holds a file in several, the first is taken.
+SUFFIXES = (".mp4", ".wav", ".flac", ".mkv", ".m4a", ".aac", ".mp3", ".ogg", ".opus", ".aiff", ".aif", ".au", ".wma")
+# Levels of folders below the one that is given.
+DEPTH = 4
+
+
+def sound_files(folder: Path) -> Iterator[Path]:
+    """The visible audio files of a folder, in any order."""
+    with os.scandir(folder) as entries:
+        for entry in entries:
+            if entry.name[0] != "." and os.path.splitext(entry.name)[1].lower() in SUFFIXES:
+                yield Path(entry.path)
+
+
+def find_sounds(root: Path, *folders: str, stem: str = "*") -> Path:
+    """The first folder with an audio file of a pattern, in `root` or up to three levels below.
+
+    Args:
+        folders: names of the folder, the best first; "" = of any name.
+        stem: pattern of the file's name without its suffix, in small letters.
+
+    Raises:
+        FileNotFoundError: if there is none.
+    """
+    for depth in range(DEPTH):
+        for name in folders:
+            levels = "*/" * depth + name
+            for folder in sorted(root.glob(levels)) if levels else [root]:
+                if folder.is_dir() and any(fnmatchcase(path.stem.lower(), stem) for path in sound_files(folder)):
+                    return folder
+    wanted = " or ".join(filter(None, folders)) or "folder"
+    raise FileNotFoundError(
+        f"{root} holds no {wanted} with audio files{'' if stem == '*' else f' named {stem}'}, nor does a folder up to "
+        f"three levels below."
+    )
+
+
+def extra_files(folder: Path, known: Iterable[str], split: str | None = None) -> list[Problem]:
+    """A problem for each audio file of a folder that no turn names."""
+    stems = {_key(os.path.basename(path)) for path in known}
+    extra = sorted(path for path in sound_files(folder) if _key(path.name) not in stems) if folder.is_dir() else []
+    return [Problem("extra", str(path), "the corpus's table has no such turn", split=split) for path in extra]
+
+
+def resolve_files(turns: Iterable[Turn]) -> list[Problem]:
+    """Point turns at the file that is there, where its name is in capitals or it is of another format.
+
+    Returns:
+        A problem of the kind "renamed" for each folder in which that is so.
+    """
+    listings: dict[str, dict[str, str]] = {}
+    renamed: dict[str, list[tuple[str, str]]] = {}
+    for turn in turns:
+        folder, name = os.path.split(turn.audio)
+        if folder not in listings:
+            listings[folder] = _listing(folder)
+        there = listings[folder]
+        if there.get(name) == name:
+            continue
+        found = there.get(name.lower()) or there.get(_key(name))
+        if found is not None:
+            turn.audio = os.path.join(folder, found)
+            renamed.setdefault(folder, []).append((name, found))
+    return [
+        Problem("renamed", folder, f"{len(pairs)} files, the first {pairs[0][1]!r} in the place of {pairs[0][0]!r}")
+        for folder, pairs in renamed.items()
+    ]
+
+
+def _key(name: str) -> str:
+    """A file's name without its suffix, marked as such."""
+    return os.path.splitext(name)[0].lower() + ".*"
+
+
+def _listing(folder: str) -> dict[str, str]:
+    """The names of a folder's files by themselves, in small letters, and of audio files without their suffix."""
+    try:
+        names = os.listdir(folder)
+    except OSError:
+        return {}
+    sounds = [path.name for path in sound_files(Path(folder))]
+    by_stem = {_key(name): name for name in sorted(sounds, key=_preference, reverse=True)}
+    return by_stem | {name.lower(): name for name in names} | {name: name for name in names}
+
+
+def _preference(name: str) -> int:
+    return SUFFIXES.index(os.path.splitext(name)[1].lower())
