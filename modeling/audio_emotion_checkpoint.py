@@ -13,6 +13,7 @@ from transformers.conversion_mapping import (
     get_checkpoint_conversion_mapping,
     register_checkpoint_conversion_mapping,
 )
+from transformers.utils import logging
 
 from .checkpoint_files import (
     LOCATION_KEYWORDS,
@@ -30,6 +31,8 @@ from .host_identity import differing_shape, host_checksums, host_fingerprint, is
 from .host_lora import load_lora, peft_adapters
 from .memory_placement import keep_memory_with_its_blocks
 
+
+logger = logging.get_logger(__name__)
 
 # What belongs to an adapter's own files, and not to those of its base.
 _BASE_FIELDS = ("base_model_name_or_path", "base_model_revision", "base_model_subfolder")
@@ -94,6 +97,9 @@ class AudioEmotionCheckpointMixin(CheckpointSavingMixin):
     ):
         """A host checkpoint plus a fresh memory, which leaves its output as it is.
 
+        The host is frozen, also where an adapter is loaded: memory and readout train, and a LoRA that `add_adapter`
+        puts on it. `requires_grad_(True)` frees it, for a model that is saved in full.
+
         Args:
             pretrained_model_name_or_path: folder or Hub repo of the host.
             id2label: the emotion labels, numbered from 0.
@@ -137,6 +143,10 @@ class AudioEmotionCheckpointMixin(CheckpointSavingMixin):
         check_finite_weights(model, pretrained_model_name_or_path)
         model.config.base_fingerprint = model._loaded_fingerprint
         model.processor = processor
+        trained, total = model.get_nb_trainable_parameters()
+        logger.warning(
+            f"The host is frozen: {trained:,d} of {total:,d} parameters train, those of memory and readout."
+        )
         if model.generation_config.eos_token_id is None:
             # A larger checkpoint keeps it for its own `generate`.
             tokenizer = getattr(processor, "tokenizer", None)
@@ -242,6 +252,7 @@ class AudioEmotionCheckpointMixin(CheckpointSavingMixin):
             raise ValueError(f"{name} lacks weights of the host: {_some(missing)}.")
         _keep_extension_precise(model)
         keep_memory_with_its_blocks(model, is_fresh=True)
+        model.freeze_host()
         model._base_adapters = peft_adapters(model)
         model._host_checksums = host_checksums(model.state_dict(), without=EXTENSION_NAMES)
         model._loaded_fingerprint = host_fingerprint(model._host_checksums)

@@ -6,7 +6,7 @@ import contextlib
 import inspect
 import threading
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -32,12 +32,15 @@ class AudioEmotionMixin(TurnInputsMixin, AudioEmotionCheckpointMixin):
         output_class: an `AudioEmotionOutput` and the host's own output; made for each host.
         host_output_class: what the host's `forward` returns, where that is not what it is annotated with.
         memory_cache_class: what its `memory_cache` is; code that stands apart from the model's finds it here.
+        row_wise_tower: the name of an audio tower that computes each row of features by itself, whatever is beside it
+            in a batch, so that its output can be kept; None: it does not.
         hidden_states_index: for a host whose blocks carry several versions of the hidden states, (versions, rows,
             positions, hidden_size), the one that the memory hears and adds to.
     """
 
     output_class: type[AudioEmotionOutput]
     host_output_class: type[ModelOutput] | None = None
+    row_wise_tower: ClassVar[str | None] = None
     hidden_states_index: int | None = None
     memory_cache_class: type[ConversationMemoryCache] = ConversationMemoryCache
 

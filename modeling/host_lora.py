@@ -11,7 +11,7 @@ import os
 from pathlib import Path
 
 from safetensors.torch import load_file, save_file
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import PreTrainedModel
 from transformers.utils import cached_file
 
@@ -24,6 +24,12 @@ LORA_FILES = _CONFIG_FILE, _WEIGHTS_FILE = "adapter_config.json", "adapter_model
 _PREFIX = "base_model.model."
 
 
+_ON_EXTENSION = (
+    "An adapter of PEFT is on {}, which is trained and saved by itself: choose target_modules and modules_to_save "
+    'within the host, or exclude_modules=r"(titans_memory|emotion_head).*".'
+)
+
+
 class HostLoraMixin:
     """Adapters of PEFT on the host, as transformers' own `add_adapter` puts them there."""
 
@@ -31,7 +37,14 @@ class HostLoraMixin:
     _base_adapters: tuple[str, ...] = ()
 
     def add_adapter(self, adapter_config, adapter_name: str | None = None) -> None:
-        """As transformers' `add_adapter`; what the base brought stays active, and the memory trainable as it was."""
+        """As transformers' `add_adapter`; what the base brought stays active, and the memory trainable as it was.
+
+        Raises:
+            ValueError: for an adapter on memory or readout, which are trained and saved by themselves.
+        """
+        on_extension = sorted({name.split(".")[0] for name in _targets_on(self, adapter_config, self.extension_names)})
+        if on_extension:
+            raise ValueError(_ON_EXTENSION.format(on_extension))
         extension = [p for name in self.extension_names for p in getattr(self, name).parameters()]
         is_trained = [parameter.requires_grad for parameter in extension]
         super().add_adapter(adapter_config, adapter_name)
@@ -42,6 +55,23 @@ class HostLoraMixin:
                     parameter.requires_grad_(False)
         for parameter, requires_grad in zip(extension, is_trained):
             parameter.requires_grad_(requires_grad)
+
+    def get_nb_trainable_parameters(self) -> tuple[int, int]:
+        """The number of parameters that train, and of all, as PEFT's models count them."""
+        counts = [(parameter.numel(), parameter.requires_grad) for parameter in self.parameters()]
+        return sum(count for count, is_trained in counts if is_trained), sum(count for count, _ in counts)
+
+    def print_trainable_parameters(self) -> None:
+        """Print how many parameters train, of how many, in the words of PEFT's models."""
+        trained, total = self.get_nb_trainable_parameters()
+        share = 100 * trained / total
+        print(f"trainable params: {trained:,d} || all params: {total:,d} || trainable%: {share:.4f}")
+
+    def freeze_host(self) -> None:
+        """Leave memory and readout trainable, and nothing of the host."""
+        self.requires_grad_(False)
+        for name in self.extension_names:
+            getattr(self, name).requires_grad_(True)
 
     @property
     def added_adapters(self) -> list[str]:
@@ -59,10 +89,7 @@ class HostLoraMixin:
         wrapped = {key.split(".")[0] for key in state if ".base_layer." in key or ".original_module." in key}
         on_extension = sorted(wrapped & {*self.extension_names})
         if on_extension:
-            raise ValueError(
-                f"An adapter of PEFT is on {on_extension}, which is trained and saved by itself: choose "
-                "target_modules and modules_to_save within the host."
-            )
+            raise ValueError(_ON_EXTENSION.format(on_extension))
         if not self.config.adapter_only and wrapped:
             raise ValueError(
                 "The host carries adapters of PEFT, which are not saved with a model in full: merge_and_unload() of "
@@ -97,6 +124,23 @@ def _check_is_active(model: PreTrainedModel, names: set[str]) -> None:
             scale, alpha, r = module.scaling[name], module.lora_alpha[name], module.r[name]
             if not any(math.isclose(scale, alpha / size) for size in (r, math.sqrt(r))):
                 raise ValueError(f"The scale of the adapter {name!r} at {key} is {scale}, and is not saved: reset it.")
+
+
+def _targets_on(model: PreTrainedModel, config, children: tuple[str, ...]) -> list[str]:
+    """The names, within these children of the model, that an adapter of PEFT would change."""
+    from peft.tuners.tuners_utils import check_target_module_exists
+
+    modules = {name: module for name, module in model.named_modules() if name.split(".")[0] in children}
+    config = copy.copy(config)
+    targets, to_save = getattr(config, "target_modules", None), getattr(config, "modules_to_save", None) or ()
+    if isinstance(targets, str) and targets.lower() == "all-linear":
+        config.target_modules = {name for name, module in modules.items() if isinstance(module, nn.Linear)}
+    found = [name for name in modules if any(name.endswith(wanted) for wanted in to_save)]
+    if targets:
+        found += [name for name in modules if check_target_module_exists(config, name)]
+    parameters = getattr(config, "target_parameters", None) or ()
+    names = [f"{name}.{own}" for name, module in modules.items() for own, _ in module.named_parameters(recurse=False)]
+    return found + [name for name in names if any(name.endswith(wanted) for wanted in parameters)]
 
 
 def peft_adapters(model: PreTrainedModel) -> tuple[str, ...]:

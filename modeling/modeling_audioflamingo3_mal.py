@@ -18,3 +18,4 @@ class AudioFlamingo3MALForAudioEmotion(AudioEmotionMixin, AudioFlamingo3ForCondi
     """`AudioFlamingo3ForConditionalGeneration` with a memory of the conversation and emotion scores."""
 
     config_class = AudioFlamingo3MALConfig
+    row_wise_tower = "audio_tower"

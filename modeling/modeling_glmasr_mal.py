@@ -19,4 +19,5 @@ class GlmAsrMALForAudioEmotion(AudioEmotionMixin, GlmAsrForConditionalGeneration
     """`GlmAsrForConditionalGeneration` with a memory of the conversation and emotion scores."""
 
     config_class = GlmAsrMALConfig
+    row_wise_tower = "audio_tower"
     host_output_class = GlmAsrCausalLMOutputWithPast

@@ -18,3 +18,4 @@ class MusicFlamingoMALForAudioEmotion(AudioEmotionMixin, MusicFlamingoForConditi
     """`MusicFlamingoForConditionalGeneration` with a memory of the conversation and emotion scores."""
 
     config_class = MusicFlamingoMALConfig
+    row_wise_tower = "audio_tower"

@@ -18,4 +18,5 @@ class Qwen2AudioMALForAudioEmotion(AudioEmotionMixin, Qwen2AudioForConditionalGe
     """`Qwen2AudioForConditionalGeneration` with a memory of the conversation and emotion scores."""
 
     config_class = Qwen2AudioMALConfig
+    row_wise_tower = "audio_tower"
     accepts_loss_kwargs = False  # the host takes them and leaves num_items_in_batch out of its loss

@@ -26,6 +26,7 @@ class VoxtralMALForAudioEmotion(AudioEmotionMixin, VoxtralForConditionalGenerati
     """`VoxtralForConditionalGeneration` with a memory of the conversation and emotion scores."""
 
     config_class = VoxtralMALConfig
+    row_wise_tower = "audio_tower"
     has_window = False
 
     def audio_mask(self, input_ids: Tensor, inputs: dict) -> Tensor:

@@ -10,7 +10,7 @@ import threading
 import pytest
 import torch
 import transformers
-from peft import LoraConfig, PeftModel
+from peft import LoraConfig, PeftModel, get_peft_model
 from safetensors.torch import load_file, save_file
 from tiny_hosts import HOSTS
 from tiny_models import LABELS, host_of, save_base, stir, tiny_host, tiny_model, tiny_processor, tiny_turns
@@ -531,7 +531,11 @@ def test_adapters_of_peft_are_not_lost_silently(base, tmp_path):
     with pytest.raises(ValueError, match="carries adapters of PEFT"):
         model.save_pretrained(tmp_path)
     for wrong in ({"target_modules": "all-linear"}, {"modules_to_save": ["titans_memory"]}):
-        model = with_lora(make_from(base), **wrong)
+        with pytest.raises(ValueError, match=r"An adapter of PEFT is on \['titans_memory'\]"):
+            with_lora(make_from(base), **wrong)
+        # As PEFT itself puts it there.
+        model = make_from(base)
+        get_peft_model(model, LoraConfig(r=2, **({"target_modules": ["q_proj"]} | wrong)))
         with pytest.raises(ValueError, match=r"An adapter of PEFT is on \['titans_memory'\]"):
             model.save_pretrained(tmp_path)
     # A host weight that changed beside the LoRA is noticed as ever.

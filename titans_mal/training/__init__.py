@@ -1,12 +1,14 @@
 """Fine-tuning of the memory, and of a LoRA on its host, on whole conversations."""
 
 from .arguments import ConversationTrainingArguments
+from .audio_cache import AudioTowerCache
 from .checkpoints import last_good_checkpoint
 from .trained_parts import choose_trained_parts, trained_parameters
 from .trainer import ConversationTrainer
 
 
 __all__ = [
+    "AudioTowerCache",
     "ConversationTrainer",
     "ConversationTrainingArguments",
     "choose_trained_parts",

@@ -8,6 +8,7 @@ import torch
 from transformers import TrainingArguments
 
 from ..processes import process_state
+from .options import LABEL_NAMES, check_accelerator_config, check_options, wants_best_metric
 
 
 CLASS_WEIGHTS = ("none", "balanced")
@@ -17,13 +18,6 @@ CHECKPOINTING = next(
     for name in ("activation_checkpointing", "gradient_checkpointing")
     if name in {given.name for given in fields(TrainingArguments)}
 )
-# Options of transformers that would break what this trainer promises.
-_REFUSED = {
-    "auto_find_batch_size": "would change the number of lanes on the way: choose a batch size",
-    "save_only_model": "leaves checkpoints that no training can go on from",
-    "ignore_data_skip": "would go on with other turns than those that were left",
-    "fp16": "scales the loss until it overflows, which is counted as a skipped step here: use bf16",
-}
 
 
 @dataclass
@@ -31,18 +25,24 @@ class ConversationTrainingArguments(TrainingArguments):
     """`transformers.TrainingArguments` for `ConversationTrainer`.
 
     `per_device_train_batch_size` counts lanes, each with a window of turns, and `per_device_eval_batch_size` turns.
+    `label_smoothing_factor` is that of the emotion labels. Where evaluations choose checkpoints or the learning rate,
+    `metric_for_best_model` is "ua" by default. Columns of a table are never removed, whatever `remove_unused_columns`
+    says.
 
     Args:
-        window: turns of a conversation that a step hears, with gradients through what they write; at least 2, for what
-            the last turn writes is read by none.
+        window: turns of a conversation in a step, with gradients through what they write; at least 2, since what the
+            last turn writes is not read in the step.
         class_weights: "none", or "balanced": labels that are rare count more, all labels the same in sum.
         checkpoint_blocks: decoder blocks keep their input alone and run again in the backward pass; transformers'
             gradient checkpointing, whose name depends on its version.
         soft_labels: learn the shares of raters' votes in the column `emotion_probabilities`, of turns that are scored.
+        cache_audio: a folder for what the frozen audio tower computes, as `AudioTowerCache`; None: it is computed in
+            each step.
         evaluation_resamples: of the bootstrap in the reports of evaluations during the training.
 
     Raises:
-        ValueError: for a value that is not allowed, or an option of transformers that would lose turns or states.
+        ValueError: for a value that is not allowed, or an option of transformers that would be passed over or would
+            lose turns or states, as `options.REFUSED` says.
         RuntimeError: if the processes that a launcher started do not know of each other.
     """
 
@@ -50,12 +50,16 @@ class ConversationTrainingArguments(TrainingArguments):
     class_weights: str = field(default="none", metadata={"help": "none or balanced."})
     checkpoint_blocks: bool = field(default=False, metadata={"help": "Run blocks again in the backward pass."})
     soft_labels: bool = field(default=False, metadata={"help": "Learn from the column emotion_probabilities."})
+    cache_audio: str | None = field(default=None, metadata={"help": "Folder for the frozen audio tower's output."})
     evaluation_resamples: int = field(default=200, metadata={"help": "Of the bootstrap in reports on the way."})
 
     def __post_init__(self):
+        check_options(self)
         # The columns of a table are not the names of the model's inputs.
         self.remove_unused_columns = False
-        self.label_names = ["emotion_labels"]
+        self.label_names = LABEL_NAMES
+        if self.metric_for_best_model is None and wants_best_metric(self):
+            self.metric_for_best_model = "ua"
         # Without being told, accelerate takes processes on a CPU for unrelated ones.
         self.use_cpu = self.use_cpu or not torch.accelerator.is_available()
         if self.ddp_find_unused_parameters is None:
@@ -69,13 +73,9 @@ class ConversationTrainingArguments(TrainingArguments):
             raise ValueError(f"window must be an integer of at least 2, got {self.window!r}.")
         if self.class_weights not in CLASS_WEIGHTS:
             raise ValueError(f"class_weights must be one of {CLASS_WEIGHTS}, got {self.class_weights!r}.")
-        if self.save_total_limit == 1:
-            raise ValueError("save_total_limit=1 leaves no other checkpoint where one is corrupted: use 2 or more.")
         if self.evaluation_resamples < 100:
             raise ValueError(f"evaluation_resamples must be at least 100, got {self.evaluation_resamples}.")
-        for name, reason in _REFUSED.items():
-            if getattr(self, name):
-                raise ValueError(f"{name} {reason}.")
+        check_accelerator_config(self.accelerator_config)
         if self.n_gpu > 1:  # which also sets up the processes
             raise ValueError(f"One process cannot train on {self.n_gpu} GPUs: let accelerate launch one for each.")
         process_state()

@@ -10,7 +10,12 @@ from torch.nn import functional as F
 
 
 def summed_loss(
-    logits: Tensor, labels: Tensor, *, probabilities: Tensor | None = None, class_weights: Tensor | None = None
+    logits: Tensor,
+    labels: Tensor,
+    *,
+    probabilities: Tensor | None = None,
+    class_weights: Tensor | None = None,
+    label_smoothing: float = 0.0,
 ) -> Tensor:
     """Cross-entropy of the scored turns, summed.
 
@@ -19,13 +24,15 @@ def summed_loss(
         labels: (turns,); below 0 = not scored.
         probabilities: (turns, labels), soft labels that take the place of the scored labels; None: one-hot.
         class_weights: (labels,), of each label's share of the loss; None: ones.
+        label_smoothing: the share of each turn's target that is spread evenly over all labels (arXiv 1512.00567,
+            section 7), as torch's `cross_entropy` does.
 
     Returns:
         A scalar in float32 (float64 for float64 logits); 0, with a graph, if no turn is scored.
     """
     logits = logits if logits.dtype == torch.float64 else logits.float()
     targets = F.one_hot(labels.clamp(min=0), logits.shape[-1]) if probabilities is None else probabilities
-    targets = targets.to(logits)
+    targets = torch.lerp(targets.to(logits), torch.full_like(logits, 1 / logits.shape[-1]), label_smoothing)
     if class_weights is not None:
         targets = targets * class_weights.to(logits)
     losses = -(targets * logits.log_softmax(-1)).sum(-1)

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 
 from torch import nn
 from transformers import PreTrainedModel
+from transformers.utils import is_peft_available
 
 
 # In the names of what hosts see with.
@@ -32,9 +33,10 @@ def choose_trained_parts(
 
     Raises:
         ValueError: for a rank below 1, options of a LoRA without a rank, a model that carries a LoRA already or is
-            saved in full, or a host without linear layers to put it on.
+            saved in full, a host without linear layers to put it on, or what `check_is_saved_whole` refuses.
         ImportError: for a LoRA without PEFT.
     """
+    check_is_saved_whole(model)
     if lora_rank is None and (lora_alpha is not None or lora_dropout or lora_on_audio_tower):
         raise ValueError("lora_alpha, lora_dropout and lora_on_audio_tower need a lora_rank.")
     if lora_rank is not None and lora_rank < 1:
@@ -47,9 +49,7 @@ def choose_trained_parts(
         raise ValueError(
             f"The model carries the LoRA {model.added_adapters} already: load it without, or give no rank."
         )
-    model.requires_grad_(False)
-    for name in model.extension_names:
-        getattr(model, name).requires_grad_(True)
+    model.freeze_host()
     if lora_rank is not None:
         _add_lora(model, lora_rank, lora_alpha or 2 * lora_rank, lora_dropout, lora_on_audio_tower)
     else:
@@ -57,6 +57,24 @@ def choose_trained_parts(
             # One that came with the checkpoint goes on training.
             if ".lora_" in name and {*name.split(".")} & {*model.added_adapters}:
                 parameter.requires_grad_(True)
+
+
+def check_is_saved_whole(model: PreTrainedModel) -> None:
+    """Refuse, before it trains, a model of which saving would lose a part.
+
+    Raises:
+        ValueError: for a model in a wrapper of PEFT, which saves no memory, and for adapters that `check_adapters`
+            refuses.
+    """
+    if is_peft_available():
+        from peft import PeftMixedModel, PeftModel
+
+        if isinstance(model, PeftModel | PeftMixedModel):
+            raise ValueError(
+                f"A {type(model).__name__} saves its adapter without the memory: give the model itself, with a LoRA "
+                "by model.add_adapter(LoraConfig(...)) or choose_trained_parts(model, lora_rank=...)."
+            )
+    model.check_adapters()
 
 
 def _add_lora(model: PreTrainedModel, rank: int, alpha: float, dropout: float, on_audio_tower: bool) -> None:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
+import re
 import shutil
 from collections.abc import Sequence
 from functools import cached_property
@@ -20,12 +22,16 @@ from transformers.trainer_utils import TrainOutput
 
 from ..data.table import SOFT_LABELS
 from ..evaluation.evaluate_conversations import check_data, evaluate_conversations
+from ..evaluation.report import EvaluationReport
 from .arguments import ConversationTrainingArguments
+from .audio_cache import AudioTowerCache
 from .checkpoints import keep_latest, last_good_checkpoint, seal_checkpoint, set_aside_broken, whats_wrong
 from .interruptions import SkippedSteps, StopOnSignal, any_process
 from .lane_states import LaneStates
 from .lanes import LaneSampler
 from .losses import balanced_class_weights, summed_loss
+from .options import check_trainer_arguments
+from .trained_parts import check_is_saved_whole
 from .weights import load_trained_weights
 from .windows import TurnDataset, WindowCollator
 
@@ -47,17 +53,17 @@ class ConversationTrainer(Trainer):
         model: with memory.
         args: of the training.
         processor: of the host.
-        train_dataset, eval_dataset: splits of `load_conversations`.
-        kwargs: of `transformers.Trainer`.
+        train_dataset, eval_dataset: splits of `load_conversations`; several evaluation sets as a dict by name.
+        kwargs: of `transformers.Trainer`, but for those that `options.REFUSED_ARGUMENTS` names. A `compute_loss_func`
+            gets the outputs, the emotion labels and `num_items_in_batch`, the scored turns of the whole step.
 
     Attributes:
-        skipped: counts the steps that were not finite.
         stopped: knows whether a signal ended the training.
 
     Raises:
-        ValueError: for data with labels that the model does not know, turns out of order, too many speakers for the
-            memory, no scored turn, or no column `emotion_probabilities` where soft labels are wanted; and for a model
-            of which nothing trains.
+        ValueError: for arguments that would be passed over; for data with labels that the model does not know, turns
+            out of order, too many speakers for the memory, no scored turn, or no column `emotion_probabilities` where
+            soft labels are wanted; and for a model of which nothing trains, or saving would lose a part.
     """
 
     def __init__(
@@ -67,14 +73,19 @@ class ConversationTrainer(Trainer):
         *,
         processor,
         train_dataset: Dataset,
-        eval_dataset: Dataset | None = None,
+        eval_dataset: Dataset | dict[str, Dataset] | None = None,
         **kwargs,
     ):
+        check_trainer_arguments(kwargs)
+        if kwargs.get("compute_loss_func") is not None:
+            _check_own_loss(args)
+        check_is_saved_whole(model)
         if not any(parameter.requires_grad for parameter in model.parameters()):
             raise ValueError("Nothing of the model trains: choose_trained_parts(model) first.")
         check_data(model, train_dataset)
-        if eval_dataset is not None:
-            check_data(model, eval_dataset)
+        for table in _evaluation_sets(eval_dataset).values():
+            check_data(model, table)
+        self._audio_cache = AudioTowerCache(model, args.cache_audio) if args.cache_audio else contextlib.nullcontext()
         self._processor = processor
         self._label_columns = [model.config.labels.index(label) for label in train_dataset.features["emotion"].names]
         if args.soft_labels:
@@ -97,9 +108,15 @@ class ConversationTrainer(Trainer):
             self._class_weights = balanced_class_weights(labels, len(model.config.labels))
         self._lane_states = LaneStates(model.config, args.per_device_train_batch_size)
         self._logged_step = 0
-        self.stopped, self.skipped = StopOnSignal(), SkippedSteps()
-        for callback in (self.stopped, self.skipped, _SetEpoch(self)):
+        self.stopped = StopOnSignal()
+        for callback in (self.stopped, SkippedSteps(), _SetEpoch(self)):
             self.add_callback(callback)
+
+    @property
+    def skipped(self) -> SkippedSteps:
+        """Counts the steps that were not finite."""
+        # Trainer may put another in its place where it restores callbacks from a checkpoint.
+        return next(callback for callback in self.callback_handler.callbacks if isinstance(callback, SkippedSteps))
 
     @cached_property
     def lane_sampler(self) -> LaneSampler:
@@ -121,6 +138,9 @@ class ConversationTrainer(Trainer):
             batch_sampler=self.lane_sampler,
             collate_fn=self.data_collator,
             num_workers=self.args.dataloader_num_workers,
+            persistent_workers=self.args.dataloader_persistent_workers,
+            prefetch_factor=self.args.dataloader_prefetch_factor,
+            multiprocessing_context=self.args.dataloader_multiprocessing_context,
             pin_memory=self.args.dataloader_pin_memory and torch.accelerator.is_available(),
             # Of its own, so that making an iterator draws nothing from what a resumed training must find as it was.
             generator=torch.Generator(),
@@ -152,7 +172,8 @@ class ConversationTrainer(Trainer):
                 self.state = state
                 return TrainOutput(state.global_step, 0.0, {})
         try:
-            return super().train(resume_from_checkpoint or None, **kwargs)
+            with self._audio_cache:
+                return super().train(resume_from_checkpoint or None, **kwargs)
         finally:
             self.stopped.restore_handlers()
 
@@ -166,32 +187,34 @@ class ConversationTrainer(Trainer):
     def training_step(self, model, inputs: dict, num_items_in_batch: Tensor | None = None) -> Tensor:
         """Forward and backward of a batch; the lanes' memory goes on from here, cut from the graph."""
         inputs = dict(inputs)
-        lanes, begins = inputs["conversation_ids"].tolist(), inputs.pop("begins").tolist()
-        inputs = self._prepare_inputs(inputs)
-        cache = self._lane_states.of_batch(lanes, begins)
+        cache = self._lane_states.of_batch(inputs["conversation_ids"].tolist(), inputs.pop("begins").tolist())
         before = cache.snapshot()
-        model.train()
-        with self.compute_loss_context_manager():
-            loss = self.compute_loss(model, {**inputs, "memory_cache": cache}, num_items_in_batch=num_items_in_batch)
-        is_bad = any_process(not bool(torch.isfinite(loss)))
-        # In any case: processes that wait for each other's gradients would wait for ever.
-        self.accelerator.backward(loss)
-        if is_bad:
+        # Backward in any case: processes that wait for each other's gradients would wait for ever.
+        loss = super().training_step(model, {**inputs, "memory_cache": cache}, num_items_in_batch)
+        if any_process(not bool(torch.isfinite(loss))):
             cache.restore(before)
             self.skipped.mark()
             return torch.full_like(loss, torch.nan)
         cache.detach_()
-        return loss.detach()
+        return loss
 
     def compute_loss(self, model, inputs: dict, return_outputs: bool = False, num_items_in_batch=None):
         """The summed loss of the scored turns over their number in the whole step, of all processes."""
         labels, probabilities = inputs.pop("emotion_labels"), inputs.pop(SOFT_LABELS, None)
         output = model(**inputs, logits_to_keep=1)
-        loss = summed_loss(
-            output.emotion_logits, labels, probabilities=probabilities, class_weights=self._class_weights
-        )
+        if self.compute_loss_func is not None:
+            loss = self.compute_loss_func(output, labels, num_items_in_batch=num_items_in_batch)
+        else:
+            loss = summed_loss(
+                output.emotion_logits,
+                labels,
+                probabilities=probabilities,
+                class_weights=self._class_weights,
+                label_smoothing=self.args.label_smoothing_factor,
+            )
+            loss = loss / num_items_in_batch
         # Gradients are averaged over processes.
-        loss = loss * self.accelerator.num_processes / num_items_in_batch
+        loss = loss * self.accelerator.num_processes
         return (loss, output) if return_outputs else loss
 
     def _get_num_items_in_batch(self, batch_samples: list, device: torch.device) -> Tensor:
@@ -202,39 +225,66 @@ class ConversationTrainer(Trainer):
 
     def evaluate(
         self,
-        eval_dataset: Dataset | None = None,
+        eval_dataset: Dataset | dict[str, Dataset] | None = None,
         ignore_keys: Sequence[str] | None = None,
         metric_key_prefix: str = "eval",
     ) -> dict[str, float]:
-        """Hear whole conversations with memory on and with reads off; the report stays in the training's folder.
+        """Score whole conversations with memory on and off; the report stays in the training's folder.
+
+        Args:
+            eval_dataset: a table, or several by name, whose metrics are named after them; None: those of the trainer.
+            ignore_keys: of outputs; there are none to ignore.
+            metric_key_prefix: of the metrics' names; where it is not "eval", also the report's folder.
 
         Returns:
-            `eval_ua`, `eval_wa` (memory on) and `eval_ua_reads_off`.
+            `eval_ua`, `eval_wa` (memory on) and `eval_ua_reads_off`; of several tables, `eval_NAME_ua` and so on.
         """
-        model = self.accelerator.unwrap_model(self.model)
-        folder = Path(self.args.output_dir) / EVALUATION_FOLDER / f"step-{self.state.global_step}"
-        if self.is_world_process_zero():
-            # Of a run that was interrupted after it.
-            shutil.rmtree(folder, ignore_errors=True)
-        self.accelerator.wait_for_everyone()
-        report = evaluate_conversations(
-            model,
-            self._processor,
-            self.eval_dataset if eval_dataset is None else eval_dataset,
-            folder,
-            conditions=_EVALUATED,
-            batch_size=self.args.per_device_eval_batch_size,
-            resamples=self.args.evaluation_resamples,
-        )
-        columns = report.content["columns"]
+        tables = self.eval_dataset if eval_dataset is None else eval_dataset
+        if isinstance(tables, dict):
+            prefixes = {f"{metric_key_prefix}_{name}": table for name, table in _evaluation_sets(tables).items()}
+            several = (self.evaluate(table, ignore_keys, prefix) for prefix, table in prefixes.items())
+            return {name: value for metrics in several for name, value in metrics.items()}
+        if hasattr(self.optimizer, "eval"):
+            self.optimizer.eval()  # of optimisers without a schedule, which evaluate other weights than they train
+        report = self._write_report(tables, "" if metric_key_prefix == "eval" else metric_key_prefix)
+        of_memory, off = (report.columns[name]["metrics"] for name in _EVALUATED)
         metrics = {
-            f"{metric_key_prefix}_ua": columns["memory"]["metrics"]["ua"]["value"],
-            f"{metric_key_prefix}_wa": columns["memory"]["metrics"]["wa"]["value"],
-            f"{metric_key_prefix}_ua_reads_off": columns["reads_off"]["metrics"]["ua"]["value"],
+            f"{metric_key_prefix}_ua": of_memory["ua"]["value"],
+            f"{metric_key_prefix}_wa": of_memory["wa"]["value"],
+            f"{metric_key_prefix}_ua_reads_off": off["ua"]["value"],
         }
         self.log(metrics)
         self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
         return metrics
+
+    def _write_report(self, table: Dataset, name: str) -> EvaluationReport:
+        """Evaluate one table at this step, in a folder of its own."""
+        folder = Path(self.args.output_dir) / EVALUATION_FOLDER / name / f"step-{self.state.global_step}"
+        if self.is_world_process_zero():
+            # Of a run that was interrupted after it.
+            shutil.rmtree(folder, ignore_errors=True)
+        self.accelerator.wait_for_everyone()
+        with self._audio_cache:
+            return evaluate_conversations(
+                self.accelerator.unwrap_model(self.model),
+                self._processor,
+                table,
+                folder,
+                conditions=_EVALUATED,
+                batch_size=self.args.per_device_eval_batch_size,
+                resamples=self.args.evaluation_resamples,
+            )
+
+    def predict(self, test_dataset, ignore_keys=None, metric_key_prefix: str = "test"):
+        """Refused: `evaluate(test_dataset, metric_key_prefix="test")` writes the report of a table.
+
+        Raises:
+            NotImplementedError: in any case.
+        """
+        raise NotImplementedError(
+            "predict gives tensors of rows without their conversations: evaluate(test_dataset, "
+            'metric_key_prefix="test") writes a report, and EvaluationReport.load(folder).predictions has every turn.'
+        )
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """As Trainer's; tells how many steps were skipped, once one was, and no loss where all were."""
@@ -302,6 +352,32 @@ def _check_plan(saved: dict, present: dict) -> None:
     ]
     if differing:
         raise ValueError(f"The checkpoint is of a training with other lanes or data ({'; '.join(differing)}).")
+
+
+def _evaluation_sets(given: Dataset | dict[str, Dataset] | None) -> dict[str, Dataset]:
+    """Evaluation sets by name; a single one has none.
+
+    Raises:
+        ValueError: for names that could not be folders.
+    """
+    if given is None:
+        return {}
+    tables = given if isinstance(given, dict) else {"": given}
+    wrong = [name for name in tables if tables is given and not re.fullmatch(r"[\w-]+", str(name))]
+    if wrong:
+        raise ValueError(f"Evaluation sets are named by letters, digits, - and _, got {wrong}.")
+    return tables
+
+
+def _check_own_loss(args: ConversationTrainingArguments) -> None:
+    """Refuse options of the loss beside a `compute_loss_func`, which takes its place."""
+    options = {
+        "class_weights": args.class_weights != "none",
+        "soft_labels": args.soft_labels,
+        "label_smoothing_factor": args.label_smoothing_factor != 0,
+    }
+    if given := [name for name, is_given in options.items() if is_given]:
+        raise ValueError(f"compute_loss_func takes the place of the loss, so {given} would be passed over.")
 
 
 def _check_soft_labels(table: Dataset) -> None:

@@ -47,3 +47,11 @@ def test_balanced_weights_give_all_labels_the_same_sum():
     torch.testing.assert_close(sums[:3], torch.full((3,), 3.0))
     assert weights[3] == 0
     assert sums.sum() == pytest.approx(9)
+
+
+@pytest.mark.parametrize("weights", [None, torch.tensor([0.5, 1.0, 2.0, 0.1])])
+def test_label_smoothing_is_that_of_torch(weights):
+    logits, labels = torch.randn(5, 4), torch.tensor([0, 3, 2, 1, -1])
+    actual = summed_loss(logits, labels, class_weights=weights, label_smoothing=0.3)
+    expected = F.cross_entropy(logits, labels, weight=weights, label_smoothing=0.3, ignore_index=-1, reduction="sum")
+    torch.testing.assert_close(actual, expected)

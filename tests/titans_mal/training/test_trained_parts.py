@@ -1,10 +1,14 @@
 """What trains and what does not, for every host."""
 
+import logging
+
 import pytest
 import torch
+from peft import LoraConfig, get_peft_model
 from tiny_hosts import HOSTS
-from tiny_models import tiny_model
+from tiny_models import LABELS, save_base, tiny_model
 
+from titans_mal import AutoModelForAudioEmotion
 from titans_mal.training import choose_trained_parts, trained_parameters
 
 
@@ -90,3 +94,92 @@ def test_what_is_refused_changes_nothing(options, message):
     with pytest.raises(ValueError, match=message):
         choose_trained_parts(model, **options)
     assert [parameter.requires_grad for parameter in model.parameters()] == before
+
+
+def forbidden() -> dict[str, LoraConfig]:
+    """Adapters that would be on memory or readout."""
+    return {
+        "all": LoraConfig(r=2, target_modules="all-linear"),
+        "a projection by name": LoraConfig(r=2, target_modules=["q_proj", "value_proj"]),
+        "a pattern": LoraConfig(r=2, target_modules=r".*(k_proj|key_proj)"),
+        "a module that is saved": LoraConfig(r=2, target_modules=["q_proj"], modules_to_save=["titans_memory"]),
+        "the readout": LoraConfig(r=2, target_modules=["q_proj"], modules_to_save=["emotion_head"]),
+    }
+
+
+@pytest.mark.parametrize("name", forbidden())
+def test_an_adapter_on_memory_or_readout_is_refused_before_anything_changes(name):
+    model = tiny_model(emotion_readout="linear", label_token_ids=None)
+    model.config.adapter_only = True
+    before = [key for key, _ in model.named_modules()]
+    with pytest.raises(ValueError, match="which is trained and saved by itself: choose target_modules"):
+        model.add_adapter(forbidden()[name])
+    assert [key for key, _ in model.named_modules()] == before
+    assert not model.added_adapters
+
+
+def test_all_linear_layers_but_those_of_the_memory():
+    model = tiny_model()
+    model.config.adapter_only = True
+    model.add_adapter(LoraConfig(r=2, target_modules="all-linear", exclude_modules=r"(titans_memory|emotion_head).*"))
+    assert lora_layers(model)
+    assert not any(name.startswith("titans_memory") for name in lora_layers(model))
+
+
+def wrapped(**config):
+    model = tiny_model()
+    model.config.adapter_only = True
+    choose_trained_parts(model)
+    return get_peft_model(model, LoraConfig(r=2, **config))
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        {"target_modules": ["q_proj"]},
+        {"target_modules": ["q_proj"], "modules_to_save": ["titans_memory"]},
+        {"target_modules": "all-linear"},
+    ],
+)
+def test_a_wrapper_of_peft_is_refused_at_the_start(config, trainer_of):
+    with pytest.raises(ValueError, match=r"PeftModel saves its adapter without the memory: .* model.add_adapter"):
+        choose_trained_parts(wrapped(**config))
+    with pytest.raises(ValueError, match=r"PeftModel saves its adapter without the memory: .* model.add_adapter"):
+        trainer_of(wrapped(**config))
+
+
+def test_what_a_wrapper_left_on_the_memory_is_refused_at_the_start(trainer_of):
+    inner = wrapped(target_modules="all-linear").base_model.model
+    for refuse in (choose_trained_parts, trainer_of):
+        with pytest.raises(ValueError, match=r"An adapter of PEFT is on \['titans_memory'\]"):
+            refuse(inner)
+
+
+def test_parameters_that_train_are_printed_as_peft_does(capsys):
+    model = tiny_model()
+    model.config.adapter_only = True
+    choose_trained_parts(model, lora_rank=2)
+    trained, total = model.get_nb_trainable_parameters()
+    parts = trained_parameters(model)
+    assert (trained, total) == (parts["memory"] + parts["lora"], model.num_parameters())
+    model.print_trainable_parameters()
+    share = f"{100 * trained / total:.4f}"
+    expected = f"trainable params: {trained:,d} || all params: {total:,d} || trainable%: {share}\n"
+    assert capsys.readouterr().out == expected
+
+
+def test_a_host_with_a_fresh_memory_is_frozen_and_says_so(tmp_path, caplog, monkeypatch):
+    save_base(tmp_path / "base")
+    # transformers' loggers hand nothing on.
+    monkeypatch.setattr(logging.getLogger("transformers"), "propagate", True)
+    monkeypatch.setattr(logging.getLogger("titans_mal"), "propagate", True)
+    model = AutoModelForAudioEmotion.from_base(
+        tmp_path / "base", id2label=dict(enumerate(LABELS)), emotion_readout="linear",
+        memory_config={"layers": [0, 2], "num_heads": 2, "head_dim": 8},
+    )  # fmt: skip
+    trained, total = model.get_nb_trainable_parameters()
+    assert f"The host is frozen: {trained:,d} of {total:,d} parameters train" in caplog.text
+    model.save_pretrained(tmp_path / "adapter")
+    for loaded in (model, AutoModelForAudioEmotion.from_pretrained(tmp_path / "adapter")):
+        trained = {name.split(".")[0] for name, parameter in loaded.named_parameters() if parameter.requires_grad}
+        assert trained == {"titans_memory", "emotion_head"}

@@ -1,0 +1,183 @@
+"""What a frozen audio tower computes of each turn, kept on disk: it is the same in every epoch."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+from transformers.modeling_outputs import BaseModelOutputWithPooling
+
+from ..modeling.host_identity import host_checksums, host_fingerprint
+
+
+# What is kept, whatever the host's precision.
+DTYPE = torch.float16
+_HIDDEN, _LENGTH = "last_hidden_state", "positions"
+
+
+class AudioTowerCache:
+    """Keeps what the frozen audio tower of a model computes, in float16, one file for each turn's features.
+
+    Within `with cache:` the model's tower computes only features that are not in the folder; all else of the model,
+    its projector and a LoRA on its language model among it, is computed as ever. Numbers are those of a tower in
+    evaluation mode whose output is rounded to float16, the first time as well: filling the folder and reading it train
+    alike. Several processes, models and trainings may share a folder. A file is named by the features of a turn and
+    their mask, and its folder by the tower's class and weights.
+
+    ```python
+    with AudioTowerCache(model, "features"):
+        model(**inputs)  # or a training, an evaluation, a pipeline
+    ```
+
+    Args:
+        model: with memory, of a host whose tower computes each turn by itself, as its `row_wise_tower` says.
+        folder: is made when the first features are kept.
+
+    Attributes:
+        folder: that of this tower, within the given one.
+        found, computed: turns that were read from the folder, and those that were not there.
+
+    Raises:
+        ValueError: for a host whose tower does not compute each turn by itself, and for a tower that trains, carries
+            an adapter of PEFT, or has weights that cannot be named (quantised or offloaded ones).
+    """
+
+    def __init__(self, model: PreTrainedModel, folder: str | os.PathLike):
+        self._tower = _frozen_tower(model)
+        fingerprint = host_fingerprint(host_checksums(self._tower.state_dict(), without=()))
+        if fingerprint is None:
+            raise ValueError("The weights of the audio tower are quantised or offloaded, so that nothing names them.")
+        self.folder = Path(folder) / f"{type(self._tower).__name__}-{fingerprint}"
+        self.found = self.computed = 0
+        self._compute: Callable | None = None
+        self._depth = 0
+
+    def __enter__(self) -> AudioTowerCache:
+        if not self._depth:
+            self._own_forward = vars(self._tower).get("forward")
+            self._compute = self._tower.forward
+            self._tower.forward = self._forward
+        self._depth += 1
+        return self
+
+    def __exit__(self, *exception) -> None:
+        self._depth -= 1
+        if not self._depth:
+            if self._own_forward is None:
+                del self._tower.forward
+            else:
+                self._tower.forward = self._own_forward
+
+    @torch.no_grad()
+    def _forward(self, input_features: Tensor, *args, **kwargs) -> BaseModelOutputWithPooling:
+        """The tower's `forward` for rows of features, each (mel bins, frames) or as the host has them."""
+        if args or kwargs.get("output_hidden_states") or kwargs.get("output_attentions"):
+            return self._compute(input_features, *args, **kwargs)
+        rows = len(input_features)
+        by_row = {
+            name: value for name, value in kwargs.items() if isinstance(value, Tensor) and value.shape[:1] == (rows,)
+        }
+        masks = [_mask_of(by_row, row) for row in range(rows)]
+        paths = [self.folder / f"{name}.safetensors" for name in _names(input_features, masks)]
+        hidden = [_read(path) for path in paths]
+        left = [row for row, found in enumerate(hidden) if found is None]
+        self.found += rows - len(left)
+        self.computed += len(left)
+        if left:
+            some = kwargs | {name: value[left] for name, value in by_row.items()}
+            for row, computed in zip(left, self._run_tower(input_features[left], some)):
+                hidden[row] = computed
+                _write(paths[row], computed, _positions_read(masks[row], len(computed)))
+        output = torch.stack([found.to(input_features.device) for found in hidden])
+        return BaseModelOutputWithPooling(last_hidden_state=output.to(input_features.dtype))
+
+    def _run_tower(self, input_features: Tensor, kwargs: dict) -> Tensor:
+        """(rows, positions, size) in float16, without the dropout of a training."""
+        modes = {module: module.training for module in self._tower.modules()}
+        self._tower.eval()
+        try:
+            hidden = self._compute(input_features, **kwargs)[0]
+        finally:
+            for module, was_training in modes.items():
+                module.training = was_training
+        rounded = hidden.to(DTYPE)
+        if not bool(torch.isfinite(rounded).all()):
+            raise ValueError("What the audio tower computes is not finite in float16: train without a cache of it.")
+        return rounded
+
+
+def _frozen_tower(model: PreTrainedModel) -> nn.Module:
+    name = getattr(type(model), "row_wise_tower", None)
+    if name is None:
+        raise ValueError(
+            f"{type(model).__name__} cannot keep what its audio tower computes: it computes a batch's turns together, "
+            "so that the same turn differs from batch to batch. Train it without a cache."
+        )
+    tower = next(module for key, module in model.named_modules() if key.split(".")[-1] == name)
+    if any(parameter.requires_grad for parameter in tower.parameters()):
+        raise ValueError("The audio tower trains, so that what it computes changes: freeze it, or give no cache.")
+    if any(".base_layer." in key or ".original_module." in key for key in tower.state_dict()):
+        raise ValueError("The audio tower carries an adapter of PEFT, which may be switched off: give no cache.")
+    return tower
+
+
+def _mask_of(by_row: dict[str, Tensor], row: int) -> dict[str, Tensor]:
+    """What else the tower is given for a row; of attention masks, the line of the first position."""
+    masks = {}
+    for name, value in by_row.items():
+        mask = value[row]
+        while mask.dim() > 1:
+            mask = mask[0]
+        masks[name] = mask.cpu()
+    return masks
+
+
+def _names(input_features: Tensor, masks: list[dict[str, Tensor]]) -> list[str]:
+    """A name for each row, by everything that the tower is given for it."""
+    names = []
+    for row, features in enumerate(input_features.detach().cpu()):
+        digest = hashlib.sha256()
+        for name, tensor in ({"input_features": features} | masks[row]).items():
+            digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)} ".encode())
+            digest.update(tensor.contiguous().view(torch.uint8).numpy().tobytes())
+        names.append(digest.hexdigest()[:32])
+    return names
+
+
+def _positions_read(masks: dict[str, Tensor], positions: int) -> int:
+    """How many of a row's first positions the host may read: all, unless a mask says where its sound ends."""
+    ends = []
+    for mask in masks.values():
+        # Additive masks are 0 where there is something.
+        is_there = mask == 0 if mask.is_floating_point() else mask != 0
+        count = int(is_there.sum())
+        if bool(is_there[:count].all()):
+            ends.append(-(-count * positions // len(mask)) + 1)
+    return min([*ends, positions])
+
+
+def _read(path: Path) -> Tensor | None:
+    """(positions, size), with zeros where the host reads nothing; None if it is not there, or broken."""
+    try:
+        with safe_open(path, "pt") as file:
+            kept, positions = file.get_tensor(_HIDDEN), int(file.metadata()[_LENGTH])
+    except (OSError, SafetensorError):
+        return None
+    return torch.cat([kept, kept.new_zeros(positions - len(kept), kept.shape[1])])
+
+
+def _write(path: Path, hidden: Tensor, count: int) -> None:
+    """Keep a row's first positions; other processes see the whole file or none."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.NamedTemporaryFile(dir=path.parent, suffix=".draft", delete=False) as draft:
+        draft.close()
+    save_file({_HIDDEN: hidden[:count].cpu().contiguous()}, draft.name, {_LENGTH: str(len(hidden))})
+    os.replace(draft.name, path)
