@@ -5,19 +5,27 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 import threading
 from pathlib import Path
 from typing import Self
 
+import torch
 from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import Tensor
 from transformers import PreTrainedConfig
 
+from .json_text import parse_json
 from .memory_state import NeuralMemoryState
 
 
 STATE_FILE = "conversation_memory.safetensors"
+
+# Of the file in which it is zeros itself; JSON in the header's values is quoted, so it is found but once.
+_CHECKSUM = re.compile(rb'"checksum":"([0-9a-f]{64})"')
+_COUNTS = {"turns", "tokens"}
+_HEADER = {"identity", "rows", "notes", "checksum"}
 
 # What a state's meaning depends on; the host's shape stands beside the memory's.
 _HOST_FIELDS = ("model_type", "hidden_size", "num_hidden_layers", "vocab_size")
@@ -81,13 +89,12 @@ class SavedStateMixin:
             name: of the state, for what is said of it.
         """
         tensors, identity, rows, notes = state_from_bytes(content, name)
+        rows = _checked_rows(rows, config.memory_config.streams_per_row, name)
         cache = cls(config, batch_size=len(rows["speaker_ids"]))
         cache.check_identity(identity, f"The state {name}")
         cache.weights_fingerprint = identity.get("memory_weights")
         cache.check_weights(config.memory_config.weights_fingerprint)
-        ids = rows["conversation_ids"]
-        cache.conversation_ids = None if ids is None else {int(key): row for key, row in ids.items()}
-        cache.speaker_ids = [{int(key): slot for key, slot in speakers.items()} for speakers in rows["speaker_ids"]]
+        cache.conversation_ids, cache.speaker_ids = rows["conversation_ids"], rows["speaker_ids"]
         check_tensors(tensors, config.memory_config, len(rows["speaker_ids"]), name)
         cache.turns, cache.tokens, cache.notes = tensors["turns"], tensors["tokens"], notes
         for index, layer in enumerate(cache.layers):
@@ -112,14 +119,17 @@ def _numbered(tensors: dict[str, Tensor], name: str) -> tuple[Tensor, ...]:
 
 
 def state_to_bytes(tensors: dict[str, Tensor], identity: dict, rows: dict, notes: dict) -> bytes:
-    """A state in safetensors; what is no tensor stands in its header.
+    """A state in safetensors; what is no tensor is in its header, with a checksum of the file.
 
     Raises:
         TypeError: for notes that JSON cannot hold.
     """
     header = {"identity": identity, "rows": rows, "notes": notes}
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-    return save(tensors, {name: json.dumps(value) for name, value in header.items()})
+    content = save(tensors, {name: json.dumps(value) for name, value in header.items()} | {"checksum": "0" * 64})
+    digest = hashlib.sha256(content).hexdigest().encode()
+    place = _CHECKSUM.search(content).start(1)
+    return b"".join([content[:place], digest, content[place + 64 :]])
 
 
 def state_from_bytes(content: bytes, name: str = "given") -> tuple[dict[str, Tensor], dict, dict, dict]:
@@ -129,18 +139,60 @@ def state_from_bytes(content: bytes, name: str = "given") -> tuple[dict[str, Ten
         name: of the state, for what is said of it.
 
     Raises:
-        ValueError: if it is truncated or no state.
+        ValueError: if it is truncated, changed or no state.
     """
     try:
         tensors = load(content)
         length = int.from_bytes(content[:8], "little")
         # Files of version 0.2.0 have no notes.
-        header = {"notes": "{}", **json.loads(content[8 : 8 + length])["__metadata__"]}
-        identity, rows, notes = (json.loads(header[part]) for part in ("identity", "rows", "notes"))
+        header = {"notes": "{}", **parse_json(content[8 : 8 + length])["__metadata__"]}
+        if unknown := {*header} - _HEADER:
+            raise TypeError(f"its header has {len(unknown)} fields that no state has")
+        _check_checksum(content, length, is_there="checksum" in header)
+        identity, rows, notes = (parse_json(header[part]) for part in ("identity", "rows", "notes"))
         if not all(isinstance(part, dict) for part in (identity, rows, notes, *rows["speaker_ids"])):
             raise TypeError("its header is of another kind")
         return tensors, identity, rows, notes
     except (SafetensorError, KeyError, TypeError, ValueError) as error:
+        raise ValueError(f"The conversation memory {name} cannot be read: {error}") from error
+
+
+def _check_checksum(content: bytes, length: int, *, is_there: bool) -> None:
+    """Raise a ValueError for a state that is not what was written; states of earlier versions have no checksum."""
+    if not is_there:
+        return
+    found = list(_CHECKSUM.finditer(content, 8, 8 + length))
+    if len(found) != 1:
+        raise ValueError("its checksum is broken")
+    start, end = found[0].span(1)
+    digest = hashlib.sha256(content[:start])
+    digest.update(b"0" * 64)
+    digest.update(memoryview(content)[end:])
+    if digest.hexdigest().encode() != found[0][1]:
+        raise ValueError("it is not what was written: its checksum is another")
+
+
+def _checked_rows(rows: dict, slots: int, name: str) -> dict:
+    """Which conversation has which row, and which speaker which slot, of a header that may hold anything.
+
+    Raises:
+        ValueError: naming the state.
+    """
+
+    def numbers(given, most: int) -> dict[int, int]:
+        known = {int(key): place for key, place in given.items()}
+        places = list(known.values())
+        if any(type(place) is not int or not 0 <= place < most for place in places) or len({*places}) < len(places):
+            raise ValueError(f"its numbers are {places[:10]}, of 0 to {most - 1}")
+        return known
+
+    try:
+        of_speakers, ids = rows["speaker_ids"], rows["conversation_ids"]
+        if not isinstance(of_speakers, list) or not of_speakers:
+            raise ValueError("it has no rows")
+        speakers = [numbers(given, slots) for given in of_speakers]
+        return {"conversation_ids": None if ids is None else numbers(ids, len(speakers)), "speaker_ids": speakers}
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise ValueError(f"The conversation memory {name} cannot be read: {error}") from error
 
 
@@ -168,7 +220,12 @@ def check_tensors(tensors: dict[str, Tensor], memory: PreTrainedConfig, rows: in
         raise ValueError(
             f"The conversation memory {name} is broken: {wrong} are missing, too many or of a wrong shape."
         )
-    if not all(bool(tensor.isfinite().all()) for tensor in tensors.values()):
+    counts, others = [tensors["turns"], tensors["tokens"]], [tensors[key] for key in wanted.keys() - _COUNTS]
+    if any(tensor.dtype != torch.int64 or bool((tensor < 0).any()) for tensor in counts):
+        raise ValueError(f"The conversation memory {name} is broken: its turns and tokens are no counts.")
+    if {tensor.dtype for tensor in others} not in (set(), {torch.float32}, {torch.float64}):
+        raise ValueError(f"The conversation memory {name} is broken: its tensors are not all float32 or float64.")
+    if not all(bool(tensor.isfinite().all()) for tensor in others):
         raise ValueError(f"The conversation memory {name} is broken: it has numbers that are not finite.")
 
 

@@ -3,15 +3,11 @@
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import math
-import os
-import re
-import tempfile
 import threading
 import time
 from collections import OrderedDict
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -19,89 +15,15 @@ from transformers import PreTrainedModel
 from transformers.utils import logging
 
 from .conversation_memory_cache import ConversationMemoryCache
-from .conversation_memory_file import STATE_FILE, read_state, write_state
+from .state_folder import ConversationInUse, StateFolder, StatesInUse, state_key
 
+
+__all__ = ["LOST", "ConversationInUse", "ConversationStore", "StateFolder", "StatesInUse", "state_key"]
 
 logger = logging.get_logger(__name__)
 
-
-def state_key(name: str) -> str:
-    """What stands for a conversation's name where states lie: whatever the name is, it leads to no other place.
-
-    Raises:
-        TypeError: for a name that is no text.
-    """
-    if not isinstance(name, str):
-        raise TypeError(f"A conversation is named by text, got {type(name).__name__}.")
-    return hashlib.sha256(name.encode("utf-8", "surrogatepass")).hexdigest()[:32]
-
-
-class ConversationInUse(OSError):
-    """Another process has the conversation just now."""
-
-
-class StateFolder:
-    """States of conversations in a folder, one sub-folder each; it belongs to one store at a time.
-
-    Args:
-        folder: is made if it does not exist; None: a temporary one, which goes with the object.
-    """
-
-    # Whether other processes write to the same states.
-    is_shared = False
-
-    def __init__(self, folder: str | Path | None = None):
-        if folder is None:
-            self._temporary = tempfile.TemporaryDirectory(prefix="conversations-")
-            folder = self._temporary.name
-        self._folder = Path(folder)
-        self._folder.mkdir(parents=True, exist_ok=True)
-
-    def read(self, name: str) -> bytes | None:
-        """The state of a conversation; None where there is none."""
-        folder = self._folder / state_key(name)
-        try:
-            return None if _is_over(folder) else read_state(folder)
-        except FileNotFoundError:
-            return None
-
-    def write(self, name: str, content: bytes, seconds: float) -> None:
-        """Keep a state for so many seconds."""
-        folder, now = self._folder / state_key(name), time.time()
-        write_state(folder, content)
-        # The time of a file is that at which it is to be forgotten.
-        os.utime(folder / STATE_FILE, (now, now + min(seconds, _LONGEST)))
-
-    def delete(self, name: str) -> None:
-        _delete(self._folder / state_key(name))
-
-    def forget_old(self) -> None:
-        """Delete what was to be kept until now."""
-        for path in self._folder.glob(f"*/{STATE_FILE}"):
-            if _OWN_NAME.fullmatch(path.parent.name) and _is_over(path.parent):
-                _delete(path.parent)
-
-    @contextlib.contextmanager
-    def lock(self, name: str) -> Iterator[None]:
-        """Keeps other processes from a conversation; here there are none."""
-        yield
-
-
-_OWN_NAME = re.compile("[0-9a-f]{32}")
-_LONGEST = 100 * 365 * 24 * 3600.0
-
-
-def _is_over(folder: Path) -> bool:
-    try:
-        return (folder / STATE_FILE).stat().st_mtime < time.time()
-    except FileNotFoundError:
-        return False
-
-
-def _delete(folder: Path) -> None:
-    (folder / STATE_FILE).unlink(missing_ok=True)
-    with contextlib.suppress(OSError):  # where somebody put something beside it
-        folder.rmdir()
+# In the notes of a conversation whose earlier turns were lost with a process that was killed.
+LOST = "history_lost"
 
 
 @dataclass
@@ -112,6 +34,7 @@ class _Entry:
     users: int = 0
     used_at: float = 0.0  # by the monotonic clock
     holder: int | None = None  # the thread that has it
+    is_noted: bool = False  # that it lies nowhere else
     lock: threading.Lock = field(default_factory=threading.Lock)
 
 
@@ -128,10 +51,12 @@ class ConversationStore:
             None: a temporary one; or what has the methods of `StateFolder`. Where other processes share them, none is
             kept at hand, and each is written as soon as it was used.
         max_live: conversations at hand; of more, the least recently used go to disk, and come back bit by bit. What
-            was at hand when a process ends without `save` is forgotten.
+            was at hand when a process ends without `save` is forgotten; `cache.notes["history_lost"]` then says so.
         time_to_live: seconds after which a conversation that nobody used is forgotten, when the store is used next.
+        log_name: what stands for a conversation's name in logs.
 
     Raises:
+        StatesInUse: if another process has the folder.
         ValueError: for a `max_live` below 1 or a `time_to_live` that is not above 0.
     """
 
@@ -142,6 +67,7 @@ class ConversationStore:
         *,
         max_live: int = 64,
         time_to_live: float = 3600.0,
+        log_name: Callable[[str], str] = repr,
     ):
         if not isinstance(max_live, int) or max_live < 1 or not time_to_live > 0:
             raise ValueError(
@@ -149,6 +75,7 @@ class ConversationStore:
             )
         self._model, self._max_live, self._time_to_live = model, max_live, time_to_live
         self._states = StateFolder(states) if states is None or isinstance(states, str | Path) else states
+        self._log_name = log_name
         self._lock = threading.Lock()
         self._live: OrderedDict[str, _Entry] = OrderedDict()
         self._cleaned_at = -math.inf
@@ -188,6 +115,7 @@ class ConversationStore:
                     self._states.write(name, cache.to_bytes(), self._time_to_live)
                 elif anew or is_empty:
                     self._states.delete(name)
+                    entry.is_noted = False
             except BaseException:
                 cache.restore(before)
                 raise
@@ -196,6 +124,7 @@ class ConversationStore:
                     entry.cache = None
             if not self._states.is_shared:
                 entry.cache = None if is_empty else cache
+                self._note(name, entry)
             entry.used_at = time.monotonic()
 
     def peek(self, name: str) -> ConversationMemoryCache | None:
@@ -267,7 +196,9 @@ class ConversationStore:
             try:
                 self._write(name, entry)
             except OSError as error:
-                logger.warning(f"The conversation {name!r} stays at hand, for it cannot be written to disk: {error}")
+                logger.warning(
+                    f"The conversation {self._log_name(name)} stays at hand, for it cannot be written to disk: {error}"
+                )
                 return
             del self._live[name]
 
@@ -276,6 +207,8 @@ class ConversationStore:
         for name, entry in list(self._live.items()):
             if not entry.users and now - entry.used_at > self._time_to_live:
                 del self._live[name]
+                if not self._states.is_shared:
+                    self._states.delete(name)
         # All of the folder is looked through now and then.
         if now - self._cleaned_at >= self._time_to_live / 20:
             self._cleaned_at = now
@@ -284,17 +217,24 @@ class ConversationStore:
     def _load(self, name: str) -> ConversationMemoryCache:
         content, model = self._states.read(name), self._model
         if content is None:
-            return self._new()
+            cache = self._new()
+            if not self._states.is_shared and self._states.is_lost(name):
+                cache.notes = {LOST: True}
+            return cache
         cache = model.memory_cache_class.from_bytes(content, model.config, name=f"of conversation {name!r}")
-        if not self._states.is_shared:
-            # Were the process to end now, an older state must not be taken for the present one.
-            self._states.delete(name)
         return cache.to(model.titans_memory.device)
 
     def _new(self) -> ConversationMemoryCache:
         return self._model.memory_cache_class(self._model.config)
 
+    def _note(self, name: str, entry: _Entry) -> None:
+        """Were the process to end now, an older state must not be taken for the present one."""
+        if entry.cache is not None and not entry.is_noted:
+            self._states.keep_in_memory(name)
+            entry.is_noted = True
+
     def _write(self, name: str, entry: _Entry) -> None:
         if entry.cache is not None:
             left = self._time_to_live - (time.monotonic() - entry.used_at)
             self._states.write(name, entry.cache.to_bytes(), left)
+            entry.is_noted = False

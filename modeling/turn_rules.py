@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import math
+import reprlib
 import warnings
 from collections.abc import Iterable, Sequence
 from numbers import Real
@@ -12,6 +13,8 @@ from typing import Any
 import numpy as np
 
 
+# Characters of a name of a conversation or a speaker.
+MAX_NAME = 200
 # Of a start before the recording, in seconds: more is an error, less is how tools round and pad.
 EARLIEST_START = -0.1
 
@@ -104,6 +107,25 @@ def check_turn_index(index: Any, before: Any = None, *, name: str = "The turn", 
         )
 
 
+def check_text(value: Any, what: str, *, most: int = MAX_NAME) -> None:
+    """Refuse what is no name: names are kept with every turn, and shown in errors.
+
+    Args:
+        value: that was given.
+        what: it is, for errors.
+        most: characters.
+
+    Raises:
+        ValueError: for what is not text, is longer, or has code points that no encoding has.
+    """
+    if not isinstance(value, str):
+        raise ValueError(f"{what} is named by text, got {_short(value)}.")
+    if len(value) > most:
+        raise ValueError(f"{what} has a name of up to {most} characters, got {len(value)}.")
+    if any("\ud800" <= character <= "\udfff" for character in value):
+        raise ValueError(f"{what} has a name that is no text in UTF-8: {_short(value)}.")
+
+
 def is_named(speaker: str | None) -> bool:
     """Whether somebody is named: not None, nor text without a letter."""
     return speaker is not None and bool(str(speaker).strip())
@@ -150,5 +172,5 @@ def _is_finite(value: Real) -> bool:
 
 
 def _short(value: Any) -> str:
-    text = repr(value)
+    text = reprlib.repr(value)  # which is short, and does not follow what is nested
     return text if len(text) <= 60 else f"{text[:60]}..."

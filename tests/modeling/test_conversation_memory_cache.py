@@ -2,8 +2,10 @@ import copy
 import json
 import pickle
 
+import numpy as np
 import pytest
 import torch
+from safetensors.torch import save
 from tiny_models import assert_same_state, rows_of, state_of, tiny_config, tiny_model, tiny_turns
 
 from titans_mal import ConversationMemoryCache
@@ -378,3 +380,54 @@ def test_notes_go_with_the_state(tmp_path):
     assert ConversationMemoryCache.stack([cache, cache]).split()[1].notes == {}
     cache.reset()
     assert cache.notes == {}
+
+
+@torch.no_grad()
+def test_an_edit_of_a_state_is_noticed():
+    """Wherever it is; and what says nothing of its contents is read as states of earlier versions are."""
+    model = tiny_model()
+    cache = ConversationMemoryCache(model.config)
+    model(**tiny_turns(1), memory_cache=cache)
+    cache.notes = {"text": '"checksum":"' + "0" * 64 + '"'}
+    content, rng = cache.to_bytes(), np.random.default_rng(0)
+    assert ConversationMemoryCache.from_bytes(content, model.config).notes == cache.notes
+    header = int.from_bytes(content[:8], "little")
+    places = [*rng.integers(8, 8 + header, 150), *rng.integers(8 + header, len(content), 50)]
+    for place in places:
+        edited = bytearray(content)
+        edited[place] ^= int(rng.integers(1, 256))
+        with pytest.raises(ValueError, match="cannot be read"):
+            ConversationMemoryCache.from_bytes(bytes(edited), model.config)
+    tensors, *parts = state_from_bytes(content)
+    old = save(tensors, {n: json.dumps(p) for n, p in zip(("identity", "rows", "notes"), parts)})
+    assert ConversationMemoryCache.from_bytes(old, model.config).notes == cache.notes
+
+
+@torch.no_grad()
+def test_headers_that_were_made_up_are_refused():
+    model = tiny_model({"scope": "speaker", "max_speakers": 2})
+    cache = ConversationMemoryCache(model.config)
+    model(**tiny_turns(1), memory_cache=cache, speaker_ids=[7])
+    tensors, identity, rows, notes = state_from_bytes(cache.to_bytes())
+    for wrong in (
+        {"speaker_ids": [{"7": 2}]}, {"speaker_ids": [{"7": -1}]}, {"speaker_ids": [{"7": True}]},
+        {"speaker_ids": [{"x": 0}]}, {"speaker_ids": [{"7": 0, "8": 0}]}, {"speaker_ids": []}, {"speaker_ids": {}},
+        {"conversation_ids": [0]}, {"conversation_ids": {"1": 5}}, {"conversation_ids": {"1": "0"}},
+        {"conversation_ids": 3}, {"speaker_ids": [{"9" * 5000: 0}]},
+    ):  # fmt: skip
+        with pytest.raises(ValueError, match="cannot be read"):
+            ConversationMemoryCache.from_bytes(state_to_bytes(tensors, identity, rows | wrong, notes), model.config)
+    with pytest.raises(ValueError, match="cannot be read"):
+        ConversationMemoryCache.from_bytes(
+            state_to_bytes(tensors, identity, {"speaker_ids": [{}]}, notes), model.config
+        )
+    deep = {name: json.dumps(part) for name, part in (("identity", identity), ("rows", rows))}
+    with pytest.raises(ValueError, match="cannot be read"):
+        ConversationMemoryCache.from_bytes(save(tensors, deep | {"notes": "[" * 100_000}), model.config)
+    for wrong in (
+        {"turns": tensors["turns"] - 5}, {"turns": tensors["turns"].float()},
+        {"layers.0.weights.0": tensors["layers.0.weights.0"].half()},
+        {"layers.0.weights.0": tensors["layers.0.weights.0"].to(torch.int32)},
+    ):  # fmt: skip
+        with pytest.raises(ValueError, match="memory given is broken"):
+            ConversationMemoryCache.from_bytes(state_to_bytes(tensors | wrong, identity, rows, notes), model.config)

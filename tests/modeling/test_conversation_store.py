@@ -1,6 +1,8 @@
 """The store of many conversations: bounded, on disk and back, for a time, from many threads."""
 
 import os
+import subprocess
+import sys
 import threading
 import time
 
@@ -219,3 +221,73 @@ def test_wrong_bounds(model):
     for wrong in ({"max_live": 0}, {"max_live": 1.5}, {"time_to_live": 0}, {"time_to_live": float("nan")}):
         with pytest.raises(ValueError, match="max_live is a number of at least 1 and time_to_live above 0"):
             ConversationStore(model, **wrong)
+
+
+IN_ANOTHER_PROCESS = """
+import os, sys
+sys.path[:0] = {path!r}
+from tiny_models import tiny_model, tiny_turns
+from titans_mal import ConversationStore
+try:
+    store = ConversationStore(tiny_model(), {folder!r}, max_live=2)
+except OSError as error:
+    sys.exit(str(error))
+for name in "abc":
+    with store.conversation(name) as cache:
+        tiny_model()(**tiny_turns(1), memory_cache=cache)
+os._exit(0)  # as when it is killed
+"""
+
+
+def in_another_process(folder) -> subprocess.CompletedProcess:
+    code = IN_ANOTHER_PROCESS.format(path=sys.path, folder=str(folder))
+    return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+
+
+def test_a_folder_belongs_to_one_process(model, tmp_path):
+    store = ConversationStore(model, tmp_path)
+    again = ConversationStore(model, tmp_path)  # in this very process, one after the other
+    other = in_another_process(tmp_path)
+    assert other.returncode == 1
+    assert f"Another process has the states in {tmp_path}" in other.stderr
+    del store, again
+    assert in_another_process(tmp_path).returncode == 0
+
+
+def test_what_a_killed_process_lost_is_reported(model, tmp_path, caplog):
+    """Of its conversations "a" went to disk, and "b" and "c" were in its memory."""
+    assert in_another_process(tmp_path).returncode == 0
+    store = ConversationStore(model, tmp_path)
+    assert f"2 conversations of {tmp_path} were in the memory of a process that was killed" in caplog.text
+    for name, turns, notes in (("a", 1, {}), ("b", 0, {"history_lost": True}), ("d", 0, {})):
+        with store.conversation(name) as cache:
+            assert (cache.turns.tolist(), cache.notes) == ([turns], notes)
+            hear(model, cache, seed=0)
+    # It is kept with the conversation until that is begun again.
+    store.save()
+    with ConversationStore(model, tmp_path).conversation("b") as cache:
+        assert cache.notes == {"history_lost": True}
+    for name in "bc":
+        with store.conversation(name, anew=True) as cache:
+            assert cache.notes == {}
+        with store.conversation(name) as cache:
+            assert cache.notes == {}
+
+
+def test_a_state_in_memory_is_not_lost_while_the_process_lives(model, tmp_path, caplog):
+    store = ConversationStore(model, tmp_path)
+    with store.conversation("a") as cache:
+        hear(model, cache, seed=0)
+    with ConversationStore(model, tmp_path).conversation("a") as cache:
+        assert cache.notes == {}
+    assert "killed" not in caplog.text
+
+
+def test_names_in_logs(model, tmp_path, monkeypatch, caplog):
+    store = ConversationStore(model, tmp_path, max_live=1, log_name=lambda name: "hash")
+    monkeypatch.setattr("pathlib.Path.write_bytes", lambda *args: (_ for _ in ()).throw(OSError(28, "full")))
+    for name in ("Erika", "b"):
+        with store.conversation(name) as cache:
+            hear(model, cache, seed=0)
+    assert "conversation hash stays at hand" in caplog.text
+    assert "Erika" not in caplog.text

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import math
 from pathlib import Path
 from typing import Annotated
 
@@ -35,6 +36,13 @@ def serve(
     max_live: Annotated[int, typer.Option(help="Conversations in memory.")] = 256,
     max_conversations: Annotated[int, typer.Option(help="That may go on.")] = 1000,
     max_megabytes: Annotated[float, typer.Option(help="Of the sound file of a turn.")] = 25.0,
+    turn_seconds: Annotated[float, typer.Option(help="That a turn may take to be sent, and to be answered.")] = 60.0,
+    log_names: Annotated[
+        bool, typer.Option("--log-names", help="Names of conversations and queries in the log, not a hash.")
+    ] = False,
+    protect_operations: Annotated[
+        bool, typer.Option("--protect-operations", help="Ask for the token at /metrics and /docs, too.")
+    ] = False,
     time_to_live: Annotated[float, typer.Option(help="Seconds until an unused conversation is forgotten.")] = 3600.0,
 ) -> None:
     """Serve live conversations. /docs shows the interface, /metrics is for Prometheus, /health for load balancers.
@@ -54,10 +62,17 @@ def serve(
         from titans_mal import AutoModelForAudioEmotion, ConversationPool
 
         from ..server import ServerSettings, create_app
+        from ..server.gate import log_config, name_hash
 
         settings = ServerSettings(
-            token=token, max_conversations=max_conversations, max_megabytes=max_megabytes, time_to_live=time_to_live
+            token=token,
+            max_conversations=max_conversations,
+            max_megabytes=max_megabytes,
+            time_to_live=time_to_live,
+            turn_seconds=turn_seconds,
+            protect_operations=protect_operations,
         )
+        log_name = repr if log_names else name_hash()
         place = None if states is None else Path(states)
         if is_redis:
             from ..server.redis_states import RedisStates
@@ -74,5 +89,10 @@ def serve(
             max_live=max_live,
             states=place,
             time_to_live=time_to_live,
+            log_name=log_name,
         )
-        uvicorn.run(create_app(pool, settings), host=host, port=port, timeout_graceful_shutdown=30)
+        logs = {} if log_names else {"log_config": log_config()}
+        # What was accepted is answered before the server stops.
+        grace = math.ceil(turn_seconds) + 5
+        app = create_app(pool, settings, log_name=log_name)
+        uvicorn.run(app, host=host, port=port, timeout_graceful_shutdown=grace, **logs)

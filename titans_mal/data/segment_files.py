@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePath
 
+from ..modeling.json_text import parse_json
 from .problems import Problem, report_problems
 from .text_files import parse_seconds, read_table, read_text
 
@@ -143,7 +144,7 @@ def _rttm_segment(fields: list[str]) -> Segment:
 
 def _json_items(path: Path, names: Sequence[str]) -> list[tuple[str, dict]]:
     try:
-        content = json.loads(read_text(path))
+        content = parse_json(read_text(path), str(path))
     except json.JSONDecodeError as error:
         raise ValueError(f"{path} is no JSON: {error}") from error
     listed = content.get("segments") if isinstance(content, dict) else content

@@ -6,9 +6,9 @@ import contextlib
 import threading
 import time
 from collections import Counter, deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +16,10 @@ import numpy as np
 
 from ..modeling.audio_loading import MAX_TURN_SECONDS
 from ..modeling.conversation_memory_cache import ConversationMemoryCache
-from ..modeling.conversation_store import ConversationInUse, ConversationStore, StateFolder, state_key
+from ..modeling.conversation_store import LOST, ConversationInUse, ConversationStore, StateFolder, state_key
+from ..modeling.turn_rules import check_text
 from ..modeling.turn_scoring import ScoredTurn
-from .turns import LiveScorer, TurnEmotion, check_speaker, history_of, remember, start_after
+from .turns import LiveScorer, TurnEmotion, answered_before, check_speaker, history_of, remember, start_after
 
 
 class PoolError(RuntimeError):
@@ -41,6 +42,7 @@ class _Request:
     start: float | None
     anew: bool
     began: float
+    retry_key: str | None = None
     answer: Future = field(default_factory=Future)
 
 
@@ -66,6 +68,7 @@ class ConversationPool:
         max_waiting: turns that may wait; more are refused.
         max_waiting_megabytes: of their audio, 0.064 a second; one turn alone may always wait.
         labels, unknown_below: as `ConversationAnalyzer`.
+        log_name: what stands for a conversation's name in logs.
 
     Raises:
         ValueError: for a bound that is not above 0, and as `ConversationAnalyzer`.
@@ -85,6 +88,7 @@ class ConversationPool:
         max_waiting_megabytes: float = 512.0,
         labels: Sequence[str] | None = None,
         unknown_below: float = 0.0,
+        log_name: Callable[[str], str] = repr,
     ):
         if max_batch < 1 or max_waiting < 1 or not max_wait_ms >= 0 or not max_waiting_megabytes > 0:
             raise ValueError(
@@ -93,7 +97,7 @@ class ConversationPool:
             )
         self._max_waiting_bytes = max_waiting_megabytes * 1_000_000
         self._scorer = LiveScorer(model, processor, labels=labels, unknown_below=unknown_below)
-        self._store = ConversationStore(model, states, max_live=max_live, time_to_live=time_to_live)
+        self._store = ConversationStore(model, states, max_live=max_live, time_to_live=time_to_live, log_name=log_name)
         self._max_batch, self._max_wait, self._max_waiting = max_batch, max_wait_ms / 1000, max_waiting
         self._waiting: deque[_Request] = deque()
         self._changed = threading.Condition()
@@ -125,6 +129,7 @@ class ConversationPool:
         start: float | None = None,
         anew: bool = False,
         max_seconds: float = MAX_TURN_SECONDS,
+        retry_key: str | None = None,
     ) -> Future[TurnEmotion]:
         """Let a turn be scored when its batch is full or has waited long enough.
 
@@ -133,20 +138,28 @@ class ConversationPool:
             audio, sampling_rate, speaker, start: as `ConversationAnalyzer.push`.
             anew: forget what was said in the conversation so far.
             max_seconds: that the turn may last.
+            retry_key: of this turn; where one of the last 32 turns with a key had this one, it is answered again, and
+                nothing is written.
 
         Raises:
             AudioTooLong: for a longer turn.
             ValueError: for other audio that cannot be used, or a speaker that is no text.
             TypeError: for a conversation that is not named by text.
-            PoolError: if too many turns wait, or the pool is closed.
+            PoolError: if too many turns wait, the pool is closed or its worker has ended, or this process is a fork of
+                the one that made it.
         """
         began = time.perf_counter()
         state_key(conversation)
+        check_text(conversation, "A conversation")
         check_speaker(speaker)
+        if retry_key is not None:
+            check_text(retry_key, "A retry key")
+        if self.is_closed:
+            raise PoolError("The pool is closed.")
         waveform = self._scorer.load(audio, sampling_rate, max_seconds=max_seconds)
-        request = _Request(conversation, waveform, speaker, start, anew, began)
+        request = _Request(conversation, waveform, speaker, start, anew, began, retry_key)
         with self._changed:
-            if self._is_closed:
+            if self.is_closed:
                 raise PoolError("The pool is closed.")
             if len(self._waiting) >= self._max_waiting:
                 raise PoolError(f"{len(self._waiting)} turns wait already, which is as many as may.")
@@ -247,6 +260,9 @@ class ConversationPool:
             for request in sorted(batch, key=lambda request: request.conversation):
                 held = everything.enter_context(contextlib.ExitStack())
                 try:
+                    if (known := self._answered_before(request)) is not None:
+                        request.answer.set_result(known)
+                        continue
                     cache = held.enter_context(self._store.conversation(request.conversation, anew=request.anew))
                     opened.append((request, held, cache, start_after(cache, request.start)))
                 except ConversationInUse as error:
@@ -260,6 +276,16 @@ class ConversationPool:
             scored = self._score_together([(request, cache) for request, _, cache, _ in opened])
             for (request, held, cache, start), result in zip(opened, scored):
                 self._answer(request, held, cache, start, result)
+
+    def _answered_before(self, request: _Request) -> TurnEmotion | None:
+        """The turn that a request repeats, by its key; also where it would begin the conversation again."""
+        if request.retry_key is None:
+            return None
+        try:
+            with self._store.conversation(request.conversation) as cache:
+                return answered_before(cache, request.retry_key)
+        except (ValueError, TypeError):  # a state that cannot be read has no turns
+            return None
 
     def _try_later(self, request: _Request, error: ConversationInUse) -> None:
         """Let a turn wait on, first of its conversation; others are scored meanwhile."""
@@ -290,7 +316,9 @@ class ConversationPool:
                     seconds=len(request.waveform) / self._scorer.sampling_rate,
                     latency=time.perf_counter() - request.began,
                 )
-                remember(cache, turn)
+                if cache.notes.get(LOST):
+                    turn = replace(turn, history_lost=True)
+                remember(cache, turn, request.retry_key)
         except Exception as error:
             self._fail(request, error)
             return

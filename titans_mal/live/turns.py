@@ -10,13 +10,14 @@ import torch
 
 from ..export import check_labels, choose_label
 from ..modeling.conversation_memory_cache import ConversationMemoryCache
-from ..modeling.turn_rules import check_times, warn_of_cut_turns
+from ..modeling.turn_rules import check_text, check_times, warn_of_cut_turns
 from ..modeling.turn_scoring import ScoredTurn, TurnScorer
 
 
 # In Hz, in which turns are measured and handed on.
 RATE = 16_000
 _NOTE = "turns"
+_RETRIES, _MOST_RETRIES = "retry_keys", 32
 
 
 @dataclass(frozen=True)
@@ -34,6 +35,7 @@ class TurnEmotion:
         latency: seconds from the call to the answer.
         processed_seconds: of the turn; less than it lasts where it is longer than the host's window. None in states of
             earlier versions.
+        history_lost: earlier turns of the conversation were lost with a server that was killed.
     """
 
     turn_index: int
@@ -46,6 +48,13 @@ class TurnEmotion:
     surprise: float
     latency: float
     processed_seconds: float | None = None
+    history_lost: bool = False
+
+    def __post_init__(self):
+        # A history may come out of a file.
+        numbers = (self.turn_index, self.start, self.end, self.score, self.surprise, self.latency)
+        if not all(isinstance(number, int | float) for number in numbers) or not isinstance(self.scores, dict):
+            raise TypeError("a turn's numbers are none")
 
 
 class LiveScorer:
@@ -106,24 +115,41 @@ def history_of(cache: ConversationMemoryCache) -> list[TurnEmotion]:
         ValueError: if they cannot be read.
     """
     try:
-        return [TurnEmotion(**turn) for turn in cache.notes.get(_NOTE, [])]
+        return [_turn(turn) for turn in cache.notes.get(_NOTE, [])]
     except TypeError as error:
         raise ValueError(f"The history of a conversation cannot be read: {error}") from error
 
 
-def remember(cache: ConversationMemoryCache, turn: TurnEmotion) -> None:
-    """Note a turn in the cache that it was written to."""
+def _turn(noted: dict) -> TurnEmotion:
+    try:
+        return TurnEmotion(**noted)
+    except TypeError as error:
+        raise ValueError(f"The history of a conversation cannot be read: {error}") from error
+
+
+def remember(cache: ConversationMemoryCache, turn: TurnEmotion, retry_key: str | None = None) -> None:
+    """Note a turn in the cache that it was written to, and the key by which a client may ask for it again."""
     cache.notes[_NOTE] = [*cache.notes.get(_NOTE, []), asdict(turn)]
+    if retry_key is not None:
+        cache.notes[_RETRIES] = [*cache.notes.get(_RETRIES, []), [retry_key, turn.turn_index]][-_MOST_RETRIES:]
+
+
+def answered_before(cache: ConversationMemoryCache, retry_key: str | None) -> TurnEmotion | None:
+    """The turn that was written with a key already; None where there is none."""
+    if retry_key is None:
+        return None
+    places = [place for key, place in cache.notes.get(_RETRIES, []) if key == retry_key]
+    return next((turn for turn in history_of(cache) if places and turn.turn_index == places[-1]), None)
 
 
 def check_speaker(speaker: str | None) -> None:
     """Refuse what is no name of a speaker.
 
     Raises:
-        ValueError: for what is neither text nor None.
+        ValueError: for what is neither None nor a name, as `check_text` says.
     """
-    if not isinstance(speaker, str | None):
-        raise ValueError(f"A speaker is named by text, got {speaker!r}.")
+    if speaker is not None:
+        check_text(speaker, "A speaker")
 
 
 def start_after(cache: ConversationMemoryCache, start: float | None) -> float:
@@ -132,7 +158,7 @@ def start_after(cache: ConversationMemoryCache, start: float | None) -> float:
     Raises:
         ValueError: as `check_times`.
     """
-    turns = cache.notes.get(_NOTE)
     if start is None:
-        return turns[-1]["end"] if turns else 0.0
+        turns = cache.notes.get(_NOTE)
+        return _turn(turns[-1]).end if turns else 0.0
     return float(check_times(start)[0])

@@ -6,13 +6,11 @@ Annotations are evaluated here: FastAPI reads them, and some name what a functio
 import asyncio
 import contextlib
 import secrets
-import time
-from collections import OrderedDict
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from dataclasses import asdict, dataclass
 from typing import Annotated
 
-from fastapi import Depends, FastAPI, HTTPException, Path, Query, Request, Response, WebSocket
+from fastapi import Depends, FastAPI, Header, HTTPException, Path, Query, Request, Response, WebSocket
 from fastapi.concurrency import run_in_threadpool
 from fastapi.responses import JSONResponse
 from fastapi.security import HTTPBearer
@@ -24,6 +22,8 @@ from .._version import __version__
 from ..data.audio import AudioTooLong
 from ..live.pool import ConversationPool, PoolError
 from ..live.turns import TurnEmotion
+from .gate import Gate, name_hash
+from .limits import ConversationLimit
 from .metrics import PoolCollector
 from .stream import serve_stream
 
@@ -40,6 +40,8 @@ class ServerSettings:
         time_to_live: seconds after which a conversation counts no more that nobody used; that of the pool.
         turn_seconds: that the sending of a turn may take, and the answer.
         stream_seconds: that a WebSocket may be open.
+        idle_seconds: that the client of a WebSocket may send nothing.
+        protect_operations: ask for the token also where metrics and documentation are; /health is open.
 
     Raises:
         ValueError: for a bound that is not above 0, or an empty token.
@@ -52,54 +54,34 @@ class ServerSettings:
     time_to_live: float = 3600.0
     turn_seconds: float = 60.0
     stream_seconds: float = 3600.0
+    idle_seconds: float = 60.0
+    protect_operations: bool = False
 
     def __post_init__(self):
-        bounds = {name: value for name, value in asdict(self).items() if name != "token"}
+        bounds = {name: value for name, value in asdict(self).items() if name not in ("token", "protect_operations")}
         if not all(value > 0 for value in bounds.values()):
             raise ValueError(f"The bounds of a server are above 0, got {bounds}.")
         if self.token is not None and (not self.token or not self.token.isascii()):
             raise ValueError("The token is empty or no ASCII: give one, or none at all.")
-
-
-class ConversationLimit:
-    """Counts the conversations that are not forgotten."""
-
-    def __init__(self, most: int, time_to_live: float):
-        self._most, self._time_to_live = most, time_to_live
-        self._used_at: OrderedDict[str, float] = OrderedDict()
-
-    def check(self, name: str) -> None:
-        """Refuse a new conversation beyond the bound.
-
-        Raises:
-            HTTPException: 503.
-        """
-        now = time.monotonic()
-        while self._used_at and next(iter(self._used_at.values())) < now - self._time_to_live:
-            self._used_at.popitem(last=False)
-        if name not in self._used_at and len(self._used_at) >= self._most:
-            raise HTTPException(
-                503, f"{self._most} conversations go on, which is as many as may.", {"Retry-After": "60"}
-            )
-
-    def use(self, name: str) -> None:
-        """Count a conversation as used now."""
-        self._used_at[name] = time.monotonic()
-        self._used_at.move_to_end(name)
-
-    def forget(self, name: str) -> None:
-        self._used_at.pop(name, None)
+        if self.protect_operations and self.token is None:
+            raise ValueError("Without a token nothing is protected: give one beside protect_operations.")
 
 
 Name = Annotated[str, Path(min_length=1, max_length=200, description="Of the conversation; a new one begins it.")]
 
 
-def create_app(pool: ConversationPool, settings: ServerSettings | None = None) -> FastAPI:
-    """The application; when it stops, it closes the pool, which hears what waits and saves all states.
+def create_app(
+    pool: ConversationPool,
+    settings: ServerSettings | None = None,
+    *,
+    log_name: Callable[[str], str] | None = None,
+) -> FastAPI:
+    """The application; when it stops, it closes the pool, which scores what waits and saves all states.
 
     Args:
-        pool: that hears the turns.
+        pool: that scores the turns.
         settings: None = the defaults.
+        log_name: what stands for a conversation's name in logs; None: a hash with a key of this process.
     """
     settings = settings or ServerSettings()
     limit = ConversationLimit(settings.max_conversations, settings.time_to_live)
@@ -111,6 +93,11 @@ def create_app(pool: ConversationPool, settings: ServerSettings | None = None) -
 
     app = FastAPI(
         title="titans_mal", version=__version__, summary="Emotions of live conversations.", lifespan=lifespan
+    )
+    app.add_middleware(
+        Gate,
+        log_name=log_name or name_hash(),
+        is_allowed=lambda scope: not settings.protect_operations or _is_allowed(HTTPConnection(scope), settings),
     )
     _add_operations(app, pool)
     _answer_errors(app)
@@ -128,23 +115,41 @@ def create_app(pool: ConversationPool, settings: ServerSettings | None = None) -
         speaker: Annotated[str | None, Query(max_length=200)] = None,
         start: Annotated[float | None, Query(description="Seconds; None: as the turn before ends.")] = None,
         anew: Annotated[bool, Query(description="Forget what was said so far.")] = False,
+        idempotency_key: Annotated[
+            str | None, Header(max_length=200, description="Of this turn: a request that repeats it adds none.")
+        ] = None,
     ) -> TurnEmotion:
-        """Hear the next turn of a conversation: a sound file as the body."""
-        limit.check(name)
-        body = await _body(request, settings)
-        try:
-            future = await run_in_threadpool(
-                pool.submit, name, body, speaker=speaker, start=start, anew=anew, max_seconds=settings.max_seconds
-            )
-        except AudioTooLong:
-            raise HTTPException(413, f"A turn lasts up to {settings.max_seconds:g} s.") from None
-        try:
-            turn = await asyncio.wait_for(asyncio.wrap_future(future), settings.turn_seconds)
-        except TimeoutError:
-            fate = "withdrawn" if future.cancel() else "heard all the same"
-            raise HTTPException(504, f"No answer within {settings.turn_seconds:g} s; the turn is {fate}.") from None
-        limit.use(name)
-        return turn
+        """Score the next turn of a conversation: a sound file as the body.
+
+        A request that the client gives up after its body was sent is processed all the same. One that is answered
+        with 504 says whether its turn was withdrawn. Sent again with the same `Idempotency-Key`, a turn that was
+        written is answered and not written twice.
+        """
+        with limit.place(name):
+            body = await _body(request, settings)
+            try:
+                future = await run_in_threadpool(
+                    pool.submit,
+                    name,
+                    body,
+                    speaker=speaker,
+                    start=start,
+                    anew=anew,
+                    max_seconds=settings.max_seconds,
+                    retry_key=idempotency_key,
+                )
+            except AudioTooLong:
+                raise HTTPException(413, f"A turn lasts up to {settings.max_seconds:g} s.") from None
+            try:
+                return await asyncio.wait_for(asyncio.wrap_future(future), settings.turn_seconds)
+            except TimeoutError:
+                fate = "withdrawn"
+                if not future.cancel():
+                    limit.use(name)
+                    fate = "processed all the same"
+                raise HTTPException(
+                    504, f"No answer within {settings.turn_seconds:g} s; the turn is {fate}."
+                ) from None
 
     @app.get("/conversations/{name}", dependencies=protected)
     async def history(name: Name) -> list[TurnEmotion]:
@@ -162,18 +167,28 @@ def create_app(pool: ConversationPool, settings: ServerSettings | None = None) -
 
     @app.websocket("/conversations/{name}/stream")
     async def stream(
-        websocket: WebSocket, name: Name, sampling_rate: int = 16_000, speaker: str | None = None
+        websocket: WebSocket,
+        name: Name,
+        sampling_rate: int = 16_000,
+        speaker: Annotated[str | None, Query(max_length=200)] = None,
     ) -> None:
         if not _is_allowed(websocket, settings):
             await websocket.close(1008, "The bearer token is missing or wrong.")
             return
         try:
-            limit.check(name)
+            with limit.stream():
+                await serve_stream(
+                    websocket,
+                    pool,
+                    name,
+                    sampling_rate,
+                    speaker,
+                    limit=limit,
+                    seconds=settings.stream_seconds,
+                    idle_seconds=settings.idle_seconds,
+                )
         except HTTPException as error:
             await websocket.close(1013, error.detail)
-            return
-        await serve_stream(websocket, pool, name, sampling_rate, speaker, settings.stream_seconds)
-        limit.use(name)
 
     return app
 

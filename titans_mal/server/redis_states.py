@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import threading
+import time
 from collections.abc import Iterator
 
 import redis
@@ -17,20 +19,33 @@ class RedisStates:
     Args:
         url: "redis://host:port/db".
         prefix: of all keys.
-        lock_seconds: after which a conversation is free again whose server went away while it heard a turn.
+        lock_seconds: after which a conversation is free again whose server went away while it processed a turn. A
+            server that goes on renews its locks meanwhile, so a turn may take longer.
+        most_seconds: for which a lock is renewed; a turn that takes longer hangs.
         wait_seconds: for a conversation that is in use elsewhere.
 
     Raises:
-        OSError: from its methods, where Redis does not answer, or a turn was heard for longer than `lock_seconds`, so
-            that the conversation may be another server's by now.
+        OSError: from its methods, where Redis does not answer, or did not for `lock_seconds` during a turn, so that
+            the conversation may be another server's by now.
         ConversationInUse: from `lock`.
     """
 
     is_shared = True
 
-    def __init__(self, url: str, *, prefix: str = "titans_mal", lock_seconds: float = 60.0, wait_seconds: float = 0.1):
+    def __init__(
+        self,
+        url: str,
+        *,
+        prefix: str = "titans_mal",
+        lock_seconds: float = 5.0,
+        most_seconds: float = 300.0,
+        wait_seconds: float = 0.1,
+    ):
         self._prefix, self._lock_seconds, self._wait_seconds = prefix, lock_seconds, wait_seconds
+        self._most_seconds = most_seconds
         self._held: dict[str, Lock] = {}
+        # Renews the locks of the turns that are being processed; there is one while there are locks.
+        self._guard, self._renewer = threading.Lock(), None
         with _as_os_error():
             self._redis = redis.Redis.from_url(url)
             self._redis.ping()
@@ -66,14 +81,37 @@ class RedisStates:
             is_free = lock.acquire()
         if not is_free:
             raise ConversationInUse(f"The conversation {name!r} is in use elsewhere.")
-        self._held[name] = lock
+        with self._guard:
+            self._held[name] = lock
+            if self._renewer is None:
+                self._renewer = threading.Thread(target=self._renew, name="RedisStates", daemon=True)
+                self._renewer.start()
         try:
             yield
         finally:
-            del self._held[name]
-            # One that was held for too long is somebody else's by now; `write` has told.
+            with self._guard:
+                del self._held[name]
+            # One that could not be renewed is somebody else's by now; `write` has reported it.
             with contextlib.suppress(redis.RedisError):
                 lock.release()
+
+    def _renew(self) -> None:
+        """Renew the locks that are held, several times before they run out, until there are none."""
+        since: dict[Lock, float] = {}
+        while True:
+            time.sleep(self._lock_seconds / 4)
+            with self._guard:
+                held = list(self._held.values())
+                if not held:
+                    self._renewer = None
+                    return
+            now = time.monotonic()
+            since = {lock: since.get(lock, now) for lock in held}
+            for lock, began in since.items():
+                if now - began < self._most_seconds:
+                    # A lock that was let go of, or lost, cannot be had again by renewing it.
+                    with contextlib.suppress(redis.RedisError):
+                        lock.reacquire()
 
     def _key(self, name: str) -> str:
         return f"{self._prefix}:{state_key(name)}"

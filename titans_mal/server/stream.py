@@ -3,22 +3,32 @@
 from __future__ import annotations
 
 import asyncio
-import json
 from dataclasses import asdict
 
 import numpy as np
-from fastapi import WebSocket, WebSocketDisconnect
+from fastapi import HTTPException, WebSocket, WebSocketDisconnect
 from fastapi.concurrency import run_in_threadpool
 
 from ..live.pool import ConversationPool, PoolError
 from ..live.turn_detector import SpokenTurn, TurnDetector
+from ..live.turns import check_speaker
 from ..modeling.audio_decoding import check_rate
+from ..modeling.json_text import parse_json
+from .limits import ConversationLimit
 
 
 async def serve_stream(
-    websocket: WebSocket, pool: ConversationPool, name: str, sampling_rate: int, speaker: str | None, seconds: float
+    websocket: WebSocket,
+    pool: ConversationPool,
+    name: str,
+    sampling_rate: int,
+    speaker: str | None,
+    *,
+    limit: ConversationLimit,
+    seconds: float,
+    idle_seconds: float,
 ) -> None:
-    """Hear a stream until the client ends it, or for so many `seconds`.
+    """Score a stream until the client ends it, for so many `seconds`, or until it sends nothing for `idle_seconds`.
 
     The client sends binary messages: pieces of mono sound, 16-bit integers, little-endian, at `sampling_rate`. The
     server cuts turns at pauses and answers each with a JSON message. A JSON message of the client changes what
@@ -31,21 +41,37 @@ async def serve_stream(
     await websocket.accept()
     try:
         async with asyncio.timeout(seconds):
-            await _Stream(websocket, pool, name, sampling_rate, speaker).run()
+            await _Stream(websocket, pool, name, sampling_rate, speaker, limit, idle_seconds).run()
         await websocket.close()
     except ValueError as error:
-        await websocket.close(1008, str(error)[:120])
+        await websocket.close(1008, _reason(error))
     except TimeoutError:
         await websocket.close(1008, f"A stream may be open for {seconds:g} s.")
+    except (OSError, PoolError) as error:
+        # As where Redis does not answer: later it may.
+        await websocket.close(1013, _reason(error))
     except WebSocketDisconnect:
         return  # nobody is there to be told
 
 
+def _reason(error: Exception) -> str:
+    """An error in as many bytes as the closing of a WebSocket has room for."""
+    return str(error).encode("utf-8", "replace")[:120].decode("utf-8", "ignore")
+
+
 class _Stream:
     def __init__(
-        self, websocket: WebSocket, pool: ConversationPool, name: str, sampling_rate: int, speaker: str | None
+        self,
+        websocket: WebSocket,
+        pool: ConversationPool,
+        name: str,
+        sampling_rate: int,
+        speaker: str | None,
+        limit: ConversationLimit,
+        idle_seconds: float,
     ):
         self._websocket, self._pool, self._name = websocket, pool, name
+        self._limit, self._idle_seconds = limit, idle_seconds
         self._rate, self._speaker = sampling_rate, speaker
 
     async def run(self) -> None:
@@ -54,16 +80,25 @@ class _Stream:
         turns = await run_in_threadpool(self._pool.history, self._name)
         self._offset = turns[-1].end if turns else 0.0
         while True:
-            message = await self._websocket.receive()
+            message = await self._next_message()
             if message["type"] == "websocket.disconnect":
                 raise WebSocketDisconnect(message.get("code", 1005))
             try:
                 if message.get("bytes") is not None:
                     await self._take_sound(message["bytes"])
-                elif await self._take_text(message["text"]):
+                elif await self._take_text(message.get("text") or ""):
                     return
             except ValueError as error:
                 await self._websocket.send_json({"error": str(error)})
+
+    async def _next_message(self) -> dict:
+        try:
+            async with asyncio.timeout(self._idle_seconds) as idle:
+                return await self._websocket.receive()
+        except TimeoutError:
+            if not idle.expired():
+                raise
+            raise ValueError(f"The client sent nothing for {self._idle_seconds:g} s.") from None
 
     async def _take_sound(self, content: bytes) -> None:
         if len(content) % 2:
@@ -73,17 +108,14 @@ class _Stream:
 
     async def _take_text(self, text: str) -> bool:
         """Whether the client ends the stream."""
-        wanted = json.loads(text)
+        wanted = parse_json(text, "The message")
         if not isinstance(wanted, dict) or not wanted or {*wanted} - {"speaker", "sampling_rate", "end"}:
             raise ValueError(f"A message holds speaker, sampling_rate or end, got {text[:200]}.")
         speaker, rate = wanted.get("speaker", self._speaker), wanted.get("sampling_rate", self._rate)
-        if (
-            not isinstance(speaker, str | None)
-            or type(rate) is not int
-            or not isinstance(wanted.get("end", True), bool)
-        ):
-            raise ValueError(f"speaker is a name, sampling_rate a whole number and end true, got {text[:200]}.")
+        if type(rate) is not int or not isinstance(wanted.get("end", True), bool):
+            raise ValueError(f"sampling_rate is a whole number and end true, got {text[:200]}.")
         check_rate(rate)
+        check_speaker(speaker)
         if "speaker" in wanted or wanted.get("end"):
             await self._answer(await run_in_threadpool(self._detector.flush))
         self._speaker, self._rate = speaker, rate
@@ -94,9 +126,13 @@ class _Stream:
             start, end = self._offset + turn.start, self._offset + turn.end
             sound = (turn.waveform, 16_000)
             try:
-                heard = await run_in_threadpool(self._pool.push, self._name, sound, speaker=self._speaker, start=start)
-            except (ValueError, OSError, PoolError) as error:
+                with self._limit.place(self._name):
+                    scored = await run_in_threadpool(
+                        self._pool.push, self._name, sound, speaker=self._speaker, start=start
+                    )
+            except (ValueError, OSError, PoolError, HTTPException) as error:
                 # The stream goes on, with whoever talks next.
-                await self._websocket.send_json({"error": f"The turn from {start:.2f} to {end:.2f} s: {error}"})
+                told = error.detail if isinstance(error, HTTPException) else error
+                await self._websocket.send_json({"error": f"The turn from {start:.2f} to {end:.2f} s: {told}"})
             else:
-                await self._websocket.send_json(asdict(heard))
+                await self._websocket.send_json(asdict(scored))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
 import os
 import re
@@ -10,6 +11,8 @@ import shutil
 from pathlib import Path
 
 from transformers.utils import logging
+
+from ..modeling.json_text import parse_json
 
 
 logger = logging.get_logger(__name__)
@@ -33,9 +36,11 @@ def whats_wrong(folder: str | os.PathLike) -> str | None:
     """Why a checkpoint cannot be used, in words; None if it is whole."""
     folder = Path(folder)
     try:
-        digests = json.loads((folder / DIGESTS_FILE).read_text())
+        digests = parse_json((folder / DIGESTS_FILE).read_bytes())
     except (OSError, ValueError):
         return f"{DIGESTS_FILE} is missing or broken: it was not written to its end"
+    if not isinstance(digests, dict) or not digests:
+        return f"{DIGESTS_FILE} lists no files"
     for name, digest in digests.items():
         path = folder / name
         if not path.is_file():
@@ -67,7 +72,9 @@ def set_aside_broken(output_dir: str | os.PathLike, *, after: str | os.PathLike)
     step = _step(Path(after))
     for folder in _checkpoints(output_dir):
         if _step(folder) > step and whats_wrong(folder) is not None:
-            folder.rename(folder.with_name(f"{folder.name}-broken"))
+            names = (f"{folder.name}-broken{'' if number == 1 else f'-{number}'}" for number in itertools.count(1))
+            # One of an earlier interruption at the same step may be there.
+            folder.rename(next(path for path in map(folder.with_name, names) if not path.exists()))
 
 
 def keep_latest(output_dir: str | os.PathLike, limit: int, *, best: str | None = None) -> None:

@@ -93,7 +93,36 @@ def test_a_busy_call_waits_and_others_are_heard(model, url):
         assert waits.result(timeout=30).turn_index == 0
 
 
-def test_a_lock_that_ran_out_writes_nothing(model, url):
+def test_a_turn_may_take_longer_than_a_lock_lives(model, url):
+    slow, other = (ConversationStore(model, RedisStates(url, prefix="renewed", lock_seconds=0.4)) for _ in range(2))
+    with slow.conversation("a") as cache:
+        cache.notes = {"from": "slow"}
+        time.sleep(1.2)
+        with pytest.raises(OSError, match="in use elsewhere"), other.conversation("a"):
+            pass
+    with other.conversation("a") as cache:
+        assert cache.notes == {"from": "slow"}
+
+
+def test_a_lock_is_not_renewed_for_ever(model, url):
+    states = RedisStates(url, prefix="hangs", lock_seconds=0.3, most_seconds=0.3)
+    other = ConversationStore(model, RedisStates(url, prefix="hangs"))
+
+    def hang():
+        with ConversationStore(model, states).conversation("a") as cache:
+            cache.notes = {"from": "hangs"}
+            time.sleep(1.5)
+            with other.conversation("a") as overtaking:
+                overtaking.notes = {"from": "other"}
+
+    with pytest.raises(OSError, match="Redis does not answer"):
+        hang()
+    assert other.peek("a").notes == {"from": "other"}
+
+
+def test_a_lock_that_ran_out_writes_nothing(model, url, monkeypatch):
+    """As where the server stood still, so that it renewed nothing."""
+    monkeypatch.setattr(RedisStates, "_renew", lambda self: None)
     slow, quick = (ConversationStore(model, RedisStates(url, prefix="slow", lock_seconds=0.3)) for _ in range(2))
 
     def overtaken():

@@ -1,6 +1,12 @@
 import pytest
 
-from titans_mal.training.checkpoints import DIGESTS_FILE, last_good_checkpoint, seal_checkpoint, whats_wrong
+from titans_mal.training.checkpoints import (
+    DIGESTS_FILE,
+    last_good_checkpoint,
+    seal_checkpoint,
+    set_aside_broken,
+    whats_wrong,
+)
 
 
 @pytest.fixture
@@ -29,6 +35,14 @@ def test_the_latest_whole_checkpoint_is_used(training):
         (lambda c: (c / "lanes" / "state").unlink(), "lanes/state is missing"),
         (lambda c: (c / DIGESTS_FILE).unlink(), "not written to its end"),
         (lambda c: (c / DIGESTS_FILE).write_text('{"model'), "not written to its end"),
+        (lambda c: (c / DIGESTS_FILE).write_text("[" * 100_000), "not written to its end"),
+        (lambda c: (c / DIGESTS_FILE).write_bytes(b"\xff\xfe"), "not written to its end"),
+        *(
+            (lambda c, text=text: (c / DIGESTS_FILE).write_text(text), "lists no files")
+            for text in ("{}", "[]", "null")
+        ),
+        (lambda c: (c / DIGESTS_FILE).write_text('{"model.safetensors": null}'), "is not what was written"),
+        (lambda c: (c / DIGESTS_FILE).write_text('{"\\u0000": "x"}'), "is missing"),
     ],
 )
 def test_a_corrupted_checkpoint_is_passed_over(training, harm, reason, caplog):
@@ -49,3 +63,17 @@ def test_there_may_be_none(tmp_path):
     assert last_good_checkpoint(tmp_path / "nowhere") is None
     (tmp_path / "checkpoint-3").mkdir()
     assert last_good_checkpoint(tmp_path) is None
+
+
+@pytest.mark.parametrize("times", [1, 2, 3])
+def test_what_was_interrupted_is_set_aside_each_time(training, times):
+    """Also where a training is interrupted at the same step again and again."""
+    for _ in range(times):
+        folder = training / "checkpoint-11"
+        folder.mkdir()
+        (folder / "model.safetensors").write_bytes(b"half")
+        assert last_good_checkpoint(training) == str(training / "checkpoint-10")
+        set_aside_broken(training, after=training / "checkpoint-10")
+        assert not folder.exists()
+    assert len(list(training.glob("checkpoint-11-broken*/model.safetensors"))) == times
+    assert last_good_checkpoint(training) == str(training / "checkpoint-10")
