@@ -124,6 +124,9 @@ class AudioEmotionConfigMixin:
         emotion_readout: "verbalizer" (label tokens through the host's output head) or "linear" (a head of its own).
         label_token_ids: for the verbalizer, the token that stands for each label, in the order of `id2label`.
         emotion_prompt: what the user turn asks after the audio; `{labels}` is replaced by the labels.
+        emotion_temperature: above 0, divides the logits before probabilities are made of them, in the pipeline, live
+            calls and the server; `emotion_logits`, losses and states do not depend on it. `titans-mal calibrate` fits
+            it.
         adapter_only: whether `save_pretrained` leaves the host's weights out and names the base instead.
         base_model_name_or_path, base_model_revision, base_model_subfolder: the host checkpoint that the memory was
             made for.
@@ -132,8 +135,8 @@ class AudioEmotionConfigMixin:
         has_lora: whether a LoRA on the host lies beside the memory; set by loading and saving.
 
     Raises:
-        ValueError: for an unknown readout, `id2label` that does not count from 0, a label that occurs twice, label
-            tokens that do not fit the labels, or an error of `TitansMemoryConfig`.
+        ValueError: for an unknown readout, a temperature that is not above 0, `id2label` that does not count from 0, a
+            label that occurs twice, label tokens that do not fit the labels, or an error of `TitansMemoryConfig`.
     """
 
     # Trainer gathers every other field of an output.
@@ -145,6 +148,7 @@ class AudioEmotionConfigMixin:
     emotion_readout: str = "verbalizer"
     label_token_ids: list[int] | None = None
     emotion_prompt: str = DEFAULT_EMOTION_PROMPT
+    emotion_temperature: float = 1.0
     adapter_only: bool = False
     base_model_name_or_path: str | None = None
     base_model_revision: str | None = None
@@ -171,6 +175,9 @@ class AudioEmotionConfigMixin:
             raise ValueError(f"memory_config must be a TitansMemoryConfig, got {type(self.memory_config).__name__}.")
         if self.emotion_readout not in READOUTS:
             raise ValueError(f"emotion_readout must be one of {READOUTS}, got {self.emotion_readout!r}.")
+        temperature = self.emotion_temperature
+        if isinstance(temperature, bool) or not isinstance(temperature, int | float) or not 0 < temperature < math.inf:
+            raise ValueError(f"emotion_temperature must be a number above 0, got {temperature!r}.")
         if not isinstance(self.id2label, dict) or sorted(self.id2label) != list(range(len(self.id2label))):
             raise ValueError(f"id2label must number the labels 0, 1, ..., got {self.id2label!r}.")
         if len(set(self.labels)) != len(self.labels):

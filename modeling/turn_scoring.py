@@ -29,17 +29,19 @@ class ScoredTurn:
         labels: of the model.
         surprise: of the memory, mean over its layers; None without memory.
         processed_seconds: of the turn; less than it lasts where it is longer than the host's window.
+        temperature: that divides the logits for `scores`.
     """
 
     logits: Tensor
     labels: tuple[str, ...]
     surprise: float | None
     processed_seconds: float
+    temperature: float = 1.0
 
     @property
     def scores(self) -> dict[str, float]:
         """The probability of every label."""
-        return dict(zip(self.labels, torch.softmax(self.logits.float(), dim=-1).tolist()))
+        return dict(zip(self.labels, torch.softmax(self.logits.float() / self.temperature, dim=-1).tolist()))
 
 
 class TurnScorer:
@@ -153,7 +155,11 @@ class TurnScorer:
         logits, surprise = output.emotion_logits.cpu(), output.memory_surprise
         surprises = [None] * len(logits) if surprise is None else surprise.float().mean(-1).tolist()
         labels = tuple(self.model.config.labels)
-        return [ScoredTurn(*row) for row in zip(logits, [labels] * len(logits), surprises, processed_seconds)]
+        temperature = self.model.config.emotion_temperature
+        return [
+            ScoredTurn(row, labels, surprise, seconds, temperature)
+            for row, surprise, seconds in zip(logits, surprises, processed_seconds)
+        ]
 
 
 def known_speakers(cache: ConversationMemoryCache) -> list[str]:

@@ -2,7 +2,7 @@
 
 import typer
 
-from . import analyze, data, evaluate, publish, serve, space
+from . import analyze, calibrate, data, evaluate, publish, serve, space
 
 
 app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False)
@@ -16,6 +16,7 @@ def main() -> None:
 app.command()(analyze.analyze)
 app.command()(evaluate.evaluate)
 app.command()(evaluate.compare)
+app.command()(calibrate.calibrate)
 app.command()(publish.publish)
 app.command()(space.space)
 app.command()(serve.serve)

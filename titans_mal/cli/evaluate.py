@@ -9,7 +9,7 @@ import typer
 from safetensors import SafetensorError
 
 from .messages import console, errors_in_one_line
-from .options import DataDir, Fold, LabelSet, as_label_set
+from .options import DataDir, Fold, LabelSet, labels_for
 
 
 def evaluate(
@@ -21,7 +21,11 @@ def evaluate(
     fold: Fold = None,
     split: Annotated[str, typer.Option(help="What is evaluated.")] = "test",
     conditions: Annotated[
-        str | None, typer.Option(help="Of memory,reads_off,half_reads,reset,other_state,shuffled. Default: all.")
+        str | None,
+        typer.Option(
+            help="Of memory,reads_off,half_reads,reset,other_state,shuffled, and with a LoRA host,host_memory. "
+            "Default: all."
+        ),
     ] = None,
     readout: Annotated[
         str, typer.Option(help="logits: as the model's config reads them; text: generated and parsed.")
@@ -41,7 +45,6 @@ def evaluate(
 
     from titans_mal import AutoModelForAudioEmotion, load_conversations
 
-    from ..evaluation.conditions import CONDITIONS
     from ..evaluation.evaluate_conversations import evaluate_conversations
     from ..evaluation.markdown import report_markdown
     from ..processes import end_processes, process_state
@@ -50,9 +53,7 @@ def evaluate(
         state = process_state()
         loaded = AutoModelForAudioEmotion.from_pretrained(model, dtype=dtype)
         loaded.to(state.device)
-        wanted = as_label_set(label_set)
-        if wanted is None and data_dir is None:
-            wanted = _labels_for(data, loaded.config.labels)
+        wanted = labels_for(data, data_dir, label_set, loaded.config.labels)
         # The first process looks at the files; the others find what it saw.
         with state.main_process_first():
             conversations = load_conversations(data, data_dir=data_dir, label_set=wanted, fold=fold, strict=strict)
@@ -64,7 +65,7 @@ def evaluate(
             conversations[split],
             output,
             train=conversations["train"] if split != "train" and "train" in conversations else None,
-            conditions=tuple(CONDITIONS) if conditions is None else conditions.split(","),
+            conditions=None if conditions is None else conditions.split(","),
             batch_size=batch_size,
             readout=readout,
             max_new_tokens=max_new_tokens,
@@ -79,23 +80,34 @@ def evaluate(
         end_processes()
 
 
-def _labels_for(data: str, labels: list[str]) -> list[str] | None:
-    """The model's labels, for data without label sets by name."""
-    from ..data.synthetic import NAMED_SUITES
-
-    return None if data in NAMED_SUITES else labels
-
-
 def compare(
     reports: Annotated[list[Path], typer.Argument(metavar="REPORT...", help="Folders of reports.")],
-    output: Annotated[Path | None, typer.Option(help="Write the Markdown here, and do not print it.")] = None,
+    output: Annotated[
+        Path | None,
+        typer.Option(help="Write it here, and do not print it: .md, or the table of models as .csv or .tex."),
+    ] = None,
+    paired: Annotated[
+        bool, typer.Option("--paired", help="The first of two reports minus the second, on the same turns.")
+    ] = False,
 ) -> None:
-    """Put reports of one protocol into one table: each, their mean, and folds pooled."""
-    from ..evaluation.compare import comparison_markdown
-    from ..evaluation.report import EvaluationReport
+    """Put reports of one protocol into one table: each, the mean over runs of one model, and folds pooled."""
+    from ..evaluation.compare import comparison_markdown, models_table, paired_markdown, paired_table
+    from ..evaluation.protocol import check_comparable
+    from ..evaluation.report_file import EvaluationReport
 
     with errors_in_one_line():
-        text = comparison_markdown([EvaluationReport.load(path) for path in reports])
+        if paired and len(reports) != 2:
+            raise ValueError(f"--paired compares two reports, got {len(reports)}.")
+        suffix = ".md" if output is None else output.suffix
+        if suffix not in (".md", ".csv", ".tex"):
+            raise ValueError(f"--output must end in .md, .csv or .tex, got {output}.")
+        loaded = [EvaluationReport.load(path) for path in reports]
+        if suffix == ".md":
+            text = paired_markdown(*loaded) if paired else comparison_markdown(loaded)
+        else:
+            check_comparable([report.content for report in loaded])
+            table = paired_table(*loaded) if paired else models_table(loaded)
+            text = table.csv() if suffix == ".csv" else table.latex()
         if output is None:
             console.print(text, markup=False, soft_wrap=True)
         else:

@@ -42,3 +42,13 @@ def as_label_set(given: str | None) -> str | Sequence[str] | dict[str, str] | No
     if without:
         raise ValueError(f"In a mapping every word has a label, as in excited=happy; {without} have none.")
     return {word.strip(): label.strip() for word, label in pairs}
+
+
+def labels_for(data: str, data_dir: Path | None, label_set: str | None, labels: Sequence[str]):
+    """What `load_conversations` takes for a model's data: what was typed, else the model's labels for data that has no
+    label sets by name."""
+    from ..data.synthetic import NAMED_SUITES
+
+    wanted = as_label_set(label_set)
+    has_names = data_dir is not None or data in NAMED_SUITES
+    return list(labels) if wanted is None and not has_names else wanted

@@ -6,11 +6,21 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from .markdown import METRIC_TITLES, format_metric, lora_name, memory_layers, memory_scope, table, training_seed
-from .protocol import check_comparable
-from .report import PREDICTIONS_FILE, EvaluationReport, measure
+from .measures import compare_predictions, measure
+from .protocol import ProtocolError, check_comparable
+from .report_file import PREDICTIONS_FILE, EvaluationReport
+from .report_tables import (
+    METRIC_TITLES,
+    SPELT_OUT,
+    difference_cells,
+    lora_name,
+    memory_layers,
+    memory_scope,
+    training_seed,
+)
 from .runs import RunGroup, group_runs
 from .statistics import METRICS
+from .tables import Number, Table
 
 
 def compare_reports(reports: Sequence[EvaluationReport]) -> dict:
@@ -52,21 +62,91 @@ def comparison_markdown(reports: Sequence[EvaluationReport]) -> str:
         ValueError, ProtocolError: as `compare_reports`.
     """
     compared = compare_reports(reports)
-    protocol, titles = reports[0].protocol, {name: c["title"] for name, c in reports[0].columns.items()}
+    protocol = reports[0].protocol
     parts = [
         f"# {protocol['corpus']}, {protocol['label_set']}, {protocol['split']}",
-        f"Prompt: {protocol['prompt']!r}. Readout: {protocol['readout']}. Percent; intervals of 95 % by conversation.",
+        f"Prompt: {protocol['prompt']!r}. Readout: {protocol['readout']}. Percent; intervals of 95 % by conversation. "
+        f"{SPELT_OUT}",
         "## Memory on, each report",
-        table(
-            ["model", *_MODEL_TITLES, "seed", "fold", *METRIC_TITLES.values(), "WA, minus memory off"],
-            map(_report_row, reports),
-        ),
+        reports_table(reports).markdown(),
         "## Memory on, each model\n\nMean over runs that differ in seed or fold alone +- sample standard deviation.",
-        table(["model", *_MODEL_TITLES, "runs", *METRIC_TITLES.values()], map(_group_row, group_runs(reports))),
+        models_table(reports).markdown(),
     ]
     for group, numbers in zip(group_runs(reports), compared["groups"]):
-        parts += _group_parts(group, numbers, titles)
+        parts += _group_parts(group, numbers, {name: c["title"] for name, c in reports[0].columns.items()})
     return "\n\n".join(parts) + "\n"
+
+
+def reports_table(reports: Sequence[EvaluationReport]) -> Table:
+    """A row for each report: its model, and its metrics with memory on."""
+    titles = ["model", *_MODEL_TITLES, "seed", "fold", *METRIC_TITLES.values(), "WA, minus memory off"]
+    return Table("reports", titles, list(map(_report_row, reports)))
+
+
+def models_table(reports: Sequence[EvaluationReport]) -> Table:
+    """A row for each model: means of its metrics with memory on over runs that differ in seed or fold alone."""
+    titles = ["model", *_MODEL_TITLES, "runs", *METRIC_TITLES.values()]
+    return Table("models", titles, list(map(_group_row, group_runs(reports))))
+
+
+def compare_paired(first: EvaluationReport, second: EvaluationReport) -> dict[str, dict]:
+    """The first report minus the second on the same turns, for each condition that both have.
+
+    Returns:
+        For each condition `metrics`, with `value` and the 95 % `interval` of the difference by bootstrap over
+        conversations, and `mcnemar`, as a report's `differences`.
+
+    Raises:
+        ValueError: for a report without its predictions, or reports with no condition in common.
+        ProtocolError: for reports of different protocols, or other turns.
+    """
+    check_comparable([first.content, second.content])
+    if first.protocol["fold"] != second.protocol["fold"]:
+        raise ProtocolError(
+            f"A paired comparison needs the same turns, and these are of the folds {first.protocol['fold']} and "
+            f"{second.protocol['fold']}."
+        )
+    for report in (first, second):
+        if not report.predictions:
+            raise ValueError(f"The report of {report.content['model']['name']} lacks its {PREDICTIONS_FILE}.")
+    turns = [[(turn["conversation_id"], turn["turn_index"]) for turn in r.predictions] for r in (first, second)]
+    if turns[0] != turns[1]:
+        raise ProtocolError("A paired comparison needs the same turns, and these reports scored different ones.")
+    names = [name for name in first.columns if name in second.columns]
+    labels, conversations = first.protocol["labels"], [name for name, _ in turns[0]]
+    references = np.array([labels.index(turn["label"]) for turn in first.predictions])
+    bootstrap = {"resamples": first.content["bootstrap"]["resamples"], "seed": first.protocol["seed"]}
+    return {
+        name: compare_predictions(
+            *(_places(report.predictions, name, labels) for report in (first, second)),
+            np.where(_has(first.predictions, name) & _has(second.predictions, name), references, -1),
+            conversations,
+            len(labels),
+            **bootstrap,
+        )
+        for name in names
+    }
+
+
+def paired_table(first: EvaluationReport, second: EvaluationReport) -> Table:
+    """A row for each condition of `compare_paired`."""
+    titles = ["condition", *METRIC_TITLES.values(), "better / worse turns", "McNemar p"]
+    found = compare_paired(first, second)
+    return Table("paired", titles, [[first.columns[n]["title"], *difference_cells(d)] for n, d in found.items()])
+
+
+def paired_markdown(first: EvaluationReport, second: EvaluationReport) -> str:
+    """The Markdown of `compare_paired`.
+
+    Raises:
+        ValueError, ProtocolError: as `compare_paired`.
+    """
+    names = [report.content["model"]["name"] for report in (first, second)]
+    return (
+        f"# {names[0]} minus {names[1]}\n\nPercentage points on the same {len(first.predictions)} turns, with 95 % "
+        "intervals by bootstrap over conversations. McNemar's test takes turns for independent; the intervals do not. "
+        f"{SPELT_OUT}\n\n{paired_table(first, second).markdown()}\n"
+    )
 
 
 _MODEL_TITLES = ("memory layers", "scope", "LoRA")
@@ -86,15 +166,16 @@ def _group_parts(group: RunGroup, numbers: dict, titles: dict[str, str]) -> list
     )
     parts = [
         f"## {group.name}\n\nMean of {len(group.reports)} reports{varies}.{recorded}",
-        table(
-            ["condition", *METRIC_TITLES.values()],
-            ([titles[name], *map(_spread, means.values())] for name, means in numbers["mean"].items()),
-        ),
+        _conditions_table(numbers["mean"], titles),
     ]
     if numbers["pooled"] is not None:
-        rows = ([titles[name], *map(format_metric, metrics.values())] for name, metrics in numbers["pooled"].items())
-        parts += [f"## Folds pooled, {group.name}", table(["condition", *METRIC_TITLES.values()], rows)]
+        parts += [f"## Folds pooled, {group.name}", _conditions_table(numbers["pooled"], titles)]
     return parts
+
+
+def _conditions_table(metrics: dict[str, dict], titles: dict[str, str]) -> str:
+    rows = [[titles[name], *map(Number.of, found.values())] for name, found in metrics.items()]
+    return Table("conditions", ["condition", *METRIC_TITLES.values()], rows).markdown()
 
 
 def _pooled(group: RunGroup, names: Sequence[str]) -> dict[str, dict] | None:
@@ -111,10 +192,20 @@ def _pooled(group: RunGroup, names: Sequence[str]) -> dict[str, dict] | None:
     bootstrap = {"resamples": reports[0].content["bootstrap"]["resamples"], "seed": reports[0].protocol["seed"]}
     pooled = {}
     for name in names:
-        predictions = [turn["predicted"][name] for turn in turns]
-        predicted = np.array([-1 if label is None else labels.index(label) for label in predictions])
-        pooled[name], _ = measure(predicted, references, conversations, len(labels), **bootstrap)
+        scored = np.where(_has(turns, name), references, -1)
+        pooled[name] = measure(_places(turns, name, labels), scored, conversations, len(labels), **bootstrap)
     return pooled
+
+
+def _has(predictions: Sequence[dict], name: str) -> np.ndarray:
+    """(turns,) bool, whether a condition has a turn."""
+    return np.array([name in turn["predicted"] for turn in predictions])
+
+
+def _places(predictions: Sequence[dict], name: str, labels: Sequence[str]) -> np.ndarray:
+    """(turns,) the numbers of the labels that a condition predicts, -1 for none."""
+    predicted = [turn["predicted"].get(name) for turn in predictions]
+    return np.array([-1 if label is None else labels.index(label) for label in predicted])
 
 
 def _model_cells(report: EvaluationReport) -> list[str]:
@@ -122,28 +213,22 @@ def _model_cells(report: EvaluationReport) -> list[str]:
     return [memory_layers(model), memory_scope(model), lora_name(model)]
 
 
-def _report_row(report: EvaluationReport) -> list[str]:
+def _report_row(report: EvaluationReport) -> list:
     model, fold = report.content["model"], report.protocol["fold"]
     metrics = report.columns.get("memory", {}).get("metrics")
-    values = ["-"] * len(METRICS) if metrics is None else [format_metric(metrics[metric]) for metric in METRICS]
     difference = report.content["differences"].get("reads_off")
     return [
         model["name"],
         *_model_cells(report),
         training_seed(model),
         "-" if fold is None else str(fold),
-        *values,
-        format_metric(difference["metrics"]["wa"]) if difference else "-",
+        *(Number(None) if metrics is None else Number.of(metrics[metric]) for metric in METRICS),
+        Number.of(difference["metrics"]["wa"]) if difference else Number(None),
     ]
 
 
-def _group_row(group: RunGroup) -> list[str]:
+def _group_row(group: RunGroup) -> list:
     has_memory = all("memory" in report.columns for report in group.reports)
-    values = [_spread(group.mean("memory", metric)) if has_memory else "-" for metric in METRICS]
     over = "" if group.varies is None else f" ({group.varies})"
+    values = [Number.of(group.mean("memory", metric)) if has_memory else Number(None) for metric in METRICS]
     return [group.name, *_model_cells(group.reports[0]), f"{len(group.reports)}{over}", *values]
-
-
-def _spread(metric: dict) -> str:
-    value = f"{100 * metric['value']:.1f}"
-    return value if metric["deviation"] is None else f"{value} +- {100 * metric['deviation']:.1f}"

@@ -21,7 +21,7 @@ def memory(scorer: TableScorer, group: Group) -> TableScores:
 
 
 def reads_off(scorer: TableScorer, group: Group) -> TableScores:
-    """The host alone: every turn by itself."""
+    """Every turn by itself, without memory; a LoRA on the host stays on."""
     with scorer.model.disable_memory():
         return scorer.score(group.turns, None)
 
@@ -38,10 +38,18 @@ def reset(scorer: TableScorer, group: Group) -> TableScores:
 
 
 def other_state(scorer: TableScorer, group: Group) -> TableScores:
-    """Every turn reads the state that another conversation left, the next one of the data; nothing is written."""
-    cache = group.fresh_cache(scorer.model)
-    scorer.write(group.partner_turns, cache)
-    return scorer.score(group.turns, cache, update_memory=False)
+    """Every turn reads a memory of as many turns as its own history has, all of another conversation that shares no
+    speaker with it; nothing of its own is written."""
+    cache, scores = group.fresh_cache(scorer.model), TableScores()
+    pairs = [(scorer.usable(c.turns), scorer.usable(c.partner)) for c in group.conversations if c.partner]
+    for step in range(max((len(turns) for turns, _ in pairs), default=0)):
+        # A partner may lack turns that cannot be used: what it cannot be a history for is not scored.
+        now = [(turns[step], partner) for turns, partner in pairs if step < len(turns) and step <= len(partner)]
+        scores.add(scorer.score([turn for turn, _ in now], cache, update_memory=False))
+        # In the place of the turn that was scored, also where each speaker has a memory.
+        history = [dataclasses.replace(turn, row=partner[step].row) for turn, partner in now if step < len(partner)]
+        scorer.write(history, cache)
+    return scores
 
 
 def shuffled(scorer: TableScorer, group: Group) -> TableScores:

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
+import numpy as np
 import torch
 from datasets import ClassLabel, Dataset
 from rich.console import Console
@@ -17,6 +18,7 @@ from ..data.table import REQUIRED_COLUMNS
 from ..modeling.turn_rules import check_named, check_speakers, check_turn_index
 from ..processes import process_state
 from .conditions import CONDITIONS
+from .lora_conditions import ALL_CONDITIONS
 from .progress import Progress
 from .protocol import model_of, protocol_of, sound_fingerprint
 from .report import EvaluationReport, build_report
@@ -25,6 +27,8 @@ from .table_scoring import Group, TableScorer, make_groups
 
 READOUTS = ("logits", "text")
 PROGRESS_FOLDER = "progress"
+# Of the training split, for the mean of its answers.
+TRAINING_TURNS = 512
 
 
 def evaluate_conversations(
@@ -35,7 +39,7 @@ def evaluate_conversations(
     *,
     name: str | None = None,
     train: Dataset | None = None,
-    conditions: Sequence[str] = tuple(CONDITIONS),
+    conditions: Sequence[str] | None = None,
     batch_size: int = 16,
     readout: str = "logits",
     max_new_tokens: int = 8,
@@ -57,14 +61,17 @@ def evaluate_conversations(
         output_dir: gets `report.json`, `report.md`, `predictions.jsonl` and the pictures.
         name: what the report calls the model: its folder or repo. None: what it was loaded from; for a model that
             was not loaded, `output_dir`. A `training_recipe.json` there enters the report.
-        train: the split for the majority floor; None takes it from `dataset` itself, which the report says.
-        conditions: of `CONDITIONS`; "memory" and "reads_off" are needed for what depends on them.
+        train: the training split, for the majority floor and the rivals that are made of it: its label transitions,
+            and the mean of its answers with memory off, for which up to `TRAINING_TURNS` of its turns are scored.
+            None takes the majority from `dataset` itself and leaves these rivals out, which the report says.
+        conditions: of `CONDITIONS` and, with a LoRA on the host, of `LORA_CONDITIONS`; "memory" and "reads_off" are
+            needed for what depends on them. None: all.
         batch_size: turns heard at once. It changes numbers by no more than their rounding.
         readout: "logits" as the model's config reads them (label tokens or linear head), or "text", generated and
             parsed.
         max_new_tokens: of generated text.
         resamples: of the bootstrap; at least 100.
-        seed: of the bootstrap and of the shuffled histories.
+        seed: of the bootstrap, of the shuffled histories and of the turns of the training split.
         problems: of the data, listed in the report.
         strict: raise where a turn's sound cannot be used, instead of leaving it out of every column.
 
@@ -74,29 +81,31 @@ def evaluate_conversations(
             finite, or an `output_dir` that holds another run.
     """
     dataset = dataset.with_format(None)
-    hearing = {"readout": readout, "max_new_tokens": max_new_tokens, "seed": seed}
-    _check_arguments(conditions, batch_size=batch_size, resamples=resamples, **hearing)
+    reading = {"readout": readout, "max_new_tokens": max_new_tokens, "seed": seed}
+    _check_arguments(model, conditions, batch_size=batch_size, resamples=resamples, **reading)
     check_data(model, dataset, train)
-    conditions = _possible(conditions, dataset)
+    conditions = _possible(_conditions_of(model) if conditions is None else conditions, dataset)
     output_dir, state = Path(output_dir), process_state()
-    protocol = protocol_of(model, processor, dataset, **hearing)
+    protocol = protocol_of(model, processor, dataset, **reading)
     name = str(output_dir) if name is None and model.loaded_from is None else name
     run = {"protocol": protocol, "model": model_of(model, name), "conditions": conditions, "batch_size": batch_size}
-    stored = Progress(output_dir / PROGRESS_FOLDER, {**run, "sound": sound_fingerprint(dataset)}, state)
-    groups = make_groups(dataset, batch_size)
-    scorer = TableScorer(model, processor, dataset, batch_size=batch_size, **hearing)
-    left = [group for group in groups if group.number not in stored.done]
-    with torch.inference_mode(), _evaluating(model):
-        for group in _with_bar(left[state.process_index :: state.num_processes], shown=state.is_main_process):
-            stored.write(_score(scorer, group, conditions, strict=strict))
-    state.wait_for_everyone()
+    how = {"batch_size": batch_size, "strict": strict, **reading}
+    lines, groups = score_table(model, processor, dataset, output_dir / PROGRESS_FOLDER, run, conditions, **how)
+    training_logits = None
+    if train is not None and "reads_off" in conditions and readout == "logits":
+        sample = _sample(train.with_format(None), seed)
+        folder = output_dir / PROGRESS_FOLDER / "train"
+        training_lines, _ = score_table(model, processor, sample, folder, run, ["reads_off"], **how)
+        training_logits = [row for line in training_lines for row in line["heard"]["reads_off"]["logits"].values()]
     if state.is_main_process:
         report = build_report(
             run,
             dataset,
-            stored.read(),
+            lines,
             groups=len(groups),
+            without_partner=sum(not c.partner for group in groups for c in group.conversations),
             train=train,
+            training_logits=np.array(training_logits) if training_logits else None,
             resamples=resamples,
             problems=problems,
             processes=state.num_processes,
@@ -106,10 +115,36 @@ def evaluate_conversations(
     return EvaluationReport.load(output_dir)
 
 
-def _check_arguments(conditions, *, readout: str, **integers: int) -> None:
-    unknown = isinstance(conditions, str) or [name for name in conditions if name not in CONDITIONS]
-    if unknown or not len(conditions):
-        raise ValueError(f"conditions must be a list of any of {list(CONDITIONS)}, got {conditions!r}.")
+def score_table(
+    model, processor, table: Dataset, folder: Path, run: dict, conditions: Sequence[str], *, strict: bool, **how
+) -> tuple[list[dict], list[Group]]:
+    """Score a table under conditions, or go on where it was stopped; what was scored of each group, and the groups."""
+    state = process_state()
+    stored = Progress(folder, {**run, "sound": sound_fingerprint(table)}, state)
+    groups = make_groups(table, how["batch_size"])
+    scorer = TableScorer(model, processor, table, **how)
+    left = [group for group in groups if group.number not in stored.done]
+    with torch.inference_mode(), _evaluating(model):
+        for group in _with_bar(left[state.process_index :: state.num_processes], shown=state.is_main_process):
+            stored.write(_score(scorer, group, conditions, strict=strict))
+    state.wait_for_everyone()
+    return stored.read(), groups
+
+
+def _sample(train: Dataset, seed: int) -> Dataset:
+    """Up to `TRAINING_TURNS` turns of a training split, drawn at random, in their order."""
+    if train.num_rows <= TRAINING_TURNS:
+        return train
+    rows = np.random.default_rng(seed).choice(train.num_rows, TRAINING_TURNS, replace=False)
+    return train.select(sorted(rows.tolist()))
+
+
+def _check_arguments(model, conditions, *, readout: str, **integers: int) -> None:
+    allowed = _conditions_of(model)
+    if conditions is not None:
+        unknown = isinstance(conditions, str) or [name for name in conditions if name not in allowed]
+        if unknown or not len(conditions):
+            raise ValueError(f"conditions must be a list of any of {allowed}, got {conditions!r}.")
     if readout not in READOUTS:
         raise ValueError(f"readout must be one of {READOUTS}, got {readout!r}.")
     for name, value in integers.items():
@@ -117,6 +152,11 @@ def _check_arguments(conditions, *, readout: str, **integers: int) -> None:
         least = {"seed": 0, "resamples": 100}.get(name, 1)
         if isinstance(value, bool) or not isinstance(value, int) or value < least:
             raise ValueError(f"{name} must be an integer of at least {least}, got {value!r}.")
+
+
+def _conditions_of(model) -> list[str]:
+    """All conditions that a model can have."""
+    return list(ALL_CONDITIONS if model.added_adapters else CONDITIONS)
 
 
 def _possible(conditions: Sequence[str], dataset: Dataset) -> list[str]:
@@ -184,7 +224,7 @@ def _score(scorer: TableScorer, group: Group, conditions: Sequence[str], *, stri
     if strict and scorer.not_scored:
         row, reason = next(iter(scorer.not_scored.items()))
         raise ValueError(f"Row {row} of the dataset cannot be used: {reason}")
-    scores = {name: vars(CONDITIONS[name](scorer, group)) for name in conditions}
+    scores = {name: vars(ALL_CONDITIONS[name](scorer, group)) for name in conditions}
     rows = {turn.row for turn in group.turns}
     not_scored = {row: reason for row, reason in scorer.not_scored.items() if row in rows}
     return {"group": group.number, "not_heard": not_scored, "heard": scores}

@@ -1,14 +1,25 @@
-"""A report for people: Markdown tables."""
+"""A report for people, in Markdown."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from .report_tables import (
+    INTERVALS,
+    SPELT_OUT,
+    THIN,
+    calibration_table,
+    coverage_table,
+    difference_table,
+    group_tables,
+    history_table,
+    metrics_table,
+    protocol_table,
+    recall_table,
+    worst_groups,
+)
 
-from .statistics import METRICS
 
-
-INTERVALS = "Percent, with 95 % intervals by bootstrap over conversations, where there are at least ten."
-METRIC_TITLES = {"wa": "WA", "ua": "UA", "weighted_f1": "WF1", "macro_f1": "macro F1"}
+# A group's table is shown whole up to so many rows.
+_MOST_ROWS = 30
 
 
 def report_markdown(content: dict) -> str:
@@ -16,131 +27,70 @@ def report_markdown(content: dict) -> str:
     protocol, columns = content["protocol"], content["columns"]
     parts = [
         f"# {content['model']['name']} on {protocol['corpus']}",
-        protocol_table(content),
-        f"## Columns\n\n{INTERVALS}",
-        metrics_table(content),
+        protocol_table(content).markdown(),
+        f"## Conditions\n\n{INTERVALS} {SPELT_OUT}",
+        metrics_table(content).markdown(),
         "\n".join(f"- {column['title']}: {column['description']}" for column in columns.values()),
     ]
+    left_out = content.get("left_out", {})
+    parts += ["\n".join(f"Left out: {name}, since {reason}." for name, reason in left_out.items())] * bool(left_out)
+    if "other_state" in columns and content.get("without_partner"):
+        parts.append(
+            f"{content['without_partner']} of {protocol['conversations']} conversations have no partner, another one "
+            "of at least as many turns, less one, that shares no speaker: they are left out of "
+            f"'{columns['other_state']['title']}'."
+        )
     if content["differences"]:
         parts += [
-            "## Memory on, minus each other column\n\nPercentage points on the same turns. McNemar's test takes turns "
-            "for independent; the intervals, by conversation, do not.",
-            difference_table(content),
+            "## Memory on, minus each other condition\n\nPercentage points on the same turns. McNemar's test takes "
+            "turns for independent; the intervals, by conversation, do not.",
+            difference_table(content).markdown(),
         ]
-    depths = list(next(iter(columns.values()))["by_history"])
-    counts = [str(next(iter(columns.values()))["by_history"][depth]["turns"]) for depth in depths]
     parts += [
-        "## WA by history\n\nBy the number of earlier turns of the speaker in the conversation.",
-        table(
-            ["column", *depths],
-            [["turns", *counts], *([c["title"], *(_percent(c["by_history"][d]["wa"]) for d in depths)]
-                                   for c in columns.values())],
-        ),
+        f"## WA by history\n\nBy the number of earlier turns of the speaker in the conversation. {THIN}",
+        history_table(content).markdown(),
         "![WA by history](history.png)",
         "## Recall of each label",
-        table(
-            ["column", *protocol["labels"]],
-            ([c["title"], *map(_percent, c["recall"].values())] for c in columns.values()),
-        ),
+        recall_table(content).markdown(),
         "![Confusion](confusion.png)",
-    ]  # fmt: skip
+        *_group_parts(content),
+        *_calibration_parts(content),
+    ]
     if content["not_heard"]:
         listed = [f"- {t['conversation_id']}, turn {t['turn_index']}: {t['reason']}" for t in content["not_heard"]]
-        parts += [f"## Turns that could not be heard ({len(listed)})\n\nLeft out of every column.", "\n".join(listed)]
+        parts += [f"## Turns that could not be scored ({len(listed)})\n\nLeft out of every condition."]
+        parts += ["\n".join(listed)]
     if content["problems"]:
         listed = [f"- {problem}" for problem in content["problems"]]
         parts += [f"## Problems of the data ({len(listed)})", "\n".join(listed)]
     return "\n\n".join(parts) + "\n"
 
 
-def table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """A Markdown table; what would end a cell is escaped."""
-    lines = [header, ["---"] * len(header), *rows]
-    return "\n".join("| " + " | ".join(str(cell).replace("|", "\\|") for cell in line) + " |" for line in lines)
+def _group_parts(content: dict) -> list[str]:
+    tables = group_tables(content)
+    if not tables:
+        return []
+    shown = [table.markdown() for table in tables if len(table.rows) <= _MOST_ROWS]
+    longer = [
+        f"tables/{table.name}.csv has all {len(table.rows)}." for table in tables if len(table.rows) > _MOST_ROWS
+    ]
+    return ["## Results by group", *worst_groups(content), *shown, *longer]
 
 
-def protocol_table(content: dict) -> str:
-    """What the numbers of a report were measured under."""
-    protocol, model = content["protocol"], content["model"]
-    shortest, longest = protocol["heard_seconds"]
-    heard = f"padded to {shortest} s" + ("" if longest is None else f", cut to {longest:g} s")
-    rows = {
-        "corpus, label set": f"{protocol['corpus']}, {protocol['label_set']} ({', '.join(protocol['labels'])})",
-        "fold, split": f"{'-' if protocol['fold'] is None else protocol['fold']}, {protocol['split']}",
-        "turns, scored, conversations": f"{protocol['turns']}, {protocol['scored']}, {protocol['conversations']}",
-        "data": protocol["data"],
-        "prompt": protocol["prompt"],
-        "readout": protocol["readout"],
-        "turns are": heard,
-        "model": f"{model['name']} ({model['class']}, {model['dtype']}, memory {model['weights']})",
-        "base": f"{model['base'] or '-'} @ {model['base_revision'] or '-'}",
-        "memory": f"layers {memory_layers(model)}, scope {memory_scope(model)}",
-        "LoRA": lora_name(model),
-        "training seed": training_seed(model),
-        "seed, bootstrap": f"{protocol['seed']}, {content['bootstrap']['resamples']} resamples",
-        "majority from": content["majority_from"],
-        "versions": ", ".join(f"{package} {version}" for package, version in protocol["versions"].items()),
-    }
-    return table(["protocol", ""], rows.items())
-
-
-def memory_layers(model: dict) -> str:
-    """The blocks with memory of a report's `model`: "8, 16, 24"."""
-    return ", ".join(map(str, model["memory"].get("layers", [0])))
-
-
-def memory_scope(model: dict) -> str:
-    return model["memory"].get("scope", "conversation")
-
-
-def lora_name(model: dict) -> str:
-    """The LoRA of a report's `model`: "rank 16 on .*q_proj", or "-"; reports of schema version 1 do not have it."""
-    if "lora" not in model:
-        return "not recorded"
-    lora = model["lora"]
-    if lora is None:
-        return "-"
-    targets = lora["targets"] if isinstance(lora["targets"], str) else ", ".join(lora["targets"] or [])
-    return f"rank {lora['rank']} on {targets}"
-
-
-def training_seed(model: dict) -> str:
-    """The seed of the training of a report's `model`, where it is recorded."""
-    return str((model.get("training") or {}).get("seed", "not recorded"))
-
-
-def metrics_table(content: dict) -> str:
-    """The metrics of each column of a report."""
-    columns = content["columns"]
-    return table(["column", *METRIC_TITLES.values(), *_unparsable_title(columns)], map(_metrics_row, columns.values()))
-
-
-def difference_table(content: dict) -> str:
-    """What memory on has more than each other column."""
-    return table(["minus", *METRIC_TITLES.values(), "better / worse turns", "McNemar p"], _difference_rows(content))
-
-
-def format_metric(metric: dict) -> str:
-    """A metric in percent with its interval: "71.3 (68.0 to 74.2)"."""
-    ends = metric["interval"]
-    return _percent(metric["value"]) + ("" if ends is None else f" ({_percent(ends[0])} to {_percent(ends[1])})")
-
-
-def _percent(share: float | None) -> str:
-    return "-" if share is None else f"{100 * share:.1f}"
-
-
-def _unparsable_title(columns: dict) -> list[str]:
-    return ["no label named"] if any(column["unparsable"] is not None for column in columns.values()) else []
-
-
-def _metrics_row(column: dict) -> list[str]:
-    unparsable = [] if column["unparsable"] is None else [_percent(column["unparsable"])]
-    return [column["title"], *(format_metric(column["metrics"][name]) for name in METRICS), *unparsable]
-
-
-def _difference_rows(content: dict) -> Iterable[list[str]]:
-    for name, found in content["differences"].items():
-        test = found["mcnemar"]
-        metrics = [format_metric(found["metrics"][metric]) for metric in METRICS]
-        yield [content["columns"][name]["title"], *metrics, f"{test['better']} / {test['worse']}", f"{test['p']:.2g}"]
+def _calibration_parts(content: dict) -> list[str]:
+    table, coverage = calibration_table(content), coverage_table(content)
+    if not table.rows:
+        return []
+    temperature = content["model"].get("temperature", 1.0)
+    parts = [
+        "## Calibration\n\nExpected calibration error: how far, on average, a probability is from the share of turns "
+        f"that are right at it, in percentage points. Probabilities are of the temperature {temperature:.3g}.",
+        table.markdown(),
+        "![Calibration](calibration.png)",
+    ]
+    if coverage.rows:
+        parts += [
+            "Where turns below a probability are called unknown (`--unknown-below`), with memory on:",
+            coverage.markdown(),
+        ]
+    return parts

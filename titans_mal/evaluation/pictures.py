@@ -1,4 +1,4 @@
-"""Pictures of a report: confusion matrices, and accuracy by history."""
+"""Pictures of a report: confusion matrices, accuracy by history, calibration; in the formats of their files' names."""
 
 from __future__ import annotations
 
@@ -8,20 +8,24 @@ import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
+from .report_tables import is_thin
+
 
 # What the pictures show, where a report has it: the memory, and what it must beat.
 _SHOWN = ("memory", "reads_off")
-# Of Okabe and Ito's colours for the colour-blind, and markers, so that lines are told apart without colour as well.
+# Of Okabe and Ito's colours for the colour-blind, and markers, so that lines can be distinguished without colour.
 _STYLES = {
     "memory": ("#0072B2", "o", "-"),
     "reads_off": ("#D55E00", "s", "-"),
     "reset": ("#009E73", "^", "--"),
     "speaker_normalised": ("#CC79A7", "D", "--"),
+    "transitions": ("#E69F00", "v", "--"),
     "copy_previous": ("#777777", "x", ":"),
 }
+_THIN = "0.75"
 
 
-def draw_confusion(content: dict, path: str | Path) -> Path:
+def draw_confusion(content: dict, *paths: str | Path) -> None:
     """The confusion matrices of memory on and off side by side; shares of each row, and counts."""
     columns = content["columns"]
     names = [name for name in _SHOWN if name in columns] or list(columns)[:1]
@@ -29,8 +33,7 @@ def draw_confusion(content: dict, path: str | Path) -> Path:
     has_none = any(row[-1] for name in names for row in columns[name]["confusion"])
     predicted = [*labels, "none"] if has_none else labels
     size = 1.6 + 0.75 * len(predicted)
-    figure = Figure(figsize=(size * len(names) + 0.6, 1.4 + 0.6 * len(labels)), layout="constrained", dpi=150)
-    FigureCanvasAgg(figure)
+    figure = _figure(size * len(names) + 0.6, 1.4 + 0.6 * len(labels))
     for axes, name in zip(np.atleast_1d(figure.subplots(1, len(names))), names):
         counts = np.array(columns[name]["confusion"])[:, : len(predicted)]
         shares = counts / np.maximum(counts.sum(1, keepdims=True), 1)
@@ -42,31 +45,87 @@ def draw_confusion(content: dict, path: str | Path) -> Path:
         axes.set_xticks(range(len(predicted)), predicted, rotation=30, ha="right")
         axes.set_yticks(range(len(labels)), labels)
         axes.set(title=columns[name]["title"], xlabel="predicted", ylabel="label")
-    return _save(figure, path)
+    _save(figure, *paths)
 
 
-def draw_history(content: dict, path: str | Path) -> Path:
-    """WA by the number of earlier turns of the speaker, for memory on and what it must beat."""
+def draw_history(content: dict, *paths: str | Path) -> None:
+    """WA by the number of earlier turns of the speaker with 95 % intervals, for memory on and what it must beat.
+
+    Ranges of few turns are grey and without a line.
+    """
     columns = {name: column for name, column in content["columns"].items() if name in _STYLES}
     columns = columns or dict(list(content["columns"].items())[:1])
     first = next(iter(columns.values()))["by_history"]
-    figure = Figure(figsize=(8, 4), layout="constrained", dpi=150)
-    FigureCanvasAgg(figure)
+    figure = _figure(8, 4)
     axes = figure.subplots()
-    for name, column in columns.items():
-        colour, marker, line = _STYLES.get(name, ("#0072B2", "o", "-"))
-        shares = [100 * found["wa"] for found in column["by_history"].values()]
-        axes.plot(range(len(shares)), shares, line, color=colour, marker=marker, label=column["title"])
+    for number, (name, column) in enumerate(columns.items()):
+        colour, marker, line = _STYLES.get(name, _STYLES["memory"])
+        # Beside each other, so that intervals do not hide one another.
+        shift = 0.08 * (number - (len(columns) - 1) / 2)
+        found = list(column["by_history"].values())
+        places = np.arange(len(found)) + shift
+        shares = np.array([100 * bin["wa"] for bin in found])
+        thin = np.array([is_thin(bin) for bin in found])
+        axes.plot(places, np.where(thin, np.nan, shares), line, color=colour, marker=marker, label=column["title"])
+        axes.plot(places[thin], shares[thin], linestyle="none", color=_THIN, marker=marker, zorder=1)
+        for place, share, bin in zip(places, shares, found):
+            if not is_thin(bin) and bin.get("interval"):
+                low, high = (100 * end for end in bin["interval"])
+                axes.errorbar(place, share, [[share - low], [high - share]], color=colour, capsize=2, linewidth=0.8)
     ticks = [f"{depth}\n{found['turns']} turns" for depth, found in first.items()]
     axes.set_xticks(range(len(ticks)), ticks)
-    axes.set(xlabel="earlier turns of the speaker in the conversation", ylabel="turns right, %", ylim=(0, 100))
+    for tick, found in zip(axes.get_xticklabels(), first.values()):
+        tick.set_color(_THIN if is_thin(found) else "black")
+    axes.set(xlabel="earlier turns of the speaker in the conversation", ylabel="turns right (WA), %", ylim=(0, 100))
     axes.grid(axis="y", alpha=0.3)
     axes.spines[["top", "right"]].set_visible(False)
     axes.legend(loc="center left", bbox_to_anchor=(1, 0.5), frameon=False)
-    return _save(figure, path)
+    _save(figure, *paths)
 
 
-def _save(figure: Figure, path: str | Path) -> Path:
-    path = Path(path)
-    figure.savefig(path)
-    return path
+def draw_calibration(content: dict, *paths: str | Path) -> None:
+    """With memory on and off, accuracy by confidence, and accuracy by the share of turns that are answered.
+
+    Nothing is drawn where no condition has probabilities.
+    """
+    columns = {
+        name: content["columns"][name]
+        for name in _SHOWN
+        if content["columns"].get(name, {}).get("calibration") is not None
+    }
+    if not columns:
+        return
+    figure = _figure(9, 4)
+    reliability, coverage = figure.subplots(1, 2)
+    reliability.plot([0, 1], [0, 1], ":", color="0.5", linewidth=1)
+    for name, column in columns.items():
+        colour, marker, line = _STYLES[name]
+        found = column["calibration"]
+        label = f"{column['title']}, ECE {100 * found['ece']:.1f} points"
+        confidence, accuracy, turns = zip(*((b["confidence"], b["accuracy"], b["turns"]) for b in found["bins"]))
+        reliability.plot(confidence, accuracy, line, color=colour, label=label)
+        sizes = 10 + 150 * np.array(turns) / sum(turns)
+        reliability.scatter(confidence, accuracy, sizes, color=colour, marker=marker, alpha=0.7)
+        curve = found["coverage"]
+        coverage.plot([p["coverage"] for p in curve], [p["accuracy"] for p in curve], line, color=colour)
+    reliability.set(xlabel="probability of the answer", ylabel="turns right", xlim=(0, 1), ylim=(0, 1))
+    reliability.legend(loc="upper left", frameon=False, fontsize=8)
+    coverage.set(xlabel="share of turns that are answered", ylabel="of these right", xlim=(0, 1.02), ylim=(0, 1.02))
+    for axes in (reliability, coverage):
+        axes.grid(alpha=0.3)
+        axes.spines[["top", "right"]].set_visible(False)
+    _save(figure, *paths)
+
+
+def _figure(width: float, height: float) -> Figure:
+    figure = Figure(figsize=(width, height), layout="constrained", dpi=150)
+    FigureCanvasAgg(figure)
+    return figure
+
+
+def _save(figure: Figure, *paths: str | Path) -> None:
+    for path in map(Path, paths):
+        # A PDF would hold the time otherwise.
+        figure.savefig(path, metadata={"CreationDate": None} if path.suffix == ".pdf" else None)
+        # Every format is laid out as the first.
+        figure.set_layout_engine("none")

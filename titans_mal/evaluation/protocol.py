@@ -95,6 +95,7 @@ def model_of(model, name: str | None = None) -> dict:
         "training": _training_of(model, name),
         "weights": _fingerprint([weights, config.label_token_ids]),
         "dtype": str(model.dtype).removeprefix("torch."),
+        "temperature": config.emotion_temperature,
     }
 
 

@@ -1,134 +1,82 @@
-"""The report of an evaluation: its numbers as JSON of a written schema, as Markdown, and as pictures."""
+"""From all that was scored to the report of an evaluation."""
 
 from __future__ import annotations
 
-import json
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from pathlib import Path
 
-import jsonschema
 import numpy as np
 from datasets import Dataset
 
-from ..data.overview import DEPTHS, depth_name, history_depths
 from ..data.problems import Problem
-from .conditions import CONDITIONS
-from .emotion_metrics import EmotionMetrics
+from .calibration import calibration_of, probabilities_of
 from .floors import copy_previous, majority, speaker_normalised
-from .statistics import METRICS, confusions, difference, interval, mcnemar
+from .lora_conditions import ALL_CONDITIONS
+from .measures import Turns, by_group, by_history, compare_predictions, confusion_and_recall, mean_by_history, measure
+from .report_file import PREDICTIONS_FILE, SCHEMA_VERSION, EvaluationReport
+from .rivals import decode_dialogues, emotion_transitions, speaker_centred
 from .table_scoring import parse_label
 
 
-SCHEMA = json.loads((Path(__file__).parent / "report.schema.json").read_text(encoding="utf-8"))
-# Major.minor; a report of another major version has other conditions.
-SCHEMA_VERSION = "2.0"
-REPORT_FILE, PREDICTIONS_FILE = "report.json", "predictions.jsonl"
+__all__ = ["PREDICTIONS_FILE", "EvaluationReport", "build_report", "measure"]
 
 TITLES = {
     "memory": "memory on",
-    "reads_off": "reads off",
-    "half_reads": "half reads",
+    "reads_off": "memory off",
+    "host_memory": "memory on, LoRA off",
+    "host": "host alone",
+    "half_reads": "memory at half strength",
     "reset": "reset every turn",
     "other_state": "another conversation's state",
     "shuffled": "shuffled history",
-    "speaker_normalised": "running per-speaker z-normalisation",
+    "speaker_normalised": "rival: running per-speaker z-normalisation",
+    "speaker_centred": "rival: speaker centring",
+    "transitions": "rival: emotion transitions",
     "majority": "floor: majority",
     "copy_previous": "floor: copy of the speaker's previous gold label",
 }
+# Where the model has a LoRA, which is not the memory's.
+_TITLES_WITH_LORA = {"memory": "memory on, LoRA on", "reads_off": "memory off, LoRA on"}
 _DESCRIPTIONS = {
-    "speaker_normalised": "Logits with reads off, each normalised by its running mean and deviation for the speaker.",
+    "speaker_normalised": "Logits with memory off, normalised by their running mean and deviation for the speaker.",
+    "speaker_centred": "Memory off; from the readout's input the mean of the speaker's n earlier turns is taken off, "
+    "and that of the training split put back, with the weight n / (n + 2).",
+    "transitions": "Probabilities with memory off, decoded over the dialogue with the emotion transitions of the "
+    "training split, forward only.",
     "majority": "The most frequent label, for every turn.",
     "copy_previous": "The gold label of the speaker's latest scored turn, which no model may see; else the majority.",
 }
+# Results are split by group for these alone.
+_BY_GROUP = ("memory", "reads_off")
+NO_TRAINING_SPLIT = "there is no training split"
+NO_PARTNER = "no conversation has another of at least as many turns, less one, that shares no speaker with it"
+NO_LOGITS = "answers are generated, without logits"
 
 
 @dataclass
-class EvaluationReport:
-    """A report and the predictions that it is made of.
+class _Column:
+    """The answers of a condition, a rival or a floor.
 
     Attributes:
-        content: as `report.schema.json` says.
-        predictions: one dict a turn that was scored: `conversation_id`, `turn_index`, `speaker`, `label`, and
-            `predicted`, a label for each column (None: an answer that names none).
+        predicted: (turns,), -1 for none.
+        covered: (turns,) bool, the turns that the condition has.
+        logits: (scored rows, labels) of the rows `rows`; None where there are no probabilities.
+        unparsable: of generated text, the share of answers that name no label.
     """
 
-    content: dict
-    predictions: list[dict]
-
-    def __post_init__(self):
-        try:
-            jsonschema.validate(self.content, SCHEMA)
-        except jsonschema.ValidationError as error:
-            raise ValueError(f"No evaluation report: {error.json_path}: {error.message}") from error
-
-    @property
-    def protocol(self) -> dict:
-        return self.content["protocol"]
-
-    @property
-    def columns(self) -> dict[str, dict]:
-        return self.content["columns"]
-
-    def save(self, folder: str | Path) -> None:
-        """Write JSON, Markdown, predictions and pictures into a folder."""
-        from .markdown import report_markdown
-        from .pictures import draw_confusion, draw_history
-
-        folder = Path(folder)
-        folder.mkdir(parents=True, exist_ok=True)
-        lines = (json.dumps(turn) + "\n" for turn in self.predictions)
-        (folder / PREDICTIONS_FILE).write_text("".join(lines), encoding="ascii")
-        draw_confusion(self.content, folder / "confusion.png")
-        draw_history(self.content, folder / "history.png")
-        (folder / "report.md").write_text(report_markdown(self.content), encoding="utf-8")
-        content = json.dumps(self.content, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
-        (folder / REPORT_FILE).write_text(content, encoding="utf-8")
+    predicted: np.ndarray
+    covered: np.ndarray
+    rows: np.ndarray | None = None
+    logits: np.ndarray | None = None
+    unparsable: float | None = None
 
     @classmethod
-    def load(cls, path: str | Path) -> EvaluationReport:
-        """Read what `save` wrote.
-
-        Args:
-            path: the folder, or its `report.json`.
-
-        Raises:
-            FileNotFoundError: if there is no report.
-            ValueError: if it is none by the schema, saying where.
-        """
-        path = Path(path)
-        path = path / REPORT_FILE if path.is_dir() else path
-        if not path.is_file():
-            raise FileNotFoundError(f"There is no evaluation report at {path}.")
-        try:
-            content = json.loads(path.read_text(encoding="utf-8"))
-        except json.JSONDecodeError as error:
-            raise ValueError(f"{path} is no JSON: {error}") from error
-        predictions = path.parent / PREDICTIONS_FILE
-        lines = predictions.read_text(encoding="utf-8").splitlines() if predictions.is_file() else []
-        return cls(content, [json.loads(line) for line in lines])
-
-
-@dataclass
-class _Turns:
-    """The columns of the table that numbers are made of, and which turns are scored."""
-
-    conversations: list[str]
-    speakers: list[str]
-    references: np.ndarray
-    labels: list[str]
-    depths: list[int]
-
-    @classmethod
-    def of(cls, dataset: Dataset, not_heard: dict[int, str]) -> _Turns:
-        columns = dataset.select_columns(["conversation_id", "speaker", "emotion"]).to_dict()
-        references = np.array(columns["emotion"])
-        references[list(not_heard)] = -1
-        depths = history_depths(columns["conversation_id"], columns["speaker"])
-        labels = dataset.features["emotion"].names
-        return cls(columns["conversation_id"], columns["speaker"], references, labels, depths)
+    def of_logits(cls, logits: np.ndarray, rows: np.ndarray, total: int, *, are_probable: bool = True) -> _Column:
+        predicted, covered = np.full(total, -1), np.zeros(total, dtype=bool)
+        predicted[rows], covered[rows] = logits.argmax(-1), True
+        return cls(predicted, covered, rows, logits if are_probable else None)
 
 
 def build_report(
@@ -141,37 +89,41 @@ def build_report(
     resamples: int,
     problems: Sequence[Problem],
     processes: int,
+    training_logits: np.ndarray | None = None,
+    without_partner: int = 0,
 ) -> EvaluationReport:
-    """The report of all that was heard.
+    """The report of all that was scored.
 
     Args:
         run: `protocol`, `model`, `conditions` and `batch_size`.
-        lines: what was heard of each group.
+        lines: the scores of each group.
         groups: how many there must be.
+        training_logits: (turns, labels), with memory off, of turns of the training split.
+        without_partner: conversations that "other_state" cannot have.
 
     Raises:
-        ValueError: if no turn that is scored could be heard, or a group was not.
+        ValueError: if no turn that has a label could be scored, or a group was not.
     """
     missing = sorted(set(range(groups)) - {line["group"] for line in lines})
     if missing:
-        raise ValueError(f"The groups {missing} of {groups} were not heard: run the evaluation again to go on.")
-    not_heard = {int(row): reason for line in lines for row, reason in line["not_heard"].items()}
-    turns = _Turns.of(dataset, not_heard)
-    if not (turns.references >= 0).any():
+        raise ValueError(f"The groups {missing} of {groups} were not scored: run the evaluation again to go on.")
+    not_scored = {int(row): reason for line in lines for row, reason in line["not_heard"].items()}
+    turns = Turns.of(dataset, list(not_scored))
+    if not turns.scored.any():
         raise ValueError(
-            f"None of the scored turns could be heard; the first reason is {next(iter(not_heard.values()))}"
+            f"None of the turns with labels could be scored; the first reason is {next(iter(not_scored.values()))}"
         )
-    heard = _merge(lines)
-    predicted, unparsable = _model_columns(heard, turns)
-    most = majority(turns.references if train is None else np.array(train["emotion"]), len(turns.labels))
-    predicted["majority"] = np.full(len(turns.references), most)
-    predicted["copy_previous"] = copy_previous(turns.references, turns.conversations, turns.speakers, most)
-    seed = run["protocol"]["seed"]
-    run["protocol"]["scored"] = int((turns.references >= 0).sum())
-    columns = {
-        name: _column(name, values, turns, unparsable.get(name), resamples=resamples, seed=seed)
-        for name, values in predicted.items()
-    }
+    scores = _merge(lines)
+    found = {name: _condition(kinds, turns) for name, kinds in scores.items()}
+    columns = {name: column for name, column in found.items() if column is not None}
+    temperature = run["model"].get("temperature", 1.0)
+    rivals, left_out = _rivals(columns.get("reads_off"), turns, train, training_logits, temperature)
+    left_out |= {name: NO_PARTNER for name in found if name not in columns}
+    columns |= rivals | _floors(turns, train)
+    columns = {name: columns[name] for name in TITLES if name in columns}
+    bootstrap = {"resamples": resamples, "seed": run["protocol"]["seed"]}
+    run["protocol"]["scored"] = int(turns.scored.sum())
+    titles = TITLES | (_TITLES_WITH_LORA if run["model"].get("lora") else {})
     content = {
         "schema_version": SCHEMA_VERSION,
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
@@ -179,128 +131,145 @@ def build_report(
         "processes": processes,
         "bootstrap": {"resamples": resamples, "unit": "conversation", "confidence": 0.95},
         "majority_from": "the evaluated split itself" if train is None else "the training split",
-        "columns": columns,
-        "differences": _differences(predicted, turns, resamples=resamples, seed=seed),
-        "surprise": _surprise_by_history(heard, turns),
-        "not_heard": _not_heard(dataset, not_heard),
+        "columns": {
+            name: {"title": titles[name], **_numbers(name, column, turns, temperature, **bootstrap)}
+            for name, column in columns.items()
+        },
+        "left_out": left_out,
+        "without_partner": without_partner,
+        "differences": _differences(columns, turns, **bootstrap),
+        "groups": by_group({name: columns[name].predicted for name in _BY_GROUP if name in columns}, turns),
+        "surprise": mean_by_history(scores["memory"]["surprise"] if "memory" in scores else {}, turns.depths),
+        "not_heard": _not_scored(dataset, not_scored),
         "problems": [str(problem) for problem in problems],
     }
-    return EvaluationReport(content, _predictions(dataset, predicted, turns))
+    return EvaluationReport(content, _predictions(dataset, columns, turns, temperature))
 
 
 def _merge(lines: list[dict]) -> dict[str, dict[str, dict[int, object]]]:
-    """By condition and kind (`logits`, `texts`, `surprise`), what was heard of each row."""
-    heard: dict = defaultdict(lambda: defaultdict(dict))
+    """By condition and kind (`logits`, `texts`, `surprise`), the scores of each row."""
+    scores: dict = defaultdict(lambda: defaultdict(dict))
     for line in lines:
         for name, kinds in line["heard"].items():
             for kind, values in kinds.items():
-                heard[name][kind] |= {int(row): value for row, value in values.items()}
-    return heard
+                scores[name][kind] |= {int(row): value for row, value in values.items()}
+    return scores
 
 
-def _model_columns(heard: dict, turns: _Turns) -> tuple[dict[str, np.ndarray], dict[str, float]]:
-    """The predictions of each condition, -1 for none, and the share of answers that name no label."""
-    predicted, unparsable = {}, {}
+def _condition(kinds: Mapping[str, dict], turns: Turns) -> _Column | None:
+    """None for a condition that no turn with a label has."""
     total = len(turns.references)
-    for name, kinds in heard.items():
-        predicted[name] = np.full(total, -1)
-        if kinds["texts"]:
-            for row, text in kinds["texts"].items():
-                predicted[name][row] = parse_label(text, turns.labels)
-            unparsable[name] = float((predicted[name][turns.references >= 0] < 0).mean())
-            continue
-        rows = sorted(kinds["logits"])
-        logits = np.array([kinds["logits"][row] for row in rows])
-        predicted[name][rows] = logits.argmax(-1)
-        if name == "reads_off":
-            talkers = ([column[row] for row in rows] for column in (turns.conversations, turns.speakers))
-            normalised = np.full(total, -1)
-            normalised[rows] = speaker_normalised(logits, *talkers).argmax(-1)
-            predicted["speaker_normalised"] = normalised
-    return {name: predicted[name] for name in TITLES if name in predicted}, unparsable
+    rows = np.array(sorted({*kinds["logits"], *kinds["texts"]}), dtype=int)
+    if not turns.scored[rows].any():
+        return None
+    if kinds["texts"]:
+        predicted, covered = np.full(total, -1), np.zeros(total, dtype=bool)
+        covered[rows] = True
+        for row, text in kinds["texts"].items():
+            predicted[row] = parse_label(text, turns.labels)
+        return _Column(predicted, covered, unparsable=float((predicted[turns.scored & covered] < 0).mean()))
+    return _Column.of_logits(np.array([kinds["logits"][row] for row in rows]), rows, total)
 
 
-def measure(
-    predicted: np.ndarray, references: np.ndarray, conversations: Sequence[str], num_labels: int, **bootstrap
-) -> tuple[dict[str, dict], dict]:
-    """The metrics of predictions with their intervals, and all that `EmotionMetrics` says of them.
+def _rivals(
+    alone: _Column | None,
+    turns: Turns,
+    train: Dataset | None,
+    training_logits: np.ndarray | None,
+    temperature: float,
+) -> tuple[dict[str, _Column], dict[str, str]]:
+    """What is made of the answers with memory off; and why a rival is left out."""
+    if alone is None:
+        return {}, {}
+    if alone.logits is None:
+        return {}, dict.fromkeys(("speaker_normalised", "speaker_centred", "transitions"), NO_LOGITS)
+    rows, total, left_out = alone.rows, len(turns.references), {}
+    conversations, speakers = ([column[row] for row in rows] for column in (turns.conversations, turns.speakers))
+    normalised = speaker_normalised(alone.logits, conversations, speakers)
+    rivals = {"speaker_normalised": _Column.of_logits(normalised, rows, total, are_probable=False)}
+    if training_logits is None:
+        left_out["speaker_centred"] = (
+            NO_TRAINING_SPLIT if train is None else "no turn of the training split was scored"
+        )
+    else:
+        centred = speaker_centred(alone.logits, conversations, speakers, training_logits.mean(0))
+        rivals["speaker_centred"] = _Column.of_logits(centred, rows, total)
+    if train is None:
+        left_out["transitions"] = NO_TRAINING_SPLIT
+    else:
+        chances = emotion_transitions(train["emotion"], train["conversation_id"], len(turns.labels))
+        # Of the probabilities that the model tells, and again as logits of its temperature.
+        decoded = temperature * decode_dialogues(alone.logits / temperature, conversations, *chances)
+        rivals["transitions"] = _Column.of_logits(decoded, rows, total)
+    return rivals, left_out
 
-    Args:
-        predicted, references: (turns,), as `EmotionMetrics` takes them.
-        conversations: (turns,), what is drawn for the intervals.
-        bootstrap: `resamples` and `seed`.
-    """
-    scores = EmotionMetrics().compute(
-        predictions=predicted.tolist(), references=references.tolist(), num_labels=num_labels
-    )
-    counts = confusions(predicted, references, conversations, num_labels)
-    metrics = {name: {"value": scores[name], "interval": interval(counts, name, **bootstrap)} for name in METRICS}
-    return metrics, scores
+
+def _floors(turns: Turns, train: Dataset | None) -> dict[str, _Column]:
+    most = majority(turns.references if train is None else np.array(train["emotion"]), len(turns.labels))
+    copies = copy_previous(turns.references, turns.conversations, turns.speakers, most)
+    floors = {"majority": np.full(len(copies), most), "copy_previous": copies}
+    return {name: _Column(predicted, np.ones(len(copies), dtype=bool)) for name, predicted in floors.items()}
 
 
-def _column(name: str, predicted: np.ndarray, turns: _Turns, unparsable: float | None, **bootstrap) -> dict:
-    metrics, scores = measure(predicted, turns.references, turns.conversations, len(turns.labels), **bootstrap)
-    by_history: dict[str, list[bool]] = defaultdict(list)
-    for depth, reference, label in zip(turns.depths, turns.references, predicted):
-        if reference >= 0:
-            by_history[depth_name(depth)].append(bool(reference == label))
-    description = CONDITIONS[name].__doc__ if name in CONDITIONS else _DESCRIPTIONS[name]
+def _numbers(name: str, column: _Column, turns: Turns, temperature: float, **bootstrap) -> dict:
+    turns = turns.only(column.covered)
+    metrics = measure(column.predicted, turns.references, turns.conversations, len(turns.labels), **bootstrap)
+    description = ALL_CONDITIONS[name].__doc__ if name in ALL_CONDITIONS else _DESCRIPTIONS[name]
+    calibration = None
+    if column.logits is not None:
+        scored = turns.references[column.rows] >= 0
+        probabilities = probabilities_of(column.logits[scored], temperature)
+        calibration = calibration_of(probabilities, turns.references[column.rows[scored]])
     return {
-        "title": TITLES[name],
         "description": " ".join(description.split()),
         "metrics": metrics,
-        "recall": dict(zip(turns.labels, scores["recall"])),
-        "confusion": scores["confusion"],
-        "by_history": {
-            depth: {"turns": len(by_history[depth]), "wa": float(np.mean(by_history[depth]))}
-            for depth in (depth_name(first) for first, _ in DEPTHS)
-            if by_history[depth]
-        },
-        "unparsable": unparsable,
+        **confusion_and_recall(column.predicted, turns),
+        "by_history": by_history(column.predicted, turns, **bootstrap),
+        "calibration": calibration,
+        "unparsable": column.unparsable,
     }
 
 
-def _differences(predicted: dict[str, np.ndarray], turns: _Turns, **bootstrap) -> dict[str, dict]:
-    """Memory on minus every other column, on the same turns."""
-    if "memory" not in predicted:
+def _differences(columns: Mapping[str, _Column], turns: Turns, **bootstrap) -> dict[str, dict]:
+    """Memory on minus every other column, on the turns that this has."""
+    if "memory" not in columns:
         return {}
-    scored = turns.references >= 0
-    counts, right = {}, {}
-    for name, values in predicted.items():
-        counts[name] = confusions(values, turns.references, turns.conversations, len(turns.labels))
-        right[name] = (values == turns.references)[scored]
-    differences = {}
-    for name in predicted:
-        if name == "memory":
-            continue
-        told = {}
-        for metric in METRICS:
-            value, ends = difference(counts["memory"], counts[name], metric, **bootstrap)
-            told[metric] = {"value": value, "interval": ends}
-        differences[name] = {"metrics": told, "mcnemar": mcnemar(right["memory"], right[name])}
-    return differences
+    memory = columns["memory"]
+    return {
+        name: compare_predictions(
+            memory.predicted,
+            column.predicted,
+            turns.only(memory.covered & column.covered).references,
+            turns.conversations,
+            len(turns.labels),
+            **bootstrap,
+        )
+        for name, column in columns.items()
+        if name != "memory"
+    }
 
 
-def _surprise_by_history(heard: dict, turns: _Turns) -> dict[str, float]:
-    """The mean surprise of the memory, by how many earlier turns the speaker has."""
-    by_history: dict[str, list[float]] = defaultdict(list)
-    for row, surprise in heard["memory"]["surprise"].items() if "memory" in heard else ():
-        by_history[depth_name(turns.depths[row])].append(surprise)
-    names = (depth_name(first) for first, _ in DEPTHS)
-    return {name: float(np.mean(by_history[name])) for name in names if by_history[name]}
-
-
-def _not_heard(dataset: Dataset, reasons: dict[int, str]) -> list[dict]:
+def _not_scored(dataset: Dataset, reasons: dict[int, str]) -> list[dict]:
     columns = dataset.select_columns(["conversation_id", "turn_index"])
     return [{**columns[row], "reason": reason} for row, reason in sorted(reasons.items())]
 
 
-def _predictions(dataset: Dataset, predicted: dict[str, np.ndarray], turns: _Turns) -> list[dict]:
-    columns = dataset.select_columns(["conversation_id", "turn_index", "speaker"])
-    told = []
-    for row, turn in enumerate(columns):
-        if turns.references[row] < 0:
-            continue
-        labels = {name: turns.labels[values[row]] if values[row] >= 0 else None for name, values in predicted.items()}
-        told.append({**turn, "label": turns.labels[turns.references[row]], "predicted": labels})
-    return told
+def _predictions(dataset: Dataset, columns: Mapping[str, _Column], turns: Turns, temperature: float) -> list[dict]:
+    probabilities: dict[int, dict[str, dict]] = defaultdict(dict)
+    for name, column in columns.items():
+        if column.logits is not None:
+            for row, shares in zip(column.rows, probabilities_of(column.logits, temperature)):
+                probabilities[row][name] = {label: round(p, 6) for label, p in zip(turns.labels, shares.tolist())}
+    named = dataset.select_columns(["conversation_id", "turn_index", "speaker"])
+    predictions = []
+    for row in np.flatnonzero(turns.scored).tolist():
+        places = {name: column.predicted[row] for name, column in columns.items() if column.covered[row]}
+        predictions.append(
+            {
+                **named[row],
+                "label": turns.labels[turns.references[row]],
+                "predicted": {name: turns.labels[place] if place >= 0 else None for name, place in places.items()},
+                "probabilities": probabilities[row],
+            }
+        )
+    return predictions

@@ -10,12 +10,13 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from .report import EvaluationReport
+from .report_file import EvaluationReport
 from .statistics import METRICS
 
 
 # Of a training recipe, what two runs of one model may differ in.
 _OF_THE_RUN = ("seed", "data_seed", "fold", "steps", "skipped steps", "output_dir", "run_name")
+_OF_THE_WEIGHTS = ("name", "weights", "training", "temperature")
 # In the name of a run whose training is not recorded.
 _NUMBERED = re.compile(r"(fold|seed)[\W_]?\d+", re.IGNORECASE)
 
@@ -101,7 +102,7 @@ def group_runs(reports: Sequence[EvaluationReport]) -> list[RunGroup]:
 
 def _model_key(model: dict) -> str:
     training = model.get("training")
-    fields = {name: value for name, value in model.items() if name not in ("name", "weights", "training")}
+    fields = {name: value for name, value in model.items() if name not in _OF_THE_WEIGHTS}
     if training is None:
         fields["name"] = _masked(model["name"])
     else:

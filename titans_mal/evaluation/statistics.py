@@ -66,6 +66,26 @@ def interval(counts: np.ndarray, name: str, *, resamples: int, seed: int) -> lis
     return _bootstrap(len(counts), lambda drawn: metric_of(name, counts[drawn].sum(-3)), resamples, seed)
 
 
+def share_interval(
+    right: np.ndarray, conversations: Sequence[str], *, resamples: int, seed: int
+) -> list[float] | None:
+    """As `interval`, of the share of turns that are right.
+
+    Args:
+        right: (turns,) bool.
+        conversations: (turns,) the conversation of each turn.
+    """
+    names = {name: number for number, name in enumerate(dict.fromkeys(conversations))}
+    counts = np.zeros((len(names), 2))
+    np.add.at(counts, [names[name] for name in conversations], np.stack([right, np.ones(len(right))], -1))
+
+    def share(drawn):
+        sums = counts[drawn].sum(-2)
+        return sums[..., 0] / sums[..., 1]
+
+    return _bootstrap(len(counts), share, resamples, seed)
+
+
 def difference(
     first: np.ndarray, second: np.ndarray, name: str, *, resamples: int, seed: int
 ) -> tuple[float, list[float] | None]:

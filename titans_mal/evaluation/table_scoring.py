@@ -33,23 +33,25 @@ class GroupTurn:
 
 @dataclass(frozen=True)
 class Conversation:
-    """A conversation of a group; `turns` are all of its turns, in order."""
+    """A conversation of a group.
+
+    Attributes:
+        turns: all of its turns, in order.
+        partner: those of another conversation that shares no speaker with it and has at least as many turns, less one;
+            empty where there is none.
+    """
 
     name: str
     turns: list[GroupTurn]
+    partner: list[GroupTurn]
 
 
 @dataclass
 class Group:
-    """Conversations that are scored together, the unit of work that processes share and a stopped run resumes from.
-
-    Attributes:
-        partner_turns: turns of other conversations, numbered by those that read their state.
-    """
+    """Conversations that are scored together, the unit of work that processes share and a stopped run resumes from."""
 
     number: int
     conversations: list[Conversation]
-    partner_turns: list[GroupTurn] = field(default_factory=list)
 
     @property
     def turns(self) -> list[GroupTurn]:
@@ -73,23 +75,45 @@ class TableScores:
     texts: dict[int, str] = field(default_factory=dict)
     surprise: dict[int, float] = field(default_factory=dict)
 
+    def add(self, other: TableScores) -> None:
+        """Take in the scores of other turns."""
+        self.logits |= other.logits
+        self.texts |= other.texts
+        self.surprise |= other.surprise
+
 
 def make_groups(table: Dataset, batch_size: int) -> list[Group]:
     """All conversations of a table in its order, whole, until a group has `batch_size` turns; the same for any number
     of processes."""
     rows = rows_by_conversation(table)
     speakers = table["speaker"][:]
+    partners = _partners({name: (len(found), {speakers[row] for row in found}) for name, found in rows.items()})
     groups, size = [], batch_size
-    names = list(rows)
-    for position, name in enumerate(names):
+    for name in rows:
         if size >= batch_size:
             groups.append(Group(len(groups), []))
             size = 0
-        number, partner = len(groups[-1].conversations), names[(position + 1) % len(names)]
-        groups[-1].conversations.append(Conversation(name, _turns(rows[name], number, speakers)))
-        groups[-1].partner_turns.extend(_turns(rows[partner], number, speakers))
-        size += len(rows[name])
+        number = len(groups[-1].conversations)
+        turns, partner = (_turns(rows.get(of, ()), number, speakers) for of in (name, partners[name]))
+        groups[-1].conversations.append(Conversation(name, turns, partner))
+        size += len(turns)
     return groups
+
+
+def _partners(conversations: dict[str, tuple[int, set[str]]]) -> dict[str, str | None]:
+    """For each conversation the next one, after the last the first, that is long enough and shares no speaker.
+
+    Args:
+        conversations: turns and speakers of each.
+    """
+    names = list(conversations)
+    partners = {}
+    for position, name in enumerate(names):
+        turns, speakers = conversations[name]
+        others = (*names[position + 1 :], *names[:position])
+        fitting = (o for o in others if conversations[o][0] >= turns - 1 and speakers.isdisjoint(conversations[o][1]))
+        partners[name] = next(fitting, None)
+    return partners
 
 
 def _turns(rows: Sequence[int], conversation: int, speakers: Sequence[str]) -> list[GroupTurn]:
@@ -129,7 +153,8 @@ class TableScorer:
 
     def load(self, group: Group) -> None:
         """Decode the audio of a group, and forget that of the one before."""
-        rows = sorted({turn.row for turn in (*group.turns, *group.partner_turns)})
+        partners = (turn for conversation in group.conversations for turn in conversation.partner)
+        rows = sorted({turn.row for turn in (*group.turns, *partners)})
         with ThreadPoolExecutor(4) as threads:
             loaded = dict(zip(rows, threads.map(self._waveform, rows)))
         self.not_scored |= {row: str(audio) for row, audio in loaded.items() if isinstance(audio, ValueError)}
@@ -163,8 +188,12 @@ class TableScorer:
         for _, given, _ in self._batches(turns, cache):
             self.model(**given, logits_to_keep=1)
 
+    def usable(self, turns: Sequence[GroupTurn]) -> list[GroupTurn]:
+        """The turns whose audio can be used; the others are skipped."""
+        return [turn for turn in turns if turn.row in self._waveforms]
+
     def _batches(self, turns, cache, *, update_memory: bool = True) -> Iterator[tuple[list[GroupTurn], dict, list]]:
-        usable = [turn for turn in turns if turn.row in self._waveforms]
+        usable = self.usable(turns)
         for start in range(0, len(usable), self._batch_size):
             batch = usable[start : start + self._batch_size]
             inputs, seconds = self._scorer.inputs([self._waveforms[turn.row] for turn in batch])

@@ -13,16 +13,28 @@ from huggingface_hub import EvalResult, ModelCard, ModelCardData, hf_hub_url
 from transformers import PreTrainedConfig
 
 from .._version import __version__
-from ..evaluation.markdown import INTERVALS, METRIC_TITLES, difference_table, metrics_table, protocol_table
-from ..evaluation.report import EvaluationReport
+from ..evaluation.report_file import EvaluationReport
+from ..evaluation.report_tables import (
+    INTERVALS,
+    METRIC_TITLES,
+    SPELT_OUT,
+    difference_table,
+    metrics_table,
+    protocol_table,
+    worst_groups,
+)
 
 
 TEMPLATES = Path(str(files("titans_mal.hub_cards")))
 # A file with this comment was made here, and may be made again; one without it is the publisher's own.
 MARKER = "Made by titans_mal, at every publication anew; without this line it is kept as it is."
-EXAMPLES_FOLDER = "examples"
+EXAMPLES_FOLDER, PICTURES_FOLDER = "examples", "evaluation"
 _TAGS = ("speech-emotion-recognition", "audio", "titans", "test-time-memory", "titans_mal")
 _NOT_TOLD = ("model_type", "weights_fingerprint")
+# The conditions whose metrics are results of the model.
+_RESULTS = ("memory", "reads_off")
+# Of a recipe, what says nothing.
+_EMPTY = ("", "None", "{}", "[]", "null")
 # How the Hub calls the metrics of a report.
 _METRICS = {"wa": "accuracy", "ua": "recall", "weighted_f1": "f1", "macro_f1": "f1"}
 
@@ -110,9 +122,12 @@ def model_card(
         missing=facts.missing(config),
         prompt=config.prompt_text(),
         readout=config.emotion_readout,
-        recipe=facts.recipe,
+        recipe={name: value for name, value in facts.recipe.items() if str(value).strip() not in _EMPTY},
         repo_id=repo_id,
-        reports=[_report_section(report.content, repo_id) for report in facts.reports],
+        reports=[
+            _report_section(report.content, repo_id, picture)
+            for report, picture in zip(facts.reports, picture_names(facts.reports))
+        ],
         transformers_range=_requirement("transformers"),
         version=__version__,
     )
@@ -159,7 +174,8 @@ def _ranked(scores: dict[str, float]) -> list[dict]:
 
 
 def _eval_results(content: dict) -> list[EvalResult]:
-    """The metrics of every column of a report, the controls' beside the model's."""
+    """The metrics of the model with its memory on and off; what controls, rivals and floors reach are no results of
+    it."""
     protocol = content["protocol"]
     dataset = {
         "dataset_type": protocol["corpus"],
@@ -187,25 +203,35 @@ def _eval_results(content: dict) -> list[EvalResult]:
             **dataset,
         )
         for name, column in content["columns"].items()
+        if name in _RESULTS
         for metric, found in column["metrics"].items()
         if metric in _METRICS
     ]
 
 
-def _report_section(content: dict, repo_id: str) -> str:
-    """A report's main tables, under a heading of the card."""
-    # Where the model lay when it was measured is nobody's business.
+def picture_names(reports: Sequence[EvaluationReport]) -> list[str]:
+    """The place in the repository of each report's picture, accuracy by history."""
+    return [f"{PICTURES_FOLDER}/history_{number}.png" for number in range(1, len(reports) + 1)]
+
+
+def _report_section(content: dict, repo_id: str, picture: str) -> str:
+    """A report's main tables and its picture, under a heading of the card."""
+    # The folder in which the model was measured is not the reader's business.
     content = {**content, "model": {**content["model"], "name": repo_id}}
     protocol = content["protocol"]
     fold = "" if protocol["fold"] is None else f", fold {protocol['fold']}"
     parts = [
         f"### {protocol['corpus']}, {protocol['label_set']}{fold}, {protocol['split']}",
-        f"{INTERVALS} Every column but the first is a control or a floor.",
-        metrics_table(content),
+        f"{INTERVALS} {SPELT_OUT} Every condition but the first is a control, a rival or a floor.",
+        metrics_table(content).markdown(),
     ]
     if content["differences"]:
-        parts += ["Memory on, minus each other column, in points on the same turns:", difference_table(content)]
-    return "\n\n".join([*parts, "Measured under:", protocol_table(content)])
+        parts += [
+            "Memory on, minus each other column, in points on the same turns:",
+            difference_table(content).markdown(),
+        ]
+    parts += [f"![WA by the number of earlier turns of the speaker]({picture})", *worst_groups(content)]
+    return "\n\n".join([*parts, "Measured under:", protocol_table(content).markdown()])
 
 
 def _requirement(package: str) -> str:

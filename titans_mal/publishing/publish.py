@@ -15,11 +15,12 @@ from huggingface_hub.utils import validate_repo_id
 from transformers import PreTrainedConfig
 
 from ..auto import AutoModelForAudioEmotion
+from ..evaluation.pictures import draw_history
 from ..evaluation.protocol import model_of
-from ..evaluation.report import EvaluationReport
+from ..evaluation.report_file import EvaluationReport
 from ..modeling.host_lora import has_lora
 from ..training_recipe import read_recipe
-from .model_card import EXAMPLES_FOLDER, MARKER, TEMPLATES, CardFacts, model_card
+from .model_card import EXAMPLES_FOLDER, MARKER, TEMPLATES, CardFacts, model_card, picture_names
 from .repository import (
     CARD_FILE,
     complete_config,
@@ -104,7 +105,7 @@ def publish_folder(
         recipe=read_recipe(folder),
     )
     _write_hub_files(folder, repo_id, config, facts, token)
-    names = [f"{EXAMPLES_FOLDER}/{path.name}" for path in facts.examples]
+    names = [*(f"{EXAMPLES_FOLDER}/{path.name}" for path in facts.examples), *picture_names(facts.reports)]
     files, left_out = repository_files(folder, names)
     publication = Publication(files, left_out, facts.missing(config))
     if not dry_run:
@@ -251,6 +252,10 @@ def _write_hub_files(
         place.parent.mkdir(exist_ok=True)
         if not place.exists() or not place.samefile(path):
             shutil.copyfile(path, place)
+    for report, name in zip(facts.reports, picture_names(facts.reports)):
+        place = folder / name
+        place.parent.mkdir(exist_ok=True)
+        draw_history(report.content, place)
     if _is_of_the_publisher(folder / CARD_FILE):
         return
     answers = _answers(folder, facts.examples, token) if facts.examples else ()

@@ -72,11 +72,11 @@ def read_config(folder: Path) -> PreTrainedConfig:
     return config
 
 
-def repository_files(folder: Path, examples: Collection[str] = ()) -> tuple[dict[str, Path], list[str]]:
+def repository_files(folder: Path, shown: Collection[str] = ()) -> tuple[dict[str, Path], list[str]]:
     """By their place in the repository, the files that are published; and the names of those that are not.
 
     Args:
-        examples: names of the sound files that are published; no other sound is.
+        shown: names of the audio files and pictures that are published; no others are.
     """
     found = sorted(path for path in folder.rglob("*") if path.is_file())
     names = {path.relative_to(folder).as_posix(): path for path in found}
@@ -85,7 +85,7 @@ def repository_files(folder: Path, examples: Collection[str] = ()) -> tuple[dict
     chosen = {
         name: path
         for name, path in names.items()
-        if name in {*code, *examples, *_LORA} or any(pattern.fullmatch(name) for pattern in patterns)
+        if name in {*code, *shown, *_LORA} or any(pattern.fullmatch(name) for pattern in patterns)
     }
     return chosen, sorted({*names} - {*chosen})
 

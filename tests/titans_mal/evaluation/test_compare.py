@@ -6,9 +6,11 @@ import json
 import numpy as np
 import pytest
 from tiny_models import tiny_model, tiny_processor
+from typer.testing import CliRunner
 
+from titans_mal.cli import app
 from titans_mal.data.table import conversation_table
-from titans_mal.evaluation.compare import compare_reports, comparison_markdown
+from titans_mal.evaluation.compare import compare_paired, compare_reports, comparison_markdown, paired_markdown
 from titans_mal.evaluation.emotion_metrics import EmotionMetrics
 from titans_mal.evaluation.protocol import ProtocolError, protocol_of
 from titans_mal.evaluation.report import EvaluationReport, build_report
@@ -216,4 +218,75 @@ def test_what_is_no_report(tmp_path):
     content["columns"]["memory"]["metrics"]["wa"]["value"] = "high"
     (tmp_path / "report.json").write_text(json.dumps(content))
     with pytest.raises(ValueError, match=r"No evaluation report: \$\.columns\.memory\.metrics\.wa\.value: 'high'"):
+        EvaluationReport.load(tmp_path)
+
+
+def paired_reports() -> tuple[EvaluationReport, EvaluationReport]:
+    return make_report(turns=60, rng_seed=1), make_report(turns=60, rng_seed=2, name="other", weights="w")
+
+
+def test_two_runs_are_compared_turn_by_turn():
+    one, two = paired_reports()
+    found = compare_paired(one, two)
+    assert set(found) == {*one.columns} & {*two.columns}
+    values = [report.columns["memory"]["metrics"]["wa"]["value"] for report in (one, two)]
+    assert found["memory"]["metrics"]["wa"]["value"] == pytest.approx(values[0] - values[1])
+    right = [[t["predicted"]["memory"] == t["label"] for t in report.predictions] for report in (one, two)]
+    better = sum(a and not b for a, b in zip(*right))
+    worse = sum(b and not a for a, b in zip(*right))
+    assert (found["memory"]["mcnemar"]["better"], found["memory"]["mcnemar"]["worse"]) == (better, worse)
+    assert better > 0
+    assert worse > 0
+    low, high = found["memory"]["metrics"]["wa"]["interval"]
+    assert low <= values[0] - values[1] <= high
+    back = compare_paired(two, one)["memory"]["metrics"]["ua"]["value"]
+    assert back == pytest.approx(-found["memory"]["metrics"]["ua"]["value"])
+    # The floors are the same turns and labels.
+    assert found["majority"]["mcnemar"] == {"better": 0, "worse": 0, "p": 1.0}
+    assert "# m0 minus other" in paired_markdown(one, two)
+
+
+def test_pairs_are_of_the_same_turns():
+    one, two = paired_reports()
+    with pytest.raises(ProtocolError, match="needs the same turns, and these are of the folds 1 and 2"):
+        compare_paired(make_report(fold=1), make_report(fold=2))
+    del two.predictions[3]
+    with pytest.raises(ProtocolError, match="these reports scored different ones"):
+        compare_paired(one, two)
+    two.predictions.clear()
+    with pytest.raises(ValueError, match=r"The report of other lacks its predictions\.jsonl"):
+        compare_paired(one, two)
+
+
+def test_the_command_writes_markdown_csv_and_latex(tmp_path):
+    for name, report in zip(("a", "b"), paired_reports()):
+        report.save(tmp_path / name)
+
+    def compare(*arguments):
+        done = CliRunner().invoke(app, ["compare", str(tmp_path / "a"), str(tmp_path / "b"), *map(str, arguments)])
+        return done.exit_code, done.output
+
+    for suffix, first in (
+        (".md", "# talks"),
+        (".csv", "model,memory layers,scope"),
+        (".tex", "% \\usepackage{booktabs}"),
+    ):
+        assert compare("--output", tmp_path / f"out{suffix}")[0] == 0
+        assert (tmp_path / f"out{suffix}").read_text().startswith(first)
+    assert compare("--paired", "--output", tmp_path / "pair.csv")[0] == 0
+    assert (tmp_path / "pair.csv").read_text().startswith("condition,WA,WA low,WA high,UA")
+    code, text = compare("--paired")
+    assert (code, "# m0 minus other" in text) == (0, True)
+    code, text = compare("--output", tmp_path / "out.docx")
+    assert (code, "must end in .md, .csv or .tex" in text) == (1, True)
+    done = CliRunner().invoke(app, ["compare", str(tmp_path / "a"), "--paired"])
+    assert (done.exit_code, "--paired compares two reports, got 1" in done.output) == (1, True)
+
+
+def test_a_report_of_a_later_version_is_refused(tmp_path):
+    report = make_report()
+    report.save(tmp_path)
+    text = (tmp_path / "report.json").read_text()
+    (tmp_path / "report.json").write_text(text.replace('"schema_version": "2.0"', '"schema_version": "3.1"'))
+    with pytest.raises(ValueError, match=r"schema version 3\.1, and this version of titans_mal reads up to 2\.0"):
         EvaluationReport.load(tmp_path)

@@ -20,6 +20,7 @@ from titans_mal.evaluation.conditions import CONDITIONS
 from titans_mal.evaluation.evaluate_conversations import evaluate_conversations
 from titans_mal.evaluation.progress import Progress
 from titans_mal.evaluation.report import EvaluationReport
+from titans_mal.evaluation.table_scoring import TableScorer
 from titans_mal.processes import process_state
 
 
@@ -28,7 +29,12 @@ LENGTHS = {"a": 3, "b": 4, "c": 7, "d": 2}
 BATCH = 5
 
 
-def write_talks(folder, emotions=lambda talk, turn: LABELS[(turn + ord(talk)) % 4], sound=lambda talk, turn: None):
+def write_talks(
+    folder,
+    emotions=lambda talk, turn: LABELS[(turn + ord(talk)) % 4],
+    sound=lambda talk, turn: None,
+    speakers=lambda talk, turn: "XY"[turn % 2],
+):
     folder.mkdir(parents=True)
     with open(folder / "metadata.csv", "w", newline="") as file:
         table = csv.writer(file)
@@ -40,7 +46,7 @@ def write_talks(folder, emotions=lambda talk, turn: LABELS[(turn + ord(talk)) % 
                 waveform = sound(talk, turn)
                 waveform = tone(0.4 + 0.1 * (turn % 3), frequency=frequency) if waveform is None else waveform
                 (folder / name).write_bytes(to_wav(waveform))
-                table.writerow([name, talk, turn, "XY"[turn % 2], emotions(talk, turn)])
+                table.writerow([name, talk, turn, speakers(talk, turn), emotions(talk, turn)])
     return load_conversations(folder, label_set=LABELS)["test"]
 
 
@@ -76,30 +82,97 @@ def stream(model, processor, turns, cache, **options) -> np.ndarray:
     return np.array(logits)
 
 
-def test_conditions_are_what_they_say(model, processor, talks, tmp_path):
-    evaluated(model, processor, talks, tmp_path / "out")
+def test_conditions_are_what_they_say(model, processor, tmp_path):
+    talks = write_talks(tmp_path / "talks", speakers=lambda talk, turn: f"{talk}{turn % 2}")
+    report = evaluated(model, processor, talks, tmp_path / "out")
     heard = heard_logits(tmp_path / "out")
     assert set(heard) == set(CONDITIONS)
     rows = list(talks)
     parts = {name: [row for row in rows if row["conversation_id"] == name] for name in LENGTHS}
-    states, expected = {}, {"memory": [], "reset": [], "reads_off": [], "other_state": []}
-    for name, turns in parts.items():
-        states[name] = ConversationMemoryCache(model.config)
-        expected["memory"].append(stream(model, processor, turns, states[name]))
+    expected = {"memory": [], "reset": [], "reads_off": [], "other_state": []}
+    for turns in parts.values():
+        expected["memory"].append(stream(model, processor, turns, ConversationMemoryCache(model.config)))
         expected["reset"].append(stream(model, processor, turns, None))
         with model.disable_memory():
             expected["reads_off"].append(stream(model, processor, turns, None))
-    for name, partner in zip(parts, "bcda"):
-        expected["other_state"].append(stream(model, processor, parts[name], states[partner], update_memory=False))
+    # Before each turn as many turns of the next conversation as were said of its own; none is as long as "c".
+    for name, partner in {"a": "b", "b": "c", "d": "a"}.items():
+        cache = ConversationMemoryCache(model.config)
+        for place, turn in enumerate(parts[name]):
+            expected["other_state"].append(stream(model, processor, [turn], cache, update_memory=False))
+            stream(model, processor, parts[partner][place : place + 1], cache)
     for name, values in expected.items():
         np.testing.assert_allclose(heard[name], np.concatenate(values), atol=2e-5, err_msg=name)
-    for name in ("reset", "reads_off", "other_state", "half_reads", "shuffled"):
+    for name in ("reset", "reads_off", "half_reads", "shuffled"):
         assert np.abs(heard[name] - heard["memory"]).max() > 1e-3, name
+    covered = [*range(7), 14, 15]
+    assert np.abs(heard["other_state"] - heard["memory"][covered]).max() > 1e-3
     # The first turn of a conversation reads nothing that was written.
     first = [0, 3, 7, 14]
     np.testing.assert_allclose(heard["memory"][first], heard["reset"][first], atol=2e-5)
+    np.testing.assert_allclose(heard["other_state"][[0, 3, 7]], heard["reset"][[0, 3, 14]], atol=2e-5)
     # Half reads lie between, and leave no hook behind.
     assert not any(layer._forward_hooks for layer in model.titans_memory.layers)
+    # What has no partner is left out of this condition alone, and counted.
+    assert report.content["without_partner"] == 1
+    assert sum(map(sum, report.columns["other_state"]["confusion"])) == 9
+    assert sum(map(sum, report.columns["memory"]["confusion"])) == 16
+    has_it = [turn["conversation_id"] for turn in report.predictions if "other_state" in turn["predicted"]]
+    assert has_it == ["a"] * 3 + ["b"] * 4 + ["d"] * 2
+    pairs = [turn for turn in report.predictions if "other_state" in turn["predicted"]]
+    right = {name: np.mean([t["predicted"][name] == t["label"] for t in pairs]) for name in ("memory", "other_state")}
+    found = report.content["differences"]["other_state"]["metrics"]["wa"]["value"]
+    assert found == pytest.approx(right["memory"] - right["other_state"])
+    text = (tmp_path / "out" / "report.md").read_text()
+    assert "1 of 4 conversations have no partner" in text
+
+
+@pytest.mark.parametrize("scope", ["conversation", "speaker"])
+def test_another_history_is_as_long_as_the_own(processor, tmp_path, monkeypatch, scope):
+    """Counted in the memory before every scored turn, also where a turn of the partner or an own one is unusable."""
+
+    def sound(talk, turn):
+        return np.zeros(8000) if (talk, turn) in {("b", 1), ("c", 2)} else None
+
+    talks = write_talks(tmp_path / "talks", sound=sound, speakers=lambda talk, turn: f"{talk}{turn % 2}")
+    model = tiny_model({"scope": scope, "max_speakers": 2})
+    seen = {"memory": {}, "other_state": {}}
+    score = TableScorer.score
+
+    def counting(self, turns, cache, *, update_memory=True):
+        if update_memory:
+            # One by one, so that each turn's history is counted before it.
+            parts = [score(self, [turn], cache) for turn in turns if not count("memory", turn, cache)]
+            for part in parts[1:]:
+                parts[0].add(part)
+            return parts[0]
+        for turn in turns:
+            count("other_state", turn, cache)
+        return score(self, turns, cache, update_memory=False)
+
+    def count(name, turn, cache):
+        streams = model.config.memory_config.streams_per_row
+        start = turn.conversation * streams
+        seen[name][turn.row] = sorted(cache.turns[start : start + streams].tolist())
+
+    monkeypatch.setattr(TableScorer, "score", counting)
+    report = evaluated(model, processor, talks, tmp_path / "out", conditions=["memory", "other_state"], batch_size=1)
+    usable = [turn["conversation_id"] for turn in report.predictions]
+    assert len(usable) == 14
+    rows = [row for row in seen["other_state"] if row in {*seen["memory"]} and talks[row]["conversation_id"] != "c"]
+    # Of "a" no turn is left out: "b" has three that can be used, and it needs two.
+    assert len(rows) == 3 + 3 + 2
+    for row in rows:
+        assert seen["other_state"][row] == seen["memory"][row], (row, scope)
+    assert max(map(sum, seen["other_state"].values())) == 2
+
+
+def test_conversations_that_share_their_speakers_are_no_foreign_history(model, processor, talks, tmp_path):
+    report = evaluated(model, processor, talks, tmp_path / "out", conditions=["memory", "other_state"])
+    assert "other_state" not in report.columns
+    assert report.content["without_partner"] == 4
+    assert "shares no speaker with it" in report.content["left_out"]["other_state"]
+    assert "Left out: other_state, since no conversation has another" in (tmp_path / "out" / "report.md").read_text()
 
 
 def test_shuffled_turns_keep_their_places(model, processor, talks, tmp_path):
@@ -219,7 +292,7 @@ def test_a_group_that_is_missing_is_not_taken_for_wrong_answers(model, processor
     read = Progress.read
     monkeypatch.setattr(Progress, "read", lambda self: read(self)[:1] + read(self)[2:])
     monkeypatch.setattr(runner, "_with_bar", lambda groups, *, shown: [])
-    with pytest.raises(ValueError, match=r"The groups \[1\] of 3 were not heard"):
+    with pytest.raises(ValueError, match=r"The groups \[1\] of 3 were not scored"):
         evaluated(model, processor, talks, tmp_path / "out")
 
 
@@ -391,9 +464,9 @@ def test_data_that_the_model_does_not_know(model, processor, talks, tmp_path):
         evaluated(model, processor, foreign, tmp_path / "out")
     with pytest.raises(ValueError, match="No turn of the dataset is scored"):
         evaluated(model, processor, talks.map(lambda row: {"emotion": -1}), tmp_path / "out")
-    with pytest.raises(ValueError, match="row 1 is turn 0 of 'a' after turn 1"):
+    with pytest.raises(ValueError, match="row 1, of 'a', has turn_index=0 after 1"):
         evaluated(model, processor, talks.select([1, 0, 2]), tmp_path / "out")
-    with pytest.raises(ValueError, match="row 3 is turn 0 of 'a' after turn 2"):
+    with pytest.raises(ValueError, match="row 3, of 'a', has turn_index=0 after 2"):
         evaluated(model, processor, talks.select([0, 1, 2, 0]), tmp_path / "out")
     with pytest.raises(ValueError, match="needs the columns"):
         evaluated(model, processor, talks.remove_columns("speaker"), tmp_path / "out")

@@ -82,9 +82,12 @@ def test_a_card_without_facts_says_so(folder):
 
 
 def test_the_numbers_of_a_card_are_those_of_its_report(folder, reports):
-    (folder / "training_recipe.json").write_text(json.dumps({"steps": 1500, "data": "a | b"}))
+    recipe = {"steps": 1500, "data": "a | b", "memory": "{}", "fold": None, "note": "", "seed": 0}
+    (folder / "training_recipe.json").write_text(json.dumps(recipe))
     facts = {"license": "apache-2.0", "language": ["en"], "datasets": ["synthetic-baseline"]}
-    assert dry(folder, reports=reports[:1], examples=SOUNDS[:3], **facts).missing == []
+    publication = dry(folder, reports=reports[:1], examples=SOUNDS[:3], **facts)
+    assert publication.missing == []
+    assert publication.files["evaluation/history_1.png"].stat().st_size > 5000
     text, data = card_of(folder)
     assert "Its publisher does not state" not in text
     report = json.loads((reports[0] / "report.json").read_text())
@@ -98,7 +101,10 @@ def test_the_numbers_of_a_card_are_those_of_its_report(folder, reports):
         "args": {"labels": report["protocol"]["labels"]},
     }
     metrics = {(metric["args"]["column"], metric["args"]["metric"]): metric for metric in result["metrics"]}
-    assert {column for column, _ in metrics} == {*report["columns"]} >= {"memory", "reads_off", "majority"}
+    # Controls, rivals and floors are in the table, and no results of the model.
+    assert {column for column, _ in metrics} == {"memory", "reads_off"}
+    assert len(result["metrics"]) == len(metrics) == 8
+    assert "| floor: majority |" in text
     for (column, metric), found in metrics.items():
         measured = report["columns"][column]["metrics"][metric]
         assert found["value"] == round(100 * measured["value"], 2)
@@ -109,6 +115,12 @@ def test_the_numbers_of_a_card_are_those_of_its_report(folder, reports):
     assert f"| memory on | {100 * report['columns']['memory']['metrics']['wa']['value']:.1f} |" in text
     assert str(QUICKSTART) not in text
     assert "| data | a \\| b |" in text
+    assert "| seed | 0 |" in text
+    assert not any(f"| {name} |" in text.partition("## Training")[2] for name in ("memory", "fold", "note"))
+    assert "![WA by the number of earlier turns of the speaker](evaluation/history_1.png)" in text
+    for heading in ("## Intended use", "## Citation"):
+        assert heading in text
+    assert "arXiv:2501.00663" in text
     # What the model answers to the examples, which are one conversation.
     pipe = AudioEmotionPipeline(
         model=AutoModelForAudioEmotion.from_pretrained(folder), processor=AutoProcessor.from_pretrained(folder)

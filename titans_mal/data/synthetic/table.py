@@ -61,7 +61,8 @@ def _rows(name: str, script: Script, rng: np.random.Generator, split: str) -> li
             {
                 "conversation_id": name,
                 "turn_index": index,
-                "speaker": speaker,
+                # Of this conversation alone: no two conversations share a voice.
+                "speaker": f"{name}_{speaker}",
                 "audio": {"path": f"{name}_t{index:02d}_{speaker}.wav", "bytes": to_wav(waveform)},
                 "emotion": -1 if turn.is_introduction else turn.emotion,
                 "start": clock,

@@ -1,0 +1,81 @@
+"""`titans-mal calibrate`: a temperature for a model's probabilities, and a threshold for a wanted accuracy."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from safetensors import SafetensorError
+
+from .messages import console, errors_in_one_line
+from .options import DataDir, Fold, LabelSet, labels_for
+
+
+def calibrate(
+    model: Annotated[Path, typer.Argument(help="The folder of a model with memory; its config.json is changed.")],
+    data: Annotated[str, typer.Argument(help="A corpus, a folder with metadata.csv, or a Hub dataset.")],
+    output: Annotated[Path, typer.Option(help="The folder for what was scored; a stopped run goes on from it.")],
+    data_dir: DataDir = None,
+    label_set: LabelSet = None,
+    fold: Fold = None,
+    split: Annotated[str, typer.Option(help="A split that was not trained on and is not tested.")] = "dev",
+    accuracy: Annotated[
+        float | None, typer.Option(help="That is wanted of the turns that are answered, as 0.9.")
+    ] = None,
+    batch_size: Annotated[int, typer.Option(help="Turns scored at once.")] = 16,
+    dtype: Annotated[str, typer.Option(help="Of the host: auto, float32, bfloat16, float16.")] = "auto",
+    strict: Annotated[bool, typer.Option("--strict", help="Stop at a turn that cannot be used.")] = False,
+) -> None:
+    """Fit the temperature of a model's probabilities on a validation split, and write it into its configuration."""
+    from transformers import AutoProcessor
+
+    from titans_mal import AutoModelForAudioEmotion, load_conversations
+
+    from ..evaluation import calibrate as calibrating
+    from ..processes import end_processes, process_state
+
+    with errors_in_one_line(SafetensorError):
+        state = process_state()
+        if not model.is_dir():
+            raise ValueError(f"{model} is no folder: the temperature is written into the config.json of one.")
+        loaded = AutoModelForAudioEmotion.from_pretrained(str(model), dtype=dtype)
+        loaded.to(state.device)
+        wanted = labels_for(data, data_dir, label_set, loaded.config.labels)
+        with state.main_process_first():
+            conversations = load_conversations(data, data_dir=data_dir, label_set=wanted, fold=fold, strict=strict)
+        if split not in conversations:
+            raise ValueError(f"{data} has no split {split!r}; it has {list(conversations)}.")
+        found = calibrating.calibrate(
+            loaded,
+            AutoProcessor.from_pretrained(model),
+            conversations[split],
+            output,
+            batch_size=batch_size,
+            strict=strict,
+        )
+        if state.is_main_process:
+            calibrating.save_temperature(model, found.temperature)
+            _print(found, accuracy)
+        end_processes()
+
+
+def _print(found, accuracy: float | None) -> None:
+    for name, temperature in (("before", found.before), ("now", found.temperature)):
+        numbers = found.numbers(temperature)
+        console.print(
+            f"{name}: temperature {temperature:.3f}, expected calibration error {100 * numbers['ece']:.1f} points, "
+            f"log loss {numbers['log_loss']:.3f} of {len(found.references)} turns",
+            markup=False,
+        )
+    if accuracy is None:
+        return
+    point = found.threshold_for(accuracy)
+    if point is None:
+        console.print(f"No threshold reaches {accuracy:.0%} on this split.", markup=False)
+        return
+    console.print(
+        f"--unknown-below {point['threshold']:.4f} answers {point['coverage']:.0%} of the turns, of which "
+        f"{point['accuracy']:.1%} are right",
+        markup=False,
+    )

@@ -1,0 +1,94 @@
+"""`calibrate`: a temperature for a model's probabilities, fitted on a validation split."""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from datasets import Dataset
+
+from .calibration import calibration_of, fit_temperature, probabilities_of, threshold_for
+from .evaluate_conversations import PROGRESS_FOLDER, check_data, score_table
+from .protocol import model_of, protocol_of
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """The temperature of a model, and its answers to the turns that it was fitted on.
+
+    Attributes:
+        temperature: that was fitted.
+        before: the temperature that the model had.
+        logits: (turns, labels), with memory on, of the turns that have a label.
+        references: (turns,) their labels.
+    """
+
+    temperature: float
+    before: float
+    logits: np.ndarray
+    references: np.ndarray
+
+    def numbers(self, temperature: float) -> dict:
+        """`calibration_of` these turns at a temperature."""
+        return calibration_of(probabilities_of(self.logits, temperature), self.references)
+
+    def threshold_for(self, accuracy: float) -> dict | None:
+        """As `calibration.threshold_for`, of these turns at the fitted temperature."""
+        probabilities = probabilities_of(self.logits, self.temperature)
+        return threshold_for(probabilities.max(-1), probabilities.argmax(-1) == self.references, accuracy)
+
+
+def calibrate(
+    model, processor, dataset: Dataset, output_dir: str | Path, *, batch_size: int = 16, strict: bool = False
+) -> Calibration:
+    """Fit `config.emotion_temperature` on a validation split, by the log loss of the answers with memory on.
+
+    The model keeps it in its configuration; `save_pretrained`, or `save_temperature` into a folder, writes it.
+
+    Args:
+        model: with memory.
+        processor: of its host.
+        dataset: a split that the model was not trained on, and that no number is reported of.
+        output_dir: for what was scored; a stopped run goes on from it.
+        batch_size: turns scored at once.
+        strict: raise where a turn's audio cannot be used.
+
+    Raises:
+        ValueError: as `evaluate_conversations`.
+    """
+    dataset = dataset.with_format(None)
+    check_data(model, dataset)
+    reading = {"readout": "logits", "max_new_tokens": 1, "seed": 0}
+    run = {"protocol": protocol_of(model, processor, dataset, **reading), "model": model_of(model)}
+    # The answers do not depend on the temperature: a run that was calibrated can be gone on from.
+    run["model"].pop("temperature")
+    folder = Path(output_dir) / PROGRESS_FOLDER
+    lines, _ = score_table(
+        model, processor, dataset, folder, run, ["memory"], batch_size=batch_size, strict=strict, **reading
+    )
+    logits = {int(row): values for line in lines for row, values in line["heard"]["memory"]["logits"].items()}
+    labels = dataset["emotion"][:]
+    rows = [row for row, label in enumerate(labels) if label >= 0 and row in logits]
+    references, answers = np.array([labels[row] for row in rows]), np.array([logits[row] for row in rows])
+    before = model.config.emotion_temperature
+    model.config.emotion_temperature = fit_temperature(answers, references)
+    return Calibration(model.config.emotion_temperature, before, answers, references)
+
+
+def save_temperature(folder: str | Path, temperature: float) -> None:
+    """Write a temperature into the configuration of a model's folder, whose other files are left as they are.
+
+    Raises:
+        FileNotFoundError: if there is no configuration.
+    """
+    path = Path(folder) / "config.json"
+    if not path.is_file():
+        raise FileNotFoundError(f"{folder} holds no model: config.json is missing.")
+    config = json.loads(path.read_text(encoding="utf-8"))
+    config["emotion_temperature"] = temperature
+    unfinished = path.with_suffix(".unfinished")
+    unfinished.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+    os.replace(unfinished, path)

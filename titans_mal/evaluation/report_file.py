@@ -1,0 +1,97 @@
+"""The report of an evaluation on disk: its numbers as JSON of a written schema, tables, pictures and predictions."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+import jsonschema
+
+
+SCHEMA = json.loads((Path(__file__).parent / "report.schema.json").read_text(encoding="utf-8"))
+# Major.minor; a report of another major version has other conditions.
+SCHEMA_VERSION = "2.0"
+REPORT_FILE, PREDICTIONS_FILE, TABLES_FOLDER = "report.json", "predictions.jsonl", "tables"
+
+
+@dataclass
+class EvaluationReport:
+    """A report and the predictions that it is made of.
+
+    Attributes:
+        content: as `report.schema.json` says.
+        predictions: one dict a turn that was scored: `conversation_id`, `turn_index`, `speaker`, `label`, `predicted`,
+            a label for each condition (None: an answer that names none), and `probabilities`, for each condition that
+            has them, those of all labels.
+    """
+
+    content: dict
+    predictions: list[dict]
+
+    def __post_init__(self):
+        version = self.content.get("schema_version") if isinstance(self.content, dict) else None
+        if _is_later(version):
+            raise ValueError(
+                f"The report has schema version {version}, and this version of titans_mal reads up to "
+                f"{SCHEMA_VERSION}: use a later one."
+            )
+        try:
+            jsonschema.validate(self.content, SCHEMA)
+        except jsonschema.ValidationError as error:
+            raise ValueError(f"No evaluation report: {error.json_path}: {error.message}") from error
+
+    @property
+    def protocol(self) -> dict:
+        return self.content["protocol"]
+
+    @property
+    def columns(self) -> dict[str, dict]:
+        return self.content["columns"]
+
+    def save(self, folder: str | Path) -> None:
+        """Write into a folder: JSON, Markdown, predictions, pictures (PNG and PDF) and tables (CSV and LaTeX)."""
+        from .markdown import report_markdown
+        from .pictures import draw_calibration, draw_confusion, draw_history
+        from .report_tables import report_tables
+
+        folder = Path(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        lines = (json.dumps(turn) + "\n" for turn in self.predictions)
+        (folder / PREDICTIONS_FILE).write_text("".join(lines), encoding="ascii")
+        pictures = {"confusion": draw_confusion, "history": draw_history, "calibration": draw_calibration}
+        for name, draw in pictures.items():
+            draw(self.content, *(folder / f"{name}{suffix}" for suffix in (".png", ".pdf")))
+        for table in report_tables(self.content):
+            table.save(folder / TABLES_FOLDER)
+        (folder / "report.md").write_text(report_markdown(self.content), encoding="utf-8")
+        content = json.dumps(self.content, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+        (folder / REPORT_FILE).write_text(content, encoding="utf-8")
+
+    @classmethod
+    def load(cls, path: str | Path) -> EvaluationReport:
+        """Read what `save` wrote.
+
+        Args:
+            path: the folder, or its `report.json`.
+
+        Raises:
+            FileNotFoundError: if there is no report.
+            ValueError: if it is none by the schema, saying where.
+        """
+        path = Path(path)
+        path = path / REPORT_FILE if path.is_dir() else path
+        if not path.is_file():
+            raise FileNotFoundError(f"There is no evaluation report at {path}.")
+        try:
+            content = json.loads(path.read_text(encoding="utf-8"))
+        except json.JSONDecodeError as error:
+            raise ValueError(f"{path} is no JSON: {error}") from error
+        predictions = path.parent / PREDICTIONS_FILE
+        lines = predictions.read_text(encoding="utf-8").splitlines() if predictions.is_file() else []
+        return cls(content, [json.loads(line) for line in lines])
+
+
+def _is_later(version) -> bool:
+    major = str(version).split(".")[0]
+    return major.isdigit() and int(major) > int(SCHEMA_VERSION.split(".")[0])

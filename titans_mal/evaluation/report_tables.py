@@ -1,0 +1,196 @@
+"""The tables of a report, for Markdown, CSV and LaTeX."""
+
+from __future__ import annotations
+
+from .statistics import METRICS, MIN_CONVERSATIONS
+from .tables import Number, Table
+
+
+INTERVALS = "Percent, with 95 % intervals by bootstrap over conversations, where there are at least ten."
+METRIC_TITLES = {"wa": "WA", "ua": "UA", "weighted_f1": "WF1", "macro_f1": "macro F1"}
+SPELT_OUT = (
+    "WA: weighted accuracy, the share of turns that are right. UA: unweighted accuracy, the mean recall of labels. "
+    "WF1: F1 weighted by the turns of each label. Macro F1: mean F1 of the labels."
+)
+# A range of history with fewer turns, or fewer conversations than an interval needs, says little.
+MIN_TURNS = 20
+# The same for a group of turns.
+MIN_GROUP = 10
+
+
+def report_tables(content: dict) -> list[Table]:
+    """All tables that a report has."""
+    tables = [metrics_table(content), difference_table(content), history_table(content), recall_table(content)]
+    tables += [calibration_table(content), *group_tables(content)]
+    return [table for table in tables if table.rows]
+
+
+def metrics_table(content: dict) -> Table:
+    """The metrics of each condition."""
+    columns = content["columns"]
+    has_text = any(column["unparsable"] is not None for column in columns.values())
+    table = Table("metrics", ["condition", *METRIC_TITLES.values(), *["no label named"] * has_text])
+    for column in columns.values():
+        unparsable = [Number(column["unparsable"])] * has_text
+        table.rows.append([column["title"], *_numbers(column["metrics"]), *unparsable])
+    return table
+
+
+def difference_table(content: dict) -> Table:
+    """What memory on has more than each other condition."""
+    table = Table("differences", ["minus", *METRIC_TITLES.values(), "better / worse turns", "McNemar p"])
+    for name, found in content["differences"].items():
+        table.rows.append([content["columns"][name]["title"], *difference_cells(found)])
+    return table
+
+
+def difference_cells(found: dict) -> list:
+    """The cells of a difference: its metrics, the turns that only one side has right, and McNemar's p."""
+    test = found["mcnemar"]
+    return [*_numbers(found["metrics"]), f"{test['better']} / {test['worse']}", f"{test['p']:.2g}"]
+
+
+def history_table(content: dict) -> Table:
+    """WA of each condition by the number of earlier turns of the speaker; thin ranges are in brackets."""
+    columns = list(content["columns"].values())
+    depths = columns[0]["by_history"]
+    titles = [f"({depth})" if is_thin(found) else depth for depth, found in depths.items()]
+    table = Table("history", ["condition", *titles])
+    table.rows.append(["turns", *(found["turns"] for found in depths.values())])
+    for column in columns:
+        found = (column["by_history"].get(depth, {"wa": None}) for depth in depths)
+        table.rows.append([column["title"], *(Number(f["wa"], f.get("interval")) for f in found)])
+    return table
+
+
+def is_thin(found: dict) -> bool:
+    """Whether a range of history is of too few turns or conversations to say much; reports of schema version 1 do not
+    know the conversations."""
+    return found["turns"] < MIN_TURNS or ("interval" in found and found["interval"] is None)
+
+
+def recall_table(content: dict) -> Table:
+    """The recall of each label under each condition."""
+    table = Table("recall", ["condition", *content["protocol"]["labels"]])
+    for column in content["columns"].values():
+        table.rows.append([column["title"], *map(Number, column["recall"].values())])
+    return table
+
+
+def calibration_table(content: dict) -> Table:
+    """How far probabilities are from the shares that are right."""
+    table = Table("calibration", ["condition", "expected calibration error", "log loss"])
+    for column in content["columns"].values():
+        found = column.get("calibration")
+        if found is not None:
+            table.rows.append([column["title"], Number(found["ece"]), f"{found['log_loss']:.3f}"])
+    return table
+
+
+def coverage_table(content: dict, *, accuracies=(0.6, 0.7, 0.8, 0.9, 0.95)) -> Table:
+    """With memory on, the threshold below which turns are "unknown", for accuracies that may be wanted."""
+    table = Table("coverage", ["accuracy of at least", "answer from the probability", "turns answered", "accuracy"])
+    curve = (content["columns"].get("memory", {}).get("calibration") or {}).get("coverage", [])
+    for wanted in accuracies:
+        point = next((point for point in curve if point["accuracy"] >= wanted), None)
+        if point is not None:
+            numbers = [Number(point["coverage"]), Number(point["accuracy"])]
+            table.rows.append([Number(wanted), f"{point['threshold']:.3f}", *numbers])
+    return table
+
+
+def group_tables(content: dict) -> list[Table]:
+    """WA and UA of each gender, language and speaker, where the table has them."""
+    tables = []
+    for column, groups in content.get("groups", {}).items():
+        names = list(next(iter(groups.values()))["conditions"])
+        titles = [content["columns"][name]["title"] for name in names]
+        shown = [f"{metric}, {title}" for title in titles for metric in ("WA", "UA")]
+        table = Table(f"by_{column}", [column, "turns", *shown])
+        for group, found in groups.items():
+            numbers = [Number(found["conditions"][name][metric]) for name in names for metric in ("wa", "ua")]
+            table.rows.append([group, found["turns"], *numbers])
+        tables.append(table)
+    return tables
+
+
+def worst_groups(content: dict) -> list[str]:
+    """A line for each kind of group: the worst and the best of those with enough turns, by UA with memory on."""
+    lines = []
+    for column, groups in content.get("groups", {}).items():
+        condition = next(iter(next(iter(groups.values()))["conditions"]))
+        enough = {name: found for name, found in groups.items() if found["turns"] >= MIN_GROUP}
+        if len(enough) < 2:
+            continue
+        ranked = sorted(enough, key=lambda name: enough[name]["conditions"][condition]["ua"])
+        told = [
+            f"{name} (UA {Number(enough[name]['conditions'][condition]['ua'])}, {enough[name]['turns']} turns)"
+            for name in (ranked[0], ranked[-1])
+        ]
+        title = content["columns"][condition]["title"]
+        lines.append(
+            f"By {column}, {title}: the worst of {len(enough)} with at least {MIN_GROUP} turns is {told[0]}, the best "
+            f"{told[1]}."
+        )
+    return lines
+
+
+def protocol_table(content: dict) -> Table:
+    """What the numbers of a report were measured under."""
+    protocol, model = content["protocol"], content["model"]
+    shortest, longest = protocol["heard_seconds"]
+    length = f"padded to {shortest} s" + ("" if longest is None else f", cut to {longest:g} s")
+    rows = {
+        "corpus, label set": f"{protocol['corpus']}, {protocol['label_set']} ({', '.join(protocol['labels'])})",
+        "fold, split": f"{'-' if protocol['fold'] is None else protocol['fold']}, {protocol['split']}",
+        "turns, scored, conversations": f"{protocol['turns']}, {protocol['scored']}, {protocol['conversations']}",
+        "data": protocol["data"],
+        "prompt": protocol["prompt"],
+        "readout": protocol["readout"],
+        "turns are": length,
+        "model": f"{model['name']} ({model['class']}, {model['dtype']}, weights {model['weights']})",
+        "base": f"{model['base'] or '-'} @ {model['base_revision'] or '-'}",
+        "memory": f"layers {memory_layers(model)}, scope {memory_scope(model)}",
+        "LoRA": lora_name(model),
+        "training seed": training_seed(model),
+        "seed, bootstrap": f"{protocol['seed']}, {content['bootstrap']['resamples']} resamples",
+        "majority from": content["majority_from"],
+        "versions": ", ".join(f"{package} {version}" for package, version in protocol["versions"].items()),
+    }
+    return Table("protocol", ["protocol", ""], list(rows.items()))
+
+
+def memory_layers(model: dict) -> str:
+    """The blocks with memory of a report's `model`: "8, 16, 24"."""
+    return ", ".join(map(str, model["memory"].get("layers", [0])))
+
+
+def memory_scope(model: dict) -> str:
+    """The scope of the memory of a report's `model`."""
+    return model["memory"].get("scope", "conversation")
+
+
+def lora_name(model: dict) -> str:
+    """The LoRA of a report's `model`: "rank 16 on .*q_proj", or "-"; reports of schema version 1 do not have it."""
+    if "lora" not in model:
+        return "not recorded"
+    lora = model["lora"]
+    if lora is None:
+        return "-"
+    targets = lora["targets"] if isinstance(lora["targets"], str) else ", ".join(lora["targets"] or [])
+    return f"rank {lora['rank']} on {targets}"
+
+
+def training_seed(model: dict) -> str:
+    """The seed of the training of a report's `model`, where it is recorded."""
+    return str((model.get("training") or {}).get("seed", "not recorded"))
+
+
+THIN = (
+    f"Ranges of fewer than {MIN_TURNS} turns or {MIN_CONVERSATIONS} conversations are in brackets here and grey in "
+    "the picture: they say little."
+)
+
+
+def _numbers(metrics: dict) -> list[Number]:
+    return [Number.of(metrics[name]) for name in METRICS]

@@ -1,0 +1,136 @@
+"""A table of a report as Markdown, CSV and LaTeX."""
+
+from __future__ import annotations
+
+import csv
+import io
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+
+_LATEX = str.maketrans(
+    {character: rf"\{character}" for character in "&%$#_{}"}
+    | {"~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "\\": r"\textbackslash{}", "<": r"\textless{}"}
+    | {">": r"\textgreater{}", "|": r"\textbar{}"}
+)
+
+
+@dataclass(frozen=True)
+class Number:
+    """A share or a difference of shares, shown in percent.
+
+    Attributes:
+        value: None where there is none.
+        interval: its ends.
+        deviation: its sample standard deviation over runs.
+    """
+
+    value: float | None
+    interval: Sequence[float] | None = None
+    deviation: float | None = None
+
+    @classmethod
+    def of(cls, metric: dict) -> Number:
+        """Of a report's `{"value", "interval"}`, or of a mean's `{"value", "deviation"}`."""
+        return cls(metric["value"], metric.get("interval"), metric.get("deviation"))
+
+    def __str__(self) -> str:
+        return self.text("{} ({} to {})", "{} +- {}")
+
+    def text(self, with_interval: str, with_deviation: str) -> str:
+        """In percent, by the templates for a value with an interval and for one with a deviation."""
+        if self.interval is not None:
+            return with_interval.format(*map(percent, (self.value, *self.interval)))
+        if self.deviation is not None:
+            return with_deviation.format(*map(percent, (self.value, self.deviation)))
+        return percent(self.value)
+
+
+def percent(share: float | None) -> str:
+    """A share as "71.3"; "-" for None."""
+    return "-" if share is None else f"{100 * share:.1f}"
+
+
+@dataclass
+class Table:
+    """Rows under a header.
+
+    Attributes:
+        name: of its files.
+        header: a title for each column.
+        rows: cells are text, integers or `Number`s; as many as titles.
+    """
+
+    name: str
+    header: Sequence[str]
+    rows: list[Sequence] = field(default_factory=list)
+
+    def markdown(self) -> str:
+        """Of Markdown; what would end a cell is escaped."""
+        return markdown_table(self.header, self.rows)
+
+    def csv(self) -> str:
+        """Comma-separated: numbers in percent, with columns of their own for the ends of intervals and deviations."""
+        has_ends = [any(getattr(cell, "interval", None) for cell in column) for column in self._columns()]
+        deviates = [any(getattr(cell, "deviation", None) is not None for cell in column) for column in self._columns()]
+        file = io.StringIO()
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(
+            title
+            for name, ends, deviation in zip(self.header, has_ends, deviates)
+            for title in [name, *[f"{name} low", f"{name} high"] * ends, *[f"{name} deviation"] * deviation]
+        )
+        for row in self.rows:
+            writer.writerow(
+                value
+                for cell, ends, deviation in zip(row, has_ends, deviates)
+                for value in _csv_cells(cell, has_ends=ends, deviates=deviation)
+            )
+        return file.getvalue()
+
+    def latex(self) -> str:
+        """A `tabular` of the package booktabs."""
+        is_number = [all(isinstance(cell, Number | int) for cell in column) for column in self._columns()]
+        lines = [
+            r"% \usepackage{booktabs}",
+            rf"\begin{{tabular}}{{{''.join('r' if number else 'l' for number in is_number)}}}",
+            r"\toprule",
+            " & ".join(map(_latex, self.header)) + r" \\",
+            r"\midrule",
+            *(" & ".join(map(_latex, row)) + r" \\" for row in self.rows),
+            r"\bottomrule",
+            r"\end{tabular}",
+        ]
+        return "\n".join(lines) + "\n"
+
+    def save(self, folder: Path) -> None:
+        """Write NAME.csv and NAME.tex into a folder."""
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / f"{self.name}.csv").write_text(self.csv(), encoding="utf-8")
+        (folder / f"{self.name}.tex").write_text(self.latex(), encoding="utf-8")
+
+    def _columns(self) -> list[list]:
+        return [[row[place] for row in self.rows] for place in range(len(self.header))]
+
+
+def markdown_table(header: Sequence[str], rows: Iterable[Sequence]) -> str:
+    """A Markdown table; what would end a cell is escaped."""
+    lines = [header, ["---"] * len(header), *rows]
+    return "\n".join("| " + " | ".join(str(cell).replace("|", "\\|") for cell in line) + " |" for line in lines)
+
+
+def _csv_cells(cell, *, has_ends: bool, deviates: bool) -> list:
+    if not isinstance(cell, Number):
+        return [cell, *[""] * (2 * has_ends + deviates)]
+    ends = [""] * 2 if cell.interval is None else cell.interval
+    numbers = [cell.value, *ends * has_ends, *[cell.deviation] * deviates]
+    return ["" if value is None or value == "" else f"{100 * value:.4f}" for value in numbers]
+
+
+def _latex(cell) -> str:
+    if not isinstance(cell, Number):
+        return str(cell).translate(_LATEX)
+    text = cell.text(r"{} {{\scriptsize [{}, {}]}}", r"{} $\pm$ {}")
+    return re.sub(r"-(?=\d)", "$-$", text)
