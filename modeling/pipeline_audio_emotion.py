@@ -15,7 +15,6 @@ from .audio_loading import MAX_TURN_SECONDS
 from .conversation_memory_cache import ConversationMemoryCache
 from .conversation_store import ConversationStore
 from .turn_rules import check_times, check_turn_index, warn_of_cut_turns
-from .turn_rules import speaker_number as speaker_number  # as it was called here until 0.10
 from .turn_scoring import TurnScorer
 
 
@@ -98,8 +97,7 @@ class AudioEmotionPipeline(Pipeline):
             results.append(self.postprocess(scored))
             if scored["scored"].processed_seconds < loaded["seconds"]:
                 cut.append((turn["file"] or _name(turn), loaded["seconds"]))
-        if cut:
-            warn_of_cut_turns(cut, self.model.max_turn_seconds(self.processor))
+        warn_of_cut_turns(cut, self.model.max_turn_seconds(self.processor))
         return results
 
     def conversation_store(self, states: str | Path | None = None, **kwargs) -> ConversationStore:

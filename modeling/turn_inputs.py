@@ -71,8 +71,7 @@ class TurnInputsMixin:
             for source, length, seconds in zip(sources, lengths, processed)
             if length > seconds
         ]
-        if cut:
-            warn_of_cut_turns(cut, max(processed), stacklevel=2)
+        warn_of_cut_turns(cut, self.max_turn_seconds(processor))
         return inputs
 
     def turn_inputs(self, processor, waveforms: Sequence[np.ndarray]) -> tuple[BatchFeature, list[float]]:

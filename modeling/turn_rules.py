@@ -39,21 +39,29 @@ def fit_turn(
     return (np.pad(waveform, (0, missing)) if missing > 0 else waveform), seconds
 
 
-def warn_of_cut_turns(cut: Sequence[tuple[str, float]], max_seconds: float, *, stacklevel: int = 3) -> None:
-    """One warning of all turns that were longer than the host's window; none where none was.
+class CutTurnWarning(UserWarning):
+    """Turns were longer than the host's window, and their beginning was used.
 
     Args:
-        cut: name and length, in seconds, of each.
+        turns: name and length, in seconds, of each.
         max_seconds: the window.
     """
-    if not cut:
-        return
-    name, seconds = cut[0]
-    told = f"{name} lasts {seconds:.1f} s; its"
-    if len(cut) > 1:
-        shown = ", ".join(f"{name} ({seconds:.1f} s)" for name, seconds in cut[:3])
-        told = f"{len(cut)} turns last longer than the host processes: {shown}{', ...' if len(cut) > 3 else ''}; their"
-    warnings.warn(f"{told} first {max_seconds:g} s are used.", stacklevel=stacklevel + 1)
+
+    def __init__(self, turns: Sequence[tuple[str, float]], max_seconds: float | None):
+        self.turns, self.max_seconds = list(turns), max_seconds
+        name, seconds = turns[0]
+        told = f"{name} lasts {seconds:.1f} s; its"
+        if len(turns) > 1:
+            shown = ", ".join(f"{name} ({seconds:.1f} s)" for name, seconds in turns[:3])
+            more = ", ..." if len(turns) > 3 else ""
+            told = f"{len(turns)} turns last longer than the host processes: {shown}{more}; their"
+        super().__init__(f"{told} first {max_seconds:g} s are used.")
+
+
+def warn_of_cut_turns(turns: Sequence[tuple[str, float]], max_seconds: float | None, *, stacklevel: int = 2) -> None:
+    """One `CutTurnWarning` of all turns that were cut, with its arguments; none where none was."""
+    if turns:
+        warnings.warn(CutTurnWarning(turns, max_seconds), stacklevel=stacklevel + 1)
 
 
 def check_times(start: Any, end: Any = None, *, name: str = "The turn") -> tuple[float | None, float | None]:
@@ -127,8 +135,8 @@ def check_text(value: Any, what: str, *, most: int = MAX_NAME) -> None:
 
 
 def is_named(speaker: str | None) -> bool:
-    """Whether somebody is named: not None, nor text without a letter."""
-    return speaker is not None and bool(str(speaker).strip())
+    """Whether somebody is named: not None, nor blank, nor "unknown", as tables have it for nobody."""
+    return speaker is not None and str(speaker).strip().lower() not in ("", "unknown", "<na>")
 
 
 def check_named(speakers: Iterable[str | None], *, name: str = "A turn") -> None:

@@ -50,8 +50,8 @@ def test_the_order_of_turns():
 
 
 def test_speakers():
-    check_named(["A", "0", " B "])
-    for nobody in (None, "", " \t"):
+    check_named(["A", "0", " B ", "unknown_17"])
+    for nobody in (None, "", " \t", "unknown", "<NA>"):
         with pytest.raises(ValueError, match="names no speaker, and speaker_ids are needed"):
             check_named(["A", nobody])
     check_speakers(["A", "B", "A"], 2)

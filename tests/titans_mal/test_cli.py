@@ -359,3 +359,22 @@ def test_what_does_not_go_together(conversations, checkpoint, tmp_path):
         result = CliRunner().invoke(app, ["analyze", "--model", checkpoint, *map(str, arguments)])
         assert result.exit_code == 1
         assert message in result.output
+
+
+def test_turns_that_cannot_be_used_are_set_aside(tmp_path, checkpoint):
+    """A muted segment does not end the analysis; a short one is processed; long ones get one warning."""
+    parts = [tone(1.0), np.zeros(16_000, np.float32), tone(4.0), tone(5.0)]
+    (tmp_path / "call.wav").write_bytes(to_wav(np.concatenate(parts)))
+    times = ((0, 0.06), (0, 1), (1, 2), (2, 6), (6, 11))
+    lines = [f"{start},{end},A" for start, end in times]
+    (tmp_path / "call.csv").write_text("\n".join(["start,end,speaker", *lines]))
+    segments = ["--segments", tmp_path / "call.csv", "--model", checkpoint]
+    printed = analyze(tmp_path / "call.wav", *segments, "--json", tmp_path / "turns.json", "--both")
+    assert "1 of 5 turns cannot be used, and are left out: Turn 2 " in printed
+    assert "silent" in printed
+    assert printed.count("2 turns last longer than the host processes") == 2  # with memory and without
+    turns = json.loads((tmp_path / "turns.json").read_text())
+    assert [turn["turn_index"] for turn in turns] == [0, 1, 3, 4]
+    assert [turn["processed_seconds"] for turn in turns] == pytest.approx([0.06, 1.0, 3.0, 3.0], abs=1e-3)
+    (tmp_path / "silent.wav").write_bytes(to_wav(np.zeros(16_000, np.float32)))
+    assert_fails("silent", tmp_path / "silent.wav", "--model", checkpoint)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated
@@ -52,7 +53,7 @@ def analyze(
     ] = None,
     labels: Annotated[str | None, typer.Option(help="Choose among these alone: neutral,sad,...")] = None,
     unknown_below: Annotated[float, typer.Option(help="A turn with a lower probability is 'unknown'.")] = 0.0,
-    no_memory: Annotated[bool, typer.Option("--no-memory", help="Hear every turn alone.")] = False,
+    no_memory: Annotated[bool, typer.Option("--no-memory", help="Score every turn alone.")] = False,
     both: Annotated[bool, typer.Option("--both", help="With memory and without; both go into the timeline.")] = False,
     follow: Annotated[
         bool, typer.Option("--follow", help="Hear raw sound of standard input (16-bit integers, mono) as it comes.")
@@ -78,10 +79,11 @@ def analyze(
         _check_outputs(json_out, timeline, output, format=format)
         turns = list(_turns(inputs, segments, speaker))
         pipe = _load(model or tiny_checkpoint())
-        heard = _analyze(turns, pipe, memory=not no_memory)
+        scored = _analyze(turns, pipe, memory=not no_memory)
+        turns = [turn for turn, result in zip(turns, scored) if result is not None]
         alone = _analyze(turns, pipe, memory=False) if both else None
         wanted = None if labels is None else [label.strip() for label in labels.split(",")]
-        results = [_chosen(turn, wanted, unknown_below) for turn in heard]
+        results = [_chosen(turn, wanted, unknown_below) for turn in scored if turn is not None]
         alone = None if alone is None else [_chosen(turn, wanted, unknown_below) for turn in alone]
         if json_out is not None:
             json_out.write_text(export_turns(results, "json"), encoding="utf-8")
@@ -242,26 +244,44 @@ def _load(model_name: str):
     return AudioEmotionPipeline(model=model, processor=AutoProcessor.from_pretrained(model_name))
 
 
-def _analyze(turns: list[dict], pipe, *, memory: bool) -> list[dict]:
-    """Stream each conversation through the pipeline, turn by turn."""
+def _analyze(turns: list[dict], pipe, *, memory: bool) -> list[dict | None]:
+    """Stream each conversation through the pipeline, turn by turn.
+
+    Returns:
+        A result a turn; None for one that cannot be used, which a warning names.
+
+    Raises:
+        ValueError: if none can be used.
+    """
     from titans_mal import ConversationMemoryCache
 
+    from ..modeling.turn_rules import CutTurnWarning
+
     caches: dict[str | None, ConversationMemoryCache] = {}
-    results = []
+    results, problems = [], []
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=errors, transient=True) as bar:
-        for turn in bar.track(turns, description="turns"):
-            cache = caches.setdefault(turn.get("conversation_id"), ConversationMemoryCache(pipe.model.config))
-            results.append(pipe(_padded(turn), memory_cache=cache, memory=memory))
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always", UserWarning)
+        with Progress(*columns, console=errors, transient=True) as bar:
+            for turn in bar.track(turns, description="turns"):
+                cache = caches.setdefault(turn.get("conversation_id"), ConversationMemoryCache(pipe.model.config))
+                try:
+                    results.append(pipe(turn, memory_cache=cache, memory=memory))
+                except ValueError as error:
+                    results.append(None)
+                    problems.append(error)
+    if len(problems) == len(turns):
+        raise problems[0]
+    if problems:
+        warn(
+            f"{len(problems)} of {len(turns)} turns cannot be used, and are left out: {'; '.join(map(str, problems))}"
+        )
+    cut = [one.message for one in caught if isinstance(one.message, CutTurnWarning)]
+    if cut:
+        warn(CutTurnWarning([turn for message in cut for turn in message.turns], cut[0].max_seconds))
+    for message in dict.fromkeys(str(one.message) for one in caught if one.category is UserWarning):
+        warn(message)
     return results
-
-
-def _padded(turn: dict) -> dict:
-    """A short segment of a recording with what it lacks; others as they are, for the pipeline names what is wrong."""
-    from ..data.audio import MIN_SECONDS, load_turn
-
-    is_short = turn.get("seconds") is not None and turn["seconds"] < MIN_SECONDS
-    return {**turn, "audio": (load_turn(turn["audio"]), 16_000)} if is_short else turn
 
 
 def _draw(results: list[dict], alone: list[dict] | None, path: Path) -> Iterator[Path]:
