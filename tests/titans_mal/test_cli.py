@@ -18,6 +18,7 @@ from titans_mal.data.synthetic.voices import to_wav
 
 
 FIELDS = ["file", "conversation_id", "turn_index", "speaker", "start", "end", "label", "score", "scores", "surprise"]
+FIELDS += ["processed_seconds"]
 
 
 @pytest.fixture(scope="module")
