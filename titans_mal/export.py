@@ -10,6 +10,8 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from .extras import extra
+
 
 Turn = Mapping[str, Any]
 
@@ -109,19 +111,42 @@ def _rttm(turns: Sequence[Turn]) -> str:
     return "".join(lines)
 
 
-def _vtt(turns: Sequence[Turn]) -> str:
-    from webvtt import Caption, WebVTT
+def check_package(name: str) -> None:
+    """Raise what `export_turns` would raise of a format whose package is not installed.
 
+    Raises:
+        MissingExtraError: naming it.
+    """
+    if name == "vtt":
+        _webvtt()
+    elif name == "textgrid":
+        _praatio()
+
+
+def _webvtt():
+    with extra("formats", "WebVTT"):
+        import webvtt
+    return webvtt
+
+
+def _praatio():
+    with extra("formats", "A TextGrid"):
+        import praatio.textgrid
+    return praatio.textgrid
+
+
+def _vtt(turns: Sequence[Turn]) -> str:
+    webvtt = _webvtt()
     captions = [
-        Caption(_clock(turn["start"]), _clock(turn["end"]), f"<v {_speaker(turn)}>{_told(turn)}") for turn in turns
+        webvtt.Caption(_clock(turn["start"]), _clock(turn["end"]), f"<v {_speaker(turn)}>{_told(turn)}")
+        for turn in turns
     ]
-    return WebVTT(captions=captions).content
+    return webvtt.WebVTT(captions=captions).content
 
 
 def _textgrid(turns: Sequence[Turn]) -> str:
     """A tier for each speaker; where turns of one overlap, the earlier one ends as the later one starts."""
-    from praatio import textgrid
-
+    textgrid = _praatio()
     end = max(turn["end"] for turn in turns)
     tiers: dict[str, list[list]] = {}
     for turn in sorted(turns, key=lambda turn: turn["start"]):

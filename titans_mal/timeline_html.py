@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from html import escape
 from pathlib import Path
 
+from .extras import extra
 from .timeline_figure import BAR_HEIGHT, Layout, Turn, check_turns, is_missed, lay_out, mean_surprise
 
 
@@ -26,10 +27,8 @@ def write_timeline_html(
     Raises:
         ImportError: if Plotly is not installed.
     """
-    try:
+    with extra("html", "A timeline in HTML"):
         from plotly.subplots import make_subplots
-    except ImportError as error:
-        raise ImportError("A timeline in HTML needs Plotly: pip install 'titans_mal[html]'") from error
     check_turns(turns, turns_without_memory)
     layout = lay_out(turns, turns_without_memory or ())
     surprises = [mean_surprise(turn) for turn in turns]

@@ -16,7 +16,8 @@ from rich.text import Text
 from safetensors import SafetensorError
 
 from ..data.audio import audio_blocks, part_of_file
-from ..export import FORMATS, choose_label, export_turns
+from ..export import FORMATS, check_package, choose_label, export_turns
+from ..extras import MissingExtraError, extra
 from .follow import follow_stream
 from .messages import console, errors, errors_in_one_line, warn
 from .options import Model
@@ -170,6 +171,10 @@ def _check_outputs(json_out: Path | None, timeline: Path | None, output: Path | 
         from ..timeline import check_format
 
         check_format(timeline)
+        if timeline.suffix.lower() == ".html":
+            with extra("html", "A timeline in HTML"):
+                import plotly  # noqa: F401
+    check_package(format)
 
 
 def tiny_checkpoint() -> str:
@@ -210,7 +215,7 @@ def _turns(inputs: list[Path], segments: Path | None, speaker: str | None) -> It
         if not path.is_file():
             found = "is a folder" if path.is_dir() else "is not there"
             raise FileNotFoundError(f"{path} {found}; give a folder with metadata.csv, or sound files in order.")
-        parts = _spoken_parts(path) if len(inputs) == 1 else []
+        parts = _parts_or_whole(path) if len(inputs) == 1 else []
         if len(parts) < 2:
             yield {"file": str(path), "audio": str(path), "turn_index": index, "speaker": speaker}
         for turn_index, (start, end) in enumerate(parts if len(parts) > 1 else ()):
@@ -222,6 +227,15 @@ def _turns(inputs: list[Path], segments: Path | None, speaker: str | None) -> It
                 "start": start,
                 "end": end,
             }
+
+
+def _parts_or_whole(path: Path) -> list[tuple[float, float]]:
+    """When somebody speaks in a recording; none, with a warning, where the package that tells is missing."""
+    try:
+        return _spoken_parts(path)
+    except MissingExtraError as error:
+        warn(f"{path.name} is taken for one turn. {error}")
+        return []
 
 
 def _spoken_parts(path: Path) -> list[tuple[float, float]]:

@@ -10,6 +10,8 @@ from collections.abc import Iterator
 import typer
 from rich.console import Console
 
+from ..extras import MissingExtraError
+
 
 console = Console()
 errors = Console(stderr=True)
@@ -29,7 +31,7 @@ def hub_errors() -> tuple[type[Exception], ...]:
 
 @contextlib.contextmanager
 def errors_in_one_line(*kinds: type[Exception]) -> Iterator[None]:
-    """Print an error of these kinds, a ValueError or an OSError, and exit with 1; warnings take one line as well.
+    """Print a ValueError, an OSError, a missing extra or one of these kinds, and exit with 1; warnings take one line.
 
     Warnings of other libraries, which are for programmers, are left as they are.
     """
@@ -40,6 +42,6 @@ def errors_in_one_line(*kinds: type[Exception]) -> Iterator[None]:
         )
         try:
             yield
-        except (ValueError, OSError, *kinds) as error:
+        except (ValueError, OSError, MissingExtraError, *kinds) as error:
             errors.print(f"Error: {' '.join(str(error).split())}", style="red", soft_wrap=True, markup=False)
             raise typer.Exit(1) from error

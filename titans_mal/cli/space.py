@@ -31,7 +31,7 @@ def space(
 
     with errors_in_one_line(SafetensorError):
         if importlib.util.find_spec("gradio") is None:
-            raise ValueError("The app needs Gradio: pip install 'titans_mal[space]'")
+            raise ValueError("The app needs gradio: pip install 'titans_mal[space]'")
         name = model or tiny_checkpoint()
         loaded = AutoModelForAudioEmotion.from_pretrained(name)
         pipe = AudioEmotionPipeline(model=loaded, processor=AutoProcessor.from_pretrained(name))

@@ -6,10 +6,9 @@ import json
 from dataclasses import dataclass
 from pathlib import Path
 
-import jsonschema
+from .report_schema import check_schema
 
 
-SCHEMA = json.loads((Path(__file__).parent / "report.schema.json").read_text(encoding="utf-8"))
 # Major.minor; a report of another major version has other conditions.
 SCHEMA_VERSION = "2.0"
 REPORT_FILE, PREDICTIONS_FILE, TABLES_FOLDER = "report.json", "predictions.jsonl", "tables"
@@ -36,10 +35,7 @@ class EvaluationReport:
                 f"The report has schema version {version}, and this version of titans_mal reads up to "
                 f"{SCHEMA_VERSION}: use a later one."
             )
-        try:
-            jsonschema.validate(self.content, SCHEMA)
-        except jsonschema.ValidationError as error:
-            raise ValueError(f"No evaluation report: {error.json_path}: {error.message}") from error
+        check_schema(self.content)
 
     @property
     def protocol(self) -> dict:

@@ -11,6 +11,7 @@ import soxr
 import torch
 
 from ..data.audio import MIN_SECONDS, check_level
+from ..extras import extra
 from ..modeling.audio_arrays import as_array, scaled_samples
 from ..modeling.audio_decoding import check_rate
 from .turns import RATE
@@ -182,7 +183,8 @@ class TurnDetector:
 def _silero(threshold: float, min_silence: float):
     """A detector of its own, for it keeps what it was given."""
     threads = torch.get_num_threads()
-    from silero_vad import VADIterator, load_silero_vad
+    with extra("live", "Cutting a stream at its pauses"):
+        from silero_vad import VADIterator, load_silero_vad
 
     torch.set_num_threads(threads)  # which the import sets to one
     model = load_silero_vad()

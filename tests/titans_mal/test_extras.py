@@ -1,0 +1,102 @@
+"""What the core does without the extras, and what is said where one is missing."""
+
+import json
+import subprocess
+from configparser import ConfigParser
+from pathlib import Path
+
+import pytest
+from bare_environment import make_environment
+
+from titans_mal.extras import MissingExtraError, extra
+
+
+ROOT = Path(__file__).resolve().parents[2]
+SETUP = ConfigParser()
+SETUP.read(ROOT / "setup.cfg")
+SCRIPT = """
+import json, pkgutil, sys
+from importlib import import_module
+from importlib.util import find_spec
+root, folder = sys.argv[1:]
+sys.path.insert(0, root)
+extras = ("silero_vad", "praatio", "webvtt", "plotly", "jsonschema", "fastapi", "uvicorn", "redis", "gradio")
+assert not [name for name in extras if find_spec(name)]
+import titans_mal
+for module in pkgutil.walk_packages(titans_mal.__path__[:1], "titans_mal."):
+    if not module.name.startswith(("titans_mal.server", "titans_mal.cli.__main__")):
+        import_module(module.name)
+from typer.testing import CliRunner
+from titans_mal.cli import app
+quickstart = root + "/examples/quickstart/"
+model, talk = quickstart + "tiny-qwen2-audio-mal", quickstart + "conversation"
+answers = {}
+for name, arguments in {
+    "folder": ["analyze", talk, "--model", model, "--timeline", folder + "/line.png"],
+    "file": ["analyze", talk + "/turn_01_B.wav", "--model", model, "--json", folder + "/turns.json"],
+    "evaluate": ["evaluate", model, talk, "--output", folder + "/report"],
+    "vtt": ["analyze", talk, "--model", model, "--format", "vtt"],
+    "textgrid": ["analyze", talk, "--model", model, "--format", "textgrid"],
+    "html": ["analyze", talk, "--model", model, "--timeline", folder + "/line.html"],
+    "follow": ["analyze", "--follow", "--model", model],
+    "serve": ["serve", "--model", model],
+    "space": ["space", "--model", model],
+}.items():
+    result = CliRunner().invoke(app, arguments)
+    answers[name] = [result.exit_code, result.output]
+print("answers:", json.dumps(answers), flush=True)
+"""
+
+
+@pytest.fixture(scope="module")
+def answers(tmp_path_factory):
+    """What commands of the core say in an environment that has nothing else."""
+    folder = tmp_path_factory.mktemp("core")
+    python = make_environment(folder / "environment", *SETUP["options"]["install_requires"].split())
+    command = [str(python), "-I", "-c", SCRIPT, str(ROOT), str(folder)]
+    run = subprocess.run(command, capture_output=True, text=True, cwd=folder, env={"HF_HOME": str(folder)})
+    assert run.returncode == 0, run.stderr
+    return json.loads(run.stdout.partition("answers:")[2].splitlines()[0])
+
+
+def test_the_core_analyses_and_evaluates(answers):
+    for name in ("folder", "file", "evaluate"):
+        assert answers[name][0] == 0, answers[name][1]
+    assert "is taken for one turn" in answers["file"][1]
+    assert "pip install 'titans_mal[live]'" in " ".join(answers["file"][1].split())
+
+
+@pytest.mark.parametrize(
+    ("name", "extra"),
+    [("vtt", "formats"), ("textgrid", "formats"), ("html", "html"), ("follow", "live"), ("serve", "serve"),
+     ("space", "space")],
+)  # fmt: skip
+def test_a_missing_extra_is_one_sentence(answers, name, extra):
+    code, printed = answers[name]
+    assert code == 1
+    (line,) = [line for line in printed.splitlines() if line.startswith("Error:")]
+    assert f"needs {'fastapi, uvicorn, ' if name == 'serve' else ''}" in line
+    assert line.endswith(f": pip install 'titans_mal[{extra}]'")
+
+
+def test_errors_of_other_imports_are_left():
+    with (
+        pytest.raises(MissingExtraError, match=r"A hat needs hats: pip install 'titans_mal\[wear\]'"),
+        extra("wear", "A hat"),
+    ):
+        import hats.straw  # noqa: F401
+    with pytest.raises(ImportError, match="cannot import name 'hat'") as raised, extra("wear", "A hat"):
+        from json import hat  # noqa: F401
+    assert not isinstance(raised.value, MissingExtraError)
+
+
+def test_all_has_everything():
+    extras = {name: set(lines.split()) for name, lines in SETUP["options.extras_require"].items()}
+    assert extras["all"] == {"titans-mal[formats,granite,html,live,schema,serve,space,voxtral]"}
+    assert {*extras} == {
+        "all",
+        "lora",
+        "browser",
+        "test",
+        *["formats", "granite", "html", "live", "schema", "serve", "space", "voxtral"],
+    }
