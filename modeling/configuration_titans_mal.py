@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from dataclasses import dataclass
 from itertools import pairwise
@@ -18,6 +19,8 @@ READOUTS = ("verbalizer", "linear")
 
 _WRITTEN_ALONG = ("transformers_version", "_name_or_path", "_commit_hash", "attn_implementation", "torch_dtype")
 
+# What stands for the transcript of a turn in a prompt.
+TRANSCRIPT = "{transcript}"
 DEFAULT_EMOTION_PROMPT = "Which emotion does the speaker express? Answer with one word out of: {labels}."
 
 
@@ -213,5 +216,17 @@ class AudioEmotionConfigMixin:
         return [self.id2label[index] for index in sorted(self.id2label)]
 
     def prompt_text(self) -> str:
-        """What the user turn asks after the audio."""
-        return self.emotion_prompt.replace("{labels}", ", ".join(self.labels))
+        """What the user turn asks after the audio, with an empty transcript where the prompt has one."""
+        asked = self.emotion_prompt.replace("{labels}", ", ".join(self.labels))
+        return asked.replace(TRANSCRIPT, getattr(self, "_transcript", ""))
+
+    @property
+    def takes_transcript(self) -> bool:
+        """Whether the prompt of a turn holds its transcript."""
+        return TRANSCRIPT in self.emotion_prompt
+
+    def of_transcript(self, transcript: str | None):
+        """A copy whose `prompt_text` holds the transcript of a turn, without what a tokenizer may take for tokens."""
+        config = copy.copy(self)
+        config._transcript = " ".join((transcript or "").split())
+        return config

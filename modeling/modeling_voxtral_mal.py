@@ -45,11 +45,18 @@ class VoxtralMALForAudioEmotion(AudioEmotionMixin, VoxtralForConditionalGenerati
         from_here_on = sounds.flip(-1).cummax(-1).values.flip(-1)
         return filled_placeholders(mask, tokens, from_here_on[:, ::frames_per_token].sum(-1).clamp(min=2))
 
-    def process_turns(self, processor, waveforms: Sequence[np.ndarray], sampling_rate: int) -> BatchFeature:
+    def process_turns(
+        self,
+        processor,
+        waveforms: Sequence[np.ndarray],
+        sampling_rate: int,
+        transcripts: Sequence[str | None] | None = None,
+    ) -> BatchFeature:
         """Its processor takes audio by its chat template only, and there from encoded files."""
-        text = {"type": "text", "text": self.config.prompt_text()}
+        configs = self.turn_configs(processor, transcripts or [None] * len(waveforms))
+        texts = ({"type": "text", "text": config.prompt_text()} for config in configs)
         sounds = ({"type": "audio", "base64": _to_wav(waveform, sampling_rate)} for waveform in waveforms)
-        return processor.apply_chat_template([[{"role": "user", "content": [sound, text]}] for sound in sounds])
+        return processor.apply_chat_template([[{"role": "user", "content": [*turn]}] for turn in zip(sounds, texts)])
 
     @classmethod
     def label_tokens_of(cls, config, processor) -> list[int]:

@@ -117,7 +117,9 @@ class AudioEmotionPipeline(Pipeline):
     def _forward(self, model_inputs: dict, memory_cache: ConversationMemoryCache, memory: bool = True) -> dict:
         turn, scorer = model_inputs["turn"], TurnScorer(self.model, self.processor)
         with _naming(turn), contextlib.nullcontext() if memory else self.model.disable_memory():
-            (scored,) = scorer.score([model_inputs["waveform"]], [turn.get("speaker")], [memory_cache])
+            (scored,) = scorer.score(
+                [model_inputs["waveform"]], [turn.get("speaker")], [memory_cache], [turn.get("transcript")]
+            )
         return {"turn": turn, "scored": scored}
 
     def postprocess(self, model_outputs: dict) -> dict[str, Any]:

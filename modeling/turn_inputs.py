@@ -39,13 +39,21 @@ class TurnInputsMixin:
     prompt_is_text: ClassVar[bool] = False
     has_window: ClassVar[bool] = True
 
-    def prepare_turn(self, processor, audio, *, sampling_rate: int | None = None) -> BatchFeature:
+    def prepare_turn(
+        self,
+        processor,
+        audio,
+        *,
+        sampling_rate: int | None = None,
+        transcripts: Sequence[str | None] | str | None = None,
+    ) -> BatchFeature:
         """Inputs of a turn: the host's chat template with `config.prompt_text()` after the audio.
 
         Args:
             processor: of the host.
             audio: what `load_audio` takes (path, bytes, array with its rate), or a list of them: one row each.
             sampling_rate: of bare arrays, in Hz.
+            transcripts: of the turn, or of each of a list, for a prompt with `{transcript}`; None: it stays empty.
 
         Returns:
             The processor's tensors, on the model's device and in its dtype. A turn shorter than `min_turn_seconds` is
@@ -64,7 +72,8 @@ class TurnInputsMixin:
                 source = (source, sampling_rate)
             waveform = load_audio(source, sampling_rate=rate, max_seconds=MAX_TURN_SECONDS)
             waveforms.append(check_waveform(waveform, rate, min_seconds=0, name=name_of_sound(source)))
-        inputs, processed = self.turn_inputs(processor, waveforms)
+        transcripts = [transcripts] if isinstance(transcripts, str) else transcripts
+        inputs, processed = self.turn_inputs(processor, waveforms, transcripts=transcripts)
         lengths = [len(waveform) / rate for waveform in waveforms]
         cut = [
             (name_of_sound(source), length)
@@ -74,26 +83,33 @@ class TurnInputsMixin:
         warn_of_cut_turns(cut, self.max_turn_seconds(processor))
         return inputs
 
-    def turn_inputs(self, processor, waveforms: Sequence[np.ndarray]) -> tuple[BatchFeature, list[float]]:
+    def turn_inputs(
+        self, processor, waveforms: Sequence[np.ndarray], *, transcripts: Sequence[str | None] | None = None
+    ) -> tuple[BatchFeature, list[float]]:
         """Inputs of turns, one row each, whose length is made to fit the host.
 
         Args:
             processor: of the host.
             waveforms: (samples,) each, at the host's rate.
+            transcripts: of each turn, for a prompt with `{transcript}`; None: they stay empty.
 
         Returns:
             The processor's tensors, on the model's device and in its dtype; and how many seconds of each turn they
             hold.
 
         Raises:
-            ValueError: if the host makes no audio tokens of them.
+            ValueError: if the host makes no audio tokens of them, or there are more or fewer transcripts than turns.
         """
+        if transcripts is not None and len(transcripts) != len(waveforms):
+            raise ValueError(f"Each turn has a transcript or None: got {len(transcripts)} for {len(waveforms)} turns.")
         rate, window = self.sound_extractor(processor).sampling_rate, self.max_turn_seconds(processor)
         shortest = self.min_turn_seconds(processor)
         fitted, seconds = zip(
             *(fit_turn(waveform, rate, min_seconds=shortest, max_seconds=window) for waveform in waveforms)
         )
-        inputs = self.process_turns(processor, fitted, rate)
+        # A host of one's own need not know of transcripts.
+        given = {"transcripts": transcripts} if transcripts is not None and self.config.takes_transcript else {}
+        inputs = self.process_turns(processor, fitted, rate, **given)
         self._check_tokens(inputs, [len(waveform) / rate for waveform in fitted])
         return inputs.to(self.device, self.dtype), list(seconds)
 
@@ -124,20 +140,41 @@ class TurnInputsMixin:
             seconds = lengths[int(tokens.argmin())]
             raise ValueError(f"The turn of {seconds:.3f} s is too short: the host makes no two audio tokens of it.")
 
-    def process_turns(self, processor, waveforms: Sequence[np.ndarray], sampling_rate: int) -> BatchFeature:
-        """The processor's tensors for turns of sound, each (samples,) at the host's `sampling_rate`."""
-        text = self.turn_prompt_of(self.config, processor)
+    def process_turns(
+        self,
+        processor,
+        waveforms: Sequence[np.ndarray],
+        sampling_rate: int,
+        transcripts: Sequence[str | None] | None = None,
+    ) -> BatchFeature:
+        """The processor's tensors for turns, each (samples,) at the host's `sampling_rate`, with its transcript."""
+        configs = self.turn_configs(processor, transcripts or [None] * len(waveforms))
+        texts = [self.turn_prompt_of(config, processor) for config in configs]
         bos = processor.tokenizer.bos_token
         # A template that writes the token for the beginning itself must not get a second one.
-        special = {"add_special_tokens": False} if bos is not None and text.startswith(bos) else {}
+        special = {"add_special_tokens": False} if bos is not None and texts[0].startswith(bos) else {}
         # Padding is asked for the text alone: some hosts need features of whole windows, their extractor's default.
         return processor(
-            text=[text] * len(waveforms),
+            text=texts,
             audio=list(waveforms),
             text_kwargs={"padding": True, "padding_side": "left", **special},
             audio_kwargs={"sampling_rate": sampling_rate},
             return_tensors="pt",
         )
+
+    def turn_configs(self, processor, transcripts: Sequence[str | None]) -> list:
+        """For each turn, the configuration whose `prompt_text` holds its transcript."""
+        if not self.config.takes_transcript:
+            return [self.config] * len(transcripts)
+        tokenizer = processor.tokenizer
+        special = {*getattr(tokenizer, "all_special_tokens", ()), *getattr(tokenizer, "get_added_vocab", dict)()}
+        configs = []
+        for transcript in transcripts:
+            for token in sorted(special, key=len, reverse=True):
+                # What somebody says is no placeholder, and ends no turn.
+                transcript = (transcript or "").replace(token, " ")
+            configs.append(self.config.of_transcript(transcript))
+        return configs
 
     @classmethod
     def turn_prompt_of(cls, config, processor) -> str:

@@ -82,13 +82,16 @@ class TurnScorer:
         waveform = load_audio(source, self.sampling_rate, max_seconds=max_seconds)
         return check_waveform(waveform, self.sampling_rate, min_seconds=0, name=name_of_sound(audio))
 
-    def inputs(self, waveforms: Sequence[np.ndarray]) -> tuple[BatchFeature, list[float]]:
+    def inputs(
+        self, waveforms: Sequence[np.ndarray], transcripts: Sequence[str | None] | None = None
+    ) -> tuple[BatchFeature, list[float]]:
         """The inputs of a turn each, (turns, ...), and how many seconds of it they hold.
 
         Args:
             waveforms: (samples,) each, as `load` returns them.
+            transcripts: of each turn, for a prompt with `{transcript}`.
         """
-        return self.model.turn_inputs(self.processor, waveforms)
+        return self.model.turn_inputs(self.processor, waveforms, transcripts=transcripts)
 
     def memory_inputs(
         self,
@@ -120,6 +123,7 @@ class TurnScorer:
         waveforms: Sequence[np.ndarray],
         speakers: Sequence[str | None],
         caches: Sequence[ConversationMemoryCache],
+        transcripts: Sequence[str | None] | None = None,
     ) -> list[ScoredTurn]:
         """Score a turn of each of several conversations in one batch, and write it into the memory.
 
@@ -127,6 +131,7 @@ class TurnScorer:
             waveforms: (samples,) each, as `load` returns them.
             speakers: who talks in each.
             caches: of one conversation each; all of them different.
+            transcripts: of each turn, for a prompt with `{transcript}`.
 
         Raises:
             ValueError: for turns that cannot be used; the caches are then as they were.
@@ -138,7 +143,7 @@ class TurnScorer:
             for of_conversation in names:
                 check_speakers(of_conversation, self.model.config.memory_config.max_speakers)
         cache = caches[0] if len(caches) == 1 else ConversationMemoryCache.stack(list(caches))
-        inputs, seconds = self.inputs(waveforms)
+        inputs, seconds = self.inputs(waveforms, transcripts)
         output = self.model(**inputs, **self.memory_inputs(speakers, cache), logits_to_keep=1)
         turns = self.scored(output, seconds)
         if len(caches) > 1:

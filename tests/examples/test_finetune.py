@@ -2,7 +2,6 @@
 
 import json
 import os
-import runpy
 import signal
 import subprocess
 import sys
@@ -15,7 +14,7 @@ from safetensors.torch import load_file
 from tiny_models import LABELS, save_base
 from tiny_talks import write_talks
 
-from titans_mal import AutoModelForAudioEmotion, load_conversations
+from titans_mal import AutoModelForAudioEmotion
 
 
 FINETUNE = Path(__file__).parents[2] / "examples" / "finetune"
@@ -145,27 +144,3 @@ def test_it_refuses_to_train_with_fewer_processes_than_wanted(data, tmp_path):
     assert done.returncode != 0
     assert "2 processes are expected, and there are 1" in done.stderr
     assert not (tmp_path / "out").exists()
-
-
-def test_a_share_of_the_conversations_is_held_out(data, monkeypatch):
-    monkeypatch.syspath_prepend(str(FINETUNE))
-    hold_out = runpy.run_path(str(FINETUNE / "finetune.py"))["hold_out"]
-    train = load_conversations(data / "talks", label_set=LABELS)["train"]
-    names = set(train["conversation_id"])
-    for share, count in ((0, 0), (0.01, 1), (0.4, 2), (0.9, 4)):
-        kept, held = hold_out(train, share, seed=0)
-        told = set() if held is None else set(held["conversation_id"])
-        assert len(told) == count
-        assert set(kept["conversation_id"]) == names - told
-    with pytest.raises(ValueError, match=r"got 1\.0 of 5"):
-        hold_out(train, 1.0, seed=0)
-
-
-def test_two_trainings_do_not_share_a_folder(data, tmp_path, monkeypatch):
-    monkeypatch.syspath_prepend(str(FINETUNE))
-    lock = runpy.run_path(str(FINETUNE / "finetune.py"))["lock"]
-    held = lock(tmp_path / "out")
-    with pytest.raises(SystemExit, match="Another training is writing"):
-        lock(tmp_path / "out")
-    held.release()
-    lock(tmp_path / "out")

@@ -145,6 +145,7 @@ class TableScorer:
         self.processed_seconds: dict[int, float] = {}
         self._scorer = TurnScorer(model, processor)
         self._audio = table.select_columns(["audio"])
+        self._transcripts = table["transcript"][:] if "transcript" in table.column_names else [None] * len(table)
         self._label_columns = [model.config.labels.index(label) for label in table.features["emotion"].names]
         self._batch_size = batch_size
         self._readout = readout
@@ -196,7 +197,9 @@ class TableScorer:
         usable = self.usable(turns)
         for start in range(0, len(usable), self._batch_size):
             batch = usable[start : start + self._batch_size]
-            inputs, seconds = self._scorer.inputs([self._waveforms[turn.row] for turn in batch])
+            inputs, seconds = self._scorer.inputs(
+                [self._waveforms[turn.row] for turn in batch], [self._transcripts[turn.row] for turn in batch]
+            )
             memory = self._scorer.memory_inputs(
                 [turn.speaker for turn in batch],
                 cache,

@@ -63,6 +63,7 @@ class TurnDataset(torch.utils.data.Dataset):
             "begins": turn.begins,
             "speaker": self._speakers[turn.row],
             "label": self._label_columns[label] if label >= 0 else -1,
+            "transcript": row.get("transcript"),
         }
         if self._soft_labels:
             heard["probabilities"] = row[SOFT_LABELS] or [0.0] * len(self._label_columns)
@@ -94,7 +95,7 @@ class WindowCollator:
             (turns, labels).
         """
         # The host's window is known before; that turns are longer is said once, of the table.
-        inputs, _ = self._scorer.inputs([turn["waveform"] for turn in turns])
+        inputs, _ = self._scorer.inputs([t["waveform"] for t in turns], [t["transcript"] for t in turns])
         batch = {
             **inputs,
             "conversation_ids": torch.tensor([turn["lane"] for turn in turns]),

@@ -6,12 +6,15 @@ import pytest
 import torch
 from tiny_models import tiny_model, tiny_processor
 
+from titans_mal.evaluation.table_scoring import TableScorer, make_groups
 from titans_mal.training import ConversationTrainer, ConversationTrainingArguments, choose_trained_parts
 from titans_mal.training.lanes import LaneTurn
 from titans_mal.training.windows import TurnDataset, WindowCollator
 
 
 COLUMNS = [0, 1, 2, 3]
+# What a batch holds beside the inputs of the host.
+OWN = ("conversation_ids", "speaker_ids", "begins", "emotion_labels")
 
 
 @pytest.fixture(scope="module")
@@ -94,3 +97,24 @@ def test_a_training_with_pinned_batches(accelerator, talks, tmp_path):
 def test_workers_change_no_number(talks, tmp_path):
     plain = losses(trainer_on(tmp_path / "plain", talks))
     assert losses(trainer_on(tmp_path / "two", talks, dataloader_num_workers=2)) == plain
+
+
+def test_a_transcript_is_in_the_prompt_of_training_and_evaluation(talks, tmp_path):
+    model, processor = tiny_model(emotion_prompt="emotion {transcript} ?"), tiny_processor()
+    said = [f"word{row % 7} word9" for row in range(len(talks["train"]))]
+    table = talks["train"].remove_columns("transcript").add_column("transcript", said)
+    dataset = TurnDataset(table, sampling_rate=16_000, label_columns=COLUMNS)
+    rows = dataset.conversations[0][:3]
+    batch = WindowCollator(model, processor, COLUMNS)([dataset[LaneTurn(row, 0, False)] for row in rows])
+    vocabulary = processor.tokenizer.get_vocab()
+    for row, ids in zip(rows, batch["input_ids"].tolist()):
+        first = ids.index(vocabulary["emotion"]) + 1
+        assert ids[first : first + 2] == [vocabulary[word] for word in said[row].split()]
+    scorer = TableScorer(model, processor, table, batch_size=4, readout="logits", max_new_tokens=1, seed=0)
+    group = make_groups(table, 3)[0]
+    scorer.load(group)
+    with torch.no_grad():
+        scores = scorer.score(group.turns[:3], None).logits
+        expected = model(**{name: batch[name] for name in batch if name not in OWN}, conversation_ids=None)
+    for row, logits in zip(rows, expected.emotion_logits.tolist()):
+        assert scores[row] == pytest.approx(logits, abs=1e-4)

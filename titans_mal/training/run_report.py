@@ -1,4 +1,4 @@
-"""What a training tells: its size when it starts, and its recipe when it is done."""
+"""What a training reports: its size when it starts, and its recipe when it is done."""
 
 from __future__ import annotations
 
@@ -7,12 +7,14 @@ from pathlib import Path
 
 import torch
 
-from titans_mal.training import ConversationTrainer, trained_parameters
-from titans_mal.training.memory_estimate import NotEstimatedError, StepShape, estimate_training_memory, on_meta
+from ..training_recipe import RECIPE_FILE
+from .memory_estimate import NotEstimatedError, StepShape, estimate_training_memory, on_meta
+from .trained_parts import trained_parameters
+from .trainer import ConversationTrainer
 
 
 # Of a training's arguments, those that a reader of the model's card wants to know.
-TOLD = (
+_IN_RECIPE = (
     "window", "per_device_train_batch_size", "gradient_accumulation_steps", "learning_rate", "lr_scheduler_type",
     "warmup_steps", "class_weights", "soft_labels", "bf16", "seed",
 )  # fmt: skip
@@ -51,14 +53,14 @@ def write_recipe(trainer: ConversationTrainer, options: dict, folder: Path) -> N
     """`training_recipe.json` for the model card: names and values of what was trained, on what, and how."""
     model = trainer.accelerator.unwrap_model(trainer.model)
     # A folder of this machine goes by its own name.
-    told = {n: Path(v).name if isinstance(v, str) and Path(v).is_dir() else v for n, v in options.items()}
-    told.pop("data_dir")
-    told |= {name: getattr(trainer.args, name) for name in TOLD}
-    recipe = {name: value for name, value in told.items() if value is not None and value is not False}
+    recipe = {n: Path(v).name if isinstance(v, str) and Path(v).is_dir() else v for n, v in options.items()}
+    recipe.pop("data_dir")
+    recipe |= {name: getattr(trainer.args, name) for name in _IN_RECIPE}
+    recipe = {name: value for name, value in recipe.items() if value is not None and value is not False}
     recipe |= {
         "steps": trainer.state.global_step,
         "skipped steps": trainer.skipped.count,
         "processes": trainer.args.world_size,
         "trained parameters": sum(count for name, count in trained_parameters(model).items() if name != "frozen"),
     }
-    (folder / "training_recipe.json").write_text(json.dumps(recipe, indent=2) + "\n")
+    (folder / RECIPE_FILE).write_text(json.dumps(recipe, indent=2) + "\n")

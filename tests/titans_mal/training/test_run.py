@@ -1,0 +1,141 @@
+"""A whole training from its options: `titans-mal train` and `titans-mal ablate`, in this process."""
+
+import json
+import runpy
+from pathlib import Path
+
+import pytest
+import torch
+from tiny_models import LABELS, save_base
+from typer.testing import CliRunner
+
+from titans_mal import AutoModelForAudioEmotion
+from titans_mal.cli import app
+from titans_mal.training.run import hold_out, lock
+from titans_mal.training.run_options import ModelOptions
+
+
+SMALL = '{"num_heads": 2, "head_dim": 8, "chunk_size": 4}'
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("base")
+    save_base(folder)
+    return folder
+
+
+def invoke(command: str, base, talks, output, *options: str):
+    """A command on one step of training."""
+    given = {
+        "base-model": base, "dataset": talks, "label-set": ",".join(LABELS), "output-dir": output, "window": 3,
+        "per-device-train-batch-size": 1, "max-steps": 1, "validation-share": 0, "save-steps": 1, "use-cpu": True,
+    }  # fmt: skip
+    words = [str(word) for name, value in given.items() for word in (f"--{name}", value)]
+    return CliRunner().invoke(app, [command, *words, *options])
+
+
+def test_train_writes_a_model_and_a_report_and_warns_of_a_base_that_nobody_has(base, talks_folder, tmp_path):
+    done = invoke("train", base, talks_folder, tmp_path, "--memory-layers", "0", "--memory", SMALL)
+    assert done.exit_code == 0, done.output
+    assert "Warning: What is trained here cannot be published as it is: The base of this adapter is" in done.output
+    assert "| memory on |" in done.output
+    assert AutoModelForAudioEmotion.from_pretrained(tmp_path / "model").config.memory_config.layers == [0]
+    assert (tmp_path / "report" / "report.json").is_file()
+    again = invoke("train", base, talks_folder, tmp_path, "--memory-layers", "0", "--memory", SMALL)
+    assert again.exit_code == 1
+    assert one_line_error(again).endswith("holds a training already: give --resume, or another --output-dir.")
+
+
+def one_line_error(done) -> str:
+    """The only error that a command printed, without a traceback."""
+    assert "Traceback" not in done.output
+    (line,) = [line for line in done.output.splitlines() if line.startswith("Error: ")]
+    return line
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (("--memory", "{depth: 2}"), 'memory must be JSON such as {"depth": 2}, got'),
+        (("--memory", '{"deep": 2}'), "memory must be a JSON object with fields of"),
+        (("--memory", "[2]"), "memory must be a JSON object with fields of"),
+        (("--memory", '{"depth": 0}'), "depth"),
+        (("--window", "1"), "window must be an integer of at least 2, got 1"),
+        (("--push-to-hub", "True"), "push_to_hub=True is refused: a training does not publish"),
+        (("--validation-share", "1.0"), "validation_share must be 0, or below 1 with two conversations"),
+        (("--base-model", "/nowhere"), "/nowhere"),
+        (("--dataset", "/nowhere"), "/nowhere"),
+        (("--cache-audio", "kept", "--lora-r", "2", "--lora-audio-tower", "True"), "The audio tower trains"),
+    ],
+)
+def test_an_error_is_one_line(base, talks_folder, tmp_path, options, message):
+    done = invoke("train", base, talks_folder, tmp_path / "out", "--memory-layers", "0", *options)
+    assert done.exit_code == 1
+    assert message in one_line_error(done)
+
+
+def test_help_and_unknown_options(base, talks_folder, tmp_path):
+    done = CliRunner().invoke(app, ["train", "--help"])
+    assert done.exit_code == 0
+    assert "--memory_layers" in done.output
+    assert "usage: titans-mal train --base-model" in done.output
+    assert invoke("train", base, talks_folder, tmp_path, "--no-such-option", "1").exit_code != 0
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_sweep_gives_one_table(base, talks_folder, tmp_path):
+    sweep = ("--memory-layers", "0", "2", "--memory-layers", "1", "--memory", SMALL)
+    done = invoke("ablate", base, talks_folder, tmp_path, *sweep)
+    assert done.exit_code == 0, done.output
+    settings = "_chunk_size-4_head_dim-8_num_heads-2"
+    folders = sorted(path.name for path in tmp_path.iterdir() if path.is_dir())
+    assert folders == [f"layers-0-2{settings}", f"layers-1{settings}"]
+    table = (tmp_path / "ablation.md").read_text()
+    for layers in ("0, 2", "1"):
+        assert f"| {layers} |" in table
+    written = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("report.json")}
+    again = invoke("ablate", base, talks_folder, tmp_path, *sweep)
+    assert again.exit_code == 0
+    assert "Training 1" not in again.output
+    assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("report.json")} == written
+
+
+def test_memory_fields_need_layers():
+    assert ModelOptions("base", memory_layers=[1], memory=SMALL).memory_fields == json.loads(SMALL)
+    with pytest.raises(ValueError, match="memory needs memory_layers"):
+        ModelOptions("base", memory=SMALL)
+
+
+def test_a_share_of_the_conversations_is_held_out(talks):
+    train = talks["train"]
+    names = set(train["conversation_id"])
+    for share, count in ((0, 0), (0.01, 1), (0.4, 2), (0.9, 4)):
+        kept, held = hold_out(train, share, seed=0)
+        of_held = set() if held is None else set(held["conversation_id"])
+        assert len(of_held) == count
+        assert set(kept["conversation_id"]) == names - of_held
+    with pytest.raises(ValueError, match=r"got 1\.0 of 5"):
+        hold_out(train, 1.0, seed=0)
+
+
+def test_two_trainings_do_not_share_a_folder(tmp_path):
+    held = lock(tmp_path / "out")
+    with pytest.raises(ValueError, match="Another training is writing"):
+        lock(tmp_path / "out")
+    held.release()
+    lock(tmp_path / "out").release()
+
+
+def test_a_plain_host_can_be_had_from_the_repository(tmp_path):
+    script = Path(__file__).parents[3] / "examples" / "finetune" / "plain_host.py"
+    runpy.run_path(str(script))["main"](tmp_path / "host")
+    tiny = AutoModelForAudioEmotion.from_pretrained(script.parents[1] / "quickstart" / "tiny-qwen2-audio-mal")
+    model = AutoModelForAudioEmotion.from_base(
+        tmp_path / "host", id2label=tiny.config.id2label, emotion_prompt=tiny.config.emotion_prompt,
+        memory_config={"layers": [0, 1, 2], "num_heads": 4, "head_dim": 32},
+    )  # fmt: skip
+    assert model.config.label_token_ids == tiny.config.label_token_ids
+    own = tiny.state_dict()
+    for name, tensor in model.state_dict().items():
+        assert name.startswith("titans_memory") or torch.equal(tensor, own[name]), name

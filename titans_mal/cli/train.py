@@ -1,0 +1,114 @@
+"""`titans-mal train` and `titans-mal ablate`: one training, and one for each of several memories, in one table."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import typer
+from safetensors import SafetensorError
+
+from .messages import console, errors_in_one_line
+from .options import as_label_set
+
+
+ABLATION_FILE = "ablation.md"
+# Their options are those of `run_options` and of transformers, which typer does not know.
+OPTIONS = {"allow_extra_args": True, "ignore_unknown_options": True}
+
+
+def train(context: typer.Context) -> None:
+    """Train a memory, and a LoRA, on conversations; save and evaluate it. `titans-mal train --help` lists options."""
+    raise typer.Exit(train_once(context.args))
+
+
+def main(*, program: str) -> int:
+    """`titans-mal train` as a script, under a launcher; the exit status."""
+    try:
+        return train_once(sys.argv[1:], program=program)
+    except typer.Exit as end:
+        return end.exit_code
+
+
+def train_once(given: Sequence[str], *, program: str = "titans-mal train") -> int:
+    """One training from the words of a command line; the exit status.
+
+    Raises:
+        typer.Exit: for options, data or a model that cannot be used, after one line that says why.
+    """
+    from ..evaluation.markdown import report_markdown
+    from ..processes import end_processes, process_state
+    from ..training.run import run_training
+    from ..training.run_options import parse_options
+
+    with errors_in_one_line(SafetensorError, ImportError):
+        model, data, how, arguments = parse_options(given, program=program)
+        status, report = run_training(model, data, how, arguments, label_set=as_label_set(data.label_set))
+        if report is not None and process_state().is_main_process:
+            console.print(report_markdown(report.content), markup=False, soft_wrap=True)
+        end_processes()
+    return status
+
+
+def ablate(context: typer.Context) -> None:
+    """Train once for each --memory-layers and each --memory that is given, and put the reports in one table.
+
+    All other options are those of `titans-mal train`. A run that is finished is not run again.
+    """
+    raise typer.Exit(sweep(context.args))
+
+
+def sweep(given: Sequence[str]) -> int:
+    """Trainings with several memories from the words of a command line; the exit status.
+
+    Raises:
+        typer.Exit: as `train_once`.
+    """
+    from ..evaluation.compare import comparison_markdown
+    from ..evaluation.report import EvaluationReport
+    from ..processes import end_processes, process_state
+    from ..training.run import REPORT_FOLDER, run_training
+    from ..training.run_options import parse_options
+
+    parser = argparse.ArgumentParser(prog="titans-mal ablate", add_help=False, allow_abbrev=False)
+    parser.add_argument("--memory-layers", "--memory_layers", nargs="+", type=int, action="append", required=True)
+    parser.add_argument("--memory", action="append")
+    with errors_in_one_line(SafetensorError, ImportError):
+        if {"--help", "-h"} & {*given}:
+            parse_options(given, program="titans-mal ablate")
+        swept, rest = parser.parse_known_args(given)
+        model, data, how, arguments = parse_options(rest, program="titans-mal ablate")
+        output = Path(arguments.output_dir)
+        runs = {
+            output / _name(layers, memory): replace(model, memory_layers=layers, memory=memory)
+            for layers in swept.memory_layers
+            for memory in swept.memory or ["{}"]
+        }
+        reports = []
+        for number, (folder, options) in enumerate(runs.items(), start=1):
+            if not (folder / REPORT_FOLDER / "report.json").is_file():
+                process_state().print(f"Training {number} of {len(runs)}: {folder}")
+                own = replace(arguments, output_dir=str(folder))
+                status, report = run_training(options, data, how, own, label_set=as_label_set(data.label_set))
+                if status:
+                    return status
+                if report is None:
+                    raise ValueError(f"{data.dataset} has no test split, on which a table could be made.")
+            reports.append(EvaluationReport.load(folder / REPORT_FOLDER))
+        if process_state().is_main_process:
+            table = comparison_markdown(reports)
+            (output / ABLATION_FILE).write_text(table, encoding="utf-8")
+            console.print(table, markup=False, soft_wrap=True)
+            console.print(f"Table: {output / ABLATION_FILE}", markup=False, soft_wrap=True)
+        end_processes()
+    return 0
+
+
+def _name(layers: Sequence[int], memory: str) -> str:
+    """The folder of a run: layers-8-16_depth-2."""
+    fields = json.loads(memory)
+    return "_".join(["layers-" + "-".join(map(str, layers)), *(f"{name}-{fields[name]}" for name in sorted(fields))])

@@ -1,0 +1,196 @@
+"""A whole training: from options to a saved adapter with its recipe and its report."""
+
+from __future__ import annotations
+
+import warnings
+from dataclasses import asdict
+from pathlib import Path
+
+import filelock
+import numpy as np
+from datasets import Dataset, DatasetDict
+from transformers import AutoProcessor, PreTrainedModel, set_seed
+
+from ..auto import AutoModelForAudioEmotion
+from ..data.conversations import load_conversations
+from ..evaluation.evaluate_conversations import evaluate_conversations
+from ..evaluation.report import EvaluationReport
+from ..modeling.checkpoint_saving import check_base_is_public
+from ..modeling.configuration_titans_mal import TitansMemoryConfig
+from ..processes import process_state
+from .arguments import ConversationTrainingArguments
+from .checkpoints import last_good_checkpoint
+from .run_options import DataOptions, ModelOptions, RunOptions
+from .run_report import print_peak, print_start, write_recipe
+from .trained_parts import choose_trained_parts
+from .trainer import ConversationTrainer
+
+
+# Of a training's folder: what it ends with.
+MODEL_FOLDER, REPORT_FOLDER = "model", "report"
+
+
+def run_training(
+    model_options: ModelOptions,
+    data_options: DataOptions,
+    run: RunOptions,
+    arguments: ConversationTrainingArguments,
+    *,
+    label_set=None,
+) -> tuple[int, EvaluationReport | None]:
+    """Train, save an adapter with its recipe, and evaluate it on the test split under all controls.
+
+    Args:
+        label_set: as `load_conversations` takes it; None: what `data_options` says, as the name of a set.
+
+    Returns:
+        The exit status, 0 or 128 and the number of the signal that stopped the training, and the report; None where
+        the training was stopped, or there is no test split.
+
+    Raises:
+        ValueError: for options that are not allowed, a folder that holds or gets another training, data without a
+            training split, and as `ConversationTrainer`.
+    """
+    output, state = Path(arguments.output_dir), process_state()
+    checkpoint = enter(output, run)
+    held = lock(output) if state.is_main_process else None
+    try:
+        set_seed(arguments.seed)
+        splits, train, validation = load_data(data_options, arguments.seed, label_set=label_set)
+        if validation is None:
+            arguments.set_evaluate(strategy="no")
+        model = load_model(model_options, train.features["emotion"].names)
+        if model.config.takes_transcript and not any(train["transcript"]):
+            raise ValueError(f"The prompt holds a transcript, and no turn of {data_options.dataset} has one.")
+        processor = AutoProcessor.from_pretrained(model_options.base_model, revision=model_options.base_revision)
+        trainer = ConversationTrainer(
+            model, arguments, processor=processor, train_dataset=train, eval_dataset=validation
+        )
+        print_start(trainer)
+        trainer.train(resume_from_checkpoint=checkpoint)
+        print_peak()
+        if trainer.stopped.received is not None and trainer.state.global_step < trainer.total_steps:
+            state.print(f"Stopped by a signal at step {trainer.state.global_step}: --resume goes on.")
+            return 128 + trainer.stopped.received, None
+        return 0, _finish(trainer, processor, splits, asdict(model_options) | asdict(data_options))
+    finally:
+        if held is not None:
+            held.release()
+
+
+def load_model(options: ModelOptions, labels: list[str]) -> PreTrainedModel:
+    """A host with a fresh memory on `memory_layers`; without these, a model that has a memory already.
+
+    Warns of a model that could not be published.
+    """
+    how = {"revision": options.base_revision, "dtype": options.dtype}
+    if not options.memory_layers:
+        model = AutoModelForAudioEmotion.from_pretrained(options.base_model, **how)
+    else:
+        model = AutoModelForAudioEmotion.from_base(
+            options.base_model,
+            id2label=dict(enumerate(labels)),
+            memory_config=TitansMemoryConfig(layers=options.memory_layers, **options.memory_fields),
+            emotion_prompt=options.prompt,
+            **how,
+        )
+    try:
+        check_base_is_public(model.config)
+    except ValueError as error:
+        warnings.warn(f"What is trained here cannot be published as it is: {error}", UserWarning, stacklevel=2)
+    choose_trained_parts(
+        model,
+        lora_rank=options.lora_r,
+        lora_alpha=options.lora_alpha,
+        lora_dropout=options.lora_dropout,
+        lora_on_audio_tower=options.lora_audio_tower,
+    )
+    return model
+
+
+def load_data(options: DataOptions, seed: int, *, label_set=None) -> tuple[DatasetDict, Dataset, Dataset | None]:
+    """All splits; what is trained on; and what evaluations on the way score.
+
+    Raises:
+        ValueError: for data without a training split.
+    """
+    wanted = options.label_set if label_set is None else label_set
+    with process_state().main_process_first():
+        splits = load_conversations(options.dataset, data_dir=options.data_dir, label_set=wanted, fold=options.fold)
+    if "train" not in splits:
+        raise ValueError(f"{options.dataset} has no split 'train' to train on; it has {list(splits)}.")
+    if options.validation_share is None and "dev" in splits:
+        return splits, splits["train"], splits["dev"]
+    share = 0.1 if options.validation_share is None else options.validation_share
+    return splits, *hold_out(splits["train"], share, seed=seed)
+
+
+def hold_out(train: Dataset, share: float, *, seed: int) -> tuple[Dataset, Dataset | None]:
+    """The conversations that are trained on, and a random share of them that only evaluations on the way score.
+
+    Raises:
+        ValueError: for a share that leaves nothing to train on.
+    """
+    names = list(dict.fromkeys(train["conversation_id"]))
+    if not 0 <= share < 1 or (share and len(names) < 2):
+        raise ValueError(
+            f"validation_share must be 0, or below 1 with two conversations; got {share} of {len(names)}."
+        )
+    count = min(max(1, round(share * len(names))), len(names) - 1) if share else 0
+    held = set(np.random.default_rng(seed).choice(names, count, replace=False).tolist())
+    is_held = [name in held for name in train["conversation_id"]]
+    kept = train.select([row for row, is_out in enumerate(is_held) if not is_out])
+    return kept, train.select([row for row, is_out in enumerate(is_held) if is_out]) if held else None
+
+
+def enter(output: Path, options: RunOptions) -> str | None:
+    """Check that a training may begin, or go on, in a folder; the checkpoint that it goes on from.
+
+    Raises:
+        ValueError: if it holds one already, or there are other processes than are expected.
+    """
+    state = process_state()
+    if options.processes and state.num_processes != options.processes:
+        raise ValueError(f"{options.processes} processes are expected, and there are {state.num_processes}.")
+    checkpoint = last_good_checkpoint(output) if options.resume else None
+    if any(output.glob("checkpoint-*")):
+        if not options.resume:
+            raise ValueError(f"{output} holds a training already: give --resume, or another --output-dir.")
+        if checkpoint is None:
+            state.print("No checkpoint is whole: the training begins again.")
+    return checkpoint
+
+
+def lock(output: Path) -> filelock.BaseFileLock:
+    """Keep other trainings out of a folder, until what is returned is released.
+
+    Raises:
+        ValueError: if another holds it.
+    """
+    output.mkdir(parents=True, exist_ok=True)
+    held = filelock.FileLock(output / ".lock")
+    try:
+        held.acquire(timeout=0)
+    except filelock.Timeout:
+        raise ValueError(f"Another training is writing to {output}.") from None
+    return held
+
+
+def _finish(trainer: ConversationTrainer, processor, splits: DatasetDict, options: dict) -> EvaluationReport | None:
+    """Save what was trained with its recipe, and evaluate it under all controls."""
+    output = Path(trainer.args.output_dir)
+    trainer.save_model(str(output / MODEL_FOLDER))
+    if trainer.is_world_process_zero():
+        processor.save_pretrained(output / MODEL_FOLDER)
+        write_recipe(trainer, options, output / MODEL_FOLDER)
+    if "test" not in splits:
+        return None
+    return evaluate_conversations(
+        trainer.accelerator.unwrap_model(trainer.model),
+        processor,
+        splits["test"],
+        output / REPORT_FOLDER,
+        name=str(output / MODEL_FOLDER),
+        train=splits["train"],
+        batch_size=trainer.args.per_device_eval_batch_size,
+    )
