@@ -27,9 +27,9 @@ from .checkpoint_files import (
 )
 from .checkpoint_saving import EXTENSION_NAMES, CheckpointSavingMixin
 from .configuration_titans_mal import DEFAULT_EMOTION_PROMPT, AudioEmotionConfigMixin, TitansMemoryConfig
-from .host_identity import differing_shape, host_checksums, host_fingerprint, is_other_host
 from .host_lora import load_lora, peft_adapters
 from .memory_placement import keep_memory_with_its_blocks
+from .model_identity import differing_shape, host_checksums, host_fingerprint, is_other_host
 
 
 logger = logging.get_logger(__name__)
@@ -180,6 +180,8 @@ class AudioEmotionCheckpointMixin(CheckpointSavingMixin):
         check_finite_weights(model, pretrained_model_name_or_path)
         model._processor_source = (pretrained_model_name_or_path, hub)
         model.loaded_from = (str(pretrained_model_name_or_path), hub)
+        # Known from here on, so that no call has to look at the weights.
+        model.titans_memory.fingerprint()
         return (model, info) if wants_info else model
 
     @classmethod

@@ -15,7 +15,6 @@ from transformers.utils import ModelOutput
 from .audio_emotion_checkpoint import AudioEmotionCheckpointMixin
 from .audio_emotion_output import AudioEmotionOutput, annotated_output, extend_output, with_signature
 from .conversation_memory_cache import ConversationMemoryCache
-from .conversation_memory_file import memory_identity
 from .emotion_readout import emotion_loss, label_logits, last_unmasked_positions
 from .memory_injection import CALL_KEYWORD, MemoryCall, attach_memory
 from .memory_transaction import MemoryTransaction
@@ -240,9 +239,8 @@ class AudioEmotionMixin(TurnInputsMixin, AudioEmotionCheckpointMixin):
         elif isinstance(cache, ConversationMemoryCache):
             # Compiled code was traced with a cache that fitted.
             if not torch.compiler.is_compiling():
-                cache.check_identity(memory_identity(self.config), "The model")
-                fingerprint = self._memory_fingerprint()
-                cache.check_weights(fingerprint)
+                fingerprint = self.titans_memory.fingerprint()
+                cache.check_reader(self.config, fingerprint)
         else:
             wanted, got = ConversationMemoryCache, type(cache)
             raise TypeError(
@@ -258,12 +256,6 @@ class AudioEmotionMixin(TurnInputsMixin, AudioEmotionCheckpointMixin):
             weights_fingerprint=fingerprint,
             is_training=self.training,
         )
-
-    def _memory_fingerprint(self) -> str | None:
-        """Of the memory's weights, also for the config; None while they are trained."""
-        fingerprint = None if self.training else self.titans_memory.fingerprint()
-        self.config.memory_config.weights_fingerprint = fingerprint
-        return fingerprint
 
     def _memory_call(self, transaction: MemoryTransaction | None, kwargs: dict) -> MemoryCall | None:
         """What the hooks need to know of this call; None where nothing is to be done."""

@@ -16,9 +16,8 @@ from torch import Tensor
 from transformers import PreTrainedConfig
 from transformers.dynamic_module_utils import get_relative_import_files
 
-from .host_identity import host_checksums
 from .host_lora import HostLoraMixin, remove_lora, save_lora
-from .titans_memory_layer import weights_fingerprint
+from .model_identity import changed_weights, weights_fingerprint
 
 
 # The children that this project adds to a host.
@@ -148,13 +147,11 @@ class CheckpointSavingMixin(HostLoraMixin):
         before = getattr(self, "_host_checksums", None)
         if before is None or self.config.base_model_name_or_path is None:
             raise ValueError(f"The model was not loaded as base and adapter, so no base can be named. {in_full}")
-        after = host_checksums(state, without=EXTENSION_NAMES)
-        changed = [key for key in before if before[key] != after.get(key)]
-        changed += [key for key in {*after} - {*before} if not {*key.split(".")} & {*self.added_adapters}]
+        changed = changed_weights(before, state, without=EXTENSION_NAMES, added=tuple(self.added_adapters))
         if changed:
             raise ValueError(
                 f"{len(changed)} weights of the host differ from those of {self.config.base_model_name_or_path}"
-                f" ({', '.join(sorted(changed)[:3])}, ...); an adapter would lose them. {in_full}"
+                f" ({', '.join(changed[:3])}, ...); an adapter would lose them. {in_full}"
             )
 
     def _check_is_not_the_base(self, folder: str | os.PathLike) -> None:

@@ -11,8 +11,9 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedConfig
 
-from .conversation_memory_file import SavedStateMixin, memory_identity
+from .conversation_memory_file import SavedStateMixin
 from .memory_state import NeuralMemoryState
+from .model_identity import check_same_model, check_same_weights, state_identity
 
 
 @dataclass
@@ -97,7 +98,7 @@ class ConversationMemoryCache(SavedStateMixin):
     @functools.cached_property
     def identity(self) -> dict:
         # Not before it is asked for: a call without a cache makes one that lives no longer than the call.
-        return memory_identity(self._config)
+        return state_identity(self._config)
 
     @property
     def batch_size(self) -> int:
@@ -223,7 +224,7 @@ class ConversationMemoryCache(SavedStateMixin):
         Raises:
             ValueError: if it is a snapshot of a cache for another model.
         """
-        self.check_identity(snapshot.identity, "The snapshot")
+        check_same_model(self.identity, snapshot.identity, "The snapshot")
         self.adopt(snapshot.snapshot())
 
     def clone(self) -> ConversationMemoryCache:
@@ -248,8 +249,8 @@ class ConversationMemoryCache(SavedStateMixin):
             raise ValueError("stack needs at least one cache, got none.")
         first = caches[0].snapshot()
         for cache in caches[1:]:
-            first.check_identity(cache.identity, "A cache to be stacked")
-            caches[0].check_weights(cache.weights_fingerprint)
+            check_same_model(first.identity, cache.identity, "A cache to be stacked")
+            check_same_weights(caches[0].weights_fingerprint, cache.weights_fingerprint)
         origins = {cache.weights_fingerprint for cache in caches if cache.is_initialized}
         first.weights_fingerprint = origins.pop() if len(origins) == 1 else None
         first.turns = torch.cat([cache.turns for cache in caches])
@@ -299,22 +300,20 @@ class ConversationMemoryCache(SavedStateMixin):
         """Take over all that a cache of the same model holds, at once; it is not to be used any more."""
         self.__dict__.update(cache.__dict__)
 
-    def check_identity(self, other: dict, what: str) -> None:
-        """Raise a ValueError that names what differs if `other`, the identity of `what`, is not this cache's."""
-        differing = [key for key in self.identity if self.identity[key] != other.get(key)]
-        if differing:
-            raise ValueError(
-                f"{what} and the cache belong to different models: { ({key: other.get(key) for key in differing}) } "
-                f"and { ({key: self.identity[key] for key in differing}) }."
-            )
+    def check_reader(self, config: PreTrainedConfig, weights_fingerprint: str | None) -> None:
+        """Check that the state may be read, and written, by a model.
 
-    def check_weights(self, fingerprint: str | None) -> None:
-        """Raise a ValueError if the state was written by other memory weights than those of `fingerprint`."""
-        if None not in (fingerprint, self.weights_fingerprint) and fingerprint != self.weights_fingerprint:
-            raise ValueError(
-                f"The state was written by a memory with other weights ({self.weights_fingerprint}) than this one's "
-                f"({fingerprint}): use the model that wrote it, or reset() the cache."
-            )
+        Args:
+            config: of the model.
+            weights_fingerprint: of its memory; None: not known.
+
+        Raises:
+            ValueError: for another model, or other memory weights than those that wrote the state.
+        """
+        if config is not self._config:
+            check_same_model(self.identity, state_identity(config), "The model")
+            self._config = config  # checked once for each model
+        check_same_weights(self.weights_fingerprint, weights_fingerprint)
 
     def _streams_of_rows(self, rows: Sequence[int]) -> Tensor:
         slots = torch.arange(self.streams_per_row)

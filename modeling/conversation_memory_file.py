@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import re
@@ -18,6 +17,7 @@ from transformers import PreTrainedConfig
 
 from .json_text import parse_json
 from .memory_state import NeuralMemoryState
+from .model_identity import check_same_model, check_same_weights
 
 
 STATE_FILE = "conversation_memory.safetensors"
@@ -26,28 +26,6 @@ STATE_FILE = "conversation_memory.safetensors"
 _CHECKSUM = re.compile(rb'"checksum":"([0-9a-f]{64})"')
 _COUNTS = {"turns", "tokens"}
 _HEADER = {"identity", "rows", "notes", "checksum"}
-
-# What a state's meaning depends on; the host's shape stands beside the memory's.
-_HOST_FIELDS = ("model_type", "hidden_size", "num_hidden_layers", "vocab_size")
-
-# Fields of `TitansMemoryConfig` that older states do not name, with the value that they were written under.
-_LATER_FIELDS = {"step_bound": "token", "feature_map": "identity"}
-
-
-def memory_identity(config: PreTrainedConfig) -> dict:
-    """What a state of a model with `config` belongs to: the host and its shape, and the memory."""
-    text = config.get_text_config(decoder=True)
-    memory = config.memory_config.to_dict()
-    for key in ("transformers_version", "dtype", "weights_fingerprint"):
-        memory.pop(key, None)
-    memory = {key: value for key, value in memory.items() if (key, value) not in _LATER_FIELDS.items()}
-    described = json.dumps(memory, sort_keys=True, default=str)
-    host = {field: getattr(config if field == "model_type" else text, field, None) for field in _HOST_FIELDS}
-    return {
-        **host,
-        "memory_layers": list(config.memory_config.layers),
-        "memory_config": hashlib.sha256(described.encode()).hexdigest()[:16],
-    }
 
 
 class SavedStateMixin:
@@ -62,18 +40,22 @@ class SavedStateMixin:
         write_state(folder, self.to_bytes())
 
     @classmethod
-    def from_pretrained(cls, folder: str | Path, config: PreTrainedConfig) -> Self:
+    def from_pretrained(
+        cls, folder: str | Path, config: PreTrainedConfig, *, weights_fingerprint: str | None = None
+    ) -> Self:
         """Read a state that `save_pretrained` wrote, on the CPU.
 
         Args:
             folder: where it was written.
             config: of the model that will use it.
+            weights_fingerprint: of its memory, where it is no longer that which `config` was saved with.
 
         Raises:
             FileNotFoundError: if there is no state in the folder.
             ValueError: if the state cannot be read, or belongs to another model, naming what differs.
         """
-        return cls.from_bytes(read_state(folder), config, name=f"in {folder}")
+        name = f"in {folder}"
+        return cls.from_bytes(read_state(folder), config, weights_fingerprint=weights_fingerprint, name=name)
 
     def to_bytes(self) -> bytes:
         """The state as `save_pretrained` writes it."""
@@ -82,7 +64,14 @@ class SavedStateMixin:
         return state_to_bytes(self._named_tensors(), identity, rows, self.notes)
 
     @classmethod
-    def from_bytes(cls, content: bytes, config: PreTrainedConfig, *, name: str = "given") -> Self:
+    def from_bytes(
+        cls,
+        content: bytes,
+        config: PreTrainedConfig,
+        *,
+        weights_fingerprint: str | None = None,
+        name: str = "given",
+    ) -> Self:
         """A state that `to_bytes` gave, on the CPU; errors as `from_pretrained`.
 
         Args:
@@ -91,9 +80,9 @@ class SavedStateMixin:
         tensors, identity, rows, notes = state_from_bytes(content, name)
         rows = _checked_rows(rows, config.memory_config.streams_per_row, name)
         cache = cls(config, batch_size=len(rows["speaker_ids"]))
-        cache.check_identity(identity, f"The state {name}")
+        check_same_model(cache.identity, identity, f"The state {name}")
         cache.weights_fingerprint = identity.get("memory_weights")
-        cache.check_weights(config.memory_config.weights_fingerprint)
+        check_same_weights(cache.weights_fingerprint, weights_fingerprint or config.memory_config.weights_fingerprint)
         cache.conversation_ids, cache.speaker_ids = rows["conversation_ids"], rows["speaker_ids"]
         check_tensors(tensors, config.memory_config, len(rows["speaker_ids"]), name)
         cache.turns, cache.tokens, cache.notes = tensors["turns"], tensors["tokens"], notes

@@ -140,10 +140,8 @@ class ConversationStore:
             with entry.lock:
                 if entry.cache is not None:
                     return entry.cache.snapshot()
-        content, model = self._states.read(name), self._model
-        if content is None:
-            return None
-        return model.memory_cache_class.from_bytes(content, model.config, name=f"of conversation {name!r}")
+        content = self._states.read(name)
+        return None if content is None else self._from_bytes(content, name)
 
     def save(self) -> None:
         """Write all conversations at hand to disk, as before a server stops.
@@ -215,14 +213,18 @@ class ConversationStore:
             self._states.forget_old()
 
     def _load(self, name: str) -> ConversationMemoryCache:
-        content, model = self._states.read(name), self._model
+        content = self._states.read(name)
         if content is None:
             cache = self._new()
             if not self._states.is_shared and self._states.is_lost(name):
                 cache.notes = {LOST: True}
             return cache
-        cache = model.memory_cache_class.from_bytes(content, model.config, name=f"of conversation {name!r}")
-        return cache.to(model.titans_memory.device)
+        return self._from_bytes(content, name).to(self._model.titans_memory.device)
+
+    def _from_bytes(self, content: bytes, name: str) -> ConversationMemoryCache:
+        model, known = self._model, self._model.titans_memory.fingerprint()
+        name = f"of conversation {name!r}"
+        return model.memory_cache_class.from_bytes(content, model.config, weights_fingerprint=known, name=name)
 
     def _new(self) -> ConversationMemoryCache:
         return self._model.memory_cache_class(self._model.config)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import math
 import warnings
 from collections.abc import Callable, Sequence
@@ -16,6 +15,7 @@ from .configuration_titans_mal import TitansMemoryConfig
 from .memory_chunks import MemoryTokens
 from .memory_gradients import l2_normalize, quadratic_features, rms_normalize, scaled_rms_normalize, without_autocast
 from .memory_state import NeuralMemoryState
+from .model_identity import FingerprintOfModule
 from .neural_memory import process_turns
 
 
@@ -192,15 +192,6 @@ def _surprise(errors: Tensor, values: Tensor, written: Tensor | None) -> Tensor:
     return ratio.mean(-1) if written is None else ratio.masked_fill(~written, 0).sum(-1) / written.sum(-1)
 
 
-def weights_fingerprint(weights: dict[str, Tensor]) -> str:
-    """A name of a memory's `state_dict`, the same in float32 and float64."""
-    digest = hashlib.sha256()
-    for key in sorted(weights):
-        digest.update(key.encode())
-        digest.update(weights[key].detach().float().cpu().contiguous().numpy().tobytes())
-    return digest.hexdigest()[:16]
-
-
 class TitansMemory(PreTrainedModel):
     """All memory layers of a model, `layers[i]` for the block `config.layers[i]`.
 
@@ -221,21 +212,22 @@ class TitansMemory(PreTrainedModel):
     def __init__(self, config: TitansMemoryConfig, hidden_size: int):
         super().__init__(config)
         self.layers = nn.ModuleList(TitansMemoryLayer(config, hidden_size) for _ in config.layers)
-        self._fingerprint: tuple[list, str] = ([], "")
+        self._fingerprint = FingerprintOfModule()
         self.post_init()
 
     def fingerprint(self) -> str | None:
-        """A name of the present weights, to which the states that they write belong; None where they are sharded."""
-        parameters = list(self.parameters())
-        if any(parameter.is_meta or hasattr(parameter, "full_tensor") for parameter in parameters):
-            return None
-        # Hashing is left for when something changed. A version counts in-place changes, but not those of a fused
-        # optimiser or through `.data`: sums show these.
-        versions = [0 if p.is_inference() else p._version for p in parameters]
-        present = [versions, torch.stack([p.detach().sum() for p in parameters]).tolist()]
-        if self._fingerprint[0] != present:
-            self._fingerprint = (present, weights_fingerprint(self.state_dict()))
-        return self._fingerprint[1]
+        """A name of the present weights, to which the states that they write belong.
+
+        None where it is not known: in training, where they change, on the meta device, or sharded.
+        """
+        return None if self.training else self._fingerprint.of(self)
+
+    def train(self, mode: bool = True) -> TitansMemory:
+        if mode:
+            # What trains may change weights in ways that are not counted; what was saved of them is no more theirs.
+            self._fingerprint.forget()
+            self.config.weights_fingerprint = None
+        return super().train(mode)
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:

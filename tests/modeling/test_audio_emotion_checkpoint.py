@@ -22,7 +22,8 @@ from titans_mal import (
     Qwen2AudioMALForAudioEmotion,
     TitansMemoryConfig,
 )
-from titans_mal.modeling.host_identity import host_checksums, host_fingerprint
+from titans_mal.modeling import model_identity
+from titans_mal.modeling.model_identity import host_checksums, host_fingerprint
 
 
 ID2LABEL = dict(enumerate(LABELS))
@@ -324,20 +325,41 @@ def test_a_state_belongs_to_the_weights_that_wrote_it_saved_or_not(base, tmp_pat
     model(**turns, memory_cache=cache)
 
 
-@pytest.mark.parametrize("change", ["fused", "foreach", "data"])
+@pytest.mark.parametrize("change", ["fused", "foreach", "in place", "replaced", "data while it trains"])
 def test_changed_weights_are_noticed_however_they_are_changed(base, change):
     model, turns = make_from(base), tiny_turns(2)
     cache = ConversationMemoryCache(model.config, batch_size=2)
     with torch.no_grad():
         model(**turns, memory_cache=cache)
-    if change == "data":
-        model.titans_memory.layers[0].key_proj.weight.data.mul_(1.01)
-    else:
+    layer = model.titans_memory.layers[0]
+    if change in ("fused", "foreach"):
         optimizer = torch.optim.AdamW(model.titans_memory.parameters(), lr=1e-2, **{change: True})
         model(**turns, emotion_labels=[0, 1]).loss.backward()
         optimizer.step()
+    elif change == "in place":
+        torch.nn.init.normal_(layer.key_proj.weight)
+    elif change == "replaced":
+        layer.key_proj.weight = torch.nn.Parameter(1.01 * layer.key_proj.weight)
+    else:
+        model.train()
+        layer.key_proj.weight.data.mul_(1.01)
+        model.eval()
     with pytest.raises(ValueError, match="written by a memory with other weights"):
         model(**turns, memory_cache=cache)
+
+
+@torch.no_grad()
+def test_a_call_looks_at_no_weight_and_changes_no_configuration(base, tmp_path, monkeypatch):
+    make_from(base).save_pretrained(tmp_path)
+    model = AutoModelForAudioEmotion.from_pretrained(tmp_path)
+    monkeypatch.setattr(model_identity, "weights_fingerprint", lambda weights: pytest.fail("the weights were read"))
+    cache, before = ConversationMemoryCache(model.config, batch_size=2), model.config.to_dict()
+    for seed in range(2):
+        model(**tiny_turns(2, seed=seed), memory_cache=cache)
+    assert model.config.to_dict() == before
+    assert cache.weights_fingerprint == model.config.memory_config.weights_fingerprint
+    # What a training leaves is not what was saved.
+    assert model.train().config.memory_config.weights_fingerprint is None
 
 
 @torch.no_grad()

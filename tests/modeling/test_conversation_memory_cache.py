@@ -113,7 +113,7 @@ def test_other_keys_and_steps_are_another_memory(model, memory):
     other = ConversationMemoryCache(tiny_config(memory), batch_size=1)
     assert other.identity != ConversationMemoryCache(model.config).identity
     with pytest.raises(ValueError, match="belong to different models"):
-        other.check_identity(ConversationMemoryCache(model.config).identity, "The model")
+        other.check_reader(model.config, None)
 
 
 @pytest.mark.parametrize("memory", [{"step_bound": "gram"}, {"feature_map": "quadratic", "depth": 1}])

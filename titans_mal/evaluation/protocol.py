@@ -13,7 +13,7 @@ from datasets import Dataset
 from transformers.utils import cached_file
 
 from ..data.problems import file_stamp
-from ..modeling.host_identity import host_checksums
+from ..modeling.model_identity import host_checksums
 from ..training_recipe import RECIPE_FILE, read_recipe
 
 

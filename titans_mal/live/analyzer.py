@@ -149,7 +149,8 @@ class ConversationAnalyzer:
                 then as it was.
         """
         model = self._scorer.model
-        cache = ConversationMemoryCache.from_pretrained(folder, model.config)
+        known = model.titans_memory.fingerprint()
+        cache = ConversationMemoryCache.from_pretrained(folder, model.config, weights_fingerprint=known)
         turns, written = history_of(cache), int(cache.turns.sum())
         if cache.batch_size != 1:
             raise ValueError(f"{folder} holds {cache.batch_size} conversations, and not one.")
