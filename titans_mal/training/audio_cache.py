@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 
-from ..modeling.host_identity import host_checksums, host_fingerprint
+from ..modeling.model_identity import host_checksums, host_fingerprint
 
 
 # What is kept, whatever the host's precision.
