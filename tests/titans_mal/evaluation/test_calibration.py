@@ -25,7 +25,7 @@ from titans_mal.evaluation.calibration import (
     probabilities_of,
     threshold_for,
 )
-from titans_mal.modeling.conversation_memory_file import memory_identity
+from titans_mal.modeling.model_identity import state_identity
 
 
 def test_the_error_by_hand():
@@ -121,8 +121,8 @@ def test_a_model_keeps_its_temperature(model, processor, tmp_path):
     report = evaluate_conversations(loaded, processor, talks["test"], tmp_path / "report", conditions=["memory"])
     assert report.content["model"]["temperature"] == temperature
     assert list(report.predictions[0]["probabilities"]["memory"].values()) == pytest.approx(expected, abs=1e-5)
-    state = memory_identity(model.config)
-    assert state == memory_identity(loaded.config)
+    state = state_identity(model.config)
+    assert state == state_identity(loaded.config)
 
 
 def tone_of(audio) -> tuple[np.ndarray, int]:
