@@ -47,6 +47,15 @@ class TitansMemoryConfig(PreTrainedConfig):
             second).
         initial_momentum: eta of a fresh memory, in (0, 1).
         initial_step: theta of a fresh memory, in (0, 1).
+        voice_layers: those of `layers` that hold a memory of voices (`VoiceMemoryLayer`) in place of a
+            `TitansMemoryLayer`. It uses the fields `voice_*`, and of the others `scope` and `max_speakers`.
+        voice_key_dim: width of what tells speakers apart, before the quadratic features.
+        voice_key_offset: constant that is added to the similarity of two voices; at 0 opposite voices are alike.
+        voice_step: theta, in (0, 1): the share of a turn that is written.
+        voice_shrinkage: turns of the average voice, above 0, that each speaker starts with: a voice of which little
+            is known is taken off in part.
+        voice_emotions: emotions whose own part in a voice is left out of what is written; 1 = none. A model's
+            configuration sets it to the number of its labels where it is 1.
         weights_fingerprint: of the saved memory weights, set by `save_pretrained`; conversation states belong to it.
 
     Raises:
@@ -70,6 +79,12 @@ class TitansMemoryConfig(PreTrainedConfig):
     forget_half_life: float = 2000.0
     initial_momentum: float = 0.5
     initial_step: float = 0.5
+    voice_layers: list[int] | tuple[int, ...] = ()
+    voice_key_dim: int = 12
+    voice_key_offset: float = 0.5
+    voice_step: float = 0.1
+    voice_shrinkage: float = 1.0
+    voice_emotions: int = 1
     weights_fingerprint: str | None = None
 
     def __post_init__(self, **kwargs):
@@ -78,6 +93,7 @@ class TitansMemoryConfig(PreTrainedConfig):
         if unknown:
             raise ValueError(f"{type(self).__name__} has no {unknown}; it has {sorted(type(self).__annotations__)}.")
         self.layers = list(self.layers) if isinstance(self.layers, list | tuple | range) else self.layers
+        self.voice_layers = list(self.voice_layers) if isinstance(self.voice_layers, tuple) else self.voice_layers
         self._check()
         super().__post_init__(**kwargs)
 
@@ -87,7 +103,14 @@ class TitansMemoryConfig(PreTrainedConfig):
             raise ValueError(f"layers must be a non-empty list of block numbers from 0 on, got {self.layers!r}.")
         if any(a >= b for a, b in pairwise(self.layers)):
             raise ValueError(f"layers must be strictly increasing, got {self.layers}.")
-        for name in ("num_heads", "head_dim", "depth", "expansion", "chunk_size", "max_speakers"):
+        if not isinstance(self.voice_layers, list) or self.voice_layers != sorted(
+            {*self.voice_layers} & {*self.layers}
+        ):
+            raise ValueError(
+                f"voice_layers must be a list of some of layers={self.layers}, got {self.voice_layers!r}."
+            )
+        voices = ("voice_key_dim", "voice_emotions")
+        for name in ("num_heads", "head_dim", "depth", "expansion", "chunk_size", "max_speakers", *voices):
             value = getattr(self, name)
             if isinstance(value, bool) or not isinstance(value, int) or value < 1:
                 raise ValueError(f"{name} must be an integer of at least 1, got {value!r}.")
@@ -97,7 +120,9 @@ class TitansMemoryConfig(PreTrainedConfig):
                 raise ValueError(f"{name} must be one of {allowed}, got {getattr(self, name)!r}.")
         if self.step_rule == "paper" and self.step_bound != "token":
             raise ValueError(f"step_bound={self.step_bound!r} needs step_rule='normalized', got 'paper'.")
-        for name, low, high in (("forget_half_life", 1, math.inf), ("initial_momentum", 0, 1), ("initial_step", 0, 1)):
+        above_zero = dict.fromkeys(("voice_key_offset", "voice_shrinkage"), (0, math.inf))
+        shares = dict.fromkeys(("initial_momentum", "initial_step", "voice_step"), (0, 1))
+        for name, (low, high) in {"forget_half_life": (1, math.inf), **above_zero, **shares}.items():
             value = getattr(self, name)
             if isinstance(value, bool) or not isinstance(value, int | float) or not low < value < high:
                 raise ValueError(f"{name} must lie between {low} and {high}, both excluded, got {value!r}.")
@@ -112,8 +137,19 @@ class TitansMemoryConfig(PreTrainedConfig):
         """Width of a head's queries and keys, as the memory takes them."""
         return self.head_dim * (self.head_dim + 1) // 2 if self.feature_map == "quadratic" else self.head_dim
 
+    def state_shapes(self, layer_idx: int, hidden_size: int) -> list[tuple[int, int, int]]:
+        """(heads, d_in, d_out) of each matrix of a stream's memory at the `layer_idx`-th memory layer."""
+        if self.layers[layer_idx] in self.voice_layers:
+            return [(1, *shape) for shape in self.voice_matrix_shapes(hidden_size)]
+        return [(self.num_heads, *shape) for shape in self.matrix_shapes()]
+
+    def voice_matrix_shapes(self, hidden_size: int) -> list[tuple[int, int]]:
+        """(d_in, d_out) of a memory of voices: monomials of a key and a constant, to a voice and a constant."""
+        width = self.voice_key_dim + 1
+        return [(width * (width + 1) // 2, hidden_size + 1)]
+
     def matrix_shapes(self) -> list[tuple[int, int]]:
-        """(d_in, d_out) of each matrix of one head's memory."""
+        """(d_in, d_out) of each matrix of one head's memory, but of a memory of voices."""
         widths = [self.key_dim, *[self.head_dim * self.expansion] * (self.depth - 1), self.head_dim]
         return list(pairwise(widths))
 
@@ -167,6 +203,8 @@ class AudioEmotionConfigMixin:
             self.memory_config = TitansMemoryConfig(**(self.memory_config or {}))
         super().__post_init__(**kwargs)
         self.check()
+        if self.memory_config.voice_layers and self.memory_config.voice_emotions == 1:
+            self.memory_config.voice_emotions = len(self.labels)
 
     def check(self) -> None:
         """Check what may have been changed since the configuration was built, and renew `label2id`.

@@ -85,7 +85,7 @@ class SavedStateMixin:
         cache.weights_fingerprint = identity.get("memory_weights")
         check_same_weights(cache.weights_fingerprint, weights_fingerprint or config.memory_config.weights_fingerprint)
         cache.conversation_ids, cache.speaker_ids = rows["conversation_ids"], rows["speaker_ids"]
-        check_tensors(tensors, config.memory_config, len(rows["speaker_ids"]), name)
+        check_tensors(tensors, config, len(rows["speaker_ids"]), name)
         cache.turns, cache.tokens, cache.notes = tensors["turns"], tensors["tokens"], notes
         for index, layer in enumerate(cache.layers):
             weights, momentum = (_numbered(tensors, f"layers.{index}.{kind}") for kind in ("weights", "momentum"))
@@ -186,24 +186,25 @@ def _checked_rows(rows: dict, slots: int, name: str) -> dict:
         raise ValueError(f"The conversation memory {name} cannot be read: {error}") from error
 
 
-def check_tensors(tensors: dict[str, Tensor], memory: PreTrainedConfig, rows: int, name: str) -> None:
+def check_tensors(tensors: dict[str, Tensor], config: PreTrainedConfig, rows: int, name: str) -> None:
     """Refuse a state whose tensors are not all there, or not of their shapes, or not finite.
 
     Args:
-        memory: the memory's configuration.
+        config: of the model.
         rows: of the cache.
 
     Raises:
         ValueError: naming what is wrong.
     """
+    memory, hidden_size = config.memory_config, config.get_text_config(decoder=True).hidden_size
     streams = rows * memory.streams_per_row
     wanted = {"turns": (streams,), "tokens": (streams,)}
     if {*tensors} != {*wanted}:  # something was written
         wanted |= {
-            f"layers.{layer}.{kind}.{index}": (streams, memory.num_heads, *shape)
+            f"layers.{layer}.{kind}.{index}": (streams, *shape)
             for layer in range(len(memory.layers))
             for kind in ("weights", "momentum")
-            for index, shape in enumerate(memory.matrix_shapes())
+            for index, shape in enumerate(memory.state_shapes(layer, hidden_size))
         }
     wrong = sorted({*tensors} ^ {*wanted}) or sorted(key for key in wanted if tuple(tensors[key].shape) != wanted[key])
     if wrong:

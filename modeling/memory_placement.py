@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from .memory_injection import decoder_blocks
-from .titans_memory_layer import TitansMemoryLayer
+from .titans_memory_layer import make_layer
 
 
 def keep_memory_with_its_blocks(model: nn.Module, *, is_fresh: bool) -> None:
@@ -26,7 +26,7 @@ def keep_memory_with_its_blocks(model: nn.Module, *, is_fresh: bool) -> None:
     blocks, memory = decoder_blocks(model), model.titans_memory
     for position, index in enumerate(memory.config.layers):
         old = memory.layers[position]
-        new = TitansMemoryLayer(memory.config, model.config.get_text_config(decoder=True).hidden_size)
+        new = make_layer(memory.config, position, model.config.get_text_config(decoder=True).hidden_size)
         _take_over(new, old, memory._init_weights if is_fresh else None)
         memory.layers[position] = new.to(_execution_device(blocks[index]))
     if hasattr(model, "emotion_head"):

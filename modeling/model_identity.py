@@ -20,6 +20,15 @@ _HOST_FIELDS = ("model_type", "hidden_size", "num_hidden_layers", "vocab_size")
 
 # Fields of `TitansMemoryConfig` that older states do not name, with the value that they were written under.
 _LATER_FIELDS = {"step_bound": "token", "feature_map": "identity"}
+# These say nothing of a model without a memory of voices.
+_VOICE_FIELDS = (
+    "voice_layers",
+    "voice_key_dim",
+    "voice_key_offset",
+    "voice_step",
+    "voice_shrinkage",
+    "voice_emotions",
+)
 
 
 # --- Which host
@@ -175,6 +184,8 @@ def state_identity(config: PreTrainedConfig) -> dict:
     for key in ("transformers_version", "dtype", "weights_fingerprint"):
         memory.pop(key, None)
     memory = {key: value for key, value in memory.items() if (key, value) not in _LATER_FIELDS.items()}
+    if not config.memory_config.voice_layers:
+        memory = {key: value for key, value in memory.items() if key not in _VOICE_FIELDS}
     described = json.dumps(memory, sort_keys=True, default=str)
     host = {field: getattr(config if field == "model_type" else text, field, None) for field in _HOST_FIELDS}
     return {

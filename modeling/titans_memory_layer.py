@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 import warnings
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
@@ -14,29 +13,11 @@ from transformers import PreTrainedModel, initialization
 from .configuration_titans_mal import TitansMemoryConfig
 from .memory_chunks import MemoryTokens
 from .memory_gradients import l2_normalize, quadratic_features, rms_normalize, scaled_rms_normalize, without_autocast
+from .memory_layer import TitansMemoryOutput, check_rows, surprise_of_turns
 from .memory_state import NeuralMemoryState
 from .model_identity import FingerprintOfModule
 from .neural_memory import process_turns
-
-
-@dataclass
-class TitansMemoryOutput:
-    """What a memory layer made of a batch of turns.
-
-    Attributes:
-        residual: (rows, tokens, hidden_size), to be added to the block's output; zero beyond a row's length.
-        surprise: (rows,), mean over a turn's tokens and heads of ||M(k) - v||^2 / ||v||^2 with M as the turn began;
-            NaN for a turn without tokens.
-        state: the streams' state after their turns.
-        is_rejected: (rows,) bool, the turns after which a memory of `step_rule="paper"` was not finite or larger than
-            `memory_state.norm_bound`, so that the state before them stands; None for "normalized", which stays below,
-            and where nothing is written.
-    """
-
-    residual: Tensor
-    surprise: Tensor
-    state: NeuralMemoryState
-    is_rejected: Tensor | None = None
+from .voice_memory_layer import VoiceMemoryLayer
 
 
 class RMSNorm(nn.RMSNorm):
@@ -128,7 +109,7 @@ class TitansMemoryLayer(nn.Module):
         dtype = self.query_proj.weight.dtype
         state = state(self) if callable(state) else state
         batch_sizes = [len(hidden_states)] if batch_sizes is None else list(batch_sizes)
-        _check_rows(hidden_states, state, lengths, batch_sizes)
+        check_rows(hidden_states, state, lengths, batch_sizes)
         written = None
         if lengths is not None:
             written = torch.arange(hidden_states.shape[1], device=lengths.device) < lengths[:, None]
@@ -149,7 +130,7 @@ class TitansMemoryLayer(nn.Module):
         if written is not None:
             # They are zero, but the gradients of a norm at zero are huge.
             residual = residual.masked_fill(~written[..., None], 0)
-        surprise = _surprise(processed.errors, tokens.values, written)
+        surprise = surprise_of_turns(processed.errors, tokens.values, written)
         return TitansMemoryOutput(residual, surprise, processed.state, processed.is_rejected)
 
     def _project(self, normed: Tensor, written: Tensor | None) -> MemoryTokens:
@@ -173,23 +154,10 @@ class TitansMemoryLayer(nn.Module):
         return projected.to(dtype).unflatten(-1, (self.config.num_heads, -1)).transpose(1, 2)
 
 
-def _check_rows(hidden_states: Tensor, state: NeuralMemoryState, lengths: Tensor | None, sizes: list[int]) -> None:
-    rows, streams = len(hidden_states), len(state.weights[0])
-    if sizes != sorted(sizes, reverse=True) or sum(sizes) != rows or sizes[:1] != [streams] or sizes[-1] < 0:
-        raise ValueError(
-            f"batch_sizes must fall from the state's {streams} streams and sum up to the {rows} rows of "
-            f"hidden_states, got {sizes}."
-        )
-    if lengths is not None and (lengths.shape != (rows,) or lengths.is_floating_point()):
-        raise ValueError(f"lengths must be ({rows},) integers, one a row, got {lengths.dtype} {tuple(lengths.shape)}.")
-
-
-def _surprise(errors: Tensor, values: Tensor, written: Tensor | None) -> Tensor:
-    """(rows,), the mean error of a turn's tokens over the size of their values."""
-    # Values are RMS-normed; only those of silence are smaller than one.
-    sizes = torch.linalg.vector_norm(values.detach(), dim=-1).square().clamp(min=1.0)
-    ratio = (errors / sizes).mean(1)
-    return ratio.mean(-1) if written is None else ratio.masked_fill(~written, 0).sum(-1) / written.sum(-1)
+def make_layer(config: TitansMemoryConfig, layer_idx: int, hidden_size: int) -> TitansMemoryLayer | VoiceMemoryLayer:
+    """The `layer_idx`-th memory layer of a configuration, with weights that are not initialised."""
+    is_voice = config.layers[layer_idx] in config.voice_layers
+    return (VoiceMemoryLayer if is_voice else TitansMemoryLayer)(config, hidden_size)
 
 
 class TitansMemory(PreTrainedModel):
@@ -205,15 +173,23 @@ class TitansMemory(PreTrainedModel):
 
     config_class = TitansMemoryConfig
     base_model_prefix = ""
-    _no_split_modules = ("TitansMemoryLayer",)
+    _no_split_modules = ("TitansMemoryLayer", "VoiceMemoryLayer")
     # The host's attention implementation is passed on to every child that is a model.
     _supports_sdpa = _supports_flash_attn = _supports_flex_attn = True
 
     def __init__(self, config: TitansMemoryConfig, hidden_size: int):
         super().__init__(config)
-        self.layers = nn.ModuleList(TitansMemoryLayer(config, hidden_size) for _ in config.layers)
+        self.layers = nn.ModuleList(make_layer(config, index, hidden_size) for index in range(len(config.layers)))
         self._fingerprint = FingerprintOfModule()
         self.post_init()
+
+    def requires_grad_(self, requires_grad: bool = True) -> TitansMemory:
+        """As that of a module, but for memories of voices: these are fitted, and never train."""
+        super().requires_grad_(requires_grad)
+        for layer in self.layers:
+            if isinstance(layer, VoiceMemoryLayer):
+                layer.requires_grad_(False)
+        return self
 
     def fingerprint(self) -> str | None:
         """A name of the present weights, to which the states that they write belong.
@@ -237,6 +213,10 @@ class TitansMemory(PreTrainedModel):
             initialization.normal_(module.weight, std=module.in_features**-0.5)
             if module.bias is not None:
                 initialization.zeros_(module.bias)
+        elif isinstance(module, VoiceMemoryLayer):
+            for parameter in (module.voice_mean, module.voice_gain, module.emotion_means):
+                initialization.zeros_(parameter)
+            initialization.ones_(module.voice_scale)
         elif isinstance(module, TitansMemoryLayer):
             initialization.zeros_(module.output_proj.weight)
             initialization.zeros_(module.write_gates.weight)

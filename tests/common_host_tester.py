@@ -99,6 +99,27 @@ class CommonHostTester:
         assert torch.equal(text, plain.generate(**turns, max_new_tokens=4))
         assert_same_state(before, state_of(remembering))
 
+    @torch.no_grad()
+    def test_a_memory_of_voices_leaves_a_first_turn_as_the_host_has_it(self, host, tmp_path):
+        memory = {"layers": [0, 2], "voice_layers": [0, 2], "voice_key_dim": 4}
+        model, ids = host.model(memory_config=memory), torch.tensor([0, 1, 1, 0, 1])
+        turns = host.turns(len(ids))
+        together, streamed = (ConversationMemoryCache(model.config, batch_size=2) for _ in range(2))
+        batch = model(**turns, memory_cache=together, conversation_ids=ids)
+        with model.disable_memory():
+            alone = model(**turns)
+        is_first = torch.tensor([True, True, False, False, False])
+        assert torch.equal(batch.logits[is_first], alone.logits[is_first])
+        changed = (batch.emotion_logits - alone.emotion_logits).abs().amax(-1)
+        assert (changed[~is_first] > 1e-4).all()
+        for row in range(len(ids)):
+            single = model(**unpadded(turns, row), memory_cache=streamed, conversation_ids=ids[[row]])
+            torch.testing.assert_close(batch.emotion_logits[[row]], single.emotion_logits, **CLOSE)
+            # What is kept between two turns may be kept in a file.
+            streamed.save_pretrained(tmp_path)
+            streamed = ConversationMemoryCache.from_pretrained(tmp_path, model.config)
+        assert_states_close(together, streamed)
+
     # --- Turns
 
     @torch.no_grad()
