@@ -5,6 +5,7 @@ from .audio_cache import AudioTowerCache
 from .checkpoints import last_good_checkpoint
 from .trained_parts import choose_trained_parts, trained_parameters
 from .trainer import ConversationTrainer
+from .voices import fit_voice_layer, fit_voice_memory
 
 
 __all__ = [
@@ -12,6 +13,8 @@ __all__ = [
     "ConversationTrainer",
     "ConversationTrainingArguments",
     "choose_trained_parts",
+    "fit_voice_layer",
+    "fit_voice_memory",
     "last_good_checkpoint",
     "trained_parameters",
 ]

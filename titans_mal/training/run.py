@@ -24,6 +24,7 @@ from .run_options import DataOptions, ModelOptions, RunOptions
 from .run_report import print_peak, print_start, write_recipe
 from .trained_parts import choose_trained_parts
 from .trainer import ConversationTrainer
+from .voices import fit_voice_memory
 
 
 # Of a training's folder: what it ends with.
@@ -63,6 +64,8 @@ def run_training(
         if model.config.takes_transcript and not any(train["transcript"]):
             raise ValueError(f"The prompt holds a transcript, and no turn of {data_options.dataset} has one.")
         processor = AutoProcessor.from_pretrained(model_options.base_model, revision=model_options.base_revision)
+        if model.config.memory_config.voice_layers and checkpoint is None:
+            fit_voice_memory(model, processor, train)
         trainer = ConversationTrainer(
             model, arguments, processor=processor, train_dataset=train, eval_dataset=validation
         )

@@ -1,0 +1,167 @@
+"""Fits a memory of voices to the speakers and emotions of training turns, in closed form."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from datasets import Dataset
+from sklearn.decomposition import PCA
+from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
+from sklearn.linear_model import LogisticRegression
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from ..data.audio import load_turn
+from ..modeling.turn_scoring import TurnScorer
+from ..modeling.voice_memory_layer import VoiceMemoryLayer
+
+
+# Directions of a turn's mean that are looked at: the others are noise of a few speakers.
+DIRECTIONS = 200
+# Share of the covariance within speakers that is replaced by a multiple of the identity.
+SHRINKAGE = 0.1
+# Inverse weight of the classifier's L2 penalty.
+CLASSIFIER_C = 0.003
+
+
+@torch.no_grad()
+def fit_voice_memory(model: PreTrainedModel, processor, table: Dataset, *, batch_size: int = 16) -> None:
+    """Fit all memories of voices of a model to the turns of a training split, each turn by itself.
+
+    Fit them after the host's LoRA is trained on single turns, and again when the host has changed: they stand on its
+    hidden states.
+
+    Args:
+        model: with `voice_layers`; it is put into evaluation mode for the time being.
+        processor: of its host.
+        table: a split of `load_conversations`, of more than `voice_key_dim` speakers, who have the same name in all
+            conversations. A turn that occurs in several conversations counts once.
+        batch_size: turns that are processed at once.
+
+    Raises:
+        ValueError: for a model without a memory of voices, and as `fit_voice_layer`; nothing is changed then.
+    """
+    layers = [layer for layer in model.titans_memory.layers if isinstance(layer, VoiceMemoryLayer)]
+    if not layers:
+        raise ValueError("The model has no memory of voices: give TitansMemoryConfig voice_layers.")
+    rows = _different_turns(table)
+    means: dict[VoiceMemoryLayer, list[Tensor]] = {layer: [] for layer in layers}
+    scorer, was_training = TurnScorer(model, processor), model.training
+    hooks = [layer.register_forward_pre_hook(_keep_means(means[layer]), with_kwargs=True) for layer in layers]
+    model.eval()
+    try:
+        for start in range(0, len(rows), batch_size):
+            turns = [table[row]["audio"] for row in rows[start : start + batch_size]]
+            inputs, _ = scorer.inputs([load_turn(turn, scorer.sampling_rate) for turn in turns])
+            # A conversation of its own each, so that every memory is empty and adds nothing.
+            ids = list(range(len(turns)))
+            model(**inputs, conversation_ids=ids, speaker_ids=ids, update_memory=False, logits_to_keep=1)
+    finally:
+        model.train(was_training)
+        for hook in hooks:
+            hook.remove()
+    labels = [model.config.labels.index(label) for label in table.features["emotion"].names]
+    emotions = [labels[table[row]["emotion"]] if table[row]["emotion"] >= 0 else -1 for row in rows]
+    speakers = [table[row]["speaker"] for row in rows]
+    pooled = {layer: torch.cat(parts) for layer, parts in means.items()}
+    for layer in layers:
+        _check_fit(layer, pooled[layer], speakers)
+    for layer in layers:
+        fit_voice_layer(layer, pooled[layer], speakers, emotions)
+
+
+def _different_turns(table: Dataset) -> list[int]:
+    """The first row of each turn, which is known by its file and times; turns without a file are all different."""
+    columns = table.select_columns(["audio", "start", "end"])
+    first: dict[tuple, int] = {}
+    for row, turn in enumerate(columns):
+        path = turn["audio"].get("path")
+        first.setdefault((path or row, turn["start"], turn["end"]), row)
+    return list(first.values())
+
+
+def _keep_means(means: list[Tensor]):
+    """A hook that keeps the mean hidden state of each turn that a layer is given."""
+
+    def keep(layer: VoiceMemoryLayer, args, kwargs) -> None:
+        pooled = layer.pool(args[0], kwargs.get("lengths"))
+        means.append((pooled * layer.voice_scale + layer.voice_mean).cpu())
+
+    return keep
+
+
+@torch.no_grad()
+def fit_voice_layer(
+    layer: VoiceMemoryLayer, pooled: Tensor, speakers: Sequence[str], emotions: Sequence[int] | None = None
+) -> None:
+    """Fit a layer to turns: their mean and scale, who speaks, and what each emotion adds.
+
+    Who speaks is told by linear discriminant analysis (Fisher 1936) on the first principal components, its covariance
+    shrunk; emotions by logistic regression on the same. The gain becomes one.
+
+    Args:
+        layer: it is changed in place.
+        pooled: (turns, hidden_size), the mean hidden state of each turn's audio tokens.
+        speakers: of each turn; more than `voice_key_dim` different ones.
+        emotions: of each turn, from 0 on, below 0 = not known; None leaves the emotion in what is written.
+
+    Raises:
+        ValueError: for numbers that are not finite or do not fit the layer, and for too few speakers.
+    """
+    _check_fit(layer, pooled, speakers)
+    width, number = layer.config.voice_key_dim, len(set(speakers))
+    turns = pooled.double().cpu().numpy()
+    mean, scale = turns.mean(0), turns.std(0).clip(min=1e-5)
+    turns = (turns - mean) / scale
+    components = PCA(min(DIRECTIONS, *turns.shape), svd_solver="full").fit(turns)
+    projected = components.transform(turns)
+    discriminant = LinearDiscriminantAnalysis(
+        solver="eigen", shrinkage=SHRINKAGE, priors=np.full(number, 1 / number)
+    ).fit(projected, speakers)
+    directions = discriminant.scalings_[:, :width].T
+    _set(layer.voice_mean, mean)
+    _set(layer.voice_scale, scale)
+    _set(layer.speaker_proj.weight, directions @ components.components_)
+    centre = components.components_ @ components.mean_ + discriminant.means_.mean(0)
+    _set(layer.speaker_proj.bias, -directions @ centre)
+    if emotions is not None:
+        _fit_emotions(layer, turns, projected, components, np.asarray(emotions))
+    layer.voice_gain.fill_(1.0)
+
+
+def _check_fit(layer: VoiceMemoryLayer, pooled: Tensor, speakers: Sequence[str]) -> None:
+    width, number = layer.config.voice_key_dim, len(set(speakers))
+    if pooled.shape != (len(speakers), layer.hidden_size) or not bool(pooled.isfinite().all()):
+        raise ValueError(
+            f"pooled must be finite and ({len(speakers)}, {layer.hidden_size}), got {tuple(pooled.shape)} or numbers "
+            "that are not finite."
+        )
+    if number <= width:
+        raise ValueError(f"voice_key_dim={width} needs more than {width} training speakers, got {number}.")
+
+
+def _fit_emotions(layer: VoiceMemoryLayer, turns: np.ndarray, projected, components: PCA, emotions) -> None:
+    """The classifier of emotions, and the mean of each less the mean of all of them."""
+    known = emotions >= 0
+    present = np.unique(emotions[known])
+    classifier = LogisticRegression(C=CLASSIFIER_C, class_weight="balanced", max_iter=1000)
+    classifier.fit(projected[known], emotions[known])
+    weight, bias = classifier.coef_, classifier.intercept_
+    if len(present) == 2:  # scikit-learn keeps one row of a pair
+        weight, bias = np.concatenate([-weight, weight]) / 2, np.concatenate([-bias, bias]) / 2
+    means = np.stack([turns[emotions == emotion].mean(0) for emotion in present])
+    count = layer.config.voice_emotions
+    all_weights, all_means = np.zeros((count, turns.shape[1])), np.zeros((count, turns.shape[1]))
+    all_bias = np.full(count, -1e4)  # an emotion that does not occur has no probability
+    all_weights[present] = weight @ components.components_
+    all_bias[present] = bias - weight @ components.components_ @ components.mean_
+    all_means[present] = means - means.mean(0)
+    _set(layer.emotion_proj.weight, all_weights)
+    _set(layer.emotion_proj.bias, all_bias)
+    _set(layer.emotion_means, all_means)
+
+
+def _set(parameter: Tensor, value: np.ndarray) -> None:
+    parameter.copy_(torch.from_numpy(np.ascontiguousarray(value)))
