@@ -1,0 +1,122 @@
+"""Compose dialogues of human voices: a folder that `load_conversations` reads.
+
+    python examples/real_voices/compose.py --voices RAVDESS --script random --output dialogues
+    python examples/real_voices/compose.py --voices RAVDESS --script sequences --sequences train_sent_emo.csv \\
+        --sequences test_sent_emo.csv --output dialogues
+
+Every turn is a real utterance. The folder is made of the corpus's audio and has the corpus's licence.
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import shutil
+from collections.abc import Sequence
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from dialogues import CALM_IS_NEUTRAL, SEQUENCE_LABELS, Composer, Dialogue, numbered, read_sequences
+from voices import RAVDESS_LABELS, Voices, read_voices
+
+
+class Script(StrEnum):
+    """Where the emotions of a dialogue come from."""
+
+    RANDOM = "random"
+    SEQUENCES = "sequences"
+
+
+COLUMNS = ("file_name", "conversation_id", "turn_index", "speaker", "emotion", "gender", "split")
+
+
+def voices_of_script(folder: Path, script: Script, labels: Sequence[str] | None = None) -> Voices:
+    """The voices with the labels that a script needs: after real sequences, calm counts as neutral."""
+    mapping = RAVDESS_LABELS | (CALM_IS_NEUTRAL if script is Script.SEQUENCES else {})
+    voices = read_voices(folder, mapping=mapping)
+    if labels is None and script is Script.SEQUENCES:
+        labels = [label for label in SEQUENCE_LABELS.values() if label in voices.labels]
+    return voices if labels is None else voices.keep(labels)
+
+
+def scripts_of(sequences: Sequence[Path], labels: Sequence[str]) -> dict[str, list[list[tuple[int, int]]]]:
+    """Scripts of real dialogues by split, in the numbers of `labels`; those with other emotions are left out."""
+    pieces: dict[str, list] = {}
+    for path in sequences:
+        for split, scripts in read_sequences(path, SEQUENCE_LABELS).items():
+            pieces.setdefault(split, []).extend(numbered(scripts, labels))
+    return pieces
+
+
+def write_dialogues(
+    voices: Voices, dialogues: Sequence[tuple[str, Dialogue]], labels: Sequence[str], output: Path
+) -> None:
+    """Write a folder of dialogues, given with their split: `metadata.csv` and a copy of each utterance in `audio/`.
+
+    A file is a hard link where the file system allows it.
+    """
+    (output / "audio").mkdir(parents=True, exist_ok=True)
+    with open(output / "metadata.csv", "w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file)
+        writer.writerow(COLUMNS)
+        for number, (split, dialogue) in enumerate(dialogues):
+            for turn, index in enumerate(dialogue.utterances):
+                utterance = voices.utterances[index]
+                name = f"audio/{utterance.speaker}_{utterance.path.name}"
+                if not (output / name).exists():
+                    _copy(utterance.path, output / name)
+                row = (name, f"{split}_{number:05d}", turn, utterance.speaker)
+                writer.writerow((*row, utterance.emotion, utterance.gender, split))
+
+
+def _copy(source: Path, target: Path) -> None:
+    try:
+        os.link(source.resolve(), target)
+    except OSError:
+        shutil.copyfile(source, target)
+
+
+def main(
+    voices: Annotated[Path, typer.Option(help="Folder of RAVDESS, EmoDB, or with file_name, speaker, emotion.")],
+    output: Annotated[Path, typer.Option(help="Folder to write; it must not hold a metadata.csv.")],
+    script: Annotated[Script, typer.Option(help="Emotions: random, or after real sequences.")] = Script.RANDOM,
+    sequences: Annotated[
+        list[Path] | None, typer.Option(help="MELD's CSV, or split, dialogue, turn, speaker, emotion; repeatable.")
+    ] = None,
+    fold: Annotated[int, typer.Option(help="Whose speakers are in the test split, counted from 1.")] = 1,
+    train: Annotated[int, typer.Option(help="Training dialogues.")] = 600,
+    test: Annotated[int, typer.Option(help="Test dialogues.")] = 200,
+    seed: Annotated[int, typer.Option(help="Of all that is drawn.")] = 0,
+) -> None:
+    """Compose dialogues of one fold and write them as a folder of conversations."""
+    if (script is Script.SEQUENCES) != bool(sequences):
+        raise typer.BadParameter("--sequences belongs to --script sequences, and is needed there.")
+    if (output / "metadata.csv").exists():
+        raise typer.BadParameter(f"{output} holds dialogues already.")
+    corpus = voices_of_script(voices, script)
+    if not 1 <= fold <= len(corpus.folds):
+        raise typer.BadParameter(f"--fold must be in 1..{len(corpus.folds)} for {corpus.name}, got {fold}.")
+    labels = corpus.labels
+    speakers, emotions = corpus.arrays(labels)
+    scripts = scripts_of(sequences, labels) if sequences else {}
+    if sequences:
+        print(f"labels: {json.dumps(SEQUENCE_LABELS)}, and {json.dumps(CALM_IS_NEUTRAL)}")
+    tested = [corpus.speakers.index(name) for name in corpus.folds[fold - 1]]
+    allowed = {"train": [n for n in range(len(corpus.speakers)) if n not in tested], "test": tested}
+    drawn: list[tuple[str, Dialogue]] = []
+    for part, (split, count) in enumerate((("train", train), ("test", test))):
+        composer = Composer(speakers, emotions, allowed[split], seed=(seed, fold, part))
+        dialogues, skipped = composer.draw(scripts.get(split, []) if sequences else None, count)
+        drawn += [(split, dialogue) for dialogue in dialogues]
+        print(
+            f"{split}: {count} dialogues, {sum(map(len, dialogues))} turns, {skipped} skipped for want of utterances"
+        )
+    write_dialogues(corpus, drawn, labels, output)
+    print(f"{output}: {corpus.name}, licence {corpus.licence}; test speakers {', '.join(corpus.folds[fold - 1])}")
+
+
+if __name__ == "__main__":
+    typer.run(main)

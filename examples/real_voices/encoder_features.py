@@ -1,0 +1,112 @@
+"""What a frozen Whisper encoder makes of utterances, computed once and kept in a file."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from rich.progress import track
+from torch.nn import functional as F
+from transformers import WhisperFeatureExtractor, WhisperModel
+from voices import Voices
+
+from titans_mal.data.audio import load_audio
+
+
+RATE = 16_000
+# A Whisper encoder has positions for 30 s, of which an utterance takes what it needs: it is not padded.
+MAX_SECONDS = 29
+# Samples that one position of the encoder stands for.
+HOP = 320
+SEGMENTS = 6
+
+
+class WhisperTurns:
+    """Mean and deviation of the outputs of all blocks of a Whisper encoder, over an utterance.
+
+    Args:
+        name_or_folder: of a Whisper checkpoint, such as `openai/whisper-tiny.en`.
+    """
+
+    def __init__(self, name_or_folder: str):
+        self._encoder = WhisperModel.from_pretrained(name_or_folder).encoder.eval()
+        self._extractor = WhisperFeatureExtractor.from_pretrained(name_or_folder)
+        weights = hashlib.sha256()
+        for parameter in self._encoder.parameters():
+            weights.update(parameter.detach().float().numpy().tobytes())
+        self.fingerprint = weights.hexdigest()[:16]
+
+    @torch.inference_mode()
+    def __call__(self, path: Path) -> np.ndarray:
+        """(blocks + 1, 2 * width): mean and deviation of each block's output, both means over six segments."""
+        waveform = load_audio(str(path))[: MAX_SECONDS * RATE]
+        waveform = waveform[: len(waveform) // HOP * HOP]
+        given = self._extractor(waveform, sampling_rate=RATE, padding=False, truncation=False, return_tensors="pt")
+        rows = []
+        for hidden in self._blocks(given.input_features.float()):
+            segments = torch.tensor_split(hidden, SEGMENTS)
+            means = torch.stack([segment.mean(0) for segment in segments]).mean(0)
+            deviations = torch.stack([segment.std(0) for segment in segments]).mean(0)
+            rows.append(torch.cat([means, deviations]))
+        return torch.stack(rows).numpy()
+
+    def _blocks(self, mel: torch.Tensor) -> list[torch.Tensor]:
+        """(positions, width) before the first block and after each, without padding to 30 s."""
+        encoder = self._encoder
+        hidden = F.gelu(encoder.conv2(F.gelu(encoder.conv1(mel)))).transpose(1, 2)
+        hidden = hidden + encoder.embed_positions.weight[: hidden.shape[1]]
+        outputs = [hidden]
+        for block in encoder.layers:
+            output = block(outputs[-1], None)
+            outputs.append(output[0] if isinstance(output, tuple) else output)
+        outputs[-1] = encoder.layer_norm(outputs[-1])
+        return [output[0] for output in outputs]
+
+
+def features_of(voices: Voices, whisper: str, cache: Path, blocks: Sequence[int] | None = None) -> np.ndarray:
+    """(utterances, features) float32 of all utterances, from the cache where they are there.
+
+    Args:
+        voices: of a corpus.
+        whisper: name or folder of the checkpoint.
+        cache: folder of the files, one for each corpus and encoder.
+        blocks: whose outputs are used, 0 for what enters the first; None: all.
+    """
+    turns = WhisperTurns(whisper)
+    names = "\n".join(str(utterance.path) for utterance in voices.utterances)
+    key = hashlib.sha256(f"{turns.fingerprint}\n{names}".encode()).hexdigest()[:16]
+    path = cache / f"{voices.name}_{key}.npy"
+    if not path.exists():
+        cache.mkdir(parents=True, exist_ok=True)
+        rows = track(voices.utterances, description=f"{voices.name} through {whisper}")
+        np.save(path, np.stack([turns(utterance.path) for utterance in rows]).astype(np.float32))
+    found: np.ndarray = np.load(path)
+    return (found if blocks is None else found[:, blocks]).reshape(len(found), -1)
+
+
+class Projection:
+    """Principal components of features, of one size each but for small ones; fitted to training utterances.
+
+    Args:
+        features: (utterances, features) of the training speakers.
+        components: how many are kept.
+    """
+
+    def __init__(self, features: np.ndarray, components: int = 256):
+        self._mean, self._scale = features.mean(0), features.std(0).clip(min=1e-5)
+        standardised = torch.from_numpy((features - self._mean) / self._scale)
+        _, sizes, directions = torch.pca_lowrank(standardised, q=min(components, *features.shape), niter=4)
+        variances = sizes.square() / (len(features) - 1)
+        self._directions = directions / (variances + variances.mean()).sqrt()
+
+    def __call__(self, features: np.ndarray) -> torch.Tensor:
+        """(utterances, components) float32."""
+        return torch.from_numpy((features - self._mean) / self._scale) @ self._directions
+
+
+def emotions_of(voices: Voices, labels: Sequence[str]) -> torch.Tensor:
+    """(utterances,) numbers of the emotions."""
+    return torch.from_numpy(voices.arrays(labels)[1])

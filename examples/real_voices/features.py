@@ -1,0 +1,189 @@
+"""The feature form: does a memory of voices help on human voices, behind a frozen Whisper encoder?
+
+    python examples/real_voices/features.py --voices RAVDESS --whisper openai/whisper-tiny.en --output OUT
+    python examples/real_voices/features.py --voices RAVDESS --whisper ... --output OUT --sequences MELD.csv
+    python examples/real_voices/features.py --voices RAVDESS --whisper ... --output OUT --test-voices EMODB \\
+        --labels neutral,happy,sad,angry
+
+Every fold and seed is kept as it is done; the same command goes on where it was stopped.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Annotated
+
+import numpy as np
+import torch
+import typer
+from compose import Script, scripts_of, voices_of_script
+from encoder_features import features_of
+from intervals import ScoredTurns, average_recall, paired_difference
+from study import Corpus, Part, Scripts, TestDialogues, choose, score_listeners
+from voices import Voices
+
+
+LISTENERS = (
+    "utterance",
+    "running_mean",
+    "memory",
+    "memory_reset",
+    "memory_other",
+    "memory_speaker",
+    "attention_8",
+    "transitions",
+)
+# What is subtracted from what, in the table of differences.
+DIFFERENCES = (
+    ("memory", "utterance"),
+    ("memory", "memory_reset"),
+    ("memory", "memory_other"),
+    ("memory_reset", "utterance"),
+    ("memory_other", "utterance"),
+    ("memory", "running_mean"),
+    ("memory", "transitions"),
+    ("memory_speaker", "running_mean"),
+    ("memory_speaker", "utterance"),
+    ("running_mean", "utterance"),
+    ("attention_8", "utterance"),
+    ("transitions", "utterance"),
+)
+
+
+def run_fold(
+    train: Corpus, test: Corpus, *, fold: int, folds: Sequence[Sequence[int]], labels: int, scripts: Scripts,
+    seeds: int, folder: Path,
+) -> None:  # fmt: skip
+    """Choose, train and score the listeners of a fold, or across corpora (fold 0), and keep what they have right."""
+    across = train is not test
+    tested = sorted(set(test.speakers)) if across else list(folds[fold - 1])
+    rest = [speaker for speaker in sorted(set(train.speakers)) if across or speaker not in tested]
+    path = folder / f"chosen_{fold}.json"
+    if not path.exists():
+        path.write_text(json.dumps(choose(train, rest, folds, labels, scripts, seed=(fold, 0))) + "\n")
+    chosen = json.loads(path.read_text())
+    for seed in range(seeds):
+        path = folder / f"right_{fold}_{seed}.npz"
+        if path.exists():
+            continue
+        part = Part(train, rest, labels, scripts, seed=(fold, 1, seed))
+        # The same dialogues for every seed.
+        dialogues = TestDialogues(test, tested, scripts.test, part.project(test), seed=(fold, 2))
+        right = score_listeners(part, dialogues, chosen, seed=(fold, 3, seed))
+        about = {
+            "emotions": dialogues.emotions,
+            "speakers": dialogues.speakers,
+            "dialogues": dialogues.dialogues,
+            "has_partner": dialogues.has_partner,
+        }
+        np.savez(path, **{f"right_{name}": hits for name, hits in right.items()}, **about)
+        recalls = {name: float(average_recall(hits, dialogues.emotions)[0]) for name, hits in right.items()}
+        print(f"fold {fold}, seed {seed}: " + ", ".join(f"{n} {100 * r:.1f}" for n, r in recalls.items()), flush=True)
+
+
+def _found(folder: Path, folds: Sequence[int], seeds: int) -> Iterator[tuple[int, list[dict]]]:
+    for fold in folds:
+        yield fold, [dict(np.load(folder / f"right_{fold}_{seed}.npz")) for seed in range(seeds)]
+
+
+def report(folder: Path, folds: Sequence[int], seeds: int, about: dict, voices: Voices) -> dict:
+    """`rows` for each listener, fold and seed, `differences` pooled over both, and the recall of each speaker."""
+    found = list(_found(folder, folds, seeds))
+    turns = ScoredTurns.join(
+        [ScoredTurns(*(of[0][k] for k in ("emotions", "speakers", "dialogues"))) for _, of in found]
+    )
+    right = {
+        name: np.concatenate([np.stack([seed[f"right_{name}"] for seed in of]) for _, of in found], axis=1)
+        for name in LISTENERS
+    }
+    rows = [
+        {"listener": name, **about, "fold": fold, "seed": number, "turns": len(seed["emotions"]),
+         "uar": float(average_recall(seed[f"right_{name}"], seed["emotions"])[0]),
+         "conversations": len(set(seed["dialogues"].tolist()))}
+        for name in right for fold, of in found for number, seed in enumerate(of)
+    ]  # fmt: skip
+    differences = []
+    for name, over in DIFFERENCES:
+        points, low, high = paired_difference(right[name], right[over], turns)
+        differences.append({"listener": name, "over": over, **about, "points": points, "low": low, "high": high})
+    gender = {utterance.speaker: utterance.gender for utterance in voices.utterances}
+    numbers = np.concatenate([of[0]["speakers"] for _, of in found])
+    names = np.array(voices.speakers)[numbers]
+    groups = []
+    for kind, values in (("speaker", names), ("gender", np.array([gender[name] for name in names]))):
+        for value in sorted(set(values) - {""}):
+            is_in = values == value
+            recalls = {n: float(average_recall(hits[:, is_in], turns.emotions[is_in])[0]) for n, hits in right.items()}
+            groups.append({"kind": kind, "group": str(value), **about, "turns": int(is_in.sum()), "uar": recalls})
+    pooled = {name: float(average_recall(hits, turns.emotions)[0]) for name, hits in right.items()}
+    without = sum(int((~of[0]["has_partner"]).sum()) for _, of in found)
+    found_all = {"rows": rows, "differences": differences, "groups": groups}
+    return {**found_all, "pooled": [{**about, "uar": pooled, "dialogues_without_other_history": without}]}
+
+
+def table(results: dict) -> str:
+    """The pooled recalls and differences as Markdown."""
+    lines = []
+    for pooled in results["pooled"]:
+        lines += [f"\n{pooled['train']} to {pooled['test']}, {pooled['script']} emotions\n"]
+        lines += ["| listener | UAR, % |", "| --- | ---: |"]
+        lines += [f"| {name} | {100 * recall:.1f} |" for name, recall in pooled["uar"].items()]
+        lines += ["", "| difference | points (95 % interval) |", "| --- | ---: |"]
+        lines += [
+            f"| {row['listener']} - {row['over']} | {row['points']:+.1f} ({row['low']:+.1f} to {row['high']:+.1f}) |"
+            for row in results["differences"]
+            if all(row[key] == pooled[key] for key in ("train", "test", "script"))
+        ]
+    return "\n".join(lines)
+
+
+def main(
+    voices: Annotated[Path, typer.Option(help="Folder of RAVDESS, EmoDB, or with file_name, speaker, emotion.")],
+    whisper: Annotated[str, typer.Option(help="Name or folder of a Whisper checkpoint, its encoder is used.")],
+    output: Annotated[Path, typer.Option(help="Folder of features and results.")],
+    folds: Annotated[str, typer.Option(help="Folds to run, by commas.")] = "1,2,3,4,5,6",
+    seeds: Annotated[int, typer.Option(help="Trainings of each listener.")] = 3,
+    sequences: Annotated[
+        list[Path] | None, typer.Option(help="Emotions after real dialogues: MELD's CSV, or a table; repeatable.")
+    ] = None,
+    test_voices: Annotated[Path | None, typer.Option(help="Test on this folder, train on all of --voices.")] = None,
+    labels: Annotated[str | None, typer.Option(help="Emotions to keep, by commas; all by default.")] = None,
+    blocks: Annotated[
+        str | None, typer.Option(help="Outputs of the encoder to use, by commas; 0 is before the first block.")
+    ] = None,
+) -> None:
+    """Train and score the listeners; print the tables, and write OUT/results.json."""
+    torch.set_num_threads(1)
+    script = Script.SEQUENCES if sequences else Script.RANDOM
+    names = labels.split(",") if labels else None
+    trained = voices_of_script(voices, script, names)
+    tested = voices_of_script(test_voices, script, names) if test_voices else trained
+    words = trained.labels
+    if tested.labels != words:
+        raise typer.BadParameter(f"{trained.name} has {words} and {tested.name} {tested.labels}: give --labels.")
+    used = [int(block) for block in blocks.split(",")] if blocks else None
+    found = [features_of(part, whisper, output / "features", used) for part in (trained, tested)]
+    train = Corpus(found[0], *trained.arrays(words))
+    test = Corpus(found[1], *tested.arrays(words)) if test_voices else train
+    pieces = scripts_of(sequences, words) if sequences else {}
+    scripts = Scripts(pieces.get("train"), pieces.get("test"))
+    chosen_folds = [0] if test_voices else [int(fold) for fold in folds.split(",")]
+    speakers = [[trained.speakers.index(name) for name in fold] for fold in trained.folds]
+    about = {"train": trained.name, "test": tested.name, "script": str(script)}
+    folder = output / "_".join([*about.values(), *([f"blocks{blocks}"] if blocks else [])])
+    folder.mkdir(parents=True, exist_ok=True)
+    for fold in chosen_folds:
+        run_fold(
+            train, test, fold=fold, folds=speakers, labels=len(words), scripts=scripts, seeds=seeds, folder=folder
+        )
+    (folder / "part.json").write_text(json.dumps(report(folder, chosen_folds, seeds, about, tested)) + "\n")
+    parts = [json.loads(path.read_text()) for path in sorted(output.glob("*/part.json"))]
+    results = {key: [entry for part in parts for entry in part[key]] for key in parts[0]}
+    (output / "results.json").write_text(json.dumps(results, indent=1) + "\n")
+    print(table(results))
+
+
+if __name__ == "__main__":
+    typer.run(main)

@@ -1,0 +1,83 @@
+"""Unweighted average recall, and paired intervals by a bootstrap over test speakers, then dialogues."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+
+@dataclass(frozen=True)
+class ScoredTurns:
+    """The scored turns of one or several folds.
+
+    Attributes:
+        emotions: (turns,) int, the right answers.
+        speakers: (turns,) int, who talks, numbered over all folds.
+        dialogues: (turns,) int, numbered over all folds.
+    """
+
+    emotions: np.ndarray
+    speakers: np.ndarray
+    dialogues: np.ndarray
+
+    @classmethod
+    def join(cls, parts: list[ScoredTurns]) -> ScoredTurns:
+        """The turns of several folds; speakers and dialogues are numbered anew, each fold's are others."""
+        return cls(
+            np.concatenate([part.emotions for part in parts]),
+            _numbered_apart([part.speakers for part in parts]),
+            _numbered_apart([part.dialogues for part in parts]),
+        )
+
+
+def _numbered_apart(arrays: list[np.ndarray]) -> np.ndarray:
+    """All numbers from 0 on, without gaps; the same number of two arrays becomes two."""
+    parts, count = [], 0
+    for array in arrays:
+        different, numbers = np.unique(array, return_inverse=True)
+        parts.append(numbers + count)
+        count += len(different)
+    return np.concatenate(parts)
+
+
+def average_recall(is_right: np.ndarray, emotions: np.ndarray, weights: np.ndarray | None = None) -> np.ndarray:
+    """Mean over the emotions of the share of their turns that is right.
+
+    Args:
+        is_right: (turns,) or (seeds, turns).
+        emotions: (turns,) int.
+        weights: (samples, turns) of each turn in each sample; None: one sample of ones.
+
+    Returns:
+        (samples,), averaged over the seeds.
+    """
+    right = np.atleast_2d(is_right).mean(0)
+    weights = np.ones((1, len(emotions))) if weights is None else weights
+    one_hot = np.eye(int(emotions.max()) + 1)[emotions]
+    hits, counts = (weights * right) @ one_hot, weights @ one_hot
+    with np.errstate(invalid="ignore"):
+        return np.nanmean(hits / counts, axis=1)
+
+
+def paired_difference(
+    first: np.ndarray, second: np.ndarray, turns: ScoredTurns, *, resamples: int = 1000, seed: int = 0
+) -> tuple[float, float, float]:
+    """Points of average recall by which `first` lies above `second`, with a 95 % interval.
+
+    Each sample draws as many test speakers as there are, with replacement, and then dialogues likewise; a turn counts
+    as often as its speaker times its dialogue was drawn. Seeds are averaged, so that more of them do not narrow it.
+
+    Args:
+        first, second: (seeds, turns) bool, which turns each had right.
+        turns: what both were scored on.
+    """
+    rng = np.random.default_rng(seed)
+    weights = np.ones((resamples, len(turns.emotions)))
+    for groups in (turns.speakers, turns.dialogues):
+        count = int(groups.max()) + 1
+        weights *= rng.multinomial(count, np.full(count, 1 / count), size=resamples)[:, groups]
+    recalls = [average_recall(scores, turns.emotions, weights) for scores in (first, second)]
+    low, high = np.nanpercentile(recalls[0] - recalls[1], [2.5, 97.5])
+    centre = average_recall(first, turns.emotions)[0] - average_recall(second, turns.emotions)[0]
+    return 100 * float(centre), 100 * float(low), 100 * float(high)

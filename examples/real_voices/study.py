@@ -1,0 +1,282 @@
+"""One fold of the feature form: listeners are chosen on validation speakers, trained, and scored on test speakers."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import pairwise, product
+
+import numpy as np
+import torch
+from dialogues import Composer, Dialogue
+from encoder_features import Projection
+from intervals import average_recall
+from listeners import Attention, Batch, Memory, RunningMean, Utterance, decode_transitions
+from sklearn.linear_model import LogisticRegression
+from torch import Tensor
+from torch.nn import functional as F
+
+from titans_mal.training.voices import fit_voice_layer
+
+
+# Of which an emotion of a real sequence is replaced by one drawn at random in training: rare ones are learnt too.
+REPLACED = 0.7
+TRAINING_DIALOGUES, TEST_DIALOGUES, PARTNERS = 500, 200, 1000
+BATCH, STEPS, LEARNING_RATE = 48, 300, 2e-3
+FIRST_SCORED = 4
+PENALTIES, SHRINKAGES, WEIGHTS = (0.01, 0.03), (1.0, 2.0, 4.0), (0.25, 0.5, 1.0)
+TRAINED = ("utterance", "running_mean", "memory", "memory_speaker", "attention_8")
+
+
+@dataclass(frozen=True)
+class Corpus:
+    """Utterances as the study needs them.
+
+    Attributes:
+        features: (utterances, features) of the encoder.
+        speakers, emotions: (utterances,) int.
+    """
+
+    features: np.ndarray
+    speakers: np.ndarray
+    emotions: np.ndarray
+
+
+@dataclass(frozen=True)
+class Scripts:
+    """What dialogues are composed after; None for either: random emotions.
+
+    Attributes:
+        train, test: of real dialogues, (speaker within it, emotion) a turn.
+    """
+
+    train: Sequence[Sequence[tuple[int, int]]] | None = None
+    test: Sequence[Sequence[tuple[int, int]]] | None = None
+
+    def training(self, labels: int, *, seed: Sequence[int]) -> list[list[tuple[int, int]]] | None:
+        """Those for training, some of whose emotions are replaced at random."""
+        if self.train is None:
+            return None
+        rng = np.random.default_rng(seed)
+        draw = lambda emotion: int(rng.integers(labels)) if rng.random() < REPLACED else emotion  # noqa: E731
+        return [[(speaker, draw(emotion)) for speaker, emotion in script] for script in self.train]
+
+    def transitions(self, labels: int) -> Tensor:
+        """(labels, labels), how often the column follows the row, from half an occurrence on."""
+        counts = np.full((labels, labels), 0.5)
+        for script in self.train or ():
+            for (_, before), (_, after) in pairwise(script):
+                counts[before, after] += 1
+        return torch.from_numpy(counts / counts.sum(1, keepdims=True)).float()
+
+
+class Part:
+    """Listeners trained on some speakers of a corpus.
+
+    Args:
+        corpus, train: whose utterances of which speakers are trained on.
+        labels: how many emotions.
+        scripts: of the dialogues.
+        seed: of all that is drawn.
+    """
+
+    def __init__(self, corpus: Corpus, train: Sequence[int], labels: int, scripts: Scripts, *, seed: Sequence[int]):
+        self.labels, self.scripts = labels, scripts
+        is_train = np.isin(corpus.speakers, train)
+        self._projection = Projection(corpus.features[is_train])
+        self.hidden = self._projection(corpus.features)
+        self._fitted = self.hidden[is_train], [str(s) for s in corpus.speakers[is_train]], corpus.emotions[is_train]
+        self._emotions = torch.from_numpy(corpus.emotions)
+        self._layer: dict[str, Tensor] | None = None
+        composer = Composer(corpus.speakers, corpus.emotions, train, seed=(*seed, 0))
+        given = scripts.training(labels, seed=(*seed, 1))
+        self._dialogues, _ = composer.draw(given, TRAINING_DIALOGUES)
+
+    def project(self, corpus: Corpus) -> Tensor:
+        """(utterances, width), the hidden states of a corpus."""
+        return self._projection(corpus.features)
+
+    def make(self, name: str, *, shrinkage: float = 1.0) -> Utterance:
+        """A listener that is not trained yet, its memory fitted."""
+        width = self.hidden.shape[1]
+        if name == "utterance":
+            return Utterance(width, self.labels)
+        if name == "running_mean":
+            return RunningMean(width, self.labels, shrinkage=shrinkage)
+        if name == "attention_8":
+            return Attention(width, self.labels)
+        scope = "speaker" if name == "memory_speaker" else "conversation"
+        listener = Memory(width, self.labels, scope=scope, voice_shrinkage=shrinkage)
+        if self._layer is None:
+            fit_voice_layer(listener.layer, *self._fitted)
+            self._layer = listener.layer.state_dict()
+        listener.layer.load_state_dict(self._layer)
+        return listener
+
+    def train(self, name: str, *, seed: Sequence[int], penalty: float, **options: float) -> Utterance:
+        """A trained listener: that of utterances on each utterance once, the others on the dialogues of the script.
+
+        What history adds is known before the readout is, so that a logistic regression fits the readout; only what
+        attends is trained by gradients.
+
+        Args:
+            penalty: inverse weight of the readout's L2 penalty, for as many turns as there are utterances.
+        """
+        rng = np.random.default_rng(seed)
+        torch.manual_seed(int(rng.integers(2**31)))
+        listener = self.make(name, **options)
+        if name == "utterance":
+            turns, emotions = self._fitted[0], self._fitted[2]
+        else:
+            batch = Batch.of(self._dialogues, self.hidden)
+            if isinstance(listener, Attention):
+                self._attend(listener, rng)
+            with torch.no_grad():
+                turns = listener.eval().turns(batch)[batch.mask]
+            emotions = self._emotions[batch.utterances[batch.mask]].numpy()
+        strength = penalty * len(self._fitted[0]) / len(turns)
+        fitted = LogisticRegression(C=strength, class_weight="balanced", max_iter=200, tol=1e-3).fit(turns, emotions)
+        with torch.no_grad():
+            listener.readout.weight.copy_(torch.from_numpy(fitted.coef_))
+            listener.readout.bias.copy_(torch.from_numpy(fitted.intercept_))
+        return listener.eval()
+
+    @torch.no_grad()
+    def try_options(self, test: TestDialogues, *, seed: Sequence[int]) -> Iterator[tuple[tuple, Tensor]]:
+        """Every option of every listener, as (name, (option, value), ...), and its logits."""
+        for penalty in PENALTIES:
+            option = ("penalty", penalty)
+            yield ("utterance", option), self.train("utterance", penalty=penalty, seed=seed)(test.batch)
+            for shrinkage, name in product(SHRINKAGES, ("running_mean", "memory", "memory_speaker")):
+                listener = self.train(name, penalty=penalty, shrinkage=shrinkage, seed=seed)
+                yield (name, option, ("shrinkage", shrinkage)), listener(test.batch)
+        logits = self.train("utterance", penalty=PENALTIES[0], seed=seed)(test.batch)
+        for weight in WEIGHTS:
+            transitions = self.scripts.transitions(self.labels)
+            yield (
+                ("transitions", ("weight", weight)),
+                decode_transitions(logits, test.batch.mask, transitions, weight=weight),
+            )
+
+    def _attend(self, listener: Attention, rng: np.random.Generator) -> None:
+        """Train what a listener attends to, and a readout along."""
+        optimizer = torch.optim.AdamW(listener.parameters(), lr=LEARNING_RATE, weight_decay=0.05)
+        schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, LEARNING_RATE, total_steps=STEPS, pct_start=0.1)
+        drop = torch.nn.Dropout(0.5)
+        for _ in range(STEPS):
+            chosen = [self._dialogues[index] for index in rng.integers(len(self._dialogues), size=BATCH)]
+            batch = Batch.of(chosen, self.hidden)
+            logits = listener.readout(drop(listener.turns(batch)))[batch.mask]
+            loss = F.cross_entropy(logits, self._emotions[batch.utterances[batch.mask]])
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            schedule.step()
+
+
+def choose(
+    corpus: Corpus, train: Sequence[int], folds: Sequence[Sequence[int]], labels: int, scripts: Scripts,
+    *, seed: Sequence[int],
+) -> dict[str, dict]:  # fmt: skip
+    """Penalty, shrinkages and weight of the transitions with the best recall on training speakers left out in turn.
+
+    Args:
+        corpus, train: whose speakers are trained on.
+        folds: groups of speakers; each that is a part of `train` is left out once.
+        labels, scripts, seed: as `Part` takes them; dialogues of validation are composed after the training scripts.
+    """
+    recalls: dict[tuple, list[float]] = {}
+    for number, left_out in enumerate(fold for fold in folds if set(fold) <= set(train)):
+        rest = [speaker for speaker in train if speaker not in left_out]
+        part = Part(corpus, rest, labels, scripts, seed=(*seed, number))
+        test = TestDialogues(corpus, left_out, scripts.train, part.hidden, seed=(*seed, number, 2), count=100)
+        for option, logits in part.try_options(test, seed=seed):
+            recalls.setdefault(option, []).append(float(average_recall(test.is_right(logits), test.emotions)[0]))
+    best: dict[str, tuple] = {}
+    for option in recalls:
+        name = option[0]
+        if name not in best or np.mean(recalls[option]) > np.mean(recalls[best[name]]):
+            best[name] = option
+    chosen = {name: dict(option[1:]) for name, option in best.items()}
+    return {**chosen, "attention_8": chosen["utterance"]}
+
+
+class TestDialogues:
+    """Dialogues of test speakers, and for each another one that shares no speaker with it.
+
+    Args:
+        corpus, speakers: whose utterances.
+        scripts: of the emotions; None: random.
+        hidden: (utterances, width) of the corpus.
+        seed: of what is drawn.
+        count: of dialogues.
+
+    Attributes:
+        batch: the dialogues.
+        partners: as many turns at least of other speakers for each; where there is none, `has_partner` is False.
+        utterances, emotions, dialogues: (scored turns,) int.
+    """
+
+    def __init__(
+        self,
+        corpus: Corpus,
+        speakers: Sequence[int],
+        scripts: Sequence[Sequence[tuple[int, int]]] | None,
+        hidden: Tensor,
+        *,
+        seed: Sequence[int],
+        count: int = TEST_DIALOGUES,
+    ):
+        composer = Composer(corpus.speakers, corpus.emotions, speakers, seed=seed)
+        dialogues, self.skipped = composer.draw(scripts, count)
+        dialogues = sorted(dialogues, key=len, reverse=True)
+        others, _ = composer.draw(scripts, PARTNERS)
+        self.batch = Batch.of(dialogues, hidden)
+        people = lambda dialogue: {*corpus.speakers[dialogue.utterances]}  # noqa: E731
+        partners = [
+            next((o for o in others if len(o) >= len(d) and not people(o) & people(d)), None) for d in dialogues
+        ]
+        self.has_partner = np.array([partner is not None for partner in partners])
+        cut = [Dialogue(p.utterances[: len(d)], p.speakers[: len(d)]) for p, d in zip(partners, dialogues) if p]
+        self.partners = Batch.of(cut, hidden) if cut else None
+        scored = self.batch.mask.clone()
+        scored[:, :FIRST_SCORED] = False
+        self.is_scored = scored
+        self.utterances = self.batch.utterances[scored].numpy()
+        self.emotions = corpus.emotions[self.utterances]
+        self.speakers = corpus.speakers[self.utterances]
+        self.dialogues = scored.nonzero()[:, 0].numpy()
+
+    def is_right(self, logits: Tensor) -> np.ndarray:
+        """(scored turns,) bool."""
+        return logits.argmax(-1)[self.is_scored].numpy() == self.emotions
+
+
+@torch.no_grad()
+def score_listeners(part: Part, test: TestDialogues, chosen: Mapping[str, dict], *, seed: Sequence[int]) -> dict:
+    """Train all listeners once; for each which scored turns it has right, (scored turns,) bool."""
+    right: dict[str, np.ndarray] = {}
+    for name in TRAINED:
+        with torch.enable_grad():
+            listener = part.train(name, seed=seed, **chosen[name])
+        logits = listener(test.batch)
+        right[name] = test.is_right(logits)
+        if name == "utterance":
+            transitions = part.scripts.transitions(part.labels)
+            right["transitions"] = test.is_right(
+                decode_transitions(logits, test.batch.mask, transitions, **chosen["transitions"])
+            )
+        if name == "memory":
+            right["memory_reset"] = test.is_right(listener.without_history(test.batch))
+            right["memory_other"] = test.is_right(_other_history(listener, test, logits))
+    return right
+
+
+def _other_history(listener: Memory, test: TestDialogues, logits: Tensor) -> Tensor:
+    """Logits with a partner's history; a dialogue without a partner keeps those of its own history."""
+    if test.partners is None:
+        return logits
+    rows = torch.from_numpy(test.has_partner)
+    batch = test.batch
+    some = Batch(batch.utterances[rows], batch.speakers[rows], batch.order[rows], batch.hidden)
+    return logits.index_put((rows.nonzero()[:, 0],), listener.with_other_history(some, test.partners))

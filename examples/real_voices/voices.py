@@ -1,0 +1,150 @@
+"""Single utterances of a corpus of human voices, with their speakers and folds."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from titans_mal import load_conversations
+
+
+# Words of other corpora for RAVDESS's labels; a label that is not listed keeps its name.
+RAVDESS_LABELS = {
+    "anger": "angry",
+    "disgust": "disgusted",
+    "fear": "fearful",
+    "happiness": "happy",
+    "joy": "happy",
+    "sadness": "sad",
+    "surprise": "surprised",
+}
+MOST_FOLDS, FEWEST_SPEAKERS = 6, 2
+
+
+@dataclass(frozen=True)
+class Utterance:
+    """One recording: its file, who speaks, the emotion, and what the table tells of the speaker ("" if nothing)."""
+
+    path: Path
+    speaker: str
+    emotion: str
+    gender: str = ""
+
+
+@dataclass(frozen=True)
+class Voices:
+    """The utterances of one corpus.
+
+    Attributes:
+        name: of the corpus, or of its folder.
+        utterances: in the order of the corpus.
+        folds: the speakers whom fold 1, 2, ... tests.
+        licence: as the table states it; None if it does not.
+    """
+
+    name: str
+    utterances: tuple[Utterance, ...]
+    folds: tuple[tuple[str, ...], ...]
+    licence: str | None = None
+
+    @property
+    def labels(self) -> list[str]:
+        return sorted({utterance.emotion for utterance in self.utterances})
+
+    @property
+    def speakers(self) -> list[str]:
+        return sorted({utterance.speaker for utterance in self.utterances})
+
+    def keep(self, labels: Sequence[str]) -> Voices:
+        """The utterances of some labels.
+
+        Raises:
+            ValueError: for a label that no utterance has.
+        """
+        unknown = sorted(set(labels) - set(self.labels))
+        if unknown:
+            raise ValueError(f"{self.name} has no utterances labelled {unknown}; it has {self.labels}.")
+        kept = tuple(utterance for utterance in self.utterances if utterance.emotion in labels)
+        return Voices(self.name, kept, self.folds, self.licence)
+
+    def arrays(self, labels: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
+        """(utterances,) int each: number of the speaker in `speakers`, and of the emotion in `labels`."""
+        speakers = {name: number for number, name in enumerate(self.speakers)}
+        numbers = {label: number for number, label in enumerate(labels)}
+        pairs = [(speakers[utterance.speaker], numbers[utterance.emotion]) for utterance in self.utterances]
+        return tuple(np.array(pairs).T)
+
+
+def read_voices(folder: str | Path, *, mapping: dict[str, str] | None = None) -> Voices:
+    """Read RAVDESS or EmoDB as they are downloaded, or a folder with a `metadata.csv`.
+
+    Args:
+        folder: of the corpus. A `metadata.csv` needs the columns `file_name` (relative to the folder), `speaker` and
+            `emotion`; `gender`, `corpus` and `licence` are read where they are there.
+        mapping: from the corpus's labels to those that are wanted; what it does not name stays. None:
+            `RAVDESS_LABELS`.
+
+    Raises:
+        FileNotFoundError: for a folder that is not there, or holds no corpus that is known.
+        ValueError: for a table without the columns, or fewer than four speakers.
+    """
+    folder, mapping = Path(folder).expanduser(), RAVDESS_LABELS if mapping is None else mapping
+    if not folder.is_dir():
+        raise FileNotFoundError(f"There is no folder {folder}.")
+    if (folder / "metadata.csv").is_file():
+        voices = _read_table(folder)
+    elif any(folder.glob("**/Actor_*")):
+        voices = _read_corpus("ravdess", folder)
+    elif any(folder.glob("**/03a*.wav")):
+        voices = _read_corpus("emodb", folder)
+    else:
+        raise FileNotFoundError(
+            f"{folder} holds no metadata.csv, no RAVDESS (Actor_01 ...) and no EmoDB (03a01Fa.wav)."
+        )
+    renamed = tuple(
+        Utterance(u.path, u.speaker, mapping.get(u.emotion, u.emotion), u.gender) for u in voices.utterances
+    )
+    return Voices(voices.name, renamed, voices.folds, voices.licence)
+
+
+def _read_table(folder: Path) -> Voices:
+    with open(folder / "metadata.csv", newline="", encoding="utf-8-sig") as file:
+        rows = list(csv.DictReader(file))
+    missing = sorted({"file_name", "speaker", "emotion"} - set(rows[0] if rows else ()))
+    if missing:
+        raise ValueError(f"{folder / 'metadata.csv'} lacks the columns {missing}, or has no rows.")
+    utterances = tuple(
+        Utterance(folder / row["file_name"], row["speaker"], row["emotion"], row.get("gender") or "") for row in rows
+    )
+    names = sorted({row.get("corpus") or folder.resolve().name for row in rows})
+    licences = sorted({row["licence"] for row in rows if row.get("licence")})
+    return Voices("+".join(names), utterances, _folds_of(utterances), "; ".join(licences) or None)
+
+
+def _folds_of(utterances: Sequence[Utterance]) -> tuple[tuple[str, ...], ...]:
+    """Speakers in the order of their names, in at most six folds of at least two."""
+    speakers = sorted({utterance.speaker for utterance in utterances})
+    count = min(MOST_FOLDS, len(speakers) // FEWEST_SPEAKERS)
+    if count < 2:
+        raise ValueError(f"Two folds of {FEWEST_SPEAKERS} speakers are needed at least, got the speakers {speakers}.")
+    return tuple(tuple(map(str, fold)) for fold in np.array_split(speakers, count))
+
+
+def _read_corpus(name: str, folder: Path) -> Voices:
+    """By the package's reader, whose splits are the folds."""
+    folds = load_conversations(name, data_dir=folder)
+    licences = {"ravdess": "CC BY-NC-SA 4.0", "emodb": "free, with citation"}
+    utterances = []
+    for table in folds.values():
+        labels = table.features["emotion"]
+        utterances += [
+            Utterance(Path(row["audio"]["path"]), row["speaker"], labels.int2str(row["emotion"]))
+            for row in table
+            if row["emotion"] >= 0
+        ]
+    speakers = tuple(tuple(sorted(set(table["speaker"]))) for table in folds.values())
+    return Voices(name, tuple(utterances), speakers, licences[name])
