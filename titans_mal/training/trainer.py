@@ -286,6 +286,17 @@ class ConversationTrainer(Trainer):
             'metric_key_prefix="test") writes a report, and EvaluationReport.load(folder).predictions has every turn.'
         )
 
+    def push_to_hub(self, *args, **kwargs):
+        """Refused: `titans-mal publish`, or `publish_folder`, writes what a repository should hold.
+
+        Raises:
+            NotImplementedError: in any case.
+        """
+        raise NotImplementedError(
+            "A trainer's push_to_hub would upload checkpoints and no card: save_model(folder), then "
+            "`titans-mal publish FOLDER ORG/NAME`."
+        )
+
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """As Trainer's; tells how many steps were skipped, once one was, and no loss where all were."""
         if "loss" in logs:

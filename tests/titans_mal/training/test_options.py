@@ -163,3 +163,5 @@ def test_several_evaluation_sets(trainer_of, talks, tmp_path):
         trainer.evaluate({"a/b": talks["test"]})
     with pytest.raises(NotImplementedError, match="writes a report"):
         trainer.predict(talks["test"])
+    with pytest.raises(NotImplementedError, match="titans-mal publish"):
+        trainer.push_to_hub()
