@@ -1,7 +1,7 @@
 """The host of a model that was saved in full, without its memory: a base for `--base-model` that needs no Hub.
 
 python examples/finetune/plain_host.py host
-titans-mal ablate --base-model host --memory-layers 0 1 --memory-layers 2 --dataset synthetic-baseline --output-dir ablation
+titans-mal ablate --base-model host --memory-layers 0 1 --memory-layers 2 --dataset synthetic-baseline --output-dir out
 """
 
 from __future__ import annotations

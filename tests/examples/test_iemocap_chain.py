@@ -21,6 +21,7 @@ SMALL = {
     "--dtype bfloat16": "--dtype float32",
     "--gradient-accumulation-steps 8": "--gradient-accumulation-steps 1 --window 3",
     "--num-train-epochs 3": "--max-steps 1",
+    "1 2 3 4 5": "1 5",
 }
 
 
@@ -49,10 +50,12 @@ def test_the_chain_on_synthetic_audio(tmp_path, monkeypatch):
         text = text.replace(large, small)
     *chain, publish = commands(text)
     for words in chain:
+        # As a shell does it.
+        words = [path for word in words for path in (sorted(map(str, Path().glob(word))) if "*" in word else [word])]
         done = CliRunner().invoke(app, words[1:])
         assert done.exit_code == 0, done.output
     pooled = (tmp_path / "iemocap" / "report.md").read_text()
-    for fold in range(1, 6):
+    for fold in (1, 5):
         report = json.loads((tmp_path / "iemocap" / f"fold-{fold}" / "report" / "report.json").read_text())
         assert report["protocol"]["fold"] == fold
     assert "pooled" in pooled.lower()
