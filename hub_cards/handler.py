@@ -13,12 +13,14 @@ import atexit
 import base64
 import binascii
 import os
+import reprlib
 from typing import Any
 
 import torch
 from transformers import pipeline
 
 
+MAX_NAME = 200  # characters
 # Of a request: turns; of each, the size of its file, and how long its audio lasts as it is decoded.
 MAX_TURNS, MAX_MEGABYTES, MAX_SECONDS = 64, 25, 300.0
 _TURN_FIELDS = ("audio", "speaker", "start", "end")
@@ -57,8 +59,10 @@ class EndpointHandler:
 
         Returns:
             One dict a turn: `turn_index` in the conversation, `speaker`, `start`, `end`, `label`, `score`, `scores`,
-            `surprise`, `processed_seconds` (less than the turn lasts where it is longer than the host's window); or
-            `{"error": ..., "status": 400}` for a request that cannot be answered, which changes no state.
+            `surprise`, `processed_seconds` (less than the turn lasts where it is longer than the host's window), and
+            `history_lost` where a process was killed that had earlier turns in memory; or
+            `{"error": ..., "status": 400}` (503 where a state cannot be written) for a request that cannot be
+            answered, which changes no state.
         """
         try:
             if not isinstance(data, dict) or {*data} - {"inputs", "parameters"}:
@@ -68,6 +72,8 @@ class EndpointHandler:
             return self._score(turns, parameters)
         except ValueError as error:
             return {"error": str(error), "status": 400}
+        except OSError as error:  # as on a full disk
+            return {"error": str(error), "status": 503}
 
     def _score(self, turns: list[dict], parameters: dict) -> list[dict[str, Any]]:
         memory, name = parameters.get("memory", True), parameters.get("conversation")
@@ -75,16 +81,18 @@ class EndpointHandler:
             return _answers(self.pipeline(_numbered(turns, 0), memory=memory))
         with self.store.conversation(str(name), anew=parameters.get("reset", False)) as cache:
             turns = _numbered(turns, int(cache.turns.sum()))
-            return _answers(self.pipeline(turns, memory_cache=cache, memory=memory) if turns else [])
+            answers = _answers(self.pipeline(turns, memory_cache=cache, memory=memory) if turns else [])
+            lost = {"history_lost": True} if cache.notes.get("history_lost") else {}
+            return [{**answer, **lost} for answer in answers]
 
 
 def _check_parameters(parameters: Any) -> dict:
     if not isinstance(parameters, dict) or {*parameters} - {*_PARAMETERS}:
-        raise ValueError(f"parameters may hold {', '.join(_PARAMETERS)}, got {parameters!r}.")
+        raise ValueError(f"parameters may hold {', '.join(_PARAMETERS)}, got {reprlib.repr(parameters)}.")
     parameters = {name: value for name, value in parameters.items() if value is not None}
     for name in ("reset", "memory"):
         if not isinstance(parameters.get(name, False), bool):
-            raise ValueError(f"{name} must be true or false, got {parameters[name]!r}.")
+            raise ValueError(f"{name} must be true or false, got {reprlib.repr(parameters[name])}.")
     for name in ("conversation", "speaker"):
         _check_name(name, parameters.get(name))
     if parameters.get("reset") and parameters.get("conversation") is None:
@@ -93,8 +101,14 @@ def _check_parameters(parameters: Any) -> dict:
 
 
 def _check_name(what: str, value: Any) -> None:
-    if value is not None and (isinstance(value, bool) or not isinstance(value, str | int) or value == ""):
-        raise ValueError(f"{what} must be a name, got {value!r}.")
+    if value is None:
+        return
+    if isinstance(value, bool) or not isinstance(value, str | int) or value == "":
+        raise ValueError(f"{what} must be a name, got {reprlib.repr(value)}.")
+    if (len(value) if isinstance(value, str) else value.bit_length()) > MAX_NAME:
+        raise ValueError(f"{what} must be a name of up to {MAX_NAME} characters, got {reprlib.repr(value)}.")
+    if any("\ud800" <= character <= "\udfff" for character in str(value)):
+        raise ValueError(f"{what} must be a name in UTF-8, got {reprlib.repr(value)}.")
 
 
 def _turns(inputs: Any, parameters: dict) -> list:
@@ -115,7 +129,7 @@ def _decoded(turn: Any, speaker: str | int | None) -> dict:
     """A turn with the bytes of its sound file."""
     turn = turn if isinstance(turn, dict) else {"audio": turn}
     if "audio" not in turn or {*turn} - {*_TURN_FIELDS}:
-        raise ValueError(f"A turn holds audio, and may hold speaker, start and end; got {sorted(turn)}.")
+        raise ValueError(f"A turn holds audio, and may hold speaker, start and end; got {reprlib.repr([*turn])}.")
     _check_name("speaker", turn.get("speaker"))
     audio = turn["audio"]
     if isinstance(audio, str):

@@ -24,6 +24,7 @@ from .checkpoint_files import (
     load_adapter_weights,
     load_generation_config,
     load_processor,
+    readable_checkpoint,
 )
 from .checkpoint_saving import EXTENSION_NAMES, CheckpointSavingMixin
 from .configuration_titans_mal import DEFAULT_EMOTION_PROMPT, AudioEmotionConfigMixin, TitansMemoryConfig
@@ -171,13 +172,14 @@ class AudioEmotionCheckpointMixin(CheckpointSavingMixin):
         check_location(pretrained_model_name_or_path)
         hub = hub_keywords(kwargs)
         wants_info = kwargs.pop("output_loading_info", False)
-        if not isinstance(config, PreTrainedConfig):
-            own = {field.name for field in dataclasses.fields(AudioEmotionConfigMixin)} | {"id2label"}
-            changes = {key: kwargs.pop(key) for key in own & {*kwargs}}
-            config = cls.config_class.from_pretrained(config or pretrained_model_name_or_path, **hub, **changes)
-        load = cls._load_adapter if config.adapter_only else cls._load_full
-        model, info = load(pretrained_model_name_or_path, config, kwargs)
-        check_finite_weights(model, pretrained_model_name_or_path)
+        with readable_checkpoint(pretrained_model_name_or_path):
+            if not isinstance(config, PreTrainedConfig):
+                own = {field.name for field in dataclasses.fields(AudioEmotionConfigMixin)} | {"id2label"}
+                changes = {key: kwargs.pop(key) for key in own & {*kwargs}}
+                config = cls.config_class.from_pretrained(config or pretrained_model_name_or_path, **hub, **changes)
+            load = cls._load_adapter if config.adapter_only else cls._load_full
+            model, info = load(pretrained_model_name_or_path, config, kwargs)
+            check_finite_weights(model, pretrained_model_name_or_path)
         model._processor_source = (pretrained_model_name_or_path, hub)
         model.loaded_from = (str(pretrained_model_name_or_path), hub)
         # Known from here on, so that no call has to look at the weights.

@@ -65,6 +65,12 @@ class AudioEmotionMixin(TurnInputsMixin, AudioEmotionCheckpointMixin):
         super().__init__(config, *args, **kwargs)
         if self.audio_token_id is None:
             raise ValueError(f"{type(config).__name__} names no audio placeholder: audio_token_id is None.")
+        vocab_size = config.get_text_config(decoder=True).vocab_size
+        if not isinstance(self.audio_token_id, int) or not 0 <= self.audio_token_id < vocab_size:
+            raise ValueError(
+                f"audio_token_id must be a token of the host's {vocab_size}, got {self.audio_token_id!r}: no turn "
+                "would have audio."
+            )
         attach_memory(self, config.memory_config, hidden_states_index=self.hidden_states_index)
         if config.emotion_readout == "linear":
             self.emotion_head = nn.Linear(config.get_text_config(decoder=True).hidden_size, len(config.labels))

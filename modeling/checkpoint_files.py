@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+from collections.abc import Iterator
 
 import torch
 from safetensors import SafetensorError
@@ -49,6 +51,17 @@ def load_processor(name: str | os.PathLike, hub: dict, *, is_needed: bool, trust
             raise
         logger.warning(f"No processor will be saved along: {error}")
         return None
+
+
+@contextlib.contextmanager
+def readable_checkpoint(name: str | os.PathLike) -> Iterator[None]:
+    """Raise a ValueError that names the checkpoint, where a file of it cannot be read."""
+    try:
+        yield
+    except SafetensorError as error:
+        raise ValueError(f"The weights of {name} cannot be read: {error}") from error
+    except RecursionError:
+        raise ValueError(f"A file of {name} is JSON that is nested too deeply.") from None
 
 
 def load_adapter_weights(name: str | os.PathLike, hub: dict, variant: str | None = None) -> dict[str, Tensor]:

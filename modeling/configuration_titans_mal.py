@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
+import reprlib
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import ClassVar
@@ -17,6 +18,17 @@ SCOPES = ("conversation", "speaker")
 FEATURE_MAPS = ("identity", "quadratic")
 READOUTS = ("verbalizer", "linear")
 
+# Far more than any memory needs, and less than exhausts a machine while it is built.
+_MOST = {
+    "num_heads": 1024,
+    "head_dim": 8192,
+    "depth": 64,
+    "expansion": 64,
+    "chunk_size": 1 << 20,
+    "max_speakers": 4096,
+    "voice_key_dim": 8192,
+    "voice_emotions": 4096,
+}
 _WRITTEN_ALONG = ("transformers_version", "_name_or_path", "_commit_hash", "attn_implementation", "torch_dtype")
 
 # What stands for the transcript of a turn in a prompt.
@@ -109,11 +121,12 @@ class TitansMemoryConfig(PreTrainedConfig):
             raise ValueError(
                 f"voice_layers must be a list of some of layers={self.layers}, got {self.voice_layers!r}."
             )
-        voices = ("voice_key_dim", "voice_emotions")
-        for name in ("num_heads", "head_dim", "depth", "expansion", "chunk_size", "max_speakers", *voices):
+        for name, most in _MOST.items():
             value = getattr(self, name)
             if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-                raise ValueError(f"{name} must be an integer of at least 1, got {value!r}.")
+                raise ValueError(f"{name} must be an integer of at least 1, got {reprlib.repr(value)}.")
+            if value > most:
+                raise ValueError(f"{name} must be an integer of at most {most}, got {reprlib.repr(value)}.")
         choices = {"read": READ_ORDERS, "step_rule": STEP_RULES, "step_bound": STEP_BOUNDS}
         for name, allowed in {**choices, "feature_map": FEATURE_MAPS, "scope": SCOPES}.items():
             if getattr(self, name) not in allowed:
@@ -200,7 +213,11 @@ class AudioEmotionConfigMixin:
             # Of a repo that holds its code. Here the pipeline is registered, and no code of a repo is to be trusted.
             kwargs.pop("custom_pipelines", None)
         if not isinstance(self.memory_config, PreTrainedConfig):
+            if not isinstance(self.memory_config, dict | None):
+                got = type(self.memory_config).__name__
+                raise ValueError(f"memory_config must be a TitansMemoryConfig or its dict, got {got}.")
             self.memory_config = TitansMemoryConfig(**(self.memory_config or {}))
+        self._check_labels()
         super().__post_init__(**kwargs)
         self.check()
         if self.memory_config.voice_layers and self.memory_config.voice_emotions == 1:
@@ -219,15 +236,37 @@ class AudioEmotionConfigMixin:
         temperature = self.emotion_temperature
         if isinstance(temperature, bool) or not isinstance(temperature, int | float) or not 0 < temperature < math.inf:
             raise ValueError(f"emotion_temperature must be a number above 0, got {temperature!r}.")
-        if not isinstance(self.id2label, dict) or sorted(self.id2label) != list(range(len(self.id2label))):
+        if not isinstance(self.emotion_prompt, str):
+            raise ValueError(f"emotion_prompt must be text, got {reprlib.repr(self.emotion_prompt)}.")
+        self._check_labels()
+        if self.id2label is None or sorted(self.id2label) != list(range(len(self.id2label))):
             raise ValueError(f"id2label must number the labels 0, 1, ..., got {self.id2label!r}.")
         if len(set(self.labels)) != len(self.labels):
             raise ValueError(f"id2label must not name a label twice, got {self.labels}.")
         self.label2id = {label: index for index, label in self.id2label.items()}
-        if self.label_token_ids is not None and len(set(self.label_token_ids)) != len(self.labels):
+        tokens = self.label_token_ids
+        if tokens is None:
+            return
+        vocab_size = getattr(self.get_text_config(decoder=True), "vocab_size", None) or math.inf
+        if (
+            not isinstance(tokens, list | tuple)
+            or not all(type(token) is int and 0 <= token < vocab_size for token in tokens)
+            or not len(set(tokens)) == len(tokens) == len(self.labels)
+        ):
             raise ValueError(
-                f"label_token_ids must hold a token of its own for each of {self.labels}, got {self.label_token_ids}."
+                f"label_token_ids must hold a token of its own for each of {self.labels}, out of the {vocab_size} of "
+                f"the host, got {reprlib.repr(tokens)}."
             )
+
+    def _check_labels(self) -> None:
+        """Before transformers takes `id2label` for what it should be."""
+        labels = self.id2label
+        if labels is not None and (
+            not isinstance(labels, dict)
+            or not all(str(key).isdecimal() for key in labels)
+            or not all(isinstance(label, str) and label.strip() for label in labels.values())
+        ):
+            raise ValueError(f"id2label must number the labels 0, 1, ..., got {reprlib.repr(labels)}.")
 
     @classmethod
     def host_class(cls) -> type[PreTrainedConfig]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import threading
 from collections.abc import Sequence
 
 import torch
@@ -14,6 +16,9 @@ from .memory_state import NeuralMemoryState
 
 
 logger = logging.get_logger(__name__)
+
+# So that of two calls that write to one cache at once, one notices.
+_committing = threading.Lock()
 
 
 class MemoryTransaction:
@@ -175,12 +180,24 @@ class MemoryTransaction:
         """Write what was staged into the cache, all of it or, where something fails, nothing.
 
         Raises:
+            RuntimeError: if another call wrote to the cache meanwhile, whose turns would be lost.
             ValueError: for a state that is not finite, from which no later turn would recover; not in a training, nor
                 in compiled code, which cannot ask: there such a turn is left out.
         """
         if self._tokens is None:
             return
         self._leave_out_not_finite()
+        with contextlib.nullcontext() if torch.compiler.is_compiling() else _committing:
+            self._write()
+        self._warn_of_rejected()
+
+    def _write(self) -> None:
+        # Tensors of a cache are replaced, never changed in place.
+        if not torch.compiler.is_compiling() and self.cache.turns is not self._before.turns:
+            raise RuntimeError(
+                "The memory_cache was changed while this call read it, as by another thread: nothing was written. "
+                "Give each thread a cache of its own, or let them take turns."
+            )
         after, tokens = self.cache.snapshot(), self._tokens
         streams = None if self._is_whole_cache else self._streams_in_order
         for layer_idx, state in self._staged.items():
@@ -194,7 +211,6 @@ class MemoryTransaction:
         is_known = not self.cache.is_initialized or self.cache.weights_fingerprint is not None
         after.weights_fingerprint = self._weights_fingerprint if is_known else None
         self.cache.adopt(after)
-        self._warn_of_rejected()
 
     def _leave_out_not_finite(self) -> None:
         """Let the streams whose staged state is not finite stay what they were, or refuse the call."""

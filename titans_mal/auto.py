@@ -16,7 +16,7 @@ from transformers import (
 from transformers.models.auto.auto_factory import _BaseAutoModelClass, _LazyAutoMapping
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING_NAMES
 
-from .modeling.checkpoint_files import check_location, hub_keywords
+from .modeling.checkpoint_files import check_location, hub_keywords, readable_checkpoint
 from .modeling.configuration_titans_mal import TitansMemoryConfig
 from .modeling.modeling_audioflamingo3_mal import AudioFlamingo3MALConfig, AudioFlamingo3MALForAudioEmotion
 from .modeling.modeling_gemma3n_mal import Gemma3nMALConfig, Gemma3nMALForAudioEmotion
@@ -47,7 +47,8 @@ class AutoModelForAudioEmotion(_BaseAutoModelClass):
         """
         check_location(pretrained_model_name_or_path)
         try:
-            return super().from_pretrained(pretrained_model_name_or_path, *model_args, **kwargs)
+            with readable_checkpoint(pretrained_model_name_or_path):
+                return super().from_pretrained(pretrained_model_name_or_path, *model_args, **kwargs)
         except ValueError as error:
             if not str(error).startswith("Unrecognized configuration class"):
                 raise
@@ -64,7 +65,9 @@ class AutoModelForAudioEmotion(_BaseAutoModelClass):
             ValueError: for a host that has no model class with memory, naming those that have.
         """
         check_location(pretrained_model_name_or_path)
-        model_type = AutoConfig.from_pretrained(pretrained_model_name_or_path, **hub_keywords(kwargs)).model_type
+        with readable_checkpoint(pretrained_model_name_or_path):
+            config = AutoConfig.from_pretrained(pretrained_model_name_or_path, **hub_keywords(kwargs))
+        model_type = config.model_type
         if model_type in NO_HOSTS:
             raise ValueError(f"No memory for a host of type {model_type!r}: {NO_HOSTS[model_type]}.")
         if model_type not in HOSTS:

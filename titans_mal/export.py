@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import html
 import io
 import json
 import tempfile
@@ -11,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from .extras import extra
+from .safe_text import csv_cell
 
 
 Turn = Mapping[str, Any]
@@ -93,7 +95,7 @@ def _csv(turns: Sequence[Turn]) -> str:
     table = csv.writer(buffer, lineterminator="\n")
     table.writerow([*_FIELDS, *(f"score_{label}" for label in labels)])
     for turn in turns:
-        table.writerow([*(turn.get(name) for name in _FIELDS), *(turn["scores"][label] for label in labels)])
+        table.writerow([*(csv_cell(turn.get(name)) for name in _FIELDS), *(turn["scores"][label] for label in labels)])
     return buffer.getvalue()
 
 
@@ -137,8 +139,14 @@ def _praatio():
 
 def _vtt(turns: Sequence[Turn]) -> str:
     webvtt = _webvtt()
+
+    def escape(text: str) -> str:
+        return html.escape(" ".join(text.split()), quote=False)
+
     captions = [
-        webvtt.Caption(_clock(turn["start"]), _clock(turn["end"]), f"<v {_speaker(turn)}>{_told(turn)}")
+        webvtt.Caption(
+            _clock(turn["start"]), _clock(turn["end"]), f"<v {_speaker(turn, escape)}>{escape(_told(turn))}"
+        )
         for turn in turns
     ]
     return webvtt.WebVTT(captions=captions).content
@@ -164,10 +172,10 @@ def _textgrid(turns: Sequence[Turn]) -> str:
         return path.read_text(encoding="utf-8")
 
 
-def _speaker(turn: Turn) -> str:
+def _speaker(turn: Turn, escape: Callable[[str], str] = str) -> str:
     """In one line, without what ends a name in WebVTT."""
     speaker = turn.get("speaker")
-    return "unknown" if speaker is None else " ".join(str(speaker).replace(">", " ").split()) or "unknown"
+    return "unknown" if speaker is None else escape(" ".join(str(speaker).replace(">", " ").split())) or "unknown"
 
 
 def _told(turn: Turn) -> str:

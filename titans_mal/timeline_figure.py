@@ -14,6 +14,7 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
+from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
@@ -92,6 +93,8 @@ class Layout:
         return first - air, last + air
 
 
+# Of a conversation, a speaker or a label a dollar is a dollar.
+@rc_context({"text.parse_math": False})
 def timeline_figure(
     turns: Sequence[Turn], *, turns_without_memory: Sequence[Turn] | None = None, title: str | None = None
 ) -> Figure:
@@ -128,7 +131,7 @@ def timeline_figure(
     axes[-1].xaxis.set_major_locator(ticks)
 
     title = turns[0]["conversation_id"] if title is None else title
-    figure.suptitle(str(title or ""), fontsize=12, parse_math=False)
+    figure.suptitle(str(title or ""), fontsize=12)
     has_gold = any(is_missed(turn) for turn in [*turns, *(turns_without_memory or ())])
     handles = _legend_handles(layout.styles, has_gold=has_gold)
     figure.legend(
@@ -217,7 +220,7 @@ def _draw_lanes(axes: Axes, turns: Sequence[Turn], layout: Layout) -> None:
 
     count = len(layout.speakers)
     names = [textwrap.fill(str(name), 16) if name is not None else "(unknown)" for name in layout.speakers]
-    axes.set_yticks([count - 1 - place + BAR_HEIGHT / 2 for place in range(count)], names, parse_math=False)
+    axes.set_yticks([count - 1 - place + BAR_HEIGHT / 2 for place in range(count)], names)
     axes.set_ylim(-0.2, count - 0.15)
     axes.tick_params(axis="y", length=0)
     axes.spines[["top", "right", "left"]].set_visible(False)

@@ -8,12 +8,18 @@ import shutil
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 import torch
+from audio_files import encode
 from tiny_models import save_base, stir, tone
 
 from titans_mal import AudioEmotionPipeline, AutoModelForAudioEmotion, TitansMemoryConfig
 from titans_mal.hub_cards.handler import MAX_TURNS, EndpointHandler
+
+
+SDP = b"v=0\r\no=- 0 0 IN IP4 127.0.0.1\r\ns=x\r\nc=IN IP4 127.0.0.1\r\nt=0 0\r\nm=audio 5004 RTP/AVP 0\r\n"
+LONG = encode(np.zeros(310 * 16_000), "flac", "flac")
 
 
 @pytest.fixture(scope="module")
@@ -114,6 +120,17 @@ def test_memory_can_be_left_out(handler, sounds, folder):
         ("good", {"conversation": {"a": 1}}, "conversation must be a name"),
         ("good", [1], "parameters may hold"),
         (["good", b"no sound"], {}, "Turn 2"),
+        ({"audio": "AAAA", "speaker": "x" * 5_000_000}, {}, "speaker must be a name of up to 200 characters"),
+        ({"audio": "AAAA", "speaker": 10**1000}, {}, "speaker must be a name of up to 200 characters"),
+        ({"audio": "AAAA", "speaker": ["x" * 5_000_000]}, {}, "speaker must be a name"),
+        ({"audio": "AAAA", "x" * 5_000_000: 1, 5: 2}, {}, "A turn holds audio, and may hold"),
+        ("good", {"conversation": "x" * 201}, "conversation must be a name of up to 200 characters"),
+        ("good", {"conversation": "\ud800"}, "conversation must be a name in UTF-8"),
+        ("good", {"speaker": "\udfff"}, "speaker must be a name in UTF-8"),
+        ("good", {"memory": "x" * 5_000_000}, "memory must be true or false"),
+        ("good", {"x" * 5_000_000: 1}, "parameters may hold"),
+        (SDP, {}, "cannot be decoded"),
+        (LONG, {}, "lasts longer than the 300 s that are taken"),
         (["good", {"audio": "good", "start": -1.0}], {}, "Entry 1: a turn starts at 0 s or later, got -1.0 s"),
     ],
 )
@@ -138,8 +155,8 @@ def test_a_bad_request_is_told_and_changes_no_state(handler, sounds, inputs, par
 def test_requests_of_another_kind(handler, sounds):
     for data in (None, [1], "x", {"inputs": sounds[0], "conversation": "x"}):
         assert "inputs and parameters, and nothing else" in handler(data)["error"]
-    # A name that is no Unicode, as JSON may hold it, and one that is a number.
-    for name in ("\ud800", 17):
+    # A name that is in no alphabet of ours, and one that is a number.
+    for name in ("\U0001f600", 17):
         for index in range(2):
             (turn,) = handler({"inputs": sounds[0], "parameters": {"conversation": name, "memory": None}})
             assert turn["turn_index"] == index

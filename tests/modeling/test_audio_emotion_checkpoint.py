@@ -118,6 +118,29 @@ def test_weights_that_are_not_finite(base, tmp_path, where, number):
         AutoModelForAudioEmotion.from_pretrained(tmp_path)
 
 
+@pytest.mark.parametrize("is_adapter", [True, False])
+@pytest.mark.parametrize("content", [b"", b"no weights", b"\xff" * 64, (2**62).to_bytes(8, "little") + b"{}"])
+def test_broken_weights_are_an_error_like_others(base, tmp_path, content, is_adapter):
+    model = make_from(base)
+    model.config.adapter_only = is_adapter
+    model.save_pretrained(tmp_path)
+    (tmp_path / "model.safetensors").write_bytes(content)
+    with pytest.raises(ValueError, match=r"weights of .* cannot be read"):
+        AutoModelForAudioEmotion.from_pretrained(tmp_path)
+
+
+def test_broken_configurations_are_an_error_like_others(base, tmp_path):
+    make_from(base).save_pretrained(tmp_path)
+    written = json.loads((tmp_path / "config.json").read_text())
+    (tmp_path / "config.json").write_text("[" * 100_000)
+    with pytest.raises(ValueError, match="is JSON that is nested too deeply"):
+        AutoModelForAudioEmotion.from_pretrained(tmp_path)
+    for token in (-1, 10**9):
+        (tmp_path / "config.json").write_text(json.dumps(written | {"audio_token_index": token}))
+        with pytest.raises(ValueError, match="audio_token_id must be a token of the host's"):
+            AutoModelForAudioEmotion.from_pretrained(tmp_path)
+
+
 def test_an_adapter_is_small_and_names_its_base(base, tmp_path):
     model = make_from(base)
     model.config.base_model_revision = "abc123"

@@ -98,3 +98,31 @@ def test_a_name_that_is_none_of_its_fields_is_refused():
         TitansMemoryConfig(layer=[3])
     again = TitansMemoryConfig.from_dict(TitansMemoryConfig(layers=[3]).to_dict())
     assert again.layers == [3]
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "message"),
+    [
+        ("id2label", ["neutral", "happy"], "id2label must number the labels"),
+        ("id2label", {"a": "neutral"}, "id2label must number the labels"),
+        ("id2label", {0: "neutral", 1: 5}, "id2label must number the labels"),
+        ("id2label", {0: ""}, "id2label must number the labels"),
+        ("id2label", "neutral", "id2label must number the labels"),
+        ("memory_config", [1], "memory_config must be a TitansMemoryConfig or its dict, got list"),
+        ("memory_config", "deep", "memory_config must be a TitansMemoryConfig or its dict, got str"),
+        ("memory_config", {"depth": 10**6}, "depth must be an integer of at most 64"),
+        ("memory_config", {"head_dim": 10**9}, "head_dim must be an integer of at most"),
+        ("memory_config", {"num_heads": 10**400}, "num_heads must be an integer of at most"),
+        ("memory_config", {"depth": "x" * 5_000_000}, "depth must be an integer of at least 1"),
+        ("label_token_ids", [1, 2, 3, -4], "label_token_ids must hold a token of its own"),
+        ("label_token_ids", [1, 2, 3, 10**9], "label_token_ids must hold a token of its own"),
+        ("label_token_ids", [1, 2, 3, "4"], "label_token_ids must hold a token of its own"),
+        ("label_token_ids", 5, "label_token_ids must hold a token of its own"),
+        ("emotion_prompt", ["{labels}"], "emotion_prompt must be text"),
+    ],
+)
+def test_what_a_file_may_hold_is_one_kind_of_error(field, value, message):
+    fields = {"id2label": dict(enumerate(LABELS)), "emotion_prompt": "emotion ?", field: value}
+    with pytest.raises(ValueError, match=message) as error:
+        Qwen2AudioMALConfig(**host_config(), **fields)
+    assert len(str(error.value)) < 500

@@ -201,6 +201,25 @@ def test_prefill_compiles_in_one_graph_and_agrees(memory):
     assert torch.equal(compiled.layers[1].weights[0][1], before.layers[1].weights[0][1])
 
 
+@torch.no_grad()
+def test_two_calls_that_write_one_cache_at_once_do_not_lose_a_turn():
+    """The second to finish is refused: what it read is no longer what is there."""
+    model = tiny_model()
+    cache, other = (ConversationMemoryCache(model.config) for _ in range(2))
+    turns = [tiny_turns(1, seed=seed) for seed in range(2)]
+
+    def meanwhile(*_):
+        hook.remove()
+        model(**turns[1], memory_cache=cache)
+
+    hook = model.get_decoder().layers[3].register_forward_pre_hook(meanwhile)
+    with pytest.raises(RuntimeError, match="memory_cache was changed while this call read it"):
+        model(**turns[0], memory_cache=cache)
+    model(**turns[1], memory_cache=other)
+    assert cache.turns.tolist() == [1]
+    assert torch.equal(cache.layers[1].weights[0], other.layers[1].weights[0])
+
+
 def test_four_threads_with_four_caches_agree_with_serial_runs():
     model = tiny_model()
 

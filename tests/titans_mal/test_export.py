@@ -95,6 +95,21 @@ def test_odd_speakers_and_orders(tmp_path):
     assert [entry.start for entry in grid.getTier("0").entries] == [1.0, 5.0]
 
 
+@pytest.mark.parametrize("begin", ["=", "+", "-", "@", "\t", "\r", "\n", "\uff1d"])
+def test_no_text_is_a_formula_to_a_spreadsheet(begin):
+    text = f"{begin}HYPERLINK(1)"
+    odd = turn(0, text, -0.0, 1.0, label=text, conversation_id=text, file=text)
+    (row,) = csv.DictReader(io.StringIO(export_turns([odd], "csv"), newline=""))
+    for name in ("speaker", "label", "conversation_id", "file"):
+        assert row[name] == "'" + text.replace("\r", "\n")
+    assert row["start"] == "-0.0"  # a number is one
+
+
+def test_subtitles_hold_text_and_no_markup():
+    text = export_turns([turn(0, "A & <b>", 0, 1, label="<i>sad & --> x")], "vtt")
+    assert "<v A &amp; &lt;b>&lt;i&gt;sad &amp; --&gt; x 75%" in text
+
+
 def test_labels_are_chosen_among_some():
     scores = {"a": 0.5, "b": 0.3, "c": 0.2}
     assert choose_label(scores) == ("a", 0.5, scores)

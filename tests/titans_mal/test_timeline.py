@@ -224,3 +224,12 @@ def test_html_of_few_turns_and_of_many(tmp_path, count):
     shown = draw_timeline(turns, tmp_path / "a.html").read_text(encoding="utf-8").rpartition("Plotly.newPlot(")[2]
     assert shown.count("turn ") == count
     assert '"surprise"' not in shown
+
+
+def test_a_dollar_is_a_dollar(tmp_path):
+    """In matplotlib two of them hold a formula, and one that is none breaks the picture."""
+    odd = "$\\frac{$ a_b^"
+    turns = make_turns([odd, "sad"], emotions=[odd, "sad"], speakers=(odd, "Bob"), emotion=odd)
+    for name in ("a.png", "a.svg"):
+        draw_timeline(turns, tmp_path / name, turns_without_memory=turns, title=odd)
+        assert (tmp_path / name).stat().st_size

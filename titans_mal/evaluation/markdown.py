@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from ..safe_text import markdown_text
 from .report_tables import (
     INTERVALS,
     SPELT_OUT,
@@ -26,7 +27,7 @@ def report_markdown(content: dict) -> str:
     """The Markdown of a report's content, for the folder that also holds its pictures."""
     protocol, columns = content["protocol"], content["columns"]
     parts = [
-        f"# {content['model']['name']} on {protocol['corpus']}",
+        f"# {markdown_text(content['model']['name'])} on {markdown_text(protocol['corpus'])}",
         protocol_table(content).markdown(),
         f"## Conditions\n\n{INTERVALS} {SPELT_OUT}",
         metrics_table(content).markdown(),
@@ -57,11 +58,14 @@ def report_markdown(content: dict) -> str:
         *_calibration_parts(content),
     ]
     if content["not_heard"]:
-        listed = [f"- {t['conversation_id']}, turn {t['turn_index']}: {t['reason']}" for t in content["not_heard"]]
+        listed = [
+            f"- {markdown_text(t['conversation_id'])}, turn {t['turn_index']}: {markdown_text(t['reason'])}"
+            for t in content["not_heard"]
+        ]
         parts += [f"## Turns that could not be scored ({len(listed)})\n\nLeft out of every condition."]
         parts += ["\n".join(listed)]
     if content["problems"]:
-        listed = [f"- {problem}" for problem in content["problems"]]
+        listed = [f"- {markdown_text(problem)}" for problem in content["problems"]]
         parts += [f"## Problems of the data ({len(listed)})", "\n".join(listed)]
     return "\n\n".join(parts) + "\n"
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
+from matplotlib import rc_context
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
@@ -25,6 +26,11 @@ _STYLES = {
 _THIN = "0.75"
 
 
+# Of a label a dollar is a dollar.
+_PLAIN = rc_context({"text.parse_math": False})
+
+
+@_PLAIN
 def draw_confusion(content: dict, *paths: str | Path) -> None:
     """The confusion matrices of memory on and off side by side; shares of each row, and counts."""
     columns = content["columns"]
@@ -48,6 +54,7 @@ def draw_confusion(content: dict, *paths: str | Path) -> None:
     _save(figure, *paths)
 
 
+@_PLAIN
 def draw_history(content: dict, *paths: str | Path) -> None:
     """WA by the number of earlier turns of the speaker with 95 % intervals, for memory on and what it must beat.
 
@@ -83,6 +90,7 @@ def draw_history(content: dict, *paths: str | Path) -> None:
     _save(figure, *paths)
 
 
+@_PLAIN
 def draw_calibration(content: dict, *paths: str | Path) -> None:
     """With memory on and off, accuracy by confidence, and accuracy by the share of turns that are answered.
 

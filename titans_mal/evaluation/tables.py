@@ -9,6 +9,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from ..safe_text import csv_cell, markdown_text
+
 
 _LATEX = str.maketrans(
     {character: rf"\{character}" for character in "&%$#_{}"}
@@ -68,7 +70,7 @@ class Table:
     rows: list[Sequence] = field(default_factory=list)
 
     def markdown(self) -> str:
-        """Of Markdown; what would end a cell is escaped."""
+        """Of Markdown, with cells that are text."""
         return markdown_table(self.header, self.rows)
 
     def csv(self) -> str:
@@ -116,14 +118,14 @@ class Table:
 
 
 def markdown_table(header: Sequence[str], rows: Iterable[Sequence]) -> str:
-    """A Markdown table; what would end a cell is escaped."""
+    """A Markdown table, whose cells are text."""
     lines = [header, ["---"] * len(header), *rows]
-    return "\n".join("| " + " | ".join(str(cell).replace("|", "\\|") for cell in line) + " |" for line in lines)
+    return "\n".join("| " + " | ".join(map(markdown_text, line)) + " |" for line in lines)
 
 
 def _csv_cells(cell, *, has_ends: bool, deviates: bool) -> list:
     if not isinstance(cell, Number):
-        return [cell, *[""] * (2 * has_ends + deviates)]
+        return [csv_cell(cell), *[""] * (2 * has_ends + deviates)]
     ends = [""] * 2 if cell.interval is None else cell.interval
     numbers = [cell.value, *ends * has_ends, *[cell.deviation] * deviates]
     return ["" if value is None or value == "" else f"{100 * value:.4f}" for value in numbers]

@@ -23,6 +23,7 @@ from ..evaluation.report_tables import (
     protocol_table,
     worst_groups,
 )
+from ..safe_text import markdown_text
 
 
 TEMPLATES = Path(str(files("titans_mal.hub_cards")))
@@ -103,7 +104,7 @@ def model_card(
         _card_data(config, repo_id, facts, examples),
         template_path=str(TEMPLATES / "model_card.md.jinja"),
         adapter_only=config.adapter_only,
-        cell=_cell,
+        cell=markdown_text,
         base=base,
         base_revision=config.base_model_revision,
         class_name=type(config).__name__.removesuffix("Config") + "ForAudioEmotion",
@@ -163,11 +164,6 @@ def _card_data(config: PreTrainedConfig, repo_id: str, facts: CardFacts, example
     )
 
 
-def _cell(value: object) -> str:
-    """What stands in a cell of a Markdown table, whatever it is."""
-    return " ".join(str(value).split()).replace("|", "\\|")
-
-
 def _ranked(scores: dict[str, float]) -> list[dict]:
     ranked = sorted(scores.items(), key=lambda pair: -pair[1])
     return [{"label": label, "score": round(score, 4)} for label, score in ranked]
@@ -221,7 +217,7 @@ def _report_section(content: dict, repo_id: str, picture: str) -> str:
     protocol = content["protocol"]
     fold = "" if protocol["fold"] is None else f", fold {protocol['fold']}"
     parts = [
-        f"### {protocol['corpus']}, {protocol['label_set']}{fold}, {protocol['split']}",
+        "### " + markdown_text(f"{protocol['corpus']}, {protocol['label_set']}{fold}, {protocol['split']}"),
         f"{INTERVALS} {SPELT_OUT} Every condition but the first is a control, a rival or a floor.",
         metrics_table(content).markdown(),
     ]

@@ -39,7 +39,7 @@ _PROCESSOR = re.compile(
     r"|additional_chat_templates/[\w.-]+\.jinja"
 )
 _OTHERS = re.compile(
-    rf"(generation_)?config\.json|{CARD_FILE}|LICENSE(\.\w+)?|handler\.py|requirements\.txt|{RECIPE_FILE}"
+    rf"(generation_)?config\.json|{CARD_FILE}|LICENSE(\.(md|txt|rst))?|handler\.py|requirements\.txt|{RECIPE_FILE}"
 )
 
 
@@ -52,6 +52,7 @@ def read_config(folder: Path) -> PreTrainedConfig:
     """
     if not (folder / "config.json").is_file():
         raise FileNotFoundError(f"{folder} holds no model: config.json is missing.")
+    _check_links(folder)
     config = AutoConfig.from_pretrained(folder)
     if not isinstance(config, AudioEmotionConfigMixin):
         raise ValueError(f"{folder} holds no model with memory, but a {config.model_type!r}: from_base gives it one.")
@@ -75,6 +76,8 @@ def read_config(folder: Path) -> PreTrainedConfig:
 def repository_files(folder: Path, shown: Collection[str] = ()) -> tuple[dict[str, Path], list[str]]:
     """By their place in the repository, the files that are published; and the names of those that are not.
 
+    A link out of the folder is not followed: what it leads to is no part of the model.
+
     Args:
         shown: names of the audio files and pictures that are published; no others are.
     """
@@ -85,9 +88,33 @@ def repository_files(folder: Path, shown: Collection[str] = ()) -> tuple[dict[st
     chosen = {
         name: path
         for name, path in names.items()
-        if name in {*code, *shown, *_LORA} or any(pattern.fullmatch(name) for pattern in patterns)
+        if not _leads_out(path, folder)
+        and (name in {*code, *shown, *_LORA} or any(pattern.fullmatch(name) for pattern in patterns))
     }
     return chosen, sorted({*names} - {*chosen})
+
+
+def _leads_out(path: Path, folder: Path) -> bool:
+    """Whether a file is, by a link of its own or of a folder above it, somewhere else."""
+    return not path.resolve().is_relative_to(folder.resolve())
+
+
+def _check_links(folder: Path) -> None:
+    """Refuse a folder of which a part that a model needs, or that the card tells of, lies elsewhere.
+
+    Raises:
+        ValueError: naming it.
+    """
+    needed = [folder / LORA_FOLDER, folder / "additional_chat_templates"]
+    needed += [folder / name for name in ("config.json", RECIPE_FILE, *_LORA)]
+    needed += [path for path in folder.iterdir() if WEIGHT_FILES.fullmatch(path.name) or path.suffix == ".py"]
+    needed += [path for path in folder.iterdir() if _PROCESSOR.fullmatch(path.name)]
+    for path in needed:
+        if path.exists() and _leads_out(path, folder) and path.name != "handler.py":
+            raise ValueError(
+                f"{path} is a link out of the folder, to {path.resolve()}: copy into the folder what is to be "
+                "published."
+            )
 
 
 def is_stale(name: str) -> bool:

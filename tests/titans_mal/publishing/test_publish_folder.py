@@ -216,6 +216,61 @@ def test_files_of_ones_own_and_links_are_left_as_they_are(folder, tmp_path):
     assert "## Use" in card_of(folder)[0]
 
 
+@pytest.mark.parametrize("name", ["LICENSE", "LICENSE.md", "README.md", "requirements.txt"])
+def test_what_a_link_leads_to_is_not_published(folder, tmp_path, name):
+    (tmp_path / "secret.txt").write_text("secret")
+    (folder / name).unlink(missing_ok=True)
+    (folder / name).symlink_to(tmp_path / "secret.txt")
+    publication = dry(folder)
+    assert not any(path.read_bytes() == b"secret" for path in publication.files.values())
+    assert (tmp_path / "secret.txt").read_text() == "secret"
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["merges.txt", "config.json", "model.safetensors", "tokenizer.json", "training_recipe.json", "lora",
+     "lora/adapter_config.json", "modeling_x.py", "additional_chat_templates"],
+)  # fmt: skip
+def test_a_model_that_is_partly_elsewhere_is_refused(folder, tmp_path, name):
+    elsewhere, path = tmp_path / "elsewhere", folder / name
+    path.parent.mkdir(exist_ok=True)
+    if path.is_file():
+        shutil.move(path, elsewhere)
+    elif "." in name:
+        elsewhere.write_text("{}")
+    else:
+        elsewhere.mkdir()
+    path.symlink_to(elsewhere)
+    with pytest.raises(ValueError, match=f"{name} is a link out of the folder, to {elsewhere}: copy"):
+        dry(folder)
+
+
+def test_a_link_within_the_folder_is_a_file_like_others(folder):
+    (folder / "LICENSE").write_text("mine")
+    (folder / "LICENSE.txt").symlink_to("LICENSE")
+    assert {"LICENSE", "LICENSE.txt"} <= {*dry(folder).files}
+
+
+def test_no_key_is_taken_for_a_license(folder):
+    for name in ("LICENSE.pem", "LICENSE.key", "LICENSE.safetensors"):
+        (folder / name).write_text("secret")
+    publication = dry(folder)
+    assert not any(name.startswith("LICENSE.") for name in publication.files)
+    assert "LICENSE.pem" in publication.left_out
+
+
+def test_values_in_a_card_are_text(folder):
+    hostile = "![x](http://tracker/a.png) <img src=x> [a](javascript:b) `c` \\| d\n# e"
+    (folder / "training_recipe.json").write_text(json.dumps({hostile: hostile, "epochs": 3}))
+    dry(folder)
+    text = card_of(folder)[0]
+    (row,) = (line for line in text.splitlines() if "tracker" in line)
+    for markup in ("](", "<img", " `c`", "\n"):
+        assert markup not in row
+    assert row.replace("\\\\", "").replace("\\|", "").count("|") == 3
+    assert "| epochs | 3 |" in text
+
+
 def test_weights_of_several_savings_and_missing_ones(folder):
     weights = (folder / "model.safetensors").read_bytes()
     (folder / "model-00001-of-00002.safetensors").write_bytes(weights)
