@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import os
 import re
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
@@ -92,7 +93,8 @@ class AudioEmotionCheckpointMixin(CheckpointSavingMixin):
         *,
         id2label: dict[int, str],
         memory_config: TitansMemoryConfig | dict | None = None,
-        emotion_readout: str = "verbalizer",
+        emotion_readout: str | None = "verbalizer",
+        emotion_dimensions: Sequence[str] = (),
         emotion_prompt: str = DEFAULT_EMOTION_PROMPT,
         **kwargs,
     ):
@@ -105,7 +107,8 @@ class AudioEmotionCheckpointMixin(CheckpointSavingMixin):
             pretrained_model_name_or_path: folder or Hub repo of the host.
             id2label: the emotion labels, numbered from 0.
             memory_config: None = the defaults of `TitansMemoryConfig`.
-            emotion_readout: "verbalizer" or "linear".
+            emotion_readout: "verbalizer", "linear", or None where `emotion_dimensions` alone are read.
+            emotion_dimensions: what is read as numbers, as "valence"; None of them: ().
             emotion_prompt: what the user turn asks after the audio; `{labels}` stands for the labels.
             kwargs: of the host's `from_pretrained` (dtype, device_map, revision, ...).
 
@@ -130,6 +133,7 @@ class AudioEmotionCheckpointMixin(CheckpointSavingMixin):
             "id2label": id2label,
             "memory_config": memory_config,
             "emotion_readout": emotion_readout,
+            "emotion_dimensions": emotion_dimensions,
             "emotion_prompt": emotion_prompt,
             "adapter_only": True,
             "base_model_name_or_path": name,

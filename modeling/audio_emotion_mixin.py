@@ -15,6 +15,7 @@ from transformers.utils import ModelOutput
 from .audio_emotion_checkpoint import AudioEmotionCheckpointMixin
 from .audio_emotion_output import AudioEmotionOutput, annotated_output, extend_output, with_signature
 from .conversation_memory_cache import ConversationMemoryCache
+from .emotion_dimensions import concordance_loss
 from .emotion_readout import emotion_loss, label_logits, last_unmasked_positions
 from .memory_injection import CALL_KEYWORD, MemoryCall, attach_memory
 from .memory_transaction import MemoryTransaction
@@ -72,8 +73,11 @@ class AudioEmotionMixin(TurnInputsMixin, AudioEmotionCheckpointMixin):
                 "would have audio."
             )
         attach_memory(self, config.memory_config, hidden_states_index=self.hidden_states_index)
+        hidden_size = config.get_text_config(decoder=True).hidden_size
         if config.emotion_readout == "linear":
-            self.emotion_head = nn.Linear(config.get_text_config(decoder=True).hidden_size, len(config.labels))
+            self.emotion_head = nn.Linear(hidden_size, len(config.labels))
+        if config.emotion_dimensions:
+            self.emotion_values_head = nn.Linear(hidden_size, len(config.emotion_dimensions))
         # The placement, precision and tying rules of the new children join those of the host. Quantisers leave alone
         # what the first names.
         self._keep_in_fp32_modules = {*(self._keep_in_fp32_modules or ()), *self.extension_names}
@@ -129,6 +133,7 @@ class AudioEmotionMixin(TurnInputsMixin, AudioEmotionCheckpointMixin):
         speaker_ids: Tensor | Sequence[int] | None = None,
         update_memory: bool = True,
         emotion_labels: Tensor | Sequence[int] | None = None,
+        emotion_value_labels: Tensor | Sequence[Sequence[float]] | None = None,
         **kwargs,
     ) -> AudioEmotionOutput | tuple:
         """The host's forward with memory; what the host takes, it takes as before.
@@ -141,10 +146,12 @@ class AudioEmotionMixin(TurnInputsMixin, AudioEmotionCheckpointMixin):
             update_memory: False reads the history of each row's conversation and writes nothing.
             emotion_labels: (rows,) integers, below 0 = not scored. Their loss is added to that of `labels`: the mean
                 over the scored rows, or under `num_items_in_batch` (of Trainer) their share of a step's mean.
+            emotion_value_labels: (rows, dimensions), NaN = not known, in the order of `config.emotion_dimensions`.
+                Their loss, 1 - CCC over the rows of the call, is added likewise.
             logits_to_keep (int): apply the output head to that many last positions only (0 = all).
 
         Returns:
-            The host's output with `emotion_logits`, `memory_surprise` and `memory_cache`.
+            The host's output with `emotion_logits`, `emotion_values`, `memory_surprise` and `memory_cache`.
 
         Raises:
             ValueError: for ids, labels or a cache that do not fit, audio features that are not finite, or, where the
@@ -167,10 +174,12 @@ class AudioEmotionMixin(TurnInputsMixin, AudioEmotionCheckpointMixin):
         fields = dict(output)
         if call is not None and call.positions is not None:
             fields["emotion_logits"] = self._emotion_logits(output, call)
+            if self.config.emotion_dimensions:
+                fields["emotion_values"] = _read(self.emotion_values_head, call)
             fields["memory_surprise"] = call.stacked_surprise()
+        losses = []
         if emotion_labels is not None:
-            if "emotion_logits" not in fields:
-                raise ValueError("emotion_labels were given, but input_ids hold no audio.")
+            self._check_is_read("emotion_labels", fields.get("emotion_logits"))
             loss = emotion_loss(
                 fields["emotion_logits"],
                 emotion_labels,
@@ -178,6 +187,11 @@ class AudioEmotionMixin(TurnInputsMixin, AudioEmotionCheckpointMixin):
                 text_labels=kwargs.get("labels"),
                 num_items_in_batch=kwargs.get("num_items_in_batch"),
             )
+            losses.append(loss)
+        if emotion_value_labels is not None:
+            self._check_is_read("emotion_value_labels", fields.get("emotion_values"))
+            losses.append(concordance_loss(fields["emotion_values"], emotion_value_labels))
+        for loss in losses:
             fields["loss"] = loss if fields.get("loss") is None else fields["loss"] + loss
         if isinstance(memory_cache, ConversationMemoryCache):
             fields["memory_cache"] = memory_cache
@@ -278,13 +292,28 @@ class AudioEmotionMixin(TurnInputsMixin, AudioEmotionCheckpointMixin):
         call.last_positions = last_unmasked_positions(_padding_mask(kwargs), input_ids)
         return call
 
+    def _check_is_read(self, name: str, output: Tensor | None) -> None:
+        if output is None:
+            config = self.config
+            raise ValueError(
+                f"{name} were given, but input_ids hold no audio, or the model does not read them: it has "
+                f"emotion_readout={config.emotion_readout!r} and emotion_dimensions={config.emotion_dimensions}."
+            )
+
     def _emotion_logits(self, output, call: MemoryCall) -> Tensor | None:
+        if self.config.emotion_readout is None:
+            return None
         if self.config.emotion_readout == "linear":
-            weight = self.emotion_head.weight
-            with torch.autocast(weight.device.type, enabled=False):
-                logits = self.emotion_head(call.last_hidden_state.to(weight.device, weight.dtype))
-            return logits if logits.dtype == torch.float64 else logits.float()
+            return _read(self.emotion_head, call)
         return label_logits(output.logits, call.last_positions, call.sequence_length, self.config.label_token_ids)
+
+
+def _read(head: nn.Linear, call: MemoryCall) -> Tensor:
+    """(rows, features), a head's output for the final hidden state of each row; float32, or float64 of such a head."""
+    weight = head.weight
+    with torch.autocast(weight.device.type, enabled=False):
+        values = head(call.last_hidden_state.to(weight.device, weight.dtype))
+    return values if values.dtype == torch.float64 else values.float()
 
 
 def _take_windows(kwargs: dict) -> dict[str, Tensor]:

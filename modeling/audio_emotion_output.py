@@ -19,13 +19,17 @@ class AudioEmotionOutput(ModelOutput):
     """What the output of a host gains.
 
     Attributes:
-        emotion_logits: (rows, labels) float32; None where the call holds no audio, as in decode steps.
+        emotion_logits: (rows, labels) float32; None where the call holds no audio, as in decode steps, and where the
+            model reads no labels.
+        emotion_values: (rows, dimensions) float32, in the order of `config.emotion_dimensions`; None where the call
+            holds no audio, or there are none.
         memory_surprise: (rows, memory layers), how badly the memory predicted each turn, ||M(k) - v||^2 / ||v||^2
             averaged over tokens and heads; None without memory or audio.
         memory_cache: the cache that was handed in.
     """
 
     emotion_logits: Tensor | None = None
+    emotion_values: Tensor | None = None
     memory_surprise: Tensor | None = None
     memory_cache: ConversationMemoryCache | None = None
 

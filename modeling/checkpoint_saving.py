@@ -21,7 +21,7 @@ from .model_identity import changed_weights, weights_fingerprint
 
 
 # The children that this project adds to a host.
-EXTENSION_NAMES = ("titans_memory", "emotion_head")
+EXTENSION_NAMES = ("titans_memory", "emotion_head", "emotion_values_head")
 
 # The auto classes that find the model in a repo that holds its code.
 _AUTO_MODELS = ("AutoModelForAudioEmotion", "AutoModelForMultimodalLM", "AutoModel")

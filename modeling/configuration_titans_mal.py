@@ -11,6 +11,7 @@ from typing import ClassVar
 
 from transformers import PreTrainedConfig
 
+from .emotion_dimensions import check_dimensions
 from .neural_memory import READ_ORDERS, STEP_BOUNDS, STEP_RULES
 
 
@@ -173,7 +174,10 @@ class AudioEmotionConfigMixin:
 
     Args:
         memory_config: a `TitansMemoryConfig` or its dict; None takes the defaults.
-        emotion_readout: "verbalizer" (label tokens through the host's output head) or "linear" (a head of its own).
+        emotion_readout: "verbalizer" (label tokens through the host's output head), "linear" (a head of its own), or
+            None: no labels, where `emotion_dimensions` are read.
+        emotion_dimensions: what is read as numbers beside the labels, by a linear head of its own: names such as
+            "valence", "arousal", "dominance", in the scale of the training data.
         label_token_ids: for the verbalizer, the token that stands for each label, in the order of `id2label`.
         emotion_prompt: what the user turn asks after the audio; `{labels}` is replaced by the labels.
         emotion_temperature: above 0, divides the logits before probabilities are made of them, in the pipeline, live
@@ -187,8 +191,9 @@ class AudioEmotionConfigMixin:
         has_lora: whether a LoRA on the host lies beside the memory; set by loading and saving.
 
     Raises:
-        ValueError: for an unknown readout, a temperature that is not above 0, `id2label` that does not count from 0, a
-            label that occurs twice, label tokens that do not fit the labels, or an error of `TitansMemoryConfig`.
+        ValueError: for an unknown readout, neither readout nor dimensions, a temperature not above 0, `id2label` that
+            does not count from 0, a label that occurs twice, label tokens that do not fit the labels, or an error
+            of `TitansMemoryConfig`.
     """
 
     # Trainer gathers every other field of an output.
@@ -197,7 +202,8 @@ class AudioEmotionConfigMixin:
     part_of: ClassVar[dict[str, str]] = {}
 
     memory_config: dict | PreTrainedConfig | None = None
-    emotion_readout: str = "verbalizer"
+    emotion_readout: str | None = "verbalizer"
+    emotion_dimensions: list[str] | tuple[str, ...] = ()
     label_token_ids: list[int] | None = None
     emotion_prompt: str = DEFAULT_EMOTION_PROMPT
     emotion_temperature: float = 1.0
@@ -231,8 +237,12 @@ class AudioEmotionConfigMixin:
         """
         if not isinstance(self.memory_config, TitansMemoryConfig):
             raise ValueError(f"memory_config must be a TitansMemoryConfig, got {type(self.memory_config).__name__}.")
-        if self.emotion_readout not in READOUTS:
-            raise ValueError(f"emotion_readout must be one of {READOUTS}, got {self.emotion_readout!r}.")
+        check_dimensions(self.emotion_dimensions)
+        self.emotion_dimensions = list(self.emotion_dimensions)
+        if self.emotion_readout not in (*READOUTS, None):
+            raise ValueError(f"emotion_readout must be one of {READOUTS} or None, got {self.emotion_readout!r}.")
+        if self.emotion_readout is None and not self.emotion_dimensions:
+            raise ValueError("Without an emotion_readout there must be emotion_dimensions to be read, got none.")
         temperature = self.emotion_temperature
         if isinstance(temperature, bool) or not isinstance(temperature, int | float) or not 0 < temperature < math.inf:
             raise ValueError(f"emotion_temperature must be a number above 0, got {temperature!r}.")
@@ -307,3 +317,8 @@ class AudioEmotionConfigMixin:
         config = copy.copy(self)
         config._transcript = " ".join((transcript or "").split())
         return config
+
+
+def read_labels(config: PreTrainedConfig) -> list[str]:
+    """The labels that a model reads; none without an `emotion_readout`."""
+    return [] if config.emotion_readout is None else config.labels

@@ -29,11 +29,11 @@ def keep_memory_with_its_blocks(model: nn.Module, *, is_fresh: bool) -> None:
         new = make_layer(memory.config, position, model.config.get_text_config(decoder=True).hidden_size)
         _take_over(new, old, memory._init_weights if is_fresh else None)
         memory.layers[position] = new.to(_execution_device(blocks[index]))
-    if hasattr(model, "emotion_head"):
-        old = model.emotion_head
+    for name in {*model.extension_names} - {"titans_memory"}:
+        old = getattr(model, name)
         new = nn.Linear(old.in_features, old.out_features)
         _take_over(new, old, model._init_weights if is_fresh else None)
-        model.emotion_head = new.to(_execution_device(blocks[-1]))
+        setattr(model, name, new.to(_execution_device(blocks[-1])))
 
 
 def _execution_device(block: nn.Module) -> torch.device:

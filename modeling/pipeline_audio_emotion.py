@@ -125,9 +125,11 @@ class AudioEmotionPipeline(Pipeline):
     def postprocess(self, model_outputs: dict) -> dict[str, Any]:
         turn, scored = model_outputs["turn"], model_outputs["scored"]
         scores = scored.scores
-        label = max(scores, key=scores.get)
+        label = max(scores, key=scores.get, default=None)
         fields = {name: turn.get(name) for name in _TURN_FIELDS}
-        result = {"label": label, "score": scores[label], "scores": scores, "surprise": scored.surprise}
+        result = {"label": label, "score": scores.get(label), "scores": scores, "surprise": scored.surprise}
+        if scored.values:
+            result["values"] = scored.values
         return {**fields, **result, "processed_seconds": scored.processed_seconds}
 
     @staticmethod

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -25,22 +25,26 @@ class ScoredTurn:
     """What a model gives for a turn.
 
     Attributes:
-        logits: (labels,) on the CPU, as `emotion_logits`.
-        labels: of the model.
+        logits: (labels,) on the CPU, as `emotion_logits`; None of a model that reads no labels.
+        labels: of the model; none where it reads none.
         surprise: of the memory, mean over its layers; None without memory.
         processed_seconds: of the turn; less than it lasts where it is longer than the host's window.
         temperature: that divides the logits for `scores`.
+        values: of each of the model's `emotion_dimensions`.
     """
 
-    logits: Tensor
+    logits: Tensor | None
     labels: tuple[str, ...]
     surprise: float | None
     processed_seconds: float
     temperature: float = 1.0
+    values: dict[str, float] = field(default_factory=dict)
 
     @property
     def scores(self) -> dict[str, float]:
         """The probability of every label."""
+        if self.logits is None:
+            return {}
         return dict(zip(self.labels, torch.softmax(self.logits.float() / self.temperature, dim=-1).tolist()))
 
 
@@ -157,13 +161,15 @@ class TurnScorer:
 
     def scored(self, output, processed_seconds: Sequence[float]) -> list[ScoredTurn]:
         """The turns of a `forward`'s output, whose rows they are."""
-        logits, surprise = output.emotion_logits.cpu(), output.memory_surprise
-        surprises = [None] * len(logits) if surprise is None else surprise.float().mean(-1).tolist()
-        labels = tuple(self.model.config.labels)
-        temperature = self.model.config.emotion_temperature
+        config, surprise = self.model.config, output.memory_surprise
+        rows = len(processed_seconds)
+        logits = [None] * rows if output.emotion_logits is None else output.emotion_logits.cpu()
+        labels = () if output.emotion_logits is None else tuple(config.labels)
+        surprises = [None] * rows if surprise is None else surprise.float().mean(-1).tolist()
+        values = [()] * rows if output.emotion_values is None else output.emotion_values.tolist()
         return [
-            ScoredTurn(row, labels, surprise, seconds, temperature)
-            for row, surprise, seconds in zip(logits, surprises, processed_seconds)
+            ScoredTurn(logit, labels, *rest, config.emotion_temperature, dict(zip(config.emotion_dimensions, numbers)))
+            for logit, *rest, numbers in zip(logits, surprises, processed_seconds, values)
         ]
 
 

@@ -23,7 +23,7 @@ _FIELDS = ("conversation_id", "turn_index", "speaker", "start", "end", "file", "
 
 def choose_label(
     scores: Mapping[str, float], *, labels: Sequence[str] | None = None, unknown_below: float = 0.0
-) -> tuple[str, float, dict[str, float]]:
+) -> tuple[str | None, float | None, dict[str, float]]:
     """The label of a turn among some of the labels.
 
     Args:
@@ -32,12 +32,14 @@ def choose_label(
         unknown_below: where the most probable label is less probable, the turn is "unknown".
 
     Returns:
-        The label, the probability of the most probable one, and all probabilities.
+        The label, the probability of the most probable one, and all probabilities; (None, None, {}) without scores.
 
     Raises:
         ValueError: for labels that are not in `scores`, or an `unknown_below` outside of [0, 1].
     """
     labels = check_labels(list(scores), labels, unknown_below)
+    if not labels:
+        return None, None, {}
     total = sum(scores[label] for label in labels)
     # Rounded to nothing, they are all alike.
     chosen = {label: scores[label] / total if total else 1 / len(labels) for label in labels}
@@ -48,7 +50,7 @@ def choose_label(
 def check_labels(known: Sequence[str], labels: Sequence[str] | None, unknown_below: float) -> list[str]:
     """The labels to choose among; errors as `choose_label`."""
     labels = list(known if labels is None else labels)
-    if not labels or len(set(labels)) < len(labels) or not set(labels) <= set(known):
+    if (known and not labels) or len(set(labels)) < len(labels) or not set(labels) <= set(known):
         raise ValueError(f"labels must be some of {list(known)}, each once, got {labels}.")
     if not 0 <= unknown_below <= 1:
         raise ValueError(f"unknown_below must be in [0, 1], got {unknown_below!r}.")
@@ -93,9 +95,11 @@ def _csv(turns: Sequence[Turn]) -> str:
     labels = list(turns[0]["scores"]) if turns else []
     buffer = io.StringIO(newline="")
     table = csv.writer(buffer, lineterminator="\n")
-    table.writerow([*_FIELDS, *(f"score_{label}" for label in labels)])
+    dimensions = list(turns[0].get("values") or ()) if turns else []
+    table.writerow([*_FIELDS, *(f"score_{label}" for label in labels), *dimensions])
     for turn in turns:
-        table.writerow([*(csv_cell(turn.get(name)) for name in _FIELDS), *(turn["scores"][label] for label in labels)])
+        numbers = [*(turn["scores"][label] for label in labels), *(turn["values"][name] for name in dimensions)]
+        table.writerow([*(csv_cell(turn.get(name)) for name in _FIELDS), *numbers])
     return buffer.getvalue()
 
 
@@ -106,10 +110,9 @@ def _rttm(turns: Sequence[Turn]) -> str:
         name = "_".join(str(turn.get("conversation_id") or "recording").split())
         speaker = "_".join(_speaker(turn).split())
         duration = turn["end"] - turn["start"]
-        label = "_".join(turn["label"].split())
-        lines.append(
-            f"SPEAKER {name} 1 {turn['start']:.3f} {duration:.3f} <NA> {label} {speaker} {turn['score']:.3f} <NA>\n"
-        )
+        label = "<NA>" if turn["label"] is None else "_".join(turn["label"].split())
+        score = "<NA>" if turn["score"] is None else f"{turn['score']:.3f}"
+        lines.append(f"SPEAKER {name} 1 {turn['start']:.3f} {duration:.3f} <NA> {label} {speaker} {score} <NA>\n")
     return "".join(lines)
 
 
@@ -145,7 +148,7 @@ def _vtt(turns: Sequence[Turn]) -> str:
 
     captions = [
         webvtt.Caption(
-            _clock(turn["start"]), _clock(turn["end"]), f"<v {_speaker(turn, escape)}>{escape(_told(turn))}"
+            _clock(turn["start"]), _clock(turn["end"]), f"<v {_speaker(turn, escape)}>{escape(describe_turn(turn))}"
         )
         for turn in turns
     ]
@@ -161,7 +164,7 @@ def _textgrid(turns: Sequence[Turn]) -> str:
         intervals = tiers.setdefault(_speaker(turn), [])
         if intervals and intervals[-1][1] > turn["start"]:
             intervals[-1][1] = turn["start"]
-        intervals.append([turn["start"], turn["end"], _told(turn)])
+        intervals.append([turn["start"], turn["end"], describe_turn(turn)])
     grid = textgrid.Textgrid()
     for speaker, intervals in tiers.items():
         kept = [tuple(interval) for interval in intervals if interval[0] < interval[1]]
@@ -178,8 +181,10 @@ def _speaker(turn: Turn, escape: Callable[[str], str] = str) -> str:
     return "unknown" if speaker is None else escape(" ".join(str(speaker).replace(">", " ").split())) or "unknown"
 
 
-def _told(turn: Turn) -> str:
-    return f"{turn['label']} {turn['score']:.0%}"
+def describe_turn(turn: Turn) -> str:
+    """What was read of a turn: "happy 71%, valence 0.62"."""
+    label = [] if turn["label"] is None else [f"{turn['label']} {turn['score']:.0%}"]
+    return ", ".join([*label, *(f"{name} {value:.2f}" for name, value in (turn.get("values") or {}).items())])
 
 
 def _clock(seconds: float) -> str:

@@ -23,14 +23,15 @@ def draw_timeline(
     """Draw the turns of one conversation on a time axis and write the picture to `path`.
 
     Each speaker has a lane and each turn a bar in it: from start to end, in the colour of its label, as high as the
-    label's probability. A strip below a bar shows the gold label where it is another one. A panel under the lanes
-    shows the surprise of the memory. A label's colour follows from its place among all labels of `scores`, sorted, so
-    pictures of one label set agree.
+    label's probability. A strip below a bar shows the gold label where it is another one. Panels under the lanes show
+    the values of the dimensions, a line each, and the surprise of the memory. A label's colour follows from its place
+    among all labels of `scores`, sorted, so pictures of one label set agree.
 
     Args:
         turns: one mapping per turn, in order: conversation_id, turn_index, label, score (0 to 1) and scores (label to
             probability); speaker, start and end (seconds), surprise (a number, or one per memory layer, which are
-            averaged) and emotion (the gold label) may be None or missing. If any turn lacks a time, all are laid out
+            averaged), values (dimension to number) and emotion (the gold label) may be None or missing, and label and
+            score None where a model reads no labels. If any turn lacks a time, all are laid out
             one unit each by turn_index. Other keys are ignored.
         path: where to write; the suffix picks the format. HTML is one file that needs no network, to zoom into and to
             point at; it needs Plotly.

@@ -98,7 +98,7 @@ class Layout:
 def timeline_figure(
     turns: Sequence[Turn], *, turns_without_memory: Sequence[Turn] | None = None, title: str | None = None
 ) -> Figure:
-    """The figure of a conversation; its axes: lanes, surprise if known, lanes without memory.
+    """The figure of a conversation; its axes: lanes, values and surprise if known, lanes without memory.
 
     Args:
         turns, turns_without_memory, title: as `titans_mal.draw_timeline`.
@@ -112,6 +112,8 @@ def timeline_figure(
     lanes_inches = len(layout.speakers) * max(0.4, min(1.0, 4 / len(layout.speakers))) + 0.2
 
     panels = [(lanes_inches, _draw_lanes, turns)]
+    if any(turn.get("values") for turn in turns):
+        panels.append((1.0, _draw_values, turns))
     if not all(map(math.isnan, surprises)):
         panels.append((0.7, _draw_surprise, surprises))
     if turns_without_memory is not None:
@@ -152,7 +154,9 @@ def check_turns(turns: Sequence[Turn], turns_without_memory: Sequence[Turn] | No
     if len(conversations) > 1:
         raise ValueError(f"got turns of conversations {', '.join(map(repr, conversations))}: only one is allowed")
     for turn in everything:
-        if not 0 <= turn["score"] <= 1 + 1e-6:  # rounding may leave a probability just above 1
+        if (
+            turn["score"] is not None and not 0 <= turn["score"] <= 1 + 1e-6
+        ):  # rounding may leave a probability just above 1
             raise ValueError(f"turn {turn['turn_index']} has score {turn['score']}: allowed are 0 to 1")
         if _has_times(turn) and turn["end"] < turn["start"]:
             raise ValueError(
@@ -209,8 +213,10 @@ def _draw_lanes(axes: Axes, turns: Sequence[Turn], layout: Layout) -> None:
 
     every = list(range(len(turns)))
     bars(every, BAR_HEIGHT, **_OUTLINE)
-    heights = [BAR_HEIGHT * turn["score"] for turn in turns]
-    bars(every, heights, **_BAR_EDGE, **fills([turn["label"] for turn in turns]))
+    # A model of dimensions alone has no labels.
+    labelled = [i for i in every if turns[i]["label"] is not None]
+    heights = [BAR_HEIGHT * turns[i]["score"] for i in labelled]
+    bars(labelled, heights, **_BAR_EDGE, **fills([turns[i]["label"] for i in labelled]))
     missed = [i for i in every if is_missed(turns[i])]
     if missed:
         golds = fills([turns[i]["emotion"] for i in missed])
@@ -232,7 +238,7 @@ def _write_labels(axes: Axes, turns: Sequence[Turn], layout: Layout) -> None:
     inches_per_unit = (layout.inches - 1.5) / (last - first)  # the speakers' names take the rest
     for turn, start, width, base in zip(turns, layout.starts, layout.widths, layout.bases):
         room = width * inches_per_unit
-        if room < _LINE_INCHES:
+        if room < _LINE_INCHES or turn["label"] is None:
             continue
         axes.text(
             start + width / 2,
@@ -244,6 +250,22 @@ def _write_labels(axes: Axes, turns: Sequence[Turn], layout: Layout) -> None:
             rotation=0 if room > _LETTER_INCHES * len(turn["label"]) + 0.05 else 90,
             path_effects=[withStroke(linewidth=2, foreground="white", alpha=0.85)],
         )
+
+
+def _draw_values(axes: Axes, turns: Sequence[Turn], layout: Layout) -> None:
+    """A line for each dimension of emotion, named at its right end."""
+    middles = [(start + end) / 2 for start, end in zip(layout.starts, layout.ends)]
+    for place, (name, values) in enumerate(values_by_dimension(turns).items()):
+        points = sorted(zip(middles, values))
+        colour = _COLOURS[-1 - place % len(_COLOURS)]
+        axes.plot(*zip(*points), color=colour, linewidth=1.2, marker="os^D"[place % 4], markersize=3, label=name)
+    axes.legend(loc="center left", bbox_to_anchor=(1, 0.5), fontsize=8, frameon=False)
+    axes.set_ylabel("values", fontsize=9)
+    axes.yaxis.set_major_locator(MaxNLocator(nbins=3))
+    axes.tick_params(axis="y", labelsize=8)
+    axes.grid(axis="y", color="0.9", linewidth=0.5)
+    axes.margins(y=0.15)
+    axes.spines[["top", "right"]].set_visible(False)
 
 
 def _draw_surprise(axes: Axes, surprises: Sequence[float], layout: Layout) -> None:
@@ -274,6 +296,12 @@ def _has_times(turn: Turn) -> bool:
 def is_missed(turn: Turn) -> bool:
     """Whether the gold label is known and another one than the turn's."""
     return bool(turn.get("emotion")) and turn["emotion"] != turn["label"]
+
+
+def values_by_dimension(turns: Sequence[Turn]) -> dict[str, list[float]]:
+    """For each dimension of emotion its value in every turn, nan where it is unknown."""
+    names = dict.fromkeys(name for turn in turns for name in turn.get("values") or ())
+    return {name: [(turn.get("values") or {}).get(name, math.nan) for turn in turns] for name in names}
 
 
 def mean_surprise(turn: Turn) -> float:

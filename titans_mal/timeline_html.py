@@ -7,10 +7,20 @@ from html import escape
 from pathlib import Path
 
 from .extras import extra
-from .timeline_figure import BAR_HEIGHT, Layout, Turn, check_turns, is_missed, lay_out, mean_surprise
+from .timeline_figure import (
+    BAR_HEIGHT,
+    Layout,
+    Turn,
+    check_turns,
+    is_missed,
+    lay_out,
+    mean_surprise,
+    values_by_dimension,
+)
 
 
 _LANE_PIXELS, _SURPRISE_PIXELS, _REST_PIXELS = 70, 110, 190
+_LINE_COLOURS = ("black", "#0072B2", "#D55E00", "#009E73")
 # Plotly's words for matplotlib's hatches.
 _PATTERNS = {"": "", "///": "/", "...": ".", "xxx": "x"}
 
@@ -34,6 +44,9 @@ def write_timeline_html(
     surprises = [mean_surprise(turn) for turn in turns]
     lanes = _LANE_PIXELS * len(layout.speakers)
     panels = [("memory on" if turns_without_memory is not None else None, lanes, turns)]
+    lines = {"values": values_by_dimension(turns), "surprise": {"surprise": surprises}}
+    if lines["values"]:
+        panels.append(("values", _SURPRISE_PIXELS, None))
     if any(surprise == surprise for surprise in surprises):
         panels.append(("surprise", _SURPRISE_PIXELS, None))
     if turns_without_memory is not None:
@@ -47,9 +60,10 @@ def write_timeline_html(
         vertical_spacing=40 / (sum(heights) + _REST_PIXELS),
         subplot_titles=[name or "" for name, _, _ in panels],
     )
-    for row, (_, _, shown) in enumerate(panels, start=1):
+    for row, (name, _, shown) in enumerate(panels, start=1):
         if shown is None:
-            _draw_surprise(figure, row, surprises, layout)
+            for place, (of, numbers) in enumerate(lines[name].items()):
+                _draw_line(figure, row, of, numbers, layout, colour=_LINE_COLOURS[place % len(_LINE_COLOURS)])
         else:
             _draw_lanes(figure, row, shown, layout, with_legend=row == 1)
     title = turns[0]["conversation_id"] if title is None else title
@@ -96,7 +110,7 @@ def _draw_lanes(figure, row: int, turns: Sequence[Turn], layout: Layout, *, with
         draw(
             label,
             picked,
-            [BAR_HEIGHT * turns[index]["score"] for index in picked],
+            [BAR_HEIGHT * (turns[index]["score"] or 0) for index in picked],
             marker={
                 "color": style["facecolor"],
                 "line": {"color": "#404040", "width": 0.5},
@@ -111,18 +125,18 @@ def _draw_lanes(figure, row: int, turns: Sequence[Turn], layout: Layout, *, with
     figure.update_yaxes(tickvals=places, ticktext=names, range=(-0.1, count), showgrid=False, row=row, col=1)
 
 
-def _draw_surprise(figure, row: int, surprises: Sequence[float], layout: Layout) -> None:
+def _draw_line(figure, row: int, name: str, numbers: Sequence[float], layout: Layout, *, colour: str) -> None:
     import plotly.graph_objects as go
 
-    points = sorted(zip(((a + b) / 2 for a, b in zip(layout.starts, layout.ends)), surprises))
+    points = sorted(zip(((a + b) / 2 for a, b in zip(layout.starts, layout.ends)), numbers))
     line = go.Scatter(
         x=[x for x, _ in points],
         y=[None if y != y else y for _, y in points],
         mode="lines+markers",
-        line={"color": "black", "width": 1},
+        line={"color": colour, "width": 1},
         marker={"size": 4},
         showlegend=False,
-        hovertemplate="%{y:.3f}<extra></extra>",
+        hovertemplate=f"{escape(name)} %{{y:.3f}}<extra></extra>",
     )
     figure.add_trace(line, row=row, col=1)
     figure.update_yaxes(gridcolor="#e5e5e5", nticks=4, row=row, col=1)
@@ -138,6 +152,7 @@ def _told(turn: Turn) -> str:
         [
             f"turn {turn['turn_index']}, {escape(str(turn.get('speaker')))}{times}",
             *(f"{escape(label)} {score:.1%}" for label, score in ranked),
+            *(f"{escape(name)} {value:.2f}" for name, value in (turn.get("values") or {}).items()),
             *gold,
             *([f"surprise {surprise:.3f}"] if surprise == surprise else []),
         ]

@@ -76,8 +76,9 @@ class Conversation:
 
 
 def told(turn: dict[str, Any]) -> str:
-    """The emotion of a turn and its probability."""
-    return f"{turn['label']} {turn['score']:.0%}"
+    """The emotion of a turn and its probability, and the values of dimensions."""
+    label = [] if turn["label"] is None else [f"{turn['label']} {turn['score']:.0%}"]
+    return ", ".join([*label, *(f"{name} {value:.2f}" for name, value in turn.get("values", {}).items())])
 
 
 def sound_seconds(sound: bytes) -> float:

@@ -16,7 +16,7 @@ from rich.text import Text
 from safetensors import SafetensorError
 
 from ..data.audio import audio_blocks, part_of_file
-from ..export import FORMATS, check_package, choose_label, export_turns
+from ..export import FORMATS, check_package, choose_label, describe_turn, export_turns
 from ..extras import MissingExtraError, extra
 from .follow import follow_stream
 from .messages import console, errors, errors_in_one_line, warn
@@ -135,8 +135,8 @@ def turn_table(
         cells = [turn["conversation_id"]] if several else []
         cells += [str(turn["turn_index"]), time, turn["speaker"] or ""]
         cells += [gold[index] or ""] if gold else []
-        cells += [_emotion(turn), surprise]
-        cells += [_emotion(without_memory[index])] if without_memory else []
+        cells += [describe_turn(turn), surprise]
+        cells += [describe_turn(without_memory[index])] if without_memory else []
         table.add_row(*(Text(cell) for cell in cells))
     return table
 
@@ -150,10 +150,6 @@ def _print_accuracy(results: list[dict], gold: list[str | None]) -> None:
     unknown = sorted({label for label in gold if label} - {label for _, label in scored})
     if unknown:
         warn(f"labels that the model does not know are not counted: {', '.join(unknown)}")
-
-
-def _emotion(turn: dict) -> str:
-    return f"{turn['label']} {turn['score']:.0%}"
 
 
 def _check_outputs(json_out: Path | None, timeline: Path | None, output: Path | None, *, format: str) -> None:

@@ -10,6 +10,8 @@ from dataclasses import asdict
 import numpy as np
 import typer
 
+from ..export import describe_turn
+
 
 _SECONDS = 0.1  # of sound that are read at once
 
@@ -41,9 +43,8 @@ def follow_stream(
         else:
             name = "" if turn.speaker is None else f"  {turn.speaker}"
             times = f"{turn.start:8.2f}-{turn.end:.2f} s"
-            typer.echo(
-                f"{turn.turn_index:4d}  {times}{name}  {turn.label} {turn.score:.0%}  surprise {turn.surprise:.2f}"
-            )
+            emotion = describe_turn(asdict(turn))
+            typer.echo(f"{turn.turn_index:4d}  {times}{name}  {emotion}  surprise {turn.surprise:.2f}")
         sys.stdout.flush()
 
 

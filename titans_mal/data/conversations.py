@@ -18,7 +18,7 @@ from .metadata_folder import read_metadata_folder
 from .problems import LEFT_OUT, MAX_SECONDS, Problem, UnusableTurns, look_at_all, quietly, report_problems
 from .sound_files import resolve_files
 from .synthetic import NAMED_SUITES, SPLITS, synthetic_conversations
-from .table import SOFT_LABELS, Conversations, LabelSet, Turn, features_of
+from .table import DIMENSIONS, GROUPS, SOFT_LABELS, Conversations, LabelSet, Turn, features_of
 
 
 def load_conversations(
@@ -60,7 +60,9 @@ def load_conversations(
         (`Audio(decode=False)`, for `load_audio`), `start` and `end` (seconds, None where not known), `transcript`
         (None where not known), `emotion` (`ClassLabel`, -1 = processed and not scored), `split`, `seconds` (of audio),
         and where the raters' votes are known (IEMOCAP, or a column `votes` as `happy;happy;sad`)
-        `emotion_probabilities`, their shares. A warning counts the turns that were left out.
+        `emotion_probabilities`, their shares. Where any turn has them, `valence`, `arousal` and `dominance` (float32,
+        None where not known; of IEMOCAP, MSP-IMPROV and MSP-Podcast from 0 to 1, of a folder as its columns have
+        them), `gender` and `language`. A warning counts the turns that were left out.
 
     Raises:
         FileNotFoundError: for a folder that is not there, or lacks what the corpus should have.
@@ -101,6 +103,7 @@ class _Source:
         sound: of a Hub dataset, for each split the column `audio`, a row for each turn of the split in order.
         findings: what looking at each turn's sound gave.
         has_votes: whether raters' votes are given for any turn.
+        more: which of `DIMENSIONS` and `GROUPS` are given for any turn.
     """
 
     name: str
@@ -111,9 +114,12 @@ class _Source:
     sound: dict[str, Dataset] | None = None
     findings: list[dict] | None = None
     has_votes: bool = field(init=False)
+    more: list[str] = field(init=False)
 
     def __post_init__(self):
         self.has_votes = any(turn.votes for turn in self.turns)
+        given = {name for turn in self.turns for name, value in turn.more.items() if value is not None}
+        self.more = [name for name in (*DIMENSIONS, *GROUPS) if name in given]
 
     def look(self, **how) -> _Source:
         """Look at the sound of every turn."""
@@ -158,23 +164,29 @@ class _Source:
     def _row(self, turn: Turn, found: dict, turn_index: int) -> dict:
         emotion = self.labels.index(turn.words)
         shares = {SOFT_LABELS: self.labels.shares(turn.votes, emotion)} if self.has_votes else {}
-        return shares | {
-            "conversation_id": turn.conversation_id,
-            "turn_index": turn_index,
-            "speaker": turn.speaker,
-            "audio": {"bytes": None, "path": found["path"]},
-            "start": None if turn.start is None else max(0.0, turn.start),
-            "end": turn.end,
-            "transcript": turn.transcript,
-            "emotion": emotion,
-            "split": turn.group,
-            "seconds": found["seconds"],
-        }
+        more = {name: turn.more.get(name) for name in self.more}
+        return (
+            shares
+            | more
+            | {
+                "conversation_id": turn.conversation_id,
+                "turn_index": turn_index,
+                "speaker": turn.speaker,
+                "audio": {"bytes": None, "path": found["path"]},
+                "start": None if turn.start is None else max(0.0, turn.start),
+                "end": turn.end,
+                "transcript": turn.transcript,
+                "emotion": emotion,
+                "split": turn.group,
+                "seconds": found["seconds"],
+            }
+        )
 
     def _table(self, split: str, rows: list[tuple[dict, int]]) -> Dataset:
         features = features_of(self.labels.labels)
         if self.has_votes:
             features[SOFT_LABELS] = List(Value("float32"))
+        features.update({name: Value("float32" if name in DIMENSIONS else "string") for name in self.more})
         # One string: datasets takes a list for shards, and hashes a string for its cache at once.
         content = json.dumps([row for row, _ in rows])
         with quietly():

@@ -7,11 +7,11 @@ from collections.abc import Mapping
 from datasets import Audio, ClassLabel, Dataset, load_dataset
 
 from .problems import Problem
-from .table import Turn, check_times, whole_turn_index
+from .table import DIMENSIONS, GROUPS, Turn, check_times, whole_turn_index
 
 
 REQUIRED_COLUMNS = ("conversation_id", "turn_index", "speaker", "audio")
-_OPTIONAL_COLUMNS = ("emotion", "start", "end", "transcript")
+_OPTIONAL_COLUMNS = ("emotion", "start", "end", "transcript", *DIMENSIONS, *GROUPS)
 
 
 def read_hub_dataset(
@@ -94,4 +94,5 @@ def _as_turn(row: dict, split: str) -> Turn:
         group=split,
         order=(turn_index,),
         turn_index=turn_index,
+        more={name: row[name] for name in (*DIMENSIONS, *GROUPS) if row.get(name) is not None},
     )

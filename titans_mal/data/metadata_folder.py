@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
+import math
 import os
 from pathlib import Path
 
 from .problems import Problem
 from .sound_files import resolve_files
-from .table import Turn, check_times, whole_turn_index
+from .table import DIMENSIONS, GROUPS, Turn, check_times, whole_turn_index
 from .text_files import parse_seconds, read_table
 
 
 METADATA_FILE = "metadata.csv"
 REQUIRED_COLUMNS = ("file_name", "conversation_id", "turn_index", "speaker")
 _TIMES = ("start", "end")
-_COLUMNS = dict.fromkeys((*REQUIRED_COLUMNS, *_TIMES, "votes", "split"), ()) | {
+_COLUMNS = dict.fromkeys((*REQUIRED_COLUMNS, *_TIMES, "votes", "split", *DIMENSIONS, *GROUPS), ()) | {
     "emotion": ("label",),
     "transcript": ("text", "transcription", "utterance"),
 }
@@ -24,8 +25,9 @@ def read_metadata_folder(folder: Path) -> tuple[list[Turn], list[Problem]]:
     """The turns of a folder's table, and what of it cannot be used, by its line.
 
     Its columns are `file_name` (relative to the folder), `conversation_id`, `turn_index`, `speaker`, and optionally
-    `emotion`, `votes` (of raters, as `happy;happy;sad`), `start` and `end` (seconds), `transcript` and `split` ("test"
-    where it is not given). Capitals do not matter, nor whether they are separated by commas, semicolons or tabs.
+    `emotion`, `votes` (of raters, as `happy;happy;sad`), `start` and `end` (seconds), `transcript`, `split` ("test"
+    where it is not given), `valence`, `arousal` and `dominance` (numbers, empty where not known), `gender` and
+    `language`. Capitals do not matter, nor whether they are separated by commas, semicolons or tabs.
     Left out are lines without a field that is required or with a number that is none, whose file is missing, that end
     before they start, give a turn again, or put a conversation into a second split.
 
@@ -37,7 +39,7 @@ def read_metadata_folder(folder: Path) -> tuple[list[Turn], list[Problem]]:
     if not path.is_file():
         below = sorted(folder.glob(f"*/{METADATA_FILE}"))
         raise FileNotFoundError(f"{folder} has no {METADATA_FILE}{f'; {below[0].parent} has one' if below else ''}.")
-    lines = read_table(path, _COLUMNS, required=REQUIRED_COLUMNS, numbers=_TIMES)
+    lines = read_table(path, _COLUMNS, required=REQUIRED_COLUMNS, numbers=(*_TIMES, *DIMENSIONS))
     if not lines:
         raise ValueError(f"{path} holds no turns.")
     turns: dict[tuple[str, int], Turn] = {}
@@ -95,7 +97,21 @@ def _as_turn(row: dict, folder: Path) -> Turn:
         group=row.get("split") or "test",
         order=(turn_index,),
         turn_index=turn_index,
+        more={name: _rating(row, name) for name in DIMENSIONS} | {name: row.get(name) or None for name in GROUPS},
     )
+
+
+def _rating(row: dict, name: str) -> float | None:
+    text = row.get(name)
+    if not text:
+        return None
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not math.isfinite(value):
+        raise ValueError(f"{name} must be a number, or empty where it is not known, got {text!r}.")
+    return value
 
 
 def _number(row: dict, name: str) -> float:

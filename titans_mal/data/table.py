@@ -27,6 +27,8 @@ COLUMNS = (
 )
 # Of tables whose raters' votes are told: the share of each label, None where a turn is not scored.
 SOFT_LABELS = "emotion_probabilities"
+# Of tables in which any turn has them: what raters gave as numbers, and groups that results are split by.
+DIMENSIONS, GROUPS = ("valence", "arousal", "dominance"), ("gender", "language")
 # Without which nothing can be evaluated.
 REQUIRED_COLUMNS = ("conversation_id", "turn_index", "speaker", "audio", "emotion")
 
@@ -46,6 +48,7 @@ class Turn:
         group: the corpus's own split, or the unit (a session, some actors) that folds are made of.
         order: what sorts the turns of a conversation.
         turn_index: its place in the conversation; None: as it is sorted.
+        more: what the corpus tells of `DIMENSIONS` (numbers) and `GROUPS` (words), where it does.
     """
 
     conversation_id: str
@@ -59,6 +62,7 @@ class Turn:
     group: str = "test"
     order: tuple = ()
     turn_index: int | None = None
+    more: dict[str, float | str] = field(default_factory=dict)
 
 
 class Conversations(DatasetDict):
@@ -130,6 +134,18 @@ def whole_turn_index(value) -> int:
     if not (number >= 0 and number.is_integer()):
         raise ValueError(f"turn_index must be a whole number from 0 on, got {value!r}.")
     return int(number)
+
+
+def on_scale(value, lowest: float, highest: float) -> float | None:
+    """A rating of a scale from `lowest` to `highest` as a number from 0 to 1; None for what is none, as "NaN".
+
+    A mean of raters who went beyond the scale goes beyond 0 and 1.
+    """
+    try:
+        number = float(value)
+    except (TypeError, ValueError):
+        return None
+    return None if number != number else (number - lowest) / (highest - lowest)
 
 
 def clock_seconds(time: str) -> float:

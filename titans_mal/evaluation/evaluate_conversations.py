@@ -15,9 +15,11 @@ from rich.progress import Progress as ProgressBar
 
 from ..data.problems import Problem
 from ..data.table import REQUIRED_COLUMNS
+from ..modeling.configuration_titans_mal import read_labels
 from ..modeling.turn_rules import check_named, check_speakers, check_turn_index
 from ..processes import process_state
 from .conditions import CONDITIONS
+from .dimensions import targets_of
 from .lora_conditions import ALL_CONDITIONS
 from .progress import Progress
 from .protocol import model_of, protocol_of, sound_fingerprint
@@ -48,7 +50,7 @@ def evaluate_conversations(
     problems: Sequence[Problem] = (),
     strict: bool = False,
 ) -> EvaluationReport:
-    """Hear every conversation with memory and under its controls, and write one report.
+    """Score every conversation with memory and under its controls, and write one report.
 
     Conversations go whole through the model, many turns at once, over all processes of `accelerate launch`; the
     numbers do not depend on how many there are. A run that was stopped goes on where it was when it is called again
@@ -57,7 +59,7 @@ def evaluate_conversations(
     Args:
         model: with memory; its device is left as it is. It is put into evaluation mode.
         processor: of its host.
-        dataset: a split of `load_conversations`; turns with a label below 0 are heard and not scored.
+        dataset: a split of `load_conversations`; turns with a label below 0 are processed and not scored.
         output_dir: gets `report.json`, `report.md`, `predictions.jsonl` and the pictures.
         name: what the report calls the model: its folder or repo. None: what it was loaded from; for a model that
             was not loaded, `output_dir`. A `training_recipe.json` there enters the report.
@@ -66,18 +68,18 @@ def evaluate_conversations(
             None takes the majority from `dataset` itself and leaves these rivals out, which the report says.
         conditions: of `CONDITIONS` and, with a LoRA on the host, of `LORA_CONDITIONS`; "memory" and "reads_off" are
             needed for what depends on them. None: all.
-        batch_size: turns heard at once. It changes numbers by no more than their rounding.
+        batch_size: turns scored at once. It changes numbers by no more than their rounding.
         readout: "logits" as the model's config reads them (label tokens or linear head), or "text", generated and
             parsed.
         max_new_tokens: of generated text.
         resamples: of the bootstrap; at least 100.
         seed: of the bootstrap, of the shuffled histories and of the turns of the training split.
         problems: of the data, listed in the report.
-        strict: raise where a turn's sound cannot be used, instead of leaving it out of every column.
+        strict: raise where a turn's audio cannot be used, instead of leaving it out of every condition.
 
     Raises:
         ValueError: for arguments that are not allowed, labels that the model does not know, a table without scored
-            turns, turns that are not told in order, more speakers than the memory has room for, logits that are not
+            turns, turns out of order, more speakers than the memory has room for, logits that are not
             finite, or an `output_dir` that holds another run.
     """
     dataset = dataset.with_format(None)
@@ -92,7 +94,7 @@ def evaluate_conversations(
     how = {"batch_size": batch_size, "strict": strict, **reading}
     lines, groups = score_table(model, processor, dataset, output_dir / PROGRESS_FOLDER, run, conditions, **how)
     training_logits = None
-    if train is not None and "reads_off" in conditions and readout == "logits":
+    if train is not None and "reads_off" in conditions and readout == "logits" and read_labels(model.config):
         sample = _sample(train.with_format(None), seed)
         folder = output_dir / PROGRESS_FOLDER / "train"
         training_lines, _ = score_table(model, processor, sample, folder, run, ["reads_off"], **how)
@@ -148,7 +150,7 @@ def _check_arguments(model, conditions, *, readout: str, **integers: int) -> Non
     if readout not in READOUTS:
         raise ValueError(f"readout must be one of {READOUTS}, got {readout!r}.")
     for name, value in integers.items():
-        # Of fewer resamples no interval can be told.
+        # Fewer resamples make no interval.
         least = {"seed": 0, "resamples": 100}.get(name, 1)
         if isinstance(value, bool) or not isinstance(value, int) or value < least:
             raise ValueError(f"{name} must be an integer of at least {least}, got {value!r}.")
@@ -185,15 +187,23 @@ def check_data(model, dataset: Dataset, train: Dataset | None = None) -> None:
             f"The dataset needs the columns {list(REQUIRED_COLUMNS)} as load_conversations gives them, with emotion a "
             f"ClassLabel; it has {dict(dataset.features)}."
         )
-    labels = dataset.features["emotion"].names
-    foreign = [label for label in labels if label not in model.config.labels]
-    if foreign:
+    labels, known = dataset.features["emotion"].names, read_labels(model.config)
+    targets = targets_of(dataset, model.config.emotion_dimensions)
+    foreign = [label for label in labels if label not in known]
+    if known and foreign:
         raise ValueError(
             f"The data has labels {foreign} that the model does not know; it knows {model.config.labels}. Give "
             "load_conversations a label_set that maps to these."
         )
-    if not any(emotion >= 0 for emotion in dataset["emotion"]):
-        raise ValueError("No turn of the dataset is scored: every emotion is below 0.")
+    has_values = any(not np.isnan(values).all() for values in targets.values())
+    if not has_values and (not known or not any(emotion >= 0 for emotion in dataset["emotion"])):
+        raise ValueError(
+            "No turn of the dataset is scored: every emotion is below 0"
+            + (
+                f", and none of {model.config.emotion_dimensions} is known." * bool(model.config.emotion_dimensions)
+                or "."
+            )
+        )
     if train is not None and (
         train.features["emotion"].names != labels or not any(emotion >= 0 for emotion in train["emotion"])
     ):

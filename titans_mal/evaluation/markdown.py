@@ -10,6 +10,7 @@ from .report_tables import (
     calibration_table,
     coverage_table,
     difference_table,
+    dimension_table,
     group_tables,
     history_table,
     metrics_table,
@@ -54,6 +55,7 @@ def report_markdown(content: dict) -> str:
         "## Recall of each label",
         recall_table(content).markdown(),
         "![Confusion](confusion.png)",
+        *_dimension_parts(content),
         *_group_parts(content),
         *_calibration_parts(content),
     ]
@@ -79,6 +81,16 @@ def _group_parts(content: dict) -> list[str]:
         f"tables/{table.name}.csv has all {len(table.rows)}." for table in tables if len(table.rows) > _MOST_ROWS
     ]
     return ["## Results by group", *worst_groups(content), *shown, *longer]
+
+
+def _dimension_parts(content: dict) -> list[str]:
+    table = dimension_table(content)
+    if not table.rows:
+        return []
+    return [
+        "## Dimensions\n\nConcordance correlation coefficient (CCC) with what raters gave, times 100.",
+        table.markdown(),
+    ]
 
 
 def _calibration_parts(content: dict) -> list[str]:

@@ -35,7 +35,7 @@ class ProtocolError(ValueError):
 def protocol_of(model, processor, dataset: Dataset, *, readout: str, max_new_tokens: int, seed: int) -> dict:
     """What the numbers of a model on a split are measured under, in the fields of the report's `protocol`."""
     label_set, _, fold = (dataset.info.config_name or "own").partition(", fold ")
-    readouts = {"verbalizer": "label tokens", "linear": "linear head"}
+    readouts = {"verbalizer": "label tokens", "linear": "linear head", None: "no labels"}
     return {
         "corpus": dataset.info.dataset_name or "unnamed",
         "label_set": label_set,
@@ -57,19 +57,19 @@ def protocol_of(model, processor, dataset: Dataset, *, readout: str, max_new_tok
 
 
 def data_fingerprint(dataset: Dataset) -> str:
-    """A name of which turns are heard, in which order, by whom, and what they are scored by."""
+    """A name of which turns are processed, in which order, by whom said, and of their labels."""
     columns = dataset.select_columns(["conversation_id", "turn_index", "speaker", "emotion"]).to_dict()
     return _fingerprint(columns)
 
 
 def sound_fingerprint(dataset: Dataset) -> str:
-    """A name of the sound of the turns, which changes when a file does (its size or time)."""
-    told = []
+    """A name of the audio of the turns, which changes when a file does (its size or time)."""
+    files = []
     for row in dataset.select_columns(["audio"]):
         sound = row["audio"] or {"path": ""}
         encoded = sound.get("bytes")
-        told.append([sound.get("path"), file_stamp(sound["path"]) if encoded is None else zlib.crc32(encoded)])
-    return _fingerprint(told)
+        files.append([sound.get("path"), file_stamp(sound["path"]) if encoded is None else zlib.crc32(encoded)])
+    return _fingerprint(files)
 
 
 def _fingerprint(content) -> str:
@@ -96,6 +96,7 @@ def model_of(model, name: str | None = None) -> dict:
         "weights": _fingerprint([weights, config.label_token_ids]),
         "dtype": str(model.dtype).removeprefix("torch."),
         "temperature": config.emotion_temperature,
+        "dimensions": list(config.emotion_dimensions),
     }
 
 
@@ -159,8 +160,8 @@ def check_comparable(contents: Sequence[dict]) -> None:
         fields = [*_OF_THE_TASK, *(_OF_THE_FOLD if is_same_fold else ())]
         differing = {field: (first[field], other[field]) for field in fields if first[field] != other[field]}
         if differing:
-            told = "; ".join(f"{field}: {one!r} and {two!r}" for field, (one, two) in differing.items())
-            raise ProtocolError(f"These reports are of different protocols and belong in no common table: {told}.")
+            values = "; ".join(f"{field}: {one!r} and {two!r}" for field, (one, two) in differing.items())
+            raise ProtocolError(f"These reports are of different protocols and belong in no common table: {values}.")
     _check_folds(contents)
 
 

@@ -12,33 +12,18 @@ from datasets import Dataset
 
 from ..data.problems import Problem
 from .calibration import calibration_of, probabilities_of
+from .dimensions import dimension_results
 from .floors import copy_previous, majority, speaker_normalised
 from .lora_conditions import ALL_CONDITIONS
 from .measures import Turns, by_group, by_history, compare_predictions, confusion_and_recall, mean_by_history, measure
 from .report_file import PREDICTIONS_FILE, SCHEMA_VERSION, EvaluationReport
+from .report_tables import TITLES, TITLES_WITH_LORA
 from .rivals import decode_dialogues, emotion_transitions, speaker_centred
 from .table_scoring import parse_label
 
 
 __all__ = ["PREDICTIONS_FILE", "EvaluationReport", "build_report", "measure"]
 
-TITLES = {
-    "memory": "memory on",
-    "reads_off": "memory off",
-    "host_memory": "memory on, LoRA off",
-    "host": "host alone",
-    "half_reads": "memory at half strength",
-    "reset": "reset every turn",
-    "other_state": "another conversation's state",
-    "shuffled": "shuffled history",
-    "speaker_normalised": "rival: running per-speaker z-normalisation",
-    "speaker_centred": "rival: speaker centring",
-    "transitions": "rival: emotion transitions",
-    "majority": "floor: majority",
-    "copy_previous": "floor: copy of the speaker's previous gold label",
-}
-# Where the model has a LoRA, which is not the memory's.
-_TITLES_WITH_LORA = {"memory": "memory on, LoRA on", "reads_off": "memory off, LoRA on"}
 _DESCRIPTIONS = {
     "speaker_normalised": "Logits with memory off, normalised by their running mean and deviation for the speaker.",
     "speaker_centred": "Memory off; from the readout's input the mean of the speaker's n earlier turns is taken off, "
@@ -109,21 +94,24 @@ def build_report(
         raise ValueError(f"The groups {missing} of {groups} were not scored: run the evaluation again to go on.")
     not_scored = {int(row): reason for line in lines for row, reason in line["not_heard"].items()}
     turns = Turns.of(dataset, list(not_scored))
-    if not turns.scored.any():
+    dimensions = run["model"].get("dimensions", [])
+    scores = _merge(lines)
+    bootstrap = {"resamples": resamples, "seed": run["protocol"]["seed"]}
+    values = dimension_results(scores, dimensions, dataset, without=list(not_scored), **bootstrap)
+    if not turns.scored.any() and not values:
         raise ValueError(
             f"None of the turns with labels could be scored; the first reason is {next(iter(not_scored.values()))}"
         )
-    scores = _merge(lines)
     found = {name: _condition(kinds, turns) for name, kinds in scores.items()}
     columns = {name: column for name, column in found.items() if column is not None}
     temperature = run["model"].get("temperature", 1.0)
     rivals, left_out = _rivals(columns.get("reads_off"), turns, train, training_logits, temperature)
-    left_out |= {name: NO_PARTNER for name in found if name not in columns}
+    if "other_state" in found and not (scores["other_state"]["logits"] or scores["other_state"]["texts"]):
+        left_out["other_state"] = NO_PARTNER
     columns |= rivals | _floors(turns, train)
     columns = {name: columns[name] for name in TITLES if name in columns}
-    bootstrap = {"resamples": resamples, "seed": run["protocol"]["seed"]}
     run["protocol"]["scored"] = int(turns.scored.sum())
-    titles = TITLES | (_TITLES_WITH_LORA if run["model"].get("lora") else {})
+    titles = TITLES | (TITLES_WITH_LORA if run["model"].get("lora") else {})
     content = {
         "schema_version": SCHEMA_VERSION,
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
@@ -135,6 +123,7 @@ def build_report(
             name: {"title": titles[name], **_numbers(name, column, turns, temperature, **bootstrap)}
             for name, column in columns.items()
         },
+        "dimensions": values,
         "left_out": left_out,
         "without_partner": without_partner,
         "differences": _differences(columns, turns, **bootstrap),
@@ -198,13 +187,15 @@ def _rivals(
         left_out["transitions"] = NO_TRAINING_SPLIT
     else:
         chances = emotion_transitions(train["emotion"], train["conversation_id"], len(turns.labels))
-        # Of the probabilities that the model tells, and again as logits of its temperature.
+        # Of the probabilities at the model's temperature, and again as logits of it.
         decoded = temperature * decode_dialogues(alone.logits / temperature, conversations, *chances)
         rivals["transitions"] = _Column.of_logits(decoded, rows, total)
     return rivals, left_out
 
 
 def _floors(turns: Turns, train: Dataset | None) -> dict[str, _Column]:
+    if not turns.scored.any():
+        return {}
     most = majority(turns.references if train is None else np.array(train["emotion"]), len(turns.labels))
     copies = copy_previous(turns.references, turns.conversations, turns.speakers, most)
     floors = {"majority": np.full(len(copies), most), "copy_previous": copies}

@@ -12,6 +12,23 @@ SPELT_OUT = (
     "WA: weighted accuracy, the share of turns that are right. UA: unweighted accuracy, the mean recall of labels. "
     "WF1: F1 weighted by the turns of each label. Macro F1: mean F1 of the labels."
 )
+TITLES = {
+    "memory": "memory on",
+    "reads_off": "memory off",
+    "host_memory": "memory on, LoRA off",
+    "host": "host alone",
+    "half_reads": "memory at half strength",
+    "reset": "reset every turn",
+    "other_state": "another conversation's state",
+    "shuffled": "shuffled history",
+    "speaker_normalised": "rival: running per-speaker z-normalisation",
+    "speaker_centred": "rival: speaker centring",
+    "transitions": "rival: emotion transitions",
+    "majority": "floor: majority",
+    "copy_previous": "floor: copy of the speaker's previous gold label",
+}
+# Where the model has a LoRA, which is not the memory's.
+TITLES_WITH_LORA = {"memory": "memory on, LoRA on", "reads_off": "memory off, LoRA on"}
 # A range of history with fewer turns, or fewer conversations than an interval needs, says little.
 MIN_TURNS = 20
 # The same for a group of turns.
@@ -21,7 +38,7 @@ MIN_GROUP = 10
 def report_tables(content: dict) -> list[Table]:
     """All tables that a report has."""
     tables = [metrics_table(content), difference_table(content), history_table(content), recall_table(content)]
-    tables += [calibration_table(content), *group_tables(content)]
+    tables += [calibration_table(content), dimension_table(content), *group_tables(content)]
     return [table for table in tables if table.rows]
 
 
@@ -53,10 +70,11 @@ def difference_cells(found: dict) -> list:
 def history_table(content: dict) -> Table:
     """WA of each condition by the number of earlier turns of the speaker; thin ranges are in brackets."""
     columns = list(content["columns"].values())
-    depths = columns[0]["by_history"]
+    depths = columns[0]["by_history"] if columns else {}
     titles = [f"({depth})" if is_thin(found) else depth for depth, found in depths.items()]
     table = Table("history", ["condition", *titles])
-    table.rows.append(["turns", *(found["turns"] for found in depths.values())])
+    if depths:
+        table.rows.append(["turns", *(found["turns"] for found in depths.values())])
     for column in columns:
         found = (column["by_history"].get(depth, {"wa": None}) for depth in depths)
         table.rows.append([column["title"], *(Number(f["wa"], f.get("interval")) for f in found)])
@@ -84,6 +102,17 @@ def calibration_table(content: dict) -> Table:
         found = column.get("calibration")
         if found is not None:
             table.rows.append([column["title"], Number(found["ece"]), f"{found['log_loss']:.3f}"])
+    return table
+
+
+def dimension_table(content: dict) -> Table:
+    """The concordance of each dimension under each condition, times 100."""
+    results = content.get("dimensions", {})
+    names = list(dict.fromkeys(name for found in results.values() for name in found))
+    table = Table("dimensions", ["condition", *names])
+    for condition, found in results.items():
+        cells = (found.get(name, {"value": None, "interval": None}) for name in names)
+        table.rows.append([TITLES.get(condition, condition), *map(Number.of, cells)])
     return table
 
 
@@ -123,14 +152,14 @@ def worst_groups(content: dict) -> list[str]:
         if len(enough) < 2:
             continue
         ranked = sorted(enough, key=lambda name: enough[name]["conditions"][condition]["ua"])
-        told = [
+        ends = [
             f"{name} (UA {Number(enough[name]['conditions'][condition]['ua'])}, {enough[name]['turns']} turns)"
             for name in (ranked[0], ranked[-1])
         ]
         title = content["columns"][condition]["title"]
         lines.append(
-            f"By {column}, {title}: the worst of {len(enough)} with at least {MIN_GROUP} turns is {told[0]}, the best "
-            f"{told[1]}."
+            f"By {column}, {title}: the worst of {len(enough)} with at least {MIN_GROUP} turns is {ends[0]}, the best "
+            f"{ends[1]}."
         )
     return lines
 

@@ -61,9 +61,11 @@ def interval(counts: np.ndarray, name: str, *, resamples: int, seed: int) -> lis
         resamples, seed: of the bootstrap.
 
     Returns:
-        Its ends; None for fewer than `MIN_CONVERSATIONS`, of which there is no telling.
+        Its ends; None for fewer than `MIN_CONVERSATIONS`, which say too little.
     """
-    return _bootstrap(len(counts), lambda drawn: metric_of(name, counts[drawn].sum(-3)), resamples, seed)
+    return bootstrap_interval(
+        len(counts), lambda drawn: metric_of(name, counts[drawn].sum(-3)), resamples=resamples, seed=seed
+    )
 
 
 def share_interval(
@@ -83,7 +85,7 @@ def share_interval(
         sums = counts[drawn].sum(-2)
         return sums[..., 0] / sums[..., 1]
 
-    return _bootstrap(len(counts), share, resamples, seed)
+    return bootstrap_interval(len(counts), share, resamples=resamples, seed=seed)
 
 
 def difference(
@@ -99,7 +101,7 @@ def difference(
         return metric_of(name, first[drawn].sum(-3)) - metric_of(name, second[drawn].sum(-3))
 
     value = float(metric_of(name, first.sum(0)) - metric_of(name, second.sum(0)))
-    return value, _bootstrap(len(first), statistic, resamples, seed)
+    return value, bootstrap_interval(len(first), statistic, resamples=resamples, seed=seed)
 
 
 def mcnemar(first_right: np.ndarray, second_right: np.ndarray) -> dict[str, float | int]:
@@ -120,7 +122,16 @@ def mcnemar(first_right: np.ndarray, second_right: np.ndarray) -> dict[str, floa
     return {"better": better, "worse": worse, "p": p}
 
 
-def _bootstrap(conversations: int, statistic: Callable, resamples: int, seed: int) -> list[float] | None:
+def bootstrap_interval(conversations: int, statistic: Callable, *, resamples: int, seed: int) -> list[float] | None:
+    """The 95 % percentile bootstrap interval of a statistic of conversations drawn with replacement.
+
+    Args:
+        conversations: how many there are.
+        statistic: of the numbers of drawn conversations, (..., conversations) to (...).
+
+    Returns:
+        Its ends; None for fewer than `MIN_CONVERSATIONS`.
+    """
     if conversations < MIN_CONVERSATIONS:
         return None
     result = stats.bootstrap(

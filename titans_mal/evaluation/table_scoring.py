@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -12,6 +13,7 @@ from datasets import Dataset
 
 from ..data.audio import AudioDecodingError
 from ..data.table import rows_by_conversation
+from ..modeling.configuration_titans_mal import read_labels
 from ..modeling.conversation_memory_cache import ConversationMemoryCache
 from ..modeling.turn_scoring import TurnScorer
 
@@ -69,17 +71,20 @@ class TableScores:
         logits: one for each label of the data; empty where text is generated.
         texts: generated answers; empty where logits are read.
         surprise: mean over the memory layers; empty without memory.
+        values: one for each of the model's `emotion_dimensions`; empty without any.
     """
 
     logits: dict[int, list[float]] = field(default_factory=dict)
     texts: dict[int, str] = field(default_factory=dict)
     surprise: dict[int, float] = field(default_factory=dict)
+    values: dict[int, list[float]] = field(default_factory=dict)
 
     def add(self, other: TableScores) -> None:
         """Take in the scores of other turns."""
         self.logits |= other.logits
         self.texts |= other.texts
         self.surprise |= other.surprise
+        self.values |= other.values
 
 
 def make_groups(table: Dataset, batch_size: int) -> list[Group]:
@@ -146,7 +151,8 @@ class TableScorer:
         self._scorer = TurnScorer(model, processor)
         self._audio = table.select_columns(["audio"])
         self._transcripts = table["transcript"][:] if "transcript" in table.column_names else [None] * len(table)
-        self._label_columns = [model.config.labels.index(label) for label in table.features["emotion"].names]
+        known = read_labels(model.config)
+        self._label_columns = [known.index(label) for label in table.features["emotion"].names] if known else []
         self._batch_size = batch_size
         self._readout = readout
         self._max_new_tokens = max_new_tokens
@@ -176,11 +182,16 @@ class TableScorer:
                 scores.texts |= dict(zip(rows, self._generate(given)))
                 continue
             scored = self._scorer.scored(self.model(**given, logits_to_keep=1), seconds)
-            logits = {row: turn.logits.double()[self._label_columns] for row, turn in zip(rows, scored)}
-            broken = [row for row, values in logits.items() if not values.isfinite().all()]
+            scores.logits |= {
+                row: turn.logits.double()[self._label_columns].tolist()
+                for row, turn in zip(rows, scored)
+                if turn.logits is not None
+            }
+            scores.values |= {row: list(turn.values.values()) for row, turn in zip(rows, scored) if turn.values}
+            numbers = [(row, n) for row in rows for n in (*scores.logits.get(row, ()), *scores.values.get(row, ()))]
+            broken = sorted({row for row, number in numbers if not math.isfinite(number)})
             if broken:
                 raise ValueError(f"The model's logits are not finite for the rows {broken} of the dataset.")
-            scores.logits |= {row: values.tolist() for row, values in logits.items()}
             scores.surprise |= {row: turn.surprise for row, turn in zip(rows, scored) if turn.surprise is not None}
         return scores
 
@@ -224,7 +235,7 @@ class TableScorer:
 
 
 def parse_label(text: str, labels: Sequence[str]) -> int:
-    """The label that an answer names: the only one of them that stands in it as a word, in any case; -1 otherwise.
+    """The label that an answer names: the only one of them that it has as a word, in any case; -1 otherwise.
 
     "Happy." and "The speaker is happy" name "happy"; "happy or sad", "not happy", "unhappy" and "joyful" name none of
     (happy, sad).

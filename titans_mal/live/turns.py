@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 
 import numpy as np
 import torch
 
 from ..export import check_labels, choose_label
+from ..modeling.configuration_titans_mal import read_labels
 from ..modeling.conversation_memory_cache import ConversationMemoryCache
 from ..modeling.turn_rules import check_text, check_times, warn_of_cut_turns
 from ..modeling.turn_scoring import ScoredTurn, TurnScorer
@@ -28,32 +29,38 @@ class TurnEmotion:
         turn_index: from 0 on.
         speaker: as it was given.
         start, end: seconds of the conversation.
-        label: the most probable one; "unknown" where that is less probable than `unknown_below`.
-        score: the probability of the most probable label.
+        label: the most probable one; "unknown" where that is less probable than `unknown_below`; None of a model that
+            reads no labels.
+        score: the probability of the most probable label; None likewise.
         scores: of every label; they add up to 1.
         surprise: of the memory, mean over its layers.
         latency: seconds from the call to the answer.
         processed_seconds: of the turn; less than it lasts where it is longer than the host's window. None in states of
             earlier versions.
         history_lost: earlier turns of the conversation were lost with a server that was killed.
+        values: of each of the model's `emotion_dimensions`.
     """
 
     turn_index: int
     speaker: str | None
     start: float
     end: float
-    label: str
-    score: float
+    label: str | None
+    score: float | None
     scores: dict[str, float]
     surprise: float
     latency: float
     processed_seconds: float | None = None
     history_lost: bool = False
+    values: dict[str, float] = field(default_factory=dict)
 
     def __post_init__(self):
         # A history may come out of a file.
-        numbers = (self.turn_index, self.start, self.end, self.score, self.surprise, self.latency)
-        if not all(isinstance(number, int | float) for number in numbers) or not isinstance(self.scores, dict):
+        if not isinstance(self.scores, dict) or not isinstance(self.values, dict):
+            raise TypeError("a turn's scores or values are no table")
+        numbers = [self.turn_index, self.start, self.end, self.surprise, self.latency, *self.values.values()]
+        numbers += [] if self.score is None else [self.score]
+        if not all(isinstance(number, int | float) for number in numbers):
             raise TypeError("a turn's numbers are none")
 
 
@@ -64,7 +71,7 @@ class LiveScorer:
     """
 
     def __init__(self, model, processor, *, labels: Sequence[str] | None = None, unknown_below: float = 0.0):
-        self._labels = check_labels(model.config.labels, labels, unknown_below)
+        self._labels = check_labels(read_labels(model.config), labels, unknown_below)
         self._unknown_below = unknown_below
         self._has_warned = False
         self.model = model.eval()
@@ -105,6 +112,7 @@ class LiveScorer:
             scored.surprise,
             latency,
             scored.processed_seconds,
+            values=scored.values,
         )
 
 

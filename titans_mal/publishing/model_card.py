@@ -23,6 +23,7 @@ from ..evaluation.report_tables import (
     protocol_table,
     worst_groups,
 )
+from ..modeling.configuration_titans_mal import read_labels
 from ..safe_text import markdown_text
 
 
@@ -31,7 +32,7 @@ TEMPLATES = Path(str(files("titans_mal.hub_cards")))
 MARKER = "Made by titans_mal, at every publication anew; without this line it is kept as it is."
 EXAMPLES_FOLDER, PICTURES_FOLDER = "examples", "evaluation"
 _TAGS = ("speech-emotion-recognition", "audio", "titans", "test-time-memory", "titans_mal")
-_NOT_TOLD = ("model_type", "weights_fingerprint")
+_NOT_SHOWN = ("model_type", "weights_fingerprint")
 # The conditions whose metrics are results of the model.
 _RESULTS = ("memory", "reads_off")
 # Of a recipe, what says nothing.
@@ -49,7 +50,7 @@ class CardFacts:
         language: of the speech, as "en".
         datasets: that it was trained on; names of the Hub where they are there.
         tags: of the card, beside its own.
-        examples: sound files, the turns of one conversation in order, which are uploaded and answered in the card.
+        examples: audio files, the turns of one conversation in order, which are uploaded and answered in the card.
         reports: evaluation reports of the model.
         recipe: how it was trained; a table of names and values.
     """
@@ -96,7 +97,7 @@ def model_card(
         megabytes: of all weights.
     """
     examples = [
-        {"title": path.stem, "path": quote(f"{EXAMPLES_FOLDER}/{path.name}"), "scores": answer["scores"]}
+        {"title": path.stem, "path": quote(f"{EXAMPLES_FOLDER}/{path.name}"), **_read(answer)}
         for path, answer in zip(facts.examples, answers)
     ]
     base, memory = config.base_model_name_or_path, config.memory_config
@@ -112,13 +113,14 @@ def model_card(
         half_life=memory.forget_half_life,
         has_lora=has_lora,
         is_by_speaker=memory.scope == "speaker",
-        labels=config.labels,
+        labels=read_labels(config),
+        dimensions=config.emotion_dimensions,
         marker=MARKER,
         megabytes=f"{megabytes:.1f}",
         memory={
             name: value
             for name, value in vars(memory).items()
-            if name in type(memory).__annotations__ and name not in _NOT_TOLD
+            if name in type(memory).__annotations__ and name not in _NOT_SHOWN
         },
         missing=facts.missing(config),
         prompt=config.prompt_text(),
@@ -162,6 +164,10 @@ def _card_data(config: PreTrainedConfig, repo_id: str, facts: CardFacts, example
         eval_results=[result for report in facts.reports for result in _eval_results(report.content)] or None,
         **{name: value for name, value in more.items() if value is not None},
     )
+
+
+def _read(answer: dict) -> dict[str, dict]:
+    return {"scores": answer["scores"], "values": answer.get("values", {})}
 
 
 def _ranked(scores: dict[str, float]) -> list[dict]:

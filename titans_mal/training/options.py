@@ -82,7 +82,7 @@ REFUSED_ARGUMENTS = {
 }
 
 # What the names of evaluations' metrics end with, after "eval_" and the name of one of several evaluation sets.
-METRICS = ("ua", "wa", "ua_reads_off")
+METRICS = ("ua", "wa", "ua_reads_off", "ccc", "ccc_reads_off")
 LABEL_NAMES = ["emotion_labels"]
 
 

@@ -111,7 +111,7 @@ def _linear_layers(model: PreTrainedModel, *, on_audio_tower: bool) -> Iterator[
 def trained_parameters(model: PreTrainedModel) -> dict[str, int]:
     """The number of parameters that train, by part: `memory`, `readout`, `lora`, `host`, and `frozen`."""
     parts = dict.fromkeys(("memory", "readout", "lora", "host", "frozen"), 0)
-    own = {"titans_memory": "memory", "emotion_head": "readout"}
+    own = {"titans_memory": "memory", "emotion_head": "readout", "emotion_values_head": "readout"}
     for name, parameter in model.named_parameters():
         part = own.get(name.split(".")[0], "lora" if ".lora_" in name else "host")
         parts[part if parameter.requires_grad else "frozen"] += parameter.numel()

@@ -23,6 +23,8 @@ from transformers.trainer_utils import TrainOutput
 from ..data.table import SOFT_LABELS
 from ..evaluation.evaluate_conversations import check_data, evaluate_conversations
 from ..evaluation.report import EvaluationReport
+from ..modeling.configuration_titans_mal import read_labels
+from ..modeling.emotion_dimensions import concordance_loss
 from .arguments import ConversationTrainingArguments
 from .audio_cache import AudioTowerCache
 from .checkpoints import keep_latest, last_good_checkpoint, seal_checkpoint, set_aside_broken, whats_wrong
@@ -33,7 +35,7 @@ from .losses import balanced_class_weights, summed_loss
 from .options import check_trainer_arguments
 from .trained_parts import check_is_saved_whole
 from .weights import load_trained_weights
-from .windows import TurnDataset, WindowCollator
+from .windows import VALUES, TurnDataset, WindowCollator
 
 
 # Reports of evaluations on the way, in the folder of the training.
@@ -87,7 +89,10 @@ class ConversationTrainer(Trainer):
             check_data(model, table)
         self._audio_cache = AudioTowerCache(model, args.cache_audio) if args.cache_audio else contextlib.nullcontext()
         self._processor = processor
-        self._label_columns = [model.config.labels.index(label) for label in train_dataset.features["emotion"].names]
+        known = read_labels(model.config)
+        self._label_columns = (
+            [known.index(label) for label in train_dataset.features["emotion"].names] if known else []
+        )
         if args.soft_labels:
             _check_soft_labels(train_dataset)
         turns = TurnDataset(
@@ -95,6 +100,7 @@ class ConversationTrainer(Trainer):
             sampling_rate=model.sound_extractor(processor).sampling_rate,
             label_columns=self._label_columns,
             soft_labels=args.soft_labels,
+            dimensions=model.config.emotion_dimensions,
         )
         collator = WindowCollator(model, processor, self._label_columns)
         if model.config.memory_config.read == "history" and max(map(len, turns.conversations)) < 2:
@@ -199,28 +205,40 @@ class ConversationTrainer(Trainer):
         return loss
 
     def compute_loss(self, model, inputs: dict, return_outputs: bool = False, num_items_in_batch=None):
-        """The summed loss of the scored turns over their number in the whole step, of all processes."""
+        """The summed loss of the scored turns over their number in the whole step, of all processes.
+
+        Of a model with `emotion_dimensions`, 1 - CCC of each batch is added, weighted by its turns that have values.
+        """
         labels, probabilities = inputs.pop("emotion_labels"), inputs.pop(SOFT_LABELS, None)
+        values = inputs.pop(VALUES, None)
         output = model(**inputs, logits_to_keep=1)
         if self.compute_loss_func is not None:
             loss = self.compute_loss_func(output, labels, num_items_in_batch=num_items_in_batch)
         else:
-            loss = summed_loss(
-                output.emotion_logits,
-                labels,
-                probabilities=probabilities,
-                class_weights=self._class_weights,
-                label_smoothing=self.args.label_smoothing_factor,
-            )
-            loss = loss / num_items_in_batch
+            loss = 0.0
+            if output.emotion_logits is not None:
+                loss = summed_loss(
+                    output.emotion_logits,
+                    labels,
+                    probabilities=probabilities,
+                    class_weights=self._class_weights,
+                    label_smoothing=self.args.label_smoothing_factor,
+                )
+                loss = loss / num_items_in_batch
+            if values is not None:
+                share = _with_values(values).to(self._valued_turns.device) / self._valued_turns
+                loss = loss + share * concordance_loss(output.emotion_values, values)
         # Gradients are averaged over processes.
         loss = loss * self.accelerator.num_processes
         return (loss, output) if return_outputs else loss
 
     def _get_num_items_in_batch(self, batch_samples: list, device: torch.device) -> Tensor:
         scored = sum((batch["emotion_labels"] >= 0).sum() for batch in batch_samples).to(device)
+        valued = sum(_with_values(batch[VALUES]) for batch in batch_samples if VALUES in batch)
+        valued = torch.as_tensor(valued, device=device)
         if self.args.world_size > 1:
-            scored = self.accelerator.gather(scored).sum()
+            scored, valued = (self.accelerator.gather(count).sum() for count in (scored, valued))
+        self._valued_turns = valued.clamp(min=1)
         return scored.clamp(min=1)
 
     def evaluate(
@@ -237,7 +255,8 @@ class ConversationTrainer(Trainer):
             metric_key_prefix: of the metrics' names; where it is not "eval", also the report's folder.
 
         Returns:
-            `eval_ua`, `eval_wa` (memory on) and `eval_ua_reads_off`; of several tables, `eval_NAME_ua` and so on.
+            `eval_ua`, `eval_wa` (memory on) and `eval_ua_reads_off`, of a model with `emotion_dimensions` their mean
+            concordance `eval_ccc` and `eval_ccc_reads_off`; of several tables, `eval_NAME_ua` and so on.
         """
         tables = self.eval_dataset if eval_dataset is None else eval_dataset
         if isinstance(tables, dict):
@@ -247,12 +266,7 @@ class ConversationTrainer(Trainer):
         if hasattr(self.optimizer, "eval"):
             self.optimizer.eval()  # of optimisers without a schedule, which evaluate other weights than they train
         report = self._write_report(tables, "" if metric_key_prefix == "eval" else metric_key_prefix)
-        of_memory, off = (report.columns[name]["metrics"] for name in _EVALUATED)
-        metrics = {
-            f"{metric_key_prefix}_ua": of_memory["ua"]["value"],
-            f"{metric_key_prefix}_wa": of_memory["wa"]["value"],
-            f"{metric_key_prefix}_ua_reads_off": off["ua"]["value"],
-        }
+        metrics = {f"{metric_key_prefix}_{name}": value for name, value in _metrics_of(report).items()}
         self.log(metrics)
         self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
         return metrics
@@ -344,6 +358,25 @@ class ConversationTrainer(Trainer):
             super()._load_best_model()
         else:
             load_trained_weights(self.model, self.state.best_model_checkpoint)
+
+
+def _with_values(values: Tensor) -> Tensor:
+    """How many turns have the value of any dimension."""
+    return (~values.isnan()).any(-1).sum()
+
+
+def _metrics_of(report: EvaluationReport) -> dict[str, float]:
+    """What an evaluation on the way logs of a report."""
+    metrics = {}
+    for condition, suffix in zip(_EVALUATED, ("", "_reads_off")):
+        if condition in report.columns:
+            metrics[f"ua{suffix}"] = report.columns[condition]["metrics"]["ua"]["value"]
+        if condition in report.content["dimensions"]:
+            found = report.content["dimensions"][condition].values()
+            metrics[f"ccc{suffix}"] = sum(result["value"] for result in found) / len(found)
+    if "memory" in report.columns:
+        metrics["wa"] = report.columns["memory"]["metrics"]["wa"]["value"]
+    return metrics
 
 
 class _SetEpoch(TrainerCallback):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import torch
@@ -15,6 +16,10 @@ from ..modeling.turn_scoring import TurnScorer
 from .lanes import LaneTurn
 
 
+# Of a batch: what raters gave as numbers, for a model with `emotion_dimensions`.
+VALUES = "emotion_value_labels"
+
+
 class TurnDataset(torch.utils.data.Dataset):
     """Turns of a table, as `LaneSampler` asks for them.
 
@@ -23,16 +28,25 @@ class TurnDataset(torch.utils.data.Dataset):
         sampling_rate: that the host hears, in Hz.
         label_columns: the model's number of each label of the table.
         soft_labels: whether the column `emotion_probabilities` is given along.
+        dimensions: columns of numbers that are given along; one that the table lacks is not known of any turn.
 
     Attributes:
         conversations: the rows of each conversation, in order.
     """
 
-    def __init__(self, table: Dataset, *, sampling_rate: int, label_columns: Sequence[int], soft_labels: bool = False):
+    def __init__(
+        self,
+        table: Dataset,
+        *,
+        sampling_rate: int,
+        label_columns: Sequence[int],
+        soft_labels: bool = False,
+        dimensions: Sequence[str] = (),
+    ):
         self._table = table.with_format(None)
         self._sampling_rate = sampling_rate
         self._label_columns = list(label_columns)
-        self._soft_labels = soft_labels
+        self._soft_labels, self._dimensions = soft_labels, list(dimensions)
         self.conversations = list(rows_by_conversation(table).values())
         speakers = table["speaker"][:]
         self._speakers = {}
@@ -62,9 +76,11 @@ class TurnDataset(torch.utils.data.Dataset):
             "lane": turn.lane,
             "begins": turn.begins,
             "speaker": self._speakers[turn.row],
-            "label": self._label_columns[label] if label >= 0 else -1,
+            "label": self._label_columns[label] if label >= 0 and self._label_columns else -1,
             "transcript": row.get("transcript"),
         }
+        if self._dimensions:
+            heard["values"] = [math.nan if row.get(name) is None else row[name] for name in self._dimensions]
         if self._soft_labels:
             heard["probabilities"] = row[SOFT_LABELS] or [0.0] * len(self._label_columns)
         return heard
@@ -91,8 +107,8 @@ class WindowCollator:
 
         Returns:
             The host's inputs (turns, ...), `conversation_ids` and `speaker_ids` (turns,), `begins` (the lanes whose
-            conversation begins), `emotion_labels` (turns,) and, with soft labels, `emotion_probabilities`
-            (turns, labels).
+            conversation begins), `emotion_labels` (turns,), with soft labels `emotion_probabilities` (turns, labels)
+            and with dimensions `emotion_value_labels` (turns, dimensions).
         """
         # The host's window is known before; that turns are longer is said once, of the table.
         inputs, _ = self._scorer.inputs([t["waveform"] for t in turns], [t["transcript"] for t in turns])
@@ -103,6 +119,8 @@ class WindowCollator:
             "begins": torch.tensor([turn["lane"] for turn in turns if turn["begins"]], dtype=torch.long),
             "emotion_labels": torch.tensor([turn["label"] for turn in turns]),
         }
+        if "values" in turns[0]:
+            batch[VALUES] = torch.tensor([turn["values"] for turn in turns], dtype=torch.float32)
         if "probabilities" in turns[0]:
             given = torch.tensor([turn["probabilities"] for turn in turns], dtype=torch.float32)
             batch[SOFT_LABELS] = torch.zeros(len(turns), len(self._model.config.labels))

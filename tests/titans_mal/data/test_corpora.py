@@ -9,7 +9,7 @@ import pytest
 
 from titans_mal import load_audio, load_conversations
 from titans_mal.data.corpora import CORPORA
-from titans_mal.data.table import COLUMNS, SOFT_LABELS
+from titans_mal.data.table import COLUMNS, DIMENSIONS, SOFT_LABELS, on_scale
 
 
 MAKERS = {name: getattr(corpus_trees, name.replace("-", "_")) for name in CORPORA}
@@ -38,7 +38,8 @@ def test_what_holds_for_every_corpus(trees, name):
     seen = set()
     for split, table in conversations.items():
         votes = [SOFT_LABELS] if name == "iemocap" else []
-        assert table.column_names == [*COLUMNS, *votes]
+        rated = {"iemocap": DIMENSIONS, "msp-improv": ["arousal", "dominance"], "msp-podcast": ["arousal"]}
+        assert table.column_names == [*COLUMNS, *votes, *rated.get(name, [])]
         assert set(table["split"]) == {split}
         assert table.info.dataset_name == name
         places = list(zip(table["conversation_id"], table["turn_index"]))
@@ -332,3 +333,16 @@ def test_iemocaps_raters_share_their_votes(trees):
             assert sum(shares) == pytest.approx(1)
             assert shares[names.index("neutral")] == pytest.approx(share)
             assert shares[names.index("happy")] == 0
+
+
+def test_ratings_go_from_0_to_1(trees):
+    """IEMOCAP and MSP-IMPROV rate from 1 to 5, MSP-Podcast from 1 to 7."""
+    row = load(trees, "iemocap")["session1"][0]
+    assert [row[name] for name in DIMENSIONS] == pytest.approx([0.375] * 3)
+    improvised = next(iter(load(trees, "msp-improv").values()))
+    assert set(improvised["arousal"]) == {0.5}
+    assert "valence" not in improvised.column_names
+    podcasts = next(iter(load(trees, "msp-podcast").values()))
+    assert set(podcasts["arousal"]) == {0.5}
+    assert on_scale("NaN", 1, 5) is on_scale(None, 1, 5) is on_scale("", 1, 5) is None
+    assert on_scale("7", 1, 7) == 1.0

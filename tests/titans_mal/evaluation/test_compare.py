@@ -290,3 +290,22 @@ def test_a_report_of_a_later_version_is_refused(tmp_path):
     (tmp_path / "report.json").write_text(text.replace('"schema_version": "2.0"', '"schema_version": "3.1"'))
     with pytest.raises(ValueError, match=r"schema version 3\.1, and this version of titans_mal reads up to 2\.0"):
         EvaluationReport.load(tmp_path)
+
+
+def test_reports_of_version_1_can_be_read(tmp_path):
+    """Without what version 2 brought."""
+    content = copy.deepcopy(make_report().content) | {"schema_version": 1}
+    for name in ("left_out", "without_partner", "dimensions", "groups"):
+        del content[name]
+    content["model"] = {name: content["model"][name] for name in ("name", "class", "base", "base_revision", "memory")}
+    content["model"] |= {"weights": None, "dtype": "float32"}
+    for column in content["columns"].values():
+        del column["calibration"]
+        for found in column["by_history"].values():
+            del found["interval"]
+    old = EvaluationReport(content, make_report().predictions)
+    old.save(tmp_path)
+    assert EvaluationReport.load(tmp_path) == old
+    assert "| m0 | 0 | conversation | not recorded | not recorded |" in comparison_markdown([old])
+    assert "## Calibration" not in (tmp_path / "report.md").read_text()
+    assert not (tmp_path / "calibration.png").exists()

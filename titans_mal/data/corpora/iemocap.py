@@ -13,13 +13,15 @@ from pathlib import Path
 
 from ..problems import Problem
 from ..sound_files import DEPTH, extra_files
-from ..table import Turn
+from ..table import DIMENSIONS, Turn, on_scale
 from ..text_files import read_text
 from .corpus import Corpus, same
 
 
 # "[6.2901 - 8.2357]\tSes01F_impro01_F000\tneu\t[2.5000, 2.5000, 2.5000]"; the raters' lines below it begin otherwise.
 _EVALUATION = re.compile(r"\[(\d+\.\d+) - (\d+\.\d+)\]\t(\w+)\t(\w+)\t")
+# What raters gave on scales from 1 to 5, after the label.
+_RATINGS = re.compile(r"\[([\d.]+), ([\d.]+), ([\d.]+)\]")
 # "C-E2:\tNeutral;\t()", a rater's categories for the turn above; those of F and M are the talkers' own.
 _VOTE = re.compile(r"C-E\d+:\t([^\t]*)")
 # "Ses01F_impro01_F000 [006.2901-008.2357]: Excuse me."; others are asides that have no sound of their own.
@@ -100,7 +102,14 @@ def _read_dialogue(session: Path, path: Path, *, group: str):
             group=group,
             # The files list one speaker after the other.
             order=(float(start), float(end), name),
+            more=_ratings(part[found.end() :].partition("\n")[0]),
         )
+
+
+def _ratings(text: str) -> dict[str, float]:
+    """Valence, activation and dominance of "[2.5000, 3.0000, 2.0000]", from 0 to 1."""
+    found = _RATINGS.match(text)
+    return {} if found is None else dict(zip(DIMENSIONS, (on_scale(value, 1, 5) for value in found.groups())))
 
 
 def _categories(vote: str) -> tuple[str, ...]:

@@ -20,13 +20,16 @@ from pathlib import Path
 
 from ..problems import Problem
 from ..sound_files import SUFFIXES
-from ..table import Turn
+from ..table import Turn, on_scale
 from ..text_files import read_text
 from .corpus import Corpus, find, same
 
 
 # "UTD-IMPROV-S01A-F01-P-FM01.avi; N; A:3.0; V:3.5; D:3.0 ; N:4.0;"; the raters' lines below it begin otherwise.
 _EVALUATION = re.compile(r"UTD-IMPROV-((S\d+[A-Z])-([FM])(\d+)-([PRST])-([FM])([FM])(\d+))\.avi\s*;\s*([A-Z])\s*;")
+# Activation, valence and dominance of the same line, on scales from 1 to 5; NaN where nobody gave one.
+_RATING = re.compile(r"\b([AVD]):([\d.]+|NaN)")
+_DIMENSIONS = {"V": "valence", "A": "arousal", "D": "dominance"}
 _WORDS = {"A": "angry", "H": "happy", "S": "sad", "N": "neutral", "O": "other", "X": "undecided"}
 
 
@@ -59,6 +62,7 @@ def _turn(found: re.Match, sounds: dict[str, Path], transcripts: dict[str, str])
         transcript=transcripts.get(stem),
         group=f"session{int(session)}",
         order=(int(number), first_letter, second_letter, scenario),
+        more={_DIMENSIONS[key]: on_scale(value, 1, 5) for key, value in _RATING.findall(found.string[found.end() :])},
     )
 
 

@@ -17,13 +17,15 @@ from pathlib import Path
 
 from ..problems import Problem
 from ..sound_files import extra_files, find_sounds
-from ..table import Turn
+from ..table import Turn, on_scale
 from ..text_files import read_text
 from .corpus import Corpus, find, same, turns_of_csv
 
 
 _NAME = re.compile(r"(MSP-PODCAST_\d+)_(\d+(?:_\d+)*)\.wav")
 _SPLITS = {"Train": "train", "Development": "dev", "Validation": "dev"}
+# On scales from 1 to 7.
+_DIMENSIONS = {"EmoVal": "valence", "EmoAct": "arousal", "EmoDom": "dominance"}
 _WORDS = {
     "A": "angry",
     "S": "sad",
@@ -70,6 +72,7 @@ def _turn(row: dict[str, str], sound: Path, times: dict[str, dict]) -> Turn:
         end=end,
         group=split,
         order=tuple(map(int, found[2].split("_"))),
+        more={name: on_scale(row.get(column), 1, 7) for column, name in _DIMENSIONS.items()},
     )
 
 
