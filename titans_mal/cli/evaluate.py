@@ -31,13 +31,13 @@ def evaluate(
         str, typer.Option(help="logits: as the model's config reads them; text: generated and parsed.")
     ] = "logits",
     max_new_tokens: Annotated[int, typer.Option(help="Of generated text.")] = 8,
-    batch_size: Annotated[int, typer.Option(help="Turns heard at once.")] = 16,
+    batch_size: Annotated[int, typer.Option(help="Turns scored at once.")] = 16,
     dtype: Annotated[str, typer.Option(help="Of the host: auto, float32, bfloat16, float16.")] = "auto",
     resamples: Annotated[int, typer.Option(help="Of the bootstrap.")] = 1000,
     seed: Annotated[int, typer.Option(help="Of the bootstrap and of the shuffled histories.")] = 0,
     strict: Annotated[bool, typer.Option("--strict", help="Stop at a turn that cannot be used.")] = False,
 ) -> None:
-    """Hear whole conversations with memory and under its controls, and write one report.
+    """Score whole conversations with memory and under its controls, and write one report.
 
     `accelerate launch -m titans_mal.cli evaluate ...` shares the conversations among processes.
     """

@@ -20,6 +20,7 @@ _STYLES = {
     "reads_off": ("#D55E00", "s", "-"),
     "reset": ("#009E73", "^", "--"),
     "speaker_normalised": ("#CC79A7", "D", "--"),
+    "speaker_centred": ("#56B4E9", "P", "--"),
     "transitions": ("#E69F00", "v", "--"),
     "copy_previous": ("#777777", "x", ":"),
 }
@@ -35,6 +36,8 @@ def draw_confusion(content: dict, *paths: str | Path) -> None:
     """The confusion matrices of memory on and off side by side; shares of each row, and counts."""
     columns = content["columns"]
     names = [name for name in _SHOWN if name in columns] or list(columns)[:1]
+    if not names:
+        return
     labels = content["protocol"]["labels"]
     has_none = any(row[-1] for name in names for row in columns[name]["confusion"])
     predicted = [*labels, "none"] if has_none else labels
@@ -62,6 +65,8 @@ def draw_history(content: dict, *paths: str | Path) -> None:
     """
     columns = {name: column for name, column in content["columns"].items() if name in _STYLES}
     columns = columns or dict(list(content["columns"].items())[:1])
+    if not columns:
+        return
     first = next(iter(columns.values()))["by_history"]
     figure = _figure(8, 4)
     axes = figure.subplots()

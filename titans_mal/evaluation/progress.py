@@ -1,4 +1,4 @@
-"""What was heard so far, on disk: a stopped run goes on from it, with any number of processes."""
+"""What was scored so far, on disk: a stopped run goes on from it, with any number of processes."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from accelerate import PartialState
 
 
 class Progress:
-    """A folder with `run.json` and a file for each group that was heard, each written at once or not at all.
+    """A folder with `run.json` and a file for each group that was scored, each written at once or not at all.
 
     Args:
         folder: of one run.
@@ -18,7 +18,7 @@ class Progress:
         state: of the processes, all of which make a `Progress` together.
 
     Attributes:
-        done: numbers of the groups that need not be heard again; those with turns that could not be heard are.
+        done: numbers of the groups that need not be scored again; those with turns that could not be scored are.
 
     Raises:
         ValueError: if the folder holds another run, naming what differs, or a file that cannot be read.
@@ -44,7 +44,7 @@ class Progress:
         state.wait_for_everyone()
 
     def write(self, group: dict) -> None:
-        """Keep what was heard of a group.
+        """Keep the scores of a group.
 
         Raises:
             ValueError: for a number that is not finite.
@@ -52,7 +52,7 @@ class Progress:
         _write(self._folder / f"group-{group['group']:06d}.json", group)
 
     def read(self) -> list[dict]:
-        """What was heard of each group, in order."""
+        """The scores of each group, in order."""
         return [_read(path) for path in sorted(self._folder.glob("group-*.json"))]
 
 

@@ -186,6 +186,8 @@ def _finish(trainer: ConversationTrainer, processor, splits: DatasetDict, option
     if trainer.is_world_process_zero():
         processor.save_pretrained(output / MODEL_FOLDER)
         write_recipe(trainer, options, output / MODEL_FOLDER)
+    # The report of every process holds the recipe.
+    trainer.accelerator.wait_for_everyone()
     if "test" not in splits:
         return None
     return evaluate_conversations(
