@@ -33,8 +33,11 @@ _BLOCK = 1 << 18
 # Encoders pad the last frame and containers round their times; less than this is no truncation.
 _TRUNCATION_TOLERANCE = 0.05
 _PROBE_BYTES = 4096
-# A part of a file, as in "call.wav#t=12.5,17" (W3C Media Fragments 1.0, 4.2.1, in seconds).
-_FRAGMENT = re.compile(r"(?P<path>.+)#t=(?P<start>\d+(\.\d+)?),(?P<end>\d+(\.\d+)?)", re.DOTALL)
+# A part of a file, as in "call.wav#t=12.5,17" (W3C Media Fragments 1.0, 4.2.1, in seconds), or of one of its channels,
+# as in "call.wav#t=12.5,17&channel=2".
+_FRAGMENT = re.compile(
+    r"(?P<path>.+)#t=(?P<start>\d+(\.\d+)?),(?P<end>\d+(\.\d+)?)(&channel=(?P<channel>[1-9]\d*))?", re.DOTALL
+)
 
 
 class AudioDecodingError(ValueError):
@@ -63,7 +66,7 @@ def decode_blocks(source: str | Path | bytes | bytearray) -> Iterator[AudioBlock
     """The audio of a file, or of the part of it that is meant, piece by piece.
 
     Args:
-        source: a path, `path#t=START,END` in seconds, or encoded bytes.
+        source: a path, `path#t=START,END` in seconds, or encoded bytes; of `&channel=N` behind it all channels.
 
     Raises:
         FileNotFoundError: for a path that does not exist.
@@ -101,6 +104,20 @@ def header_seconds(source: str | Path | bytes | bytearray) -> float | None:
             return None
         seconds = float(stream.duration * stream.time_base)
     return seconds if part is None else max(0.0, min(part[1], seconds) - part[0])
+
+
+def header_channels(source: str | Path | bytes | bytearray) -> int:
+    """How many channels the audio has by its header; errors as of `header_seconds`."""
+    with _open(source, probesize=_PROBE_BYTES) as (_, stream, _, _):
+        return stream.channels
+
+
+def channel_of_part(source) -> int | None:
+    """The channel that `path#t=START,END&channel=N` means, counted from 1; None for other sources."""
+    if not isinstance(source, str | Path) or _is_file(source):
+        return None
+    fragment = _FRAGMENT.fullmatch(str(source))
+    return None if fragment is None or fragment["channel"] is None else int(fragment["channel"])
 
 
 def check_rate(rate: int, name: str = "A sampling rate") -> None:

@@ -14,9 +14,11 @@ from .audio_decoding import (
     AudioBlock,
     AudioDecodingError,
     AudioTooLong,
+    channel_of_part,
     check_level,
     check_rate,
     decode_blocks,
+    header_channels,
     header_seconds,
 )
 
@@ -29,6 +31,8 @@ MIN_SECONDS = 0.1
 MAX_TURN_SECONDS = 3600.0
 # Samples that are converted at once, and by which a signal of unknown length grows.
 _BLOCK, _GROWTH = 1 << 16, 1 << 24
+# Two channels that have nothing in common differ by all of their energy, and copies of one by none.
+_ALIKE = 0.5
 
 
 def load_audio(
@@ -40,9 +44,10 @@ def load_audio(
         source: a path, encoded bytes, a dict with `bytes` or `path` (as `datasets.Audio(decode=False)` gives; bytes
             win), a dict with `array` and `sampling_rate`, or a tuple `(array, rate)`; arrays as `channels_of` takes
             them. `path#t=START,END` (seconds) is that part of a file, of which no more than it is decoded where the
-            format lets one seek.
+            format lets one seek; `path#t=START,END&channel=N` takes one of its channels.
         sampling_rate: of the result, in Hz.
-        channel: the only one that is taken, counted from 0; None: all are mixed.
+        channel: the only one that is taken, counted from 1 as in RTTM; None: the source's own, or all are mixed, with
+            a warning where two channels of a whole file have not much in common.
         max_seconds: at which decoding stops with an error, whatever the header of a file says; None: there is no
             bound.
 
@@ -70,8 +75,8 @@ def audio_blocks(
 ) -> Iterator[np.ndarray]:
     """What `load_audio` gives, in pieces (samples,) float32 of any length, as they are decoded; errors likewise."""
     check_rate(sampling_rate)
-    if channel is not None and (isinstance(channel, bool) or not isinstance(channel, int) or channel < 0):
-        raise ValueError(f"A channel is a number from 0 on, or None for all of them mixed, got {channel!r}.")
+    if channel is not None and (isinstance(channel, bool) or not isinstance(channel, int) or channel < 1):
+        raise ValueError(f"A channel is a number from 1 on, or None for all of them mixed, got {channel!r}.")
     if isinstance(source, dict):
         if source.get("array") is not None:
             source = (source["array"], source.get("sampling_rate"))
@@ -83,6 +88,9 @@ def audio_blocks(
         name, blocks = "The array", _blocks_of_array(channels, rate)
     elif isinstance(source, str | Path | bytes | bytearray):
         name, blocks = name_of_sound(source), decode_blocks(source)
+        channel = channel_of_part(source) if channel is None else channel
+        if channel is None and "#t=" not in name:
+            blocks = _compared(blocks, name)
     else:
         raise ValueError(
             "A sound is a path, bytes, (array, rate), or a dict with bytes, path, or array and sampling_rate; got "
@@ -107,15 +115,31 @@ def audio_seconds(source) -> float:
     return seconds
 
 
-def part_of_file(path: str | Path, start: float, end: float) -> str:
-    """What `load_audio` takes for the sound of a file between two times, in seconds.
+def audio_channels(source) -> int:
+    """How many channels a file has, by its header; sources and errors as of `audio_seconds`."""
+    return header_channels(_encoded(source) if isinstance(source, dict) else source)
+
+
+def channels_differ(source) -> bool:
+    """Whether the audio has two channels that have not much in common, as of two talkers; all of it is decoded."""
+    comparison = _Comparison()
+    for block in decode_blocks(source):
+        comparison.add(block.channels)
+    return comparison.differ
+
+
+def part_of_file(path: str | Path, start: float, end: float, *, channel: int | None = None) -> str:
+    """What `load_audio` takes for the audio of a file between two times, in seconds.
+
+    Args:
+        channel: the only one that is taken, counted from 1; None: all are mixed.
 
     Raises:
         ValueError: if the part does not start at 0 s or later, or does not end after that.
     """
     if not 0 <= start < end < float("inf"):
         raise ValueError(f"A part of a file starts at 0 s or later and ends after that, got {start} to {end} s.")
-    return f"{path}#t={start:.6f},{end:.6f}"
+    return f"{path}#t={start:.6f},{end:.6f}" + ("" if channel is None else f"&channel={channel}")
 
 
 def check_waveform(
@@ -185,10 +209,45 @@ def _mono(
         seconds += channels.shape[1] / rate
         if max_seconds is not None and seconds > max_seconds + 1e-6:  # sums of fractions round
             raise AudioTooLong(f"{name} lasts longer than the {max_seconds:g} s that are taken.")
-        if channel is not None and channel >= len(channels):
-            raise AudioDecodingError(f"{name} has no channel {channel}: it has {len(channels)}, counted from 0.")
-        mixed = channels[channel] if channel is not None else _weights(layout, len(channels)) @ channels
+        if channel is not None and channel > len(channels):
+            raise AudioDecodingError(f"{name} has no channel {channel}: it has {len(channels)}, counted from 1.")
+        mixed = channels[channel - 1] if channel is not None else _weights(layout, len(channels)) @ channels
         yield mixed.astype(np.float32), rate
+
+
+class _Comparison:
+    """Whether two channels have much in common, over all blocks of a file."""
+
+    def __init__(self):
+        self._between = self._total = 0.0
+
+    def add(self, channels: np.ndarray) -> None:
+        if len(channels) == 2:
+            self._between += float(np.square(channels[0] - channels[1]).sum())
+            self._total += float(np.square(channels).sum())
+
+    @property
+    def differ(self) -> bool:
+        return self._between > _ALIKE * self._total
+
+
+def _compared(blocks: Iterable[AudioBlock], name: str) -> Iterator[AudioBlock]:
+    """The blocks as they are; at their end a warning where they hold two channels that have not much in common."""
+    comparison = _Comparison()
+    for block in blocks:
+        comparison.add(block.channels)
+        yield block
+    if comparison.differ:
+        warn_of_mixed_channels(name)
+
+
+def warn_of_mixed_channels(name: str) -> None:
+    """Say that two channels with different content are mixed."""
+    warnings.warn(
+        f"{name} has two channels with different audio, which are mixed: where a talker is on each, take them apart "
+        "('&channel=1' behind '#t=START,END', or 'titans-mal analyze --channels A,B').",
+        stacklevel=4,
+    )
 
 
 def _weights(layout: tuple[str, ...], channels: int) -> np.ndarray:

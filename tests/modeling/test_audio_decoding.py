@@ -103,13 +103,13 @@ def test_a_file_that_changes_its_rate(monkeypatch):
 def test_one_channel():
     left, right = tone(), tone(frequency=500)
     data = to_wav(np.stack([left, right]))
-    for channel, samples in enumerate((left, right)):
+    for channel, samples in enumerate((left, right), start=1):
         np.testing.assert_allclose(load_audio(data, channel=channel), samples, atol=5e-5)
         np.testing.assert_array_equal(load_audio((np.stack([left, right]), RATE), channel=channel), samples)
-    with pytest.raises(AudioDecodingError, match="has no channel 2: it has 2, counted from 0"):
-        load_audio(data, channel=2)
-    for channel in (-1, True, 0.0, "0"):
-        with pytest.raises(ValueError, match="A channel is a number from 0 on"):
+    with pytest.raises(AudioDecodingError, match="has no channel 3: it has 2, counted from 1"):
+        load_audio(data, channel=3)
+    for channel in (0, -1, True, 1.0, "1"):
+        with pytest.raises(ValueError, match="A channel is a number from 1 on"):
             load_audio(data, channel=channel)
 
 

@@ -6,6 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import audio_files
 import numpy as np
 import pytest
 from tiny_models import LABELS, tiny_model, tiny_processor, tone
@@ -18,7 +19,7 @@ from titans_mal.data.synthetic.voices import to_wav
 
 
 FIELDS = ["file", "conversation_id", "turn_index", "speaker", "start", "end", "label", "score", "scores", "surprise"]
-FIELDS += ["processed_seconds"]
+FIELDS += ["processed_seconds", "emotion", "transcript"]
 
 
 @pytest.fixture(scope="module")
@@ -179,14 +180,16 @@ def test_a_table_needs_neither_labels_nor_times(conversations, checkpoint, tmp_p
     assert {path.name for path in tmp_path.glob("*.png")} == {"line_x_0.png", "line_x_1.png"}
 
 
-def test_a_turn_that_is_cut_is_named(conversations, checkpoint):
+def test_turns_that_are_cut_are_named_in_one_warning(conversations, checkpoint):
     for number in (0, 1):
         (conversations / f"{number}.wav").write_bytes(to_wav(tone(4.0)))
     printed = analyze(conversations / "0.wav", conversations / "1.wav", "--model", checkpoint)
-    for number in (0, 1):
-        assert re.search(
-            rf"Warning: \S*{number}\.wav lasts 4\.0 s; its first 3 s are used", printed.replace("\n", " ")
-        )
+    assert printed.count("Warning: ") == 1
+    assert re.search(
+        r"Warning: 2 turns last longer than the host processes: \S*0\.wav \(4\.0 s\), \S*1\.wav \(4\.0 s\); their "
+        r"first 3 s",
+        printed.replace("\n", " "),
+    )
 
 
 def test_broken_weights_are_one_line(conversations, checkpoint, tmp_path):
@@ -322,6 +325,86 @@ def test_a_recording_without_segments_is_cut_at_its_pauses(speech, checkpoint, t
     (tmp_path / "tone.wav").write_bytes(to_wav(tone(1.0)))
     analyze(tmp_path / "tone.wav", "--model", checkpoint, "--json", out)
     assert len(json.loads(out.read_text())) == 1
+
+
+def test_a_call_with_a_talker_on_each_channel(checkpoint, tmp_path):
+    sound = np.zeros((2, 9 * 16_000), np.float32)
+    for path, channel, start in zip(CLIPS, (0, 1, 0), (1, 4, 4)):
+        clip = load_audio(path)
+        sound[channel, start * 16_000 :][: len(clip)] += clip
+    (tmp_path / "call.wav").write_bytes(audio_files.to_wav(sound))
+    out = tmp_path / "turns.json"
+    analyze(tmp_path / "call.wav", "--channels", "caller, agent", "--model", checkpoint, "--json", out)
+    turns = json.loads(out.read_text())
+    assert sorted((turn["speaker"], round(turn["start"])) for turn in turns) == [
+        ("agent", 4),
+        ("caller", 1),
+        ("caller", 4),
+    ]
+    assert [turn["start"] for turn in turns] == sorted(turn["start"] for turn in turns)
+    assert {turn["conversation_id"] for turn in turns} == {"call"}
+    for options, message in (
+        (["--channels", "A"], "has 2 channels"),
+        (["--channels", "A,B", "--speaker", "C"], "--speaker and --channels each say who talks"),
+        (["--crosstalk", "20"], "--crosstalk is of --channels"),
+        (["--channels", "A,B", "--crosstalk", "-1"], "dB above 0"),
+    ):
+        assert_fails(message, tmp_path / "call.wav", "--model", checkpoint, *options)
+    assert "two channels with different audio" in analyze(tmp_path / "call.wav", "--model", checkpoint)
+
+
+def test_json_has_all_that_is_known(conversations, checkpoint, tmp_path):
+    rows = [
+        {"file_name": f"{i}.wav", "conversation_id": "a", "turn_index": i, "speaker": "A"}
+        | {"emotion": ["sad", "", "bored"][i], "transcript": ["Hello.", "", "Bye."][i]}
+        for i in range(3)
+    ]
+    write_table(conversations, rows)
+    out = tmp_path / "turns.json"
+    printed = analyze(conversations, "--model", checkpoint, "--both", "--json", out, "--format", "jsonl")
+    turns = json.loads(out.read_text())
+    assert [turn["emotion"] for turn in turns] == ["sad", None, "bored"]
+    assert [turn["transcript"] for turn in turns] == ["Hello.", None, "Bye."]
+    assert all(list(turn["without_memory"]) == ["label", "score", "scores"] for turn in turns)
+    assert turns[2]["without_memory"]["scores"] != turns[2]["scores"]
+    assert '"without_memory"' in printed
+
+
+def test_all_that_is_wrong_with_data_is_listed(conversations, tmp_path):
+    table = conversations / "metadata.csv"
+    lines = table.read_text().splitlines()
+    (conversations / "1.wav").write_bytes(b"RIFF")
+    (conversations / "2.wav").unlink()
+    table.write_text("\n".join([*lines, lines[1], "x.wav,b,soon" + lines[1][len("0.wav,a,0") :]]))
+    printed = run("data", "check", conversations, "--json", tmp_path / "check.json").replace("\n", " ")
+    counts = json.loads((tmp_path / "check.json").read_text())
+    assert counts["problems"] == {"unreadable": 2, "missing": 1, "broken": 1}
+    for found in (
+        "2 unreadable",
+        "line 8: conversation 'a' has turn 0 already",
+        "line 9: turn_index must be",
+        "1 missing",
+    ):
+        assert found in printed
+    # A of one conversation, and A and B of the other, are three people.
+    assert counts["splits"]["test"]["speakers"] == 3
+    assert counts["splits"]["test"]["speaker_names"] == 2
+    table.write_text("\n".join([lines[0], "gone.wav" + lines[1][len("0.wav") :]]))
+    printed = run("data", "check", conversations, code=1)
+    assert "1 missing" in printed
+    assert "no turn can be used" in printed
+
+
+def test_splits_are_drawn(conversations, checkpoint, tmp_path):
+    split = ["--split-by", "conversation", "--test-share", "0.5"]
+    printed = run("data", "check", conversations, *split)
+    assert re.search(r"conversations +1 +1", printed)
+    options = ["--resamples", 100, "--conditions", "memory"]
+    printed = run("evaluate", checkpoint, conversations, "--output", tmp_path / "report", *split, *options)
+    assert "| memory on |" in printed
+    assert "speakers join their conversations" in run(
+        "data", "check", conversations, "--split-by", "speaker", "--test-share", "0.5", code=1
+    )
 
 
 def test_with_memory_and_without(conversations, checkpoint, tmp_path):

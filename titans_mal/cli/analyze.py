@@ -10,7 +10,6 @@ from typing import Annotated
 
 import typer
 from rich import box
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 from rich.text import Text
 from safetensors import SafetensorError
@@ -18,6 +17,7 @@ from safetensors import SafetensorError
 from ..data.audio import audio_blocks, part_of_file
 from ..export import FORMATS, check_package, choose_label, describe_turn, export_turns
 from ..extras import MissingExtraError, extra
+from ..progress import with_progress
 from .follow import follow_stream
 from .messages import console, errors, errors_in_one_line, warn
 from .options import Model
@@ -25,6 +25,8 @@ from .options import Model
 
 # In a clone; an installed package has no model of its own.
 TINY_CHECKPOINT = Path(__file__).resolve().parents[2] / "examples" / "quickstart" / "tiny-qwen2-audio-mal"
+# What depends on the memory of a result.
+_SCORED = ("label", "score", "scores")
 
 
 def analyze(
@@ -38,6 +40,20 @@ def analyze(
     ] = None,
     segments: Annotated[
         Path | None, typer.Option(help="Who talks when in a recording: .rttm, whisperX's .json, or .csv.")
+    ] = None,
+    channels: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAMES",
+            help="Who talks on each channel of one recording: caller,agent. Each is cut at its pauses.",
+        ),
+    ] = None,
+    crosstalk: Annotated[
+        float | None,
+        typer.Option(
+            metavar="DB",
+            help="Of --channels: audio weaker than another channel's by that is its talker leaking over. Default: 15.",
+        ),
     ] = None,
     model: Model = None,
     format: Annotated[
@@ -73,12 +89,11 @@ def analyze(
                 model or tiny_checkpoint(), sampling_rate, speaker, format, labels=wanted, unknown_below=unknown_below
             )
             return
-        if speaker is not None and segments is not None:
-            raise ValueError("--segments say who talks: --speaker is of a recording without them.")
+        _check_who_talks(speaker, segments, channels, crosstalk)
         if not inputs:
             raise ValueError("Nothing to hear: give a folder, sound files or a recording, or --follow.")
         _check_outputs(json_out, timeline, output, format=format)
-        turns = list(_turns(inputs, segments, speaker))
+        turns = _channel_turns(inputs, channels, crosstalk) if channels else list(_turns(inputs, segments, speaker))
         pipe = _load(model or tiny_checkpoint())
         scored = _analyze(turns, pipe, memory=not no_memory)
         turns = [turn for turn, result in zip(turns, scored) if result is not None]
@@ -86,11 +101,12 @@ def analyze(
         wanted = None if labels is None else [label.strip() for label in labels.split(",")]
         results = [_chosen(turn, wanted, unknown_below) for turn in scored if turn is not None]
         alone = None if alone is None else [_chosen(turn, wanted, unknown_below) for turn in alone]
-        if json_out is not None:
-            json_out.write_text(export_turns(results, "json"), encoding="utf-8")
         gold = [turn.get("emotion") for turn in turns]
+        complete = _complete(results, turns, alone)
+        if json_out is not None:
+            json_out.write_text(export_turns(complete, "json"), encoding="utf-8")
         if format != "table":
-            _write(export_turns(results, format), output)
+            _write(export_turns(complete, format), output)
         else:
             console.print(turn_table(results, gold=gold if any(gold) else None, without_memory=alone))
             _print_accuracy(results, gold)
@@ -103,6 +119,16 @@ def _chosen(turn: dict, labels: list[str] | None, unknown_below: float) -> dict:
     """A turn with its label among some of the labels."""
     label, score, scores = choose_label(turn["scores"], labels=labels, unknown_below=unknown_below)
     return {**turn, "label": label, "score": score, "scores": scores}
+
+
+def _complete(results: list[dict], turns: list[dict], alone: list[dict] | None) -> list[dict]:
+    """Results with what the table says of their turns, and with those without memory beside them."""
+    complete = []
+    for index, (result, turn) in enumerate(zip(results, turns)):
+        of_table = {"emotion": turn.get("emotion"), "transcript": turn.get("transcript")}
+        off = {} if alone is None else {"without_memory": {name: alone[index][name] for name in _SCORED}}
+        complete.append({**result, **of_table, **off})
+    return complete
 
 
 def _write(text: str, output: Path | None) -> None:
@@ -188,6 +214,32 @@ def _check_follow(*others, format: str) -> None:
         )
 
 
+def _check_who_talks(
+    speaker: str | None, segments: Path | None, channels: str | None, crosstalk: float | None
+) -> None:
+    given = [
+        name for name, value in (("--speaker", speaker), ("--segments", segments), ("--channels", channels)) if value
+    ]
+    if len(given) > 1:
+        raise ValueError(f"{' and '.join(given)} each say who talks: give one of them.")
+    if crosstalk is not None and not channels:
+        raise ValueError("--crosstalk is of --channels.")
+
+
+def _channel_turns(inputs: list[Path], channels: str, crosstalk: float | None) -> list[dict]:
+    """The turns of a recording with a talker on each channel."""
+    from ..data.recordings import load_recording
+    from ..live.channels import CROSSTALK_DB, channel_segments
+
+    if len(inputs) > 1 or inputs[0].is_dir():
+        raise ValueError(f"--channels are of one recording, got {[str(path) for path in inputs]}.")
+    speakers = [name.strip() for name in channels.split(",")]
+    segments = channel_segments(inputs[0], speakers, crosstalk_db=CROSSTALK_DB if crosstalk is None else crosstalk)
+    return [
+        {**row, "file": row["audio"]["path"], "emotion": None} for row in load_recording(inputs[0], segments)["test"]
+    ]
+
+
 def _turns(inputs: list[Path], segments: Path | None, speaker: str | None) -> Iterator[dict]:
     """The turns of a folder's table, of a recording with segments or at its pauses, or one a sound file."""
     if segments is not None:
@@ -269,17 +321,15 @@ def _analyze(turns: list[dict], pipe, *, memory: bool) -> list[dict | None]:
 
     caches: dict[str | None, ConversationMemoryCache] = {}
     results, problems = [], []
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always", UserWarning)
-        with Progress(*columns, console=errors, transient=True) as bar:
-            for turn in bar.track(turns, description="turns"):
-                cache = caches.setdefault(turn.get("conversation_id"), ConversationMemoryCache(pipe.model.config))
-                try:
-                    results.append(pipe(turn, memory_cache=cache, memory=memory))
-                except ValueError as error:
-                    results.append(None)
-                    problems.append(error)
+        for turn in with_progress(turns, total=len(turns), description="turns"):
+            cache = caches.setdefault(turn.get("conversation_id"), ConversationMemoryCache(pipe.model.config))
+            try:
+                results.append(pipe(turn, memory_cache=cache, memory=memory))
+            except ValueError as error:
+                results.append(None)
+                problems.append(error)
     if len(problems) == len(turns):
         raise problems[0]
     if problems:

@@ -12,7 +12,7 @@ from rich import box
 from rich.table import Table
 
 from .messages import console, errors_in_one_line
-from .options import DataDir, Fold, LabelSet, as_label_set
+from .options import DataDir, Fold, LabelSet, SplitBy, SplitSeed, TestShare, ValidationShare, as_label_set
 
 
 app = typer.Typer(no_args_is_help=True, help="Conversations: what is there.")
@@ -29,6 +29,10 @@ def check(
     data_dir: DataDir = None,
     label_set: LabelSet = None,
     fold: Fold = None,
+    split_by: SplitBy = None,
+    test_share: TestShare = None,
+    validation_share: ValidationShare = None,
+    split_seed: SplitSeed = 0,
     decode: Annotated[bool, typer.Option("--decode", help="Decode every file, and not its header alone.")] = False,
     num_proc: Annotated[int | None, typer.Option(help="Processes that look at the files.")] = None,
     json_out: Annotated[Path | None, typer.Option("--json", help="Write the counts and all problems here.")] = None,
@@ -48,6 +52,10 @@ def check(
                 data_dir=data_dir,
                 label_set=as_label_set(label_set),
                 fold=fold,
+                split_by=split_by,
+                test_share=test_share,
+                validation_share=validation_share,
+                split_seed=split_seed,
                 decode=decode,
                 num_proc=num_proc,
             )
@@ -72,8 +80,8 @@ def _table(splits: dict[str, dict]) -> Table:
     table.add_column("")
     for split in splits:
         table.add_column(split, justify="right")
-    for name in ("conversations", "turns", "scored", "speakers"):
-        table.add_row(name, *(str(counts[name]) for counts in splits.values()))
+    for name in ("conversations", "turns", "scored", "speakers", "speaker_names"):
+        table.add_row(name.replace("_", " "), *(str(counts[name]) for counts in splits.values()))
     table.add_row("hours", *(f"{counts['hours']:.2f}" for counts in splits.values()), end_section=True)
     for kind, title in (("labels", "{}"), ("history", "{} earlier turns of the speaker")):
         names = next(iter(splits.values()))[kind]

@@ -9,7 +9,7 @@ import typer
 from safetensors import SafetensorError
 
 from .messages import console, errors_in_one_line
-from .options import DataDir, Fold, LabelSet, labels_for
+from .options import DataDir, Fold, LabelSet, SplitBy, SplitSeed, TestShare, ValidationShare, labels_for
 
 
 def evaluate(
@@ -19,6 +19,10 @@ def evaluate(
     data_dir: DataDir = None,
     label_set: LabelSet = None,
     fold: Fold = None,
+    split_by: SplitBy = None,
+    test_share: TestShare = None,
+    validation_share: ValidationShare = None,
+    split_seed: SplitSeed = 0,
     split: Annotated[str, typer.Option(help="What is evaluated.")] = "test",
     conditions: Annotated[
         str | None,
@@ -56,7 +60,17 @@ def evaluate(
         wanted = labels_for(data, data_dir, label_set, loaded.config.labels)
         # The first process looks at the files; the others find what it saw.
         with state.main_process_first():
-            conversations = load_conversations(data, data_dir=data_dir, label_set=wanted, fold=fold, strict=strict)
+            conversations = load_conversations(
+                data,
+                data_dir=data_dir,
+                label_set=wanted,
+                fold=fold,
+                split_by=split_by,
+                test_share=test_share,
+                validation_share=validation_share,
+                split_seed=split_seed,
+                strict=strict,
+            )
         if split not in conversations:
             raise ValueError(f"{data} has no split {split!r}; it has {list(conversations)}.")
         report = evaluate_conversations(

@@ -23,6 +23,13 @@ LabelSet = Annotated[
         help="A label set of the corpus (4-class), labels (sad,happy), or a mapping (excited=happy,sad=sad)."
     ),
 ]
+SplitBy = Annotated[
+    str | None,
+    typer.Option(help="Draw splits of data that has none: by conversation, or by speaker, none in two of them."),
+]
+TestShare = Annotated[float | None, typer.Option(help="Of the turns, for --split-by: 0.2")]
+ValidationShare = Annotated[float | None, typer.Option(help="Of the turns, for --split-by: 0.1")]
+SplitSeed = Annotated[int, typer.Option(help="Of --split-by.")]
 Fold = Annotated[int | None, typer.Option(help="The fold that is tested; 1, 2, ...")]
 
 

@@ -9,11 +9,14 @@ from ..modeling.audio_loading import (
     AudioDecodingError,
     AudioTooLong,
     audio_blocks,
+    audio_channels,
     audio_seconds,
+    channels_differ,
     check_level,
     check_waveform,
     load_audio,
     part_of_file,
+    warn_of_mixed_channels,
 )
 
 
@@ -22,12 +25,15 @@ __all__ = [
     "AudioDecodingError",
     "AudioTooLong",
     "audio_blocks",
+    "audio_channels",
     "audio_seconds",
+    "channels_differ",
     "check_level",
     "check_waveform",
     "load_audio",
     "load_turn",
     "part_of_file",
+    "warn_of_mixed_channels",
 ]
 
 

@@ -17,6 +17,7 @@ from .hub_dataset import read_hub_dataset
 from .metadata_folder import read_metadata_folder
 from .problems import LEFT_OUT, MAX_SECONDS, Problem, UnusableTurns, look_at_all, quietly, report_problems
 from .sound_files import resolve_files
+from .splits import check_split_options, draw_splits
 from .synthetic import NAMED_SUITES, SPLITS, synthetic_conversations
 from .table import DIMENSIONS, GROUPS, SOFT_LABELS, Conversations, LabelSet, Turn, features_of
 
@@ -30,6 +31,10 @@ def load_conversations(
     columns: Mapping[str, str] | None = None,
     max_seconds: float = MAX_SECONDS,
     decode: bool = False,
+    split_by: str | None = None,
+    test_share: float | None = None,
+    validation_share: float | None = None,
+    split_seed: int = 0,
     strict: bool = False,
     num_proc: int | None = None,
 ) -> Conversations:
@@ -50,6 +55,10 @@ def load_conversations(
             `#t=0,60`, which datasets cannot embed: `save_to_disk` raises); sound that a Hub dataset holds as bytes is
             left as it is.
         decode: look for broken and silent sound by decoding every file; False looks at their headers.
+        split_by: of data without splits of its own: draw "train", "test" and "validation" by "conversation", or by
+            "speaker", so that no speaker's name is in two of them. None: the data's own, "test" where it has none.
+        test_share, validation_share: of `split_by`, at least that share of the turns; None: no such split.
+        split_seed: of `split_by`; another one draws other splits.
         strict: raise where a turn cannot be used.
         num_proc: processes that look at the files.
 
@@ -78,6 +87,9 @@ def load_conversations(
             f"{name!r} is no folder, no dataset of the Hub (org/name), and none of {[*CORPORA, *NAMED_SUITES]}."
         )
     _check_arguments(name, corpus, is_hub, data_dir=data_dir, fold=fold, columns=columns, label_set=label_set)
+    check_split_options(split_by, test_share, validation_share)
+    if split_by is not None and (fold is not None or name in NAMED_SUITES):
+        raise ValueError(f"split_by is of data without splits; {name!r} has splits, or fold gives them.")
     if not max_seconds > 0:
         raise ValueError(f"max_seconds must be above 0, got {max_seconds!r}.")
     if name in NAMED_SUITES:
@@ -92,6 +104,11 @@ def load_conversations(
     else:
         turns, problems = read_metadata_folder(folder)
         source = _Source(folder.resolve().name, turns, _own_labels(label_set, turns), problems=problems)
+    if split_by is not None:
+        if source.sound is not None and len(source.sound) > 1:
+            raise ValueError(f"split_by is of data without splits, and {name!r} has {sorted(source.sound)}.")
+        shares = {"test_share": test_share, "validation_share": validation_share}
+        source.draw_splits(by=split_by, seed=split_seed, **shares)
     return source.look(max_seconds=max_seconds, decode=decode, num_proc=num_proc).tables(strict=strict)
 
 
@@ -120,6 +137,18 @@ class _Source:
         self.has_votes = any(turn.votes for turn in self.turns)
         given = {name for turn in self.turns for name, value in turn.more.items() if value is not None}
         self.more = [name for name in (*DIMENSIONS, *GROUPS) if name in given]
+
+    def draw_splits(self, **how) -> None:
+        """Give each turn a split, and each split its part of the audio."""
+        draw_splits(self.turns, **how)
+        if self.sound is not None:
+            (sound,) = self.sound.values()
+            groups = [turn.group for turn in self.turns]
+            self.sound = {
+                split: sound.select([row for row, group in enumerate(groups) if group == split])
+                for split in dict.fromkeys(groups)
+            }
+            self.turns.sort(key=lambda turn: list(self.sound).index(turn.group))
 
     def look(self, **how) -> _Source:
         """Look at the sound of every turn."""

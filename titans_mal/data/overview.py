@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping
 
 from datasets import Dataset
 
+from .corpora import CORPORA
 from .problems import KINDS, Problem
 
 
@@ -37,8 +38,10 @@ def overview(conversations: Mapping[str, Dataset], problems: Iterable[Problem] |
         problems: None: those of the conversations.
 
     Returns:
-        `{"splits": {split: {turns, scored, conversations, speakers, hours, labels, history}}, "problems": {kind: n}}`;
-        `history` counts the scored turns by the number of earlier turns of their speaker.
+        `{"splits": {split: {turns, scored, conversations, speakers, speaker_names, hours, labels, history}},
+        "problems": {kind: n}}`. Of a corpus a speaker's name is a person; elsewhere it is a person of its conversation
+        alone, as A and B are, and `speakers` counts those of each. `history` counts the scored turns by the number of
+        earlier turns of their speaker.
     """
     if problems is None:
         problems = getattr(conversations, "problems", ())
@@ -52,13 +55,16 @@ def _of_split(table: Dataset) -> dict:
     names = table.features["emotion"].names
     columns = table.select_columns(["conversation_id", "speaker", "emotion", "seconds"]).to_dict()
     scored = [emotion >= 0 for emotion in columns["emotion"]]
+    named = [(talk, name) for talk, name in zip(columns["conversation_id"], columns["speaker"]) if name is not None]
+    persons = {name for _, name in named}
     depths = history_depths(columns["conversation_id"], columns["speaker"])
     history = Counter(depth_name(depth) for depth, counts in zip(depths, scored) if counts)
     return {
         "turns": table.num_rows,
         "scored": sum(scored),
         "conversations": len(set(columns["conversation_id"])),
-        "speakers": len(set(columns["speaker"])),
+        "speakers": len(persons if table.info.dataset_name in CORPORA else set(named)),
+        "speaker_names": len(persons),
         "hours": sum(filter(None, columns["seconds"])) / 3600,
         "labels": {name: columns["emotion"].count(index) for index, name in enumerate(names)},
         "history": {name: history[name] for name in map(depth_name, (first for first, _ in DEPTHS))},

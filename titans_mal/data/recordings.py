@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from ..modeling.turn_rules import EARLIEST_START
-from .audio import MIN_SECONDS, audio_seconds, part_of_file
+from .audio import MIN_SECONDS, audio_channels, audio_seconds, channels_differ, part_of_file, warn_of_mixed_channels
 from .problems import Problem, report_problems
 from .segment_files import Segment, read_segment_file, read_segments
 from .table import Conversations, conversation_table
@@ -18,6 +18,7 @@ __all__ = ["Segment", "load_recording", "read_segments"]
 _LEAST_SECONDS = 0.001
 # Diarisations and transcriptions end a little after the recording; more than this is another recording or unit.
 _END_TOLERANCE = 2.0
+_LOOKED_AT = 5
 _BEYOND = ": are its times in seconds, and of this recording?"
 
 
@@ -32,8 +33,9 @@ def load_recording(
 
     Turns are sorted by their start; where segments overlap, each has the audio of its own time, of both speakers. A
     segment that ends up to 2 s after the recording is cut to its end, and one that starts up to 0.1 s before 0 to 0;
-    both are listed in `.problems`. Nothing is decoded: memory does not grow with the recording, and paths are parts
-    of it, which `save_to_disk` cannot embed.
+    both are listed in `.problems`. A segment with a channel is of that channel alone; of others all channels are
+    mixed, with a warning where the two channels of the recording differ, by a few of them. Nothing else is decoded:
+    memory does not grow with the recording, and paths are parts of it, which `save_to_disk` cannot embed.
 
     Args:
         recording: the sound file.
@@ -47,7 +49,7 @@ def load_recording(
             beyond the recording; with `strict` also for a single one.
     """
     recording = Path(recording).resolve()
-    total = audio_seconds(str(recording))
+    total, channels = audio_seconds(str(recording)), audio_channels(str(recording))
     name = conversation_id or recording.stem
     if isinstance(segments, str | Path):
         placed, problems = read_segment_file(segments, (recording.stem, name))
@@ -60,36 +62,48 @@ def load_recording(
     for index, (place, segment) in enumerate(sorted(placed, key=lambda found: (found[1].start, found[1].end))):
         start, end = max(0.0, segment.start), min(segment.end, total)
         where = {"split": "test", "conversation_id": name, "turn_index": index}
-        found = _kinds(segment, start, end, total)
+        found = _kinds(segment, start, end, total, channels)
         problems += [Problem(kind, str(recording), f"{place}: {detail}", **where) for kind, detail in found]
         if not any(kind == "outside" for kind, _ in found):
-            rows.append(_row(recording, name, index, segment, start, end))
+            rows.append(_row(recording, name, index, segment, start, end, channels))
     report_problems(problems, name=str(recording), strict=strict)
     if not rows:
         raise ValueError(f"{recording}: no segment can be used; the first problem is {problems[0]}")
     beyond = [problem for problem in problems if problem.detail.endswith(_BEYOND)]
     if len(beyond) > len(placed) / 2:
         raise ValueError(f"{len(beyond)} of {len(placed)} segments lie beyond the recording; the first is {beyond[0]}")
+    if channels == 2:
+        _warn_of_mixed([row["audio"]["path"] for row in rows], recording)
     return Conversations({"test": conversation_table(rows, [])}, problems)
 
 
-def _kinds(segment: Segment, start: float, end: float, total: float) -> list[tuple[str, str]]:
+def _warn_of_mixed(parts: list[str], recording: Path) -> None:
+    """Warn where segments do not say which of two channels they are of, and these differ; a few segments tell."""
+    mixed = [part for part in parts if "&channel=" not in part]
+    if any(map(channels_differ, mixed[:: max(1, len(mixed) // _LOOKED_AT)][:_LOOKED_AT])):
+        warn_of_mixed_channels(str(recording))
+
+
+def _kinds(segment: Segment, start: float, end: float, total: float, channels: int) -> list[tuple[str, str]]:
     """Kinds of problems, each with its detail, of a segment whose part of the recording is from `start` to `end`."""
     span = f"{segment.start:.3f} to {segment.end:.3f} s, of a recording of {total:.3f} s"
     if segment.end > total + _END_TOLERANCE:
         return [("outside", span + _BEYOND)]
     if segment.start < EARLIEST_START or end - start < _LEAST_SECONDS:
         return [("outside", span)]
+    if segment.channel is not None and segment.channel > channels:
+        return [("outside", f"channel {segment.channel}, of a recording with {channels}")]
     kinds = {"early": segment.start < 0, "long": segment.end > total, "short": end - start < MIN_SECONDS}
     return [(kind, span) for kind, is_so in kinds.items() if is_so]
 
 
-def _row(recording: Path, name: str, index: int, segment: Segment, start: float, end: float) -> dict:
+def _row(recording: Path, name: str, index: int, segment: Segment, start: float, end: float, channels: int) -> dict:
+    channel = segment.channel if channels > 1 else None
     return {
         "conversation_id": name,
         "turn_index": index,
         "speaker": segment.speaker or None,
-        "audio": {"bytes": None, "path": part_of_file(recording, start, end)},
+        "audio": {"bytes": None, "path": part_of_file(recording, start, end, channel=channel)},
         "start": start,
         "end": end,
         "transcript": segment.transcript,

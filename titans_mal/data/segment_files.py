@@ -21,12 +21,18 @@ class Segment:
         start, end: seconds of the recording.
         speaker: "" where it is not known.
         transcript: None where it is not known.
+        channel: of the recording, counted from 1; None: all of them, mixed.
     """
 
     start: float
     end: float
     speaker: str = ""
     transcript: str | None = None
+    channel: int | None = None
+
+    def __post_init__(self):
+        if self.channel is not None and not (type(self.channel) is int and self.channel >= 1):
+            raise ValueError(f"channel is a whole number from 1 on, or None for all of them, got {self.channel!r}.")
 
 
 # A segment and the place in its file that it stands at, as "line 3".
@@ -37,16 +43,18 @@ _COLUMNS = {
     "end": ("end_time", "endtime", "stop"),
     "speaker": ("speaker_id", "speaker_label"),
     "transcript": ("text", "transcription", "utterance"),
+    "channel": (),
 }
 
 
 def read_segments(path: str | Path, recording: str | Path | None = None) -> list[Segment]:
     """Segments of an RTTM file, of whisperX's JSON, or of a CSV file, in their order there.
 
-    RTTM: lines `SPEAKER file channel start duration <NA> <NA> speaker <NA> <NA>`.
+    RTTM: lines `SPEAKER file channel start duration <NA> <NA> speaker <NA> <NA>`; the channel `<NA>` or 0 is all of
+    them.
     JSON: `{"segments": [{"start": 0.5, "end": 2.0, "text": "...", "speaker": "..."}]}`, or that list alone.
-    CSV: the columns `start`, `end` (seconds, or h:mm:ss), and optionally `speaker` and `transcript`, also as `Start`
-    or `text`; separated by commas, semicolons or tabs.
+    CSV: the columns `start`, `end` (seconds, or h:mm:ss), and optionally `speaker`, `transcript` and `channel`,
+    also as `Start` or `text`; separated by commas, semicolons or tabs.
     All may be in UTF-8, UTF-16 or Windows-1252.
 
     Args:
@@ -139,7 +147,8 @@ def _rttm_segment(fields: list[str]) -> Segment:
             f"a SPEAKER line has 8 to 10 fields, and no blanks in them, got {len(fields)}: {' '.join(fields)!r}."
         )
     start, duration = map(parse_seconds, fields[3:5])
-    return Segment(start, start + duration, "" if fields[7] == "<NA>" else fields[7])
+    speaker, channel = ("" if field == "<NA>" else field for field in (fields[7], fields[2]))
+    return Segment(start, start + duration, speaker, channel=int(channel or 0) or None)
 
 
 def _json_items(path: Path, names: Sequence[str]) -> list[tuple[str, dict]]:
@@ -164,4 +173,13 @@ def _segment(fields: dict) -> Segment:
     start, end = (parse_seconds(fields.get(name)) for name in ("start", "end"))
     given = (fields.get("speaker"), fields.get("transcript", fields.get("text")))
     speaker, transcript = ("" if value is None else str(value).strip() for value in given)
-    return Segment(start, end, speaker, transcript or None)
+    return Segment(start, end, speaker, transcript or None, _channel(fields.get("channel")))
+
+
+def _channel(value) -> int | None:
+    if value is None or not str(value).strip():
+        return None
+    try:
+        return int(str(value).strip())
+    except ValueError:
+        raise ValueError(f"channel is a whole number from 1 on, got {value!r}.") from None

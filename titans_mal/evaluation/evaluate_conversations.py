@@ -9,15 +9,13 @@ from pathlib import Path
 import numpy as np
 import torch
 from datasets import ClassLabel, Dataset
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
-from rich.progress import Progress as ProgressBar
 
 from ..data.problems import Problem
 from ..data.table import REQUIRED_COLUMNS
 from ..modeling.configuration_titans_mal import read_labels
 from ..modeling.turn_rules import check_named, check_speakers, check_turn_index
 from ..processes import process_state
+from ..progress import with_progress
 from .conditions import CONDITIONS
 from .dimensions import targets_of
 from .lora_conditions import ALL_CONDITIONS
@@ -252,10 +250,8 @@ def _evaluating(model) -> Iterator[None]:
 
 
 def _with_bar(groups: list[Group], *, shown: bool) -> Iterator[Group]:
-    """The groups, while a bar on standard error counts their turns."""
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with ProgressBar(*columns, console=Console(stderr=True), disable=not shown) as bar:
-        task = bar.add_task("turns", total=sum(len(group.turns) for group in groups))
-        for group in groups:
-            yield group
-            bar.advance(task, len(group.turns))
+    """The groups, while standard error counts their turns."""
+    if not shown:
+        return iter(groups)
+    total = sum(len(group.turns) for group in groups)
+    return with_progress(groups, total=total, description="turns", size=lambda group: len(group.turns))

@@ -119,9 +119,23 @@ def load_data(options: DataOptions, seed: int, *, label_set=None) -> tuple[Datas
     """
     wanted = options.label_set if label_set is None else label_set
     with process_state().main_process_first():
-        splits = load_conversations(options.dataset, data_dir=options.data_dir, label_set=wanted, fold=options.fold)
+        splits = load_conversations(
+            options.dataset,
+            data_dir=options.data_dir,
+            label_set=wanted,
+            fold=options.fold,
+            split_by=options.split_by,
+            test_share=options.test_share,
+            validation_share=options.validation_share or None if options.split_by else None,
+            split_seed=options.split_seed,
+        )
     if "train" not in splits:
-        raise ValueError(f"{options.dataset} has no split 'train' to train on; it has {list(splits)}.")
+        raise ValueError(
+            f"{options.dataset} has no split 'train' to train on; it has {list(splits)}. Draw splits by split_by and "
+            "test_share, or give a fold."
+        )
+    if options.split_by is not None and "validation" in splits:
+        return splits, splits["train"], splits["validation"]
     if options.validation_share is None and "dev" in splits:
         return splits, splits["train"], splits["dev"]
     share = 0.1 if options.validation_share is None else options.validation_share

@@ -95,6 +95,12 @@ class DataOptions:
         metadata={"help": "Of the corpus (4-class), labels (sad,happy), or a mapping (excited=happy,sad=sad)."},
     )
     fold: int | None = field(default=None, metadata={"help": "The fold that is tested."})
+    split_by: str | None = field(
+        default=None,
+        metadata={"help": "Draw splits of data that has none: by conversation, or by speaker, none in two of them."},
+    )
+    test_share: float | None = field(default=None, metadata={"help": "Of the turns, for split_by."})
+    split_seed: int = field(default=0, metadata={"help": "Of split_by."})
     validation_share: float | None = field(
         default=None,
         metadata={"help": "Of the training, for evaluations on the way. Default: the dev split, or 0.1."},

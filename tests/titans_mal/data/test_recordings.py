@@ -3,6 +3,7 @@
 import json
 import warnings
 
+import audio_files
 import numpy as np
 import pytest
 from tiny_models import tone
@@ -152,7 +153,7 @@ def test_blanks_in_names_are_seen(tmp_path, line):
 @pytest.mark.parametrize("end", ["", " <NA>", " <NA> <NA>", " 0.95", " 0.95 <NA>", " 1.0 0.1"])
 def test_all_forms_of_an_rttm_line(tmp_path, end):
     (tmp_path / "a.rttm").write_text(f"SPEAKER call 1 0.5 3.0 <NA> <NA> spk_1{end}\n")
-    assert read_segments(tmp_path / "a.rttm") == [Segment(0.5, 3.5, "spk_1")]
+    assert read_segments(tmp_path / "a.rttm") == [Segment(0.5, 3.5, "spk_1", channel=1)]
 
 
 def test_the_lines_of_a_recording(recording, tmp_path):
@@ -213,3 +214,61 @@ def test_a_pointer_in_the_place_of_a_file(tmp_path):
     (tmp_path / "a.rttm").write_text("version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 1\n")
     with pytest.raises(ValueError, match="is a Git LFS pointer"):
         read_segments(tmp_path / "a.rttm")
+
+
+@pytest.fixture
+def stereo(tmp_path):
+    """A talker on each channel, and the two signals."""
+    signals = tone(5.0, frequency=150), tone(5.0, frequency=230)
+    (tmp_path / "call.wav").write_bytes(audio_files.to_wav(np.stack(signals)))
+    return tmp_path / "call.wav", signals
+
+
+def test_a_segment_has_the_audio_of_its_channel(stereo, tmp_path):
+    file, signals = stereo
+    (tmp_path / "a.rttm").write_text("".join(f"SPEAKER call {n} {n} 1 <NA> <NA> S{n} <NA> <NA>\n" for n in (1, 2)))
+    (tmp_path / "a.csv").write_text("start,end,channel\n1,2,1\n2,3,2\n")
+    (tmp_path / "a.json").write_text(json.dumps([{"start": n, "end": n + 1, "channel": n} for n in (1, 2)]))
+    for name in ("a.rttm", "a.csv", "a.json"):
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            table = load_recording(file, tmp_path / name)["test"]
+            for row, signal, first in zip(table, signals, (16_000, 32_000), strict=True):
+                heard = load_audio(row["audio"])
+                np.testing.assert_allclose(heard, signal[first : first + 16_000], atol=5e-5)
+    assert table[1]["audio"]["path"].endswith("#t=2.000000,3.000000&channel=2")
+    np.testing.assert_allclose(load_audio(f"{file}#t=0,1&channel=1"), signals[0][:16_000], atol=5e-5)
+    with pytest.raises(ValueError, match="has no channel 3: it has 2"):
+        load_audio(f"{file}#t=0,1&channel=3")
+
+
+def test_channels_that_are_not_there(stereo, recording):
+    segments = [Segment(0, 1), Segment(1, 2, channel=3)]
+    with pytest.warns(UserWarning, match="segment 1: channel 3, of a recording with 2"):
+        load_recording(stereo[0], segments)
+    with pytest.warns(UserWarning, match="channel 2, of a recording with 1"):
+        load_recording(recording, [Segment(0, 1), Segment(1, 2, channel=2)])
+    assert load_recording(recording, [Segment(0, 1, channel=1)])["test"][0]["audio"]["path"].endswith("1.000000")
+    for channel in (0, -1, True, 1.0):
+        with pytest.raises(ValueError, match="channel is a whole number from 1 on"):
+            Segment(0, 1, channel=channel)
+
+
+def test_channels_that_differ_are_mixed_with_one_warning(stereo, tmp_path):
+    file, signals = stereo
+    segments = [Segment(second, second + 1) for second in range(4)]
+    with pytest.warns(UserWarning, match="two channels with different audio, which are mixed") as caught:
+        table = load_recording(file, segments)["test"]
+    assert len(caught) == 1
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        mixed = [load_audio(row["audio"]) for row in table]
+    np.testing.assert_allclose(mixed[0], (signals[0] + signals[1])[:16_000] / 2, atol=5e-5)
+    with pytest.warns(UserWarning, match="two channels") as caught:
+        load_audio(file)
+    assert len(caught) == 1
+    (tmp_path / "alike.wav").write_bytes(audio_files.to_wav(np.stack([signals[0], 0.6 * signals[0]])))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        load_audio(tmp_path / "alike.wav")
+        load_recording(tmp_path / "alike.wav", [Segment(0, 1)])

@@ -1,0 +1,74 @@
+"""Calls with a talker on each channel."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from audio_files import to_wav
+
+from titans_mal import load_audio, load_recording
+from titans_mal.live.channels import CrosstalkGate, channel_segments
+
+
+CLIPS = sorted((Path(__file__).resolve().parents[3] / "examples/quickstart/conversation").glob("turn_*.wav"))[2:5]
+# Channel and start of each turn; the last two overlap.
+TURNS = ((0, 1.0), (1, 5.0), (0, 5.8))
+
+
+@pytest.fixture(scope="module")
+def call(tmp_path_factory):
+    """Three turns on two channels, each of which leaks into the other one at a twentieth (26 dB weaker)."""
+    clean = np.zeros((2, 12 * 16_000), np.float32)
+    for path, (channel, start) in zip(CLIPS, TURNS):
+        clip = load_audio(path)
+        clean[channel, round(start * 16_000) :][: len(clip)] += clip
+    file = tmp_path_factory.mktemp("call") / "call.wav"
+    file.write_bytes(to_wav(clean + 0.05 * clean[::-1]))
+    return file
+
+
+def test_each_channel_is_cut_at_its_own_pauses_into_one_conversation(call):
+    segments = channel_segments(call, ["caller", "agent"])
+    assert [segment.speaker for segment in segments] == ["caller", "agent", "caller"]
+    assert [segment.channel for segment in segments] == [1, 2, 1]
+    assert [segment.start for segment in segments] == pytest.approx([start for _, start in TURNS], abs=0.25)
+    table = load_recording(call, segments)["test"]
+    channels = [load_audio(call, channel=number) for number in (1, 2)]
+    for row, segment in zip(table, segments, strict=True):
+        first = round(segment.start * 16_000)
+        heard = load_audio(row["audio"])
+        np.testing.assert_array_equal(heard, channels[segment.channel - 1][first : first + len(heard)])
+
+
+def test_what_leaks_over_is_a_turn_where_the_level_is_beyond_it(call):
+    assert len(channel_segments(call, ["caller", "agent"], crosstalk_db=60.0)) > 3
+
+
+@pytest.mark.parametrize("speakers", [["A"], ["A", "B", "C"], ["A", "A"], ["A", " "]])
+def test_names_are_of_the_channels(call, speakers):
+    with pytest.raises(ValueError, match="has 2 channels: name who talks on each"):
+        channel_segments(call, speakers)
+
+
+def test_silence_has_no_turns(tmp_path):
+    (tmp_path / "call.wav").write_bytes(to_wav(np.full((2, 16_000), 1e-4, np.float32)))
+    with pytest.raises(ValueError, match="no speech was found"):
+        channel_segments(tmp_path / "call.wav", ["A", "B"])
+
+
+@pytest.mark.parametrize("size", [100, 512, 5000, 40_000])
+def test_the_gate_gives_the_same_for_pieces_of_any_size(size):
+    rng = np.random.default_rng(0)
+    samples = rng.standard_normal((2, 20_000)).astype(np.float32) * np.array([[1.0], [0.01]], np.float32)
+    samples[:, 10_000:] = samples[::-1, 10_000:]
+    gate = CrosstalkGate(2, 20.0)
+    pieces = [gate.feed(samples[:, start : start + size]) for start in range(0, 20_000, size)]
+    gated = np.concatenate([*pieces, gate.flush()], axis=1)
+    whole = CrosstalkGate(2, 20.0)
+    np.testing.assert_array_equal(gated, np.concatenate([whole.feed(samples), whole.flush()], axis=1))
+    assert gated.shape == samples.shape
+    # The louder channel is as it was; the weaker one, 40 dB below, is silent.
+    np.testing.assert_array_equal(gated[0, :9_728], samples[0, :9_728])
+    assert not gated[1, :9_728].any()
+    with pytest.raises(ValueError, match="dB above 0"):
+        CrosstalkGate(2, 0.0)
