@@ -283,18 +283,32 @@ class ConversationMemoryCache(SavedStateMixin):
         Raises:
             ValueError: if the stored state has another device or dtype than the memory layer.
         """
-        layer = self.layers[layer_idx]
-        if layer.state is None:
+        if self.layers[layer_idx].state is None:
             return initial
-        stored, wanted = layer.weights[0], initial.weights[0]
-        if (stored.device, stored.dtype) != (wanted.device, wanted.dtype):
+        written = self.read_written(layer_idx, streams, initial.weights[0])
+        fresh = (self.turns.to(streams.device)[streams] == 0)[:, None, None, None]
+        return written.map(lambda before, start: torch.where(fresh, start, before), initial)
+
+    def read_written(self, layer_idx: int, streams: Tensor | None, like: Tensor) -> NeuralMemoryState:
+        """The stored state of `streams`, all of which were written; None = all streams.
+
+        Args:
+            like: of the memory layer, with its device and dtype.
+
+        Raises:
+            ValueError: as `read`.
+        """
+        state = self.layers[layer_idx].state
+        stored = state.weights[0]
+        if (stored.device, stored.dtype) != (like.device, like.dtype):
             raise ValueError(
-                f"memory_cache is on {stored.device} in {stored.dtype}, the memory layer on {wanted.device} in "
-                f"{wanted.dtype}: call memory_cache.to({str(wanted.device)!r}, {wanted.dtype}) first."
+                f"memory_cache is on {stored.device} in {stored.dtype}, the memory layer on {like.device} in "
+                f"{like.dtype}: call memory_cache.to({str(like.device)!r}, {like.dtype}) first."
             )
-        fresh = (self.turns.to(stored.device)[streams] == 0)[:, None, None, None]
-        # A state from inference mode may be continued outside of it, but not saved for backward.
-        return layer.state.map(lambda before, start: torch.where(fresh, start, _usable(before)[streams]), initial)
+        if not torch.compiler.is_compiling() and stored.is_inference() and not torch.is_inference_mode_enabled():
+            # It may be continued outside of inference mode, but not saved for backward.
+            state = state.map(Tensor.clone)
+        return state if streams is None else state[streams]
 
     def adopt(self, cache: ConversationMemoryCache) -> None:
         """Take over all that a cache of the same model holds, at once; it is not to be used any more."""
@@ -327,12 +341,6 @@ class ConversationMemoryCache(SavedStateMixin):
     def _check_layer(self, layer_idx: int) -> None:
         if not 0 <= layer_idx < len(self):
             raise ValueError(f"The cache has memory layers 0 to {len(self) - 1}, got {layer_idx}.")
-
-
-def _usable(tensor: Tensor) -> Tensor:
-    if torch.compiler.is_compiling():  # which cannot ask
-        return tensor
-    return tensor.clone() if tensor.is_inference() and not torch.is_inference_mode_enabled() else tensor
 
 
 def _fill_up(layers: Sequence[MemoryCacheLayer], streams: Sequence[int]) -> list[NeuralMemoryState]:

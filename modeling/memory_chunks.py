@@ -116,10 +116,11 @@ def _linear_recurrence(forget: Tensor, decay: Tensor, written: Tensor):
     chunk_size = carry.shape[-1]
     shift = 1
     while shift < chunk_size:
-        # Entry i covers tokens i .. i + shift - 1; beyond the end of the chunk stands the identity.
-        later, later_carry = F.pad(diagonal[..., shift:], (0, shift), value=1.0), F.pad(carry[..., shift:], (0, shift))
-        carry = torch.addcmul(later[0] * carry, later_carry, diagonal[1])
-        diagonal = later * diagonal
+        # Entry i covers tokens i .. i + shift - 1; the last ones reach the end of the chunk, and stay.
+        first, later = diagonal[..., :-shift], diagonal[..., shift:]
+        carried = torch.addcmul(later[0] * carry[..., :-shift], carry[..., shift:], first[1])
+        carry = torch.cat([carried, carry[..., -shift:]], dim=-1)
+        diagonal = torch.cat([later * first, diagonal[..., -shift:]], dim=-1)
         shift *= 2
     diagonal, carry = without_tiny(diagonal, SMALLEST_FACTOR), without_tiny(carry, SMALLEST_FACTOR)
     after_keep, after_decay = F.pad(diagonal[..., 1:], (0, 1), value=1.0)

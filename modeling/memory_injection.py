@@ -29,7 +29,7 @@ class MemoryCall:
         transaction: the view of the cache; None: the host is left alone.
         positions: (rows, capacity) indices of the flattened (rows * sequence_length) positions: those of a row's audio
             in order, then others of the row; rows in the order of the transaction. None where there is no audio.
-        lengths: (rows,) how many of a row's positions are audio.
+        lengths: (rows,) how many of a row's positions are audio; None: all of them.
         sequence_length: of the input ids.
         needs_gradients: whether gradients were enabled when the call began.
         logits_to_keep: last positions that the output head is applied to; 0 = all.
@@ -58,14 +58,17 @@ class MemoryCall:
         """Find the audio positions from a mask (rows, sequence_length)."""
         counts = is_audio.sum(-1)
         # Compiled code must not look at values: it keeps room for every position.
-        capacity = self.sequence_length if torch.compiler.is_compiling() else int(counts.max())
+        shortest, capacity = 0, self.sequence_length
+        if not torch.compiler.is_compiling():
+            shortest, capacity = torch.stack(counts.aminmax()).tolist()
         if capacity:
             first = torch.arange(len(counts), device=counts.device)[:, None] * self.sequence_length
             self.positions = torch.argsort(~is_audio, dim=1, stable=True)[:, :capacity] + first
-            self.lengths = counts
+            self.lengths = None if shortest == capacity else counts
             if self.transaction is not None:
                 self.transaction.stage_tokens(counts)
-                self.positions, self.lengths = map(self.transaction.turn_by_turn, (self.positions, counts))
+                self.positions = self.transaction.turn_by_turn(self.positions)
+                self.lengths = None if self.lengths is None else self.transaction.turn_by_turn(counts)
 
     def audio_of(self, hidden_states: Tensor) -> Tensor:
         """(rows, sequence_length, hidden_size) -> (rows, capacity, hidden_size), those at `positions`."""
@@ -111,7 +114,7 @@ class BlockHook:
         memory = layer(
             call.audio_of(hidden_states),
             functools.partial(call.transaction.read, self.layer_idx),
-            lengths=call.lengths.to(hidden_states.device),
+            lengths=None if call.lengths is None else call.lengths.to(hidden_states.device),
             batch_sizes=call.transaction.batch_sizes,
             write=call.transaction.write,
         )

@@ -86,6 +86,10 @@ class MemoryTransaction:
         self._streams_in_order = torch.tensor(order)
         # Known without a look at a tensor, which compiled code must not take.
         self._is_whole_cache = order == list(range(len(cache.turns)))
+        # Likewise, and without waiting for an accelerator: whether no stream starts from the learned memory.
+        turns = cache.turns
+        is_at_hand = turns.device.type == "cpu" and not torch.compiler.is_compiling()
+        self._is_continued = is_at_hand and all(count > 0 for count in turns[self._streams_in_order].tolist())
 
     def _rows_of_cache(self, rows: int, ids: list[int] | None) -> list[int]:
         cache = self.cache
@@ -153,9 +157,13 @@ class MemoryTransaction:
 
     def read(self, layer_idx: int, layer) -> NeuralMemoryState:
         """The state that `layer` (a `TitansMemoryLayer`) starts from, of the streams in the order of `batch_sizes`."""
-        initial = layer.initial_state(len(self._streams_in_order))
-        device = initial.weights[0].device
-        state = self._before.read(layer_idx, self._streams_in_order.to(device), initial)
+        if self._is_continued and self._before.layers[layer_idx].is_initialized:
+            like = layer.initial_memory[0]
+            streams = None if self._is_whole_cache else self._streams_in_order.to(like.device)
+            state = self._before.read_written(layer_idx, streams, like)
+        else:
+            initial = layer.initial_state(len(self._streams_in_order))
+            state = self._before.read(layer_idx, self._streams_in_order.to(initial.weights[0].device), initial)
         return state if self.copies == 1 else state.map(lambda tensor: tensor.repeat_interleave(self.copies, dim=0))
 
     def stage(self, layer_idx: int, state: NeuralMemoryState, *, is_rejected: Tensor | None = None) -> None:
@@ -219,7 +227,8 @@ class MemoryTransaction:
         is_compiling = torch.compiler.is_compiling()
         tensors = [tensor for state in self._staged.values() for tensor in state.tensors]
         device = tensors[0].device
-        is_finite = torch.stack([tensor.isfinite().flatten(1).all(1).to(device) for tensor in tensors]).all(0)
+        # Entries are bounded, so that their sum is finite if they are.
+        is_finite = torch.stack([tensor.sum((1, 2, 3)).to(device) for tensor in tensors]).isfinite().all(0)
         if not is_compiling:
             if bool(is_finite.all()):
                 return

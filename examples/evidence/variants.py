@@ -13,11 +13,16 @@ from titans_mal.modeling.memory_injection import CALL_KEYWORD
 from titans_mal.modeling.titans_memory_layer import TitansMemoryLayer
 
 
+def written_or_all(normed: Tensor, written: Tensor | None) -> Tensor:
+    """(rows, tokens) bool, which tokens are written; None stands for all of them."""
+    return torch.ones(normed.shape[:2], dtype=torch.bool, device=normed.device) if written is None else written
+
+
 class PooledWrite(TitansMemoryLayer):
     """Writes the mean key and value of a turn once, with the mean of its gates, instead of every token."""
 
-    def _project(self, normed: Tensor, written: Tensor) -> MemoryTokens:
-        tokens = super()._project(normed, written)
+    def _project(self, normed: Tensor, written: Tensor | None) -> MemoryTokens:
+        tokens, written = super()._project(normed, written), written_or_all(normed, written)
         first = torch.zeros_like(written)
         first[:, 0] = True
 
@@ -35,7 +40,7 @@ class PooledWrite(TitansMemoryLayer):
 class PlainValues(TitansMemoryLayer):
     """Values as they are projected, without the norm."""
 
-    def _project(self, normed: Tensor, written: Tensor) -> MemoryTokens:
+    def _project(self, normed: Tensor, written: Tensor | None) -> MemoryTokens:
         values = self.value_proj(normed).unflatten(-1, (self.config.num_heads, -1)).transpose(1, 2)
         return super()._project(normed, written)._replace(values=values)
 
@@ -62,8 +67,8 @@ class InputKeys(TitansMemoryLayer):
 
         block.register_forward_pre_hook(keep, with_kwargs=True)
 
-    def _project(self, normed: Tensor, written: Tensor) -> MemoryTokens:
-        received = self.received.masked_fill(~written[..., None], 0)
+    def _project(self, normed: Tensor, written: Tensor | None) -> MemoryTokens:
+        received = self.received.masked_fill(~written_or_all(normed, written)[..., None], 0)
         of_input = super()._project(self.input_norm(received), written)
         return of_input._replace(queries=super()._project(normed, written).queries)
 
@@ -91,8 +96,8 @@ class Convolved(TitansMemoryLayer):
         self.key_proj.register_forward_hook(lambda module, args, keys: self.key_convolution(keys))
         self.value_proj.register_forward_hook(lambda module, args, values: self.value_convolution(values))
 
-    def _project(self, normed: Tensor, written: Tensor) -> MemoryTokens:
+    def _project(self, normed: Tensor, written: Tensor | None) -> MemoryTokens:
         tokens = super()._project(normed, written)
         # The convolution reaches beyond a turn's end.
-        present = written[:, None, :, None]
+        present = written_or_all(normed, written)[:, None, :, None]
         return tokens._replace(keys=tokens.keys * present, values=tokens.values * present)
