@@ -10,7 +10,7 @@ from peft import LoraConfig
 from tiny_models import LABELS, save_base, tone
 
 from titans_mal import Qwen2AudioMALForAudioEmotion, load_conversations
-from titans_mal.data.voices import to_wav
+from titans_mal.data.synthetic.voices import to_wav
 from titans_mal.evaluation import evaluate_conversations as runner
 from titans_mal.evaluation.evaluate_conversations import evaluate_conversations
 from titans_mal.evaluation.report_file import EvaluationReport

@@ -18,7 +18,7 @@ from titans_mal import (
     evaluate_conversations,
     load_conversations,
 )
-from titans_mal.data.voices import to_wav
+from titans_mal.data.synthetic.voices import to_wav
 from titans_mal.export import export_turns
 from titans_mal.training import ConversationTrainer, ConversationTrainingArguments
 
