@@ -10,9 +10,10 @@ help:  ## list the targets
 demo: $(VENV)/installed  ## analyse the shipped conversation, with memory and without
 	$(VENV)/bin/python examples/quickstart/demo.py
 
-test: $(VENV)/installed  ## check the style and run the tests
+test: $(VENV)/installed  ## check style and types, and run the tests
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/ruff check .
+	$(VENV)/bin/python tests/check_types.py
 	$(VENV)/bin/python -m pytest -n 2 --dist loadgroup
 
 # Old libraries warn of the newer ones that they stand on.

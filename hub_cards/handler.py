@@ -36,7 +36,8 @@ class EndpointHandler:
 
     def __init__(self, path: str = ""):
         device = "cuda" if torch.cuda.is_available() else "cpu"
-        self.pipeline = pipeline("audio-emotion", model=path, trust_remote_code=True, device=device)
+        task: Any = "audio-emotion"  # of the repository's own code
+        self.pipeline: Any = pipeline(task, model=path, trust_remote_code=True, device=device)
         self.pipeline.max_turn_seconds = MAX_SECONDS
         self.store = self.pipeline.conversation_store(
             os.environ.get("CONVERSATIONS_FOLDER") or None,

@@ -69,10 +69,9 @@ def scaled_samples(samples: np.ndarray, name: str = "The array") -> np.ndarray:
         ValueError: for floats that hold integers beyond full scale, which were never scaled, and for integers whose
             scale cannot be known.
     """
-    kind, info = samples.dtype.kind, None if samples.dtype.kind == "f" else np.iinfo(samples.dtype)
     if not samples.size:
-        return samples if kind == "f" else samples.astype(np.float64)
-    if kind == "f":
+        return samples.astype(np.float64)
+    if samples.dtype.kind == "f":
         # What is not finite, or beyond that, `check_level` names.
         peak = np.abs(samples).max()
         if 1.0 < peak <= MAX_PEAK and (samples == np.round(samples)).all():
@@ -81,6 +80,7 @@ def scaled_samples(samples: np.ndarray, name: str = "The array") -> np.ndarray:
                 "16-bit samples as int16, or divide them by 32768."
             )
         return samples
+    info = np.iinfo(samples.dtype)
     if info.bits <= 16:
         offset = 0 if info.min < 0 else (info.max + 1) / 2
         return (samples.astype(np.float64) - offset) / ((info.max + 1) if info.min < 0 else offset)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import warnings
-from collections.abc import Iterable, Iterator
+from collections.abc import Generator, Iterable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -72,7 +72,7 @@ def load_audio(
 
 def audio_blocks(
     source, sampling_rate: int = 16_000, *, channel: int | None = None, max_seconds: float | None = None
-) -> Iterator[np.ndarray]:
+) -> Generator[np.ndarray, None, None]:
     """What `load_audio` gives, in pieces (samples,) float32 of any length, as they are decoded; errors likewise."""
     check_rate(sampling_rate)
     if channel is not None and (isinstance(channel, bool) or not isinstance(channel, int) or channel < 1):

@@ -74,7 +74,7 @@ def load_adapter_weights(name: str | os.PathLike, hub: dict, variant: str | None
     stem, suffix = SAFE_WEIGHTS_NAME.split(".")
     path = cached_file(name, f"{stem}.{variant}.{suffix}" if variant else SAFE_WEIGHTS_NAME, **hub)
     try:
-        return load_file(path)
+        return load_file(str(path))
     except SafetensorError as error:
         raise ValueError(f"The weights of the adapter in {path} cannot be read: {error}") from error
 

@@ -12,6 +12,7 @@ from typing import ClassVar
 from transformers import PreTrainedConfig
 
 from .emotion_dimensions import check_dimensions
+from .host_types import HostConfig
 from .neural_memory import READ_ORDERS, STEP_BOUNDS, STEP_RULES
 
 
@@ -169,7 +170,7 @@ class TitansMemoryConfig(PreTrainedConfig):
 
 
 @dataclass(kw_only=True)
-class AudioEmotionConfigMixin:
+class AudioEmotionConfigMixin(HostConfig):
     """What a host's configuration gains: mix it in before the host's class, and set `model_type`.
 
     Args:
@@ -281,7 +282,11 @@ class AudioEmotionConfigMixin:
     @classmethod
     def host_class(cls) -> type[PreTrainedConfig]:
         """The host's own configuration class."""
-        return next(base for base in cls.__mro__ if not issubclass(base, AudioEmotionConfigMixin))
+        return next(
+            base
+            for base in cls.__mro__
+            if issubclass(base, PreTrainedConfig) and not issubclass(base, AudioEmotionConfigMixin)
+        )
 
     @classmethod
     def fields_of_host(cls, native: PreTrainedConfig) -> dict:

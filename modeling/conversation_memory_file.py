@@ -16,6 +16,7 @@ from safetensors.torch import load, save
 from torch import Tensor
 from transformers import PreTrainedConfig
 
+from .host_types import SavedStateBase
 from .json_text import parse_json
 from .memory_state import NeuralMemoryState
 from .model_identity import check_same_model, check_same_weights
@@ -29,7 +30,7 @@ _COUNTS = {"turns", "tokens"}
 _HEADER = {"identity", "rows", "notes", "checksum"}
 
 
-class SavedStateMixin:
+class SavedStateMixin(SavedStateBase):
     """Saving and loading of a `ConversationMemoryCache`."""
 
     def save_pretrained(self, folder: str | Path) -> None:

@@ -11,10 +11,10 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from transformers import PreTrainedModel
 from transformers.utils import logging
 
 from .conversation_memory_cache import ConversationMemoryCache
+from .host_types import AudioHost
 from .state_folder import ConversationInUse, StateFolder, StatesInUse, state_key
 
 
@@ -62,7 +62,7 @@ class ConversationStore:
 
     def __init__(
         self,
-        model: PreTrainedModel,
+        model: AudioHost,
         states: StateFolder | str | Path | None = None,
         *,
         max_live: int = 64,
@@ -104,9 +104,10 @@ class ConversationStore:
             OSError: where states are shared, if the new one cannot be written; it is as it was before.
         """
         with self._entry(name) as entry, self._states.lock(name):
-            if entry.cache is None and not anew:
-                entry.cache = self._load(name)
-            cache = self._new() if anew else entry.cache
+            if anew:
+                cache = self._new()
+            else:
+                cache = entry.cache = self._load(name) if entry.cache is None else entry.cache
             before = cache.snapshot()
             try:
                 yield cache

@@ -15,6 +15,8 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 from transformers.utils import cached_file
 
+from .host_types import HostModel
+
 
 LORA_FOLDER = "lora"
 # Under which the LoRA of a checkpoint is loaded; a base may bring adapters of its own.
@@ -30,7 +32,7 @@ _ON_EXTENSION = (
 )
 
 
-class HostLoraMixin:
+class HostLoraMixin(HostModel):
     """Adapters of PEFT on the host, as transformers' own `add_adapter` puts them there."""
 
     # The names of those that the base brought with it.

@@ -90,7 +90,7 @@ def differing_shape(one: PreTrainedConfig | dict, other: PreTrainedConfig | dict
 
 
 def _shape(fields: dict, prefix: str = "") -> dict[str, int]:
-    shape = {}
+    shape: dict[str, int] = {}
     for name, value in fields.items():
         if isinstance(value, dict):
             shape |= _shape(value, f"{prefix}{name}.")
@@ -121,8 +121,10 @@ def _checksum(tensor: Tensor) -> tuple[int, int]:
     missing = -matrix.shape[1] % 8
     words = (F.pad(matrix, (0, missing)) if missing else matrix).view(torch.int64)
     words = words ^ (words >> 29) ^ (words >> 47)
-    sums = (words.sum(axis) for axis in (0, 1))
-    return tuple(int((s * torch.arange(1, 2 * len(s), 2, device=s.device)).sum()) for s in sums)
+    rows, columns = (
+        int((s * torch.arange(1, 2 * len(s), 2, device=s.device)).sum()) for s in (words.sum(axis) for axis in (0, 1))
+    )
+    return rows, columns
 
 
 # --- Which memory

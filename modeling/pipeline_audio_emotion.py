@@ -59,12 +59,15 @@ class AudioEmotionPipeline(Pipeline):
 
     # A server that anybody may send turns to lowers it.
     max_turn_seconds = MAX_TURN_SECONDS
-    _load_processor = True
-    _load_image_processor = False
-    _load_feature_extractor = False
-    _load_tokenizer = False
+    model: Any  # an `AudioHost`
+    processor: Any
+    # Their types are `None` where transformers declares them.
+    _load_processor: Any = True
+    _load_image_processor: Any = False
+    _load_feature_extractor: Any = False
+    _load_tokenizer: Any = False
 
-    def _sanitize_parameters(self, memory_cache=None, memory=None, **unknown):
+    def _sanitize_parameters(self, memory_cache: Any = None, memory: Any = None, **unknown: Any):
         if unknown:
             raise ValueError(f"{type(self).__name__} takes memory_cache and memory, got {sorted(unknown)}.")
         if not isinstance(memory, bool | None):
@@ -72,7 +75,7 @@ class AudioEmotionPipeline(Pipeline):
         parameters = {"memory_cache": memory_cache, "memory": memory}
         return {}, {name: value for name, value in parameters.items() if value is not None}, {}
 
-    def __call__(self, turns, **kwargs) -> list[dict[str, Any]] | dict[str, Any]:
+    def __call__(self, turns: Any, **kwargs: Any) -> Any:  # type: ignore[override]
         """See the class."""
         if self.processor is None:
             raise ValueError(f"{type(self).__name__} needs the processor of the model's host: processor=...")
@@ -108,13 +111,15 @@ class AudioEmotionPipeline(Pipeline):
         """
         return ConversationStore(self.model, states, **kwargs)
 
-    def preprocess(self, turn: dict) -> dict:
+    def preprocess(self, turn: dict) -> dict:  # type: ignore[override]
         scorer = TurnScorer(self.model, self.processor)
         with _naming(turn):
             waveform = scorer.load(turn["audio"], max_seconds=self.max_turn_seconds)
         return {"turn": turn, "waveform": waveform, "seconds": len(waveform) / scorer.sampling_rate}
 
-    def _forward(self, model_inputs: dict, memory_cache: ConversationMemoryCache, memory: bool = True) -> dict:
+    def _forward(  # type: ignore[override]
+        self, model_inputs: dict, memory_cache: ConversationMemoryCache, memory: bool = True
+    ) -> dict:
         turn, scorer = model_inputs["turn"], TurnScorer(self.model, self.processor)
         with _naming(turn), contextlib.nullcontext() if memory else self.model.disable_memory():
             (scored,) = scorer.score(
@@ -122,7 +127,7 @@ class AudioEmotionPipeline(Pipeline):
             )
         return {"turn": turn, "scored": scored}
 
-    def postprocess(self, model_outputs: dict) -> dict[str, Any]:
+    def postprocess(self, model_outputs: Any, **kwargs: Any) -> dict[str, Any]:
         turn, scored = model_outputs["turn"], model_outputs["scored"]
         scores = scored.scores
         label = max(scores, key=scores.get, default=None)
@@ -172,14 +177,14 @@ class AudioTurnPipeline(AudioEmotionPipeline):
         a list of dicts with `label` and `score`, the most probable first.
     """
 
-    def _sanitize_parameters(self, top_k: int | None = None, **unknown):
+    def _sanitize_parameters(self, *, top_k: Any = None, **unknown: Any):  # type: ignore[override]
         if unknown:
             raise ValueError(f"{type(self).__name__} takes top_k, got {sorted(unknown)}.")
         if top_k is not None and (isinstance(top_k, bool) or not isinstance(top_k, int) or top_k < 1):
             raise ValueError(f"top_k must be an integer of at least 1, or None, got {top_k!r}.")
         return {}, {}, {"top_k": top_k} if top_k is not None else {}
 
-    def __call__(self, turns, **kwargs) -> list:
+    def __call__(self, turns: Any, **kwargs: Any) -> Any:  # type: ignore[override]
         """As `transformers.AudioClassificationPipeline`: a path, bytes, (samples,) at the host's rate, or a dict.
 
         Args:

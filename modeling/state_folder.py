@@ -14,12 +14,14 @@ import weakref
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from transformers.utils import logging
 
 from .conversation_memory_file import STATE_FILE, read_state, write_state
 
 
+fcntl: Any
 try:
     import fcntl
 except ImportError:  # not on Windows, where folders are not locked

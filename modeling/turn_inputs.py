@@ -13,6 +13,7 @@ from transformers import BatchFeature
 
 from .audio_loading import MAX_TURN_SECONDS, MIN_SECONDS, check_waveform, load_audio, name_of_sound
 from .emotion_readout import find_label_tokens
+from .host_types import HostModel
 from .turn_rules import fit_turn, warn_of_cut_turns
 
 
@@ -27,7 +28,7 @@ _STEP, _LONGEST_TRIAL = 0.02, 2.0
 _SHORTEST: WeakKeyDictionary = WeakKeyDictionary()
 
 
-class TurnInputsMixin:
+class TurnInputsMixin(HostModel):
     """`prepare_turn` of a host with memory; a host whose processor differs overrides what differs.
 
     Attributes:

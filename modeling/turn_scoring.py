@@ -13,6 +13,7 @@ from transformers import BatchFeature
 
 from .audio_loading import MAX_TURN_SECONDS, check_waveform, load_audio, name_of_sound
 from .conversation_memory_cache import ConversationMemoryCache
+from .host_types import AudioHost
 from .turn_rules import check_named, check_speakers, speaker_number
 
 
@@ -66,7 +67,7 @@ class TurnScorer:
         sampling_rate: of the waveforms that it takes, in Hz.
     """
 
-    def __init__(self, model, processor):
+    def __init__(self, model: AudioHost, processor):
         self.model, self.processor = model, processor
         self.sampling_rate: int = model.sound_extractor(processor).sampling_rate
 
@@ -118,7 +119,7 @@ class TurnScorer:
         memory = self.model.config.memory_config
         if memory.scope == "speaker" and not self.model.is_memory_disabled:
             check_named(speakers)
-            given["speaker_ids"] = [speaker_number(name) for name in speakers]
+            given["speaker_ids"] = [speaker_number(str(name)) for name in speakers]
         return given
 
     @torch.no_grad()
@@ -145,7 +146,7 @@ class TurnScorer:
         if is_by_speaker:
             check_named(speakers)
             for of_conversation in names:
-                check_speakers(of_conversation, self.model.config.memory_config.max_speakers)
+                check_speakers(map(str, of_conversation), self.model.config.memory_config.max_speakers)
         cache = caches[0] if len(caches) == 1 else ConversationMemoryCache.stack(list(caches))
         inputs, seconds = self.inputs(waveforms, transcripts)
         output = self.model(**inputs, **self.memory_inputs(speakers, cache), logits_to_keep=1)

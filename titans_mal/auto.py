@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections import OrderedDict
+from typing import Any
 
 import transformers
 from transformers import (
@@ -35,7 +36,7 @@ from .modeling.modeling_voxtral_mal import VoxtralMALConfig, VoxtralMALForAudioE
 class AutoModelForAudioEmotion(_BaseAutoModelClass):
     """Loads the model class with memory that a checkpoint's configuration asks for."""
 
-    _model_mapping = _LazyAutoMapping(CONFIG_MAPPING_NAMES, OrderedDict())
+    _model_mapping: Any = _LazyAutoMapping(CONFIG_MAPPING_NAMES, OrderedDict())
 
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path, *model_args, **kwargs):
@@ -89,10 +90,10 @@ class _UseAudioEmotion:
 
 
 # transformers looks an auto class up there by its name.
-transformers.models.auto.AutoModelForAudioEmotion = AutoModelForAudioEmotion
+vars(transformers.models.auto)["AutoModelForAudioEmotion"] = AutoModelForAudioEmotion
 
 # The model class with memory of each host, by the model type of the host and of larger models that it is a part of.
-HOSTS: dict[str, type] = {}
+HOSTS: dict[str, Any] = {}
 
 # Audio language models that cannot carry a memory, and why.
 NO_HOSTS = {
@@ -102,7 +103,7 @@ NO_HOSTS = {
 }
 
 
-def register_host(config_class: type, model_class: type) -> None:
+def register_host(config_class: Any, model_class: type) -> None:
     """Make a host with memory known to `AutoModelForAudioEmotion` and transformers' own auto classes.
 
     Args:
@@ -120,7 +121,7 @@ def register_host(config_class: type, model_class: type) -> None:
         AutoProcessor.register(config_class, processor_class, exist_ok=True)
 
 
-def _processor_class_of(host_config: type) -> type | None:
+def _processor_class_of(host_config: type) -> Any:
     """The host's processor; None where it has none, or where that needs a package that is not installed."""
     try:
         return transformers.models.auto.processing_auto.PROCESSOR_MAPPING.get(host_config, None)

@@ -43,7 +43,7 @@ def choose_label(
     total = sum(scores[label] for label in labels)
     # Rounded to nothing, they are all alike.
     chosen = {label: scores[label] / total if total else 1 / len(labels) for label in labels}
-    best = max(chosen, key=chosen.get)
+    best = max(chosen, key=lambda label: chosen[label])
     return (best if chosen[best] >= unknown_below else UNKNOWN), chosen[best], chosen
 
 
@@ -79,8 +79,8 @@ def export_turns(turns: Sequence[Turn], name: str) -> str:
 
 
 def _has_times(turn: Turn) -> bool:
-    times = (turn.get("start"), turn.get("end"))
-    return None not in times and 0 <= times[0] < times[1] < float("inf")
+    start, end = turn.get("start"), turn.get("end")
+    return start is not None and end is not None and 0 <= start < end < float("inf")
 
 
 def _json(turns: Sequence[Turn]) -> str:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import textwrap
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean
@@ -31,9 +31,9 @@ _HATCHES = ("", "///", "...", "xxx")
 
 BAR_HEIGHT = 0.76  # of a probability of 1, where lanes are 1 apart
 _STRIP_HEIGHT, _STRIP_DROP = 0.1, 0.14
-_OUTLINE = {"facecolor": "0.965", "edgecolor": "0.8", "linewidth": 0.5}
-_BAR_EDGE = {"edgecolor": "0.25", "linewidth": 0.4}
-_STRIP_EDGE = {"edgecolor": "black", "linewidth": 0.6}
+_OUTLINE: dict[str, Any] = {"facecolor": "0.965", "edgecolor": "0.8", "linewidth": 0.5}
+_BAR_EDGE: dict[str, Any] = {"edgecolor": "0.25", "linewidth": 0.4}
+_STRIP_EDGE: dict[str, Any] = {"edgecolor": "black", "linewidth": 0.6}
 
 _MOST_TURNS_WITH_TEXT = 40
 _FONT_SIZE = 8  # points, of the labels on bars
@@ -78,7 +78,7 @@ class Layout:
     unit: str
     speakers: list[str | None]
     bases: list[float]
-    styles: dict[str, dict[str, str]]
+    styles: dict[str, dict[str, Any]]
     inches: float
 
     @property
@@ -111,7 +111,7 @@ def timeline_figure(
     surprises = [mean_surprise(turn) for turn in turns]
     lanes_inches = len(layout.speakers) * max(0.4, min(1.0, 4 / len(layout.speakers))) + 0.2
 
-    panels = [(lanes_inches, _draw_lanes, turns)]
+    panels: list[tuple[float, Callable, Any]] = [(lanes_inches, _draw_lanes, turns)]
     if any(turn.get("values") for turn in turns):
         panels.append((1.0, _draw_values, turns))
     if not all(map(math.isnan, surprises)):
@@ -203,7 +203,7 @@ def _styles(turns: Sequence[Turn]) -> dict[str, dict[str, str]]:
 def _draw_lanes(axes: Axes, turns: Sequence[Turn], layout: Layout) -> None:
     """One lane per speaker, with a bar, and the gold label if another one, for each turn."""
 
-    def fills(labels: list[str]) -> dict[str, list[str]]:
+    def fills(labels: list[str]) -> dict[str, Any]:
         styles = [layout.styles[label] for label in labels]
         return {"color": [style["facecolor"] for style in styles], "hatch": [style["hatch"] for style in styles]}
 
@@ -281,7 +281,7 @@ def _draw_surprise(axes: Axes, surprises: Sequence[float], layout: Layout) -> No
     axes.spines[["top", "right"]].set_visible(False)
 
 
-def _legend_handles(styles: dict[str, dict[str, str]], *, has_gold: bool) -> list[Patch]:
+def _legend_handles(styles: dict[str, dict[str, Any]], *, has_gold: bool) -> list[Patch]:
     handles = [Patch(label=label, **_BAR_EDGE, **style) for label, style in styles.items()]
     handles.append(Patch(label="full height: probability 1", **_OUTLINE))
     if has_gold:

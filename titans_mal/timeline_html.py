@@ -91,8 +91,8 @@ def _draw_lanes(figure, row: int, turns: Sequence[Turn], layout: Layout, *, with
     def draw(name: str, picked: Sequence[int], heights: Sequence[float], **look) -> None:
         # A label that no turn has stands in the legend all the same.
         bar = go.Bar(
-            x=[middles[index] for index in picked] or [None],
-            y=list(heights) or [None],
+            x=[middles[index] for index in picked] if picked else [None],
+            y=list(heights) if heights else [None],
             base=[layout.bases[index] for index in picked],
             width=[layout.widths[index] for index in picked],
             name=escape(name),

@@ -1,5 +1,7 @@
+import ast
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -12,6 +14,13 @@ def test_every_public_name_is_there():
     assert set(titans_mal.__all__) <= set(dir(titans_mal))
     with pytest.raises(AttributeError, match="no attribute 'Nothing'"):
         titans_mal.Nothing  # noqa: B018
+
+
+def test_a_type_checker_sees_the_public_names():
+    tree = ast.parse(Path(titans_mal.__file__).read_text(encoding="utf-8"))
+    (block,) = [node for node in tree.body if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING"]
+    seen = {alias.asname: f".{node.module}" for node in block.body for alias in node.names}
+    assert seen == titans_mal._PUBLIC
 
 
 def run(code: str, **kwargs) -> str:

@@ -97,10 +97,10 @@ def analyze(
         pipe = _load(model or tiny_checkpoint())
         scored = _analyze(turns, pipe, memory=not no_memory)
         turns = [turn for turn, result in zip(turns, scored) if result is not None]
-        alone = _analyze(turns, pipe, memory=False) if both else None
+        without = _analyze(turns, pipe, memory=False) if both else None
         wanted = None if labels is None else [label.strip() for label in labels.split(",")]
         results = [_chosen(turn, wanted, unknown_below) for turn in scored if turn is not None]
-        alone = None if alone is None else [_chosen(turn, wanted, unknown_below) for turn in alone]
+        alone = None if without is None else [_chosen(turn, wanted, unknown_below) for turn in without if turn]
         gold = [turn.get("emotion") for turn in turns]
         complete = _complete(results, turns, alone)
         if json_out is not None:
@@ -139,7 +139,7 @@ def _write(text: str, output: Path | None) -> None:
 
 
 def turn_table(
-    results: list[dict], *, gold: list[str] | None = None, without_memory: list[dict] | None = None
+    results: list[dict], *, gold: list[str | None] | None = None, without_memory: list[dict] | None = None
 ) -> Table:
     """A rich table of the pipeline's results, one row a turn.
 

@@ -102,7 +102,7 @@ class ConversationPool:
         self._waiting: deque[_Request] = deque()
         self._changed = threading.Condition()
         self._is_closed = False
-        self._counts = Counter()
+        self._counts: Counter[str] = Counter()
         self._batches: Counter[int] = Counter()
         self._latencies: deque[float] = deque(maxlen=_LATENCIES)
         self._worker = threading.Thread(target=self._work, name="ConversationPool", daemon=True)
@@ -333,9 +333,8 @@ class ConversationPool:
             return []
         requests, caches = zip(*opened)
         try:
-            return self._scorer.score(
-                [request.waveform for request in requests], [request.speaker for request in requests], caches
-            )
+            waveforms, speakers = zip(*((request.waveform, request.speaker) for request in requests))
+            return [*self._scorer.score(waveforms, speakers, caches)]
         except Exception as error:
             if len(opened) == 1:
                 return [error]

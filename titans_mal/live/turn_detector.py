@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import soxr
@@ -76,11 +77,12 @@ class TurnDetector:
             )
         if ends is not None and not all(math.isfinite(end) for end in ends):
             raise ValueError(f"ends must be numbers of seconds, got {list(ends)}.")
-        self._ends = None if ends is None else [round(end * RATE) for end in ends]
-        if ends is not None and any(b <= a for a, b in zip([0, *self._ends], self._ends)):
-            raise ValueError(f"ends must increase, from above 0 on, got {list(ends)}.")
+        # What is left of them; empty where turns end at pauses.
+        self._ends = [round(end * RATE) for end in ends or ()]
+        if any(b <= a for a, b in zip([0, *self._ends], self._ends)):
+            raise ValueError(f"ends must increase, from above 0 on, got {list(ends or ())}.")
         self._max_samples = round(max_seconds * RATE)
-        self._detect = None if ends is not None else _silero(threshold, min_silence)
+        self._detect: Any = None if ends is not None else _silero(threshold, min_silence)
         self._resampler: soxr.ResampleStream | None = None
         self._rate: int | None = None
         # Sound from sample `first` of the stream on; windows up to `seen` were looked at.
@@ -118,7 +120,8 @@ class TurnDetector:
         turns = self._turns()
         if self._start is not None:
             turns += self._cut(self._first + len(self._sound))
-            self._start = None if self._ends is None else self._start
+            if self._detect is not None:
+                self._start = None
         if self._detect is not None:
             self._detect.reset_states()
             self._detect.current_sample = self._seen = self._first + len(self._sound)
@@ -140,7 +143,11 @@ class TurnDetector:
 
     def _turns_by_ends(self) -> list[SpokenTurn]:
         turns, known = [], self._first + len(self._sound)
-        while self._ends and known >= (end := min(self._ends[0], self._start + self._max_samples)):
+        while (
+            self._start is not None
+            and self._ends
+            and known >= (end := min(self._ends[0], self._start + self._max_samples))
+        ):
             turns += self._cut(end)
             if end == self._ends[0]:
                 del self._ends[0]
@@ -168,7 +175,7 @@ class TurnDetector:
 
     def _cut(self, end: int) -> list[SpokenTurn]:
         """The turn from its start to a sample of the stream, from which on the next one may start."""
-        start, self._start = self._start, end
+        start, self._start = self._start or 0, end
         waveform = self._sound[start - self._first : end - self._first].copy()
         self._forget(end)
         if len(waveform) < MIN_SECONDS * RATE or not waveform.any():

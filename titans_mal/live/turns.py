@@ -109,7 +109,7 @@ class LiveScorer:
             label,
             score,
             scores,
-            scored.surprise,
+            scored.surprise or 0.0,
             latency,
             scored.processed_seconds,
             values=scored.values,
@@ -169,4 +169,5 @@ def start_after(cache: ConversationMemoryCache, start: float | None) -> float:
     if start is None:
         turns = cache.notes.get(_NOTE)
         return _turn(turns[-1]).end if turns else 0.0
-    return float(check_times(start)[0])
+    checked, _ = check_times(start)
+    return float(checked or 0.0)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from datasets import Dataset
@@ -49,7 +50,7 @@ class TurnDataset(torch.utils.data.Dataset):
         self._soft_labels, self._dimensions = soft_labels, list(dimensions)
         self.conversations = list(rows_by_conversation(table).values())
         speakers = table["speaker"][:]
-        self._speakers = {}
+        self._speakers: dict[int, int] = {}
         for rows in self.conversations:
             self._speakers |= zip(rows, speaker_numbers(rows, speakers))
 
@@ -128,7 +129,7 @@ class WindowCollator:
         return batch
 
 
-def without_weights(model: PreTrainedModel) -> PreTrainedModel:
+def without_weights(model: PreTrainedModel) -> Any:
     """A stand-in for a model that prepares turns on the CPU in the model's dtype: its class and its configuration.
 
     Workers of a loader get it in place of the model, whose weights they would copy and whose device they cannot use.

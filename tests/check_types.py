@@ -1,0 +1,123 @@
+"""Run mypy on the packages as they are installed: `modeling/` and `hub_cards/` inside of `titans_mal/`.
+
+Settings are those of `pyproject.toml`. Modules of `OPEN` are not clean yet, and their errors are only counted.
+"""
+
+from __future__ import annotations
+
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+
+ROOT = Path(__file__).resolve().parents[1]
+CACHE = ROOT / ".mypy_cache"
+OPEN = frozenset(
+    {
+        "titans_mal/auto.py",
+        "titans_mal/cli/analyze.py",
+        "titans_mal/cli/data.py",
+        "titans_mal/cli/follow.py",
+        "titans_mal/cli/messages.py",
+        "titans_mal/cli/serve.py",
+        "titans_mal/cli/train.py",
+        "titans_mal/data/conversations.py",
+        "titans_mal/data/corpora/corpus.py",
+        "titans_mal/data/corpora/emodb.py",
+        "titans_mal/data/corpora/iemocap.py",
+        "titans_mal/data/corpora/ravdess.py",
+        "titans_mal/data/hub_dataset.py",
+        "titans_mal/data/metadata_folder.py",
+        "titans_mal/data/recordings.py",
+        "titans_mal/data/segment_files.py",
+        "titans_mal/evaluation/calibrate.py",
+        "titans_mal/evaluation/compare.py",
+        "titans_mal/evaluation/evaluate_conversations.py",
+        "titans_mal/evaluation/measures.py",
+        "titans_mal/evaluation/report.py",
+        "titans_mal/evaluation/table_scoring.py",
+        "titans_mal/evaluation/tables.py",
+        "titans_mal/hub_cards/space/app.py",
+        "titans_mal/live/turn_detector.py",
+        "titans_mal/modeling/audio_emotion_checkpoint.py",
+        "titans_mal/modeling/audio_emotion_mixin.py",
+        "titans_mal/modeling/audio_emotion_output.py",
+        "titans_mal/modeling/audio_loading.py",
+        "titans_mal/modeling/checkpoint_files.py",
+        "titans_mal/modeling/checkpoint_saving.py",
+        "titans_mal/modeling/configuration_titans_mal.py",
+        "titans_mal/modeling/conversation_memory_file.py",
+        "titans_mal/modeling/host_identity.py",
+        "titans_mal/modeling/host_lora.py",
+        "titans_mal/modeling/memory_chunks.py",
+        "titans_mal/modeling/memory_gradients.py",
+        "titans_mal/modeling/memory_injection.py",
+        "titans_mal/modeling/memory_placement.py",
+        "titans_mal/modeling/memory_transaction.py",
+        "titans_mal/modeling/modeling_gemma3n_mal.py",
+        "titans_mal/modeling/neural_memory.py",
+        "titans_mal/modeling/pipeline_audio_emotion.py",
+        "titans_mal/modeling/state_folder.py",
+        "titans_mal/modeling/titans_memory_layer.py",
+        "titans_mal/modeling/turn_scoring.py",
+        "titans_mal/publishing/model_card.py",
+        "titans_mal/publishing/publish.py",
+        "titans_mal/publishing/repository.py",
+        "titans_mal/server/redis_states.py",
+        "titans_mal/server/stream.py",
+        "titans_mal/training/audio_cache.py",
+        "titans_mal/training/interruptions.py",
+        "titans_mal/training/memory_estimate.py",
+        "titans_mal/training/run.py",
+        "titans_mal/training/run_options.py",
+        "titans_mal/training/run_report.py",
+        "titans_mal/training/trained_parts.py",
+        "titans_mal/training/trainer.py",
+        "titans_mal/training/voices.py",
+        "titans_mal/training/weights.py",
+        "titans_mal/training/windows.py",
+    }
+)
+# What a user may write wrong, and a type checker must see.
+WRONG = "from titans_mal import NoSuchThing\n"
+_ERROR = re.compile(r"[^:]+:\d+: error: ")
+
+
+def errors_of(*arguments: str, folder: Path) -> list[str]:
+    """The lines of mypy's errors in a folder."""
+    command = [sys.executable, "-m", "mypy", "--strict-optional", "--cache-dir", str(CACHE), *arguments]
+    run = subprocess.run(command, cwd=folder, capture_output=True, text=True)
+    if run.returncode not in (0, 1):
+        raise RuntimeError(f"mypy failed: {run.stdout}{run.stderr}")
+    return [line for line in run.stdout.splitlines() if _ERROR.match(line)]
+
+
+def lay_out(folder: Path) -> None:
+    """The packages of setup.cfg in a folder, as an installation has them."""
+    shutil.rmtree(folder, ignore_errors=True)
+    shutil.copytree(ROOT / "titans_mal", folder / "titans_mal")
+    for name in ("modeling", "hub_cards"):
+        shutil.copytree(ROOT / name, folder / "titans_mal" / name)
+    shutil.copy2(ROOT / "pyproject.toml", folder)
+    (folder / "wrong.py").write_text(WRONG)
+
+
+def main() -> int:
+    """Print the errors of clean modules; 1 where there are any, or where mypy does not see a wrong import."""
+    folder = CACHE / "layout"
+    lay_out(folder)
+    lines = errors_of("titans_mal", "wrong.py", folder=folder)
+    files = [line.partition(":")[0] for line in lines]
+    broken = [line for line, file in zip(lines, files) if file not in OPEN | {"wrong.py"}]
+    is_seen = any("NoSuchThing" in line for line in lines)
+    print(*broken, *([] if is_seen else ["mypy does not see that titans_mal has no NoSuchThing"]), sep="\n")
+    print(
+        f"mypy: {len(broken)} errors in clean modules, {sum(file in OPEN for file in files)} in {len(OPEN)} open ones"
+    )
+    return int(bool(broken) or not is_seen)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
