@@ -127,14 +127,16 @@ def table(results: dict) -> str:
     """The pooled recalls and differences as Markdown."""
     lines = []
     for pooled in results["pooled"]:
-        lines += [f"\n{pooled['train']} to {pooled['test']}, {pooled['script']} emotions\n"]
+        run = ("train", "test", "script", "blocks")
+        name = f"{pooled['train']} to {pooled['test']}, {pooled['script']} emotions, blocks {pooled['blocks']}"
+        lines += [f"\n{name}\n"]
         lines += ["| listener | UAR, % |", "| --- | ---: |"]
         lines += [f"| {name} | {100 * recall:.1f} |" for name, recall in pooled["uar"].items()]
         lines += ["", "| difference | points (95 % interval) |", "| --- | ---: |"]
         lines += [
             f"| {row['listener']} - {row['over']} | {row['points']:+.1f} ({row['low']:+.1f} to {row['high']:+.1f}) |"
             for row in results["differences"]
-            if all(row[key] == pooled[key] for key in ("train", "test", "script"))
+            if all(row[key] == pooled[key] for key in run)
         ]
     return "\n".join(lines)
 
@@ -171,8 +173,8 @@ def main(
     scripts = Scripts(pieces.get("train"), pieces.get("test"))
     chosen_folds = [0] if test_voices else [int(fold) for fold in folds.split(",")]
     speakers = [[trained.speakers.index(name) for name in fold] for fold in trained.folds]
-    about = {"train": trained.name, "test": tested.name, "script": str(script)}
-    folder = output / "_".join([*about.values(), *([f"blocks{blocks}"] if blocks else [])])
+    about = {"train": trained.name, "test": tested.name, "script": str(script), "blocks": blocks or "all"}
+    folder = output / "_".join(about.values())
     folder.mkdir(parents=True, exist_ok=True)
     for fold in chosen_folds:
         run_fold(
@@ -180,7 +182,7 @@ def main(
         )
     (folder / "part.json").write_text(json.dumps(report(folder, chosen_folds, seeds, about, tested)) + "\n")
     parts = [json.loads(path.read_text()) for path in sorted(output.glob("*/part.json"))]
-    results = {key: [entry for part in parts for entry in part[key]] for key in parts[0]}
+    results = {key: [entry for of in parts for entry in of[key]] for key in parts[0]}
     (output / "results.json").write_text(json.dumps(results, indent=1) + "\n")
     print(table(results))
 

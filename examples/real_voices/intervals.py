@@ -56,8 +56,9 @@ def average_recall(is_right: np.ndarray, emotions: np.ndarray, weights: np.ndarr
     weights = np.ones((1, len(emotions))) if weights is None else weights
     one_hot = np.eye(int(emotions.max()) + 1)[emotions]
     hits, counts = (weights * right) @ one_hot, weights @ one_hot
-    with np.errstate(invalid="ignore"):
-        return np.nanmean(hits / counts, axis=1)
+    # A sample may lack an emotion.
+    recalls = np.divide(hits, counts, out=np.zeros_like(hits), where=counts > 0)
+    return recalls.sum(1) / np.maximum((counts > 0).sum(1), 1)
 
 
 def paired_difference(

@@ -24,6 +24,8 @@ REPLACED = 0.7
 TRAINING_DIALOGUES, TEST_DIALOGUES, PARTNERS = 500, 200, 1000
 BATCH, STEPS, LEARNING_RATE = 48, 300, 2e-3
 FIRST_SCORED = 4
+# Fewer where there are fewer training speakers.
+MOST_KEY_DIM = 12
 PENALTIES, SHRINKAGES, WEIGHTS = (0.01, 0.03), (1.0, 2.0, 4.0), (0.25, 0.5, 1.0)
 TRAINED = ("utterance", "running_mean", "memory", "memory_speaker", "attention_8")
 
@@ -106,7 +108,8 @@ class Part:
         if name == "attention_8":
             return Attention(width, self.labels)
         scope = "speaker" if name == "memory_speaker" else "conversation"
-        listener = Memory(width, self.labels, scope=scope, voice_shrinkage=shrinkage)
+        key_dim = min(MOST_KEY_DIM, len(set(self._fitted[1])) - 1)
+        listener = Memory(width, self.labels, scope=scope, voice_shrinkage=shrinkage, voice_key_dim=key_dim)
         if self._layer is None:
             fit_voice_layer(listener.layer, *self._fitted)
             self._layer = listener.layer.state_dict()

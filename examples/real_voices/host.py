@@ -1,0 +1,264 @@
+"""The host form: Whisper's encoder and the first blocks of a small language model, with a memory of voices.
+
+    python examples/real_voices/host.py --whisper openai/whisper-tiny.en \\
+        --language-model HuggingFaceTB/SmolLM2-135M-Instruct --voices RAVDESS --fold 1 --output OUT
+
+A Qwen2-Audio is made of the two, whose encoder and language model stay frozen. First its projector, a LoRA and a
+linear readout are trained on single utterances of the training speakers. Then the memory is fitted to their voices,
+and LoRA and readout are trained on composed dialogues twice: with the memory and, for comparison, without. OUT gets
+the host, both adapters with their recipe, and both reports.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import torch
+import typer
+from compose import Script, scripts_of, voices_of_script, write_dialogues
+from datasets import Dataset
+from dialogues import Composer, Dialogue
+from torch.nn import functional as F
+from transformers import (
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    PreTrainedModel,
+    Qwen2AudioConfig,
+    Qwen2AudioForConditionalGeneration,
+    Qwen2AudioProcessor,
+    WhisperFeatureExtractor,
+    WhisperModel,
+)
+from voices import Voices
+
+from titans_mal import (
+    AutoModelForAudioEmotion,
+    ConversationTrainer,
+    ConversationTrainingArguments,
+    TitansMemoryConfig,
+    choose_trained_parts,
+    evaluate_conversations,
+    load_conversations,
+)
+from titans_mal.data.audio import load_turn
+from titans_mal.modeling.turn_scoring import TurnScorer
+from titans_mal.training import AudioTowerCache, fit_voice_memory
+
+
+AUDIO_TOKENS = ("<|AUDIO|>", "<|audio_bos|>", "<|audio_eos|>")
+CHAT_TEMPLATE = (
+    "{% for message in messages %}<|im_start|>{{ message['role'] }}\n{% for part in message['content'] %}"
+    "{% if part['type'] == 'audio' %}<|audio_bos|><|AUDIO|><|audio_eos|>{% else %}{{ part['text'] }}{% endif %}"
+    "{% endfor %}<|im_end|>\n{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
+# Whisper has positions for 30 s; the utterances are short, and every position costs.
+WINDOW_SECONDS = 10
+LORA_RANK = 8
+
+
+def make_host(whisper: str, language_model: str, blocks: int, folder: Path) -> None:
+    """Write a Qwen2-Audio of Whisper's encoder and the first blocks of a language model; its projector is fresh."""
+    encoder = WhisperModel.from_pretrained(whisper).encoder
+    text = AutoModelForCausalLM.from_pretrained(language_model, dtype=torch.float32)
+    tokenizer = AutoTokenizer.from_pretrained(language_model)
+    tokenizer.add_special_tokens({"additional_special_tokens": list(AUDIO_TOKENS)})
+    text.resize_token_embeddings(len(tokenizer))
+    heard = encoder.config
+    positions = 50 * WINDOW_SECONDS
+    config = Qwen2AudioConfig(
+        audio_config={
+            "model_type": "qwen2_audio_encoder",
+            "num_mel_bins": heard.num_mel_bins,
+            "encoder_layers": heard.encoder_layers,
+            "encoder_attention_heads": heard.encoder_attention_heads,
+            "encoder_ffn_dim": heard.encoder_ffn_dim,
+            "d_model": heard.d_model,
+            "max_source_positions": positions,
+        },
+        text_config=text.config.to_dict() | {"num_hidden_layers": blocks, "tie_word_embeddings": False},
+        audio_token_index=tokenizer.convert_tokens_to_ids(AUDIO_TOKENS[0]),
+    )
+    torch.manual_seed(0)
+    host = Qwen2AudioForConditionalGeneration(config)
+    weights = encoder.state_dict()
+    weights["embed_positions.weight"] = weights["embed_positions.weight"][:positions]
+    _load(host.audio_tower if hasattr(host, "audio_tower") else host.model.audio_tower, weights)
+    decoder = {key.removeprefix("model."): value for key, value in text.state_dict().items()}
+    is_kept = lambda key: not key.startswith("layers.") or int(key.split(".")[1]) < blocks  # noqa: E731
+    _load(
+        host.get_decoder(), {key: value for key, value in decoder.items() if is_kept(key) and key != "lm_head.weight"}
+    )
+    host.lm_head.weight.data.copy_(text.lm_head.weight)
+    host.save_pretrained(folder)
+    extractor = WhisperFeatureExtractor(
+        feature_size=heard.num_mel_bins, chunk_length=WINDOW_SECONDS, return_attention_mask=True
+    )
+    Qwen2AudioProcessor(extractor, tokenizer, chat_template=CHAT_TEMPLATE).save_pretrained(folder)
+
+
+def _load(module: torch.nn.Module, weights: dict[str, torch.Tensor]) -> None:
+    """Every weight of the module, which must all be given."""
+    missing, unexpected = module.load_state_dict(weights, strict=False)
+    if missing or unexpected:
+        raise ValueError(f"{type(module).__name__} lacks {missing} and does not know {unexpected}.")
+
+
+def from_host(folder: Path, labels: list[str], scope: str) -> PreTrainedModel:
+    """The host with a memory of voices on its first block, a linear readout and a LoRA."""
+    model = AutoModelForAudioEmotion.from_base(
+        folder,
+        id2label=dict(enumerate(labels)),
+        emotion_readout="linear",
+        memory_config=TitansMemoryConfig(layers=[0], voice_layers=[0], scope=scope),
+        emotion_prompt="Emotion?",
+    )
+    choose_trained_parts(model, lora_rank=LORA_RANK)
+    return model
+
+
+def train_on_utterances(
+    model: PreTrainedModel, processor, table: Dataset, *, steps: int, batch_size: int = 24, learning_rate: float = 1e-3
+) -> None:
+    """Train projector, LoRA and readout on single turns; the memory has no part in it."""
+    model.train()
+    projector = model.get_submodule(next(n for n, _ in model.named_modules() if n.endswith("multi_modal_projector")))
+    projector.requires_grad_(True)
+    parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    optimizer = torch.optim.AdamW(parameters, lr=learning_rate, weight_decay=0.05)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, learning_rate, total_steps=steps, pct_start=0.1)
+    generator = torch.Generator().manual_seed(0)
+    scorer, order = TurnScorer(model, processor), list[int]()
+    for step in range(steps):
+        if len(order) < batch_size:
+            order = torch.randperm(len(table), generator=generator).tolist()
+        rows = [table[order.pop()] for _ in range(batch_size)]
+        inputs, _ = scorer.inputs([load_turn(row["audio"], scorer.sampling_rate) for row in rows])
+        labels = torch.tensor([row["emotion"] for row in rows])
+        with model.disable_memory():
+            logits = model(**inputs, logits_to_keep=1).emotion_logits
+        loss = F.cross_entropy(logits, labels)
+        optimizer.zero_grad()
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(parameters, 1.0)
+        optimizer.step()
+        schedule.step()
+        if step % 20 == 0:
+            print(f"utterances, step {step}: loss {loss.item():.3f}", flush=True)
+    projector.requires_grad_(False)
+    model.eval()
+
+
+def train_on_dialogues(model, processor, table: Dataset, *, steps: int, output: Path, with_memory: bool) -> None:
+    """Train LoRA and readout on dialogues, with the memory or without."""
+    arguments = ConversationTrainingArguments(
+        output_dir=str(output), window=16, per_device_train_batch_size=2, max_steps=steps, learning_rate=3e-4,
+        lr_scheduler_type="cosine", class_weights="balanced", logging_steps=10, save_strategy="no", report_to="none",
+        disable_tqdm=True, seed=0,
+    )  # fmt: skip
+    trainer = ConversationTrainer(model, arguments, processor=processor, train_dataset=table)
+    if with_memory:
+        trainer.train()
+        return
+    with model.disable_memory():
+        trainer.train()
+
+
+def copy_trained(source: PreTrainedModel, target: PreTrainedModel) -> None:
+    """LoRA and readout of one model into another of the same kind."""
+    kept = {k: v for k, v in source.state_dict().items() if ".lora_" in k or k.startswith("emotion_head")}
+    target.load_state_dict(kept, strict=False)
+
+
+def write_data(
+    voices: Voices, fold: int, sequences: list[Path], output: Path, *, train: int, test: int
+) -> tuple[Path, Path]:
+    """Folders of the training speakers' utterances, each by itself, and of composed dialogues."""
+    labels = voices.labels
+    speakers, emotions = voices.arrays(labels)
+    tested = [voices.speakers.index(name) for name in voices.folds[fold - 1]]
+    rest = [number for number in range(len(voices.speakers)) if number not in tested]
+    scripts = scripts_of(sequences, labels) if sequences else {}
+    given = lambda split: scripts[split] if sequences else None  # noqa: E731
+    drawn = {
+        "train": Composer(speakers, emotions, rest, seed=(fold, 0)).draw(given("train"), train)[0],
+        "test": Composer(speakers, emotions, tested, seed=(fold, 1)).draw(given("test"), test)[0],
+    }
+    folders = output / "utterances", output / "dialogues"
+    single = [
+        ("train", Dialogue(torch.tensor([index]).numpy(), torch.tensor([0]).numpy()))
+        for index, speaker in enumerate(speakers)
+        if speaker in rest
+    ]
+    dialogues = [(split, dialogue) for split, some in drawn.items() for dialogue in some]
+    for folder, content in zip(folders, (single, dialogues)):
+        if not (folder / "metadata.csv").exists():
+            write_dialogues(voices, content, labels, folder)
+    return folders
+
+
+def main(
+    whisper: Annotated[str, typer.Option(help="Name or folder of a Whisper checkpoint.")],
+    language_model: Annotated[str, typer.Option(help="Name or folder of a language model of the Llama kind.")],
+    voices: Annotated[Path, typer.Option(help="Folder of RAVDESS, EmoDB, or with file_name, speaker, emotion.")],
+    output: Annotated[Path, typer.Option(help="Folder of the host, the data, the adapters and the reports.")],
+    fold: Annotated[int, typer.Option(help="Whose speakers are tested.")] = 1,
+    sequences: Annotated[list[Path] | None, typer.Option(help="Emotions after real dialogues; repeatable.")] = None,
+    blocks: Annotated[int, typer.Option(help="Of the language model that are kept.")] = 2,
+    utterance_steps: Annotated[int, typer.Option(help="Of training on utterances, 24 each.")] = 200,
+    dialogue_steps: Annotated[int, typer.Option(help="Of training on dialogues, 2 each.")] = 100,
+    train_dialogues: Annotated[int, typer.Option(help="Composed for training.")] = 200,
+    test_dialogues: Annotated[int, typer.Option(help="Composed for the test.")] = 200,
+    scope: Annotated[str, typer.Option(help="conversation, or speaker: who talks is given.")] = "conversation",
+    resamples: Annotated[int, typer.Option(help="Of the reports' intervals.")] = 1000,
+) -> None:
+    """Make the host, train it with and without memory, and write both reports."""
+    corpus = voices_of_script(voices, Script.SEQUENCES if sequences else Script.RANDOM)
+    utterances, dialogues = write_data(
+        corpus, fold, sequences or [], output, train=train_dialogues, test=test_dialogues
+    )
+    singles = load_conversations(utterances, label_set=corpus.labels)["train"]
+    data = load_conversations(dialogues, label_set=corpus.labels)
+    plain, host = output / "untrained_host", output / "host"
+    if not (host / "config.json").exists():
+        make_host(whisper, language_model, blocks, plain)
+        first = from_host(plain, corpus.labels, scope)
+        processor = Qwen2AudioProcessor.from_pretrained(plain)
+        with AudioTowerCache(first, output / "tower"):
+            train_on_utterances(first, processor, singles, steps=utterance_steps)
+        trained = Qwen2AudioForConditionalGeneration.from_pretrained(plain)
+        names = {key for key in trained.state_dict() if "multi_modal_projector" in key}
+        trained.load_state_dict({key: first.state_dict()[key] for key in names}, strict=False)
+        trained.save_pretrained(host)
+        processor.save_pretrained(host)
+        torch.save(
+            {k: v for k, v in first.state_dict().items() if ".lora_" in k or "emotion_head" in k}, host / "first.pt"
+        )
+    processor = Qwen2AudioProcessor.from_pretrained(host)
+    for name in ("memory", "plain"):
+        model = from_host(host, corpus.labels, scope)
+        model.load_state_dict(torch.load(host / "first.pt", weights_only=True), strict=False)
+        with AudioTowerCache(model, output / "tower"):
+            fit_voice_memory(model, processor, singles)
+            train_on_dialogues(
+                model,
+                processor,
+                data["train"],
+                steps=dialogue_steps,
+                output=output / name,
+                with_memory=name == "memory",
+            )
+            model.save_pretrained(output / name / "adapter")
+            processor.save_pretrained(output / name / "adapter")
+            conditions = ("memory", "reads_off", "reset", "other_state") if name == "memory" else ("reads_off",)
+            report = evaluate_conversations(
+                model, processor, data["test"], output / name / "report", train=data["train"], conditions=conditions,
+                resamples=resamples, name=name,
+            )  # fmt: skip
+        print(
+            f"{name}: " + ", ".join(f"{key} {column['ua']:.3f}" for key, column in report.columns.items()), flush=True
+        )
+
+
+if __name__ == "__main__":
+    typer.run(main)

@@ -1,0 +1,227 @@
+"""The examples on human voices, on made-up utterances."""
+
+from __future__ import annotations
+
+import csv
+import importlib
+import json
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from tiny_models import tone
+
+from titans_mal import load_conversations
+from titans_mal.data.synthetic.voices import to_wav
+
+
+FOLDER = Path(__file__).parents[2] / "examples" / "real_voices"
+MODULES = ("voices", "dialogues", "encoder_features", "listeners", "intervals", "compose", "study", "features")
+
+
+@pytest.fixture(scope="module")
+def real():
+    """The modules of the example, by name; their folder is on the path for as long."""
+    own = {name: sys.modules.pop(name) for name in MODULES if name in sys.modules}
+    sys.path.insert(0, str(FOLDER))
+    try:
+        yield {name: importlib.import_module(name) for name in MODULES}
+    finally:
+        sys.path.remove(str(FOLDER))
+        for name in MODULES:
+            sys.modules.pop(name, None)
+        sys.modules.update(own)
+
+
+def write_voices(folder: Path, *, speakers: int, takes: int, words=("joy", "sad")) -> Path:
+    folder.mkdir(parents=True, exist_ok=True)
+    with open(folder / "metadata.csv", "w", newline="") as file:
+        table = csv.writer(file)
+        table.writerow(["file_name", "speaker", "emotion", "gender", "licence"])
+        for speaker in range(speakers):
+            for emotion, word in enumerate(words):
+                for take in range(takes):
+                    name = f"{speaker}_{word}_{take}.wav"
+                    (folder / name).write_bytes(to_wav(tone(0.3, frequency=100 + 20 * speaker + 7 * emotion + take)))
+                    table.writerow([name, f"p{speaker}", word, "FM"[speaker % 2], "CC BY-NC 4.0"])
+    return folder
+
+
+def corpus_of(speakers: int = 4, emotions: int = 3, takes: int = 12) -> tuple[np.ndarray, np.ndarray]:
+    return np.repeat(np.arange(speakers), emotions * takes), np.tile(np.repeat(np.arange(emotions), takes), speakers)
+
+
+def test_a_folder_of_utterances_is_read_with_its_folds(real, tmp_path):
+    voices = real["voices"].read_voices(write_voices(tmp_path, speakers=7, takes=1))
+    assert voices.labels == ["happy", "sad"]
+    assert [len(fold) for fold in voices.folds] == [3, 2, 2]
+    assert sorted(name for fold in voices.folds for name in fold) == voices.speakers
+    assert voices.licence == "CC BY-NC 4.0"
+    with pytest.raises(ValueError, match=r"no utterances labelled \['calm'\]"):
+        voices.keep(["calm"])
+    with pytest.raises(ValueError, match="Two folds"):
+        real["voices"].read_voices(write_voices(tmp_path / "few", speakers=3, takes=1))
+    with pytest.raises(FileNotFoundError, match="holds no metadata"):
+        real["voices"].read_voices(tmp_path.parent / tmp_path.name / "..")
+
+
+def test_no_utterance_occurs_twice_and_the_same_seed_gives_the_same(real):
+    speakers, emotions = corpus_of()
+    draw = lambda seed: real["dialogues"].Composer(speakers, emotions, [0, 2, 3], seed=(seed,)).draw(None, 20)[0]  # noqa: E731
+    dialogues = draw(1)
+    for dialogue in dialogues:
+        assert len(set(dialogue.utterances)) == len(dialogue) == 10
+        people = {(inner, speakers[u]) for inner, u in zip(dialogue.speakers, dialogue.utterances)}
+        assert len(people) <= 2
+        assert not {1} & {speaker for _, speaker in people}
+    assert all((a.utterances == b.utterances).all() for a, b in zip(dialogues, draw(1)))
+    assert any((a.utterances != b.utterances).any() for a, b in zip(dialogues, draw(2)))
+
+
+def test_a_script_that_needs_an_utterance_twice_is_skipped_and_counted(real):
+    speakers, emotions = corpus_of(takes=2)
+    composer = real["dialogues"].Composer(speakers, emotions, [0, 1], seed=(0,))
+    assert composer.perform([(0, 1)] * 3) is None
+    dialogue = composer.perform([(0, 1), (1, 2), (0, 1)])
+    assert emotions[dialogue.utterances].tolist() == [1, 2, 1]
+    drawn, skipped = composer.draw([[(0, 1)] * 3, [(0, 0), (1, 0)]], 10)
+    assert len(drawn) == 10
+    assert skipped > 0
+    with pytest.raises(ValueError, match="could be performed"):
+        composer.draw([[(0, 1)] * 3], 2)
+
+
+def test_sequences_of_meld_and_of_a_plain_table_are_the_same(real, tmp_path):
+    rows = [(7, turn, "AB"[turn % 2], ("joy", "neutral")[turn % 2]) for turn in range(20)] + [(8, 0, "A", "joy")]
+    with open(tmp_path / "test_sent_emo.csv", "w", newline="") as file:
+        table = csv.writer(file)
+        table.writerow(["Sr No.", "Dialogue_ID", "Utterance_ID", "Speaker", "Emotion"])
+        table.writerows([[0, *row] for row in rows])
+    with open(tmp_path / "plain.csv", "w", newline="") as file:
+        table = csv.writer(file)
+        table.writerow(["split", "dialogue", "turn", "speaker", "emotion"])
+        table.writerows([["test", *row] for row in rows])
+    mapping = real["dialogues"].SEQUENCE_LABELS
+    found = [real["dialogues"].read_sequences(tmp_path / name, mapping) for name in ("test_sent_emo.csv", "plain.csv")]
+    assert found[0] == found[1] == {"test": [[(turn % 2, ("happy", "neutral")[turn % 2]) for turn in range(10)]] * 2}
+    with pytest.raises(ValueError, match="is not mapped"):
+        real["dialogues"].read_sequences(tmp_path / "plain.csv", {"joy": "happy"})
+
+
+def test_composed_dialogues_are_a_folder_of_conversations(real, tmp_path):
+    voices = write_voices(tmp_path / "voices", speakers=4, takes=6)
+    real["compose"].main(voices, tmp_path / "out", fold=2, train=3, test=2)
+    tables = load_conversations(tmp_path / "out")
+    assert {split: len(table) for split, table in tables.items()} == {"train": 30, "test": 20}
+    assert set(tables["test"]["speaker"]) <= {"p2", "p3"}
+    assert set(tables["train"]["speaker"]) <= {"p0", "p1"}
+    assert tables["train"].features["emotion"].names == ["happy", "sad"]
+
+
+def test_recall_and_its_paired_interval(real):
+    emotions, speakers = np.array([0, 0, 0, 1]), np.array([0, 0, 1, 1])
+    hits = np.array([[1, 1, 0, 1], [1, 0, 0, 0]])
+    recall = real["intervals"].average_recall(hits, emotions)
+    assert recall[0] == pytest.approx(((1 + 0.5 + 0) / 3 + 0.5) / 2)
+    turns = real["intervals"].ScoredTurns(emotions, speakers, np.array([0, 1, 2, 3]))
+    points, low, high = real["intervals"].paired_difference(hits, np.zeros_like(hits), turns, resamples=200)
+    assert points == pytest.approx(100 * recall[0])
+    assert low < points < high
+    same = real["intervals"].paired_difference(hits, hits, turns, resamples=200)
+    assert same == (0.0, 0.0, 0.0)
+    # More seeds do not narrow an interval.
+    many = real["intervals"].paired_difference(np.tile(hits, (9, 1)), np.zeros((18, 4)), turns, resamples=200)
+    assert many == pytest.approx((points, low, high))
+
+
+def test_transitions_are_decoded_forward_only(real):
+    logits = torch.randn(2, 5, 3, generator=torch.Generator().manual_seed(0))
+    mask, transitions = torch.ones(2, 5, dtype=torch.bool), torch.full((3, 3), 0.1) + 0.7 * torch.eye(3)
+    decode = real["listeners"].decode_transitions
+    scores = decode(logits, mask, transitions, weight=1.0)
+    later = logits.clone()
+    later[:, 3:] = 0
+    torch.testing.assert_close(decode(later, mask, transitions, weight=1.0)[:, :3], scores[:, :3])
+    assert (decode(logits, mask, transitions, weight=0.0).argmax(-1) == logits.argmax(-1)).all()
+    # A turn that says nothing is what the turn before was.
+    sure = torch.tensor([[[9.0, 0.0, 0.0], [0.0, 0.0, 0.0]]])
+    assert decode(sure, torch.ones(1, 2, dtype=torch.bool), transitions, weight=1.0)[0, 1].argmax() == 0
+
+
+@pytest.fixture(scope="module")
+def study(real):
+    """Made-up utterances of 20 speakers: an offset of each speaker hides the emotion."""
+    rng = np.random.default_rng(0)
+    speakers, emotions = corpus_of(speakers=20, emotions=3, takes=8)
+    voices, means = 3 * rng.standard_normal((20, 24)), 1.5 * rng.standard_normal((3, 24))
+    features = voices[speakers] + means[emotions] + 0.7 * rng.standard_normal((len(speakers), 24))
+    corpus = real["study"].Corpus(features.astype(np.float32), speakers, emotions)
+    part = real["study"].Part(corpus, list(range(16)), 3, real["study"].Scripts(), seed=(0,))
+    test = real["study"].TestDialogues(corpus, [16, 17, 18, 19], None, part.hidden, seed=(1,), count=60)
+    return corpus, part, test
+
+
+def test_controls_of_the_memory_have_no_history_or_another_one(real, study):
+    _, part, test = study
+    listener = part.make("memory")
+    with torch.no_grad():
+        listener.readout.weight.normal_()
+        own = listener(test.batch)
+        reset = listener.without_history(test.batch)
+        plain = listener.readout(test.batch.turns)
+        other = listener.with_other_history(test.batch, test.partners)
+        # A partner's history is that partner's: the dialogue as its own partner is the dialogue itself.
+        self_partner = listener.with_other_history(test.batch, test.batch)
+    assert reset.equal(plain)
+    assert own[:, 0].equal(plain[:, 0])
+    assert other[:, 0].equal(plain[:, 0])
+    torch.testing.assert_close(self_partner, own, rtol=0, atol=1e-4)
+    assert not torch.allclose(other[:, 5:], own[:, 5:])
+
+
+def test_partners_share_no_speaker_and_have_as_many_turns(study):
+    corpus, _, test = study
+    assert test.has_partner.all()
+    for own, other in zip(test.batch.utterances, test.partners.utterances):
+        assert not {*corpus.speakers[own]} & {*corpus.speakers[other]}
+        assert (other >= 0).sum() == (own >= 0).sum()
+
+
+def test_the_memory_helps_where_a_voice_hides_the_emotion(real, study):
+    _, part, test = study
+    chosen = {name: {"penalty": 0.1} for name in ("utterance", "attention_8")}
+    chosen |= {name: {"penalty": 0.1, "shrinkage": 0.5} for name in ("running_mean", "memory", "memory_speaker")}
+    right = real["study"].score_listeners(part, test, chosen | {"transitions": {"weight": 0.5}}, seed=(2,))
+    assert sorted(right) == sorted(real["features"].LISTENERS)
+    recall = {name: real["intervals"].average_recall(hits, test.emotions)[0] for name, hits in right.items()}
+    assert recall["memory"] > recall["utterance"] + 0.03
+    assert recall["memory"] > recall["memory_other"] + 0.03
+    assert recall["memory"] > recall["memory_reset"] + 0.03
+
+
+def test_a_run_is_kept_and_reported(real, study, tmp_path, monkeypatch):
+    for name, value in (("TRAINING_DIALOGUES", 20), ("TEST_DIALOGUES", 8), ("PARTNERS", 60), ("STEPS", 2)):
+        monkeypatch.setattr(real["study"], name, value)
+    monkeypatch.setattr(real["study"], "SHRINKAGES", (1.0,))
+    corpus, _, _ = study
+    folds = [list(range(0, 4)), list(range(4, 8)), list(range(8, 20))]
+    options = {"folds": folds[:2], "labels": 3, "scripts": real["study"].Scripts(), "seeds": 2, "folder": tmp_path}
+    real["features"].run_fold(corpus, corpus, fold=1, **options)
+    assert set(json.loads((tmp_path / "chosen_1.json").read_text())) == {
+        "utterance", "running_mean", "memory", "memory_speaker", "attention_8", "transitions",
+    }  # fmt: skip
+    utterances = tuple(
+        real["voices"].Utterance(Path(str(i)), f"p{s:02}", "x", "FM"[s % 2]) for i, s in enumerate(corpus.speakers)
+    )
+    voices = real["voices"].Voices("made-up", utterances, ())
+    about = {"train": "a", "test": "b", "script": "random", "blocks": "all"}
+    found = real["features"].report(tmp_path, [1], 2, about, voices)
+    assert len(found["rows"]) == 2 * len(real["features"].LISTENERS)
+    assert {"listener", "train", "test", "script", "fold", "seed", "turns", "uar", "conversations"} <= {
+        *found["rows"][0]
+    }
+    assert {"listener", "over", "train", "test", "script", "points", "low", "high"} <= {*found["differences"][0]}
+    assert {group["kind"] for group in found["groups"]} == {"speaker", "gender"}
+    assert "memory - memory_other" in real["features"].table(found)
