@@ -11,6 +11,7 @@ the host, both adapters with their recipe, and both reports.
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Annotated
 
@@ -44,6 +45,7 @@ from titans_mal import (
 from titans_mal.data.audio import load_turn
 from titans_mal.modeling.turn_scoring import TurnScorer
 from titans_mal.training import AudioTowerCache, fit_voice_memory
+from titans_mal.training_recipe import LICENCES, RECIPE_FILE
 
 
 AUDIO_TOKENS = ("<|AUDIO|>", "<|audio_bos|>", "<|audio_eos|>")
@@ -250,6 +252,8 @@ def main(
             )
             model.save_pretrained(output / name / "adapter")
             processor.save_pretrained(output / name / "adapter")
+            recipe = {"dataset": corpus.name, "fold": fold, LICENCES: {corpus.name: corpus.licence or "not stated"}}
+            (output / name / "adapter" / RECIPE_FILE).write_text(json.dumps(recipe, indent=2) + "\n")
             conditions = ("memory", "reads_off", "reset", "other_state") if name == "memory" else ("reads_off",)
             report = evaluate_conversations(
                 model, processor, data["test"], output / name / "report", train=data["train"], conditions=conditions,

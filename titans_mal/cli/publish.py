@@ -19,6 +19,9 @@ def publish(
     ] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Write the folder, list it, and upload nothing.")] = False,
     license: Annotated[str | None, typer.Option(help="An identifier of the Hub: apache-2.0.")] = None,
+    force_license: Annotated[
+        bool, typer.Option("--force-license", help="Also where a training corpus is for non-commercial use only.")
+    ] = False,
     language: Annotated[list[str] | None, typer.Option(help="Of the speech: en. Several times for several.")] = None,
     dataset: Annotated[list[str] | None, typer.Option(help="It was trained on; several times for several.")] = None,
     report: Annotated[list[Path] | None, typer.Option(help="Folder of an evaluation report of this model.")] = None,
@@ -49,6 +52,7 @@ def publish(
             dry_run=dry_run,
             revision=revision,
             license=license,
+            force_license=force_license,
             language=language or (),
             datasets=dataset or (),
             reports=report or (),

@@ -19,7 +19,7 @@ from ..evaluation.pictures import draw_history
 from ..evaluation.protocol import model_of
 from ..evaluation.report_file import EvaluationReport
 from ..modeling.host_lora import has_lora
-from ..training_recipe import read_recipe
+from ..training_recipe import check_licence, read_recipe
 from .model_card import EXAMPLES_FOLDER, MARKER, TEMPLATES, CardFacts, model_card, picture_names
 from .repository import (
     CARD_FILE,
@@ -62,6 +62,7 @@ def publish_folder(
     create_pr: bool = False,
     tags: Sequence[str] = (),
     license: str | None = None,
+    force_license: bool = False,
     language: Sequence[str] = (),
     datasets: Sequence[str] = (),
     reports: Sequence[str | Path] = (),
@@ -82,6 +83,7 @@ def publish_folder(
         commit_message, commit_description, create_pr: of the commit, as transformers' `push_to_hub`.
         tags: of the card, beside its own.
         license: an identifier of the Hub, as "apache-2.0".
+        force_license: publish under it also where a corpus of the recipe is for non-commercial use only.
         language: of the speech, as "en".
         datasets: that it was trained on.
         reports: folders of evaluation reports of this model.
@@ -94,7 +96,9 @@ def publish_folder(
     """
     folder = Path(folder)
     check_repo_id(repo_id)
-    config = read_config(folder)
+    config, recipe = read_config(folder), read_recipe(folder)
+    if not force_license:
+        check_licence(recipe, license)
     facts = CardFacts(
         license=license,
         language=_several("language", language),
@@ -102,7 +106,7 @@ def publish_folder(
         tags=_several("tags", tags),
         examples=_check_examples([Path(path) for path in _several("examples", examples)]),
         reports=_reports_of(folder, _several("reports", reports), token),
-        recipe=read_recipe(folder),
+        recipe=recipe,
     )
     _write_hub_files(folder, repo_id, config, facts, token)
     names = [*(f"{EXAMPLES_FOLDER}/{path.name}" for path in facts.examples), *picture_names(facts.reports)]

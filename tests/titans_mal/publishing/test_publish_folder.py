@@ -51,6 +51,14 @@ def reports(tmp_path_factory):
     return folders
 
 
+def test_a_recipe_for_non_commercial_use_needs_such_a_licence(folder):
+    (folder / "training_recipe.json").write_text('{"licences": {"ravdess": "CC BY-NC-SA 4.0"}}')
+    with pytest.raises(ValueError, match="non-commercial use only"):
+        dry(folder, license="apache-2.0")
+    dry(folder, license="cc-by-nc-sa-4.0")
+    dry(folder, license="apache-2.0", force_license=True)
+
+
 def dry(folder, **facts):
     return publish_folder(folder, "org/name", dry_run=True, **facts)
 

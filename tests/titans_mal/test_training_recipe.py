@@ -1,0 +1,29 @@
+"""What a training recipe says, and the licences that it allows."""
+
+import pytest
+
+from titans_mal.training_recipe import check_licence, read_recipe
+
+
+RESTRICTED = {"licences": {"ravdess": "CC BY-NC-SA 4.0", "emodb": "CC0 1.0"}}
+
+
+@pytest.mark.parametrize("license", ["apache-2.0", "cc-by-4.0", None, "cc-by-sa-4.0-ncx"])
+def test_a_licence_for_commercial_use_is_refused_for_a_non_commercial_corpus(license):
+    with pytest.raises(ValueError, match=r"ravdess.*CC BY-NC-SA 4\.0.*with 'nc'"):
+        check_licence(RESTRICTED, license)
+
+
+def test_other_licences_are_allowed():
+    check_licence(RESTRICTED, "cc-by-nc-sa-4.0")
+    check_licence({"licences": {"x": "free for non-commercial research"}}, "cc-by-nc-4.0")
+    check_licence({"licences": {"emodb": "CC0 1.0"}}, "apache-2.0")
+    for recipe in ({}, {"licences": None}, {"licences": "text"}, {"licences": {}}):
+        check_licence(recipe, None)
+
+
+def test_a_recipe_is_a_table(tmp_path):
+    assert read_recipe(tmp_path) == {}
+    (tmp_path / "training_recipe.json").write_text("[]")
+    with pytest.raises(ValueError, match="names and values"):
+        read_recipe(tmp_path)
