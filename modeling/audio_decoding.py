@@ -224,6 +224,8 @@ def _open(source, *, probesize: int | None = None) -> Iterator[tuple]:
                 if not container.streams.audio:
                     raise AudioDecodingError(f"{name}: there is no audio stream.")
                 stream = container.streams.audio[0]
+                if stream.codec_context is None:
+                    raise AudioDecodingError(f"{name}: its audio is in a codec that is not known.")
                 check_format(stream.rate or 0, stream.channels or 0, name)
                 yield container, stream, part, clock
         except AudioDecodingError:

@@ -204,3 +204,12 @@ def test_tags_in_another_encoding_are_no_obstacle():
     streaminfo = data[4:42]
     data = b"fLaC" + streaminfo + block + data[42:] if streaminfo[0] == 0 else data
     assert len(load_audio(data)) == RATE
+
+
+def test_a_codec_that_is_not_known_is_refused():
+    """The tag of the format, at byte 20 of a WAV file, is none that exists."""
+    data = bytearray(to_wav(tone()))
+    data[20:22] = b"\xff\x7f"
+    for read in (load_audio, audio_seconds):
+        with pytest.raises(AudioDecodingError):
+            read(bytes(data))
