@@ -117,9 +117,8 @@ class TitansMemoryConfig(PreTrainedConfig):
             raise ValueError(f"layers must be a non-empty list of block numbers from 0 on, got {self.layers!r}.")
         if any(a >= b for a, b in pairwise(self.layers)):
             raise ValueError(f"layers must be strictly increasing, got {self.layers}.")
-        if not isinstance(self.voice_layers, list) or self.voice_layers != sorted(
-            {*self.voice_layers} & {*self.layers}
-        ):
+        voices = self.voice_layers
+        if not isinstance(voices, list) or voices != [layer for layer in self.layers if layer in voices]:
             raise ValueError(
                 f"voice_layers must be a list of some of layers={self.layers}, got {self.voice_layers!r}."
             )
