@@ -259,9 +259,8 @@ def main(
                 model, processor, data["test"], output / name / "report", train=data["train"], conditions=conditions,
                 resamples=resamples, name=name,
             )  # fmt: skip
-        print(
-            f"{name}: " + ", ".join(f"{key} {column['ua']:.3f}" for key, column in report.columns.items()), flush=True
-        )
+        recalls = {key: column["metrics"]["ua"]["value"] for key, column in report.columns.items()}
+        print(f"{name}: " + ", ".join(f"{key} {100 * recall:.1f}" for key, recall in recalls.items()), flush=True)
 
 
 if __name__ == "__main__":
