@@ -43,7 +43,9 @@ def write_timeline_html(
     layout = lay_out(turns, turns_without_memory or ())
     surprises = [mean_surprise(turn) for turn in turns]
     lanes = _LANE_PIXELS * len(layout.speakers)
-    panels = [("memory on" if turns_without_memory is not None else None, lanes, turns)]
+    panels: list[tuple[str | None, int, Sequence[Turn] | None]] = [
+        ("memory on" if turns_without_memory is not None else None, lanes, turns)
+    ]
     lines = {"values": values_by_dimension(turns), "surprise": {"surprise": surprises}}
     if lines["values"]:
         panels.append(("values", _SURPRISE_PIXELS, None))
@@ -62,7 +64,7 @@ def write_timeline_html(
     )
     for row, (name, _, shown) in enumerate(panels, start=1):
         if shown is None:
-            for place, (of, numbers) in enumerate(lines[name].items()):
+            for place, (of, numbers) in enumerate(lines[name or ""].items()):
                 _draw_line(figure, row, of, numbers, layout, colour=_LINE_COLOURS[place % len(_LINE_COLOURS)])
         else:
             _draw_lanes(figure, row, shown, layout, with_legend=row == 1)

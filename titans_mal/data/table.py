@@ -62,7 +62,7 @@ class Turn:
     group: str = "test"
     order: tuple = ()
     turn_index: int | None = None
-    more: dict[str, float | str] = field(default_factory=dict)
+    more: dict[str, float | str | None] = field(default_factory=dict)
 
 
 class Conversations(DatasetDict):

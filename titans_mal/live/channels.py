@@ -9,7 +9,7 @@ import numpy as np
 
 from ..data.audio import audio_blocks, audio_channels
 from ..data.segment_files import Segment
-from .turn_detector import TurnDetector
+from .turn_detector import SpokenTurn, TurnDetector
 from .turns import RATE
 
 
@@ -39,7 +39,7 @@ def channel_segments(
             f"{recording} has {there} channels: name who talks on each, all different, got {[*speakers]}."
         )
     gate, detectors = CrosstalkGate(there, crosstalk_db), [TurnDetector() for _ in speakers]
-    turns = [[] for _ in speakers]
+    turns: list[list[SpokenTurn]] = [[] for _ in speakers]
     blocks = zip(*(audio_blocks(recording, RATE, channel=number) for number in range(1, there + 1)))
     for pieces in (*map(gate.feed, map(np.stack, blocks)), gate.flush()):
         for number, piece in enumerate(pieces):
