@@ -104,9 +104,12 @@ def report(folder: Path, folds: Sequence[int], seeds: int, about: dict, voices: 
          "conversations": len(set(seed["dialogues"].tolist()))}
         for name in right for fold, of in found for number, seed in enumerate(of)
     ]  # fmt: skip
+    has_partner = np.concatenate([of[0]["has_partner"][of[0]["dialogues"]] for _, of in found])
     differences = []
     for name, over in DIFFERENCES:
-        points, low, high = paired_difference(right[name], right[over], turns)
+        # A dialogue without a partner has no other history to be compared with.
+        kept = has_partner if "memory_other" in (name, over) else np.ones_like(has_partner)
+        points, low, high = paired_difference(right[name][:, kept], right[over][:, kept], turns.only(kept))
         differences.append({"listener": name, "over": over, **about, "points": points, "low": low, "high": high})
     gender = {utterance.speaker: utterance.gender for utterance in voices.utterances}
     numbers = np.concatenate([of[0]["speakers"] for _, of in found])
@@ -118,6 +121,9 @@ def report(folder: Path, folds: Sequence[int], seeds: int, about: dict, voices: 
             recalls = {n: float(average_recall(hits[:, is_in], turns.emotions[is_in])[0]) for n, hits in right.items()}
             groups.append({"kind": kind, "group": str(value), **about, "turns": int(is_in.sum()), "uar": recalls})
     pooled = {name: float(average_recall(hits, turns.emotions)[0]) for name, hits in right.items()}
+    pooled["memory_other"] = float(
+        average_recall(right["memory_other"][:, has_partner], turns.emotions[has_partner])[0]
+    )
     without = sum(int((~of[0]["has_partner"]).sum()) for _, of in found)
     found_all = {"rows": rows, "differences": differences, "groups": groups}
     return {**found_all, "pooled": [{**about, "uar": pooled, "dialogues_without_other_history": without}]}

@@ -21,6 +21,10 @@ class ScoredTurns:
     speakers: np.ndarray
     dialogues: np.ndarray
 
+    def only(self, kept: np.ndarray) -> ScoredTurns:
+        """Some of the turns, (turns,) bool."""
+        return ScoredTurns.join([ScoredTurns(self.emotions[kept], self.speakers[kept], self.dialogues[kept])])
+
     @classmethod
     def join(cls, parts: list[ScoredTurns]) -> ScoredTurns:
         """The turns of several folds; speakers and dialogues are numbered anew, each fold's are others."""
