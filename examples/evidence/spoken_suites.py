@@ -113,7 +113,9 @@ def hear_table(model, processor, table: Dataset, *, unscored: int = 0) -> Heard:
     front = _hear(model, processor, ([load_audio(row["audio"]) for row in rows] for rows in conversations.values()))
     labels = torch.tensor([[row["emotion"] for row in rows] for rows in conversations.values()])
     labels[:, :unscored] = -1
-    speakers = [[ord(row["speaker"]) - ord("A") for row in rows] for rows in conversations.values()]
+    # A conversation's speakers in the order of their names, which the suites give them by number.
+    names = [sorted({row["speaker"] for row in rows}) for rows in conversations.values()]
+    speakers = [[of.index(row["speaker"]) for row in rows] for of, rows in zip(names, conversations.values())]
     return Heard(**front, labels=labels, speakers=torch.tensor(speakers))
 
 
