@@ -130,8 +130,6 @@ def _check_is_active(model: PreTrainedModel, names: set[str]) -> None:
 
 def _targets_on(model: PreTrainedModel, config, children: tuple[str, ...]) -> list[str]:
     """The names, within these children of the model, that an adapter of PEFT would change."""
-    from peft.tuners.tuners_utils import check_target_module_exists
-
     modules = {name: module for name, module in model.named_modules() if name.split(".")[0] in children}
     config = copy.copy(config)
     targets, to_save = getattr(config, "target_modules", None), getattr(config, "modules_to_save", None) or ()
@@ -139,7 +137,7 @@ def _targets_on(model: PreTrainedModel, config, children: tuple[str, ...]) -> li
         config.target_modules = {name for name, module in modules.items() if isinstance(module, nn.Linear)}
     found = [name for name in modules if any(name.endswith(wanted) for wanted in to_save)]
     if targets:
-        found += [name for name in modules if check_target_module_exists(config, name)]
+        found += [name for name in modules if _peft().tuners.tuners_utils.check_target_module_exists(config, name)]
     parameters = getattr(config, "target_parameters", None) or ()
     names = [f"{name}.{own}" for name, module in modules.items() for own, _ in module.named_parameters(recurse=False)]
     return found + [name for name in names if any(name.endswith(wanted) for wanted in parameters)]

@@ -156,9 +156,9 @@ class MemoryTransaction:
         return F.pad(prompt, (0, length - prompt.shape[1])).repeat_interleave(self.copies, dim=0)
 
     def read(self, layer_idx: int, layer) -> NeuralMemoryState:
-        """The state that `layer` (a `TitansMemoryLayer`) starts from, of the streams in the order of `batch_sizes`."""
+        """The state that a memory layer starts from, of the streams in the order of `batch_sizes`."""
         if self._is_continued and self._before.layers[layer_idx].is_initialized:
-            like = layer.initial_memory[0]
+            like = layer.state_like
             streams = None if self._is_whole_cache else self._streams_in_order.to(like.device)
             state = self._before.read_written(layer_idx, streams, like)
         else:

@@ -69,6 +69,11 @@ class TitansMemoryLayer(nn.Module):
         """The matrices that every stream starts from, each (heads, d_in, d_out)."""
         return tuple(getattr(self, f"initial_memory_{index}") for index in range(self.config.depth))
 
+    @property
+    def state_like(self) -> Tensor:
+        """A tensor of the device and dtype that a state is to have."""
+        return self.initial_memory[0]
+
     def initial_state(self, streams: int) -> NeuralMemoryState:
         """The learned memory that every stream starts from, with no momentum; an expanded view of the parameters."""
         weights = tuple(weight.expand(streams, *weight.shape) for weight in self.initial_memory)

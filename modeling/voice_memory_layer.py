@@ -56,6 +56,11 @@ class VoiceMemoryLayer(nn.Module):
         self.voice_gain = nn.Parameter(torch.zeros(1))
         self.requires_grad_(False)
 
+    @property
+    def state_like(self) -> Tensor:
+        """A tensor of the device and dtype that a state is to have."""
+        return self.voice_mean
+
     def initial_state(self, streams: int) -> NeuralMemoryState:
         """An empty memory for each stream."""
         (shape,) = self.config.voice_matrix_shapes(self.hidden_size)
