@@ -31,7 +31,8 @@ def test_a_suite_is_spoken_by_its_script():
     table = synthetic_conversations(2, seed=5, suite=carry_over(), split="train")
     script = carry_over().draw(np.random.default_rng((5, 1)))
     assert table[12:]["emotion"] == [turn.emotion for turn in script.turns]
-    assert table[12:]["speaker"] == ["AB"[turn.speaker] for turn in script.turns]
+    # A speaker is of one conversation, and is called so.
+    assert table[12:]["speaker"] == [f"{table[12]['conversation_id']}_{'AB'[turn.speaker]}" for turn in script.turns]
     assert set(table["split"]) == {"train"}
     assert table.info.dataset_name == "synthetic-carry-over"
 
