@@ -224,10 +224,10 @@ def test_evaluating_and_comparing(conversations, checkpoint, tmp_path):
     printed = run("evaluate", checkpoint, conversations, "--output", tmp_path / "report", *options)
     assert "| memory on |" in printed
     assert (tmp_path / "report" / "report.md").is_file()
-    assert "| reads off |" in run("compare", tmp_path / "report")
+    assert "WA, minus memory off" in run("compare", tmp_path / "report")
     assert "is given twice" in run("compare", tmp_path / "report", tmp_path / "report", code=1)
     run("compare", tmp_path / "report", "--output", tmp_path / "table.md")
-    assert "Mean of 1 reports" in (tmp_path / "table.md").read_text()
+    assert "WA, minus memory off" in (tmp_path / "table.md").read_text()
     other = ["--label-set", "sad", "--label-set", "sad,happy", *options]
     run("evaluate", checkpoint, conversations, "--output", tmp_path / "other", *other)
     refused = run("compare", tmp_path / "report", tmp_path / "other", code=1)
