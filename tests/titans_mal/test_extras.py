@@ -43,7 +43,8 @@ for name, arguments in {
     "space": ["space", "--model", model],
 }.items():
     result = CliRunner().invoke(app, arguments)
-    answers[name] = [result.exit_code, result.output]
+    # What was not expected is not printed.
+    answers[name] = [result.exit_code, result.output + repr(result.exception or "")]
 print("answers:", json.dumps(answers), flush=True)
 """
 

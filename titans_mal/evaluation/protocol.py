@@ -12,6 +12,7 @@ from pathlib import Path
 from datasets import Dataset
 from transformers.utils import cached_file
 
+from .._version import __version__
 from ..data.problems import file_stamp
 from ..modeling.model_identity import host_checksums
 from ..training_recipe import RECIPE_FILE, read_recipe
@@ -20,7 +21,7 @@ from ..training_recipe import RECIPE_FILE, read_recipe
 # What must be equal for numbers to be compared; what depends on the fold need not be equal between folds.
 _OF_THE_TASK = ("corpus", "label_set", "labels", "split", "prompt", "readout", "heard_seconds")
 _OF_THE_FOLD = ("data", "turns", "scored", "conversations")
-_PACKAGES = ("titans_mal", "torch", "transformers", "datasets", "evaluate", "scikit-learn")
+_PACKAGES = ("torch", "transformers", "datasets", "evaluate", "scikit-learn")
 
 
 def major_version(content: dict) -> int:
@@ -52,7 +53,7 @@ def protocol_of(model, processor, dataset: Dataset, *, readout: str, max_new_tok
         else f"generated text of at most {max_new_tokens} tokens",
         "heard_seconds": [model.min_turn_seconds(processor), model.max_turn_seconds(processor)],
         "seed": seed,
-        "versions": {package: version(package) for package in _PACKAGES},
+        "versions": {"titans_mal": __version__, **{package: version(package) for package in _PACKAGES}},
     }
 
 
