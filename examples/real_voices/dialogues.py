@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -161,8 +160,3 @@ def numbered(scripts: Sequence[Sequence[tuple[int, str]]], labels: Sequence[str]
         for script in scripts
         if all(emotion in numbers for _, emotion in script)
     ]
-
-
-def emotion_counts(scripts: Sequence[Sequence[tuple[int, int]]]) -> Counter:
-    """How often each emotion occurs in scripts."""
-    return Counter(emotion for script in scripts for _, emotion in script)

@@ -105,8 +105,3 @@ class Projection:
     def __call__(self, features: np.ndarray) -> torch.Tensor:
         """(utterances, components) float32."""
         return torch.from_numpy((features - self._mean) / self._scale) @ self._directions
-
-
-def emotions_of(voices: Voices, labels: Sequence[str]) -> torch.Tensor:
-    """(utterances,) numbers of the emotions."""
-    return torch.from_numpy(voices.arrays(labels)[1])

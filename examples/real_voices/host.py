@@ -66,16 +66,16 @@ def make_host(whisper: str, language_model: str, blocks: int, folder: Path) -> N
     tokenizer = AutoTokenizer.from_pretrained(language_model)
     tokenizer.add_special_tokens({"additional_special_tokens": list(AUDIO_TOKENS)})
     text.resize_token_embeddings(len(tokenizer))
-    heard = encoder.config
+    audio = encoder.config
     positions = 50 * WINDOW_SECONDS
     config = Qwen2AudioConfig(
         audio_config={
             "model_type": "qwen2_audio_encoder",
-            "num_mel_bins": heard.num_mel_bins,
-            "encoder_layers": heard.encoder_layers,
-            "encoder_attention_heads": heard.encoder_attention_heads,
-            "encoder_ffn_dim": heard.encoder_ffn_dim,
-            "d_model": heard.d_model,
+            "num_mel_bins": audio.num_mel_bins,
+            "encoder_layers": audio.encoder_layers,
+            "encoder_attention_heads": audio.encoder_attention_heads,
+            "encoder_ffn_dim": audio.encoder_ffn_dim,
+            "d_model": audio.d_model,
             "max_source_positions": positions,
         },
         text_config=text.config.to_dict() | {"num_hidden_layers": blocks, "tie_word_embeddings": False},
@@ -94,7 +94,7 @@ def make_host(whisper: str, language_model: str, blocks: int, folder: Path) -> N
     host.lm_head.weight.data.copy_(text.lm_head.weight)
     host.save_pretrained(folder)
     extractor = WhisperFeatureExtractor(
-        feature_size=heard.num_mel_bins, chunk_length=WINDOW_SECONDS, return_attention_mask=True
+        feature_size=audio.num_mel_bins, chunk_length=WINDOW_SECONDS, return_attention_mask=True
     )
     Qwen2AudioProcessor(extractor, tokenizer, chat_template=CHAT_TEMPLATE).save_pretrained(folder)
 

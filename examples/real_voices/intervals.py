@@ -27,7 +27,7 @@ class ScoredTurns:
 
     @classmethod
     def join(cls, parts: list[ScoredTurns]) -> ScoredTurns:
-        """The turns of several folds; speakers and dialogues are numbered anew, each fold's are others."""
+        """The turns of several folds; each fold has speakers and dialogues of its own."""
         return cls(
             np.concatenate([part.emotions for part in parts]),
             _numbered_apart([part.speakers for part in parts]),

@@ -20,13 +20,11 @@ class Batch:
 
     Attributes:
         utterances, speakers: (dialogues, turns) int; -1 beyond a dialogue's end.
-        order: where the given dialogues stand in the rows.
         hidden: (utterances of the corpus, width), what the host makes of each.
     """
 
     utterances: Tensor
     speakers: Tensor
-    order: Tensor
     hidden: Tensor = field(repr=False)
 
     @classmethod
@@ -37,7 +35,7 @@ class Batch:
         for row, index in enumerate(order):
             utterances[row, : len(dialogues[index])] = dialogues[index].utterances
             speakers[row, : len(dialogues[index])] = dialogues[index].speakers
-        return cls(torch.from_numpy(utterances), torch.from_numpy(speakers), torch.tensor(order), hidden)
+        return cls(torch.from_numpy(utterances), torch.from_numpy(speakers), hidden)
 
     @property
     def mask(self) -> Tensor:

@@ -281,5 +281,5 @@ def _other_history(listener: Memory, test: TestDialogues, logits: Tensor) -> Ten
         return logits
     rows = torch.from_numpy(test.has_partner)
     batch = test.batch
-    some = Batch(batch.utterances[rows], batch.speakers[rows], batch.order[rows], batch.hidden)
+    some = Batch(batch.utterances[rows], batch.speakers[rows], batch.hidden)
     return logits.index_put((rows.nonzero()[:, 0],), listener.with_other_history(some, test.partners))

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import pytest
 import torch
+from tiny_models import tiny_model, tiny_turns
 from torch import Tensor
 
+from titans_mal import ConversationMemoryCache
 from titans_mal.modeling.configuration_titans_mal import TitansMemoryConfig
 from titans_mal.modeling.memory_state import norm_bound
+from titans_mal.modeling.model_identity import state_identity
 from titans_mal.modeling.titans_memory_layer import TitansMemory
 from titans_mal.modeling.voice_memory_layer import VoiceMemoryLayer
 
@@ -143,3 +146,22 @@ def test_voice_layers_are_checked():
     for name, value in (("voice_key_dim", 0), ("voice_key_offset", 0), ("voice_step", 1), ("voice_shrinkage", 0)):
         with pytest.raises(ValueError, match=name):
             TitansMemoryConfig(layers=[0], voice_layers=[0], **{name: value})
+
+
+@torch.no_grad()
+def test_a_state_belongs_to_the_voices_that_wrote_it(tmp_path):
+    memory = {"layers": [0], "voice_layers": [0], "voice_key_dim": 4}
+    model = tiny_model(memory)
+    cache = ConversationMemoryCache(model.config)
+    model(**tiny_turns(1), memory_cache=cache)
+    cache.save_pretrained(tmp_path)
+    again = ConversationMemoryCache.from_pretrained(tmp_path, model.config)
+    assert again.layers[0].weights[0].equal(cache.layers[0].weights[0])
+    for other in ({"voice_step": 0.2}, {"voice_key_dim": 5}, {"voice_layers": []}):
+        with pytest.raises(ValueError, match="different models"):
+            ConversationMemoryCache.from_pretrained(tmp_path, tiny_model({**memory, **other}).config)
+
+
+def test_fields_of_voices_say_nothing_of_a_model_without_them():
+    without = [state_identity(tiny_model({"voice_step": step}).config) for step in (0.1, 0.2)]
+    assert without[0] == without[1]

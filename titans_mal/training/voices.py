@@ -98,7 +98,7 @@ def fit_voice_layer(
 ) -> None:
     """Fit a layer to turns: their mean and scale, who speaks, and what each emotion adds.
 
-    Who speaks is told by linear discriminant analysis (Fisher 1936) on the first principal components, its covariance
+    Keys come of linear discriminant analysis (Fisher 1936) on the first principal components, its covariance
     shrunk; emotions by logistic regression on the same. The gain becomes one.
 
     Args:

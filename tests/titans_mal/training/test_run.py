@@ -47,6 +47,15 @@ def test_train_writes_a_model_and_a_report_and_warns_of_a_base_that_nobody_has(b
     assert one_line_error(again).endswith("holds a training already: give --resume, or another --output-dir.")
 
 
+def test_train_fits_a_memory_of_voices(base, talks_folder, tmp_path):
+    memory = '{"num_heads": 2, "head_dim": 8, "voice_layers": [0], "voice_key_dim": 1}'
+    done = invoke("train", base, talks_folder, tmp_path, "--memory-layers", "0", "2", "--memory", memory)
+    assert done.exit_code == 0, done.output
+    voices = AutoModelForAudioEmotion.from_pretrained(tmp_path / "model").titans_memory.layers[0]
+    assert voices.voice_gain == 1
+    assert voices.voice_mean.any()
+
+
 def one_line_error(done) -> str:
     """The only error that a command printed, without a traceback."""
     assert "Traceback" not in done.output
