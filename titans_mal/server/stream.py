@@ -34,9 +34,8 @@ async def serve_stream(
     server cuts turns at pauses and answers each with a JSON message. A JSON message of the client changes what
     follows: `{"speaker": "B"}` (the turn that goes on ends there), `{"sampling_rate": 8000}`, or `{"end": true}` (the
     last turn ends; the server answers it and closes). A message that cannot be used is answered with `{"error": ...}`
-    and changes nothing; so is a turn that cannot be heard, with its times. A client that goes away in the middle of a
-    turn takes that turn with it: it is not heard. A conversation has one stream at a time: turns are heard as they
-    end, and must come in the order of their start.
+    and changes nothing; so is a turn that cannot be used, with its times. If a client disconnects during a turn, that
+    turn is discarded. A conversation has one stream at a time: turns are scored in the order of their ends.
     """
     await websocket.accept()
     try:
@@ -51,7 +50,7 @@ async def serve_stream(
         # As where Redis does not answer: later it may.
         await websocket.close(1013, _reason(error))
     except WebSocketDisconnect:
-        return  # nobody is there to be told
+        return  # there is nobody to answer
 
 
 def _reason(error: Exception) -> str:
