@@ -2,7 +2,7 @@ PYTHON ?= python3
 VENV := .venv
 VENV_MIN := .venv-min
 
-.PHONY: help demo test test-min test-browser test-serve style
+.PHONY: help demo test test-slow test-real test-min test-browser test-serve style
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
@@ -14,11 +14,17 @@ test: $(VENV)/installed  ## check style and types, and run the tests
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/python tests/check_types.py
-	$(VENV)/bin/python -m pytest -n 2 --dist loadgroup
+	$(VENV)/bin/python -m pytest -n 2 --dist loadgroup -m "not slow and not real"
+
+test-slow: $(VENV)/installed  ## run the tests that take minutes: other environments, examples, compilation
+	$(VENV)/bin/python -m pytest -n 2 --dist loadgroup -m slow
+
+test-real: $(VENV)/installed  ## run the tests on human voices and real weights, found by TITANS_MAL_DATA
+	$(VENV)/bin/python -m pytest -m real
 
 # Old libraries warn of the newer ones that they stand on.
 test-min: $(VENV_MIN)/installed  ## run the tests on the lowest versions that setup.cfg declares
-	$(VENV_MIN)/bin/python -m pytest -n 2 --dist loadgroup -W default
+	$(VENV_MIN)/bin/python -m pytest -n 2 --dist loadgroup -m "not slow and not real" -W default
 
 # Chromium is Debian's: Playwright's own would be a download.
 test-browser: $(VENV)/installed  ## run the Space in a headless browser, which is installed where it is missing
