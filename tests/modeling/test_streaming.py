@@ -90,8 +90,9 @@ def test_a_turn_reads_the_same_whether_it_is_written_or_not(read):
         silent = model(**turns, memory_cache=cache, update_memory=False)
         assert cache.turns.tolist() == [seed, seed]
         written = model(**turns, memory_cache=cache)
-        assert torch.equal(silent.emotion_logits, written.emotion_logits)
-        assert torch.equal(silent.memory_surprise, written.memory_surprise)
+        # Matrix products may differ in the last bit from call to call.
+        torch.testing.assert_close(silent.emotion_logits, written.emotion_logits, rtol=0, atol=1e-6)
+        torch.testing.assert_close(silent.memory_surprise, written.memory_surprise, rtol=0, atol=1e-6)
 
 
 @torch.no_grad()
