@@ -78,7 +78,7 @@ class AudioEmotionCheckpointMixin(CheckpointSavingMixin):
         if self._processor is None and self._processor_source is not None:
             source, self._processor_source = self._processor_source, None
             # Where this very code came from the repo, it is trusted already.
-            trust = True if type(self).__module__.startswith("transformers_modules.") else None
+            trust = type(self).__module__.startswith("transformers_modules.")
             self._processor = load_processor(*source, is_needed=False, trust_remote_code=trust)
         return self._processor
 

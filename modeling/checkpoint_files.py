@@ -42,12 +42,22 @@ def commit_of(name: str | os.PathLike, hub: dict) -> str | None:
     return extract_commit_hash(cached_file(name, "config.json", **hub), None)
 
 
-def load_processor(name: str | os.PathLike, hub: dict, *, is_needed: bool, trust_remote_code: bool | None = None):
-    """The host's processor; where it is not needed, None with a warning if it cannot be loaded."""
+def load_processor(name: str | os.PathLike, hub: dict, *, is_needed: bool, trust_remote_code: bool = False):
+    """The host's processor; where it is not needed, None with a warning if it cannot be loaded.
+
+    Raises:
+        OSError, ValueError, ImportError: where it is needed; a ValueError also where only code of the repo's own could
+            make it, which is not run.
+    """
     try:
         return AutoProcessor.from_pretrained(name, trust_remote_code=trust_remote_code, **hub)
     except (OSError, ValueError, ImportError) as error:
         if is_needed:
+            if not trust_remote_code and "trust_remote_code" in str(error):
+                raise ValueError(
+                    f"The processor of {name} is code of that repo, which is not run: give a repo or revision in "
+                    "transformers' own format."
+                ) from error
             raise
         logger.warning(f"No processor will be saved along: {error}")
         return None

@@ -200,6 +200,8 @@ class AudioEmotionConfigMixin(HostConfig):
     keys_to_ignore_at_inference: ClassVar[list[str]] = ["past_key_values", "memory_cache"]
     # Larger models that the host is a part of: their model type, and where their configuration holds the host's.
     part_of: ClassVar[dict[str, str]] = {}
+    # Fields of configurations in the format of the host's authors, which transformers reads as defaults.
+    foreign_fields: ClassVar[tuple[str, ...]] = ()
 
     memory_config: dict | PreTrainedConfig | None = None
     emotion_readout: str | None = "verbalizer"
@@ -292,8 +294,14 @@ class AudioEmotionConfigMixin(HostConfig):
         """The host's fields in its own configuration, or in that of a larger model that it is a part of.
 
         Raises:
-            ValueError: for the configuration of another host.
+            ValueError: for the configuration of another host, or one in the format of the host's authors.
         """
+        foreign = [field for field in cls.foreign_fields if hasattr(native, field)]
+        if foreign:
+            raise ValueError(
+                f"its configuration is in the format of its authors, with {foreign}: take its conversion to "
+                "transformers' own format, which its model card names."
+            )
         part = cls.part_of.get(native.model_type)
         host = native if part is None else getattr(native, part)
         if host.model_type != cls.host_class().model_type:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 from transformers import GlmAsrConfig, GlmAsrForConditionalGeneration
 from transformers.models.glmasr.modeling_glmasr import GlmAsrCausalLMOutputWithPast
 
@@ -13,6 +15,7 @@ class GlmAsrMALConfig(AudioEmotionConfigMixin, GlmAsrConfig):
     """`GlmAsrConfig` with a memory and an emotion readout."""
 
     model_type = "glmasr_mal"
+    foreign_fields: ClassVar[tuple[str, ...]] = ("lm_config", "whisper_config")
 
 
 class GlmAsrMALForAudioEmotion(AudioEmotionMixin, GlmAsrForConditionalGeneration):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 from transformers import Qwen3ASRConfig, Qwen3ASRForConditionalGeneration
 
 from .audio_emotion_mixin import AudioEmotionMixin
@@ -13,6 +15,7 @@ class Qwen3ASRMALConfig(AudioEmotionConfigMixin, Qwen3ASRConfig):
     """`Qwen3ASRConfig` with a memory and an emotion readout."""
 
     model_type = "qwen3_asr_mal"
+    foreign_fields: ClassVar[tuple[str, ...]] = ("thinker_config",)
 
 
 class Qwen3ASRMALForAudioEmotion(AudioEmotionMixin, Qwen3ASRForConditionalGeneration):

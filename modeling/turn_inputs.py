@@ -182,12 +182,18 @@ class TurnInputsMixin(HostModel):
         """The text of a turn's prompt under the host's chat template, up to where the answer begins.
 
         Raises:
-            ValueError: if the template leaves out what is asked.
+            ValueError: if the template leaves out what is asked, or the audio.
         """
         messages = cls.turn_messages(config, processor)
         text = processor.apply_chat_template(messages, add_generation_prompt=True, tokenize=False)
         if config.prompt_text().strip() not in text:
             raise ValueError(f"The chat template leaves out the prompt {config.prompt_text()!r}: it gives {text!r}.")
+        placeholder = getattr(processor, "audio_token", None)
+        if placeholder is not None and text.count(placeholder) != 1:
+            raise ValueError(
+                f"The chat template must write the placeholder {placeholder!r} once, for the turn's audio, but gives "
+                f"{text!r}: a tokenizer's own template may know no audio where its processor's does."
+            )
         return text
 
     @classmethod

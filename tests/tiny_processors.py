@@ -131,15 +131,28 @@ def musicflamingo(folder: Path) -> ProcessorMixin:
     )
 
 
+# Where Voxtral has them; the first twenty are those of every Tekken vocabulary.
+VOXTRAL_CONTROL_TOKENS = (
+    *("<unk>", "<s>", "</s>", "[INST]", "[/INST]", "[AVAILABLE_TOOLS]", "[/AVAILABLE_TOOLS]", "[TOOL_RESULTS]"),
+    *("[/TOOL_RESULTS]", "[TOOL_CALLS]", "[IMG]", "<pad>", "[IMG_BREAK]", "[IMG_END]", "[PREFIX]", "[MIDDLE]"),
+    *("[SUFFIX]", "[SYSTEM_PROMPT]", "[/SYSTEM_PROMPT]", "[TOOL_CONTENT]", "[ARGS]", "[CALL_ID]", "<SPECIAL_22>"),
+    *("<SPECIAL_23>", "[AUDIO]", "[BEGIN_AUDIO]", *(f"<SPECIAL_{i}>" for i in range(26, 34)), "[TRANSCRIBE]"),
+)
+
+
+def voxtral_audio(mel_bins: int) -> dict:
+    """What the tekken.json of a model of audio says of it, as mistral-common 1.13 reads it."""
+    return {
+        "sampling_rate": 16_000,
+        "frame_rate": 12.5,
+        "audio_encoding_config": {"num_mel_bins": mel_bins, "hop_length": 160, "window_size": 400},
+        "chunk_length_s": 30.0,
+    }
+
+
 def voxtral(folder: Path) -> ProcessorMixin:
     """mistral-common's own tokenizer, whose vocabulary is the 256 bytes."""
-    from mistral_common.tokens.tokenizers.tekken import Tekkenizer
-
-    control = [token["token_str"].value for token in Tekkenizer.DEPRECATED_SPECIAL_TOKENS]
-    # Where Voxtral has them.
-    control += ["[ARGS]", "[CALL_ID]", "<SPECIAL_22>", "<SPECIAL_23>", "[AUDIO]", "[BEGIN_AUDIO]"]
-    control += [*(f"<SPECIAL_{i}>" for i in range(26, 34)), "[TRANSCRIBE]"]
-    # Fields as in the tekken.json of a model that hears, as mistral-common 1.13 reads them.
+    control = VOXTRAL_CONTROL_TOKENS
     file = {
         "config": {
             "pattern": r"[\p{L}]+|\s+|[^\s\p{L}]+",
@@ -152,12 +165,7 @@ def voxtral(folder: Path) -> ProcessorMixin:
             {"rank": i, "token_bytes": base64.b64encode(bytes([i])).decode(), "token_str": None} for i in range(256)
         ],
         "special_tokens": [{"rank": i, "token_str": word, "is_control": True} for i, word in enumerate(control)],
-        "audio": {
-            "sampling_rate": 16_000,
-            "frame_rate": 12.5,
-            "audio_encoding_config": {"num_mel_bins": MEL, "hop_length": 160, "window_size": 400},
-            "chunk_length_s": 30.0,
-        },
+        "audio": voxtral_audio(MEL),
     }
     (folder / "tekken.json").write_text(json.dumps(file))
     mistral = transformers.AutoTokenizer.from_pretrained(folder, tokenizer_type="mistral")

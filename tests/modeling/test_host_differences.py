@@ -175,3 +175,13 @@ def test_granite_brings_its_own_lora(tmp_path):
     plain.save_pretrained(base)
     with pytest.raises(ValueError, match=r"lacks weights of the host: .*q_proj\.weight"):
         AutoModelForAudioEmotion.from_base(base, memory_config=MEMORY, **FRESH)
+
+
+@pytest.mark.parametrize(("host", "field"), [("Qwen3ASR", "thinker_config"), ("GlmAsr", "lm_config")])
+def test_configurations_in_the_format_of_their_authors_are_rejected(host, field):
+    """transformers reads them as defaults, and nothing of them would be loaded."""
+    host = HOSTS[host]
+    native = host.config_class.host_class()(**host.fields())
+    assert host.config_class.fields_of_host(native)
+    with pytest.raises(ValueError, match=rf"\['{field}'\]: take its conversion"):
+        host.config_class.fields_of_host(host.config_class.host_class()(**{field: {"hidden_size": 8}}))

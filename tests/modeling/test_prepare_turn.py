@@ -75,6 +75,15 @@ def test_a_template_that_leaves_out_the_question_is_refused(processor):
         tiny_model().prepare_turn(processor, (tone(), RATE))
 
 
+@pytest.mark.parametrize("times", [0, 2])
+def test_a_template_that_does_not_write_the_audio_once_is_rejected(times):
+    """As a tokenizer's own, which knows no audio."""
+    processor = tiny_processor()
+    processor.chat_template = CHAT_TEMPLATE.replace("<|AUDIO|>", "<|AUDIO|>" * times)
+    with pytest.raises(ValueError, match=r"must write the placeholder '<\|AUDIO\|>' once"):
+        tiny_model().prepare_turn(processor, (tone(), RATE))
+
+
 def test_a_template_that_begins_with_the_token_for_it_gets_no_second_one():
     processor = tiny_processor()
     processor.tokenizer.bos_token = "<s>"
