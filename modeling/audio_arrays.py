@@ -1,4 +1,4 @@
-"""Audio in arrays: which shapes and numbers are taken, and at which scale; one rule for every way in."""
+"""Audio in arrays: the accepted shapes, number types and scale, for all entry points."""
 
 from __future__ import annotations
 
@@ -8,24 +8,24 @@ import numpy as np
 
 
 MAX_CHANNELS = 8
-# Full scale is 1.0. Recordings in float pass it by a few times; integers that were never scaled, and numbers whose
-# squares overflow in the features of a host, by thousands and more.
+# Full scale is 1.0. Float recordings exceed it by a small factor; unscaled integers, and values whose squares overflow
+# in a host's features, exceed it by thousands.
 MAX_PEAK = 100.0
-# Below it a 32-bit recording would be quieter than -48 dB of full scale; it is rather one of 24 bits, never shifted.
+# A 32-bit recording with a lower peak would be quieter than -48 dBFS; it is probably 24-bit audio without the shift.
 _LEAST_32_BIT_PEAK = 2**23
 
 
 def channels_of(array, rate, name: str = "The array") -> tuple[np.ndarray, int]:
-    """An array of audio as (channels, samples) of floats with full scale 1.0, and its rate in Hz.
+    """Convert an array of audio to (channels, samples) floats with full scale 1.0, and its rate in Hz.
 
     Args:
-        array: (samples,) or (channels, samples) of up to 8 channels, numpy's, torch's or nested lists; numbers as
-            `scaled_samples` takes them.
+        array: (samples,) or (channels, samples) of up to 8 channels, as numpy or torch array or nested lists; the
+            number types that `scaled_samples` accepts.
         rate: in Hz.
-        name: of the audio, for errors.
+        name: name of the audio in error messages.
 
     Raises:
-        ValueError: for another shape, no rate, and as `scaled_samples`.
+        ValueError: for another shape, a missing rate, and as `scaled_samples`.
     """
     if isinstance(array, int | float | np.integer) and hasattr(rate, "__len__"):
         raise ValueError(f"Audio in an array is (array, rate), got (rate, array) with rate={array!r}: swap them.")
@@ -45,34 +45,33 @@ def channels_of(array, rate, name: str = "The array") -> tuple[np.ndarray, int]:
 
 
 def as_array(samples) -> np.ndarray:
-    """What numpy makes of samples; also of tensors on a device, that need a gradient, or of bfloat16."""
-    if hasattr(samples, "detach"):  # without torch, which audio alone does not need
+    """Convert samples to numpy, including torch tensors on a device, with a gradient, or in bfloat16."""
+    if hasattr(samples, "detach"):  # does not import torch, which audio alone does not need
         samples = samples.detach().cpu()
         return (samples.float() if str(samples.dtype) == "torch.bfloat16" else samples).numpy()
     return np.asarray(samples)
 
 
 def scaled_samples(samples: np.ndarray, name: str = "The array") -> np.ndarray:
-    """Samples with full scale 1.0.
+    """Scale samples to full scale 1.0.
 
-    Floats are taken as they are. Integers of 8 and 16 bits are PCM of their type, and so are those of 32 bits that
-    use their range. Wider integers that fit into 16 bits are 16-bit samples, which a warning says.
+    Floats are returned unchanged. 8-bit and 16-bit integers are PCM of their type, and so are 32-bit integers that use
+    the range of their type. Wider integers that fit into 16 bits are treated as 16-bit samples, with a warning.
 
     Args:
         samples: of any shape.
-        name: of the audio, for errors.
+        name: name of the audio in error messages.
 
     Returns:
-        Floats of the same shape: those that were given, or float64.
+        Floats of the same shape: the input itself if it was float, float64 otherwise.
 
     Raises:
-        ValueError: for floats that hold integers beyond full scale, which were never scaled, and for integers whose
-            scale cannot be known.
+        ValueError: for floats that hold unscaled integers, and for integers whose scale is unknown.
     """
     if not samples.size:
         return samples.astype(np.float64)
     if samples.dtype.kind == "f":
-        # What is not finite, or beyond that, `check_level` names.
+        # `check_level` reports values that are not finite or above MAX_PEAK.
         peak = np.abs(samples).max()
         if 1.0 < peak <= MAX_PEAK and (samples == np.round(samples)).all():
             raise ValueError(
@@ -90,10 +89,10 @@ def scaled_samples(samples: np.ndarray, name: str = "The array") -> np.ndarray:
     if info.min < 0 and peak <= 2**15:
         if peak:
             warnings.warn(
-                f"{name} is {samples.dtype} with a peak of {peak}: it is taken for 16-bit samples.", stacklevel=3
+                f"{name} is {samples.dtype} with a peak of {peak}: it is treated as 16-bit samples.", stacklevel=3
             )
         return samples / 2.0**15
     raise ValueError(
-        f"{name} is {samples.dtype} with a peak of {peak}, whose full scale is not known: give int16, int32 that uses "
-        "its range, or floats in [-1, 1]."
+        f"{name} is {samples.dtype} with a peak of {peak}, so its full scale is unknown: give int16, int32 that uses "
+        "its full range, or floats in [-1, 1]."
     )

@@ -1,4 +1,4 @@
-"""Decoding of audio in blocks: whatever a file claims, no more of it is read, decoded or kept than was allowed."""
+"""Decode audio in blocks, so that memory and time stay bounded whatever a file's header claims."""
 
 from __future__ import annotations
 
@@ -17,23 +17,23 @@ import numpy as np
 from .audio_arrays import MAX_PEAK
 
 
-# Containers that hold audio and lead to nothing outside of themselves, by FFmpeg's names: no playlists, no session
-# descriptions, no lists of other files.
+# Containers (FFmpeg's names) that hold audio and refer to no other files: no playlists, session descriptions or lists
+# of files.
 CONTAINERS = ("wav", "w64", "flac", "ogg", "mp3", "mov", "mp4", "matroska", "webm", "aiff", "au", "aac", "amr", "caf",
               "wv", "avi", "asf", "nistsphere")  # fmt: skip
-# Hz; what is slower is no speech, and resamplers take long at rates that no device has.
+# Hz; lower rates cannot carry speech, and resampling is slow at rates that no device has.
 MIN_RATE, MAX_RATE = 1_000, 768_000
 MAX_CHANNELS = 64
-# Of one second of a file, all channels together: eight channels at 192 kHz.
+# Samples per second of audio, over all channels: eight channels at 192 kHz.
 _MAX_VALUES_PER_SECOND = 8 * 192_000
-# Seconds in which a file must be opened, and each next piece of its audio be decoded.
+# Seconds allowed for opening a file, and for decoding each next piece of audio.
 TIMEOUT = 20.0
-# Values of all channels that are converted at once.
+# Number of samples (over all channels) that are converted at a time.
 _BLOCK = 1 << 18
-# Encoders pad the last frame and containers round their times; less than this is no truncation.
+# Encoders pad the last frame and containers round times, so a smaller difference is not a truncation.
 _TRUNCATION_TOLERANCE = 0.05
 _PROBE_BYTES = 4096
-# A part of a file, as in "call.wav#t=12.5,17" (W3C Media Fragments 1.0, 4.2.1, in seconds), or of one of its channels,
+# A part of a file, as in "call.wav#t=12.5,17" (W3C Media Fragments 1.0, 4.2.1, in seconds), or one channel of a part,
 # as in "call.wav#t=12.5,17&channel=2".
 _FRAGMENT = re.compile(
     r"(?P<path>.+)#t=(?P<start>\d+(\.\d+)?),(?P<end>\d+(\.\d+)?)(&channel=(?P<channel>[1-9]\d*))?", re.DOTALL
@@ -41,11 +41,11 @@ _FRAGMENT = re.compile(
 
 
 class AudioDecodingError(ValueError):
-    """The content of a file or of bytes is no usable sound."""
+    """The content of a file or of bytes is not usable audio."""
 
 
 class AudioTooLong(AudioDecodingError):
-    """There is more audio than was allowed."""
+    """The audio is longer than allowed."""
 
 
 class AudioBlock(NamedTuple):
@@ -53,7 +53,7 @@ class AudioBlock(NamedTuple):
 
     Attributes:
         channels: (channels, samples) float64, full scale 1.0.
-        rate: in Hz; files that change it are rare, and may.
+        rate: in Hz; a file may change it, though this is rare.
         layout: FFmpeg's name of each channel.
     """
 
@@ -63,16 +63,17 @@ class AudioBlock(NamedTuple):
 
 
 def decode_blocks(source: str | Path | bytes | bytearray) -> Iterator[AudioBlock]:
-    """The audio of a file, or of the part of it that is meant, piece by piece.
+    """Decode a file, or the given part of it, piece by piece.
 
     Args:
-        source: a path, `path#t=START,END` in seconds, or encoded bytes; of `&channel=N` behind it all channels.
+        source: a path, `path#t=START,END` in seconds, or encoded bytes; a `&channel=N` suffix is ignored: all channels
+            are decoded.
 
     Raises:
         FileNotFoundError: for a path that does not exist.
-        AudioDecodingError: for content that is empty, no audio of one of the `CONTAINERS`, not finite, above
-            `MAX_PEAK`, of too many channels or at a rate that is none, or truncated, where the header of its format
-            gives the length.
+        AudioDecodingError: for content that is empty, not audio in one of the `CONTAINERS`, not finite, above
+            `MAX_PEAK`, with too many channels, at an unsupported rate, or truncated (detected where the format's
+            header gives the length).
     """
     name, seconds = _name(source), 0.0
     with _open(source) as (container, stream, part, clock):
@@ -88,13 +89,13 @@ def decode_blocks(source: str | Path | bytes | bytearray) -> Iterator[AudioBlock
             clock.restart()
         declared = _declared_seconds(stream, container) if part is None else None
     if not seconds:
-        raise AudioDecodingError(f"{name}: there are no samples.")
+        raise AudioDecodingError(f"{name}: the file holds no audio samples.")
     if declared is not None and seconds < declared - _TRUNCATION_TOLERANCE:
-        raise AudioDecodingError(f"{name}: truncated, {seconds:.2f} s of the declared {declared:.2f} s are there.")
+        raise AudioDecodingError(f"{name}: truncated, it holds {seconds:.2f} s of the declared {declared:.2f} s.")
 
 
 def header_seconds(source: str | Path | bytes | bytearray) -> float | None:
-    """How long the audio is by its header, which may be wrong; None where the format does not tell.
+    """Duration in seconds according to the header, which may be wrong; None if the format does not declare it.
 
     Raises:
         FileNotFoundError, AudioDecodingError: as `decode_blocks`, for what the header shows.
@@ -107,13 +108,13 @@ def header_seconds(source: str | Path | bytes | bytearray) -> float | None:
 
 
 def header_channels(source: str | Path | bytes | bytearray) -> int:
-    """How many channels the audio has by its header; errors as of `header_seconds`."""
+    """Number of channels according to the header; errors as `header_seconds`."""
     with _open(source, probesize=_PROBE_BYTES) as (_, stream, _, _):
         return stream.channels
 
 
 def channel_of_part(source) -> int | None:
-    """The channel that `path#t=START,END&channel=N` means, counted from 1; None for other sources."""
+    """The channel in `path#t=START,END&channel=N`, counted from 1; None for other sources."""
     if not isinstance(source, str | Path) or _is_file(source):
         return None
     fragment = _FRAGMENT.fullmatch(str(source))
@@ -121,51 +122,53 @@ def channel_of_part(source) -> int | None:
 
 
 def check_rate(rate: int, name: str = "A sampling rate") -> None:
-    """Refuse what is no sampling rate.
+    """Check a sampling rate.
 
     Raises:
-        ValueError: for what is not a whole number of Hz from `MIN_RATE` to `MAX_RATE`.
+        ValueError: unless it is an integer number of Hz from `MIN_RATE` to `MAX_RATE`.
     """
     is_whole = isinstance(rate, int | np.integer) and not isinstance(rate, bool)
     if not is_whole or not MIN_RATE <= rate <= MAX_RATE:
-        raise ValueError(f"{name} is a whole number of Hz from {MIN_RATE:,} to {MAX_RATE:,}, got {_shown(rate)}.")
+        raise ValueError(
+            f"{name} must be an integer number of Hz from {MIN_RATE:,} to {MAX_RATE:,}, got {_shown(rate)}."
+        )
 
 
 def check_format(rate: int, channels: int, name: str) -> None:
-    """Refuse audio of more numbers a second than any recording has.
+    """Check that rate and channels are those of a plausible recording.
 
     Raises:
-        AudioDecodingError: with what was found.
+        AudioDecodingError: with the rate and channels found.
     """
     is_allowed = MIN_RATE <= rate <= MAX_RATE and 1 <= channels <= MAX_CHANNELS
     if not is_allowed or rate * channels > _MAX_VALUES_PER_SECOND:
         raise AudioDecodingError(
-            f"{name}: {channels} channels at {rate} Hz. Taken are 1 to {MAX_CHANNELS} channels at {MIN_RATE:,} to "
-            f"{MAX_RATE:,} Hz, together up to {_MAX_VALUES_PER_SECOND:,} samples a second."
+            f"{name} has {channels} channels at {rate} Hz; allowed are 1 to {MAX_CHANNELS} at {MIN_RATE:,} to "
+            f"{MAX_RATE:,} Hz, and up to {_MAX_VALUES_PER_SECOND:,} samples per second over all channels."
         )
 
 
 def check_level(samples: np.ndarray, name: str) -> None:
-    """Refuse samples of any shape that are not finite, or beyond `MAX_PEAK`, where full scale is 1.0.
+    """Check that samples (any shape, full scale 1.0) are finite and at most `MAX_PEAK`.
 
     Raises:
-        AudioDecodingError: with the peak.
+        AudioDecodingError: with the number of values that are not finite, or the peak.
     """
     if not samples.size:
         return
     peak = max(float(samples.max()), -float(samples.min()))
-    if not math.isfinite(peak):  # a NaN is the maximum of whatever has one
+    if not math.isfinite(peak):  # the maximum is NaN if any value is
         count = int((~np.isfinite(samples)).sum())
         raise AudioDecodingError(f"{name} has {count} samples that are not finite.")
     if peak > MAX_PEAK:
         raise AudioDecodingError(
-            f"{name} has a peak of {peak:.4g}, where full scale is 1.0 and {MAX_PEAK:g} the most that is taken: "
-            "scale it to [-1, 1], or give integers as such."
+            f"{name} has a peak of {peak:.4g}, where full scale is 1.0 and the maximum is {MAX_PEAK:g}: scale it to "
+            "[-1, 1], or give integer samples in an integer type."
         )
 
 
 class _Clock:
-    """The time that is left for the next step of decoding."""
+    """The time limit of a decoding step."""
 
     def __init__(self, name: str):
         self._name = name
@@ -176,11 +179,11 @@ class _Clock:
 
     def check(self) -> None:
         if time.monotonic() > self._ends_at:
-            raise AudioDecodingError(f"{self._name}: no audio came out of it within {TIMEOUT:g} s.")
+            raise AudioDecodingError(f"{self._name}: decoding produced no audio within {TIMEOUT:g} s.")
 
 
 class _Reader:
-    """What FFmpeg reads a file through, so that it opens nothing by itself and does not read for ever."""
+    """The file object that FFmpeg reads from, so that it opens no file itself and reading cannot run forever."""
 
     def __init__(self, file, clock: _Clock, name: str):
         self._file, self._clock, self.name = file, clock, name
@@ -191,20 +194,20 @@ class _Reader:
         return self._file.read(size)
 
 
-def _refuse_to_open(url: str, flags: int, options: dict):
-    raise AudioDecodingError("The file refers to another one, which is not opened.")
+def _reject_other_files(url: str, flags: int, options: dict):
+    raise AudioDecodingError("The file refers to another file; such references are not followed.")
 
 
 @contextlib.contextmanager
 def _open(source, *, probesize: int | None = None) -> Iterator[tuple]:
-    """The container, its first audio stream, the part that is meant (start, end) in seconds (None = all), and a clock.
+    """The container, its first audio stream, the requested part (start, end) in seconds (None = all), and a clock.
 
-    Of a WAV file, whose header tells it all, FFmpeg looks at no more than `probesize` bytes of audio.
+    For WAV files, whose header is enough, FFmpeg probes at most `probesize` bytes of audio.
     """
     try:
         import av
     except ImportError as error:
-        raise ImportError("Decoding sound needs PyAV: pip install av soxr") from error
+        raise ImportError("Decoding audio needs PyAV: pip install av soxr") from error
     name, clock = _name(source), _Clock(_name(source))
     source, part = _split_part(source)
     with io.BytesIO(source) if isinstance(source, bytes | bytearray) else open(source, "rb") as file:
@@ -219,38 +222,38 @@ def _open(source, *, probesize: int | None = None) -> Iterator[tuple]:
         reader = _Reader(file, clock, "" if isinstance(source, bytes | bytearray) else str(source))
         try:
             with av.open(
-                reader, options=options, metadata_errors="replace", timeout=TIMEOUT, io_open=_refuse_to_open
+                reader, options=options, metadata_errors="replace", timeout=TIMEOUT, io_open=_reject_other_files
             ) as container:
                 if not container.streams.audio:
-                    raise AudioDecodingError(f"{name}: there is no audio stream.")
+                    raise AudioDecodingError(f"{name}: the file has no audio stream.")
                 stream = container.streams.audio[0]
                 if stream.codec_context is None:
-                    raise AudioDecodingError(f"{name}: its audio is in a codec that is not known.")
+                    raise AudioDecodingError(f"{name}: the codec of its audio is unknown.")
                 check_format(stream.rate or 0, stream.channels or 0, name)
                 yield container, stream, part, clock
         except AudioDecodingError:
             raise
         except (av.FFmpegError, ValueError, TypeError, ArithmeticError, MemoryError, NotImplementedError) as error:
             raise AudioDecodingError(
-                f"{name}: it cannot be decoded as sound, or is truncated ({error}). Files are one of: "
+                f"{name}: it cannot be decoded as audio, or is truncated ({error}). Supported containers: "
                 f"{', '.join(CONTAINERS)}."
             ) from error
 
 
 def _split_part(source) -> tuple:
-    """The path or bytes, and the part of a path that is meant."""
+    """The path or bytes, and the (start, end) of a part of a file."""
     if isinstance(source, bytes | bytearray):
         return source, None
     if _is_file(source):
         return source, None
     fragment = _FRAGMENT.fullmatch(str(source))
     if fragment is None or not _is_file(fragment["path"]):
-        raise FileNotFoundError(f"No such sound file: {_shown(str(source))}")
+        raise FileNotFoundError(f"No such audio file: {_shown(str(source))}")
     return fragment["path"], (float(fragment["start"]), float(fragment["end"]))
 
 
 def _is_file(path: str | Path) -> bool:
-    """Whether it is a regular file; a name that no file can have is none."""
+    """Whether it is a regular file; False for names that no file can have."""
     try:
         return Path(path).is_file()
     except (OSError, ValueError):
@@ -258,14 +261,14 @@ def _is_file(path: str | Path) -> bool:
 
 
 def _frames_of_part(container, stream, start: float, end: float) -> Iterator[tuple]:
-    """Frames that have audio between two times, in seconds from the first sample on; and which samples of each."""
-    # Some formats seek behind the time that is asked for; a second before it is decoded and thrown away.
+    """Frames that overlap the part between two times, in seconds from the first sample, and a slice of each frame."""
+    # Some formats seek past the requested time; decode from one second before it and skip those frames.
     offset = float((stream.start_time or 0) * stream.time_base)
     if start > 1.0:
         container.seek(int((start - 1.0 + offset) / stream.time_base), stream=stream)
     for frame in container.decode(stream):
         if frame.time is None:
-            raise AudioDecodingError("A part of a file without times cannot be found.")
+            raise AudioDecodingError("A part of a file cannot be located: its frames have no timestamps.")
         time = frame.time - offset
         first, last = (max(0, round((moment - time) * frame.sample_rate)) for moment in (start, end))
         if first < frame.samples and last > 0:
@@ -279,29 +282,29 @@ def _name(source) -> str:
 
 
 def _shown(value, most: int = 200) -> str:
-    """A value as an error shows it: what comes from outside may be of any length."""
+    """A value as error messages show it, cut to a maximal length since it may be untrusted."""
     text = value if isinstance(value, str) else repr(value)
     return text if len(text) <= most else f"{text[:most]}... ({len(text)} characters)"
 
 
 def _declared_seconds(stream, container) -> float | None:
-    """How long the header says the sound is; None where formats only estimate it from what is there."""
+    """Duration by the header, in seconds; None for formats whose value is only an estimate from the file's size."""
     if container.format.name not in ("flac", "mov,mp4,m4a,3gp,3g2,mj2", "aiff", "au"):
         return None
     return None if stream.duration is None else float(stream.duration * stream.time_base)
 
 
 def _check_riff(head: bytes, size: int, name: str) -> bool:
-    """Whether it is a WAV file, which must be whole: FFmpeg reads one to its end, whatever the header says."""
+    """Whether it is a WAV file; raise if it is truncated, since FFmpeg reads it without an error."""
     declared = int.from_bytes(head[4:8], "little")
-    # Writers to a pipe leave the size open, and some count a last byte of padding that they do not write.
+    # Writers to a pipe leave the size open, and some count a final padding byte that they do not write.
     if head[:4] == b"RIFF" and declared not in (0, 0xFFFFFFFF) and declared + 8 > size + 1:
-        raise AudioDecodingError(f"{name}: truncated, {size} bytes of the declared {declared + 8} are there.")
+        raise AudioDecodingError(f"{name}: truncated, it holds {size} bytes of the declared {declared + 8}.")
     return head[:4] == b"RIFF"
 
 
 def _as_float(frame, window: slice) -> Iterator[np.ndarray]:
-    """(channels, samples) float64 of the samples of a decoded frame, full scale 1.0, a few at a time."""
+    """Yield the samples of a decoded frame as (channels, samples) float64, full scale 1.0, a block at a time."""
     samples = frame.to_ndarray()
     if not frame.format.is_planar:
         samples = samples.reshape(-1, len(frame.layout.channels)).T
@@ -312,7 +315,7 @@ def _as_float(frame, window: slice) -> Iterator[np.ndarray]:
 
 
 def _pcm_to_float(samples: np.ndarray) -> np.ndarray:
-    """Integers of a decoder, which are PCM of their type, with full scale 1.0, or floats as they are; float64."""
+    """Convert a decoder's samples to float64: integers as PCM of their type, full scale 1.0; floats unchanged."""
     if samples.dtype.kind == "u":
         zero = (int(np.iinfo(samples.dtype).max) + 1) / 2
         return (samples.astype(np.float64) - zero) / zero

@@ -1,4 +1,4 @@
-"""Making and loading a model with memory: in full, or as an adapter that names its base."""
+"""Create and load a model with memory: in full, or as an adapter that names its base."""
 
 from __future__ import annotations
 
@@ -36,21 +36,21 @@ from .model_identity import differing_shape, host_checksums, host_fingerprint, i
 
 logger = logging.get_logger(__name__)
 
-# What belongs to an adapter's own files, and not to those of its base.
+# Location fields that describe an adapter's own files rather than those of its base.
 _BASE_FIELDS = ("base_model_name_or_path", "base_model_revision", "base_model_subfolder")
 _ADAPTER_KEYWORDS = (*LOCATION_KEYWORDS, "code_revision", "adapter_kwargs", "variant")
 
 
 class AudioEmotionCheckpointMixin(CheckpointSavingMixin):
-    """`from_base` and `from_pretrained` of a host with memory, and what saving is.
+    """`from_base` and `from_pretrained` of a host with memory, and saving.
 
     Attributes:
-        loaded_from: the folder or repo that `from_pretrained` was given, and how it is reached, as `hub_keywords`
-            gives; None for a model that it did not make.
+        loaded_from: the folder or repo given to `from_pretrained`, and the keywords needed to reach it, as returned by
+            `hub_keywords`; None for a model that `from_pretrained` did not create.
     """
 
     loaded_from: tuple[str, dict] | None = None
-    # A processor that is saved along, or where one may be found when it is asked for.
+    # The processor that is saved with the model, or where to load it from on first use.
     _processor = None
     _processor_source: tuple | None = None
     _host_keys_missing: set[str] | None = None
@@ -60,7 +60,7 @@ class AudioEmotionCheckpointMixin(CheckpointSavingMixin):
         host = cls.host_class()
         if host is None:
             return
-        # transformers renames the keys of a Hub checkpoint for its own classes only.
+        # transformers renames the keys of a Hub checkpoint only for its own classes.
         names = (host.__name__, host.config_class.model_type)
         mapping = next(filter(None, map(get_checkpoint_conversion_mapping, names)), None)
         if mapping is not None:
@@ -68,16 +68,16 @@ class AudioEmotionCheckpointMixin(CheckpointSavingMixin):
 
     @classmethod
     def host_class(cls) -> type[PreTrainedModel] | None:
-        """The host's own model class; None for a class that is mixed with no host yet."""
+        """The host's model class; None for a mixin class that has no host yet."""
         models = (base for base in cls.__mro__ if issubclass(base, PreTrainedModel))
         return next((base for base in models if not issubclass(base, AudioEmotionCheckpointMixin)), None)
 
     @property
     def processor(self):
-        """The host's processor, where it is known: that of the base or of the folder that the model came from."""
+        """The host's processor, from the base or from the model's folder; None if unknown."""
         if self._processor is None and self._processor_source is not None:
             source, self._processor_source = self._processor_source, None
-            # Where this very code came from the repo, it is trusted already.
+            # If this code itself was loaded from the repo, the user has already trusted it.
             trust = type(self).__module__.startswith("transformers_modules.")
             self._processor = load_processor(*source, is_needed=False, trust_remote_code=trust)
         return self._processor
@@ -98,24 +98,24 @@ class AudioEmotionCheckpointMixin(CheckpointSavingMixin):
         emotion_prompt: str = DEFAULT_EMOTION_PROMPT,
         **kwargs,
     ):
-        """A host checkpoint plus a fresh memory, which leaves its output as it is.
+        """Load a host checkpoint and add a new memory, which leaves the host's output unchanged.
 
-        The host is frozen, also where an adapter is loaded: memory and readout train, and a LoRA that `add_adapter`
-        puts on it. `requires_grad_(True)` frees it, for a model that is saved in full.
+        The host is frozen, also when an adapter is loaded: memory and readout are trained, and a LoRA added by
+        `add_adapter`. `requires_grad_(True)` unfreezes it, for a model that is saved in full.
 
         Args:
             pretrained_model_name_or_path: folder or Hub repo of the host.
             id2label: the emotion labels, numbered from 0.
             memory_config: None = the defaults of `TitansMemoryConfig`.
-            emotion_readout: "verbalizer", "linear", or None where `emotion_dimensions` alone are read.
-            emotion_dimensions: what is read as numbers, as "valence"; None of them: ().
-            emotion_prompt: what the user turn asks after the audio; `{labels}` stands for the labels.
-            kwargs: of the host's `from_pretrained` (dtype, device_map, revision, ...).
+            emotion_readout: "verbalizer", "linear", or None to predict `emotion_dimensions` only.
+            emotion_dimensions: names of the continuous dimensions to predict, such as "valence"; default: none.
+            emotion_prompt: the instruction after the audio; `{labels}` is replaced by the labels.
+            kwargs: for the host's `from_pretrained` (dtype, device_map, revision, ...).
 
         Raises:
-            ValueError: for a checkpoint of another host, labels that the tokenizer cannot tell apart, a wrong memory
-                configuration, or a checkpoint whose weights are not all there or not finite; nothing is loaded before
-                the other checks.
+            ValueError: for a checkpoint of another host, labels that share a first token, an invalid memory
+                configuration, or a checkpoint with missing or non-finite weights. All but the last are checked before
+                any weights are loaded.
         """
         check_location(pretrained_model_name_or_path)
         hub = hub_keywords(kwargs)
@@ -150,10 +150,10 @@ class AudioEmotionCheckpointMixin(CheckpointSavingMixin):
         model.processor = processor
         trained, total = model.get_nb_trainable_parameters()
         logger.warning(
-            f"The host is frozen: {trained:,d} of {total:,d} parameters train, those of memory and readout."
+            f"The host is frozen: {trained:,d} of {total:,d} parameters are trainable (memory and readout)."
         )
         if model.generation_config.eos_token_id is None:
-            # A larger checkpoint keeps it for its own `generate`.
+            # A larger checkpoint may keep it in the generation config of the whole model only.
             tokenizer = getattr(processor, "tokenizer", None)
             own = getattr(config, "eos_token_id", None)
             model.generation_config.eos_token_id = own if own is not None else getattr(tokenizer, "eos_token_id", None)
@@ -161,17 +161,15 @@ class AudioEmotionCheckpointMixin(CheckpointSavingMixin):
 
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path, *model_args, config=None, **kwargs):
-        """Load a folder or repo that `save_pretrained` wrote; an adapter-only one loads its base as well.
+        """Load a folder or repo written by `save_pretrained`; for an adapter-only checkpoint, its base as well.
 
         Args:
-            kwargs: of transformers' `from_pretrained`, and fields of the configuration. For an adapter, what says how
-                the weights are loaded (dtype, device_map, ...) goes to the base, whose name and revision the adapter's
-                config holds.
+            kwargs: for transformers' `from_pretrained`, and fields of the configuration. For an adapter, loading
+                options (dtype, device_map, ...) apply to the base, which the adapter's config names with its revision.
 
         Raises:
-            FileNotFoundError: for a folder that does not exist, be it that of the base.
-            ValueError: if weights are missing or not finite, or those of the adapter are not those that its config
-                describes.
+            FileNotFoundError: for a folder that does not exist, the base's included.
+            ValueError: if weights are missing or not finite, or if the adapter's weights do not match its config.
         """
         check_location(pretrained_model_name_or_path)
         hub = hub_keywords(kwargs)
@@ -186,7 +184,7 @@ class AudioEmotionCheckpointMixin(CheckpointSavingMixin):
             check_finite_weights(model, pretrained_model_name_or_path)
         model._processor_source = (pretrained_model_name_or_path, hub)
         model.loaded_from = (str(pretrained_model_name_or_path), hub)
-        # Known from here on, so that no call has to look at the weights.
+        # Computed once here, so that no call needs to hash the weights.
         model.titans_memory.fingerprint()
         return (model, info) if wants_info else model
 
@@ -203,7 +201,7 @@ class AudioEmotionCheckpointMixin(CheckpointSavingMixin):
     def _load_adapter(cls, name, config, kwargs):
         hub, base = hub_keywords(kwargs), config.base_model_name_or_path
         if base is None:
-            raise ValueError(f"The config of the adapter {name} names no base: base_model_name_or_path is None.")
+            raise ValueError(f"The config of the adapter {name} has no base: base_model_name_or_path is None.")
         check_location(base, f"base of the adapter {name},")
         weights = load_adapter_weights(name, hub, kwargs.get("variant"))
         base_kwargs = {key: value for key, value in kwargs.items() if key not in _ADAPTER_KEYWORDS}
@@ -212,12 +210,12 @@ class AudioEmotionCheckpointMixin(CheckpointSavingMixin):
         model, info = cls._load_host(base, config, base_kwargs)
         written, _ = PreTrainedConfig.get_config_dict(name, **hub)
         is_other_base = any(written.get(field) != getattr(config, field) for field in _BASE_FIELDS)
-        # A commit of the Hub that the adapter itself names needs no more proof.
+        # If the adapter itself names the commit of a Hub repo, no further check is needed.
         is_proven = commit is not None and not is_other_base
         if not is_proven and is_other_host(config.base_fingerprint, model._loaded_fingerprint):
             raise ValueError(
-                f"The base {base} is not the host that the adapter {name} was made for: its weights are "
-                f"{model._loaded_fingerprint}, not {config.base_fingerprint}; base_fingerprint=None passes over it."
+                f"The base {base} is not the host that the adapter {name} was made for: its weights' fingerprint is "
+                f"{model._loaded_fingerprint}, not {config.base_fingerprint}. base_fingerprint=None skips this check."
             )
         model.config.base_model_revision = commit
         if is_other_base:
@@ -229,31 +227,31 @@ class AudioEmotionCheckpointMixin(CheckpointSavingMixin):
 
     @classmethod
     def _check_base(cls, name, config, kwargs) -> str | None:
-        """The commit of an adapter's base; None for a folder. Before weights are loaded, another host is refused."""
+        """The commit of an adapter's base (None for a folder); checks its configuration before weights are loaded."""
         base, revision = config.base_model_name_or_path, config.base_model_revision
-        told = f"The base {base}{f' at revision {revision}' if revision else ''} of the adapter {name}"
+        described = f"The base {base}{f' at revision {revision}' if revision else ''} of the adapter {name}"
         hub = hub_keywords(kwargs)
         try:
             native = AutoConfig.from_pretrained(base, **hub)
             commit = commit_of(base, hub)
         except (OSError, ValueError) as error:
-            raise OSError(f"{told} cannot be loaded: {error}") from error
+            raise OSError(f"{described} cannot be loaded: {error}") from error
         try:
             fields = cls.config_class.fields_of_host(native)
         except ValueError as error:
-            raise ValueError(f"{told} is not the host that it was made for: {error}") from None
-        # Both in the words of one version of transformers.
+            raise ValueError(f"{described} is not the host that it was made for: {error}") from None
+        # Both configurations are expressed in the same version of transformers.
         differing = differing_shape(cls.config_class.host_class()(**fields), config)
         if differing:
-            listed = ", ".join(f"{field} is {one} and not {other}" for field, (one, other) in differing.items())
-            raise ValueError(f"{told} is not the host that it was made for: {listed}.")
+            listed = ", ".join(f"{field} is {one}, expected {other}" for field, (one, other) in differing.items())
+            raise ValueError(f"{described} is not the host that it was made for: {listed}.")
         if commit is not None and revision is not None and _is_commit(revision) and commit != revision:
-            raise ValueError(f"{told} is not the host that it was made for: it came as revision {commit}.")
+            raise ValueError(f"{described} is not the host that it was made for: it was loaded at revision {commit}.")
         return commit
 
     @classmethod
     def _load_host(cls, name, config, kwargs):
-        """The host's weights with a fresh extension, and a record of what they were."""
+        """Load the host's weights with a new memory and readout, and record the host's checksums."""
         model, info = super().from_pretrained(name, config=config, output_loading_info=True, **_safe(kwargs))
         missing = {*info["missing_keys"], *model._host_keys_missing}
         if missing:
@@ -268,7 +266,7 @@ class AudioEmotionCheckpointMixin(CheckpointSavingMixin):
 
     def _adjust_missing_and_unexpected_keys(self, loading_info) -> None:
         super()._adjust_missing_and_unexpected_keys(loading_info)
-        # The first report is the host's; that of a LoRA in the base's folder follows, and alone is returned.
+        # The first call reports on the host; a second one, for a LoRA in the base's folder, would replace it.
         if self._host_keys_missing is None:
             self._host_keys_missing = set(loading_info.missing_keys)
 
@@ -284,20 +282,20 @@ def _copy_extension(model, weights: dict[str, Tensor], name) -> None:
 
 
 def _keep_extension_precise(model) -> None:
-    """float32 whatever the host is, float64 in a float64 one; transformers creates what is missing in its dtype."""
+    """Use float64 in a float64 model, else float32; transformers creates missing weights in the model's dtype."""
     for name in model.extension_names:
         getattr(model, name).to(torch.float64 if model.dtype == torch.float64 else torch.float32)
 
 
 def _safe(kwargs: dict) -> dict:
-    """The keywords of a loading that reads no pickle, which may run any code."""
+    """The loading keywords, restricted to safetensors: unpickling could run arbitrary code."""
     if kwargs.get("use_safetensors") is False:
-        raise ValueError("Weights are loaded of safetensors alone: use_safetensors=False is not allowed.")
+        raise ValueError("Weights are loaded from safetensors only: use_safetensors=False is not allowed.")
     return {**kwargs, "use_safetensors": True}
 
 
 def _some(keys) -> str:
-    """The first of many names."""
+    """The names, shortened to the first five."""
     keys = sorted(keys)
     return f"{keys}" if len(keys) <= 5 else f"{len(keys)} of them, {keys[:5]}, ..."
 

@@ -1,4 +1,4 @@
-"""`forward` and `generate` of a host with memory: everything that is the same for all hosts."""
+"""`forward` and `generate` of a host with memory: everything that all hosts share."""
 
 from __future__ import annotations
 
@@ -25,17 +25,17 @@ from .turn_inputs import TurnInputsMixin
 class AudioEmotionMixin(TurnInputsMixin, AudioEmotionCheckpointMixin):
     """Conversational memory and an emotion readout for a host: mix it in before the host's class.
 
-    A host's class sets `config_class`. What else is special to the host, it overrides: `audio_token_id`, `audio_mask`,
-    `hidden_states_index`, and what `TurnInputsMixin` says of its processor.
+    A host's class sets `config_class`. Where the host differs, it overrides `audio_token_id`, `audio_mask`,
+    `hidden_states_index`, and the methods and attributes of `TurnInputsMixin` that depend on its processor.
 
     Attributes:
-        output_class: an `AudioEmotionOutput` and the host's own output; made for each host.
-        host_output_class: what the host's `forward` returns, where that is not what it is annotated with.
-        memory_cache_class: what its `memory_cache` is; code that stands apart from the model's finds it here.
-        row_wise_tower: the name of an audio tower that computes each row of features by itself, whatever is beside it
-            in a batch, so that its output can be kept; None: it does not.
+        output_class: an `AudioEmotionOutput` and the host's own output; created for each host.
+        host_output_class: what the host's `forward` returns, where its annotation says otherwise.
+        memory_cache_class: the class of `memory_cache`, for code that cannot import it from the model's module.
+        row_wise_tower: the name of an audio tower whose output for each row does not depend on the rest of the batch,
+            so that it can be cached; None if it does.
         hidden_states_index: for a host whose blocks carry several versions of the hidden states, (versions, rows,
-            positions, hidden_size), the one that the memory hears and adds to.
+            positions, hidden_size): the version that the memory reads and adds to.
     """
 
     output_class: type[AudioEmotionOutput]
@@ -56,20 +56,20 @@ class AudioEmotionMixin(TurnInputsMixin, AudioEmotionCheckpointMixin):
 
     def __init__(self, config, *args, **kwargs):
         config.check()
-        # Not checked by the config: transformers builds one without any field, to compare with.
+        # Not checked in the config: transformers builds one without arguments, to compare with.
         if getattr(config, "audio_config", ...) is None:
-            raise ValueError("This checkpoint of the host hears nothing: its audio_config is None.")
+            raise ValueError("This checkpoint of the host cannot process audio: its audio_config is None.")
         if config.emotion_readout == "verbalizer" and config.label_token_ids is None:
             raise ValueError(
-                'emotion_readout="verbalizer" needs label_token_ids in the config; `from_base` finds them.'
+                'emotion_readout="verbalizer" needs label_token_ids in the config; `from_base` computes them.'
             )
         super().__init__(config, *args, **kwargs)
         if self.audio_token_id is None:
-            raise ValueError(f"{type(config).__name__} names no audio placeholder: audio_token_id is None.")
+            raise ValueError(f"{type(config).__name__} defines no audio placeholder: audio_token_id is None.")
         vocab_size = config.get_text_config(decoder=True).vocab_size
         if not isinstance(self.audio_token_id, int) or not 0 <= self.audio_token_id < vocab_size:
             raise ValueError(
-                f"audio_token_id must be a token of the host's {vocab_size}, got {self.audio_token_id!r}: no turn "
+                f"audio_token_id must be one of the host's {vocab_size} tokens, got {self.audio_token_id!r}: no turn "
                 "would have audio."
             )
         attach_memory(self, config.memory_config, hidden_states_index=self.hidden_states_index)
@@ -78,13 +78,13 @@ class AudioEmotionMixin(TurnInputsMixin, AudioEmotionCheckpointMixin):
             self.emotion_head = nn.Linear(hidden_size, len(config.labels))
         if config.emotion_dimensions:
             self.emotion_values_head = nn.Linear(hidden_size, len(config.emotion_dimensions))
-        # The placement, precision and tying rules of the new children join those of the host. Quantisers leave alone
-        # what the first names.
+        # The host's rules for placement, precision and tying also apply to the new modules. Quantisation skips the
+        # modules named in the first.
         self._keep_in_fp32_modules = {*(self._keep_in_fp32_modules or ()), *self.extension_names}
         self._keep_in_fp32_modules_strict = {*(self._keep_in_fp32_modules_strict or ()), *self.extension_names}
         self._skip_keys_device_placement = {*(self._skip_keys_device_placement or ()), "memory_cache", CALL_KEYWORD}
         if config.adapter_only:
-            # The base never has them; `from_pretrained` demands them of the adapter.
+            # The base never has them; `from_pretrained` requires them in the adapter.
             names = {rf"^{name}\." for name in self.extension_names}
             self._keys_to_ignore_on_load_missing = {*(self._keys_to_ignore_on_load_missing or ()), *names}
         self._memory_disabled_in = _PerThread()
@@ -96,7 +96,7 @@ class AudioEmotionMixin(TurnInputsMixin, AudioEmotionCheckpointMixin):
         return self.config.audio_token_id
 
     def audio_mask(self, input_ids: Tensor, inputs: dict) -> Tensor:
-        """(rows, positions) bool, the positions that hold a turn's sound: they read the memory and are written.
+        """(rows, positions) bool: the positions that hold a turn's audio, which read the memory and are written.
 
         Args:
             input_ids: (rows, positions).
@@ -110,7 +110,7 @@ class AudioEmotionMixin(TurnInputsMixin, AudioEmotionCheckpointMixin):
 
     @contextlib.contextmanager
     def disable_memory(self) -> Iterator[None]:
-        """Within it, and in this thread only, the model is exactly its host: no reads and no writes."""
+        """Within this context, and in this thread only, the model behaves exactly as its host: no reads or writes."""
         thread, counts = threading.get_ident(), self._memory_disabled_in.counts
         counts[thread] = counts.get(thread, 0) + 1
         try:
@@ -136,28 +136,28 @@ class AudioEmotionMixin(TurnInputsMixin, AudioEmotionCheckpointMixin):
         emotion_value_labels: Tensor | Sequence[Sequence[float]] | None = None,
         **kwargs,
     ) -> AudioEmotionOutput | tuple:
-        """The host's forward with memory; what the host takes, it takes as before.
+        """The host's forward with memory; the host's own arguments are unchanged.
 
         Args:
-            memory_cache: state of the conversations; None: each starts from the learned memory and is dropped.
+            memory_cache: state of the conversations; None: each starts from the learned memory and is discarded after.
             conversation_ids: (rows,) integers; rows with one id are successive turns of one conversation, in row
                 order. None: row i is a turn of the cache's row i.
             speaker_ids: (rows,) integers, for `memory_config.scope="speaker"`; ignored for "conversation".
             update_memory: False reads the history of each row's conversation and writes nothing.
-            emotion_labels: (rows,) integers, below 0 = not scored. Their loss is added to that of `labels`: the mean
-                over the scored rows, or under `num_items_in_batch` (of Trainer) their share of a step's mean.
-            emotion_value_labels: (rows, dimensions), NaN = not known, in the order of `config.emotion_dimensions`.
-                Their loss, 1 - CCC over the rows of the call, is added likewise.
+            emotion_labels: (rows,) integers, below 0 = not scored. Their loss is added to the loss of `labels`: the
+                mean over the scored rows, or with `num_items_in_batch` (from Trainer) their share of the step's mean.
+            emotion_value_labels: (rows, dimensions), NaN = unknown, in the order of `config.emotion_dimensions`. Their
+                loss, 1 - CCC over the rows of the call, is added likewise.
             logits_to_keep (int): apply the output head to that many last positions only (0 = all).
 
         Returns:
             The host's output with `emotion_logits`, `emotion_values`, `memory_surprise` and `memory_cache`.
 
         Raises:
-            ValueError: for ids, labels or a cache that do not fit, audio features that are not finite, or, where the
-                call writes and the model is not in training, a state or emotion logits that are not; the cache is
-                then as it was before the call.
-            TypeError: for a `memory_cache` of another class, or a `return_dict` that is no bool.
+            ValueError: for ids, labels or a cache that do not fit, or audio features that are not finite; and, if the
+                call writes outside training, for a state or emotion logits that are not finite. The cache is then
+                unchanged.
+            TypeError: for a `memory_cache` of another class, or a `return_dict` that is not a bool.
         """
         kwargs.update(zip(self._host_parameters, args))
         return_dict = kwargs.pop("return_dict", None)
@@ -214,9 +214,9 @@ class AudioEmotionMixin(TurnInputsMixin, AudioEmotionCheckpointMixin):
         update_memory: bool = True,
         **kwargs,
     ) -> Any:
-        """The host's `generate`; the prompt is read and written once, whatever the decoding mode, as one transaction.
+        """The host's `generate`; the prompt is read and written once in every decoding mode, as one transaction.
 
-        Args and errors as `forward`; what is decoded is never written.
+        Arguments and errors as `forward`; generated tokens are never written.
         """
         input_ids = None if kwargs.get("inputs_embeds") is not None else kwargs.get("input_ids", inputs)
         transaction = self._begin(memory_cache, input_ids, conversation_ids, speaker_ids, update_memory)
@@ -236,28 +236,28 @@ class AudioEmotionMixin(TurnInputsMixin, AudioEmotionCheckpointMixin):
             transaction.expand(expand_size)
         windows = _take_windows(kwargs)
         input_ids, kwargs = super()._expand_inputs_for_generation(expand_size, *args, **kwargs)
-        # Copies of one prompt: its windows follow each other in each of them.
+        # The rows are copies of one prompt, so its windows are repeated as a block for each copy.
         return input_ids, kwargs | {key: torch.cat([tensor] * expand_size) for key, tensor in windows.items()}
 
     def _get_candidate_generator(self, *args, **kwargs):
-        # An assistant has no use for this model's memory; what it proposes is checked with memory.
+        # An assistant model does not use this model's memory; its proposals are verified with memory.
         kwargs["model_kwargs"] = {k: v for k, v in kwargs["model_kwargs"].items() if k != "memory_cache"}
         return super()._get_candidate_generator(*args, **kwargs)
 
     def _begin(self, cache, input_ids, conversation_ids, speaker_ids, write) -> MemoryTransaction | None:
-        """The call's transaction; inside `generate` the one that `generate` began."""
+        """The call's transaction; inside `generate`, the one that `generate` began."""
         if isinstance(cache, MemoryTransaction):
             return cache
         if self.is_memory_disabled:
             return None
         if input_ids is None:
-            raise ValueError("Memory needs input_ids to find the audio: use disable_memory() for inputs_embeds alone.")
+            raise ValueError("Memory needs input_ids to find the audio: use disable_memory() to pass inputs_embeds.")
         rows = input_ids.shape[0]
         fingerprint = None
         if cache is None:
             cache = ConversationMemoryCache(self.config, batch_size=rows)
         elif isinstance(cache, ConversationMemoryCache):
-            # Compiled code was traced with a cache that fitted.
+            # Compiled code was traced with a matching cache.
             if not torch.compiler.is_compiling():
                 fingerprint = self.titans_memory.fingerprint()
                 cache.check_reader(self.config, fingerprint)
@@ -278,7 +278,7 @@ class AudioEmotionMixin(TurnInputsMixin, AudioEmotionCheckpointMixin):
         )
 
     def _memory_call(self, transaction: MemoryTransaction | None, kwargs: dict) -> MemoryCall | None:
-        """What the hooks need to know of this call; None where nothing is to be done."""
+        """What the hooks need for this call; None if they have nothing to do."""
         input_ids, past = kwargs.get("input_ids"), kwargs.get("past_key_values")
         if input_ids is None or (transaction is not None and transaction.is_closed and past is not None):
             return None
@@ -296,7 +296,7 @@ class AudioEmotionMixin(TurnInputsMixin, AudioEmotionCheckpointMixin):
         if output is None:
             config = self.config
             raise ValueError(
-                f"{name} were given, but input_ids hold no audio, or the model does not read them: it has "
+                f"{name} were given, but input_ids hold no audio or the model does not predict them: it has "
                 f"emotion_readout={config.emotion_readout!r} and emotion_dimensions={config.emotion_dimensions}."
             )
 
@@ -309,7 +309,7 @@ class AudioEmotionMixin(TurnInputsMixin, AudioEmotionCheckpointMixin):
 
 
 def _read(head: nn.Linear, call: MemoryCall) -> Tensor:
-    """(rows, features), a head's output for the final hidden state of each row; float32, or float64 of such a head."""
+    """(rows, features): a head's output for the last hidden state of each row; float32, or float64 for such a head."""
     weight = head.weight
     with torch.autocast(weight.device.type, enabled=False):
         values = head(call.last_hidden_state.to(weight.device, weight.dtype))
@@ -317,10 +317,10 @@ def _read(head: nn.Linear, call: MemoryCall) -> Tensor:
 
 
 def _take_windows(kwargs: dict) -> dict[str, Tensor]:
-    """Take out of the keywords of `generate` what has a row for each window of sound, where a prompt has several.
+    """Remove from `generate`'s keywords the tensors with one row per audio window, if a prompt has several windows.
 
     Raises:
-        ValueError: for several prompts with other numbers of rows than prompts, whose windows cannot be told apart.
+        ValueError: for several prompts with several windows each, since a window cannot be assigned to its prompt.
     """
     rows = kwargs["input_ids"].shape[0]
     names = [key for key, value in kwargs.items() if isinstance(value, Tensor) and key.endswith("input_features")]
@@ -329,15 +329,15 @@ def _take_windows(kwargs: dict) -> dict[str, Tensor]:
         return {}
     if rows > 1:
         raise ValueError(
-            f"Beams and several sequences need one window of sound for each prompt, got {windows} windows for {rows} "
-            "prompts: give the prompts one by one."
+            f"Beam search and several return sequences need one audio window per prompt, got {windows} windows for "
+            f"{rows} prompts: pass the prompts one by one."
         )
     several = [key for key, value in kwargs.items() if isinstance(value, Tensor) and key != "input_ids"]
     return {key: kwargs.pop(key) for key in several if kwargs[key].shape[:1] == (windows,)}
 
 
 class _PerThread:
-    """Counts by thread; a copy of the model starts without them."""
+    """Counters per thread; a copy of the model starts with none."""
 
     def __init__(self):
         self.counts: dict[int, int] = {}
@@ -347,24 +347,24 @@ class _PerThread:
 
 
 def _check_features(inputs: dict) -> None:
-    """Refuse features that are not finite: no layer behind them would be, and the memory would keep it."""
-    if torch.compiler.is_compiling():  # which cannot ask
+    """Reject features that are not finite, since everything computed from them, including the memory, would be NaN."""
+    if torch.compiler.is_compiling():  # no data-dependent checks there
         return
     for name, value in inputs.items():
         if name.endswith("input_features") and isinstance(value, Tensor) and not bool(value.isfinite().all()):
             count = int((~value.isfinite()).sum())
-            raise ValueError(f"{name} must be finite, and {count} of its {value.numel()} numbers are not.")
+            raise ValueError(f"{name} must be finite, but {count} of its {value.numel()} values are not.")
 
 
 def _check_logits(logits: Tensor | None) -> None:
-    """Refuse a turn that no emotion can be read from, before it is written."""
+    """Reject a turn whose emotion logits are not finite, before it is written."""
     if logits is None or torch.compiler.is_compiling() or bool(logits.isfinite().all()):
         return
     rows = (~logits.isfinite().all(-1)).nonzero().flatten().tolist()
-    raise ValueError(f"The emotion logits are not finite for the rows {rows}: nothing was written.")
+    raise ValueError(f"The emotion logits of rows {rows} are not finite: nothing was written.")
 
 
 def _padding_mask(inputs: dict) -> Tensor | None:
-    """The attention mask where it tells padding; a static cache has masks of its own shape, which do not."""
+    """The attention mask if it marks padding, (rows, positions); a static cache's masks have another shape."""
     mask = inputs.get("attention_mask")
     return mask if isinstance(mask, Tensor) and mask.dim() == 2 else None

@@ -1,4 +1,4 @@
-"""What a host's `forward` becomes with a memory: its output and its signature."""
+"""Output class and signature of `forward` for a host with memory."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ from .conversation_memory_cache import ConversationMemoryCache
 
 @dataclass
 class AudioEmotionOutput(ModelOutput):
-    """What the output of a host gains.
+    """The fields that a host's output gains.
 
     Attributes:
-        emotion_logits: (rows, labels) float32; None where the call holds no audio, as in decode steps, and where the
-            model reads no labels.
+        emotion_logits: (rows, labels) float32; None where the call holds no audio, as in decoding steps, or the model
+            predicts no labels.
         emotion_values: (rows, dimensions) float32, in the order of `config.emotion_dimensions`; None where the call
-            holds no audio, or there are none.
-        memory_surprise: (rows, memory layers), how badly the memory predicted each turn, ||M(k) - v||^2 / ||v||^2
-            averaged over tokens and heads; None without memory or audio.
-        memory_cache: the cache that was handed in.
+            holds no audio or there are no dimensions.
+        memory_surprise: (rows, memory layers), the memory's relative prediction error for each turn,
+            ||M(k) - v||^2 / ||v||^2 averaged over tokens and heads; None without memory or audio.
+        memory_cache: the cache that was passed in.
     """
 
     emotion_logits: Tensor | None = None
@@ -35,7 +35,7 @@ class AudioEmotionOutput(ModelOutput):
 
 
 def annotated_output(host: type) -> type[ModelOutput]:
-    """The output class that the host's `forward` is annotated with."""
+    """The output class in the return annotation of the host's `forward`."""
     annotation = inspect.signature(host.forward, eval_str=True).return_annotation
     declared = [t for t in (*get_args(annotation), annotation) if isinstance(t, type) and issubclass(t, ModelOutput)]
     if not declared:
@@ -54,7 +54,7 @@ def extend_output(cls: type, host_output: type[ModelOutput]) -> type[AudioEmotio
 
 
 def with_signature(forward: Callable, host_forward: Callable) -> Callable:
-    """`forward` under the host's signature plus the new arguments: `generate` and Trainer read it."""
+    """`forward` with the host's signature plus the new arguments, which `generate` and Trainer inspect."""
 
     @functools.wraps(forward)
     def wrapped(self, *args, **kwargs):

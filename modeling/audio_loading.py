@@ -1,4 +1,4 @@
-"""Audio from files, bytes and arrays: mono float32 at one rate, its level kept."""
+"""Load audio from files, bytes and arrays as mono float32 at one rate, without normalisation."""
 
 from __future__ import annotations
 
@@ -23,44 +23,43 @@ from .audio_decoding import (
 )
 
 
-# ITU-R BS.775-3, table 2, brought down to mono (front channels 0.7071, centre 1, surround 0.5); LFE is left out.
+# ITU-R BS.775-3, table 2, downmix to mono (front channels 0.7071, centre 1, surround 0.5); LFE is left out.
 _MONO_WEIGHTS = {"FL": 0.7071, "FR": 0.7071, "FC": 1.0} | dict.fromkeys(("SL", "SR", "BL", "BR", "BC"), 0.5)
-# A turn must last that long to be heard.
+# Minimal and maximal length of a turn.
 MIN_SECONDS = 0.1
-# A turn may last that long: who sends hours as one turn sends no turn.
 MAX_TURN_SECONDS = 3600.0
-# Samples that are converted at once, and by which a signal of unknown length grows.
+# Number of samples converted at a time, and the most by which the buffer of a signal of unknown length grows.
 _BLOCK, _GROWTH = 1 << 16, 1 << 24
-# Two channels that have nothing in common differ by all of their energy, and copies of one by none.
-_ALIKE = 0.5
+# Energy of the difference of two channels, relative to their total energy: 0 for copies, 1 for uncorrelated channels.
+_MAX_DIFFERENCE = 0.5
 
 
 def load_audio(
     source, sampling_rate: int = 16_000, *, channel: int | None = None, max_seconds: float | None = None
 ) -> np.ndarray:
-    """Decode, down-mix and resample, block by block: beside the result it takes a few MB, however long a file is.
+    """Decode, downmix and resample block by block; beside the result this needs a few MB, however long the file is.
 
     Args:
-        source: a path, encoded bytes, a dict with `bytes` or `path` (as `datasets.Audio(decode=False)` gives; bytes
-            win), a dict with `array` and `sampling_rate`, or a tuple `(array, rate)`; arrays as `channels_of` takes
-            them. `path#t=START,END` (seconds) is that part of a file, of which no more than it is decoded where the
-            format lets one seek; `path#t=START,END&channel=N` takes one of its channels.
+        source: a path, encoded bytes, a dict with `bytes` or `path` (as from `datasets.Audio(decode=False)`; bytes
+            take precedence), a dict with `array` and `sampling_rate`, or a tuple `(array, rate)`; arrays as
+            `channels_of` accepts them. `path#t=START,END` (seconds) is a part of a file, and only that part is decoded
+            if the format supports seeking; `path#t=START,END&channel=N` selects one of its channels.
         sampling_rate: of the result, in Hz.
-        channel: the only one that is taken, counted from 1 as in RTTM; None: the source's own, or all are mixed, with
-            a warning where two channels of a whole file have not much in common.
-        max_seconds: at which decoding stops with an error, whatever the header of a file says; None: there is no
-            bound.
+        channel: the channel to use, counted from 1 as in RTTM; None: the channel of `source`, or a mix of all, with a
+            warning if the two channels of a whole file differ.
+        max_seconds: decoding stops with an error beyond this length, whatever the header says; None: no limit.
 
     Returns:
-        (samples,) float32, full scale 1.0; not normalised. Channels are mixed by the ITU-R BS.775 weights of their
-        layout, normalised to sum to one, so that a sound that is alike in all channels keeps its level.
+        (samples,) float32, full scale 1.0; not normalised. Channels are mixed with the ITU-R BS.775 weights of their
+        layout, normalised to sum to one, so that audio that is identical in all channels keeps its level.
 
     Raises:
         FileNotFoundError: for a path that does not exist.
         AudioTooLong: for more than `max_seconds`.
-        AudioDecodingError: for content that is empty, not audio of a known container, not finite, above
-            `audio_decoding.MAX_PEAK`, without the channel, or truncated, where the header of its format gives the
-            length (WAV, FLAC, MP4, AIFF, AU); what is left of others is read.
+        AudioDecodingError: for content that is empty, not audio in a supported container, not finite, above
+            `audio_decoding.MAX_PEAK`, without the requested channel, or truncated (detected in WAV, FLAC, MP4, AIFF
+            and AU, whose headers give the length; other formats are read as far as possible).
+        ValueError: for another type of source, an array of another shape, or an invalid rate.
         ValueError: for another kind of source, an array of another shape, or a rate that is none.
     """
     signal = _Signal()
@@ -73,10 +72,10 @@ def load_audio(
 def audio_blocks(
     source, sampling_rate: int = 16_000, *, channel: int | None = None, max_seconds: float | None = None
 ) -> Generator[np.ndarray, None, None]:
-    """What `load_audio` gives, in pieces (samples,) float32 of any length, as they are decoded; errors likewise."""
+    """The audio that `load_audio` returns, as pieces (samples,) float32 of any length; errors likewise."""
     check_rate(sampling_rate)
     if channel is not None and (isinstance(channel, bool) or not isinstance(channel, int) or channel < 1):
-        raise ValueError(f"A channel is a number from 1 on, or None for all of them mixed, got {channel!r}.")
+        raise ValueError(f"channel must be an integer from 1, or None to mix all channels, got {channel!r}.")
     if isinstance(source, dict):
         if source.get("array") is not None:
             source = (source["array"], source.get("sampling_rate"))
@@ -87,23 +86,23 @@ def audio_blocks(
         check_rate(rate)
         name, blocks = "The array", _blocks_of_array(channels, rate)
     elif isinstance(source, str | Path | bytes | bytearray):
-        name, blocks = name_of_sound(source), decode_blocks(source)
+        name, blocks = name_of_source(source), decode_blocks(source)
         channel = channel_of_part(source) if channel is None else channel
         if channel is None and "#t=" not in name:
             blocks = _compared(blocks, name)
     else:
         raise ValueError(
-            "A sound is a path, bytes, (array, rate), or a dict with bytes, path, or array and sampling_rate; got "
+            "Audio must be a path, bytes, (array, rate), or a dict with bytes, path, or array and sampling_rate; got "
             f"{type(source).__name__}."
         )
     return _resampled(_mono(blocks, channel, max_seconds, name), sampling_rate)
 
 
 def audio_seconds(source) -> float:
-    """How long a sound is, by its header; it is decoded only where its format does not tell.
+    """Duration in seconds according to the header; the audio is decoded only if the format does not declare it.
 
     Args:
-        source: a path, a part of a file, encoded bytes or a dict with `bytes` or `path`, as `load_audio` takes.
+        source: a path, a part of a file, encoded bytes or a dict with `bytes` or `path`, as for `load_audio`.
 
     Raises:
         FileNotFoundError, AudioDecodingError: as `load_audio`, for what the header shows.
@@ -116,12 +115,12 @@ def audio_seconds(source) -> float:
 
 
 def audio_channels(source) -> int:
-    """How many channels a file has, by its header; sources and errors as of `audio_seconds`."""
+    """Number of channels of a file according to its header; sources and errors as `audio_seconds`."""
     return header_channels(_encoded(source) if isinstance(source, dict) else source)
 
 
 def channels_differ(source) -> bool:
-    """Whether the audio has two channels that have not much in common, as of two talkers; all of it is decoded."""
+    """Whether the audio has two channels with different content, as of two speakers; all of it is decoded."""
     comparison = _Comparison()
     for block in decode_blocks(source):
         comparison.add(block.channels)
@@ -129,10 +128,10 @@ def channels_differ(source) -> bool:
 
 
 def part_of_file(path: str | Path, start: float, end: float, *, channel: int | None = None) -> str:
-    """What `load_audio` takes for the audio of a file between two times, in seconds.
+    """The source for `load_audio` that means the audio of a file between two times, in seconds.
 
     Args:
-        channel: the only one that is taken, counted from 1; None: all are mixed.
+        channel: the channel to use, counted from 1; None: all are mixed.
 
     Raises:
         ValueError: if the part does not start at 0 s or later, or does not end after that.
@@ -150,13 +149,13 @@ def check_waveform(
     max_seconds: float | None = None,
     name: str = "The turn",
 ) -> np.ndarray:
-    """Refuse what is no turn, and cut what is longer than `max_seconds`, with a warning.
+    """Check the audio of a turn, and cut it to `max_seconds` with a warning.
 
     Args:
         waveform: (samples,).
         sampling_rate: in Hz.
         min_seconds, max_seconds: allowed length; None = no upper bound.
-        name: of the turn, for what is said of it.
+        name: name of the turn in messages.
 
     Returns:
         (samples,) float32.
@@ -164,7 +163,7 @@ def check_waveform(
     Raises:
         ValueError: for another shape, or audio that is empty, not finite, above `MAX_PEAK`, silent or too short.
     """
-    with np.errstate(over="ignore"):  # what overflows is not finite
+    with np.errstate(over="ignore"):  # overflow gives inf, which check_level reports
         waveform = np.asarray(waveform, dtype=np.float32)
     if waveform.ndim != 1:
         raise ValueError(f"A turn's waveform must be (samples,), got {waveform.shape}.")
@@ -175,21 +174,21 @@ def check_waveform(
         raise ValueError(f"{name} is silent: every sample is zero.")
     seconds = len(waveform) / sampling_rate
     if seconds < min_seconds:
-        raise ValueError(f"{name} lasts {seconds:.3f} s; at least {min_seconds} s are needed.")
+        raise ValueError(f"{name} lasts {seconds:.3f} s, but the minimum is {min_seconds} s.")
     if max_seconds is not None and seconds > max_seconds:
         warnings.warn(f"{name} lasts {seconds:.1f} s; its first {max_seconds:g} s are used.", stacklevel=3)
         waveform = waveform[: int(max_seconds * sampling_rate)]
     return waveform
 
 
-def name_of_sound(source) -> str:
-    """The path of a source of `load_audio`, where it has one; "The turn" otherwise."""
+def name_of_source(source) -> str:
+    """The path of a source of `load_audio` if it has one, else "The turn"."""
     path = source.get("path") if isinstance(source, dict) else source
     return str(path) if isinstance(path, str | Path) else "The turn"
 
 
 def _encoded(source: dict):
-    """The bytes of a dict, or its path."""
+    """The bytes of a dict, else its path."""
     return source.get("bytes") or source.get("path")
 
 
@@ -207,16 +206,16 @@ def _mono(
     seconds = 0.0
     for channels, rate, layout in blocks:
         seconds += channels.shape[1] / rate
-        if max_seconds is not None and seconds > max_seconds + 1e-6:  # sums of fractions round
-            raise AudioTooLong(f"{name} lasts longer than the {max_seconds:g} s that are taken.")
+        if max_seconds is not None and seconds > max_seconds + 1e-6:  # allow for rounding
+            raise AudioTooLong(f"{name} is longer than the allowed {max_seconds:g} s.")
         if channel is not None and channel > len(channels):
-            raise AudioDecodingError(f"{name} has no channel {channel}: it has {len(channels)}, counted from 1.")
+            raise AudioDecodingError(f"{name} has no channel {channel}: its channels are 1 to {len(channels)}.")
         mixed = channels[channel - 1] if channel is not None else _weights(layout, len(channels)) @ channels
         yield mixed.astype(np.float32), rate
 
 
 class _Comparison:
-    """Whether two channels have much in common, over all blocks of a file."""
+    """Whether the two channels of a file differ, accumulated over its blocks."""
 
     def __init__(self):
         self._between = self._total = 0.0
@@ -228,11 +227,11 @@ class _Comparison:
 
     @property
     def differ(self) -> bool:
-        return self._between > _ALIKE * self._total
+        return self._between > _MAX_DIFFERENCE * self._total
 
 
 def _compared(blocks: Iterable[AudioBlock], name: str) -> Iterator[AudioBlock]:
-    """The blocks as they are; at their end a warning where they hold two channels that have not much in common."""
+    """Pass the blocks through, and warn at the end if their two channels have different content."""
     comparison = _Comparison()
     for block in blocks:
         comparison.add(block.channels)
@@ -242,16 +241,16 @@ def _compared(blocks: Iterable[AudioBlock], name: str) -> Iterator[AudioBlock]:
 
 
 def warn_of_mixed_channels(name: str) -> None:
-    """Say that two channels with different content are mixed."""
+    """Warn that two channels with different content are mixed."""
     warnings.warn(
-        f"{name} has two channels with different audio, which are mixed: where a talker is on each, take them apart "
-        "('&channel=1' behind '#t=START,END', or 'titans-mal analyze --channels A,B').",
+        f"{name} has two channels with different audio, which are mixed: if each holds one speaker, separate them "
+        "('&channel=1' after '#t=START,END', or 'titans-mal analyze --channels A,B').",
         stacklevel=4,
     )
 
 
 def _weights(layout: tuple[str, ...], channels: int) -> np.ndarray:
-    """What each channel counts in the mix, (channels,); together one."""
+    """(channels,): the weight of each channel in the mix; they sum to one."""
     weights = np.array([_MONO_WEIGHTS.get(channel, 0.0) for channel in layout])
     if len(layout) <= 2 or len(layout) != channels or not weights.sum():
         weights = np.ones(channels)
@@ -259,7 +258,7 @@ def _weights(layout: tuple[str, ...], channels: int) -> np.ndarray:
 
 
 def _resampled(blocks: Iterable[tuple[np.ndarray, int]], wanted: int) -> Iterator[np.ndarray]:
-    """The blocks at one rate; the same to the bit however the audio is cut into blocks."""
+    """The blocks at one rate; the result does not depend on how the audio is split into blocks."""
     resampler, current = None, None
     for samples, rate in blocks:
         if rate != current:
@@ -275,12 +274,12 @@ def _resampler(rate: int, wanted: int):
     try:
         import soxr
     except ImportError as error:
-        raise ImportError("Resampling sound needs soxr: pip install av soxr") from error
+        raise ImportError("Resampling audio needs soxr: pip install av soxr") from error
     return soxr.ResampleStream(rate, wanted, 1, dtype="float32")
 
 
 class _Signal:
-    """Samples whose number is not known before: they grow in place, and never lie there twice."""
+    """A growing buffer for a signal of unknown length, resized in place so that it is never held twice."""
 
     def __init__(self):
         self._samples, self._count = np.empty(0, np.float32), 0
@@ -293,6 +292,6 @@ class _Signal:
         self._count = end
 
     def taken(self) -> np.ndarray:
-        """(samples,) float32; the object is not to be used any more."""
+        """(samples,) float32; the object must not be used afterwards."""
         self._samples.resize(self._count, refcheck=False)
         return self._samples

@@ -1,4 +1,4 @@
-"""Saving a model with memory, in full or as an adapter that names its base, and what travels along."""
+"""Save a model with memory, in full or as an adapter that names its base, together with its code."""
 
 from __future__ import annotations
 
@@ -20,67 +20,67 @@ from .host_lora import HostLoraMixin, remove_lora, save_lora
 from .model_identity import changed_weights, weights_fingerprint
 
 
-# The children that this project adds to a host.
+# The modules that this project adds to a host.
 EXTENSION_NAMES = ("titans_memory", "emotion_head", "emotion_values_head")
 
-# The auto classes that find the model in a repo that holds its code.
+# The auto classes that a repo with code is loaded by.
 _AUTO_MODELS = ("AutoModelForAudioEmotion", "AutoModelForMultimodalLM", "AutoModel")
 
-# Files of weights, of which a folder must hold those of one saving only.
+# Weights files; those of an earlier save are removed.
 WEIGHT_FILES = re.compile(r"model(-\d+-of-\d+)?\.safetensors|model\.safetensors\.index\.json")
 _REPO_NAME = re.compile(r"[\w.-]+(/[\w.-]+)?")
 
 
 def is_repo_name(name: str | None) -> bool:
-    """Whether a checkpoint is named as one of the Hub, and not as a folder."""
+    """Whether a checkpoint's name is that of a Hub repo rather than a folder."""
     return name is not None and _REPO_NAME.fullmatch(name) is not None and not name.startswith(".")
 
 
 def check_base_is_public(config: PreTrainedConfig) -> None:
-    """Refuse to publish an adapter whose base nobody else has.
+    """Check that an adapter's base is on the Hub, since others cannot load a local folder.
 
     Raises:
-        ValueError: if it is a folder.
+        ValueError: if the base is a folder.
     """
     base = config.base_model_name_or_path
     if config.adapter_only and not is_repo_name(base):
         raise ValueError(
-            f"The base of this adapter is {base}, a folder that nobody else has. Publish the base first, load the "
-            'adapter with base_model_name_or_path="org/name" and base_model_revision=its commit, and save it again; '
-            "or set model.config.adapter_only = False and save in full."
+            f"The base of this adapter is the local folder {base}, which others cannot load. Publish the base first, "
+            'load the adapter with base_model_name_or_path="org/name" and base_model_revision=<commit>, and save it '
+            "again; or set model.config.adapter_only = False to save in full."
         )
 
 
 class CheckpointSavingMixin(HostLoraMixin):
     """`save_pretrained` and `push_to_hub` of a host with memory."""
 
-    # Publishes a model with its card and endpoint; set by the package, which the code in a repo goes without.
+    # Publishes a model with its card and endpoint handler; set by titans_mal, None where only this code is present.
     publisher: ClassVar[Callable | None] = None
 
     @property
     def extension_names(self) -> tuple[str, ...]:
-        """The children that the model has beside its host's."""
+        """The modules that the model has in addition to its host's."""
         return tuple(name for name in EXTENSION_NAMES if hasattr(self, name))
 
     def save_pretrained(self, save_directory: str | os.PathLike, *, state_dict: dict | None = None, **kwargs) -> None:
-        """Write model, config, code and, where known, the processor.
+        """Write model, config, code and, if known, the processor.
 
-        With `config.adapter_only`, memory and readout only, a LoRA on the host in the sub-folder `lora/`, and the base
-        by name and revision; else everything.
+        With `config.adapter_only`, this is memory and readout, a LoRA on the host (in the subfolder `lora/`), and the
+        base's name and revision; otherwise all weights.
 
         Args:
-            save_directory: is made if it does not exist.
-            state_dict: weights to be written instead of the present ones; filtered for an adapter.
-            kwargs: of transformers' `save_pretrained`; an adapter is one file, whatever `max_shard_size`.
+            save_directory: created if it does not exist.
+            state_dict: weights to write instead of the model's own; filtered for an adapter.
+            kwargs: for transformers' `save_pretrained`; an adapter is one file, whatever `max_shard_size`.
 
         Raises:
-            ValueError: for an adapter whose host was changed since it was loaded, that has no base, or that would
-                overwrite it; for adapters of PEFT that would be lost, as `check_adapters` says; for a `state_dict`
-                without all of memory and readout; and for `push_to_hub`.
+            ValueError: for an adapter whose host was changed after loading, that has no base, or that would overwrite
+                its base; for PEFT adapters that cannot be saved (see `check_adapters`); for a `state_dict` that lacks
+                weights of memory or readout; and for `push_to_hub=True`.
         """
         if kwargs.pop("push_to_hub", False):
             raise ValueError(
-                "save_pretrained does not publish: model.push_to_hub(repo_id) does, with all that belongs to it."
+                "save_pretrained does not publish: use model.push_to_hub(repo_id), which adds all needed files."
             )
         own_peft = getattr(self, "_hf_peft_config_loaded", False)
         self.check_adapters()
@@ -93,7 +93,7 @@ class CheckpointSavingMixin(HostLoraMixin):
             self._check_host_is_unchanged(state)
             self._check_is_not_the_base(save_directory)
             weights = extension
-            # And under its own names, whatever the base's files call what they hold.
+            # One file, with this model's weight names even if the base's files use other names.
             kwargs |= {"max_shard_size": sys.maxsize, "save_original_format": False}
         memory = {key.partition(".")[2]: t for key, t in extension.items() if key.startswith("titans_memory.")}
         fingerprint = weights_fingerprint(memory)
@@ -102,10 +102,10 @@ class CheckpointSavingMixin(HostLoraMixin):
             self.config = copy.deepcopy(config)
             self.config.memory_config.weights_fingerprint = fingerprint
             self.config.has_lora = bool(self.added_adapters)
-            # PEFT's adapters do not go into the model's own file.
+            # PEFT adapters do not go into the model's own weights file.
             self._hf_peft_config_loaded = own_peft and not config.adapter_only
             if config.adapter_only and quantizer is not None:
-                # How the base is loaded is no property of the adapter, unless the base was saved like that.
+                # Quantisation is an option for loading the base, unless the base itself was saved quantised.
                 self.hf_quantizer = None
                 if not quantizer.pre_quantized:
                     del self.config.quantization_config
@@ -125,14 +125,14 @@ class CheckpointSavingMixin(HostLoraMixin):
                 self.hf_quantizer = quantizer
 
     def push_to_hub(self, repo_id: str, **kwargs) -> str:
-        """Publish the model, in one commit; with the package installed, with its card and endpoint handler as well.
+        """Publish the model in one commit; if titans_mal is installed, with its card and endpoint handler.
 
         Args:
             repo_id: "org/name".
-            kwargs: of `titans_mal.publish_model`; without the package, of transformers' `push_to_hub`.
+            kwargs: for `titans_mal.publish_model`; without titans_mal, for transformers' `push_to_hub`.
 
         Returns:
-            The address of the commit.
+            The URL of the commit.
 
         Raises:
             ValueError: for an adapter whose base is a folder, and as `save_pretrained`; nothing is uploaded.
@@ -146,7 +146,7 @@ class CheckpointSavingMixin(HostLoraMixin):
         in_full = "Set model.config.adapter_only = False to save in full."
         before = getattr(self, "_host_checksums", None)
         if before is None or self.config.base_model_name_or_path is None:
-            raise ValueError(f"The model was not loaded as base and adapter, so no base can be named. {in_full}")
+            raise ValueError(f"The model was not loaded as base and adapter, so its base is unknown. {in_full}")
         changed = changed_weights(before, state, without=EXTENSION_NAMES, added=tuple(self.added_adapters))
         if changed:
             raise ValueError(
@@ -161,15 +161,15 @@ class CheckpointSavingMixin(HostLoraMixin):
 
 
 def _remove_weights(folder: Path) -> None:
-    """Those of an earlier saving, whose shards may not be overwritten."""
+    """Remove the files of an earlier save, whose shards may not all be overwritten."""
     for path in folder.iterdir():
         if WEIGHT_FILES.fullmatch(path.name):
             path.unlink()
 
 
 def save_code(model_class: type, config: PreTrainedConfig, folder: str | os.PathLike) -> None:
-    """Copy a model's code into a folder, and name it in `config`, for machines without this package."""
-    # Named here for transformers too: it copies what a file imports from beside it.
+    """Copy a model's code into a folder and record it in `config`, so that it loads without titans_mal."""
+    # Imported here and not at the top: transformers copies every file that a module imports from its folder.
     from .pipeline_audio_emotion import AudioEmotionPipeline, custom_pipelines
 
     source = Path(sys.modules[model_class.__module__].__file__)

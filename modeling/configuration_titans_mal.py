@@ -1,4 +1,4 @@
-"""Configuration of the memory, and what a host's configuration gains with it."""
+"""Configuration of the memory, and the fields that a host's configuration gains."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ SCOPES = ("conversation", "speaker")
 FEATURE_MAPS = ("identity", "quadratic")
 READOUTS = ("verbalizer", "linear")
 
-# Far more than any memory needs, and less than exhausts a machine while it is built.
+# Upper bounds that no useful memory exceeds, and that keep a wrong value from exhausting the machine.
 _MOST = {
     "num_heads": 1024,
     "head_dim": 8192,
@@ -33,45 +33,48 @@ _MOST = {
 }
 _WRITTEN_ALONG = ("transformers_version", "_name_or_path", "_commit_hash", "attn_implementation", "torch_dtype")
 
-# What stands for the transcript of a turn in a prompt.
+# Placeholder for the transcript of a turn in a prompt.
 TRANSCRIPT = "{transcript}"
 DEFAULT_EMOTION_PROMPT = "Which emotion does the speaker express? Answer with one word out of: {labels}."
 
 
 class TitansMemoryConfig(PreTrainedConfig):
-    """Configuration of the memory layers; checked when it is built, before a weight is loaded.
+    """Configuration of the memory layers; checked on construction, before any weights are loaded.
 
     Args:
         layers: decoder blocks that get a memory layer, counted from 0, strictly increasing.
         num_heads: memories per layer, each with its own keys and values.
         head_dim: width of keys, queries and values of a head.
-        depth: matrices of the memory MLP (arXiv 2501.00663, section 3.1); 1 is a linear memory, which keeps voices
-            apart better on the suites of examples/evidence, at half the cost.
-        expansion: hidden width of the MLP over `head_dim`; without effect at depth 1.
-        chunk_size: audio tokens whose gradients are taken at the same weights; 1 is the paper's recurrence.
-        read: "history": a turn reads what earlier turns wrote. "chunk": also the chunks before in its own turn.
+        depth: matrices of the memory MLP (arXiv 2501.00663, section 3.1); 1 is a linear memory, which separates
+            voices better on the suites of examples/evidence, at half the cost.
+        expansion: hidden width of the MLP relative to `head_dim`; no effect at depth 1.
+        chunk_size: number of audio tokens whose gradients are taken at the same weights; 1 is the paper's recurrence.
+        read: "history": a turn reads what earlier turns wrote. "chunk": it also reads earlier chunks of its own turn.
         step_rule: "normalized" (bounded by the local curvature) or "paper" (the plain equation).
-        step_bound: what the normalized step is divided by: a bound of the curvature by the largest "token" of a chunk,
-            or by the "gram" matrix of all its keys, which lets keys that differ be written further.
-        feature_map: of queries and keys: "identity", or "quadratic": all monomials of degree 2, so that similarity is
-            squared; the first matrix is then (head_dim + 1) / 2 times as large.
-        scope: one memory per "conversation", or one per "speaker" of it.
+        step_bound: the bound of the curvature that divides the normalized step: by the largest "token" of a chunk, or
+            by the "gram" matrix of all its keys, which allows larger steps where keys differ.
+        feature_map: of queries and keys: "identity", or "quadratic": all monomials of degree 2, so that similarities
+            are squared; the first matrix is then (head_dim + 1) / 2 times as large.
+        scope: one memory per "conversation", or one per "speaker" in it.
         max_speakers: memories per conversation for scope "speaker".
-        forget_half_life: audio tokens, above 1, after which a fresh memory has forgotten half (Qwen2-Audio has 25 a
-            second).
-        initial_momentum: eta of a fresh memory, in (0, 1).
-        initial_step: theta of a fresh memory, in (0, 1).
-        voice_layers: those of `layers` that hold a memory of voices (`VoiceMemoryLayer`) in place of a
-            `TitansMemoryLayer`. It uses the fields `voice_*`, and of the others `scope` and `max_speakers`.
-        voice_key_dim: width of what tells speakers apart, before the quadratic features.
-        voice_key_offset: constant that is added to the similarity of two voices; at 0 opposite voices are alike.
+        forget_half_life: number of audio tokens, above 1, after which an untrained memory has forgotten half
+            (Qwen2-Audio has 25 tokens per second).
+        initial_momentum: eta of an untrained memory, in (0, 1).
+        initial_step: theta of an untrained memory, in (0, 1).
+        voice_layers: the subset of `layers` that holds a voice memory (`VoiceMemoryLayer`) instead of a
+            `TitansMemoryLayer`. It uses the fields `voice_*`, `scope` and `max_speakers`.
+        voice_key_dim: width of the key that distinguishes speakers, before the quadratic features.
+        voice_key_offset: constant added to the similarity of two voices; at 0, opposite voices count as similar.
         voice_step: theta, in (0, 1): the share of a turn that is written.
-        voice_shrinkage: turns of the average voice, above 0, that each speaker starts with: a voice of which little
-            is known is taken off in part.
-        voice_emotions: emotions whose own part in a voice is left out of what is written; 1 = none. A model's
-            configuration sets it to the number of its labels where it is 1.
-        weights_fingerprint: of the saved memory weights, set by `save_pretrained`; conversation states belong to it.
+        voice_shrinkage: weight of the average voice, in turns, above 0: little evidence of a speaker's voice means
+            that only part of it is subtracted.
+        voice_emotions: number of emotions whose own effect on the voice is excluded from what is written; 1 = none.
+            A model's configuration replaces 1 by its number of labels.
+        weights_fingerprint: of the saved memory weights, set by `save_pretrained`; saved conversation states refer
+            to it.
 
+    Raises:
+        ValueError: for an invalid value, naming the field and the allowed values.
     Raises:
         ValueError: for a value outside what is given here, naming it and what is allowed.
     """
@@ -102,7 +105,7 @@ class TitansMemoryConfig(PreTrainedConfig):
     weights_fingerprint: str | None = None
 
     def __post_init__(self, **kwargs):
-        # What transformers itself writes into a configuration is let through.
+        # Accept the fields that transformers itself writes into a configuration.
         unknown = sorted(key for key in kwargs if not hasattr(PreTrainedConfig, key) and key not in _WRITTEN_ALONG)
         if unknown:
             raise ValueError(f"{type(self).__name__} has no {unknown}; it has {sorted(type(self).__annotations__)}.")
@@ -114,13 +117,13 @@ class TitansMemoryConfig(PreTrainedConfig):
     def _check(self) -> None:
         is_list = isinstance(self.layers, list) and len(self.layers) > 0
         if not is_list or any(isinstance(i, bool) or not isinstance(i, int) or i < 0 for i in self.layers):
-            raise ValueError(f"layers must be a non-empty list of block numbers from 0 on, got {self.layers!r}.")
+            raise ValueError(f"layers must be a non-empty list of block numbers from 0, got {self.layers!r}.")
         if any(a >= b for a, b in pairwise(self.layers)):
             raise ValueError(f"layers must be strictly increasing, got {self.layers}.")
         voices = self.voice_layers
         if not isinstance(voices, list) or voices != [layer for layer in self.layers if layer in voices]:
             raise ValueError(
-                f"voice_layers must be a list of some of layers={self.layers}, got {self.voice_layers!r}."
+                f"voice_layers must be a list and a subset of layers={self.layers}, got {self.voice_layers!r}."
             )
         for name, most in _MOST.items():
             value = getattr(self, name)
@@ -139,16 +142,16 @@ class TitansMemoryConfig(PreTrainedConfig):
         for name, (low, high) in {"forget_half_life": (1, math.inf), **above_zero, **shares}.items():
             value = getattr(self, name)
             if isinstance(value, bool) or not isinstance(value, int | float) or not low < value < high:
-                raise ValueError(f"{name} must lie between {low} and {high}, both excluded, got {value!r}.")
+                raise ValueError(f"{name} must be between {low} and {high} (both excluded), got {value!r}.")
 
     @property
     def streams_per_row(self) -> int:
-        """Memories of one conversation."""
+        """Number of memories of one conversation."""
         return self.max_speakers if self.scope == "speaker" else 1
 
     @property
     def key_dim(self) -> int:
-        """Width of a head's queries and keys, as the memory takes them."""
+        """Width of a head's queries and keys after the feature map."""
         return self.head_dim * (self.head_dim + 1) // 2 if self.feature_map == "quadratic" else self.head_dim
 
     def state_shapes(self, layer_idx: int, hidden_size: int) -> list[tuple[int, int, int]]:
@@ -158,47 +161,46 @@ class TitansMemoryConfig(PreTrainedConfig):
         return [(self.num_heads, *shape) for shape in self.matrix_shapes()]
 
     def voice_matrix_shapes(self, hidden_size: int) -> list[tuple[int, int]]:
-        """(d_in, d_out) of a memory of voices: monomials of a key and a constant, to a voice and a constant."""
+        """(d_in, d_out) of a voice memory: monomials of a key and a constant, to a voice and a constant."""
         width = self.voice_key_dim + 1
         return [(width * (width + 1) // 2, hidden_size + 1)]
 
     def matrix_shapes(self) -> list[tuple[int, int]]:
-        """(d_in, d_out) of each matrix of one head's memory, but of a memory of voices."""
+        """(d_in, d_out) of each matrix of one head of a `TitansMemoryLayer`."""
         widths = [self.key_dim, *[self.head_dim * self.expansion] * (self.depth - 1), self.head_dim]
         return list(pairwise(widths))
 
 
 @dataclass(kw_only=True)
 class AudioEmotionConfigMixin(HostConfig):
-    """What a host's configuration gains: mix it in before the host's class, and set `model_type`.
+    """The fields that a host's configuration gains: mix it in before the host's class, and set `model_type`.
 
     Args:
         memory_config: a `TitansMemoryConfig` or its dict; None takes the defaults.
-        emotion_readout: "verbalizer" (label tokens through the host's output head), "linear" (a head of its own), or
-            None: no labels, where `emotion_dimensions` are read.
-        emotion_dimensions: what is read as numbers beside the labels, by a linear head of its own: names such as
+        emotion_readout: "verbalizer" (label tokens through the host's output head), "linear" (a separate head), or
+            None: no labels, only `emotion_dimensions`.
+        emotion_dimensions: continuous values predicted beside the labels by a separate linear head: names such as
             "valence", "arousal", "dominance", in the scale of the training data.
-        label_token_ids: for the verbalizer, the token that stands for each label, in the order of `id2label`.
-        emotion_prompt: what the user turn asks after the audio; `{labels}` is replaced by the labels.
-        emotion_temperature: above 0, divides the logits before probabilities are made of them, in the pipeline, live
-            calls and the server; `emotion_logits`, losses and states do not depend on it. `titans-mal calibrate` fits
-            it.
-        adapter_only: whether `save_pretrained` leaves the host's weights out and names the base instead.
+        label_token_ids: for the verbalizer, one token per label, in the order of `id2label`.
+        emotion_prompt: the instruction after the audio; `{labels}` is replaced by the labels.
+        emotion_temperature: above 0; divides the logits before the softmax in the pipeline, live calls and the
+            server. `emotion_logits`, losses and states do not depend on it. `titans-mal calibrate` fits it.
+        adapter_only: whether `save_pretrained` writes the name of the base instead of the host's weights.
         base_model_name_or_path, base_model_revision, base_model_subfolder: the host checkpoint that the memory was
             made for.
-        base_fingerprint: of its weights as they were loaded, set by `from_base`; a base in a folder is compared with
+        base_fingerprint: of the base's weights when loaded, set by `from_base`; a base in a folder is checked against
             it.
-        has_lora: whether a LoRA on the host lies beside the memory; set by loading and saving.
+        has_lora: whether the checkpoint includes a LoRA on the host; set by loading and saving.
 
     Raises:
-        ValueError: for an unknown readout, neither readout nor dimensions, a temperature not above 0, `id2label` that
-            does not count from 0, a label that occurs twice, label tokens that do not fit the labels, or an error
-            of `TitansMemoryConfig`.
+        ValueError: for an unknown readout, neither readout nor dimensions, a temperature not above 0, `id2label` not
+            numbered from 0, duplicate labels, label tokens that do not match the labels, or an invalid
+            `TitansMemoryConfig`.
     """
 
     # Trainer gathers every other field of an output.
     keys_to_ignore_at_inference: ClassVar[list[str]] = ["past_key_values", "memory_cache"]
-    # Larger models that the host is a part of: their model type, and where their configuration holds the host's.
+    # Larger models that contain the host: model type -> name of the host's configuration in theirs.
     part_of: ClassVar[dict[str, str]] = {}
     # Fields of configurations in the format of the host's authors, which transformers reads as defaults.
     foreign_fields: ClassVar[tuple[str, ...]] = ()
@@ -218,7 +220,7 @@ class AudioEmotionConfigMixin(HostConfig):
 
     def __post_init__(self, **kwargs):
         if not type(self).__module__.startswith("transformers_modules."):
-            # Of a repo that holds its code. Here the pipeline is registered, and no code of a repo is to be trusted.
+            # Only for repos with code: here the pipeline is registered, and code of a repo must not be trusted.
             kwargs.pop("custom_pipelines", None)
         if not isinstance(self.memory_config, PreTrainedConfig):
             if not isinstance(self.memory_config, dict | None):
@@ -232,7 +234,7 @@ class AudioEmotionConfigMixin(HostConfig):
             self.memory_config.voice_emotions = len(self.labels)
 
     def check(self) -> None:
-        """Check what may have been changed since the configuration was built, and renew `label2id`.
+        """Check fields that may have been changed since construction, and update `label2id`.
 
         Raises:
             ValueError: as the class.
@@ -244,7 +246,7 @@ class AudioEmotionConfigMixin(HostConfig):
         if self.emotion_readout not in (*READOUTS, None):
             raise ValueError(f"emotion_readout must be one of {READOUTS} or None, got {self.emotion_readout!r}.")
         if self.emotion_readout is None and not self.emotion_dimensions:
-            raise ValueError("Without an emotion_readout there must be emotion_dimensions to be read, got none.")
+            raise ValueError("Without an emotion_readout, emotion_dimensions must not be empty.")
         temperature = self.emotion_temperature
         if isinstance(temperature, bool) or not isinstance(temperature, int | float) or not 0 < temperature < math.inf:
             raise ValueError(f"emotion_temperature must be a number above 0, got {temperature!r}.")
@@ -254,7 +256,7 @@ class AudioEmotionConfigMixin(HostConfig):
         if self.id2label is None or sorted(self.id2label) != list(range(len(self.id2label))):
             raise ValueError(f"id2label must number the labels 0, 1, ..., got {self.id2label!r}.")
         if len(set(self.labels)) != len(self.labels):
-            raise ValueError(f"id2label must not name a label twice, got {self.labels}.")
+            raise ValueError(f"id2label must not repeat a label, got {self.labels}.")
         self.label2id = {label: index for index, label in self.id2label.items()}
         tokens = self.label_token_ids
         if tokens is None:
@@ -266,12 +268,12 @@ class AudioEmotionConfigMixin(HostConfig):
             or not len(set(tokens)) == len(tokens) == len(self.labels)
         ):
             raise ValueError(
-                f"label_token_ids must hold a token of its own for each of {self.labels}, out of the {vocab_size} of "
-                f"the host, got {reprlib.repr(tokens)}."
+                f"label_token_ids must hold a different token for each of {self.labels}, below {vocab_size} (the "
+                f"host's vocabulary), got {reprlib.repr(tokens)}."
             )
 
     def _check_labels(self) -> None:
-        """Before transformers takes `id2label` for what it should be."""
+        """Check `id2label` before transformers uses it."""
         labels = self.id2label
         if labels is not None and (
             not isinstance(labels, dict)
@@ -291,7 +293,7 @@ class AudioEmotionConfigMixin(HostConfig):
 
     @classmethod
     def fields_of_host(cls, native: PreTrainedConfig) -> dict:
-        """The host's fields in its own configuration, or in that of a larger model that it is a part of.
+        """The host's fields, from its own configuration or from that of a larger model that contains it.
 
         Raises:
             ValueError: for the configuration of another host, or one in the format of the host's authors.
@@ -306,7 +308,7 @@ class AudioEmotionConfigMixin(HostConfig):
         host = native if part is None else getattr(native, part)
         if host.model_type != cls.host_class().model_type:
             allowed = [cls.host_class().model_type, *cls.part_of]
-            raise ValueError(f"it is a {native.model_type!r} checkpoint, and not one of {allowed}.")
+            raise ValueError(f"it is a {native.model_type!r} checkpoint, expected one of {allowed}.")
         return {k: v for k, v in host.to_dict().items() if k not in ("model_type", "architectures", "label2id")}
 
     @property
@@ -315,22 +317,22 @@ class AudioEmotionConfigMixin(HostConfig):
         return [self.id2label[index] for index in sorted(self.id2label)]
 
     def prompt_text(self) -> str:
-        """What the user turn asks after the audio, with an empty transcript where the prompt has one."""
+        """The instruction after the audio, with an empty transcript if the prompt includes one."""
         asked = self.emotion_prompt.replace("{labels}", ", ".join(self.labels))
         return asked.replace(TRANSCRIPT, getattr(self, "_transcript", ""))
 
     @property
     def takes_transcript(self) -> bool:
-        """Whether the prompt of a turn holds its transcript."""
+        """Whether the prompt of a turn includes its transcript."""
         return TRANSCRIPT in self.emotion_prompt
 
     def of_transcript(self, transcript: str | None):
-        """A copy whose `prompt_text` holds the transcript of a turn, without what a tokenizer may take for tokens."""
+        """A copy whose `prompt_text` includes the transcript of a turn, with whitespace collapsed."""
         config = copy.copy(self)
         config._transcript = " ".join((transcript or "").split())
         return config
 
 
 def read_labels(config: PreTrainedConfig) -> list[str]:
-    """The labels that a model reads; none without an `emotion_readout`."""
+    """The labels that a model predicts; empty without an `emotion_readout`."""
     return [] if config.emotion_readout is None else config.labels

@@ -18,7 +18,7 @@ from .model_identity import check_same_model, check_same_weights, state_identity
 
 @dataclass
 class MemoryCacheLayer:
-    """The streams' state at one memory layer.
+    """The state of all streams at one memory layer.
 
     Attributes:
         state: None before the first write.
@@ -47,11 +47,11 @@ class MemoryCacheLayer:
 
 
 class ConversationMemoryCache(SavedStateMixin):
-    """What the memory holds of each conversation, carried from call to call as `memory_cache`.
+    """The memory's state for each conversation, passed from call to call as `memory_cache`.
 
     A cache has `batch_size` rows, one per conversation. Without `conversation_ids`, row i of a call is row i of the
-    cache. With them, the cache remembers which row each id was given on its first write. A call writes all of its
-    turns or, when it fails, none. Tensors that the cache holds are replaced, never changed in place.
+    cache. With them, the cache remembers the row that each id was assigned on its first write. A call writes all of
+    its turns or, if it fails, none. The cache's tensors are replaced, never modified in place.
 
     Args:
         config: of the model (with a `memory_config`).
@@ -59,11 +59,11 @@ class ConversationMemoryCache(SavedStateMixin):
 
     Attributes:
         layers: a `MemoryCacheLayer` per memory layer, in the order of `memory_config.layers`.
-        turns, tokens: (batch_size * streams per row,) written turns and audio tokens of each stream.
-        identity: of the models that the state can belong to: the host's kind and shape, and the memory's.
-        weights_fingerprint: of the memory that wrote the state; None: not known, as while it is being trained.
-        notes: what is to go with the state, as JSON can hold it (a history, say): saved, reset and restored with it.
-            Replace its values, and do not change them in place. `stack` and `split` leave it out.
+        turns, tokens: (batch_size * streams per row,) number of turns and audio tokens written to each stream.
+        identity: describes the models that may use the state: type and shape of the host and of the memory.
+        weights_fingerprint: of the memory that wrote the state; None if unknown, as during training.
+        notes: JSON-serialisable data that is saved, reset and restored with the state, such as a history. Replace its
+            values instead of modifying them in place. `stack` and `split` drop it.
 
     Raises:
         ValueError: for a `batch_size` below 1 or a config without memory.
@@ -72,7 +72,7 @@ class ConversationMemoryCache(SavedStateMixin):
     def __init__(self, config: PreTrainedConfig, batch_size: int = 1):
         memory = getattr(config, "memory_config", None)
         if memory is None:
-            raise ValueError(f"config must be that of a model with memory, got {type(config).__name__}.")
+            raise ValueError(f"config must be the config of a model with memory, got {type(config).__name__}.")
         if isinstance(batch_size, bool) or not isinstance(batch_size, int) or batch_size < 1:
             raise ValueError(f"batch_size must be an integer of at least 1, got {batch_size!r}.")
         self._config = config
@@ -82,12 +82,12 @@ class ConversationMemoryCache(SavedStateMixin):
         self.turns = torch.zeros(batch_size * self.streams_per_row, dtype=torch.long)
         self.tokens = torch.zeros_like(self.turns)
         self.notes: dict = {}
-        # Which conversation id has which row; None while rows are addressed by their number or not at all.
+        # Conversation id -> row; None while rows are addressed by number.
         self.conversation_ids: dict[int, int] | None = None
-        # Per row, which speaker id has which stream.
+        # Per row: speaker id -> stream.
         self.speaker_ids: list[dict[int, int]] = [{} for _ in range(batch_size)]
 
-    # --- What transformers' caches have
+    # --- The interface of transformers' caches
 
     def __len__(self) -> int:
         return len(self.layers)
@@ -97,7 +97,7 @@ class ConversationMemoryCache(SavedStateMixin):
 
     @functools.cached_property
     def identity(self) -> dict:
-        # Not before it is asked for: a call without a cache makes one that lives no longer than the call.
+        # Computed on first use: a call without a cache creates one that lives only for that call.
         return state_identity(self._config)
 
     @property
@@ -106,29 +106,29 @@ class ConversationMemoryCache(SavedStateMixin):
 
     @property
     def is_initialized(self) -> bool:
-        """Whether something was written."""
+        """Whether every layer has been written to."""
         return all(layer.is_initialized for layer in self.layers)
 
     @property
     def nbytes(self) -> int:
-        """Bytes of the state."""
+        """Size of the state in bytes."""
         states = [layer.state for layer in self.layers if layer.state is not None]
         return sum(tensor.nbytes for state in states for tensor in state.tensors)
 
     def get_seq_length(self, layer_idx: int = 0) -> int:
-        """Audio tokens that were written, of the longest row; every layer writes the same tokens."""
+        """Number of audio tokens written to the longest row; it is the same in every layer."""
         self._check_layer(layer_idx)
         return int(self.tokens.view(self.batch_size, -1).sum(-1).max())
 
     def has_previous_state(self, layer_idx: int | None = None) -> bool:
-        """Whether a turn was written at the layer (any of them for None)."""
+        """Whether a turn was written at the layer (None: at any layer)."""
         if layer_idx is None:
             return any(layer.is_initialized for layer in self.layers)
         self._check_layer(layer_idx)
         return self.layers[layer_idx].is_initialized
 
     def update(self, state: NeuralMemoryState, layer_idx: int, streams: Tensor | None = None) -> NeuralMemoryState:
-        """Replace the state of `streams` (indices; None = all) at a layer, and return the layer's whole state."""
+        """Replace the state of `streams` (indices; None = all) at a layer, and return the layer's new state."""
         self._check_layer(layer_idx)
         layer = self.layers[layer_idx]
         if streams is not None:
@@ -155,11 +155,11 @@ class ConversationMemoryCache(SavedStateMixin):
             self.conversation_ids = {key: row for key, row in self.conversation_ids.items() if row not in rows} or None
 
     def reorder_cache(self, beam_idx: Tensor) -> None:
-        """Row i becomes what row `beam_idx[i]` was."""
+        """Row i becomes the former row `beam_idx[i]`."""
         self.batch_select_indices(beam_idx)
 
     def batch_repeat_interleave(self, repeats: int) -> None:
-        """Repeat each row `repeats` times; copies have no conversation id, so rows are then addressed by number."""
+        """Repeat each row `repeats` times; copies lose their conversation id, so rows are then addressed by number."""
         self.batch_select_indices(torch.arange(self.batch_size).repeat_interleave(repeats))
 
     def batch_select_indices(self, indices: Tensor) -> None:
@@ -178,23 +178,25 @@ class ConversationMemoryCache(SavedStateMixin):
             self.conversation_ids = kept if unique and kept else None
 
     def crop(self, *args, **kwargs) -> None:
-        """A memory cannot be cropped.
+        """Not supported.
 
         Raises:
-            ValueError: always; take a `snapshot` before what may have to be undone, and `restore` it.
+            ValueError: always; use `snapshot` and `restore` instead.
         """
-        raise ValueError("A conversation memory cannot be cropped: take a snapshot() before, and restore() it.")
+        raise ValueError(
+            "A conversation memory cannot be cropped: take a snapshot() before the call and restore() it."
+        )
 
-    # --- What a memory adds
+    # --- Specific to the memory
 
     def detach_(self) -> ConversationMemoryCache:
-        """Cut the state from the graph of earlier calls."""
+        """Detach the state from the graph of earlier calls."""
         for layer in self.layers:
             layer.map(Tensor.detach)
         return self
 
     def to(self, device=None, dtype: torch.dtype | None = None) -> ConversationMemoryCache:
-        """Move the state in place, and return the cache itself: what is written to it is never written to a copy.
+        """Move the state in place and return the cache itself, so that later writes always reach this cache.
 
         Raises:
             ValueError: for a dtype other than float32 and float64.
@@ -202,7 +204,7 @@ class ConversationMemoryCache(SavedStateMixin):
         if isinstance(device, torch.dtype):
             device, dtype = None, device
         if dtype not in (None, torch.float32, torch.float64):
-            raise ValueError(f"The state is float32 or float64, got dtype={dtype}.")
+            raise ValueError(f"The state must be float32 or float64, got dtype={dtype}.")
         for layer in self.layers:
             layer.map(lambda tensor: tensor.to(device=device, dtype=dtype))
         if device is not None:
@@ -210,7 +212,7 @@ class ConversationMemoryCache(SavedStateMixin):
         return self
 
     def snapshot(self) -> ConversationMemoryCache:
-        """The present state, for `restore`; it costs no memory until the cache is written again."""
+        """The present state, for `restore`; shares its tensors with the cache, so it needs no memory of its own."""
         twin = copy.copy(self)
         twin.layers = [copy.copy(layer) for layer in self.layers]
         twin.speaker_ids = [dict(speakers) for speakers in self.speaker_ids]
@@ -219,7 +221,7 @@ class ConversationMemoryCache(SavedStateMixin):
         return twin
 
     def restore(self, snapshot: ConversationMemoryCache) -> None:
-        """Return to a state that `snapshot` gave.
+        """Return to a state created by `snapshot`.
 
         Raises:
             ValueError: if it is a snapshot of a cache for another model.
@@ -228,7 +230,7 @@ class ConversationMemoryCache(SavedStateMixin):
         self.adopt(snapshot.snapshot())
 
     def clone(self) -> ConversationMemoryCache:
-        """A cache of its own with the same state."""
+        """An independent copy of the cache."""
         twin = self.snapshot()
         for layer in twin.layers:
             layer.map(Tensor.clone)
@@ -240,10 +242,10 @@ class ConversationMemoryCache(SavedStateMixin):
 
     @classmethod
     def stack(cls, caches: Sequence[ConversationMemoryCache]) -> ConversationMemoryCache:
-        """The rows of several caches in one, addressed by number; `split` takes them apart again.
+        """Combine the rows of several caches into one, addressed by number; `split` reverses it.
 
         Raises:
-            ValueError: for no cache, or caches that belong to different models.
+            ValueError: for an empty list, or caches that belong to different models.
         """
         if not caches:
             raise ValueError("stack needs at least one cache, got none.")
@@ -264,7 +266,7 @@ class ConversationMemoryCache(SavedStateMixin):
         return first
 
     def split(self) -> list[ConversationMemoryCache]:
-        """A cache of one row for each row."""
+        """One single-row cache per row."""
         parts = []
         for row in range(self.batch_size):
             part = self.snapshot()
@@ -278,7 +280,7 @@ class ConversationMemoryCache(SavedStateMixin):
     # --- Used by the model
 
     def read(self, layer_idx: int, streams: Tensor, initial: NeuralMemoryState) -> NeuralMemoryState:
-        """The state of `streams` at a layer; those never written have the `initial` state, given for each of them.
+        """The state of `streams` at a layer; streams never written to get their row of the `initial` state.
 
         Raises:
             ValueError: if the stored state has another device or dtype than the memory layer.
@@ -290,10 +292,10 @@ class ConversationMemoryCache(SavedStateMixin):
         return written.map(lambda before, start: torch.where(fresh, start, before), initial)
 
     def read_written(self, layer_idx: int, streams: Tensor | None, like: Tensor) -> NeuralMemoryState:
-        """The stored state of `streams`, all of which were written; None = all streams.
+        """The stored state of `streams`, which must all have been written to; None = all streams.
 
         Args:
-            like: of the memory layer, with its device and dtype.
+            like: a tensor of the memory layer, for its device and dtype.
 
         Raises:
             ValueError: as `read`.
@@ -306,27 +308,27 @@ class ConversationMemoryCache(SavedStateMixin):
                 f"{like.dtype}: call memory_cache.to({str(like.device)!r}, {like.dtype}) first."
             )
         if not torch.compiler.is_compiling() and stored.is_inference() and not torch.is_inference_mode_enabled():
-            # It may be continued outside of inference mode, but not saved for backward.
+            # Autograd cannot save inference tensors for backward, so copy them.
             state = state.map(Tensor.clone)
         return state if streams is None else state[streams]
 
     def adopt(self, cache: ConversationMemoryCache) -> None:
-        """Take over all that a cache of the same model holds, at once; it is not to be used any more."""
+        """Take over the contents of a cache of the same model, which must not be used afterwards."""
         self.__dict__.update(cache.__dict__)
 
     def check_reader(self, config: PreTrainedConfig, weights_fingerprint: str | None) -> None:
-        """Check that the state may be read, and written, by a model.
+        """Check that a model may read and write the state.
 
         Args:
             config: of the model.
-            weights_fingerprint: of its memory; None: not known.
+            weights_fingerprint: of its memory; None if unknown.
 
         Raises:
-            ValueError: for another model, or other memory weights than those that wrote the state.
+            ValueError: for another model, or memory weights other than those that wrote the state.
         """
         if config is not self._config:
             check_same_model(self.identity, state_identity(config), "The model")
-            self._config = config  # checked once for each model
+            self._config = config  # skip the check on later calls of the same model
         check_same_weights(self.weights_fingerprint, weights_fingerprint)
 
     def _streams_of_rows(self, rows: Sequence[int]) -> Tensor:
@@ -344,7 +346,7 @@ class ConversationMemoryCache(SavedStateMixin):
 
 
 def _fill_up(layers: Sequence[MemoryCacheLayer], streams: Sequence[int]) -> list[NeuralMemoryState]:
-    """The states of `layers`; one that was never written is zeros, which are not read before its first write."""
+    """The states of `layers`; zeros for layers never written to, which are not read before their first write."""
     written = next((layer.state for layer in layers if layer.state is not None), None)
     if written is None:
         return []

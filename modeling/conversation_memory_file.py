@@ -1,4 +1,4 @@
-"""A conversation's state in a file: what tells whose state it is, and how it is written and read."""
+"""Read and write conversation states as files, with the identity of the model they belong to."""
 
 from __future__ import annotations
 
@@ -24,7 +24,8 @@ from .model_identity import check_same_model, check_same_weights
 
 STATE_FILE = "conversation_memory.safetensors"
 
-# Of the file in which it is zeros itself; JSON in the header's values is quoted, so it is found but once.
+# The checksum of the file with the checksum itself zeroed; other header values are JSON strings whose quotes are
+# escaped, so this pattern occurs only once.
 _CHECKSUM = re.compile(rb'"checksum":"([0-9a-f]{64})"')
 _COUNTS = {"turns", "tokens"}
 _HEADER = {"identity", "rows", "notes", "checksum"}
@@ -37,7 +38,7 @@ class SavedStateMixin(SavedStateBase):
         """Write the state to `folder` as safetensors, with the identity of the model it belongs to.
 
         Raises:
-            OSError: if it cannot be written, as on a full disk; an earlier state in the folder is then there still.
+            OSError: if it cannot be written, as on a full disk; an earlier state in the folder is kept.
         """
         write_state(folder, self.to_bytes())
 
@@ -45,22 +46,22 @@ class SavedStateMixin(SavedStateBase):
     def from_pretrained(
         cls, folder: str | Path, config: PreTrainedConfig, *, weights_fingerprint: str | None = None
     ) -> Self:
-        """Read a state that `save_pretrained` wrote, on the CPU.
+        """Read a state written by `save_pretrained`, on the CPU.
 
         Args:
             folder: where it was written.
             config: of the model that will use it.
-            weights_fingerprint: of its memory, where it is no longer that which `config` was saved with.
+            weights_fingerprint: of the model's memory, if it differs from the fingerprint in `config`.
 
         Raises:
             FileNotFoundError: if there is no state in the folder.
-            ValueError: if the state cannot be read, or belongs to another model, naming what differs.
+            ValueError: if the state is unreadable, or belongs to another model, naming what differs.
         """
         name = f"in {folder}"
         return cls.from_bytes(read_state(folder), config, weights_fingerprint=weights_fingerprint, name=name)
 
     def to_bytes(self) -> bytes:
-        """The state as `save_pretrained` writes it."""
+        """The bytes that `save_pretrained` writes."""
         rows = {"conversation_ids": self.conversation_ids, "speaker_ids": self.speaker_ids}
         identity = {**self.identity, "memory_weights": self.weights_fingerprint}
         return state_to_bytes(self._named_tensors(), identity, rows, self.notes)
@@ -74,10 +75,10 @@ class SavedStateMixin(SavedStateBase):
         weights_fingerprint: str | None = None,
         name: str = "given",
     ) -> Self:
-        """A state that `to_bytes` gave, on the CPU; errors as `from_pretrained`.
+        """A state from the bytes of `to_bytes`, on the CPU; errors as `from_pretrained`.
 
         Args:
-            name: of the state, for what is said of it.
+            name: of the state, in error messages.
         """
         tensors, identity, rows, notes = state_from_bytes(content, name)
         rows = _checked_rows(rows, config.memory_config.streams_per_row, name)
@@ -110,10 +111,10 @@ def _numbered(tensors: dict[str, Tensor], name: str) -> tuple[Tensor, ...]:
 
 
 def state_to_bytes(tensors: dict[str, Tensor], identity: dict, rows: dict, notes: dict) -> bytes:
-    """A state in safetensors; what is no tensor is in its header, with a checksum of the file.
+    """Serialise a state as safetensors; the header holds everything else as JSON, and a checksum of the file.
 
     Raises:
-        TypeError: for notes that JSON cannot hold.
+        TypeError: for notes that are not JSON-serialisable.
     """
     header = {"identity": identity, "rows": rows, "notes": notes}
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
@@ -124,13 +125,13 @@ def state_to_bytes(tensors: dict[str, Tensor], identity: dict, rows: dict, notes
 
 
 def state_from_bytes(content: bytes, name: str = "given") -> tuple[dict[str, Tensor], dict, dict, dict]:
-    """Tensors on the CPU, identity, rows and notes, as they were given to `state_to_bytes`.
+    """Tensors on the CPU, identity, rows and notes, as they were passed to `state_to_bytes`.
 
     Args:
-        name: of the state, for what is said of it.
+        name: of the state, in error messages.
 
     Raises:
-        ValueError: if it is truncated, changed or no state.
+        ValueError: if it is truncated, modified, or not a state.
     """
     try:
         tensors = load(content)
@@ -138,33 +139,33 @@ def state_from_bytes(content: bytes, name: str = "given") -> tuple[dict[str, Ten
         # Files of version 0.2.0 have no notes.
         header = {"notes": "{}", **parse_json(content[8 : 8 + length])["__metadata__"]}
         if unknown := {*header} - _HEADER:
-            raise TypeError(f"its header has {len(unknown)} fields that no state has")
+            raise TypeError(f"its header has {len(unknown)} unknown fields")
         _check_checksum(content, length, is_there="checksum" in header)
         identity, rows, notes = (parse_json(header[part]) for part in ("identity", "rows", "notes"))
         if not all(isinstance(part, dict) for part in (identity, rows, notes, *rows["speaker_ids"])):
-            raise TypeError("its header is of another kind")
+            raise TypeError("its header has values of a wrong type")
         return tensors, identity, rows, notes
     except (SafetensorError, KeyError, TypeError, ValueError) as error:
         raise ValueError(f"The conversation memory {name} cannot be read: {error}") from error
 
 
 def _check_checksum(content: bytes, length: int, *, is_there: bool) -> None:
-    """Raise a ValueError for a state that is not what was written; states of earlier versions have no checksum."""
+    """Raise ValueError if the checksum does not match; states of earlier versions have no checksum."""
     if not is_there:
         return
     found = list(_CHECKSUM.finditer(content, 8, 8 + length))
     if len(found) != 1:
-        raise ValueError("its checksum is broken")
+        raise ValueError("its checksum is malformed")
     start, end = found[0].span(1)
     digest = hashlib.sha256(content[:start])
     digest.update(b"0" * 64)
     digest.update(memoryview(content)[end:])
     if digest.hexdigest().encode() != found[0][1]:
-        raise ValueError("it is not what was written: its checksum is another")
+        raise ValueError("its checksum does not match its content")
 
 
 def _checked_rows(rows: dict, slots: int, name: str) -> dict:
-    """Which conversation has which row, and which speaker which slot, of a header that may hold anything.
+    """Validate the row of each conversation and the slot of each speaker in an untrusted header.
 
     Raises:
         ValueError: naming the state.
@@ -174,7 +175,9 @@ def _checked_rows(rows: dict, slots: int, name: str) -> dict:
         known = {int(key): place for key, place in given.items()}
         places = list(known.values())
         if any(type(place) is not int or not 0 <= place < most for place in places) or len({*places}) < len(places):
-            raise ValueError(f"its numbers are {places[:10]}, of 0 to {most - 1}")
+            raise ValueError(
+                f"its row or slot numbers are {places[:10]}, expected different ones from 0 to {most - 1}"
+            )
         return known
 
     try:
@@ -188,7 +191,7 @@ def _checked_rows(rows: dict, slots: int, name: str) -> dict:
 
 
 def check_tensors(tensors: dict[str, Tensor], config: PreTrainedConfig, rows: int, name: str) -> None:
-    """Refuse a state whose tensors are not all there, or not of their shapes, or not finite.
+    """Check that a state's tensors are complete, of the expected shapes and dtypes, and finite.
 
     Args:
         config: of the model.
@@ -210,22 +213,22 @@ def check_tensors(tensors: dict[str, Tensor], config: PreTrainedConfig, rows: in
     wrong = sorted({*tensors} ^ {*wanted}) or sorted(key for key in wanted if tuple(tensors[key].shape) != wanted[key])
     if wrong:
         raise ValueError(
-            f"The conversation memory {name} is broken: {wrong} are missing, too many or of a wrong shape."
+            f"The conversation memory {name} is broken: {wrong} are missing, unexpected or of a wrong shape."
         )
     counts, others = [tensors["turns"], tensors["tokens"]], [tensors[key] for key in wanted.keys() - _COUNTS]
     if any(tensor.dtype != torch.int64 or bool((tensor < 0).any()) for tensor in counts):
-        raise ValueError(f"The conversation memory {name} is broken: its turns and tokens are no counts.")
+        raise ValueError(f"The conversation memory {name} is broken: its turns and tokens are not counts.")
     if {tensor.dtype for tensor in others} not in (set(), {torch.float32}, {torch.float64}):
         raise ValueError(f"The conversation memory {name} is broken: its tensors are not all float32 or float64.")
     if not all(bool(tensor.isfinite().all()) for tensor in others):
-        raise ValueError(f"The conversation memory {name} is broken: it has numbers that are not finite.")
+        raise ValueError(f"The conversation memory {name} is broken: it has values that are not finite.")
 
 
 def write_state(folder: str | Path, content: bytes) -> None:
-    """Write a state to `folder`, which is made if it does not exist; wholly or not at all.
+    """Write a state to `folder` atomically; the folder is created if it does not exist.
 
     Raises:
-        OSError: as on a full disk; what was there before is there still.
+        OSError: as on a full disk; an earlier state in the folder is kept.
     """
     path = Path(folder) / STATE_FILE
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -238,7 +241,7 @@ def write_state(folder: str | Path, content: bytes) -> None:
 
 
 def read_state(folder: str | Path) -> bytes:
-    """What `write_state` wrote.
+    """Read the bytes written by `write_state`.
 
     Raises:
         FileNotFoundError: if there is no state in the folder.

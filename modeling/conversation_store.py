@@ -1,4 +1,4 @@
-"""Many conversations by name: the latest ones at hand, the others on disk, each for a time."""
+"""The states of many conversations by name: recently used ones in memory, others on disk, with a time to live."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import contextlib
 import math
 import threading
 import time
+import warnings
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -22,19 +23,19 @@ __all__ = ["LOST", "ConversationInUse", "ConversationStore", "StateFolder", "Sta
 
 logger = logging.get_logger(__name__)
 
-# In the notes of a conversation whose earlier turns were lost with a process that was killed.
+# Key in the notes of a conversation whose earlier turns were lost because a process was killed.
 LOST = "history_lost"
 
 
 @dataclass
 class _Entry:
-    """A conversation at hand; its cache is None before it was first looked for."""
+    """A conversation in memory; its cache is None until it is first loaded."""
 
     cache: ConversationMemoryCache | None = None
     users: int = 0
     used_at: float = 0.0  # by the monotonic clock
-    holder: int | None = None  # the thread that has it
-    is_noted: bool = False  # that it lies nowhere else
+    holder: int | None = None  # the thread that uses it
+    is_noted: bool = False  # recorded on disk as being held in memory only
     lock: threading.Lock = field(default_factory=threading.Lock)
 
 
@@ -46,17 +47,18 @@ class ConversationStore:
             model(**inputs, memory_cache=cache)
 
     Args:
-        model: with memory; what was written by other weights is refused.
-        states: where states lie that are not at hand, in safetensors: a folder, in which a later store finds them;
-            None: a temporary one; or what has the methods of `StateFolder`. Where other processes share them, none is
-            kept at hand, and each is written as soon as it was used.
-        max_live: conversations at hand; of more, the least recently used go to disk, and come back bit by bit. What
-            was at hand when a process ends without `save` is forgotten; `cache.notes["history_lost"]` then says so.
-        time_to_live: seconds after which a conversation that nobody used is forgotten, when the store is used next.
-        log_name: what stands for a conversation's name in logs.
+        model: a model with memory; states written by other weights are rejected.
+        states: where states that are not in memory are stored as safetensors: a folder, from which a later store can
+            load them; None: a temporary folder; or an object with the methods of `StateFolder`. If it is shared with
+            other processes, no state is kept in memory, and each is written immediately after use.
+        max_live: number of conversations kept in memory; beyond it, the least recently used are moved to disk, and
+            are restored bit-identically. States still in memory when a process ends without `save` are lost;
+            `cache.notes["history_lost"]` then reports it.
+        time_to_live: seconds after which an unused conversation is forgotten (checked when the store is used).
+        log_name: returns the name under which a conversation appears in logs.
 
     Raises:
-        StatesInUse: if another process has the folder.
+        StatesInUse: if another process uses the folder.
         ValueError: for a `max_live` below 1 or a `time_to_live` that is not above 0.
     """
 
@@ -71,7 +73,7 @@ class ConversationStore:
     ):
         if not isinstance(max_live, int) or max_live < 1 or not time_to_live > 0:
             raise ValueError(
-                f"max_live is a number of at least 1 and time_to_live above 0, got {max_live} and {time_to_live}."
+                f"max_live must be at least 1 and time_to_live above 0, got {max_live} and {time_to_live}."
             )
         self._model, self._max_live, self._time_to_live = model, max_live, time_to_live
         self._states = StateFolder(states) if states is None or isinstance(states, str | Path) else states
@@ -82,29 +84,35 @@ class ConversationStore:
 
     @property
     def live(self) -> list[str]:
-        """The names of the conversations at hand, the latest last."""
+        """Names of the conversations in memory, most recently used last."""
         with self._lock:
             return list(self._live)
 
     @contextlib.contextmanager
-    def conversation(self, name: str, *, anew: bool = False) -> Iterator[ConversationMemoryCache]:
-        """The state of a conversation, a new one where the name is new; for one caller at a time.
+    def conversation(
+        self, name: str, *, reset: bool = False, anew: bool | None = None
+    ) -> Iterator[ConversationMemoryCache]:
+        """The state of a conversation, created if the name is new; for one caller at a time.
 
-        What is written to it within the block is kept, unless the block raises: then it is as it was before.
+        Changes made within the block are kept; if the block raises, the state is restored.
 
         Args:
             name: of the conversation.
-            anew: forget what was said so far.
+            reset: start the conversation from scratch.
+            anew: deprecated name of `reset`.
 
         Raises:
-            ValueError: for a stored state that is broken or belongs to another model, unless it is begun anew.
-            TypeError: for a name that is no text.
-            RuntimeError: if this very thread has it in use already.
-            ConversationInUse: where states are shared, if another process has it in use.
-            OSError: where states are shared, if the new one cannot be written; it is as it was before.
+            ValueError: for a stored state that is broken or belongs to another model, unless `reset` is set.
+            TypeError: for a name that is not a string.
+            RuntimeError: if this thread is already using it.
+            ConversationInUse: if states are shared and another process is using it.
+            OSError: if states are shared and the new one cannot be written; the stored state is then unchanged.
         """
+        if anew is not None:
+            warnings.warn("anew is now reset.", DeprecationWarning, stacklevel=3)
+            reset = anew
         with self._entry(name) as entry, self._states.lock(name):
-            if anew:
+            if reset:
                 cache = self._new()
             else:
                 cache = entry.cache = self._load(name) if entry.cache is None else entry.cache
@@ -114,7 +122,7 @@ class ConversationStore:
                 is_empty = not bool(cache.turns.any()) and not cache.notes
                 if self._states.is_shared and not is_empty:
                     self._states.write(name, cache.to_bytes(), self._time_to_live)
-                elif anew or is_empty:
+                elif reset or is_empty:
                     self._states.delete(name)
                     entry.is_noted = False
             except BaseException:
@@ -129,7 +137,7 @@ class ConversationStore:
             entry.used_at = time.monotonic()
 
     def peek(self, name: str) -> ConversationMemoryCache | None:
-        """A copy of a conversation's present state, which is not used by that; None where there is none.
+        """A copy of a conversation's present state, for reading only; None if there is none.
 
         Raises:
             ValueError: for a stored state that is broken or belongs to another model.
@@ -145,7 +153,10 @@ class ConversationStore:
         return None if content is None else self._from_bytes(content, name)
 
     def save(self) -> None:
-        """Write all conversations at hand to disk, as before a server stops.
+        """Write all conversations in memory to disk, as before a server stops.
+
+        Raises:
+            OSError: naming those that could not be written; the others are written.
 
         Raises:
             OSError: naming those that cannot be written; the others are.
@@ -162,12 +173,12 @@ class ConversationStore:
 
     @contextlib.contextmanager
     def _entry(self, name: str) -> Iterator[_Entry]:
-        state_key(name)  # a name that is none is refused before anything is changed
+        state_key(name)  # checks the name before anything is changed
         with self._lock:
             self._forget_expired()
             entry = self._live.setdefault(name, _Entry(used_at=time.monotonic()))
             if entry.holder == threading.get_ident():
-                raise RuntimeError(f"The conversation {name!r} is in use by this very thread.")
+                raise RuntimeError(f"The conversation {name!r} is already in use by this thread.")
             entry.users += 1
         try:
             with entry.lock:
@@ -196,7 +207,7 @@ class ConversationStore:
                 self._write(name, entry)
             except OSError as error:
                 logger.warning(
-                    f"The conversation {self._log_name(name)} stays at hand, for it cannot be written to disk: {error}"
+                    f"The conversation {self._log_name(name)} stays in memory: writing it to disk failed with {error}"
                 )
                 return
             del self._live[name]
@@ -208,7 +219,7 @@ class ConversationStore:
                 del self._live[name]
                 if not self._states.is_shared:
                     self._states.delete(name)
-        # All of the folder is looked through now and then.
+        # The whole folder is scanned only occasionally.
         if now - self._cleaned_at >= self._time_to_live / 20:
             self._cleaned_at = now
             self._states.forget_old()
@@ -231,7 +242,7 @@ class ConversationStore:
         return self._model.memory_cache_class(self._model.config)
 
     def _note(self, name: str, entry: _Entry) -> None:
-        """Were the process to end now, an older state must not be taken for the present one."""
+        """Mark the stored state as outdated, so that it is not used if the process is killed."""
         if entry.cache is not None and not entry.is_noted:
             self._states.keep_in_memory(name)
             entry.is_noted = True

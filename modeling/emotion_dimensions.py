@@ -1,4 +1,4 @@
-"""Dimensions of emotion as numbers (valence, arousal, dominance): what they are called, and the loss of a batch."""
+"""Continuous dimensions of emotion (valence, arousal, dominance): their names and their loss."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from torch import Tensor
 
 
 def check_dimensions(names) -> None:
-    """Refuse what are no names of dimensions.
+    """Check the names of dimensions.
 
     Raises:
-        ValueError: for anything but a list of different, non-empty names.
+        ValueError: unless it is a list of different, non-empty names.
     """
     is_list = isinstance(names, list | tuple) and all(isinstance(name, str) and name for name in names)
     if not is_list or len(set(names)) != len(names):
@@ -23,11 +23,11 @@ def concordance(values: Tensor, targets: Tensor) -> Tensor:
     """(dimensions,) float, the concordance correlation coefficient (Lin 1989, equation 2) of each dimension.
 
     2 cov(x, y) / (var(x) + var(y) + (mean(x) - mean(y))^2), with moments over the turns whose target is known. It is
-    0 for two constants, and for a dimension of fewer than two known turns.
+    0 for two constants, and for a dimension with fewer than two known targets.
 
     Args:
         values: (turns, dimensions).
-        targets: (turns, dimensions); NaN = not known.
+        targets: (turns, dimensions); NaN = unknown.
     """
     values = values if values.dtype == torch.float64 else values.float()
     targets = targets.to(values)
@@ -45,13 +45,13 @@ def concordance(values: Tensor, targets: Tensor) -> Tensor:
 
 
 def concordance_loss(values: Tensor, targets: Tensor | Sequence[Sequence[float]]) -> Tensor:
-    """1 - `concordance`, the mean over the dimensions with two known turns or more; 0, with a graph, if none has them.
+    """1 - `concordance`, averaged over dimensions with at least two known targets; 0, with a graph, if there are none.
 
-    It is of all turns of the call together, so that a call of few turns makes a noisy loss.
+    It is computed over all turns of the call together, so few turns per call give a noisy loss.
 
     Args:
         values: (turns, dimensions).
-        targets: (turns, dimensions); NaN = not known.
+        targets: (turns, dimensions); NaN = unknown.
 
     Raises:
         ValueError: for targets of another shape, or that are infinite.
@@ -62,6 +62,6 @@ def concordance_loss(values: Tensor, targets: Tensor | Sequence[Sequence[float]]
             f"emotion_value_labels must be {tuple(values.shape)} (rows, dimensions), got {tuple(targets.shape)}."
         )
     if not torch.compiler.is_compiling() and bool(targets.isinf().any()):
-        raise ValueError("emotion_value_labels must be finite, or NaN for what is not known; some are infinite.")
-    told = (~targets.isnan()).sum(0) > 1
-    return ((1 - concordance(values, targets)) * told).sum() / told.sum().clamp(min=1)
+        raise ValueError("emotion_value_labels must be finite, or NaN where unknown; some are infinite.")
+    is_known = (~targets.isnan()).sum(0) > 1
+    return ((1 - concordance(values, targets)) * is_known).sum() / is_known.sum().clamp(min=1)

@@ -1,4 +1,4 @@
-"""How an emotion is read from a host: label tokens through its output head, or a linear head."""
+"""Emotion logits from a host: label tokens through its output head, or a linear head."""
 
 from __future__ import annotations
 
@@ -10,28 +10,28 @@ from torch.nn import functional as F
 
 
 def last_unmasked_positions(attention_mask: Tensor | None, input_ids: Tensor) -> Tensor:
-    """(rows,), the last position of each row that is not padding, for padding on either side.
+    """(rows,), the last position of each row that is not padding; padding may be on either side.
 
     Args:
-        attention_mask: (rows, positions), 1 = not padding; None: there is no padding.
+        attention_mask: (rows, positions), 1 = not padding; None: no padding.
         input_ids: (rows, positions).
     """
     rows, length = input_ids.shape
     if attention_mask is None:
         return torch.full((rows,), length - 1, device=input_ids.device)
     positions = torch.arange(attention_mask.shape[1], device=attention_mask.device)
-    # The mask may also cover key-value pairs of earlier calls.
+    # The mask may also cover the key-value cache of earlier calls.
     return (positions * (attention_mask != 0)).amax(-1) - (attention_mask.shape[1] - length)
 
 
 def label_logits(logits: Tensor, positions: Tensor, length: int, label_token_ids: list[int]) -> Tensor:
-    """The next-token logits of the label tokens where each row's answer begins.
+    """Next-token logits of the label tokens at the position where each row's answer begins.
 
     Args:
-        logits: (rows, kept positions, vocab_size), of the last positions of the sequence.
-        positions: (rows,), where the answers begin, counted in the whole sequence.
+        logits: (rows, kept positions, vocab_size), for the last positions of the sequence.
+        positions: (rows,), where the answers begin, as positions in the whole sequence.
         length: of the whole sequence.
-        label_token_ids: one token a label.
+        label_token_ids: one token per label.
 
     Returns:
         (rows, labels) in float32 (float64 for float64 logits).
@@ -42,7 +42,7 @@ def label_logits(logits: Tensor, positions: Tensor, length: int, label_token_ids
     first_kept = length - logits.shape[1]
     if first_kept and not torch.compiler.is_compiling() and bool((positions < first_kept).any()):
         raise ValueError(
-            f"logits_to_keep={logits.shape[1]} leaves out the last position of a right-padded row: pad on the left."
+            f"logits_to_keep={logits.shape[1]} drops the last position of a right-padded row: pad on the left."
         )
     rows = torch.arange(len(logits), device=logits.device)
     selected = logits[rows, (positions - first_kept).to(logits.device)][:, label_token_ids]
@@ -57,17 +57,17 @@ def emotion_loss(
     text_labels: Tensor | None = None,
     num_items_in_batch: Tensor | int | None = None,
 ) -> Tensor:
-    """Cross-entropy of the scored rows: their mean, or what they add to the mean over a step of several batches.
+    """Cross-entropy of the scored rows: their mean, or their share of the mean over a step of several batches.
 
     With `num_items_in_batch`, each scored row counts as many items as its text has (at least one), so that the losses
-    of accumulated batches add up to that of one larger batch.
+    of accumulated batches add up to the loss of one larger batch.
 
     Args:
         emotion_logits: (rows, labels).
         emotion_labels: (rows,) integers; below 0 = not scored.
-        id2label: the labels that are allowed.
+        id2label: the allowed labels.
         text_labels: (rows, positions), the host's `labels`, -100 = not scored; None: each row is one item.
-        num_items_in_batch: items of the whole step, as Trainer counts them in `labels`; None: the mean of these rows.
+        num_items_in_batch: items in the whole step, as Trainer counts them in `labels`; None: mean over these rows.
 
     Returns:
         A scalar; 0, with a graph, if no row is scored.
@@ -78,7 +78,7 @@ def emotion_loss(
     labels = torch.as_tensor(emotion_labels, device=emotion_logits.device)
     if labels.shape != emotion_logits.shape[:1] or labels.is_floating_point() or labels.dtype == torch.bool:
         raise ValueError(
-            f"emotion_labels must be ({len(emotion_logits)},) integers, one a row, got {labels.dtype} "
+            f"emotion_labels must be ({len(emotion_logits)},) integers, one per row, got {labels.dtype} "
             f"{tuple(labels.shape)}."
         )
     if not torch.compiler.is_compiling() and bool((labels >= len(id2label)).any()):
@@ -88,21 +88,21 @@ def emotion_loss(
     if num_items_in_batch is None:
         return losses.sum() / scored.sum().clamp(min=1)
     if text_labels is not None:
-        # The first position predicts nothing and is predicted by nothing.
+        # The first token is not predicted.
         losses = losses * (text_labels[:, 1:] != -100).sum(-1).clamp(min=1).to(losses.device)
     return losses.sum() / torch.as_tensor(num_items_in_batch, device=losses.device)
 
 
 def find_label_tokens(tokenizer, prompt: str, labels: list[str]) -> list[int]:
-    """The first token of each label as it would follow the generation prompt.
+    """The first token of each label after the generation prompt.
 
     Args:
         tokenizer: of the host.
-        prompt: the chat template's text up to where the answer begins.
+        prompt: the chat template's text up to the position where the answer begins.
         labels: the words that the host is asked to choose from.
 
     Raises:
-        ValueError: if two labels begin with the same token, or a label is not a token after the prompt, naming them.
+        ValueError: if two labels begin with the same token, or a label has no token after the prompt, naming them.
     """
     prefix = tokenizer(prompt, add_special_tokens=False)["input_ids"]
     tokens = []
@@ -114,7 +114,7 @@ def find_label_tokens(tokenizer, prompt: str, labels: list[str]) -> list[int]:
     clashes = [label for label, token in zip(labels, tokens) if tokens.count(token) > 1]
     if clashes:
         raise ValueError(
-            f"The labels {clashes} begin with the same token, so the verbalizer cannot tell them apart: choose other "
+            f"The labels {clashes} begin with the same token, so the verbalizer cannot distinguish them: use other "
             'words or emotion_readout="linear".'
         )
     return tokens

@@ -1,6 +1,6 @@
-"""A LoRA on the host: kept beside the memory, in PEFT's own format in a sub-folder of its own.
+"""A LoRA on the host, stored in PEFT's own format in the subfolder `lora/` of a checkpoint.
 
-An `adapter_config.json` in the root of a repository would make transformers take the whole of it for one of PEFT.
+An `adapter_config.json` in the root of a repository would make transformers treat all of it as a PEFT adapter.
 """
 
 from __future__ import annotations
@@ -19,30 +19,30 @@ from .host_types import HostModel
 
 
 LORA_FOLDER = "lora"
-# Under which the LoRA of a checkpoint is loaded; a base may bring adapters of its own.
+# Adapter name of a checkpoint's LoRA, distinct from the names of adapters in the base.
 LORA_NAME = "emotion"
 LORA_FILES = _CONFIG_FILE, _WEIGHTS_FILE = "adapter_config.json", "adapter_model.safetensors"
-# How PEFT's files call the model that it wraps.
+# PEFT's prefix for the weights of the wrapped model.
 _PREFIX = "base_model.model."
 
 
 _ON_EXTENSION = (
-    "An adapter of PEFT is on {}, which is trained and saved by itself: choose target_modules and modules_to_save "
-    'within the host, or exclude_modules=r"(titans_memory|emotion_head).*".'
+    "A PEFT adapter targets {}, which is trained and saved on its own: restrict target_modules and modules_to_save "
+    'to the host, or set exclude_modules=r"(titans_memory|emotion_head).*".'
 )
 
 
 class HostLoraMixin(HostModel):
-    """Adapters of PEFT on the host, as transformers' own `add_adapter` puts them there."""
+    """PEFT adapters on the host, added by transformers' own `add_adapter`."""
 
-    # The names of those that the base brought with it.
+    # Names of the adapters that the base had.
     _base_adapters: tuple[str, ...] = ()
 
     def add_adapter(self, adapter_config, adapter_name: str | None = None) -> None:
-        """As transformers' `add_adapter`; what the base brought stays active, and the memory trainable as it was.
+        """As transformers' `add_adapter`; the base's adapters stay active, and the memory's trainability is unchanged.
 
         Raises:
-            ValueError: for an adapter on memory or readout, which are trained and saved by themselves.
+            ValueError: for an adapter on memory or readout, which are trained and saved on their own.
         """
         on_extension = sorted({name.split(".")[0] for name in _targets_on(self, adapter_config, self.extension_names)})
         if on_extension:
@@ -59,33 +59,33 @@ class HostLoraMixin(HostModel):
             parameter.requires_grad_(requires_grad)
 
     def get_nb_trainable_parameters(self) -> tuple[int, int]:
-        """The number of parameters that train, and of all, as PEFT's models count them."""
+        """The number of trainable parameters and of all parameters, as in PEFT's models."""
         counts = [(parameter.numel(), parameter.requires_grad) for parameter in self.parameters()]
         return sum(count for count, is_trained in counts if is_trained), sum(count for count, _ in counts)
 
     def print_trainable_parameters(self) -> None:
-        """Print how many parameters train, of how many, in the words of PEFT's models."""
+        """Print the number and share of trainable parameters, in the format of PEFT's models."""
         trained, total = self.get_nb_trainable_parameters()
         share = 100 * trained / total
         print(f"trainable params: {trained:,d} || all params: {total:,d} || trainable%: {share:.4f}")
 
     def freeze_host(self) -> None:
-        """Leave memory and readout trainable, and nothing of the host."""
+        """Make memory and readout trainable, and freeze the host."""
         self.requires_grad_(False)
         for name in self.extension_names:
             getattr(self, name).requires_grad_(True)
 
     @property
     def added_adapters(self) -> list[str]:
-        """The names of the adapters that the base did not bring."""
+        """Names of the adapters that were added to those of the base."""
         return [name for name in peft_adapters(self) if name not in self._base_adapters]
 
     def check_adapters(self) -> None:
-        """Refuse what saving would lose of adapters of PEFT.
+        """Check that all PEFT adapters of the model can be saved and loaded again.
 
         Raises:
-            ValueError: for several adapters beside those of the base, for one on the memory, for adapters that are not
-                active as they are loaded, and for any in a model that is saved in full.
+            ValueError: for more than one added adapter, one on the memory, adapters that are not active (loading
+                activates them), and any adapter in a model that is saved in full.
         """
         state = self.state_dict()
         wrapped = {key.split(".")[0] for key in state if ".base_layer." in key or ".original_module." in key}
@@ -94,13 +94,12 @@ class HostLoraMixin(HostModel):
             raise ValueError(_ON_EXTENSION.format(on_extension))
         if not self.config.adapter_only and wrapped:
             raise ValueError(
-                "The host carries adapters of PEFT, which are not saved with a model in full: merge_and_unload() of "
-                "peft.PeftModel takes them into the host; or, where the base is named, set "
-                "model.config.adapter_only = True."
+                "The host has PEFT adapters, which are not saved with a full model: merge them by merge_and_unload() "
+                "of peft.PeftModel, or, if the base is known, set model.config.adapter_only = True."
             )
         if len(self.added_adapters) > 1:
             raise ValueError(
-                f"One adapter of PEFT can be saved beside the memory, and the host carries {self.added_adapters}."
+                f"Only one PEFT adapter can be saved with the memory, but the host has {self.added_adapters}."
             )
         if wrapped:
             _check_is_active(self, {*self._base_adapters, *self.added_adapters})
@@ -113,23 +112,23 @@ def _check_is_active(model: PreTrainedModel, names: set[str]) -> None:
         there = names & {*module._get_available_adapters()}
         if module.merged:
             raise ValueError(
-                f"An adapter of PEFT is merged into {key}: unmerge it, or take it into the host by merge_and_unload() "
-                "and set model.config.adapter_only = False."
+                f"A PEFT adapter is merged into {key}: unmerge it, or merge it for good by merge_and_unload() and set "
+                "model.config.adapter_only = False."
             )
         if there and (module.disable_adapters or {*module.active_adapters} & names != there):
             active = [] if module.disable_adapters else list(module.active_adapters)
             raise ValueError(
-                f"Adapters of PEFT are loaded active, {sorted(there)} at {key}, and active there are {active}: call "
+                f"All PEFT adapters are active after loading: {sorted(there)} at {key}, but now {active} are: call "
                 "enable_adapters() and set_adapter(...), or delete_adapter(...)."
             )
         for name in there if hasattr(module, "lora_alpha") else ():
             scale, alpha, r = module.scaling[name], module.lora_alpha[name], module.r[name]
             if not any(math.isclose(scale, alpha / size) for size in (r, math.sqrt(r))):
-                raise ValueError(f"The scale of the adapter {name!r} at {key} is {scale}, and is not saved: reset it.")
+                raise ValueError(f"The adapter {name!r} at {key} has the scale {scale}, which is not saved: reset it.")
 
 
 def _targets_on(model: PreTrainedModel, config, children: tuple[str, ...]) -> list[str]:
-    """The names, within these children of the model, that an adapter of PEFT would change."""
+    """Names of the modules and parameters, within these children of the model, that a PEFT adapter would change."""
     modules = {name: module for name, module in model.named_modules() if name.split(".")[0] in children}
     config = copy.copy(config)
     targets, to_save = getattr(config, "target_modules", None), getattr(config, "modules_to_save", None) or ()
@@ -144,17 +143,17 @@ def _targets_on(model: PreTrainedModel, config, children: tuple[str, ...]) -> li
 
 
 def peft_adapters(model: PreTrainedModel) -> tuple[str, ...]:
-    """The names of PEFT's adapters in a model."""
+    """The names of a model's PEFT adapters."""
     return tuple(getattr(model, "peft_config", ()))
 
 
 def save_lora(
     model: PreTrainedModel, name: str, folder: str | os.PathLike, state_dict: dict[str, Tensor] | None = None
 ) -> None:
-    """Write the adapter `name` beside the checkpoint in `folder`, for `load_lora` and for PEFT itself.
+    """Write the adapter `name` into `lora/` of the checkpoint in `folder`, for `load_lora` and for PEFT.
 
     Args:
-        state_dict: the model's weights, to be written instead of the present ones.
+        state_dict: weights to write instead of the model's own.
     """
     folder = Path(folder) / LORA_FOLDER
     folder.mkdir(parents=True, exist_ok=True)
@@ -171,12 +170,12 @@ def save_lora(
 
 
 def has_lora(folder: str | os.PathLike) -> bool:
-    """Whether the checkpoint in a folder has a LoRA beside it."""
+    """Whether the checkpoint in a folder includes a LoRA."""
     return all((Path(folder) / LORA_FOLDER / name).is_file() for name in LORA_FILES)
 
 
 def remove_lora(folder: str | os.PathLike) -> None:
-    """Take away what `save_lora` wrote beside a checkpoint."""
+    """Remove the files that `save_lora` wrote for a checkpoint."""
     folder = Path(folder) / LORA_FOLDER
     for name in LORA_FILES:
         (folder / name).unlink(missing_ok=True)
@@ -185,18 +184,18 @@ def remove_lora(folder: str | os.PathLike) -> None:
 
 
 def load_lora(model: PreTrainedModel, name: str | os.PathLike, hub: dict, *, is_needed: bool) -> bool:
-    """Put the LoRA of a checkpoint onto the host, active beside those that the host came with; not trainable.
+    """Load the LoRA of a checkpoint onto the host, frozen, and active together with the base's adapters.
 
     Args:
-        name: folder or Hub repo of the checkpoint, whose sub-folder `lora/` is meant.
-        hub: how it is reached, as `hub_keywords` gives.
-        is_needed: whether the checkpoint says that it has one.
+        name: folder or Hub repo of the checkpoint, whose subfolder `lora/` is loaded.
+        hub: keywords that reach it, as returned by `hub_keywords`.
+        is_needed: whether the checkpoint's config says that it has a LoRA.
 
     Returns:
         Whether there was one.
 
     Raises:
-        OSError: if it is needed and not there, or its weights are not (a pickle is never loaded).
+        OSError: if a needed LoRA or its safetensors weights do not exist (pickles are never loaded).
         ImportError: if PEFT is not installed.
         ValueError: if its weights do not fit the host.
     """
@@ -215,26 +214,26 @@ def load_lora(model: PreTrainedModel, name: str | os.PathLike, hub: dict, *, is_
     parameters = {key: p for key, p in model.named_parameters() if LORA_NAME in key.split(".")}
     if any(parameter.is_meta for parameter in parameters.values()):
         raise ValueError(
-            f"The LoRA of {name} lies on blocks of the host that are offloaded, where it cannot be loaded: give a "
+            f"The LoRA of {name} is on offloaded blocks of the host, where it cannot be loaded: give a "
             "device_map that keeps them on devices."
         )
     for key, parameter in parameters.items():
         parameter.requires_grad_(False)
         saved = weights.get(key.replace(f".{LORA_NAME}", ""))
         if ".lora_" in key and saved is not None:
-            # As precise as it was trained, which may be more than the host is.
+            # Keep the precision of training, which may be higher than the host's.
             parameter.data = parameter.data.to(saved.dtype)
     peft.set_peft_model_state_dict(model, weights, adapter_name=LORA_NAME)
     return True
 
 
 def read_lora(folder: str | os.PathLike) -> dict[str, Tensor]:
-    """The weights of the LoRA beside the checkpoint in a folder, named as in the host."""
+    """The weights of the LoRA of the checkpoint in a folder, with the host's names."""
     return _read_weights(Path(folder) / LORA_FOLDER / _WEIGHTS_FILE)
 
 
 def read_lora_config(folder: str | os.PathLike):
-    """The `peft.LoraConfig` of the LoRA beside the checkpoint in a folder."""
+    """The `peft.LoraConfig` of the LoRA of the checkpoint in a folder."""
     return _peft().PeftConfig.from_pretrained(str(Path(folder) / LORA_FOLDER))
 
 
@@ -243,7 +242,7 @@ def _read_weights(path: str | os.PathLike) -> dict[str, Tensor]:
 
 
 def lora_misfits(model: PreTrainedModel, name: str, weights: dict[str, Tensor]) -> list[str]:
-    """The weights that only one of the adapter `name` and `read_lora` has; or else those of different shapes."""
+    """Weights that only one of the adapter `name` and `weights` has; if there are none, those of different shapes."""
     own = _adapter_weights(model, name)
     return sorted({*own} ^ {*weights}) or sorted(key for key in own if own[key].shape != weights[key].shape)
 
@@ -251,20 +250,20 @@ def lora_misfits(model: PreTrainedModel, name: str, weights: dict[str, Tensor]) 
 def _adapter_weights(
     model: PreTrainedModel, name: str, state_dict: dict[str, Tensor] | None = None
 ) -> dict[str, Tensor]:
-    # Whether the host's embeddings were changed, PEFT would ask the Hub; here nothing of the host has changed.
+    # False: PEFT would otherwise ask the Hub whether the embeddings were changed; here they never are.
     return _peft().get_peft_model_state_dict(
         model, state_dict=state_dict, adapter_name=name, save_embedding_layers=False
     )
 
 
 def _peft():
-    """PEFT, which is imported where it is needed only.
+    """Import PEFT, only where it is needed.
 
     Raises:
         ImportError: if it is not installed.
     """
-    try:  # Without it transformers would demand PEFT of everybody who loads this code from the Hub.
+    try:  # Inside `try`, since transformers would otherwise require PEFT from everybody who loads this code.
         import peft
     except ImportError as error:
-        raise ImportError("The host carries a LoRA, which needs PEFT: pip install peft") from error
+        raise ImportError("The model has a LoRA, which needs PEFT: pip install peft") from error
     return peft

@@ -1,4 +1,4 @@
-"""What the mixins of this package demand of the classes that they are mixed into; for type checkers alone."""
+"""The interfaces that the mixins of this package expect; for type checkers only."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ from transformers import BatchFeature, PreTrainedConfig, PreTrainedModel
 
 
 class AudioHost(Protocol):
-    """A host with memory, as code that is handed one uses it.
+    """A host with memory, as used by code that receives one.
 
     Attributes:
         config: an `AudioEmotionConfigMixin` and the host's configuration.
         titans_memory: a `TitansMemory`, the child that holds the memory's layers.
-        emotion_head: of `emotion_readout="linear"`.
+        emotion_head: for `emotion_readout="linear"`.
         audio_token_id: the id of the audio placeholder.
-        memory_cache_class: `ConversationMemoryCache`, of the code that the model was loaded with.
-        device, dtype, training: of the model, as of any other.
+        memory_cache_class: the `ConversationMemoryCache` of the code that the model was loaded with.
+        device, dtype, training: as of any model.
     """
 
     config: Any
@@ -48,7 +48,7 @@ class AudioHost(Protocol):
 
     def disable_memory(self) -> AbstractContextManager[None]: ...
 
-    def sound_extractor(self, processor: Any) -> Any: ...
+    def audio_extractor(self, processor: Any) -> Any: ...
 
     def max_turn_seconds(self, processor: Any) -> float | None: ...
 
@@ -58,7 +58,7 @@ class AudioHost(Protocol):
 
 
 class SavedState(Protocol):
-    """What saving and loading demand of a cache; see `ConversationMemoryCache`."""
+    """The attributes of a cache that saving and loading use; see `ConversationMemoryCache`."""
 
     layers: list[Any]
     turns: Tensor
@@ -77,7 +77,7 @@ class SavedState(Protocol):
 if TYPE_CHECKING:
 
     class HostModel(PreTrainedModel):
-        """The host's model class; a host's own class comes behind the mixins."""
+        """The host's model class, which follows the mixins in a host's bases."""
 
         config: Any
         titans_memory: Any

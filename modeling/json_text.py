@@ -1,4 +1,4 @@
-"""JSON that comes from outside."""
+"""Parsing of untrusted JSON."""
 
 from __future__ import annotations
 
@@ -7,14 +7,14 @@ from typing import Any
 
 
 def parse_json(text: str | bytes, name: str = "The text") -> Any:
-    """What a JSON text says.
+    """Parse a JSON text.
 
     Args:
         text: the JSON.
-        name: of the text, for errors.
+        name: of the text, in error messages.
 
     Raises:
-        ValueError: for what is not JSON, or nested so deeply that reading it would exhaust the stack.
+        ValueError: for invalid JSON, or nesting so deep that parsing would exhaust the stack.
     """
     try:
         return json.loads(text)

@@ -1,10 +1,10 @@
-"""One chunk of a memory: its tokens' gradients, and what they make of the state, in closed form.
+"""One chunk of a memory: the gradients of its tokens, and the resulting state in closed form.
 
 Within a chunk the recurrence of `neural_memory` is linear in the gradients, which are outer products taken at the
-chunk's first weights. So what the gates do to them can be known for all chunks before the first gradient is
-(`cut_into_chunks`), and the state after a chunk is a weighted sum that one matrix product gives (`write_chunk`).
+chunk's initial weights. The effect of the gates can therefore be computed for all chunks before any gradient
+(`cut_into_chunks`), and the state after a chunk is a weighted sum, computed by one matrix product (`write_chunk`).
 
-All this is plain differentiable tensor code. `memory_gradients` holds its gradient by hand, which keeps less.
+This is plain differentiable tensor code; `memory_gradients` has a hand-written backward pass that saves less.
 """
 
 from __future__ import annotations
@@ -22,19 +22,19 @@ from .memory_state import SMALLEST_FACTOR, NeuralMemoryState, without_tiny
 # The largest slope of SiLU is 1.0998, so 1.21 bounds its square in the curvature bound of a hidden matrix.
 SILU_SLOPE_SQUARED = 1.21
 
-# Added to the bound by the Gram matrix, which is small where keys of a chunk are few or short.
+# Added to the Gram-matrix bound, which is small if a chunk has few or short keys.
 SMALLEST_GRAM_BOUND = 0.05
 
 
 class MemoryTokens(NamedTuple):
-    """Tokens of a batch of turns, as a memory takes them.
+    """Tokens of a batch of turns, in the form that a memory processes.
 
     Attributes:
         queries, keys: (rows, heads, tokens, d_in).
         values: (rows, heads, tokens, head_dim).
         forget, decay, step: the gates alpha (of the weights), eta (of the momentum) and theta, (rows, heads, tokens).
-        written: (rows, tokens) bool, the first tokens of each row; keys and values of the others are zero, and their
-            gates finite. None: all.
+        written: (rows, tokens) bool, true for the first tokens of each row; the others have zero keys and values and
+            finite gates. None: all true.
     """
 
     queries: Tensor
@@ -47,13 +47,13 @@ class MemoryTokens(NamedTuple):
 
 
 class MemoryChunk(NamedTuple):
-    """One chunk of each stream, in the letters of `write_chunk`.
+    """One chunk of each stream, in the notation of `write_chunk`.
 
     Attributes:
         keys, values: (streams, heads, chunk_size, d_in or head_dim).
         to_weights, to_momentum: twice c and e, (streams, heads, chunk_size, 1).
         keep, carry, decay: A, b and m, (streams, heads, 1, 1).
-        count: n, how many tokens are written, at least 1, (streams, 1, 1, 1).
+        count: n, the number of written tokens, at least 1, (streams, 1, 1, 1).
     """
 
     keys: Tensor
@@ -66,19 +66,19 @@ class MemoryChunk(NamedTuple):
     count: Tensor
 
     def without(self, streams: Tensor) -> MemoryChunk:
-        """The chunk with no token in those streams, (streams,) bool: it leaves their state as it is."""
+        """The chunk without tokens in the given streams, (streams,) bool, so that their state does not change."""
         absent, ones = streams[:, None, None, None], ("keep", "decay", "count")
         filled = {name: tensor.masked_fill(absent, float(name in ones)) for name, tensor in self._asdict().items()}
         return MemoryChunk(**filled)
 
 
 def cut_into_chunks(tokens: MemoryTokens, *, chunk_size: int, is_normalized: bool) -> list[MemoryChunk]:
-    """The tokens chunk by chunk.
+    """Split the tokens into chunks.
 
     Args:
-        tokens: all of their tensors in one dtype.
+        tokens: all tensors in one dtype.
         chunk_size: of the chunks.
-        is_normalized: whether the step is ``theta (1 - eta) / n``, to be divided by a bound, or theta.
+        is_normalized: whether the step is ``theta (1 - eta) / n``, to be divided by a bound later, or theta.
     """
     keys, values, written = tokens.keys, tokens.values, tokens.written
     is_written = torch.ones_like(keys[:, :1, :, 0]) if written is None else written[:, None].to(keys.dtype)
@@ -87,17 +87,17 @@ def cut_into_chunks(tokens: MemoryTokens, *, chunk_size: int, is_normalized: boo
     count = is_written.sum(-1, keepdim=True).clamp(min=1)
     if is_normalized:
         step = step * (1 - decay) / count
-    # The gradient of the squared error is twice the error, which is counted here, where it is cheap.
+    # The gradient of the squared error is twice the error; the factor 2 is applied here, where it is cheap.
     step = 2 * step * is_written
     to_weights, to_momentum, of_chunk = _linear_recurrence(forget, decay, is_written)
     factors = [(step * factor)[..., None] for factor in (to_weights, to_momentum)]
     tensors = cut_tokens(keys, chunk_size), cut_tokens(values, chunk_size), *factors, *of_chunk, count[..., None]
-    # Not an index for each chunk, whose gradient would be as large as all chunks.
+    # Unbind instead of indexing: the gradient of an index would be as large as all chunks.
     return [MemoryChunk(*parts) for parts in zip(*[tensor.unbind(2) for tensor in tensors])]
 
 
 def _linear_recurrence(forget: Tensor, decay: Tensor, written: Tensor):
-    """What becomes of a token's gradient, and of the state before the chunk, by the end of the chunk.
+    """How a token's gradient, and the state before the chunk, contribute to the state after the chunk.
 
     Token i acts on the pair (M, S) by the matrix [[1 - alpha_i, eta_i], [0, eta_i]] (the identity where it is not
     written). A doubling scan multiplies them from the end; products instead of sums of logarithms are exact at
@@ -110,13 +110,13 @@ def _linear_recurrence(forget: Tensor, decay: Tensor, written: Tensor):
         The factors (to M, to S) of a gradient that enters at token i, each (streams, heads, chunks, chunk_size), and
         the three factors (A, b, m) of the whole chunk, each (streams, heads, chunks, 1, 1).
     """
-    # Both factors that stand on the diagonal, one beside the other.
+    # The two diagonal entries, stacked.
     diagonal = 1 - torch.stack([forget, 1 - decay]) * written
     carry = decay * written
     chunk_size = carry.shape[-1]
     shift = 1
     while shift < chunk_size:
-        # Entry i covers tokens i .. i + shift - 1; the last ones reach the end of the chunk, and stay.
+        # Entry i covers tokens i .. i + shift - 1; the last ones already reach the end of the chunk.
         first, later = diagonal[..., :-shift], diagonal[..., shift:]
         carried = torch.addcmul(later[0] * carry[..., :-shift], carry[..., shift:], first[1])
         carry = torch.cat([carried, carry[..., -shift:]], dim=-1)
@@ -130,7 +130,9 @@ def _linear_recurrence(forget: Tensor, decay: Tensor, written: Tensor):
 
 
 def cut_tokens(tensor: Tensor, chunk_size: int) -> Tensor:
-    """(streams, heads, tokens, ...) -> (streams, heads, chunks, chunk_size, ...), the last chunk filled with zeros.
+    """(streams, heads, tokens, ...) -> (streams, heads, chunks, chunk_size, ...), the last chunk padded with zeros.
+
+    Chunks are not longer than the number of tokens.
 
     No chunk is longer than the tokens are.
     """
@@ -153,7 +155,7 @@ def write_chunk(
     Args:
         state: M_0 and S_0.
         chunk: its tokens and factors.
-        step_bound: which of `curvature_bounds` divides c and e; None: none of them.
+        step_bound: which of the `curvature_bounds` divides c and e; None: no division.
         in_place: overwrite M_0 and S_0.
 
     Returns:
@@ -186,13 +188,13 @@ def read_chunk(weights: tuple[Tensor, ...], queries: Tensor) -> Tensor:
 
 
 def add_product(matrix: Tensor, left: Tensor, right: Tensor, *, sign: int = 1) -> Tensor:
-    """``matrix + sign * left @ right``, in place if contiguous: one pass over a matrix that nobody else holds."""
+    """``matrix + sign * left @ right``, in place if contiguous: the matrix must not be used elsewhere."""
     batch = matrix.flatten(0, 1)
     return batch.baddbmm_(left.flatten(0, 1), right.flatten(0, 1), alpha=sign).view_as(matrix)
 
 
 def hidden_pass(weights: tuple[Tensor, ...], inputs: Tensor) -> tuple[list[Tensor], list[Tensor]]:
-    """What each matrix is applied to, and what each but the last gives, before the SiLU."""
+    """The input of each matrix, and the output of each but the last, before the SiLU."""
     all_inputs, outputs = [inputs], []
     for weight in weights[:-1]:
         outputs.append(all_inputs[-1] @ weight)
@@ -203,9 +205,9 @@ def hidden_pass(weights: tuple[Tensor, ...], inputs: Tensor) -> tuple[list[Tenso
 def half_gradients(
     weights: tuple[Tensor, ...], outputs: list[Tensor], errors: Tensor
 ) -> tuple[list[Tensor], list[Tensor]]:
-    """Half the gradient of each token's loss by what each matrix gives, and by what each but the first is applied to.
+    """Half the gradient of each token's loss by the output of each matrix, and by the input of each but the first.
 
-    Each is (streams, heads, tokens, width); weights and outputs as `hidden_pass` has them, errors as `write_chunk`.
+    Each is (streams, heads, tokens, width); weights and outputs as in `hidden_pass`, errors as in `write_chunk`.
     """
     deltas, raised = [errors], []
     for weight, output in zip(weights[:0:-1], outputs[::-1]):
@@ -215,9 +217,9 @@ def half_gradients(
 
 
 def silu_backward(gradient: Tensor, inputs: Tensor) -> Tensor:
-    """The gradient of SiLU's input."""
+    """The gradient with respect to SiLU's input."""
     if not torch.is_grad_enabled():
-        return torch.ops.aten.silu_backward(gradient, inputs)  # one pass, which cannot be differentiated itself
+        return torch.ops.aten.silu_backward(gradient, inputs)  # one pass, but not differentiable
     sigmoid = torch.sigmoid(inputs)
     return gradient * sigmoid * (1 + inputs * (1 - sigmoid))
 
@@ -225,28 +227,28 @@ def silu_backward(gradient: Tensor, inputs: Tensor) -> Tensor:
 def curvature_bounds(
     weights: tuple[Tensor, ...], inputs: list[Tensor], count: Tensor, step_bound: str
 ) -> list[Tensor]:
-    """More than half a bound b of the curvature of a chunk's mean loss in each matrix, each (streams, heads, 1, 1).
+    """A bound b of more than half the curvature of a chunk's mean loss in each matrix, each (streams, heads, 1, 1).
 
     The mean over n tokens is quadratic in the last matrix, with the curvature 2 A^T A / n for the inputs A (n, d_in);
-    each SiLU and matrix between another one and the output multiplies that by at most 1.21 ||W||_F^2. With
+    each SiLU and matrix between another matrix and the output multiplies that by at most 1.21 ||W||_F^2. With
 
-    - "token": 1 + max_i ||a_i||^2, which is no smaller than the largest eigenvalue of A^T A / n, and tight where all
-      inputs of a chunk are alike;
-    - "gram": 0.05 + ||A A^T / n||_F, likewise, and smaller where they differ. No gradient goes through it.
+    - "token": 1 + max_i ||a_i||^2, which is at least the largest eigenvalue of A^T A / n, and tight if all inputs of
+      a chunk are equal;
+    - "gram": 0.05 + ||A A^T / n||_F, likewise, but smaller if they differ. No gradient flows through it.
 
-    Why it is stable: take a chunk of constant gates again and again, along an eigenvector of the curvature of the last
+    Stability: apply a chunk of constant gates repeatedly, along an eigenvector of the curvature of the last
     matrix. With its eigenvalue l < 2 b the step is ``t l / b``, t <= 1, so below 2, and error and momentum are
     multiplied by ``[[1 - C l / b, B], [-E l / b, m]]``, m = eta^n, B = eta + ... + eta^n, ``E = t (1 - m) / n``,
     ``C = t (1 - B / n)``. Both eigenvalues of that lie within the unit circle, by Jury's criterion: with T its trace
     and D its determinant, 1 - T + D >= 0, 1 + T + D >= (1 + m) (2 - C l / b) > 0, and |D| < 1 as B / n lies between m
-    and (1 + m) / 2. Forgetting makes them smaller. For keys and gates that change, and for the other matrices, which
-    are not quadratic, this is no proof: there the state is bounded because each turn ends with the projection of
+    and (1 + m) / 2. Forgetting makes them smaller. This does not cover keys and gates that change, nor the other
+    matrices, whose loss is not quadratic; there the state is bounded because each turn ends with the projection of
     `memory_state.bound_state`.
 
-    Where there is no token, the inputs are zero.
+    Inputs of positions without a token are zero.
 
     Args:
-        weights, inputs: as `hidden_pass` has them.
+        weights, inputs: as in `hidden_pass`.
         count: n, (streams, 1, 1, 1).
         step_bound: "token" or "gram".
     """
@@ -268,7 +270,7 @@ def curvature_bounds(
 
 
 def _gram_norm(inputs: Tensor) -> Tensor:
-    """``||A A^T||_F`` of inputs (..., n, d_in), (..., 1, 1); it is that of ``A^T A``, which may be smaller."""
+    """``||A A^T||_F`` of inputs (..., n, d_in), (..., 1, 1); computed as the equal norm of ``A^T A`` if smaller."""
     is_long = inputs.shape[-2] > inputs.shape[-1]
     gram = inputs.mT @ inputs if is_long else inputs @ inputs.mT
     return torch.linalg.vector_norm(gram, dim=(-2, -1), keepdim=True)

@@ -1,24 +1,25 @@
-"""The gradients of the memory, by hand: of reading and writing a chunk, the bound of a state, norms and features.
+"""Hand-written gradients for the memory: reading and writing a chunk, bounding a state, norms and features.
 
-Left to autograd, a chunk keeps many tensors of the size of its keys for the backward pass. This keeps the arguments
-alone, the state and the tokens, most of which stand anyway, and computes the rest again: with two matrices, four
-products of a token beside the 27 that it takes there and back.
+Autograd would save many tensors of the size of a chunk's keys for the backward pass. The functions here save only
+their
+arguments, the state and the tokens, most of which are kept anyway, and recompute the rest: with two matrices, that is
+four products per token in addition to the 27 of a forward and backward pass.
 
-With ``x_l`` what matrix l is applied to, ``z_l`` what it gives, s the SiLU and ``b_l`` the bound of the curvature (one
-for the paper's rule), a chunk is
+With ``x_l`` the input of matrix l, ``z_l`` its output, s the SiLU and ``b_l`` the bound of the curvature (one for the
+paper's rule), a chunk is
 
     up:    z_l = x_l W_l,  x_{l+1} = s(z_l)
     down:  delta_L = z_L - v,  delta_l = s'(z_l) (delta_{l+1} W_{l+1}^T)
     sums:  W_l' = A W_l + b S_l - sum_i (c_i / b_l) x_l,i^T delta_l,i
            S_l' = m S_l - sum_i (e_i / b_l) x_l,i^T delta_l,i
 
-and its gradient goes through these lines from the last to the first. Where a matrix or a token enters several of them,
-the gradients are summed in place.
+and the gradient is propagated through these lines from the last to the first. Where a matrix or a token occurs in
+several of them, the gradients are accumulated in place.
 
 A norm is ``y = x r`` with ``r = (sum_j x_j^2 / m + eps)^(-1/2)``, m the width for the RMS norm (Zhang and Sennrich
-2019, arXiv 1910.07467, equation 4) and one for the L2 norm. Its gradient is ``r (g - y sum_j(g_j y_j) / m)``: what it
-gives and a number per row are enough, where autograd keeps what goes in as well. With scales, which may be zero, what
-goes in is kept, and not the normed rows beside it.
+2019, arXiv 1910.07467, equation 4) and one for the L2 norm. Its gradient is ``r (g - y sum_j(g_j y_j) / m)``, which
+needs only the output and one number per row, where autograd also saves the input. With scales, which may be zero, the
+input is saved instead of the normalised rows.
 """
 
 from __future__ import annotations
@@ -45,14 +46,14 @@ from .memory_chunks import (
 from .memory_state import SMALLEST_ENTRY, NeuralMemoryState, norm_bound, norm_limit
 
 
-def goes_by_hand() -> bool:
-    """Whether autograd records what is computed. A compiler derives, and fuses, the plain form itself."""
+def uses_manual_gradients() -> bool:
+    """Whether autograd records operations; under `torch.compile` the plain form is differentiated and fused."""
     return torch.is_grad_enabled() and not torch.compiler.is_compiling()
 
 
 def without_autocast(tensor: Tensor) -> contextlib.AbstractContextManager:
-    """Within it, what is computed on the tensor's device stays in the dtype it has."""
-    # There is none on the meta device, where the needs of a training are estimated.
+    """Disable autocast on the tensor's device within the context."""
+    # The meta device, on which training memory is estimated, has no autocast.
     return contextlib.nullcontext() if tensor.is_meta else torch.autocast(tensor.device.type, enabled=False)
 
 
@@ -60,14 +61,14 @@ def without_autocast(tensor: Tensor) -> contextlib.AbstractContextManager:
 
 
 def read_chunk_by_hand(weights: tuple[Tensor, ...], queries: Tensor) -> Tensor:
-    """`memory_chunks.read_chunk`, which can be differentiated once."""
+    """`memory_chunks.read_chunk` with a hand-written gradient; once differentiable."""
     return _ReadChunk.apply(queries, *weights)
 
 
 def write_chunk_by_hand(
     state: NeuralMemoryState, chunk: MemoryChunk, step_bound: str | None
 ) -> tuple[Tensor, NeuralMemoryState]:
-    """`memory_chunks.write_chunk`, which can be differentiated once."""
+    """`memory_chunks.write_chunk` with a hand-written gradient; once differentiable."""
     errors, *after = _WriteChunk.apply(step_bound, *chunk, *state.tensors)
     return errors, NeuralMemoryState.from_tensors(after)
 
@@ -83,7 +84,7 @@ class _ReadChunk(torch.autograd.Function):
     def backward(ctx, grad_retrieved):
         queries, *weights = ctx.saved_tensors
         grad_weights = [None] * len(weights)
-        # A backward pass may be called within autocast, though the forward pass was not.
+        # The backward pass may run under autocast even if the forward pass did not.
         with without_autocast(queries):
             inputs, outputs = hidden_pass(weights, queries.contiguous())
             grad_queries = _up_backward(weights, inputs, outputs, grad_retrieved.contiguous(), grad_weights)
@@ -95,7 +96,7 @@ class _WriteChunk(torch.autograd.Function):
     def forward(ctx, step_bound, *tensors):
         ctx.step_bound = step_bound
         ctx.save_for_backward(*tensors)
-        # None stands for what nobody used, such as the momentum after the last turn.
+        # Outputs that were not used, such as the momentum after the last turn, have the gradient None.
         ctx.set_materialize_grads(False)
         errors, state = write_chunk(*_unflatten(tensors), step_bound)
         ctx.mark_non_differentiable(errors)
@@ -107,7 +108,7 @@ class _WriteChunk(torch.autograd.Function):
         state, chunk = _unflatten(ctx.saved_tensors)
         if all(gradient is None for gradient in grad_state):
             return (None,) * len(ctx.needs_input_grad)
-        # That of a fresh memory needs none.
+        # The momentum of a new memory needs no gradient.
         momentum_needs_grad = any(ctx.needs_input_grad[-len(state.momentum) :])
         with without_autocast(chunk.keys):
             grad_chunk, grad_weights, grad_momentum = _write_backward(
@@ -123,7 +124,7 @@ def _unflatten(tensors) -> tuple[NeuralMemoryState, MemoryChunk]:
 
 
 def _write_backward(state, chunk, step_bound, grad_state, momentum_needs_grad):
-    """The gradients of the chunk, and of weights and momentum before it, from those after it (None is zero)."""
+    """The gradients of the chunk, and of weights and momentum before it, from those after it (None means zero)."""
     weights = state.weights
     inputs, outputs = hidden_pass(weights, chunk.keys.contiguous())
     deltas, raised = half_gradients(weights, outputs, (inputs[-1] @ weights[-1]).sub_(chunk.values))
@@ -148,11 +149,11 @@ def _write_backward(state, chunk, step_bound, grad_state, momentum_needs_grad):
     grad_values = -grad_deltas[-1]
     grad_keys = _up_backward(weights, inputs, outputs, grad_deltas[-1], grad_weights, grad_inputs, grad_outputs)
     of_chunk = grad_keys, grad_values, *grad_factors.neg_().split(1, dim=-1), *of_chunk
-    return (*of_chunk, None), grad_weights, grad_momentum  # the count has none
+    return (*of_chunk, None), grad_weights, grad_momentum  # None: the count has no gradient
 
 
 def _sums_backward(inputs, deltas, factors, grad_sums):
-    """Of ``sum_i f_i x_i^T delta_i`` for both columns f: the gradients of x, delta and f."""
+    """Backward of ``sum_i f_i x_i^T delta_i`` for both columns f: the gradients of x, delta and f."""
     grad_inputs = grad_deltas = None
     grad_factors = torch.zeros_like(factors)
     for column, grad_sum in enumerate(grad_sums):
@@ -168,12 +169,12 @@ def _sums_backward(inputs, deltas, factors, grad_sums):
 
 
 def _state_backward(state, chunk, grad_state, momentum_needs_grad):
-    """Of ``A W + b S`` and ``m S``: the gradients of all W, all S, A, b and m."""
+    """Backward of ``A W + b S`` and ``m S``: the gradients of all W, all S, A, b and m."""
     of_weights, of_momentum = [None] * len(state.weights), [None] * len(state.momentum)
     of_keep, of_carry, of_decay = map(torch.zeros_like, (chunk.keep, chunk.carry, chunk.decay))
     pairs = zip(state.weights, state.momentum, grad_state.weights, grad_state.momentum)
     for layer, (weight, momentum, grad_weight, grad_momentum) in enumerate(pairs):
-        # For the dot products; the last product stays, as the gradient.
+        # Buffer for the dot products; the last product is kept as the gradient.
         products = torch.empty_like(weight, memory_format=torch.contiguous_format)
         if grad_momentum is not None:
             of_decay += _dot(grad_momentum, momentum, out=products)
@@ -191,19 +192,19 @@ def _dot(a: Tensor, b: Tensor, *, out: Tensor | None = None) -> Tensor:
 
 
 def _add(total: Tensor | None, tensor: Tensor | None, factor: Tensor) -> Tensor | None:
-    """``total + tensor * factor``, in place; None is zero."""
+    """``total + tensor * factor``, in place; None means zero."""
     if tensor is None:
         return total
     return tensor * factor if total is None else total.addcmul_(tensor, factor)
 
 
 def _add_product(total: Tensor | None, left: Tensor, right: Tensor) -> Tensor:
-    """``total + left @ right``, in place; None is zero."""
+    """``total + left @ right``, in place; None means zero."""
     return left @ right if total is None else add_product(total, left, right)
 
 
 def _bounds_backward(weights, inputs, grad_bounds, grad_inputs, grad_weights) -> None:
-    """Of `curvature_bounds` by token: the gradients of the inputs and of the matrices are added.
+    """Backward of `curvature_bounds` for "token": adds the gradients of the inputs and of the matrices.
 
     A bound is ``1 + q_l p_{l+1} ... p_L``, with q the square norm of the largest input and p that of a matrix, times
     `SILU_SLOPE_SQUARED`.
@@ -212,7 +213,7 @@ def _bounds_backward(weights, inputs, grad_bounds, grad_inputs, grad_weights) ->
     behind = [torch.ones_like(grad_bounds[0])]
     for slope in reversed(slopes):
         behind.insert(0, behind[0] * slope)
-    grad_behind = 0  # of p_{l+1} ... p_L, from the bounds before
+    grad_behind = 0  # of p_{l+1} ... p_L, from the previous bounds
     for layer, (x, grad_bound) in enumerate(zip(inputs, grad_bounds)):
         if layer:
             factor = 2 * SILU_SLOPE_SQUARED * grad_behind * behind[layer]
@@ -221,13 +222,13 @@ def _bounds_backward(weights, inputs, grad_bounds, grad_inputs, grad_weights) ->
         norms = torch.linalg.vector_norm(x, dim=-1, keepdim=True)
         largest = norms.amax(2, keepdim=True)
         is_largest = (norms == largest).to(x.dtype)
-        share = is_largest / is_largest.sum(2, keepdim=True)  # as autograd shares the gradient among equal tokens
+        share = is_largest / is_largest.sum(2, keepdim=True)  # as autograd splits the gradient among equal tokens
         grad_inputs[layer].addcmul_(x, 2 * grad_bound * behind[layer] * share)
         grad_behind = grad_behind + grad_bound * largest.square()
 
 
 def _down_backward(weights, inputs, outputs, raised, deltas, grad_deltas, grad_weights) -> list[Tensor]:
-    """Of the way down: the gradients of each z but the last; those of W and of each delta but the first are added."""
+    """Backward of "down": returns the gradients of each z but the last; adds those of W and of later deltas."""
     grad_outputs = []
     for layer, output in enumerate(outputs):
         # s'' = sigmoid' (2 + z - 2 s(z))
@@ -242,9 +243,9 @@ def _down_backward(weights, inputs, outputs, raised, deltas, grad_deltas, grad_w
 
 
 def _up_backward(weights, inputs, outputs, grad_output, grad_weights, grad_inputs=None, grad_outputs=None) -> Tensor:
-    """Of the way up, from the gradient of the last z: that of the first x; those of W are added.
+    """Backward of "up", from the gradient of the last z: returns that of the first x; adds those of W.
 
-    `grad_inputs` and `grad_outputs` are what the gradients of each x, and of each z but the last, consist of besides.
+    `grad_inputs` and `grad_outputs` are other contributions to the gradients of each x, and of each z but the last.
     """
     for layer in range(len(weights) - 1, -1, -1):
         grad_weights[layer] = _add_product(grad_weights[layer], inputs[layer].mT, grad_output)
@@ -261,7 +262,7 @@ def _up_backward(weights, inputs, outputs, grad_output, grad_weights, grad_input
 
 
 def bound_state_by_hand(state: NeuralMemoryState) -> NeuralMemoryState:
-    """`memory_state.bound_state` with `clip`; it keeps its results alone, which the next turn starts from."""
+    """`memory_state.bound_state` with `clip` and a hand-written gradient, which saves only the result."""
     return NeuralMemoryState.from_tensors(_BoundState.apply(*state.tensors))
 
 
@@ -282,7 +283,7 @@ class _BoundState(torch.autograd.Function):
 
 
 def _bound_backward(gradient: Tensor | None, bounded: Tensor, limit: Tensor) -> Tensor | None:
-    """``g -> s (g - y <g, y> / R^2)`` for ``y = s x`` on the sphere of radius R, and g within it."""
+    """``g -> s (g - y <g, y> / R^2)`` for ``y = s x`` on the sphere of radius R; inside the ball, g itself."""
     if gradient is None:
         return None
     lost = (limit < 1).to(limit.dtype) / norm_bound(bounded) ** 2
@@ -294,36 +295,39 @@ def _bound_backward(gradient: Tensor | None, bounded: Tensor, limit: Tensor) -> 
 
 
 def l2_normalize(tensor: Tensor) -> Tensor:
-    """The tensor (..., width) with rows of L2 norm one, zero where they are zero; contiguous."""
+    """Scale each row of the tensor (..., width) to an L2 norm of one; rows of zeros stay zero. Contiguous."""
+    return _norm(tensor, 1, 1e-24)  # the square of the smallest norm in `F.normalize`
     return _norm(tensor, 1, 1e-24)  # the square of what `F.normalize` takes for the smallest norm
 
 
 def rms_normalize(tensor: Tensor, eps: float = 1e-6) -> Tensor:
-    """The tensor (..., width) with rows of root mean square one, zero where they are zero; contiguous."""
+    """Scale each row of the tensor (..., width) to a root mean square of one; rows of zeros stay zero. Contiguous."""
     return _norm(tensor, tensor.shape[-1], eps)
 
 
 def scaled_rms_normalize(tensor: Tensor, scales: Tensor, eps: float) -> Tensor:
     """`rms_normalize` times `scales`, (width,)."""
     return (
-        _ScaledRMSNorm.apply(tensor, scales, eps) if goes_by_hand() else _norm(tensor, tensor.shape[-1], eps) * scales
+        _ScaledRMSNorm.apply(tensor, scales, eps)
+        if uses_manual_gradients()
+        else _norm(tensor, tensor.shape[-1], eps) * scales
     )
 
 
 def _norm(tensor: Tensor, divisor: int, eps: float) -> Tensor:
-    if goes_by_hand():
+    if uses_manual_gradients():
         return _Norm.apply(tensor, divisor, eps)
     return _multiply(tensor, _inverse_root(tensor, divisor, eps))
 
 
 def _inverse_root(tensor: Tensor, divisor: int, eps: float) -> Tensor:
     """r of the module's docstring, (..., 1)."""
-    # The norm is one pass, a square and a sum are two.
+    # The norm is one pass over memory; squaring and summing would be two.
     return (torch.linalg.vector_norm(tensor, dim=-1, keepdim=True).square() / divisor + eps).rsqrt()
 
 
 def _multiply(tensor: Tensor, scale: Tensor) -> Tensor:
-    # Heads come as a transposed view; products want them contiguous.
+    # Heads are a transposed view, but matrix products are faster on contiguous tensors.
     if torch.compiler.is_compiling():
         return (tensor * scale).contiguous()
     return torch.mul(tensor, scale, out=tensor.new_empty(tensor.shape))
@@ -341,7 +345,7 @@ class _Norm(torch.autograd.Function):
         output = _multiply(tensor, inverse_root)
         ctx.save_for_backward(output, inverse_root)
         ctx.divisor = divisor
-        # None stands for what nobody used: the keys of a turn that no later one reads.
+        # The gradient is None for unused outputs: the keys of a turn that no later turn reads.
         ctx.set_materialize_grads(False)
         return output
 
@@ -377,11 +381,11 @@ class _ScaledRMSNorm(torch.autograd.Function):
 
 
 def quadratic_features(tensor: Tensor) -> Tensor:
-    """All monomials of degree 2 of rows (..., d): (..., d (d + 1) / 2), whose product of two rows is <x, y>^2.
+    """All monomials of degree 2 of rows (..., d), as (..., d (d + 1) / 2); their inner product is <x, y>^2.
 
     They are x_i x_j for i <= j, those with i < j times the root of 2. Rows of norm one have features of norm one.
     """
-    return _QuadraticFeatures.apply(tensor) if goes_by_hand() else _quadratic(tensor)
+    return _QuadraticFeatures.apply(tensor) if uses_manual_gradients() else _quadratic(tensor)
 
 
 def _quadratic(tensor: Tensor) -> Tensor:
@@ -390,7 +394,7 @@ def _quadratic(tensor: Tensor) -> Tensor:
 
 
 def _monomials(tensor: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Which entries of a row each monomial is the product of, and its scale."""
+    """The pair of entries that each monomial multiplies, and its scale."""
     rows, columns = torch.triu_indices(tensor.shape[-1], tensor.shape[-1], device=tensor.device)
     scales = torch.ones(rows.shape, dtype=tensor.dtype, device=tensor.device)
     return rows, columns, scales.masked_fill(rows != columns, math.sqrt(2))

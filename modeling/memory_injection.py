@@ -1,4 +1,4 @@
-"""How memory layers get into a host: forward hooks on its decoder blocks, fed by one keyword of the call."""
+"""Attach memory layers to a host by forward hooks on its decoder blocks, which share one keyword argument."""
 
 from __future__ import annotations
 
@@ -17,24 +17,25 @@ from .titans_memory_layer import TitansMemory
 
 logger = logging.get_logger(__name__)
 
-# The keyword that carries a `MemoryCall` from the top `forward` through the host to its decoder blocks.
+# The keyword argument that carries a `MemoryCall` from the top-level `forward` to the decoder blocks.
 CALL_KEYWORD = "memory_call"
 
 
 @dataclass
 class MemoryCall:
-    """What one forward call shares with its hooks.
+    """The data that one forward call shares with its hooks.
 
     Attributes:
-        transaction: the view of the cache; None: the host is left alone.
-        positions: (rows, capacity) indices of the flattened (rows * sequence_length) positions: those of a row's audio
-            in order, then others of the row; rows in the order of the transaction. None where there is no audio.
+        transaction: the view of the cache; None: memory is disabled.
+        positions: (rows, capacity) indices into the flattened (rows * sequence_length) positions: a row's audio
+            positions in order, then other positions of the row; rows in the order of the transaction. None if there
+            is no audio.
         lengths: (rows,) how many of a row's positions are audio; None: all of them.
         sequence_length: of the input ids.
         needs_gradients: whether gradients were enabled when the call began.
-        logits_to_keep: last positions that the output head is applied to; 0 = all.
-        last_positions: (rows,) where the readout looks.
-        surprise: of each row, one entry per memory layer that has run.
+        logits_to_keep: number of last positions that the output head is applied to; 0 = all.
+        last_positions: (rows,) positions of the readout.
+        surprise: one tensor (rows,) per memory layer that has run.
         last_hidden_state: (rows, hidden_size), the final hidden state at `last_positions`.
     """
 
@@ -49,7 +50,7 @@ class MemoryCall:
     last_hidden_state: Tensor | None = None
 
     def stacked_surprise(self) -> Tensor | None:
-        """(rows, memory layers); None where no layer ran."""
+        """(rows, memory layers); None if no layer ran."""
         if not self.surprise:
             return None
         return torch.stack([surprise.to(self.surprise[0].device) for surprise in self.surprise], dim=-1)
@@ -57,7 +58,7 @@ class MemoryCall:
     def locate_audio(self, is_audio: Tensor) -> None:
         """Find the audio positions from a mask (rows, sequence_length)."""
         counts = is_audio.sum(-1)
-        # Compiled code must not look at values: it keeps room for every position.
+        # Compiled code cannot depend on values, so it reserves room for every position.
         shortest, capacity = 0, self.sequence_length
         if not torch.compiler.is_compiling():
             shortest, capacity = torch.stack(counts.aminmax()).tolist()
@@ -71,21 +72,21 @@ class MemoryCall:
                 self.lengths = None if self.lengths is None else self.transaction.turn_by_turn(counts)
 
     def audio_of(self, hidden_states: Tensor) -> Tensor:
-        """(rows, sequence_length, hidden_size) -> (rows, capacity, hidden_size), those at `positions`."""
+        """(rows, sequence_length, hidden_size) -> (rows, capacity, hidden_size) at `positions`."""
         positions = self.positions.to(hidden_states.device)
         return hidden_states.flatten(0, 1).index_select(0, positions.flatten()).unflatten(0, positions.shape)
 
     def add_to_audio(self, hidden_states: Tensor, residual: Tensor) -> Tensor:
-        """The hidden states with `residual`, as `audio_of` gives them, added at `positions`."""
+        """Add `residual`, shaped as `audio_of` returns it, to the hidden states at `positions`."""
         positions = self.positions.to(hidden_states.device).flatten()
         added = hidden_states.flatten(0, 1).index_add(0, positions, residual.to(hidden_states).flatten(0, 1))
         return added.view(hidden_states.shape)
 
 
 class BlockHook:
-    """Adds a memory layer's residual to the output of its decoder block, and stages what it wrote.
+    """Adds a memory layer's residual to the output of its decoder block, and stages the new state.
 
-    An object and not a closure: a deep copy of the model gets hooks of its own, which look the memory up in the copy.
+    A class instead of a closure, so that a deep copy of the model gets its own hooks, which use the copy's memory.
     """
 
     def __init__(self, model: PreTrainedModel, layer_idx: int, hidden_states_index: int | None = None):
@@ -101,15 +102,15 @@ class BlockHook:
         hidden_states = versions if self.hidden_states_index is None else versions[self.hidden_states_index]
         if hidden_states.shape[1] != call.sequence_length:
             raise ValueError(
-                f"The block has {hidden_states.shape[1]} positions and input_ids have {call.sequence_length}: "
-                "the host merged audio into the ids itself. Use a processor that expands the audio placeholder."
+                f"The block has {hidden_states.shape[1]} positions but input_ids have {call.sequence_length}: the "
+                "host itself expands the audio placeholder. Use a processor that expands it."
             )
         if call.needs_gradients and not torch.is_grad_enabled():
             raise ValueError(
-                "Checkpointing with use_reentrant=True loses the gradients of what is written where transformers "
-                "(before 5.23) runs hooks inside it: use use_reentrant=False."
+                "Gradient checkpointing with use_reentrant=True loses the memory's gradients with transformers before "
+                "5.23, which runs hooks inside it: use use_reentrant=False."
             )
-        # Looked up at call time: PEFT replaces modules that it trains.
+        # Looked up at call time, since PEFT replaces modules that it trains.
         layer = self.model.titans_memory.layers[self.layer_idx]
         memory = layer(
             call.audio_of(hidden_states),
@@ -127,7 +128,7 @@ class BlockHook:
 
 
 def decoder_hook(decoder, args, kwargs, output):
-    """Keep the final hidden state for the readout, and only those positions whose logits are wanted."""
+    """Keep the final hidden state for the readout, and drop positions whose logits are not needed."""
     call = kwargs.get(CALL_KEYWORD)
     if call is None:
         return None
@@ -148,38 +149,38 @@ def decoder_blocks(model: PreTrainedModel) -> nn.ModuleList:
 def attach_memory(
     model: PreTrainedModel, config: TitansMemoryConfig, *, hidden_states_index: int | None = None
 ) -> None:
-    """Give a host a fresh memory: the child `titans_memory` and hooks on the blocks `config.layers`.
+    """Add a new memory to a host: the module `titans_memory`, and hooks on the blocks `config.layers`.
 
     Everything is checked before anything is changed. `detach_memory` undoes it.
 
     Args:
         model: a host with a `get_decoder()` that has `layers`.
         config: of the memory.
-        hidden_states_index: where the blocks' output is (versions, rows, positions, hidden_size), the version that the
-            memory works on; None: it is (rows, positions, hidden_size).
+        hidden_states_index: if the blocks' output is (versions, rows, positions, hidden_size), the version that the
+            memory works on; None: the output is (rows, positions, hidden_size).
 
     Raises:
-        ValueError: if a block of `config.layers` does not exist, or the model has a memory already.
+        ValueError: if a block of `config.layers` does not exist, or the model already has a memory.
     """
     blocks = decoder_blocks(model)
     missing = [layer for layer in config.layers if layer >= len(blocks)]
     if missing:
         raise ValueError(f"memory_config.layers {missing} do not exist: the host has blocks 0 to {len(blocks) - 1}.")
     if hasattr(model, "titans_memory"):
-        raise ValueError("The model has a memory already: detach_memory() first.")
+        raise ValueError("The model already has a memory: call detach_memory() first.")
     text_config = model.config.get_text_config(decoder=True)
-    # An answer learns of the audio by the keys and values of later blocks; some hosts share those of the last ones.
+    # Later positions see the audio through keys and values of later blocks; some hosts share those of the last blocks.
     last_read = len(blocks) - 1 - (getattr(text_config, "num_kv_shared_layers", None) or 0)
     unread = [layer for layer in config.layers if layer >= last_read]
     if unread:
         logger.warning(
-            f"memory_config.layers {unread}: what is added after block {last_read} or a later one is read by "
-            "nothing that follows the audio."
+            f"memory_config.layers {unread}: a residual added after block {last_read} or later cannot influence the "
+            "positions after the audio."
         )
     memory = TitansMemory(config, text_config.hidden_size).to(next(blocks.parameters()).device)
     handles = []
     try:
-        # Before other hooks: what records hidden states must see the residual.
+        # Prepended, so that hooks that record hidden states see the residual.
         for index, layer in enumerate(config.layers):
             hook = BlockHook(model, index, hidden_states_index)
             handles.append(blocks[layer].register_forward_hook(hook, with_kwargs=True, prepend=True))
@@ -194,7 +195,7 @@ def attach_memory(
 
 
 def detach_memory(model: PreTrainedModel) -> None:
-    """Take memory and hooks off again; the host is then as it was before `attach_memory`.
+    """Remove memory and hooks; the host is then as before `attach_memory`.
 
     Raises:
         ValueError: if the model has no memory.

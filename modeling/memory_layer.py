@@ -1,4 +1,4 @@
-"""What all memory layers share: what they return, what they refuse, and how the surprise of a turn is counted."""
+"""Shared by all memory layers: their output, their argument checks, and the surprise of a turn."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ from .memory_state import NeuralMemoryState
 
 @dataclass
 class TitansMemoryOutput:
-    """What a memory layer made of a batch of turns.
+    """The output of a memory layer for a batch of turns.
 
     Attributes:
         residual: (rows, tokens, hidden_size), to be added to the block's output; zero beyond a row's length.
-        surprise: (rows,), mean over a turn's tokens and heads of ||M(k) - v||^2 / ||v||^2 with M as the turn began;
-            NaN for a turn without tokens.
+        surprise: (rows,), mean over a turn's tokens and heads of ||M(k) - v||^2 / ||v||^2 with M before the turn; NaN
+            for a turn without tokens.
         state: the streams' state after their turns.
-        is_rejected: (rows,) bool, the turns after which a memory of `step_rule="paper"` was not finite or larger than
-            `memory_state.norm_bound`, so that the state before them stands; None for "normalized", which stays below,
-            and where nothing is written.
+        is_rejected: (rows,) bool, the turns after which a memory of `step_rule="paper"` would not be finite or would
+            exceed `memory_state.norm_bound`, so that they were not written; None for "normalized", which cannot
+            exceed it, and if nothing is written.
     """
 
     residual: Tensor
@@ -31,20 +31,22 @@ class TitansMemoryOutput:
 
 
 def check_rows(hidden_states: Tensor, state: NeuralMemoryState, lengths: Tensor | None, sizes: list[int]) -> None:
-    """Raise a ValueError where the arguments of a memory layer's `forward` do not belong together."""
+    """Raise ValueError if the arguments of a memory layer's `forward` do not fit together."""
     rows, streams = len(hidden_states), len(state.weights[0])
     if sizes != sorted(sizes, reverse=True) or sum(sizes) != rows or sizes[:1] != [streams] or sizes[-1] < 0:
         raise ValueError(
-            f"batch_sizes must fall from the state's {streams} streams and sum up to the {rows} rows of "
-            f"hidden_states, got {sizes}."
+            f"batch_sizes must be non-increasing, begin with the state's {streams} streams and sum to the {rows} rows "
+            f"of hidden_states, got {sizes}."
         )
     if lengths is not None and (lengths.shape != (rows,) or lengths.is_floating_point()):
-        raise ValueError(f"lengths must be ({rows},) integers, one a row, got {lengths.dtype} {tuple(lengths.shape)}.")
+        raise ValueError(
+            f"lengths must be ({rows},) integers, one per row, got {lengths.dtype} {tuple(lengths.shape)}."
+        )
 
 
 def surprise_of_turns(errors: Tensor, values: Tensor, written: Tensor | None) -> Tensor:
-    """(rows,), the mean error of a turn's tokens over the size of their values."""
-    # Values are RMS-normed; only those of silence are smaller than one.
+    """(rows,), the mean squared error of a turn's tokens relative to their squared values."""
+    # Values are RMS-normalised; only those of silence have a norm below one.
     sizes = torch.linalg.vector_norm(values.detach(), dim=-1).square().clamp(min=1.0)
     ratio = (errors / sizes).mean(1)
     return ratio.mean(-1) if written is None else ratio.masked_fill(~written, 0).sum(-1) / written.sum(-1)

@@ -1,4 +1,4 @@
-"""Where the memory of a model lies that accelerate spreads over devices."""
+"""Device placement of the memory in a model that accelerate distributes over devices."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from .titans_memory_layer import make_layer
 
 
 def keep_memory_with_its_blocks(model: nn.Module, *, is_fresh: bool) -> None:
-    """Put each memory layer on the device that its decoder block computes on, out of accelerate's hands.
+    """Put each memory layer on the device of its decoder block, without accelerate's hooks.
 
-    A `device_map` counts the memory as one more child at the end of the model, and may offload it. A memory is small
-    and its weights are asked for by name at each call, so it stays with its blocks, and in memory.
+    A `device_map` treats the memory as one more module at the end of the model, and may offload it. The memory is
+    small and its weights are accessed by name at each call, so it stays with its blocks and is never offloaded.
 
     Args:
-        model: with a memory; nothing is done where it was loaded without a `device_map`.
-        is_fresh: whether weights that were offloaded are to be drawn anew, since no checkpoint holds them.
+        model: with a memory; nothing is done if it was loaded without a `device_map`.
+        is_fresh: whether to initialise weights that were offloaded, since no checkpoint holds them.
     """
     if getattr(model, "hf_device_map", None) is None:
         return
@@ -42,7 +42,7 @@ def _execution_device(block: nn.Module) -> torch.device:
 
 
 def _take_over(new: nn.Module, old: nn.Module, initialize: Callable | None) -> None:
-    """Give `new` the weights of `old`; where they were offloaded, `initialize` them if it is given."""
+    """Copy the weights of `old` into `new`; if they were offloaded and `initialize` is given, initialise `new`."""
     if any(parameter.is_meta for parameter in old.parameters()) and initialize is not None:
         new.apply(initialize)
     else:
@@ -53,7 +53,7 @@ def _take_over(new: nn.Module, old: nn.Module, initialize: Callable | None) -> N
 
 def _weights_in_memory(module: nn.Module) -> dict[str, Tensor]:
     """The parameters of a module, offloaded ones fetched by accelerate."""
-    try:  # Who spreads a model over devices has it.
+    try:  # A device_map requires accelerate, so it is normally installed.
         from accelerate.utils import align_module_device
     except ImportError as error:
         raise ImportError("A device_map needs accelerate: pip install accelerate") from error

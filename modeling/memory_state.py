@@ -1,13 +1,13 @@
-"""The state of a memory, and how large it may become.
+"""The state of a memory, and bounds for it.
 
-The normalized step bounds what a token adds, but nothing in the recurrence bounds a sum over hours whose gates forget
-little. So a memory that is written by it is projected, at the end of each turn, onto the ball ``||M||_F <= R`` of each
-matrix, and its momentum likewise: after any number of turns, of any content, every matrix is at most R. In between, a
-turn of n chunks can add no more than n times the momentum and the gradients, all of which are bounded by R, the keys
-(of norm one) and the values. A memory that is used as it is meant to be never gets there, and is left bit for bit.
+The normalized step bounds the contribution of a token, but the sum over hours of audio with little forgetting is not
+bounded. Therefore each matrix of a memory, and its momentum, is projected onto the ball ``||M||_F <= R`` at the end of
+each turn: after any number of turns, of any content, every matrix is at most R. Within a turn, n chunks add at most n
+times the momentum and the gradients, which are bounded by R, the keys (of norm one) and the values. A memory in normal
+use never reaches the bound, and is then not changed at all.
 
-At the other end, numbers that strong forgetting has made tiny are taken for zero before they are denormal, with which
-processors compute up to a hundred times slower.
+Values that strong forgetting has made tiny are set to zero before they become denormal, which would slow processors
+down by up to a factor of a hundred.
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ from torch import Tensor
 from torch.nn import functional as F
 
 
-# Root mean square of a matrix's entries: d_in^-1/2 in a fresh memory. Ten thousand turns of the worst kinds come to a
+# Root mean square of a matrix's entries: d_in^-1/2 in a new memory. Ten thousand turns of adversarial audio reach a
 # twentieth of it (examples/benchmarks/stability.py).
 MAX_RMS = 8.0
 
-# Below these a factor of a gradient, and an entry of the state, are zero.
+# Below these, a factor of a gradient and an entry of the state are set to zero.
 SMALLEST_FACTOR, SMALLEST_ENTRY = 1e-20, 1e-30
 
 
@@ -44,7 +44,7 @@ class NeuralMemoryState:
 
     @classmethod
     def from_tensors(cls, tensors: Iterable[Tensor]) -> NeuralMemoryState:
-        """The state whose `tensors` are these."""
+        """The state made of these `tensors`."""
         tensors = tuple(tensors)
         depth = len(tensors) // 2
         return cls(tensors[:depth], tensors[depth:])
@@ -55,7 +55,7 @@ class NeuralMemoryState:
         return (*self.weights, *self.momentum)
 
     def map(self, function: Callable[..., Tensor], *others: NeuralMemoryState) -> NeuralMemoryState:
-        """The state with `function` applied to each of its tensors, and to those of `others` in the same place."""
+        """The state with `function` applied to each of its tensors, together with the same tensors of `others`."""
         return self.from_tensors(map(function, self.tensors, *(other.tensors for other in others)))
 
     def __getitem__(self, streams: slice | Tensor) -> NeuralMemoryState:
@@ -64,7 +64,7 @@ class NeuralMemoryState:
 
     @staticmethod
     def concatenate(states: Sequence[NeuralMemoryState]) -> NeuralMemoryState:
-        """The streams of all states, one after the other."""
+        """Concatenate the streams of all states."""
         return states[0].map(lambda *tensors: torch.cat(tensors), *states[1:])
 
     def is_within_bounds(self) -> Tensor:
@@ -74,23 +74,23 @@ class NeuralMemoryState:
 
 
 def norm_bound(matrix: Tensor) -> float:
-    """R of a memory's matrix (..., d_in, d_out): `MAX_RMS` times the root of its number of entries."""
+    """R for a matrix (..., d_in, d_out): `MAX_RMS` times the square root of its number of entries."""
     return MAX_RMS * math.sqrt(matrix.shape[-2] * matrix.shape[-1])
 
 
 def norm_limit(matrix: Tensor) -> Tensor:
-    """What scales matrices (..., d_in, d_out) down to `norm_bound` in the Frobenius norm, (..., 1, 1), at most 1."""
+    """(..., 1, 1), the factor of at most 1 that scales matrices (..., d_in, d_out) to at most `norm_bound`."""
     norm = torch.linalg.vector_norm(matrix, dim=(-2, -1), keepdim=True)
     return (norm_bound(matrix) / norm.clamp(min=torch.finfo(norm.dtype).tiny)).clamp(max=1.0)
 
 
 def bound_state(state: NeuralMemoryState, *, clip: bool, in_place: bool = False) -> NeuralMemoryState:
-    """What a turn leaves of its state: entries below `SMALLEST_ENTRY` are zero.
+    """Bound the state after a turn: set entries below `SMALLEST_ENTRY` to zero, and optionally clip its norm.
 
     Args:
         state: after the turn's chunks.
         clip: scale each matrix by its `norm_limit` as well.
-        in_place: overwrite the matrices, where no gradients are wanted.
+        in_place: overwrite the matrices, if no gradients are needed.
     """
     if in_place:
         for matrix in state.tensors:
@@ -100,7 +100,7 @@ def bound_state(state: NeuralMemoryState, *, clip: bool, in_place: bool = False)
 
 
 def without_tiny(tensor: Tensor, smallest: float) -> Tensor:
-    """The tensor with zero for what is below `smallest`; its gradient is that of the tensor, also there."""
+    """Set values below `smallest` to zero; the gradient is that of the identity."""
     if not (torch.is_grad_enabled() and tensor.requires_grad):
         return F.hardshrink(tensor, smallest)
     value = tensor.detach()

@@ -1,4 +1,4 @@
-"""One call's view of a `ConversationMemoryCache`: it reads the state as it was and writes all of its turns or none."""
+"""One call's view of a `ConversationMemoryCache`: it reads the state before the call, and writes all turns or none."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from .memory_state import NeuralMemoryState
 
 logger = logging.get_logger(__name__)
 
-# So that of two calls that write to one cache at once, one notices.
+# Detects two calls that write to one cache at the same time.
 _committing = threading.Lock()
 
 
@@ -31,21 +31,22 @@ class MemoryTransaction:
         cache: of the conversations.
         rows: number of turns of the call.
         conversation_ids: (rows,) integers; None: row i is row i of the cache.
-        speaker_ids: (rows,) integers; needed by scope "speaker" only.
-        write: whether the turns are to be written.
-        weights_fingerprint: of the memory that reads and writes; None: not known.
-        is_training: a turn whose numbers are not finite is left out with a warning, and raises nothing: a training
-            skips such steps by itself, and its processes must not wait for one that stopped.
+        speaker_ids: (rows,) integers; required for scope "speaker" only.
+        write: whether the turns are written.
+        weights_fingerprint: of the memory that reads and writes; None if unknown.
+        is_training: skip turns with non-finite values with a warning instead of raising: training skips such steps
+            itself, and other processes must not wait for one that stopped.
 
     Attributes:
-        row_order: (rows,) the rows of the streams' first turns, then of their second ones, ...; None if each row is
+        row_order: (rows,) the rows of the streams' first turns, then of their second turns, ...; None if each row is
             the only turn of a stream.
-        batch_sizes: how many streams have a first turn, a second one, ..., as `TitansMemoryLayer` takes it; None
+        batch_sizes: the number of streams with a first turn, a second turn, ..., as for `TitansMemoryLayer`; None
+            likewise.
             likewise.
 
     Raises:
-        ValueError: for ids of a wrong shape or type, more conversations or speakers than the cache has room for, or a
-            cache that is addressed in both ways.
+        ValueError: for ids of a wrong shape or type, more conversations or speakers than the cache can hold, or a
+            cache that was used both with and without conversation_ids.
     """
 
     def __init__(
@@ -62,11 +63,11 @@ class MemoryTransaction:
         self.cache = cache
         self._is_training = is_training
         self._weights_fingerprint = weights_fingerprint
-        # What the call reads, also where a block is run again in the backward pass, after the commit.
+        # The state that the call reads, also if a block is recomputed in the backward pass, after the commit.
         self._before = cache.snapshot()
         self.write = write
         self.copies = 1
-        # Set by `generate`, (rows, positions) bool: the sound in its prompt. Only the first forward writes it.
+        # Set by `generate`, (rows, positions) bool: the audio in its prompt. Only the first forward call writes it.
         self.prompt_audio: Tensor | None = None
         self.is_closed = False
         self._staged: dict[int, NeuralMemoryState] = {}
@@ -79,14 +80,14 @@ class MemoryTransaction:
         streams = self._streams(cache_rows, _as_list(speaker_ids, rows, "speaker_ids"))
         self._row_streams = torch.tensor(streams)
         if not write or len(set(streams)) == rows:
-            # Rows that do not write cannot be each other's history: all of them read the state before the call.
+            # Rows that do not write cannot see each other, so all of them read the state before the call.
             order, self.row_order, self.batch_sizes = streams, None, None
         else:
             order, self.row_order, self.batch_sizes = _schedule(streams)
         self._streams_in_order = torch.tensor(order)
-        # Known without a look at a tensor, which compiled code must not take.
+        # Computed from Python integers, since compiled code must not read tensors.
         self._is_whole_cache = order == list(range(len(cache.turns)))
-        # Likewise, and without waiting for an accelerator: whether no stream starts from the learned memory.
+        # Likewise, and without waiting for an accelerator: whether every stream has been written before.
         turns = cache.turns
         is_at_hand = turns.device.type == "cpu" and not torch.compiler.is_compiling()
         self._is_continued = is_at_hand and all(count > 0 for count in turns[self._streams_in_order].tolist())
@@ -95,15 +96,15 @@ class MemoryTransaction:
         cache = self.cache
         if ids is None:
             if self._conversation_ids is not None:
-                raise ValueError("This memory_cache is addressed by conversation_ids: give them in every call.")
+                raise ValueError("This memory_cache is used with conversation_ids: give them in every call.")
             if rows != cache.batch_size:
                 raise ValueError(
-                    f"Without conversation_ids the call's rows are the cache's rows, but there are {rows} and the "
-                    f"cache has {cache.batch_size}."
+                    f"Without conversation_ids, the call needs one row per row of the cache, but it has {rows} rows "
+                    f"and the cache has {cache.batch_size}."
                 )
             return list(range(rows))
         if self._conversation_ids is None and bool(cache.turns.any()):
-            raise ValueError("This memory_cache is addressed by row: give no conversation_ids, or reset() it.")
+            raise ValueError("This memory_cache is used by row: give no conversation_ids, or reset() it.")
         known = dict(self._conversation_ids or {})
         free = [row for row in range(cache.batch_size) if row not in known.values()]
         new = [key for key in dict.fromkeys(ids) if key not in known]
@@ -133,30 +134,30 @@ class MemoryTransaction:
         return streams
 
     def expand(self, copies: int) -> None:
-        """Let each row stand for `copies` rows that are alike, as beams are: the first of them is what is written."""
+        """Let each row stand for `copies` identical rows, such as beams; only the first of them is written."""
         self.copies *= copies
         if self.batch_sizes is not None:
             self.batch_sizes = [size * copies for size in self.batch_sizes]
             self.row_order = (self.row_order[:, None] * copies + torch.arange(copies)).flatten()
 
     def turn_by_turn(self, tensor: Tensor) -> Tensor:
-        """(rows, ...) in the order of `row_order`."""
+        """Reorder (rows, ...) from the order of the call to `row_order`."""
         return tensor if self.row_order is None else tensor[self.row_order.to(tensor.device)]
 
     def row_by_row(self, tensor: Tensor) -> Tensor:
-        """(rows, ...) in the order of `row_order` -> in the order of the call."""
+        """Reorder (rows, ...) from `row_order` to the order of the call."""
         return tensor if self.row_order is None else tensor[torch.argsort(self.row_order).to(tensor.device)]
 
     def audio_between(self, start: int, length: int) -> Tensor:
-        """(rows * copies, length) bool, where the prompt's sound is among the positions from `start` on.
+        """(rows * copies, length) bool: the prompt's audio among the `length` positions from `start`.
 
-        What was decoded is none, not even the placeholder.
+        Generated tokens are never audio, even if they equal the placeholder.
         """
         prompt = self.prompt_audio[:, start : start + length]
         return F.pad(prompt, (0, length - prompt.shape[1])).repeat_interleave(self.copies, dim=0)
 
     def read(self, layer_idx: int, layer) -> NeuralMemoryState:
-        """The state that a memory layer starts from, of the streams in the order of `batch_sizes`."""
+        """The state that a memory layer starts from, for the streams in the order of `batch_sizes`."""
         if self._is_continued and self._before.layers[layer_idx].is_initialized:
             like = layer.state_like
             streams = None if self._is_whole_cache else self._streams_in_order.to(like.device)
@@ -167,7 +168,7 @@ class MemoryTransaction:
         return state if self.copies == 1 else state.map(lambda tensor: tensor.repeat_interleave(self.copies, dim=0))
 
     def stage(self, layer_idx: int, state: NeuralMemoryState, *, is_rejected: Tensor | None = None) -> None:
-        """Keep the state after the call, of the same streams, for `commit`; and which turns it leaves out."""
+        """Keep the same streams' state after the call for `commit`, and which turns were rejected."""
         if self.write and not self.is_closed:
             self._staged[layer_idx] = state[:: self.copies] if self.copies > 1 else state
             if is_rejected is not None:
@@ -179,18 +180,17 @@ class MemoryTransaction:
             self._tokens = tokens[:: self.copies]
 
     def end_of_forward(self) -> None:
-        """Commit, unless `generate` will: it writes what the first of its forwards staged."""
+        """Commit, unless inside `generate`, which commits at its end what its first forward call staged."""
         if self.prompt_audio is None:
             self.commit()
         self.is_closed = True
 
     def commit(self) -> None:
-        """Write what was staged into the cache, all of it or, where something fails, nothing.
+        """Write all staged states into the cache or, if anything fails, none.
 
         Raises:
-            RuntimeError: if another call wrote to the cache meanwhile, whose turns would be lost.
-            ValueError: for a state that is not finite, from which no later turn would recover; not in a training, nor
-                in compiled code, which cannot ask: there such a turn is left out.
+            RuntimeError: if another call wrote to the cache in the meantime, since its turns would be lost.
+            ValueError: for a state that is not finite. In training, and in compiled code, such a turn is skipped.
         """
         if self._tokens is None:
             return
@@ -203,8 +203,8 @@ class MemoryTransaction:
         # Tensors of a cache are replaced, never changed in place.
         if not torch.compiler.is_compiling() and self.cache.turns is not self._before.turns:
             raise RuntimeError(
-                "The memory_cache was changed while this call read it, as by another thread: nothing was written. "
-                "Give each thread a cache of its own, or let them take turns."
+                "The memory_cache was changed during this call, perhaps by another thread: nothing was written. Use "
+                "one cache per thread, or a lock."
             )
         after, tokens = self.cache.snapshot(), self._tokens
         streams = None if self._is_whole_cache else self._streams_in_order
@@ -215,19 +215,19 @@ class MemoryTransaction:
         after.turns = after.turns.to(tokens.device).index_add(0, rows, (tokens > 0).long())
         after.conversation_ids = self._conversation_ids
         after.speaker_ids = self._speaker_ids
-        # What unknown weights have written stays of unknown origin.
+        # A state that was partly written by unknown weights keeps an unknown origin.
         is_known = not self.cache.is_initialized or self.cache.weights_fingerprint is not None
         after.weights_fingerprint = self._weights_fingerprint if is_known else None
         self.cache.adopt(after)
 
     def _leave_out_not_finite(self) -> None:
-        """Let the streams whose staged state is not finite stay what they were, or refuse the call."""
+        """Restore the streams whose staged state is not finite, or raise (see `commit`)."""
         if not self._staged:
             return
         is_compiling = torch.compiler.is_compiling()
         tensors = [tensor for state in self._staged.values() for tensor in state.tensors]
         device = tensors[0].device
-        # Entries are bounded, so that their sum is finite if they are.
+        # Entries are bounded, so the sum is finite if and only if all entries are.
         is_finite = torch.stack([tensor.sum((1, 2, 3)).to(device) for tensor in tensors]).isfinite().all(0)
         if not is_compiling:
             if bool(is_finite.all()):
@@ -236,10 +236,10 @@ class MemoryTransaction:
             names = "; ".join(self._name_of_stream(stream) for stream in broken)
             if not self._is_training:
                 raise ValueError(
-                    f"The memory of {names} would hold numbers that are not finite after this call: nothing was "
-                    "written. Check the features of its audio and the weights of the model."
+                    f"The memory of {names} would not be finite after this call: nothing was written. Check the audio "
+                    "features and the model's weights."
                 )
-            logger.warning(f"A turn of {names} is left out of the memory: its numbers are not finite.")
+            logger.warning(f"A turn of {names} is not written to the memory: its values are not finite.")
         for layer_idx, state in self._staged.items():
             self._staged[layer_idx] = self._keep_where(is_finite, layer_idx, state)
         of_streams = torch.ones(len(self.cache.turns), dtype=torch.bool, device=device)
@@ -247,8 +247,8 @@ class MemoryTransaction:
         self._tokens = self._tokens * of_streams[self._row_streams.to(device)].to(self._tokens.device)
 
     def _keep_where(self, is_finite: Tensor, layer_idx: int, state: NeuralMemoryState) -> NeuralMemoryState:
-        """The staged state where it is finite, (streams,) bool, and that before the call elsewhere."""
-        # What was never written is not read.
+        """The staged state where `is_finite`, (streams,) bool, and the state before the call elsewhere."""
+        # Zeros for streams that were never written to; they are not read.
         before = self._before.layers[layer_idx].state
         before = (
             state.map(torch.zeros_like)
@@ -268,25 +268,25 @@ class MemoryTransaction:
         return f"{name}, speaker {slot}" if self.cache.streams_per_row > 1 else name
 
     def _warn_of_rejected(self) -> None:
-        """Once for each stream, that the plain equation diverged there."""
+        """Warn once per stream that the memory diverged."""
         if torch.compiler.is_compiling():
             return
         for layer_idx, is_rejected in self._rejected.items():
             for row in is_rejected.nonzero().flatten().tolist():
                 logger.warning_once(
                     f"The memory of {self._name_of_stream(int(self._row_streams[row]))} diverged at memory layer "
-                    f'{layer_idx}, as step_rule="paper" may: it stays what it was before the turn.'
+                    f'{layer_idx}, which step_rule="paper" allows: the turn was not written.'
                 )
 
     def __deepcopy__(self, memo) -> MemoryTransaction:
-        # Assisted decoding copies what it hands to the assistant; a copy may read, and must not write.
+        # Assisted decoding passes a copy to the assistant model, which may read but must not write.
         twin = object.__new__(MemoryTransaction)
         twin.__dict__.update(self.__dict__, write=False, _staged={}, _rejected={}, _tokens=None)
         return twin
 
 
 def _schedule(streams: list[int]) -> tuple[list[int], Tensor, list[int]]:
-    """The distinct streams, those with most turns first; the rows turn by turn; how many rows each turn has."""
+    """The distinct streams, those with most turns first; the rows turn by turn; the number of rows of each turn."""
     rows_of: dict[int, list[int]] = {}
     for row, stream in enumerate(streams):
         rows_of.setdefault(stream, []).append(row)
@@ -304,5 +304,5 @@ def _as_list(ids: Tensor | Sequence[int] | None, rows: int, name: str) -> list[i
     except (ValueError, TypeError, RuntimeError):
         tensor = None
     if tensor is None or tensor.shape != (rows,) or tensor.is_floating_point() or tensor.dtype == torch.bool:
-        raise ValueError(f"{name} must be ({rows},) integers, one a row, got {ids!r}.")
+        raise ValueError(f"{name} must be ({rows},) integers, one per row, got {ids!r}.")
     return tensor.tolist()

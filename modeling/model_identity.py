@@ -1,4 +1,4 @@
-"""What belongs together: which host a model has, which weights its memory has, and which state was written by them."""
+"""Identity of hosts, memory weights and states: fingerprints, and checks that a state belongs to a model."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ from torch.optim.optimizer import register_optimizer_step_post_hook
 from transformers import PreTrainedConfig
 
 
-# What PEFT puts between a module and the weight that it stands in for.
+# Inserted by PEFT into the names of wrapped weights.
 _WRAPPERS = (".base_layer.", ".original_module.")
 
-# What a state's meaning depends on; the host's shape stands beside the memory's.
+# Fields of the host that determine whether a state is compatible, beside the memory's configuration.
 _HOST_FIELDS = ("model_type", "hidden_size", "num_hidden_layers", "vocab_size")
 
-# Fields of `TitansMemoryConfig` that older states do not name, with the value that they were written under.
+# Fields of `TitansMemoryConfig` added later, with the value that older states were written with.
 _LATER_FIELDS = {"step_bound": "token", "feature_map": "identity"}
-# These say nothing of a model without a memory of voices.
+# Fields that matter only if the model has voice memory layers.
 _VOICE_FIELDS = (
     "voice_layers",
     "voice_key_dim",
@@ -31,14 +31,14 @@ _VOICE_FIELDS = (
 )
 
 
-# --- Which host
+# --- Identity of a host
 
 
 def host_checksums(state_dict: dict[str, Tensor], *, without: tuple[str, ...]) -> dict[str, tuple]:
-    """Dtype, shape and a checksum of each of a model's tensors, but for those of the children `without`.
+    """Dtype, shape and checksum of each of a model's tensors, except those of the modules `without`.
 
-    Tensors that are not in memory, and those that are no plain tensors (quantised ones), have no checksum: they count
-    as unchanged. Weights that PEFT wraps keep their names.
+    Tensors that are not in memory, and subclasses such as quantised tensors, have no checksum and count as unchanged.
+    Weights wrapped by PEFT keep their names.
     """
     return {
         _unwrapped(key): (str(tensor.dtype), tuple(tensor.shape), _checksum(tensor) if _is_plain(tensor) else None)
@@ -48,9 +48,9 @@ def host_checksums(state_dict: dict[str, Tensor], *, without: tuple[str, ...]) -
 
 
 def host_fingerprint(checksums: dict[str, tuple]) -> str | None:
-    """A name of a host's weights in their dtypes, "bfloat16-0123456789abcdef"; None where some have no checksum.
+    """Fingerprint of a host's weights in their dtypes, "bfloat16-0123456789abcdef"; None if a checksum is missing.
 
-    It depends on the order of the weights, and not on their names, which versions of transformers change.
+    It depends on the order of the weights but not on their names, which differ between versions of transformers.
     """
     if any(checksum is None for _, _, checksum in checksums.values()):
         return None
@@ -62,13 +62,13 @@ def host_fingerprint(checksums: dict[str, tuple]) -> str | None:
 def changed_weights(
     before: dict[str, tuple], state_dict: dict[str, Tensor], *, without: tuple[str, ...], added: tuple[str, ...] = ()
 ) -> list[str]:
-    """Names of weights that are not those of the checksums `before`, or were not there.
+    """Names of weights that were changed or added since the checksums `before`.
 
     Args:
-        before: of `host_checksums`.
+        before: from `host_checksums`.
         state_dict: of the model now.
-        without: children of the model that are passed over.
-        added: names of modules, as those of adapters, whose new weights are passed over.
+        without: modules of the model to ignore.
+        added: names of modules, such as adapters, whose new weights are ignored.
     """
     after = host_checksums(state_dict, without=without)
     changed = [key for key in before if before[key] != after.get(key)]
@@ -76,14 +76,14 @@ def changed_weights(
 
 
 def is_other_host(one: str | None, other: str | None) -> bool:
-    """Whether two fingerprints are of different weights; those in different dtypes cannot be told apart."""
+    """Whether two fingerprints are of different weights; False for different dtypes, which cannot be compared."""
     if one is None or other is None or one.split("-")[0] != other.split("-")[0]:
         return False
     return one != other
 
 
 def differing_shape(one: PreTrainedConfig | dict, other: PreTrainedConfig | dict) -> dict[str, tuple]:
-    """The integers that say how large a host is, where two of its configurations differ; ids of tokens apart."""
+    """The integer sizes in which two configurations of a host differ, except token ids."""
     shapes = [_shape(config if isinstance(config, dict) else config.to_dict()) for config in (one, other)]
     names = [name for name in shapes[0] if name in shapes[1] and shapes[0][name] != shapes[1][name]]
     return {name: (shapes[0][name], shapes[1][name]) for name in names}
@@ -110,9 +110,9 @@ def _is_plain(tensor: Tensor) -> bool:
 
 
 def _checksum(tensor: Tensor) -> tuple[int, int]:
-    """Of the bytes as 64-bit integers, with each row and each column counted by its place; modulo 2^64.
+    """Checksum of the bytes as 64-bit integers, with the sums of rows and columns weighted by position, modulo 2^64.
 
-    High bits are mixed into low ones, and places are counted by odd numbers, so that no bit is lost in the modulus.
+    High bits are mixed into low ones, and the weights are odd, so that no bit is lost in the modulus.
     """
     if not tensor.numel():
         return 0, 0
@@ -127,11 +127,11 @@ def _checksum(tensor: Tensor) -> tuple[int, int]:
     return rows, columns
 
 
-# --- Which memory
+# --- Identity of a memory
 
 
 def weights_fingerprint(weights: dict[str, Tensor]) -> str:
-    """A name of a memory's `state_dict`, the same in float32 and float64."""
+    """Fingerprint of a memory's `state_dict`, the same in float32 and float64."""
     digest = hashlib.sha256()
     for key in sorted(weights):
         digest.update(key.encode())
@@ -140,11 +140,11 @@ def weights_fingerprint(weights: dict[str, Tensor]) -> str:
 
 
 class FingerprintOfModule:
-    """The `weights_fingerprint` of a module, which is computed again only where the weights may have changed.
+    """The `weights_fingerprint` of a module, recomputed only if the weights may have changed.
 
-    What is asked for that is known without a look at a weight, which would wait for an accelerator: the weights'
-    storage, how often they were changed in place, and whether an optimizer of torch took a step (fused ones are not
-    counted in place). A change through `.data` alone is none of these: `forget` it.
+    Changes are detected without reading weights, which would wait for an accelerator: by the storage of the weights,
+    their version counters, and the number of steps of any torch optimizer (fused optimizers do not increase the
+    counters). A change through `.data` is not detected: call `forget`.
     """
 
     def __init__(self):
@@ -155,7 +155,7 @@ class FingerprintOfModule:
         self._seen = None
 
     def of(self, module: nn.Module) -> str | None:
-        """None where the weights are not at hand: on the meta device, or sharded."""
+        """The fingerprint; None if the weights are on the meta device or sharded."""
         parameters = list(module.parameters())
         present = [_optimizer_steps, *[(p.data_ptr(), 0 if p.is_inference() else p._version) for p in parameters]]
         if self._seen != present:
@@ -176,11 +176,11 @@ def _count_optimizer_step(*_) -> None:
 register_optimizer_step_post_hook(_count_optimizer_step)
 
 
-# --- Whose state
+# --- Identity of a state
 
 
 def state_identity(config: PreTrainedConfig) -> dict:
-    """What a state of a model with `config` belongs to: the host and its shape, and the memory."""
+    """The host, its shape, and the memory that a state of a model with `config` belongs to."""
     text = config.get_text_config(decoder=True)
     memory = config.memory_config.to_dict()
     for key in ("transformers_version", "dtype", "weights_fingerprint"):
@@ -212,13 +212,13 @@ def check_same_model(own: dict, other: dict, what: str) -> None:
 
 
 def check_same_weights(writer: str | None, reader: str | None) -> None:
-    """Compare the fingerprint of the memory that wrote a state with that of the one that is to read it.
+    """Compare the fingerprint of the memory that wrote a state with that of the memory that will read it.
 
     Raises:
         ValueError: if both are known and differ.
     """
     if None not in (writer, reader) and writer != reader:
         raise ValueError(
-            f"The state was written by a memory with other weights ({writer}) than this one's ({reader}): use the "
-            "model that wrote it, or reset() the cache."
+            f"The state was written by a memory with other weights ({writer}) than this one ({reader}): use the model "
+            "that wrote it, or reset() the cache."
         )

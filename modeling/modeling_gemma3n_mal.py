@@ -28,7 +28,7 @@ class Gemma3nMALForAudioEmotion(AudioEmotionMixin, Gemma3nForConditionalGenerati
         return self.config.text_config.altup_active_idx
 
     def audio_mask(self, input_ids: Tensor, inputs: dict) -> Tensor:
-        """Every sound has as many placeholders as the longest; those behind its end hold a padding embedding."""
+        """All turns have as many placeholders as the longest; those beyond a turn's end hold a padding embedding."""
         mask, frames = super().audio_mask(input_ids, inputs), inputs.get("input_features_mask")
         if frames is None:
             return mask

@@ -19,17 +19,17 @@ class GraniteSpeechMALForAudioEmotion(AudioEmotionMixin, GraniteSpeechForConditi
     """`GraniteSpeechForConditionalGeneration` with a memory of the conversation and emotion scores."""
 
     config_class = GraniteSpeechMALConfig
-    accepts_loss_kwargs = False  # the host takes them and leaves num_items_in_batch out of its loss
+    accepts_loss_kwargs = False  # the host accepts num_items_in_batch but ignores it in its loss
     has_window = False
     prompt_is_text = True
 
     def __init__(self, config: GraniteSpeechMALConfig, *args, **kwargs):
         if config.has_lora_adapter and not is_peft_available():
-            raise ImportError("This Granite Speech hears by a LoRA of its own, which needs PEFT: pip install peft")
+            raise ImportError("This Granite Speech uses a LoRA for audio, which needs PEFT: pip install peft")
         super().__init__(config, *args, **kwargs)
 
     def generate(self, *args, **kwargs):
-        """As `AudioEmotionMixin.generate`; the host turns its LoRA off for text alone, and leaves it off."""
+        """As `AudioEmotionMixin.generate`; re-enables the LoRA, which the host disables for text-only inputs."""
         try:
             return super().generate(*args, **kwargs)
         finally:

@@ -19,4 +19,4 @@ class Qwen2AudioMALForAudioEmotion(AudioEmotionMixin, Qwen2AudioForConditionalGe
 
     config_class = Qwen2AudioMALConfig
     row_wise_tower = "audio_tower"
-    accepts_loss_kwargs = False  # the host takes them and leaves num_items_in_batch out of its loss
+    accepts_loss_kwargs = False  # the host accepts num_items_in_batch but ignores it in its loss

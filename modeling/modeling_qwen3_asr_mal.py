@@ -8,7 +8,7 @@ from transformers import Qwen3ASRConfig, Qwen3ASRForConditionalGeneration
 
 from .audio_emotion_mixin import AudioEmotionMixin
 from .configuration_titans_mal import AudioEmotionConfigMixin
-from .turn_inputs import SOUND
+from .turn_inputs import AUDIO_PART
 
 
 class Qwen3ASRMALConfig(AudioEmotionConfigMixin, Qwen3ASRConfig):
@@ -26,8 +26,8 @@ class Qwen3ASRMALForAudioEmotion(AudioEmotionMixin, Qwen3ASRForConditionalGenera
 
     @classmethod
     def turn_messages(cls, config, processor) -> list[dict]:
-        """Its chat template takes text of the system only."""
+        """Its chat template accepts text in the system message only."""
         return [
             {"role": "system", "content": [{"type": "text", "text": config.prompt_text()}]},
-            {"role": "user", "content": [SOUND]},
+            {"role": "user", "content": [AUDIO_PART]},
         ]

@@ -30,9 +30,9 @@ class VoxtralMALForAudioEmotion(AudioEmotionMixin, VoxtralForConditionalGenerati
     has_window = False
 
     def audio_mask(self, input_ids: Tensor, inputs: dict) -> Tensor:
-        """Every sound is padded with silence to whole windows of 30 s; silence at its end is left out.
+        """The processor pads audio with silence to full windows of 30 s; the silence at the end is left out.
 
-        Of the shortest turns two tokens are left, as other hosts make of them.
+        At least two tokens are kept, as in other hosts.
         """
         mask, features = super().audio_mask(input_ids, inputs), inputs.get("input_features")
         if features is None:
@@ -41,9 +41,9 @@ class VoxtralMALForAudioEmotion(AudioEmotionMixin, VoxtralForConditionalGenerati
         tokens = audio.max_source_positions * audio.hidden_size // audio.intermediate_size
         frames_per_token = features.shape[-1] // tokens
         # Silence is the floor of the log-mel spectrogram in every bin.
-        sounds = (features > features.amin((1, 2), keepdim=True)).any(1)
-        from_here_on = sounds.flip(-1).cummax(-1).values.flip(-1)
-        return filled_placeholders(mask, tokens, from_here_on[:, ::frames_per_token].sum(-1).clamp(min=2))
+        is_audible = (features > features.amin((1, 2), keepdim=True)).any(1)
+        before_end = is_audible.flip(-1).cummax(-1).values.flip(-1)
+        return filled_placeholders(mask, tokens, before_end[:, ::frames_per_token].sum(-1).clamp(min=2))
 
     def process_turns(
         self,
@@ -52,22 +52,22 @@ class VoxtralMALForAudioEmotion(AudioEmotionMixin, VoxtralForConditionalGenerati
         sampling_rate: int,
         transcripts: Sequence[str | None] | None = None,
     ) -> BatchFeature:
-        """Its processor takes audio by its chat template only, and there from encoded files."""
+        """The processor accepts audio only through its chat template, as encoded files."""
         configs = self.turn_configs(processor, transcripts or [None] * len(waveforms))
         texts = ({"type": "text", "text": config.prompt_text()} for config in configs)
-        sounds = ({"type": "audio", "base64": _to_wav(waveform, sampling_rate)} for waveform in waveforms)
-        return processor.apply_chat_template([[{"role": "user", "content": [*turn]}] for turn in zip(sounds, texts)])
+        audio = ({"type": "audio", "base64": _to_wav(waveform, sampling_rate)} for waveform in waveforms)
+        return processor.apply_chat_template([[{"role": "user", "content": [*turn]}] for turn in zip(audio, texts)])
 
     @classmethod
     def label_tokens_of(cls, config, processor) -> list[int]:
-        """Its tokenizer reads no control tokens in text; a label after one is what it is alone."""
+        """The tokenizer does not parse control tokens in text, so labels are tokenized without a prompt."""
         return find_label_tokens(processor.tokenizer, "", config.labels)
 
 
 def _to_wav(waveform: np.ndarray, sampling_rate: int) -> str:
     """(samples,) as a WAV file of 32-bit floats, in base64."""
     try:
-        import soundfile  # needed by mistral-common too, to decode it
+        import soundfile  # also needed by mistral-common, for decoding
     except ImportError as error:
         raise ImportError("Voxtral's processor needs mistral-common: pip install 'mistral-common[audio]'") from error
     file = io.BytesIO()

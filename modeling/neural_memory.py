@@ -6,13 +6,13 @@ by gradient descent with momentum and forgetting on the loss ``l(M; k, v) = ||M(
     S_i = eta_i S_{i-1} - theta_i grad l(M_chunk; k_i, v_i)
     M_i = (1 - alpha_i) M_{i-1} + S_i                                       (arXiv 2501.00663, equations 9, 10 and 13)
 
-with ``M_chunk`` the weights at the start of the token's chunk; ``chunk_size=1`` is the paper's recurrence exactly.
+with ``M_chunk`` the weights at the start of the token's chunk; ``chunk_size=1`` is exactly the paper's recurrence.
 
-Nothing here walks over tokens (`memory_chunks`). Training goes through the update, once differentiable
-(`memory_gradients`); all functions run under `inference_mode`, `torch.compile` and checkpointing.
+There is no loop over tokens (see `memory_chunks`). Training differentiates through the update, once
+(`memory_gradients`); all functions support `inference_mode`, `torch.compile` and checkpointing.
 
-A memory layer enters by `process_turns`: a batch of turns, each of which reads what the turns of its stream before it
-wrote, and is written. `read_memory`, `write_memory` and `read_and_write_memory` are the same for one call of tokens.
+Memory layers call `process_turns` with a batch of turns; each turn reads what earlier turns of its stream wrote, and
+is written. `read_memory`, `write_memory` and `read_and_write_memory` do the same for one call of tokens.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ import torch
 from torch import Tensor
 
 from .memory_chunks import MemoryChunk, MemoryTokens, cut_into_chunks, cut_tokens, read_chunk, write_chunk
-from .memory_gradients import bound_state_by_hand, goes_by_hand, read_chunk_by_hand, write_chunk_by_hand
+from .memory_gradients import bound_state_by_hand, read_chunk_by_hand, uses_manual_gradients, write_chunk_by_hand
 from .memory_state import NeuralMemoryState, bound_state
 
 
@@ -41,10 +41,10 @@ class ProcessedTurns(NamedTuple):
     """What `process_turns` returns.
 
     Attributes:
-        retrieved: (rows, heads, tokens, head_dim), what the tokens read.
-        errors: (rows, heads, tokens), ``||M(k) - v||^2`` with M as the turn began, without a gradient.
-        is_rejected: (rows,) bool, the turns that would have left a memory that is not finite or beyond its bounds, and
-            were not written; None where none can be: with "normalized", `write=False` or no tokens.
+        retrieved: (rows, heads, tokens, head_dim), the values read by the tokens.
+        errors: (rows, heads, tokens), ``||M(k) - v||^2`` with M before the turn, without a gradient.
+        is_rejected: (rows,) bool, the turns that would have left a memory that is not finite or exceeds its bounds,
+            and were not written; None if that cannot happen: for "normalized", `write=False` or no tokens.
         state: of the streams after their turns.
     """
 
@@ -65,13 +65,13 @@ def process_turns(
     step_bound: str = "token",
     write: bool = True,
 ) -> ProcessedTurns:
-    """Read and write turns, those of a stream one after the other; all that needs no memory is computed at once.
+    """Read and write turns, those of a stream one after the other; everything else is computed for all rows at once.
 
     Args:
         state: of the streams; it is not modified.
         tokens: of the rows: the first turns of all streams, then the second turns of those that have one, ...
-        batch_sizes: how many streams have a first turn, a second one, ...; never more than before, as in torch's
-            packed sequences. The sum is rows.
+        batch_sizes: the number of streams with a first turn, a second turn, ...; non-increasing, as in torch's packed
+            sequences. They sum to rows.
         read, chunk_size, step_rule, step_bound: as in `TitansMemoryConfig`.
         write: False reads only.
     """
@@ -82,7 +82,7 @@ def process_turns(
         if batch_size < len(state.weights[0]):
             finished.append(state[batch_size:])
             state = state[:batch_size]
-        written, is_good = _write_if_good(state, turn, bound)
+        written, is_good = _write_if_finite(state, turn, bound)
         retrieved.append(written.retrieved)
         errors.append(_square_errors(state, turn, written.errors))
         if is_good is not None:
@@ -90,18 +90,18 @@ def process_turns(
         if write:
             state = written.state
     if finished:
-        # The streams with the fewest turns are the last of the batch, and the first to finish.
+        # The streams with the fewest turns are last in the batch, and finish first.
         state = NeuralMemoryState.concatenate([state, *reversed(finished)])
     return ProcessedTurns(_join(retrieved), _join(errors), _join(rejected) if rejected and write else None, state)
 
 
 class _Turn(NamedTuple):
-    """One turn of each stream that has it.
+    """One turn of each stream that has one.
 
     Attributes:
         keys, values: (streams, heads, tokens, head_dim), without a gradient.
-        queries: what the first chunks read, each (streams, heads, any number, head_dim).
-        chunks: to be written, one after the other; none where the turn is only read.
+        queries: the queries read before each chunk, (streams, heads, any number, head_dim) each.
+        chunks: to be written, one after the other; empty if the turn is only read.
     """
 
     keys: Tensor
@@ -119,14 +119,14 @@ def _split_turns(
     bound: str | None,
     write: bool = True,
 ) -> list[_Turn]:
-    """The tokens of each turn, and its chunks where it is written or read chunk by chunk."""
+    """The tokens of each turn, and its chunks if it is written or read chunk by chunk."""
     queries, chunks = [tokens.queries], []
     if tokens.keys.shape[2] and (write or read == "chunk"):
         chunks = cut_into_chunks(tokens, chunk_size=chunk_size, is_normalized=bound is not None)
         if read == "chunk":
             queries = cut_tokens(tokens.queries, chunk_size).unbind(2)
     keys, values = tokens.keys.detach(), tokens.values.detach()
-    if len(batch_sizes) == 1:  # the gradient of a split is a copy, also where there is one part
+    if len(batch_sizes) == 1:  # avoid the copy in the gradient of a split
         return [_Turn(keys, values, queries, chunks)]
     chunks_of_turns = [[] for _ in batch_sizes]
     for chunk in chunks:
@@ -142,8 +142,8 @@ class _WrittenTurn(NamedTuple):
 
     Attributes:
         retrieved: (streams, heads, tokens, head_dim).
-        errors: (streams, heads, chunk_size, head_dim), ``M(k) - v`` of the first chunk before it was written, without
-            a gradient; None without a chunk.
+        errors: (streams, heads, chunk_size, head_dim), ``M(k) - v`` of the first chunk before it is written, without a
+            gradient; None without a chunk.
         state: after the turn.
     """
 
@@ -152,25 +152,25 @@ class _WrittenTurn(NamedTuple):
     state: NeuralMemoryState
 
 
-def _write_if_good(state: NeuralMemoryState, turn: _Turn, bound: str | None) -> tuple[_WrittenTurn, Tensor | None]:
-    """Read and write a turn; and (streams,) bool, whether it left a good memory: where not, it was not written."""
+def _write_if_finite(state: NeuralMemoryState, turn: _Turn, bound: str | None) -> tuple[_WrittenTurn, Tensor | None]:
+    """Read and write a turn; and (streams,) bool, whether the new memory is within bounds: if not, it is discarded."""
     written = _write_turn(state, turn, bound)
     if bound is not None or not turn.chunks:
         return written, None
     is_good = written.state.is_within_bounds()
     if torch.compiler.is_compiling() or not is_good.all():
-        # Written again without those turns, since no gradient comes back from numbers that are not finite.
+        # Recomputed without those turns, since gradients cannot flow through values that are not finite.
         good = turn._replace(chunks=[chunk.without(~is_good) for chunk in turn.chunks])
         written = _write_turn(state, good, bound)._replace(errors=written.errors)
     return written, is_good
 
 
 def _write_turn(state: NeuralMemoryState, turn: _Turn, bound: str | None) -> _WrittenTurn:
-    """Read a turn's queries, each before the chunk in its place is written: a single one reads the state before."""
+    """Read and write a turn; the queries at an index are read before the chunk at that index is written."""
     if not turn.chunks:
         return _WrittenTurn(read_memory(state.weights, *turn.queries), None, state)
     state = state.map(lambda tensor: tensor.to(turn.keys.dtype))
-    by_hand, in_place, retrieved, first_errors = goes_by_hand(), False, [], None
+    by_hand, in_place, retrieved, first_errors = uses_manual_gradients(), False, [], None
     for chunk, queries in zip_longest(turn.chunks, turn.queries):
         if queries is not None:
             retrieved.append(read_memory(state.weights, queries))
@@ -178,20 +178,20 @@ def _write_turn(state: NeuralMemoryState, turn: _Turn, bound: str | None) -> _Wr
             errors, state = write_chunk_by_hand(state, chunk, bound)
         else:
             errors, state = write_chunk(state, chunk, bound, in_place=in_place)
-            # What the first chunk leaves is nobody's but ours.
+            # The state after the first chunk is not used elsewhere, so it may be overwritten.
             in_place = not torch.is_grad_enabled()
         first_errors = errors if first_errors is None else first_errors
     clip = bound is not None
     state = bound_state_by_hand(state) if clip and by_hand else bound_state(state, clip=clip, in_place=in_place)
     retrieved = _join(retrieved, dim=2)
-    if len(turn.queries) > 1:  # the last chunk is filled up
+    if len(turn.queries) > 1:  # the last chunk is padded
         retrieved = retrieved[:, :, : turn.keys.shape[2]]
     return _WrittenTurn(retrieved, first_errors, state)
 
 
 @torch.no_grad()
 def _square_errors(state: NeuralMemoryState, turn: _Turn, first: Tensor | None) -> Tensor:
-    """(streams, heads, tokens), ``||M(k) - v||^2``; `first` are the errors of the first tokens if they are known."""
+    """(streams, heads, tokens), ``||M(k) - v||^2``; `first` are the errors of the first tokens, if known."""
     known = 0 if first is None else first.shape[2]
     errors = [] if first is None else [first]
     if known < turn.keys.shape[2] or first is None:
@@ -207,19 +207,21 @@ def _join(tensors: Sequence[Tensor], dim: int = 0) -> Tensor:
 
 
 def read_memory(weights: tuple[Tensor, ...], queries: Tensor) -> Tensor:
-    """What the memory retrieves for `queries`: ``M(q)``.
+    """Retrieve ``M(q)`` for `queries`.
 
     Args:
         weights: matrices of the memory, each (streams, heads, d_in, d_out).
         queries: (streams, heads, tokens, d_in) of the first matrix.
 
     Returns:
-        (streams, heads, tokens, d_out) of the last one, in the dtype of the weights.
+        (streams, heads, tokens, d_out) of the last matrix, in the dtype of the weights.
     """
     queries = queries.to(weights[0].dtype)
-    # One product keeps nothing but its factors anyway.
+    # With one matrix, autograd saves nothing but the factors either.
     return (
-        read_chunk_by_hand(weights, queries) if len(weights) > 1 and goes_by_hand() else read_chunk(weights, queries)
+        read_chunk_by_hand(weights, queries)
+        if len(weights) > 1 and uses_manual_gradients()
+        else read_chunk(weights, queries)
     )
 
 
@@ -243,25 +245,25 @@ def write_memory(
         keys, values: (streams, heads, tokens, d_in or d_out), the width of the first or the last matrix.
         forget, momentum, step: the gates alpha, eta (how much of the momentum stays) and theta, (streams, heads,
             tokens), in [0, 1].
-        mask: (streams, tokens), True = write. A masked token leaves weights and momentum untouched, as if it were
-            absent: chunk boundaries count written tokens. None writes every token.
-        chunk_size: tokens whose gradients are taken at the same weights, at least 1. The end of the call closes the
-            last chunk.
-        step_rule: "paper" takes theta as it is. "normalized" uses ``theta_i (1 - eta_i) / (n b)`` with n the chunk's
-            written tokens and b a bound of the local curvature (`memory_chunks.curvature_bounds`), so that correlated
-            keys do not overshoot; after it no matrix is larger than `memory_state.norm_bound`. "paper" may diverge:
-            it is the caller who looks (`NeuralMemoryState.is_within_bounds`).
-        step_bound: which b, "token" or "gram"; without effect on "paper".
+        mask: (streams, tokens), True = write. A masked token changes neither weights nor momentum and does not count
+            towards chunk boundaries, as if it were absent. None writes every token.
+        chunk_size: number of tokens whose gradients are taken at the same weights, at least 1. The last chunk ends
+            with the call.
+        step_rule: "paper" uses theta as it is. "normalized" uses ``theta_i (1 - eta_i) / (n b)`` with n the chunk's
+            number of written tokens and b a bound of the local curvature (`memory_chunks.curvature_bounds`), so that
+            correlated keys do not overshoot; afterwards no matrix exceeds `memory_state.norm_bound`. "paper" may
+            diverge: the caller must check (`NeuralMemoryState.is_within_bounds`).
+        step_bound: which b, "token" or "gram"; no effect on "paper".
 
     Returns:
-        The state after the tokens: float32, or float64 where an input is float64.
+        The state after the tokens: float32, or float64 if an input is float64.
 
     Raises:
-        ValueError: for an unknown `step_rule` or `step_bound`, a `chunk_size` below 1, or shapes that do not belong
+        ValueError: for an unknown `step_rule` or `step_bound`, a `chunk_size` below 1, or shapes that do not fit
             together.
     """
     gates = {"forget": forget, "momentum": momentum, "step": step}
-    # Nothing is read.
+    # No queries, so nothing is read.
     rules = {"chunk_size": chunk_size, "step_rule": step_rule, "step_bound": step_bound, "read": "history"}
     return _process_tokens(state, keys[..., :0, :], keys, values, gates, mask, **rules)[1]
 
@@ -286,7 +288,7 @@ def read_and_write_memory(
     Args:
         queries: (streams, heads, tokens, d_in).
         read: "history": every token reads the state before the call. "chunk": a token of chunk j reads the state after
-            chunk j - 1, Titans' own order; what a masked token reads then is unspecified.
+            chunk j - 1, Titans' own order; the values read by masked tokens are then unspecified.
 
     Returns:
         values (streams, heads, tokens, d_out) and the state after the tokens.
@@ -304,7 +306,7 @@ def read_and_write_memory(
 
 
 def _process_tokens(state, queries, keys, values, gates, mask, *, read, chunk_size, step_rule, step_bound):
-    """One turn of each stream, with holes; also where it leaves no good memory."""
+    """One turn of each stream with masked tokens; it is written even if the new state is out of bounds."""
     for name, value, allowed in (("step_rule", step_rule, STEP_RULES), ("step_bound", step_bound, STEP_BOUNDS)):
         if value not in allowed:
             raise ValueError(f"{name} must be one of {allowed}, got {value!r}.")
@@ -314,10 +316,10 @@ def _process_tokens(state, queries, keys, values, gates, mask, *, read, chunk_si
     tensors = [tensor.to(dtype) for tensor in (queries, keys, values, *gates.values())]
     order = None
     if mask is not None:
-        # The written tokens to the front, in their order: the shapes do not depend on the mask.
+        # Move the written tokens to the front, in their order, so that shapes do not depend on the mask.
         order = torch.argsort(~mask, dim=1, stable=True)
         mask = mask.gather(1, order)
-        # What a masked token holds must not matter, not even where it is infinite.
+        # The content of a masked token must not matter, even if it is infinite.
         written = [_reorder(t, order).masked_fill(~_like(mask, t), 0) for t in tensors[1:]]
         tensors = [_reorder(queries, order) if read == "chunk" else queries, *written]
     tokens = MemoryTokens(*tensors, mask)
@@ -334,7 +336,7 @@ def _reorder(tensor: Tensor, order: Tensor) -> Tensor:
 
 
 def _like(tensor: Tensor, other: Tensor) -> Tensor:
-    """(streams, tokens) as it is to be broadcast against `other`, (streams, heads, tokens, ...)."""
+    """Reshape (streams, tokens) for broadcasting against `other`, (streams, heads, tokens, ...)."""
     return tensor[:, None].reshape(len(tensor), 1, -1, *[1] * (other.dim() - 3))
 
 

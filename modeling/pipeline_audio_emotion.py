@@ -1,4 +1,4 @@
-"""The `"audio-emotion"` pipeline: turns of a conversation in, one dictionary a turn out."""
+"""The `"audio-emotion"` pipeline: from turns of a conversation to one dictionary per turn."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ from .turn_scoring import TurnScorer
 
 TASK = "audio-emotion"
 
-# Other iterables hold several.
-_ONE_SOUND = (str, bytes, bytearray, dict, tuple, np.ndarray)
+# Types of a single audio; other iterables hold several.
+_ONE_AUDIO = (str, bytes, bytearray, dict, tuple, np.ndarray)
 
-# What a turn's dictionary may hold beside its sound; given back with the result.
+# Optional fields of a turn's dictionary, which are returned with the result.
 _TURN_FIELDS = ("file", "conversation_id", "turn_index", "speaker", "start", "end")
-# What a row of a table of conversations has besides; the model must not see it.
-_PASSED_OVER = ("emotion", "transcript", "split", "seconds")
+# Further fields of a row of a conversation table, which the model does not use.
+_IGNORED_FIELDS = ("emotion", "transcript", "split", "seconds")
 
 
 class AudioEmotionPipeline(Pipeline):
@@ -36,32 +36,32 @@ class AudioEmotionPipeline(Pipeline):
         pipe(["turn0.wav", "turn1.wav"])                       # one conversation, in order
         pipe({"audio": "turn2.wav", "speaker": "A"}, memory_cache=cache)  # one more turn of a live one
 
-    A turn is what `load_audio` takes (path, bytes, `(array, rate)`, a dict with `array` and `sampling_rate`), or a
+    A turn is a source for `load_audio` (path, bytes, `(array, rate)`, a dict with `array` and `sampling_rate`), or a
     dict with `audio` and any of `file`, `conversation_id`, `turn_index`, `speaker`, `start`, `end` (seconds). Turns
-    without `conversation_id` are one conversation. Each conversation is streamed through its memory, turn by turn, in
-    the order given, which is that of the turns' ends: turns may overlap. A turn shorter than the host takes is padded
-    with silence, and of one longer than its window the beginning is processed, which one warning says for all.
+    without `conversation_id` belong to one conversation. Each conversation is processed turn by turn in the given
+    order, which should be that of the turns' ends: turns may overlap. A turn shorter than the host's minimum is padded
+    with silence; a turn longer than its window is cut to its beginning, with one warning for all such turns.
 
     Keyword arguments of a call:
-        memory_cache: a `ConversationMemoryCache` of one row that is read and carried on; then all turns are of one
+        memory_cache: a `ConversationMemoryCache` of one row that is read and updated; all turns then belong to one
             conversation. None: every conversation starts from the learned memory.
-        memory (bool): False scores each turn alone. Default True.
+        memory (bool): False scores each turn without memory. Default True.
 
     Returns, for each turn (in a list, unless a single turn was given):
         its fields, and `label`, `score` (probability of the label), `scores` (of all labels), `surprise` (mean over
         the memory layers; None without memory) and `processed_seconds` (of the turn).
 
     Raises:
-        ValueError: for audio that cannot be used, turns out of order, times that cannot be (as `check_times` says), or
-            no speaker where the memory is kept by speaker, naming the turn. Turns before it have been written to
-            `memory_cache`; that turn has not.
+        ValueError: for unusable audio, turns out of order, invalid times (see `check_times`), or a missing speaker if
+            the memory is kept per speaker, naming the turn. Earlier turns have then been written to `memory_cache`;
+            that turn has not.
     """
 
-    # A server that anybody may send turns to lowers it.
+    # Servers with untrusted clients lower it.
     max_turn_seconds = MAX_TURN_SECONDS
     model: Any  # an `AudioHost`
     processor: Any
-    # Their types are `None` where transformers declares them.
+    # transformers declares these as `None`.
     _load_processor: Any = True
     _load_image_processor: Any = False
     _load_feature_extractor: Any = False
@@ -69,7 +69,7 @@ class AudioEmotionPipeline(Pipeline):
 
     def _sanitize_parameters(self, memory_cache: Any = None, memory: Any = None, **unknown: Any):
         if unknown:
-            raise ValueError(f"{type(self).__name__} takes memory_cache and memory, got {sorted(unknown)}.")
+            raise ValueError(f"{type(self).__name__} accepts memory_cache and memory, got {sorted(unknown)}.")
         if not isinstance(memory, bool | None):
             raise ValueError(f"memory must be True or False, got {memory!r}.")
         parameters = {"memory_cache": memory_cache, "memory": memory}
@@ -79,7 +79,7 @@ class AudioEmotionPipeline(Pipeline):
         """See the class."""
         if self.processor is None:
             raise ValueError(f"{type(self).__name__} needs the processor of the model's host: processor=...")
-        if not isinstance(turns, _ONE_SOUND) and isinstance(turns, Iterable):
+        if not isinstance(turns, _ONE_AUDIO) and isinstance(turns, Iterable):
             turns = list(turns)
         if not isinstance(turns, list):
             return self([turns], **kwargs)[0]
@@ -104,7 +104,7 @@ class AudioEmotionPipeline(Pipeline):
         return results
 
     def conversation_store(self, states: str | Path | None = None, **kwargs) -> ConversationStore:
-        """A store of the states of many conversations, whose caches this pipeline takes as `memory_cache`.
+        """A store of the states of many conversations, whose caches can be passed as `memory_cache`.
 
         Args:
             states, kwargs: of `ConversationStore`.
@@ -141,10 +141,10 @@ class AudioEmotionPipeline(Pipeline):
     def _as_turn(turn) -> dict:
         if not (isinstance(turn, dict) and "audio" in turn):
             turn = {"audio": turn}
-        unknown = sorted({*turn} - {"audio", *_TURN_FIELDS, *_PASSED_OVER})
+        unknown = sorted({*turn} - {"audio", *_TURN_FIELDS, *_IGNORED_FIELDS})
         if unknown:
             raise ValueError(
-                f"A turn is a sound, or a dict with audio and any of {_TURN_FIELDS}; got {unknown} in it."
+                f"A turn must be audio, or a dict with audio and any of {_TURN_FIELDS}; it also has {unknown}."
             )
         source = turn["audio"]
         path = source.get("path") if isinstance(source, dict) else source
@@ -152,7 +152,7 @@ class AudioEmotionPipeline(Pipeline):
 
     @staticmethod
     def _checked(turns: list[dict]) -> list[dict]:
-        """The turns with their number, and with times that can be."""
+        """The turns with their number, after checking their order and times."""
         last: dict[Any, Any] = {}
         checked = []
         for position, turn in enumerate(turns):
@@ -167,45 +167,46 @@ class AudioEmotionPipeline(Pipeline):
 
 
 class AudioTurnPipeline(AudioEmotionPipeline):
-    """Single turns, each scored as a conversation of its own, in the way of transformers' audio classification.
+    """Single turns, each scored as its own conversation, with the interface of transformers' audio classification.
 
-    `top_k` labels are returned (of the pipeline, or of a call); None = all.
+    The option `top_k` (of the pipeline, or of a call) limits the number of labels; None = all.
 
-    It is what `pipeline("audio-classification", repo, trust_remote_code=True)` gives, as the Hub proposes.
+    This is the pipeline that `pipeline("audio-classification", repo, trust_remote_code=True)` returns.
 
-    Returns, for each turn (in a list, where a list was given):
+    Returns, for each turn (in a list, if a list was given):
         a list of dicts with `label` and `score`, the most probable first.
     """
 
     def _sanitize_parameters(self, *, top_k: Any = None, **unknown: Any):  # type: ignore[override]
         if unknown:
-            raise ValueError(f"{type(self).__name__} takes top_k, got {sorted(unknown)}.")
+            raise ValueError(f"{type(self).__name__} accepts top_k, got {sorted(unknown)}.")
         if top_k is not None and (isinstance(top_k, bool) or not isinstance(top_k, int) or top_k < 1):
             raise ValueError(f"top_k must be an integer of at least 1, or None, got {top_k!r}.")
         return {}, {}, {"top_k": top_k} if top_k is not None else {}
 
     def __call__(self, turns: Any, **kwargs: Any) -> Any:  # type: ignore[override]
-        """As `transformers.AudioClassificationPipeline`: a path, bytes, (samples,) at the host's rate, or a dict.
+        """Accepts what `transformers.AudioClassificationPipeline` does: a path, bytes, (samples,) or a dict.
 
         Args:
-            kwargs: `top_k`, instead of that of the pipeline.
+            turns: arrays (samples,) are at the host's rate.
+            kwargs: `top_k`, overriding that of the pipeline.
         """
-        if not isinstance(turns, _ONE_SOUND) and isinstance(turns, Iterable):
+        if not isinstance(turns, _ONE_AUDIO) and isinstance(turns, Iterable):
             return [self(turn, **kwargs) for turn in turns]
         *_, options = self._sanitize_parameters(**kwargs)
         top_k = {**self._postprocess_params, **options}.get("top_k")
         if isinstance(turns, np.ndarray):
-            turns = (turns, self.model.sound_extractor(self.processor).sampling_rate)
+            turns = (turns, self.model.audio_extractor(self.processor).sampling_rate)
         elif isinstance(turns, dict) and "raw" in turns:
             turns = {"array": turns["raw"], "sampling_rate": turns.get("sampling_rate")}
-        # Alone, whoever speaks is the only speaker.
+        # A single turn has a single speaker.
         (turn,) = super().__call__([{"audio": turns, "speaker": "speaker"}])
         ranked = sorted(turn["scores"].items(), key=lambda pair: -pair[1])
         return [{"score": score, "label": label} for label, score in ranked[:top_k]]
 
 
 def custom_pipelines() -> dict[str, dict]:
-    """What a configuration says of the pipelines, for `pipeline(task, repo, trust_remote_code=True)`."""
+    """The pipelines in a configuration, for `pipeline(task, repo, trust_remote_code=True)`."""
     module = __name__.rsplit(".")[-1]
     classes = {TASK: AudioEmotionPipeline, "audio-classification": AudioTurnPipeline}
     return {
@@ -215,14 +216,14 @@ def custom_pipelines() -> dict[str, dict]:
 
 
 def _name(turn: dict) -> str:
-    """What errors call a turn."""
+    """The name of a turn in error messages."""
     names = [f"{name} {turn[name]!r}" for name in ("conversation_id", "file") if turn.get(name) is not None]
     return f"Turn {turn['turn_index']}" + (f" ({', '.join(names)})" if names else "")
 
 
 @contextlib.contextmanager
 def _naming(turn: dict) -> Iterator[None]:
-    """Within it, errors name the turn."""
+    """Prefix errors with the name of the turn."""
     try:
         yield
     except ValueError as error:

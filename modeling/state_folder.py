@@ -1,4 +1,4 @@
-"""States of conversations in a folder that one process has to itself, and which of them a killed process lost."""
+"""Conversation states in a folder used by one process, and detection of states lost by a killed process."""
 
 from __future__ import annotations
 
@@ -24,49 +24,49 @@ from .conversation_memory_file import STATE_FILE, read_state, write_state
 fcntl: Any
 try:
     import fcntl
-except ImportError:  # not on Windows, where folders are not locked
+except ImportError:  # on Windows, where folders are not locked
     fcntl = None
 
 logger = logging.get_logger(__name__)
 
 _OWN_NAME = re.compile("[0-9a-f]{32}")
 _LONGEST = 100 * 365 * 24 * 3600.0
-# Beside a state: the conversation is in the memory of a process, and only there; it was when that process ended.
+# Marker files beside a state: a process holds the conversation in memory only; that process ended without saving it.
 _AT_HAND, _LOST = "at_hand", "lost"
-# For which it is remembered that the history of a conversation was lost.
+# How long the loss of a conversation's history is remembered.
 _LOST_SECONDS = 24 * 3600.0
 
 
 def state_key(name: str) -> str:
-    """What stands for a conversation's name where states lie: whatever the name is, it leads to no other place.
+    """A file name for a conversation, safe for any conversation name.
 
     Raises:
-        TypeError: for a name that is no text.
+        TypeError: for a name that is not a string.
     """
     if not isinstance(name, str):
-        raise TypeError(f"A conversation is named by text, got {type(name).__name__}.")
+        raise TypeError(f"A conversation's name must be a string, got {type(name).__name__}.")
     return hashlib.sha256(name.encode("utf-8", "surrogatepass")).hexdigest()[:32]
 
 
 class ConversationInUse(OSError):
-    """Another process has the conversation just now."""
+    """Another process is using the conversation."""
 
 
 class StatesInUse(OSError):
-    """Another process has the folder of states."""
+    """Another process is using the folder of states."""
 
 
 class StateFolder:
-    """States of conversations in a folder, one sub-folder each; it belongs to one process at a time.
+    """Conversation states in a folder, one subfolder each; only one process may use it at a time.
 
-    A conversation that a process has in memory lies nowhere else. Where the process is killed, the next one to use the
-    folder warns of what was lost, and `take` says so of each such conversation for a day.
+    The state of a conversation that a process holds in memory is not on disk. If that process is killed, the next
+    process to use the folder warns of the loss, and `is_lost` returns True for each such conversation for a day.
 
     Args:
-        folder: is made if it does not exist; None: a temporary one, which goes with the object.
+        folder: created if it does not exist; None: a temporary folder, deleted with the object.
 
     Raises:
-        StatesInUse: if another process has the folder (on systems that can lock one).
+        StatesInUse: if another process uses the folder (on systems that can lock one).
     """
 
     # Whether other processes write to the same states.
@@ -84,7 +84,7 @@ class StateFolder:
             self._find_lost()
 
     def read(self, name: str) -> bytes | None:
-        """The state of a conversation; None where there is none."""
+        """The state of a conversation; None if there is none."""
         folder = self._folder / state_key(name)
         try:
             return None if _is_over(folder / STATE_FILE) else read_state(folder)
@@ -92,34 +92,34 @@ class StateFolder:
             return None
 
     def write(self, name: str, content: bytes, seconds: float) -> None:
-        """Keep a state for so many seconds."""
+        """Store a state for `seconds` seconds."""
         folder, now = self._folder / state_key(name), time.time()
         write_state(folder, content)
-        # The time of a file is that at which it is to be forgotten.
+        # The modification time holds the time of expiry.
         os.utime(folder / STATE_FILE, (now, now + min(seconds, _LONGEST)))
         (folder / _AT_HAND).unlink(missing_ok=True)
 
     def keep_in_memory(self, name: str) -> None:
-        """Note that a conversation is in memory from now on, so that an older state is not taken for it."""
+        """Record that a conversation is now held in memory, and remove its outdated state."""
         folder = self._folder / state_key(name)
         try:
             folder.mkdir(exist_ok=True)
             (folder / _AT_HAND).touch()
         except OSError as error:
-            logger.warning_once(f"Were the process killed, it would not be noticed what was lost: {error}")
+            logger.warning_once(f"If this process is killed, lost conversations will go unnoticed: {error}")
         (folder / STATE_FILE).unlink(missing_ok=True)
 
     def is_lost(self, name: str) -> bool:
-        """Whether a process was killed that had the conversation in memory."""
+        """Whether a process that held the conversation in memory was killed."""
         path = self._folder / state_key(name) / _LOST
         return path.is_file() and not _is_over(path)
 
     def delete(self, name: str) -> None:
-        """Forget a conversation, and that it was lost."""
+        """Delete a conversation's state and the record of its loss."""
         _delete(self._folder / state_key(name))
 
     def forget_old(self) -> None:
-        """Delete what was to be kept until now."""
+        """Delete expired states."""
         for name in (STATE_FILE, _LOST):
             for path in self._folder.glob(f"*/{name}"):
                 if _OWN_NAME.fullmatch(path.parent.name) and _is_over(path):
@@ -128,7 +128,7 @@ class StateFolder:
 
     @contextlib.contextmanager
     def lock(self, name: str) -> Iterator[None]:
-        """Keeps other processes from a conversation; here there are none."""
+        """Lock a conversation against other processes; not needed here, since there are none."""
         yield
 
     def _find_lost(self) -> None:
@@ -139,8 +139,8 @@ class StateFolder:
                 os.utime(path.replace(path.with_name(_LOST)), (now, now + _LOST_SECONDS))
         if marks:
             logger.warning(
-                f"{len(marks)} conversations of {self._folder} were in the memory of a process that was killed: what "
-                "was said in them is lost. Their next turns say so."
+                f"{len(marks)} conversations of {self._folder} were in the memory of a process that was killed: their "
+                "earlier turns are lost, and the results of their next turns report it."
             )
 
 
@@ -158,21 +158,21 @@ def _delete(folder: Path) -> None:
 
 
 def _remove_if_empty(folder: Path) -> None:
-    with contextlib.suppress(OSError):  # where somebody put something beside it
+    with contextlib.suppress(OSError):  # if it holds other files
         folder.rmdir()
 
 
-# The folders that this process has locked, and how many objects use each.
+# The folders that this process has locked, and the number of objects that use each.
 _locks: dict[Path, int] = {}
 _users: Counter[Path] = Counter()
 _guard = threading.Lock()
 
 
 def _lock_folder(folder: Path) -> bool:
-    """Lock a folder for this process; whether it had it not before.
+    """Lock a folder for this process; return whether it was not locked by it before.
 
     Raises:
-        StatesInUse: if another process has it.
+        StatesInUse: if another process has locked it.
     """
     with _guard:
         _users[folder] += 1
@@ -186,10 +186,10 @@ def _lock_folder(folder: Path) -> bool:
             if error.errno in (errno.EWOULDBLOCK, errno.EACCES):
                 del _users[folder]
                 raise StatesInUse(
-                    f"Another process has the states in {folder}: give each server a folder of its own, or Redis to "
+                    f"Another process uses the states in {folder}: give each server its own folder, or use Redis for "
                     "several servers of the same conversations."
                 ) from None
-            logger.warning(f"The states in {folder} cannot be locked ({error}): let one process use them.")
+            logger.warning(f"The states in {folder} cannot be locked ({error}): use them from one process only.")
             return True
         _locks[folder] = file
         return True

@@ -36,11 +36,11 @@ class RMSNorm(nn.RMSNorm):
 
 
 class TitansMemoryLayer(nn.Module):
-    """Reads what earlier turns wrote at a turn's tokens, and writes the turn (Titans as a layer, arXiv 2606.08573).
+    """At a turn's tokens, reads what earlier turns wrote, and writes the turn (Titans as a layer, arXiv 2606.08573).
 
     Queries, keys and values come from the RMS-normed hidden state; queries and keys are L2-normalised and values
-    RMS-normalised per head, which bounds the gradient of a write. What is read is normed, gated by a sigmoid and
-    projected back. The projection starts at zero, so a fresh layer adds exactly nothing.
+    RMS-normalised per head, which bounds the gradient of a write. The retrieved values are normalised, gated by a
+    sigmoid and projected back. The projection starts at zero, so an untrained layer adds exactly zero.
 
     Args:
         config: of the memory.
@@ -52,7 +52,7 @@ class TitansMemoryLayer(nn.Module):
         self.config = config
         width = config.num_heads * config.head_dim
         self.input_norm = RMSNorm(hidden_size, eps=1e-6)
-        # Not `q_proj` and the like: what is meant for the host's attention (LoRA's targets) must not match the memory.
+        # Not named `q_proj` etc., so that LoRA targets for the host's attention do not match the memory.
         self.query_proj = nn.Linear(hidden_size, width, bias=False)
         self.key_proj = nn.Linear(hidden_size, width, bias=False)
         self.value_proj = nn.Linear(hidden_size, width, bias=False)
@@ -60,22 +60,22 @@ class TitansMemoryLayer(nn.Module):
         self.read_norm = RMSNorm(config.head_dim, eps=1e-6)
         self.read_gate = nn.Linear(hidden_size, width)
         self.output_proj = nn.Linear(width, hidden_size, bias=False)
-        # Parameters of this very module: transformers passes over modules without any when it initialises weights.
+        # Direct parameters of this module: transformers initialises only modules that have some.
         for index, shape in enumerate(config.matrix_shapes()):
             self.register_parameter(f"initial_memory_{index}", nn.Parameter(torch.empty(config.num_heads, *shape)))
 
     @property
     def initial_memory(self) -> tuple[nn.Parameter, ...]:
-        """The matrices that every stream starts from, each (heads, d_in, d_out)."""
+        """The initial matrices of every stream, each (heads, d_in, d_out)."""
         return tuple(getattr(self, f"initial_memory_{index}") for index in range(self.config.depth))
 
     @property
     def state_like(self) -> Tensor:
-        """A tensor of the device and dtype that a state is to have."""
+        """A tensor with the device and dtype of a state."""
         return self.initial_memory[0]
 
     def initial_state(self, streams: int) -> NeuralMemoryState:
-        """The learned memory that every stream starts from, with no momentum; an expanded view of the parameters."""
+        """The learned initial memory for each stream, with zero momentum; an expanded view of the parameters."""
         weights = tuple(weight.expand(streams, *weight.shape) for weight in self.initial_memory)
         return NeuralMemoryState(weights, tuple(torch.zeros_like(weight) for weight in weights))
 
@@ -89,16 +89,16 @@ class TitansMemoryLayer(nn.Module):
         write: bool = True,
         turns: Sequence[int] | None = None,
     ) -> TitansMemoryOutput:
-        """Read and write a batch of turns; all that does not depend on the memory is computed for the batch at once.
+        """Read and write a batch of turns; everything that does not depend on the memory is computed at once.
 
         Args:
             hidden_states: (rows, tokens, hidden_size), any float dtype; computed in the dtype of the parameters.
-            state: of the streams; or what gives it, called with this layer within its forward, where the parameters of
-                a sharded model (FSDP) are at hand.
-            lengths: (rows,) how many tokens of each row read and write: its first ones; None = all.
-            batch_sizes: how many streams have a first turn, a second one, ..., never more than before, as in torch's
-                packed sequences: the rows are all first turns, then the second turns of the first so many streams,
-                ... None: each row is the only turn of a stream.
+            state: of the streams; or a function of this layer that returns it, called within forward, where the
+                parameters of a sharded model (FSDP) are available.
+            lengths: (rows,) how many tokens of each row, from the first, read and write; None = all.
+            batch_sizes: the number of streams with a first turn, a second turn, ...; non-increasing, as in torch's
+                packed sequences: the rows are all first turns, then the second turns of the first streams, and so on.
+                None: each row is the only turn of a stream.
             write: False reads only.
             turns: deprecated name of `batch_sizes`.
 
@@ -106,7 +106,7 @@ class TitansMemoryLayer(nn.Module):
             Residual and surprise of each row, and the state of each stream after its last turn.
 
         Raises:
-            ValueError: for `lengths` or `batch_sizes` that do not fit the rows, or a state of other streams.
+            ValueError: for `lengths` or `batch_sizes` that do not fit the rows, or a state of a different batch size.
         """
         if turns is not None:
             warnings.warn("TitansMemoryLayer's turns are now called batch_sizes.", DeprecationWarning, stacklevel=2)
@@ -119,7 +119,7 @@ class TitansMemoryLayer(nn.Module):
         if lengths is not None:
             written = torch.arange(hidden_states.shape[1], device=lengths.device) < lengths[:, None]
             hidden_states = hidden_states.masked_fill(~written[..., None], 0)
-        # The state is float32 whatever the host computes in.
+        # The state is float32, whatever dtype the host computes in.
         with without_autocast(hidden_states):
             normed = self.input_norm(hidden_states.to(dtype))
             tokens = self._project(normed, written)
@@ -133,13 +133,13 @@ class TitansMemoryLayer(nn.Module):
             retrieved = self.read_norm(processed.retrieved.transpose(1, 2)).flatten(2)
             residual = self.output_proj((gate * retrieved).to(dtype))
         if written is not None:
-            # They are zero, but the gradients of a norm at zero are huge.
+            # Mask explicitly: these rows are zero, but the gradient of a norm at zero is huge.
             residual = residual.masked_fill(~written[..., None], 0)
         surprise = surprise_of_turns(processed.errors, tokens.values, written)
         return TitansMemoryOutput(residual, surprise, processed.state, processed.is_rejected)
 
     def _project(self, normed: Tensor, written: Tensor | None) -> MemoryTokens:
-        # Whatever the parameters are, the memory is float32, or float64.
+        # The memory is at least float32, whatever the dtype of the parameters.
         dtype = torch.promote_types(normed.dtype, torch.float32)
         queries, keys = self._queries_and_keys(normed, dtype)
         values = rms_normalize(self._heads(self.value_proj(normed), dtype))
@@ -147,7 +147,7 @@ class TitansMemoryLayer(nn.Module):
         return MemoryTokens(queries, keys, values, *gates, written)
 
     def _queries_and_keys(self, normed: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-        """What tokens read by and are written under, (rows, heads, tokens, d_in); zero where `normed` is."""
+        """Queries and keys of the tokens, (rows, heads, tokens, d_in); zero where `normed` is zero."""
         projected = self.query_proj(normed), self.key_proj(normed)
         queries, keys = [l2_normalize(self._heads(tensor, dtype)) for tensor in projected]
         if self.config.feature_map == "quadratic":
@@ -160,7 +160,7 @@ class TitansMemoryLayer(nn.Module):
 
 
 def make_layer(config: TitansMemoryConfig, layer_idx: int, hidden_size: int) -> TitansMemoryLayer | VoiceMemoryLayer:
-    """The `layer_idx`-th memory layer of a configuration, with weights that are not initialised."""
+    """The `layer_idx`-th memory layer of a configuration, with uninitialised weights."""
     is_voice = config.layers[layer_idx] in config.voice_layers
     return (VoiceMemoryLayer if is_voice else TitansMemoryLayer)(config, hidden_size)
 
@@ -168,8 +168,8 @@ def make_layer(config: TitansMemoryConfig, layer_idx: int, hidden_size: int) -> 
 class TitansMemory(PreTrainedModel):
     """All memory layers of a model, `layers[i]` for the block `config.layers[i]`.
 
-    One module of its own, so that transformers initialises it, PEFT can train and save it as one, and it stays float32
-    whatever the host is cast to.
+    A separate module, so that transformers initialises it, PEFT can train and save it as a unit, and it stays float32
+    if the host is cast.
 
     Args:
         config: of the memory.
@@ -179,7 +179,7 @@ class TitansMemory(PreTrainedModel):
     config_class = TitansMemoryConfig
     base_model_prefix = ""
     _no_split_modules = ("TitansMemoryLayer", "VoiceMemoryLayer")
-    # The host's attention implementation is passed on to every child that is a model.
+    # transformers passes the host's attention implementation on to every child model.
     _supports_sdpa = _supports_flash_attn = _supports_flex_attn = True
 
     def __init__(self, config: TitansMemoryConfig, hidden_size: int):
@@ -189,7 +189,7 @@ class TitansMemory(PreTrainedModel):
         self.post_init()
 
     def requires_grad_(self, requires_grad: bool = True) -> TitansMemory:
-        """As that of a module, but for memories of voices: these are fitted, and never train."""
+        """As for any module, except that voice memory layers stay frozen, since they are fitted and not trained."""
         super().requires_grad_(requires_grad)
         for layer in self.layers:
             if isinstance(layer, VoiceMemoryLayer):
@@ -197,15 +197,15 @@ class TitansMemory(PreTrainedModel):
         return self
 
     def fingerprint(self) -> str | None:
-        """A name of the present weights, to which the states that they write belong.
+        """Fingerprint of the present weights, to which the states that they write belong.
 
-        None where it is not known: in training, where they change, on the meta device, or sharded.
+        None if unknown: in training, where they change, on the meta device, or if sharded.
         """
         return None if self.training else self._fingerprint.of(self)
 
     def train(self, mode: bool = True) -> TitansMemory:
         if mode:
-            # What trains may change weights in ways that are not counted; what was saved of them is no more theirs.
+            # Training may change weights in ways that are not detected, and makes the saved fingerprint invalid.
             self._fingerprint.forget()
             self.config.weights_fingerprint = None
         return super().train(mode)
@@ -228,17 +228,17 @@ class TitansMemory(PreTrainedModel):
             initialization.copy_(module.write_gates.bias, self._gate_biases())
             for weight in module.initial_memory:
                 initialization.normal_(weight, std=weight.shape[-2] ** -0.5)
-            # The memory answers nothing before something is written.
+            # A memory that nothing was written to returns zero.
             initialization.zeros_(module.initial_memory[-1])
 
     def _gate_biases(self) -> Tensor:
-        """Biases at which the gates have their initial values, (3 * num_heads,)."""
+        """Biases that give the gates their initial values, (3 * num_heads,)."""
         forget = -math.expm1(-math.log(2) / self.config.forget_half_life)
         gates = (forget, self.config.initial_momentum, self.config.initial_step)
         return torch.tensor([math.log(gate / (1 - gate)) for gate in gates]).repeat_interleave(self.config.num_heads)
 
     def _apply(self, fn, recurse=True):
-        # `model.half()` and the like must not round the memory; devices and float64 go through.
+        # `model.half()` and the like must not round the memory; moves between devices and float64 are applied.
         def keep_precision(tensor):
             moved = fn(tensor)
             rounded = tensor.is_floating_point() and moved.dtype in (torch.float16, torch.bfloat16)

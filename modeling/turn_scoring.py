@@ -1,4 +1,4 @@
-"""From waveforms, speakers and memory to scores: how pipeline, live, evaluation and endpoint score a turn."""
+"""Score turns from waveforms, speakers and memory: shared by the pipeline, live calls, evaluation and endpoint."""
 
 from __future__ import annotations
 
@@ -11,27 +11,27 @@ import torch
 from torch import Tensor
 from transformers import BatchFeature
 
-from .audio_loading import MAX_TURN_SECONDS, check_waveform, load_audio, name_of_sound
+from .audio_loading import MAX_TURN_SECONDS, check_waveform, load_audio, name_of_source
 from .conversation_memory_cache import ConversationMemoryCache
 from .host_types import AudioHost
 from .turn_rules import check_named, check_speakers, speaker_number
 
 
-# The names of a conversation's speakers, in the notes of its cache: the cache itself knows them by number.
+# Key of the speakers' names in the notes of a conversation's cache, which itself knows speakers by number.
 _SPEAKERS = "speakers"
 
 
 @dataclass(frozen=True, eq=False)
 class ScoredTurn:
-    """What a model gives for a turn.
+    """The output of a model for a turn.
 
     Attributes:
-        logits: (labels,) on the CPU, as `emotion_logits`; None of a model that reads no labels.
-        labels: of the model; none where it reads none.
-        surprise: of the memory, mean over its layers; None without memory.
-        processed_seconds: of the turn; less than it lasts where it is longer than the host's window.
-        temperature: that divides the logits for `scores`.
-        values: of each of the model's `emotion_dimensions`.
+        logits: (labels,) on the CPU, as `emotion_logits`; None if the model predicts no labels.
+        labels: of the model; empty if it predicts none.
+        surprise: mean over the memory layers; None without memory.
+        processed_seconds: of the turn; less than its length if it is longer than the host's window.
+        temperature: divides the logits for `scores`.
+        values: predictions for the model's `emotion_dimensions`.
     """
 
     logits: Tensor | None
@@ -56,28 +56,28 @@ class TurnScorer:
         (turn,) = scorer.score([scorer.load("turn.wav")], ["A"], [cache])
         turn.scores, turn.surprise
 
-    A turn is padded and cut as `prepare_turn` says; its speaker matters where the memory is kept by speaker, and must
-    then be named.
+    A turn is padded and cut as in `prepare_turn`; its speaker is used, and required, if the memory is kept per
+    speaker.
 
     Args:
         model: with memory.
         processor: of its host.
 
     Attributes:
-        sampling_rate: of the waveforms that it takes, in Hz.
+        sampling_rate: of the waveforms, in Hz.
     """
 
     def __init__(self, model: AudioHost, processor):
         self.model, self.processor = model, processor
-        self.sampling_rate: int = model.sound_extractor(processor).sampling_rate
+        self.sampling_rate: int = model.audio_extractor(processor).sampling_rate
 
     def load(self, audio, sampling_rate: int | None = None, *, max_seconds: float = MAX_TURN_SECONDS) -> np.ndarray:
         """The waveform of a turn, (samples,) float32 at the scorer's rate.
 
         Args:
-            audio: what `load_audio` takes, or an array (samples,) with its rate.
+            audio: a source for `load_audio`, or an array (samples,) with its rate.
             sampling_rate: of an array, in Hz.
-            max_seconds: that a turn may last, by what is decoded and not by a header.
+            max_seconds: maximal length of a turn, measured while decoding and not taken from a header.
 
         Raises:
             FileNotFoundError, ValueError: for audio that cannot be decoded, or is empty, silent, not finite or too
@@ -85,12 +85,12 @@ class TurnScorer:
         """
         source = audio if sampling_rate is None else (audio, sampling_rate)
         waveform = load_audio(source, self.sampling_rate, max_seconds=max_seconds)
-        return check_waveform(waveform, self.sampling_rate, min_seconds=0, name=name_of_sound(audio))
+        return check_waveform(waveform, self.sampling_rate, min_seconds=0, name=name_of_source(audio))
 
     def inputs(
         self, waveforms: Sequence[np.ndarray], transcripts: Sequence[str | None] | None = None
     ) -> tuple[BatchFeature, list[float]]:
-        """The inputs of a turn each, (turns, ...), and how many seconds of it they hold.
+        """The model inputs of several turns, (turns, ...), and the number of seconds of each that they include.
 
         Args:
             waveforms: (samples,) each, as `load` returns them.
@@ -106,14 +106,14 @@ class TurnScorer:
         conversation_ids: Sequence[int] | None = None,
         update_memory: bool = True,
     ) -> dict[str, Any]:
-        """The keywords of `forward` and `generate` that are about memory.
+        """The keyword arguments of `forward` and `generate` for the memory.
 
         Args:
             speakers: of each turn, by name.
-            cache, conversation_ids, update_memory: as `forward` takes them.
+            cache, conversation_ids, update_memory: as for `forward`.
 
         Raises:
-            ValueError: if a speaker is not named, or there are too many, where the memory is kept by speaker.
+            ValueError: if the memory is kept per speaker and a speaker is missing, or there are too many.
         """
         given = {"memory_cache": cache, "conversation_ids": conversation_ids, "update_memory": update_memory}
         memory = self.model.config.memory_config
@@ -130,16 +130,16 @@ class TurnScorer:
         caches: Sequence[ConversationMemoryCache],
         transcripts: Sequence[str | None] | None = None,
     ) -> list[ScoredTurn]:
-        """Score a turn of each of several conversations in one batch, and write it into the memory.
+        """Score one turn of each of several conversations in one batch, and write it into the memory.
 
         Args:
             waveforms: (samples,) each, as `load` returns them.
-            speakers: who talks in each.
+            speakers: the speaker of each.
             caches: of one conversation each; all of them different.
             transcripts: of each turn, for a prompt with `{transcript}`.
 
         Raises:
-            ValueError: for turns that cannot be used; the caches are then as they were.
+            ValueError: for unusable turns; the caches are then unchanged.
         """
         is_by_speaker = self.model.config.memory_config.scope == "speaker" and not self.model.is_memory_disabled
         names = [[*known_speakers(cache), name] for cache, name in zip(caches, speakers)]
@@ -161,7 +161,7 @@ class TurnScorer:
         return turns
 
     def scored(self, output, processed_seconds: Sequence[float]) -> list[ScoredTurn]:
-        """The turns of a `forward`'s output, whose rows they are."""
+        """The scored turns in the output of `forward`, one per row."""
         config, surprise = self.model.config, output.memory_surprise
         rows = len(processed_seconds)
         logits = [None] * rows if output.emotion_logits is None else output.emotion_logits.cpu()
@@ -175,9 +175,9 @@ class TurnScorer:
 
 
 def known_speakers(cache: ConversationMemoryCache) -> list[str]:
-    """The names of the speakers whose turns a cache of one conversation holds, where they are known."""
+    """The names of the speakers whose turns a cache of one conversation holds, as far as known."""
     noted, turns = cache.notes.get(_SPEAKERS), cache.notes.get("turns")
     if isinstance(noted, list):
         return list(noted)
-    # States of earlier versions have the names in the history of a live conversation alone.
+    # States of earlier versions have the names only in the history of a live conversation.
     return [turn["speaker"] for turn in turns if turn.get("speaker")] if isinstance(turns, list) else []

@@ -1,4 +1,4 @@
-"""A memory of voices: a speaker's usual voice is recalled from earlier turns and taken off the present one."""
+"""A voice memory: recalls a speaker's usual voice from earlier turns and subtracts it from the present turn."""
 
 from __future__ import annotations
 
@@ -16,31 +16,31 @@ from .neural_memory import process_turns
 
 
 class VoiceMemoryLayer(nn.Module):
-    """Takes a speaker's usual voice off a turn; it finds the speaker by the voice itself.
+    """Subtracts a speaker's usual voice from a turn; the voice itself identifies the speaker.
 
-    A turn is one pair of key and value. With ``h = (mean of the hidden states at its audio tokens - mean) / scale``,
+    A turn is one key-value pair. With ``h = (mean of the hidden states at its audio tokens - mean) / scale``,
 
         v = [h - sum_e p_e(h) m_e, 1]      k = phi([a, sqrt(o)] / sqrt(1 + o))      M <- M + theta k^T (v - k M)
 
-    where p are the probabilities of emotions by a linear classifier and m what each emotion adds to the mean, so that
-    v holds the voice and not its emotion; ``a = l2(A h + b)`` is who speaks, and phi are all monomials of degree 2, so
-    that the similarity of two turns is ``((<a, a'> + o) / (1 + o))^2``. The update is the gradient step of
-    `neural_memory` on ``||k M - v||^2`` with ``step_rule="normalized"``, no momentum and no forgetting. A turn recalls
-    ``[r, c] = k M`` of the turns before it: r is the usual voice of who sounds like this, and c, the recalled 1, how
-    much is known of it. The residual of every audio token of the turn is
+    where p are the emotion probabilities of a linear classifier and m the effect of each emotion on the mean, so that
+    v holds the voice without its emotion; ``a = l2(A h + b)`` represents the speaker, and phi are all monomials of
+    degree 2, so that the similarity of two turns is ``((<a, a'> + o) / (1 + o))^2``. The update is the gradient step
+    of `neural_memory` on ``||k M - v||^2`` with ``step_rule="normalized"``, no momentum and no forgetting. A turn
+    recalls ``[r, c] = k M`` from earlier turns: r is the usual voice of similar-sounding turns, and c, the recalled 1,
+    the amount of evidence for it. The residual at every audio token of the turn is
 
         -gain * scale * r / (c + theta * shrinkage)
 
-    An empty memory recalls zero, so a first turn is exactly the host's, trained or not. What is added depends on the
-    history and on who speaks, and not on what else the turn contains.
+    An empty memory recalls zero, so a first turn is processed exactly as by the host, trained or not. The residual
+    depends on the history and on the speaker's voice, not on the other content of the turn.
 
-    Nothing here is trained by gradients: statistics, keys and classifier are fitted to the turns of known speakers
-    (`titans_mal.training.fit_voice_memory`). Until then the gain is zero, and nothing is added.
+    No part is trained by gradients: statistics, keys and classifier are fitted to turns of known speakers
+    (`titans_mal.training.fit_voice_memory`). Until then the gain is zero, and the layer adds zero.
 
-    With ``scope="speaker"`` the streams keep speakers apart, and every key is the same.
+    With ``scope="speaker"`` each speaker has a separate stream, and all keys are the same.
 
     Args:
-        config: of the memory; its `voice_*` fields are theta, o, the shrinkage and the widths.
+        config: of the memory; its `voice_*` fields give theta, o, the shrinkage and the widths.
         hidden_size: of the decoder block.
     """
 
@@ -58,7 +58,7 @@ class VoiceMemoryLayer(nn.Module):
 
     @property
     def state_like(self) -> Tensor:
-        """A tensor of the device and dtype that a state is to have."""
+        """A tensor with the device and dtype of a state."""
         return self.voice_mean
 
     def initial_state(self, streams: int) -> NeuralMemoryState:
@@ -78,7 +78,7 @@ class VoiceMemoryLayer(nn.Module):
     ) -> TitansMemoryOutput:
         """Read and write a batch of turns; arguments, return value and errors as `TitansMemoryLayer.forward`.
 
-        The surprise is that of the turn's one token.
+        The surprise is that of the turn's single token.
         """
         state = state(self) if callable(state) else state
         batch_sizes = [len(hidden_states)] if batch_sizes is None else list(batch_sizes)
@@ -103,10 +103,10 @@ class VoiceMemoryLayer(nn.Module):
 
         Args:
             hidden_states: (rows, tokens, hidden_size).
-            lengths: (rows,) how many of a row's first tokens count; None = all.
+            lengths: (rows,) how many tokens of each row, from the first, are averaged; None = all.
 
         Returns:
-            (rows, hidden_size) in the dtype of the parameters; that of a row without tokens is of no meaning.
+            (rows, hidden_size) in the dtype of the parameters; undefined for a row without tokens.
         """
         hidden_states = hidden_states.to(self.voice_mean.dtype)
         if lengths is None:
@@ -117,14 +117,14 @@ class VoiceMemoryLayer(nn.Module):
         return (mean - self.voice_mean) / self.voice_scale
 
     def _tokens(self, pooled: Tensor, lengths: Tensor | None) -> MemoryTokens:
-        """One token a turn."""
+        """One token per turn."""
         dtype = torch.promote_types(pooled.dtype, torch.float32)
         keys = self._keys(pooled).to(dtype)[:, None, None]
         voices = pooled - self.emotion_proj(pooled).softmax(-1) @ self.emotion_means
         values = torch.cat([voices, torch.ones_like(voices[:, :1])], dim=-1).to(dtype)[:, None, None]
         written = None
         if lengths is not None:
-            # A turn without audio is not written, and its key and value must be zero.
+            # A turn without audio is not written; its key and value must be zero.
             written = (lengths > 0)[:, None]
             keys, values = (tensor.masked_fill(~written[..., None, None], 0) for tensor in (keys, values))
         zero = keys.new_zeros(len(keys), 1, 1)

@@ -34,13 +34,13 @@ from .modeling.modeling_voxtral_mal import VoxtralMALConfig, VoxtralMALForAudioE
 
 
 class AutoModelForAudioEmotion(_BaseAutoModelClass):
-    """Loads the model class with memory that a checkpoint's configuration asks for."""
+    """Load the model class with memory that a checkpoint's configuration names."""
 
     _model_mapping: Any = _LazyAutoMapping(CONFIG_MAPPING_NAMES, OrderedDict())
 
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path, *model_args, **kwargs):
-        """What `save_pretrained` wrote; arguments as `AudioEmotionCheckpointMixin.from_pretrained`.
+        """Load a checkpoint with memory; arguments as `AudioEmotionCheckpointMixin.from_pretrained`.
 
         Raises:
             FileNotFoundError: for a folder that does not exist.
@@ -54,16 +54,16 @@ class AutoModelForAudioEmotion(_BaseAutoModelClass):
             if not str(error).startswith("Unrecognized configuration class"):
                 raise
             raise ValueError(
-                f"{pretrained_model_name_or_path} holds no model with memory: from_base gives a host one."
+                f"{pretrained_model_name_or_path} is not a model with memory: from_base adds a memory to a host."
             ) from error
 
     @classmethod
     def from_base(cls, pretrained_model_name_or_path, **kwargs):
-        """A host checkpoint plus a fresh memory; arguments as `AudioEmotionCheckpointMixin.from_base`.
+        """Load a host checkpoint and add a new memory; arguments as `AudioEmotionCheckpointMixin.from_base`.
 
         Raises:
             FileNotFoundError: for a folder that does not exist.
-            ValueError: for a host that has no model class with memory, naming those that have.
+            ValueError: for a host without a model class with memory, naming the supported hosts.
         """
         check_location(pretrained_model_name_or_path)
         with readable_checkpoint(pretrained_model_name_or_path):
@@ -73,38 +73,38 @@ class AutoModelForAudioEmotion(_BaseAutoModelClass):
             raise ValueError(f"No memory for a host of type {model_type!r}: {NO_HOSTS[model_type]}.")
         if model_type not in HOSTS:
             raise ValueError(
-                f"No memory for a host of type {model_type!r}: the hosts are {sorted(HOSTS)}; register_host adds one."
+                f"No memory for a host of type {model_type!r}: supported are {sorted(HOSTS)}; register_host adds one."
             )
         return HOSTS[model_type].from_base(pretrained_model_name_or_path, **kwargs)
 
 
 class _UseAudioEmotion:
-    """What `pipeline("audio-classification")` finds, whose own pipeline gives a model no prompt; it always raises."""
+    """Raises an error for `pipeline("audio-classification")`, whose pipeline passes no prompt to the model."""
 
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path, *args, **kwargs):
         raise ValueError(
-            f"{pretrained_model_name_or_path} hears conversations: import AudioEmotionPipeline of titans_mal and use "
-            f'pipeline("audio-emotion", model="{pretrained_model_name_or_path}").'
+            f"{pretrained_model_name_or_path} processes conversations: import AudioEmotionPipeline from titans_mal "
+            f'and use pipeline("audio-emotion", model="{pretrained_model_name_or_path}").'
         )
 
 
-# transformers looks an auto class up there by its name.
+# transformers looks up auto classes by name in this module.
 vars(transformers.models.auto)["AutoModelForAudioEmotion"] = AutoModelForAudioEmotion
 
-# The model class with memory of each host, by the model type of the host and of larger models that it is a part of.
+# Model class with memory by the model type of its host, and of larger models that contain the host.
 HOSTS: dict[str, Any] = {}
 
-# Audio language models that cannot carry a memory, and why.
+# Audio language models that are not supported, with the reason.
 NO_HOSTS = {
-    "voxtral_realtime": "Voxtral Realtime adds its audio to every token, so there are no audio positions to read at",
-    "phi4mm": "this is Phi-4-multimodal in the format of its remote code; give a revision in that of transformers",
-    "vibevoice_asr": "VibeVoice-ASR draws its audio features at random, so a turn is not heard the same way twice",
+    "voxtral_realtime": "Voxtral Realtime adds its audio to every token, so no positions hold only audio",
+    "phi4mm": "this is Phi-4-multimodal in the format of its remote code; use a revision in transformers' format",
+    "vibevoice_asr": "VibeVoice-ASR samples its audio features at random, so the same turn gives different features",
 }
 
 
 def register_host(config_class: Any, model_class: type) -> None:
-    """Make a host with memory known to `AutoModelForAudioEmotion` and transformers' own auto classes.
+    """Register a host with memory with `AutoModelForAudioEmotion` and transformers' own auto classes.
 
     Args:
         config_class: an `AudioEmotionConfigMixin` and the host's config class.
@@ -122,7 +122,7 @@ def register_host(config_class: Any, model_class: type) -> None:
 
 
 def _processor_class_of(host_config: type) -> Any:
-    """The host's processor; None where it has none, or where that needs a package that is not installed."""
+    """The host's processor class; None if it has none, or if its module needs a package that is not installed."""
     try:
         return transformers.models.auto.processing_auto.PROCESSOR_MAPPING.get(host_config, None)
     except ImportError:
@@ -130,7 +130,7 @@ def _processor_class_of(host_config: type) -> Any:
 
 
 if "transformers.pipelines" in sys.modules:
-    # Else it takes seconds to import, and those who want it say `AudioEmotionPipeline`.
+    # Otherwise the import, which takes seconds, is left to users of `AudioEmotionPipeline`.
     from .modeling import pipeline_audio_emotion as pipeline_audio_emotion
 
 AutoConfig.register(TitansMemoryConfig.model_type, TitansMemoryConfig, exist_ok=True)

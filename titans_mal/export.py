@@ -1,4 +1,4 @@
-"""The turns of a conversation as files that other tools open."""
+"""Export the turns of a conversation to file formats of other tools."""
 
 from __future__ import annotations
 
@@ -24,15 +24,15 @@ _FIELDS = ("conversation_id", "turn_index", "speaker", "start", "end", "file", "
 def choose_label(
     scores: Mapping[str, float], *, labels: Sequence[str] | None = None, unknown_below: float = 0.0
 ) -> tuple[str | None, float | None, dict[str, float]]:
-    """The label of a turn among some of the labels.
+    """Choose a turn's label among all or some of the labels.
 
     Args:
-        scores: label to probability.
-        labels: to choose among, whose probabilities are made to add up to 1; None = all.
-        unknown_below: where the most probable label is less probable, the turn is "unknown".
+        scores: probability of each label.
+        labels: the labels to choose among, whose probabilities are renormalised to sum to 1; None = all.
+        unknown_below: the label is "unknown" if the most probable label is less probable than this.
 
     Returns:
-        The label, the probability of the most probable one, and all probabilities; (None, None, {}) without scores.
+        The label, the probability of the most probable label, and all probabilities; (None, None, {}) without scores.
 
     Raises:
         ValueError: for labels that are not in `scores`, or an `unknown_below` outside of [0, 1].
@@ -41,7 +41,7 @@ def choose_label(
     if not labels:
         return None, None, {}
     total = sum(scores[label] for label in labels)
-    # Rounded to nothing, they are all alike.
+    # If all are rounded to zero, they are equally probable.
     chosen = {label: scores[label] / total if total else 1 / len(labels) for label in labels}
     best = max(chosen, key=lambda label: chosen[label])
     return (best if chosen[best] >= unknown_below else UNKNOWN), chosen[best], chosen
@@ -51,30 +51,30 @@ def check_labels(known: Sequence[str], labels: Sequence[str] | None, unknown_bel
     """The labels to choose among; errors as `choose_label`."""
     labels = list(known if labels is None else labels)
     if (known and not labels) or len(set(labels)) < len(labels) or not set(labels) <= set(known):
-        raise ValueError(f"labels must be some of {list(known)}, each once, got {labels}.")
+        raise ValueError(f"labels must be different labels out of {list(known)}, got {labels}.")
     if not 0 <= unknown_below <= 1:
         raise ValueError(f"unknown_below must be in [0, 1], got {unknown_below!r}.")
     return labels
 
 
 def export_turns(turns: Sequence[Turn], name: str) -> str:
-    """The text of a file with the turns.
+    """Export turns as the text of a file.
 
     Args:
-        turns: what `AudioEmotionPipeline` returned.
-        name: one of `FORMATS`. "rttm", "vtt" and "textgrid" take turns of one conversation, with their times.
+        turns: as returned by `AudioEmotionPipeline`.
+        name: one of `FORMATS`. "rttm", "vtt" and "textgrid" need turns of a single conversation, with their times.
 
     Raises:
-        ValueError: for another name, turns without times or of several conversations.
+        ValueError: for another name, or turns without times or of several conversations.
     """
     if name not in FORMATS:
         raise ValueError(f"format must be one of {list(FORMATS)}, got {name!r}.")
     if name in ("rttm", "vtt", "textgrid"):
         if not turns or not all(_has_times(turn) for turn in turns):
-            raise ValueError(f"The format {name} needs turns, and the start and end of every one.")
+            raise ValueError(f"The format {name} needs at least one turn, and the start and end of every turn.")
         conversations = sorted({str(turn.get("conversation_id")) for turn in turns})
         if len(conversations) > 1:
-            raise ValueError(f"The format {name} is of one conversation, got {conversations}.")
+            raise ValueError(f"The format {name} needs turns of one conversation, got {conversations}.")
     return FORMATS[name](turns)
 
 
@@ -117,10 +117,10 @@ def _rttm(turns: Sequence[Turn]) -> str:
 
 
 def check_package(name: str) -> None:
-    """Raise what `export_turns` would raise of a format whose package is not installed.
+    """Check that the package that a format needs is installed.
 
     Raises:
-        MissingExtraError: naming it.
+        MissingExtraError: naming the missing package.
     """
     if name == "vtt":
         _webvtt()
@@ -156,7 +156,7 @@ def _vtt(turns: Sequence[Turn]) -> str:
 
 
 def _textgrid(turns: Sequence[Turn]) -> str:
-    """A tier for each speaker; where turns of one overlap, the earlier one ends as the later one starts."""
+    """One tier per speaker; if turns of a speaker overlap, the earlier one ends where the later one starts."""
     textgrid = _praatio()
     end = max(turn["end"] for turn in turns)
     tiers: dict[str, list[list]] = {}
@@ -176,13 +176,13 @@ def _textgrid(turns: Sequence[Turn]) -> str:
 
 
 def _speaker(turn: Turn, escape: Callable[[str], str] = str) -> str:
-    """In one line, without what ends a name in WebVTT."""
+    """The speaker's name on one line, without the character that would end it in WebVTT."""
     speaker = turn.get("speaker")
     return "unknown" if speaker is None else escape(" ".join(str(speaker).replace(">", " ").split())) or "unknown"
 
 
 def describe_turn(turn: Turn) -> str:
-    """What was read of a turn: "happy 71%, valence 0.62"."""
+    """Label and values of a turn as text: "happy 71%, valence 0.62"."""
     label = [] if turn["label"] is None else [f"{turn['label']} {turn['score']:.0%}"]
     return ", ".join([*label, *(f"{name} {value:.2f}" for name, value in (turn.get("values") or {}).items())])
 

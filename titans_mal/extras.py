@@ -1,4 +1,4 @@
-"""Packages that not everybody needs, an extra each: where one is missing, one sentence says how to get it."""
+"""Optional packages: each belongs to an extra, and a missing one raises an error with the install command."""
 
 from __future__ import annotations
 
@@ -7,16 +7,16 @@ from collections.abc import Iterator
 
 
 class MissingExtraError(ImportError):
-    """A package is not installed that only some need."""
+    """An optional package is not installed."""
 
 
 @contextlib.contextmanager
 def extra(name: str, what: str) -> Iterator[None]:
-    """For the imports of what an extra brings.
+    """Import the packages of an extra within this context.
 
     Args:
         name: of the extra, as in `pip install 'titans_mal[NAME]'`.
-        what: needs it, as the beginning of a sentence.
+        what: the feature that needs it, as the beginning of a sentence.
 
     Raises:
         MissingExtraError: if a package is missing.

@@ -1,8 +1,8 @@
-"""Makes `push_to_hub` of a model publish it with its card: the one module that knows both models and publishing."""
+"""Connects models with publishing: `push_to_hub` of a model publishes it with its card."""
 
 from __future__ import annotations
 
-from . import auto as auto  # which registers the hosts
+from . import auto as auto  # registers the hosts
 from .modeling.checkpoint_saving import CheckpointSavingMixin
 
 

@@ -1,4 +1,4 @@
-"""The processes that share a task, as a launcher started them."""
+"""State of the processes that a launcher started for one task."""
 
 from __future__ import annotations
 
@@ -10,31 +10,31 @@ from accelerate import PartialState
 
 
 def process_state() -> PartialState:
-    """accelerate's view of the processes, on a CPU as well.
+    """accelerate's state of the processes, which supports the CPU as well.
 
     Raises:
-        RuntimeError: if a launcher started processes that do not know of each other, which would all do all of the
-            work and write over each other's results.
+        RuntimeError: if the launched processes are not connected; each would do all of the work and overwrite the
+            others' results.
     """
-    # Without being told, accelerate takes processes on a CPU for unrelated ones.
+    # Without cpu=True, accelerate treats processes on a CPU as unrelated.
     state = PartialState(cpu=not torch.accelerator.is_available())
     launched = int(os.environ.get("WORLD_SIZE", "1"))
     if state.num_processes != launched:
         raise RuntimeError(
-            f"The launcher started {launched} processes, and accelerate sees {state.num_processes}: it was set up for "
-            "something else before. Start Python anew, and call this first."
+            f"The launcher started {launched} processes, but accelerate was initialised with {state.num_processes}: "
+            "restart Python and call this first."
         )
     return state
 
 
 def end_processes() -> None:
-    """Take leave of the other processes, when all work is done and nothing holds a wrapped or sharded model any more.
+    """Leave the process group when all work is done and no wrapped or sharded model is referenced any more.
 
-    Left to the end of the interpreter, a thread of gloo that still holds a tensor aborts it ("terminate called without
-    an active exception", https://github.com/pytorch/pytorch/issues/190489).
+    If left to interpreter shutdown, a gloo thread that still holds a tensor aborts the process ("terminate called
+    without an active exception", https://github.com/pytorch/pytorch/issues/190489).
     """
     if torch.distributed.is_available() and torch.distributed.is_initialized():
-        # Wrapped models go first: the last to hold the group joins its threads with Python's lock held, which they may
-        # be waiting for.
+        # Free wrapped models first: the last reference to the group joins its threads while holding the GIL, which
+        # they may be waiting for.
         gc.collect()
         torch.distributed.destroy_process_group()

@@ -1,4 +1,4 @@
-"""How far long work has come, and how long it will take: a bar on a terminal, lines elsewhere."""
+"""Progress of long work with the time left: a bar on a terminal, lines of text elsewhere."""
 
 from __future__ import annotations
 
@@ -12,19 +12,19 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 Item = TypeVar("Item")
 
-# Seconds between two lines, where there is no terminal that a bar could move on.
+# Seconds between two lines of text.
 LINE_SECONDS = 10.0
 
 
 def with_progress(
     items: Iterable[Item], *, total: int, description: str, size: Callable[[Item], int] = lambda item: 1
 ) -> Iterator[Item]:
-    """The items, while standard error shows how many of them are done and how long the others will take.
+    """Iterate over the items, showing on standard error how many are done and the time left.
 
     Args:
-        total: of the sizes of all items.
-        description: what is counted, as "turns".
-        size: what an item counts.
+        total: sum of the sizes of all items.
+        description: what is counted, such as "turns".
+        size: returns the size of an item.
     """
     console = Console(stderr=True)
     if not console.is_terminal:

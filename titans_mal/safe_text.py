@@ -1,23 +1,23 @@
-"""Names, labels and values that come from elsewhere, as text in the formats that would take them for more."""
+"""Escape untrusted names, labels and values for formats in which they could act as formulas or markup."""
 
 from __future__ import annotations
 
 
-# What spreadsheets take for the beginning of a formula, in either width, or skip before one.
+# Characters that start a formula in spreadsheets (also full width), or are skipped before one.
 _FORMULA = ("=", "+", "-", "@", "\t", "\n", "\uff1d", "\uff0b", "\uff0d", "\uff20")
 _MARKDOWN = (("\\", "\\\\"), ("|", "\\|"), ("`", "\\`"), ("](", "]\\("), ("<", "&lt;"))
 
 
 def csv_cell(value: object) -> object:
-    """A value that no spreadsheet takes for a formula: text that looks like one begins with an apostrophe."""
+    """Escape a value for CSV: text that looks like a formula gets a leading apostrophe."""
     if not isinstance(value, str):
         return value
-    value = value.replace("\r\n", "\n").replace("\r", "\n")  # which the writer would not quote
+    value = value.replace("\r\n", "\n").replace("\r", "\n")  # the csv writer does not quote a bare \r
     return f"'{value}" if value.startswith(_FORMULA) else value
 
 
 def markdown_text(value: object) -> str:
-    """A value as text in one line of Markdown: it ends no cell, and makes no link, no picture and no HTML."""
+    """Escape a value as one line of Markdown text: it cannot end a table cell or form a link, image or HTML."""
     text = " ".join(str(value).split())
     for special, harmless in _MARKDOWN:
         text = text.replace(special, harmless)

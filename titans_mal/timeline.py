@@ -1,4 +1,4 @@
-"""The timeline of a conversation as a file: a picture, or a page to point at."""
+"""Draw the timeline of a conversation to a file: an image, or an interactive HTML page."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from pathlib import Path
 
 from .timeline_figure import BAR_HEIGHT as BAR_HEIGHT
 from .timeline_figure import Turn, draw_figure
-from .timeline_figure import timeline_figure as _timeline_figure  # noqa: F401, as it was called here
+from .timeline_figure import timeline_figure as _timeline_figure  # noqa: F401, its former name here
 
 
 FORMATS = (".png", ".svg", ".pdf", ".html")
@@ -22,30 +22,30 @@ def draw_timeline(
 ) -> Path:
     """Draw the turns of one conversation on a time axis and write the picture to `path`.
 
-    Each speaker has a lane and each turn a bar in it: from start to end, in the colour of its label, as high as the
-    label's probability. A strip below a bar shows the gold label where it is another one. Panels under the lanes show
-    the values of the dimensions, a line each, and the surprise of the memory. A label's colour follows from its place
-    among all labels of `scores`, sorted, so pictures of one label set agree.
+    Each speaker has a lane and each turn a bar in it, from start to end, in the colour of its label and as high as the
+    label's probability. A strip below the bar shows the gold label if it differs. Panels below the lanes show the
+    values of the dimensions, one line each, and the surprise of the memory. The colour of a label depends on its
+    position in the sorted labels of `scores`, so pictures with the same label set agree.
 
     Args:
-        turns: one mapping per turn, in order: conversation_id, turn_index, label, score (0 to 1) and scores (label to
-            probability); speaker, start and end (seconds), surprise (a number, or one per memory layer, which are
-            averaged), values (dimension to number) and emotion (the gold label) may be None or missing, and label and
-            score None where a model reads no labels. If any turn lacks a time, all are laid out
-            one unit each by turn_index. Other keys are ignored.
-        path: where to write; the suffix picks the format. HTML is one file that needs no network, to zoom into and to
-            point at; it needs Plotly.
-        turns_without_memory: the same turns as labelled without the memory, for a second panel of lanes; speakers and
-            times are those of `turns`.
+        turns: one mapping per turn, in order, with conversation_id, turn_index, label, score (0 to 1) and scores
+            (label to probability). speaker, start and end (seconds), surprise (a number, or one per memory layer,
+            which are averaged), values (dimension to number) and emotion (the gold label) may be None or missing;
+            label and score are None if the model predicts no labels. If any turn lacks a time, all turns are drawn one
+            unit wide by turn_index. Other keys are ignored.
+        path: where to write; the suffix selects the format. HTML is a single self-contained file with zoom and
+            tooltips; it needs Plotly.
+        turns_without_memory: the same turns scored without memory, for a second panel of lanes; their speakers and
+            times are taken from `turns`.
         title: the line above the picture; by default the conversation_id.
 
     Returns:
         The path written.
 
     Raises:
-        ValueError: no turns, more than one conversation, a score outside 0 to 1, a turn that ends before it starts,
-            another number of turns without memory, or a suffix other than .png, .svg, .pdf and .html.
-        OSError: the file cannot be written.
+        ValueError: for no turns, more than one conversation, a score outside 0 to 1, a turn that ends before it
+            starts, a different number of turns without memory, or a suffix other than .png, .svg, .pdf and .html.
+        OSError: if the file cannot be written.
     """
     path = check_format(path)
     if path.suffix.lower() == ".html":
@@ -56,7 +56,7 @@ def draw_timeline(
 
 
 def check_format(path: str | Path) -> Path:
-    """The path, if a timeline can be drawn to it.
+    """The path, after checking that its suffix is a format of timelines.
 
     Raises:
         ValueError: for a suffix other than .png, .svg, .pdf and .html.

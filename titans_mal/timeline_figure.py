@@ -1,7 +1,7 @@
-"""A picture of one conversation: who spoke when, with which emotion, and how surprised the memory was.
+"""Picture of one conversation: speakers over time, their emotions, and the surprise of the memory.
 
-This file stands alone: a Space takes it along. The figure is built with matplotlib's object interface alone. It keeps
-no global state, needs no display, and may be drawn from several threads at once.
+This module imports nothing from titans_mal, since it is copied into Spaces. It uses matplotlib's object interface
+only: it keeps no global state, needs no display, and can draw in several threads at once.
 """
 
 from __future__ import annotations
@@ -24,20 +24,20 @@ from matplotlib.ticker import MaxNLocator
 
 Turn = Mapping[str, Any]
 
-# Okabe and Ito's colours, with grey for their black, which text and outlines need. The order is free; this one gives
-# the sorted label sets of MELD and IEMOCAP the colours a reader expects: red anger, grey neutral, blue sadness.
+# The palette of Okabe and Ito, with grey for black, which text and outlines use. The order gives the sorted label sets
+# of MELD and IEMOCAP familiar colours: red for anger, grey for neutral, blue for sadness.
 _COLOURS = ("#D55E00", "#009E73", "#CC79A7", "#F0E442", "#999999", "#0072B2", "#E69F00", "#56B4E9")
 _HATCHES = ("", "///", "...", "xxx")
 
-BAR_HEIGHT = 0.76  # of a probability of 1, where lanes are 1 apart
+BAR_HEIGHT = 0.76  # height of a bar at probability 1; lanes are 1 apart
 _STRIP_HEIGHT, _STRIP_DROP = 0.1, 0.14
 _OUTLINE: dict[str, Any] = {"facecolor": "0.965", "edgecolor": "0.8", "linewidth": 0.5}
 _BAR_EDGE: dict[str, Any] = {"edgecolor": "0.25", "linewidth": 0.4}
 _STRIP_EDGE: dict[str, Any] = {"edgecolor": "black", "linewidth": 0.6}
 
 _MOST_TURNS_WITH_TEXT = 40
-_FONT_SIZE = 8  # points, of the labels on bars
-_LETTER_INCHES = 0.065  # about the mean width of a letter in that size
+_FONT_SIZE = 8  # points, for the labels on bars
+_LETTER_INCHES = 0.065  # approximate mean width of a letter at that size
 _LINE_INCHES = 0.14
 
 
@@ -48,11 +48,11 @@ def draw_figure(
     turns_without_memory: Sequence[Turn] | None = None,
     title: str | None = None,
 ) -> Path:
-    """Write the picture of `timeline_figure`; `.png`, `.svg` or `.pdf` of `path` picks the format.
+    """Write the picture of `timeline_figure`; the suffix of `path` (.png, .svg or .pdf) selects the format.
 
     Raises:
         ValueError: as `timeline_figure`.
-        OSError: the file cannot be written.
+        OSError: if the file cannot be written.
     """
     path = Path(path)
     figure = timeline_figure(turns, turns_without_memory=turns_without_memory, title=title)
@@ -62,14 +62,14 @@ def draw_figure(
 
 @dataclass(frozen=True)
 class Layout:
-    """What all panels share.
+    """Layout shared by all panels.
 
     Attributes:
         starts, widths: of each turn, in seconds or turns.
         unit: label of the time axis.
         speakers: in order of appearance, from the top lane down.
-        bases: height of each turn's lane.
-        styles: label to the fill of its bars.
+        bases: vertical position of each turn's lane.
+        styles: fill of the bars of each label.
         inches: width of the figure.
     """
 
@@ -87,13 +87,13 @@ class Layout:
 
     @property
     def limits(self) -> tuple[float, float]:
-        """Ends of the time axis, with a little air."""
+        """Limits of the time axis, with a margin."""
         first, last = min(self.starts), max(self.ends)
         air = 0.01 * (last - first) or 0.5
         return first - air, last + air
 
 
-# Of a conversation, a speaker or a label a dollar is a dollar.
+# Disable math text, so that dollar signs in names and labels are drawn as they are.
 @rc_context({"text.parse_math": False})
 def timeline_figure(
     turns: Sequence[Turn], *, turns_without_memory: Sequence[Turn] | None = None, title: str | None = None
@@ -104,7 +104,7 @@ def timeline_figure(
         turns, turns_without_memory, title: as `titans_mal.draw_timeline`.
 
     Raises:
-        ValueError: as `titans_mal.draw_timeline`, but for the suffix.
+        ValueError: as `titans_mal.draw_timeline`, except for the suffix.
     """
     check_turns(turns, turns_without_memory)
     layout = lay_out(turns, turns_without_memory or ())
@@ -172,7 +172,7 @@ def lay_out(turns: Sequence[Turn], turns_without_memory: Sequence[Turn]) -> Layo
         widths = [turn["end"] - turn["start"] for turn in turns]
     else:
         unit = "turn"
-        starts = [turn["turn_index"] - 0.5 for turn in turns]  # ticks at whole numbers then stand under the middles
+        starts = [turn["turn_index"] - 0.5 for turn in turns]  # centres bars on integer ticks
         widths = [1.0] * len(turns)
 
     speakers = list(dict.fromkeys(turn.get("speaker") for turn in turns))
@@ -191,7 +191,7 @@ def lay_out(turns: Sequence[Turn], turns_without_memory: Sequence[Turn]) -> Layo
 def _styles(turns: Sequence[Turn]) -> dict[str, dict[str, str]]:
     """Colour and hatch of each label, by its place among the sorted labels of `scores`."""
     scored = {label for turn in turns for label in turn["scores"]}
-    # Labels without a score, gold ones say, come last: they must not move the colours of the others.
+    # Labels without a score, such as gold labels, come last, so that they do not change the colours of the others.
     unscored = {label for turn in turns for label in (turn["label"], turn.get("emotion")) if label} - scored
     styles = {}
     for place, label in enumerate(sorted(scored) + sorted(unscored)):
@@ -201,7 +201,7 @@ def _styles(turns: Sequence[Turn]) -> dict[str, dict[str, str]]:
 
 
 def _draw_lanes(axes: Axes, turns: Sequence[Turn], layout: Layout) -> None:
-    """One lane per speaker, with a bar, and the gold label if another one, for each turn."""
+    """Draw one lane per speaker, with a bar for each turn, and its gold label if that differs."""
 
     def fills(labels: list[str]) -> dict[str, Any]:
         styles = [layout.styles[label] for label in labels]
@@ -213,7 +213,7 @@ def _draw_lanes(axes: Axes, turns: Sequence[Turn], layout: Layout) -> None:
 
     every = list(range(len(turns)))
     bars(every, BAR_HEIGHT, **_OUTLINE)
-    # A model of dimensions alone has no labels.
+    # A model that predicts only dimensions has no labels.
     labelled = [i for i in every if turns[i]["label"] is not None]
     heights = [BAR_HEIGHT * turns[i]["score"] for i in labelled]
     bars(labelled, heights, **_BAR_EDGE, **fills([turns[i]["label"] for i in labelled]))
@@ -233,9 +233,9 @@ def _draw_lanes(axes: Axes, turns: Sequence[Turn], layout: Layout) -> None:
 
 
 def _write_labels(axes: Axes, turns: Sequence[Turn], layout: Layout) -> None:
-    """Write each label on its bar: across if it fits, else upwards, else not."""
+    """Write each label on its bar: horizontally if it fits, else vertically if that fits."""
     first, last = layout.limits
-    inches_per_unit = (layout.inches - 1.5) / (last - first)  # the speakers' names take the rest
+    inches_per_unit = (layout.inches - 1.5) / (last - first)  # 1.5 inches are for the speakers' names
     for turn, start, width, base in zip(turns, layout.starts, layout.widths, layout.bases):
         room = width * inches_per_unit
         if room < _LINE_INCHES or turn["label"] is None:
@@ -253,7 +253,7 @@ def _write_labels(axes: Axes, turns: Sequence[Turn], layout: Layout) -> None:
 
 
 def _draw_values(axes: Axes, turns: Sequence[Turn], layout: Layout) -> None:
-    """A line for each dimension of emotion, named at its right end."""
+    """Draw a line for each dimension of emotion, with a legend on the right."""
     middles = [(start + end) / 2 for start, end in zip(layout.starts, layout.ends)]
     for place, (name, values) in enumerate(values_by_dimension(turns).items()):
         points = sorted(zip(middles, values))
@@ -270,7 +270,7 @@ def _draw_values(axes: Axes, turns: Sequence[Turn], layout: Layout) -> None:
 
 def _draw_surprise(axes: Axes, surprises: Sequence[float], layout: Layout) -> None:
     middles = [(start + end) / 2 for start, end in zip(layout.starts, layout.ends)]
-    points = sorted(zip(middles, surprises))  # turns may overlap, and a line must not run back
+    points = sorted(zip(middles, surprises))  # turns may overlap, but the line must go forward in time
     size = 3 if len(points) <= 100 else 1.5
     axes.plot(*zip(*points), color="black", linewidth=1, marker="o", markersize=size)
     axes.set_ylabel("surprise", fontsize=9)
@@ -294,18 +294,18 @@ def _has_times(turn: Turn) -> bool:
 
 
 def is_missed(turn: Turn) -> bool:
-    """Whether the gold label is known and another one than the turn's."""
+    """Whether the gold label is known and differs from the turn's label."""
     return bool(turn.get("emotion")) and turn["emotion"] != turn["label"]
 
 
 def values_by_dimension(turns: Sequence[Turn]) -> dict[str, list[float]]:
-    """For each dimension of emotion its value in every turn, nan where it is unknown."""
+    """Values of each dimension of emotion in every turn, NaN if unknown."""
     names = dict.fromkeys(name for turn in turns for name in turn.get("values") or ())
     return {name: [(turn.get("values") or {}).get(name, math.nan) for turn in turns] for name in names}
 
 
 def mean_surprise(turn: Turn) -> float:
-    """Mean over the memory layers; nan, which leaves a gap in the line, where it is unknown."""
+    """Mean over the memory layers; NaN (a gap in the line) if unknown."""
     surprise = turn.get("surprise")
     if isinstance(surprise, Sequence):
         return fmean(surprise) if surprise else math.nan

@@ -1,4 +1,4 @@
-"""The timeline as one HTML file, to zoom into and point at; drawn by Plotly."""
+"""The timeline as one interactive HTML file, drawn by Plotly."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from .timeline_figure import (
 
 _LANE_PIXELS, _SURPRISE_PIXELS, _REST_PIXELS = 70, 110, 190
 _LINE_COLOURS = ("black", "#0072B2", "#D55E00", "#009E73")
-# Plotly's words for matplotlib's hatches.
+# Plotly's names for matplotlib's hatches.
 _PATTERNS = {"": "", "///": "/", "...": ".", "xxx": "x"}
 
 
@@ -85,13 +85,13 @@ def write_timeline_html(
 
 
 def _draw_lanes(figure, row: int, turns: Sequence[Turn], layout: Layout, *, with_legend: bool) -> None:
-    """A bar for each turn in its speaker's lane, as high as its probability; one trace for each label."""
+    """Draw a bar for each turn in its speaker's lane, as high as its probability; one trace per label."""
     import plotly.graph_objects as go
 
     middles = [(start + end) / 2 for start, end in zip(layout.starts, layout.ends)]
 
     def draw(name: str, picked: Sequence[int], heights: Sequence[float], **look) -> None:
-        # A label that no turn has stands in the legend all the same.
+        # Labels without turns get a bar at None, so that they appear in the legend.
         bar = go.Bar(
             x=[middles[index] for index in picked] if picked else [None],
             y=list(heights) if heights else [None],
@@ -118,7 +118,7 @@ def _draw_lanes(figure, row: int, turns: Sequence[Turn], layout: Layout, *, with
                 "line": {"color": "#404040", "width": 0.5},
                 "pattern": {"shape": _PATTERNS[style["hatch"]]},
             },
-            hovertext=[_told(turns[index]) for index in picked],
+            hovertext=[_hover_text(turns[index]) for index in picked],
             hoverinfo="text",
         )
     count = len(layout.speakers)
@@ -144,8 +144,8 @@ def _draw_line(figure, row: int, name: str, numbers: Sequence[float], layout: La
     figure.update_yaxes(gridcolor="#e5e5e5", nticks=4, row=row, col=1)
 
 
-def _told(turn: Turn) -> str:
-    """All of a turn, in lines."""
+def _hover_text(turn: Turn) -> str:
+    """The details of a turn, one per line."""
     ranked = sorted(turn["scores"].items(), key=lambda pair: -pair[1])
     times = "" if turn.get("start") is None else f", {turn['start']:.2f} to {turn['end']:.2f} s"
     gold = [f"gold: {escape(turn['emotion'])}"] if is_missed(turn) else []

@@ -1,4 +1,4 @@
-"""`training_recipe.json`: how a model was trained, as its training wrote it beside the weights."""
+"""`training_recipe.json`: how a model was trained, written by its training beside the weights."""
 
 from __future__ import annotations
 
@@ -9,15 +9,15 @@ from pathlib import Path
 
 
 RECIPE_FILE = "training_recipe.json"
-# In a recipe: the licence of each corpus that was trained on, by its name.
+# Field of a recipe: the licence of each training corpus, by the corpus' name.
 LICENCES = "licences"
 
 
 def read_recipe(folder: Path) -> dict[str, object]:
-    """How a model was trained, as its training wrote it beside the weights; empty where nothing is said.
+    """The training recipe of the model in a folder; empty if there is none.
 
     Raises:
-        ValueError: if it is no table of names and values.
+        ValueError: if it is not a JSON object.
     """
     path = folder / RECIPE_FILE
     if not path.is_file():
@@ -25,18 +25,18 @@ def read_recipe(folder: Path) -> dict[str, object]:
     try:
         recipe = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
-        raise ValueError(f"{path} is no JSON: {error}") from error
+        raise ValueError(f"{path} is not valid JSON: {error}") from error
     if not isinstance(recipe, dict):
-        raise ValueError(f"{path} must hold names and values, got {type(recipe).__name__}.")
+        raise ValueError(f"{path} must hold a JSON object, got {type(recipe).__name__}.")
     return recipe
 
 
 def check_licence(recipe: Mapping[str, object], license: str | None) -> None:
-    """Refuse a licence that allows commercial use of what was trained on a corpus that does not.
+    """Reject a licence that allows commercial use if a training corpus is for non-commercial use only.
 
     Args:
-        recipe: of the model; its `licences` name the corpora, as `{"ravdess": "CC BY-NC-SA 4.0"}`.
-        license: that the model is to be published under, an identifier of the Hub.
+        recipe: of the model; its `licences` maps corpora to licences, such as `{"ravdess": "CC BY-NC-SA 4.0"}`.
+        license: the licence to publish the model under, an identifier of the Hub.
 
     Raises:
         ValueError: naming the corpora.
@@ -47,6 +47,6 @@ def check_licence(recipe: Mapping[str, object], license: str | None) -> None:
     restricted = {name: text for name, text in licences.items() if pattern.search(str(text))}
     if restricted and not pattern.search(license or ""):
         raise ValueError(
-            f"The model was trained on {restricted}, for non-commercial use only; its licence would be {license!r}. "
-            "Give one with 'nc', such as cc-by-nc-sa-4.0, or force it where you have other rights."
+            f"The model was trained on {restricted}, for non-commercial use only, but its licence would be "
+            f"{license!r}. Choose one with 'nc', such as cc-by-nc-sa-4.0, or force it if you have other rights."
         )

@@ -33,7 +33,7 @@ def by_autograd(shape: tuple[int, ...], memory: dict) -> Callable[[], object]:
     run = by_hand(shape, memory)
 
     def with_plain_chunks():
-        with mock.patch.object(neural_memory, "goes_by_hand", return_value=False):
+        with mock.patch.object(neural_memory, "uses_manual_gradients", return_value=False):
             run()
 
     return with_plain_chunks

@@ -122,7 +122,7 @@ def hear_table(model, processor, table: Dataset, *, unscored: int = 0) -> Heard:
 @torch.no_grad()
 def _hear(model, processor, sounds: Iterable[list[np.ndarray]], *, batch_size: int = 16) -> dict[str, Tensor]:
     """The tensors of `Heard` that the frozen front makes of conversations of as many turns each."""
-    rate = model.sound_extractor(processor).sampling_rate
+    rate = model.audio_extractor(processor).sampling_rate
     received: list[Tensor] = []
     # What the language model is called with is what the front has made.
     hook = model.get_decoder().register_forward_pre_hook(

@@ -100,19 +100,19 @@ def test_memory_can_be_left_out(handler, sounds, folder):
 @pytest.mark.parametrize(
     ("inputs", "parameters", "told"),
     [
-        (None, {}, "inputs hold no sound"),
-        ("", {}, "inputs hold no sound"),
-        (b"no sound", {}, "cannot be decoded|no usable sound|Turn 1"),
-        ("http://127.0.0.1/turn.wav", {}, "base64 of a sound file; addresses and paths are not read"),
-        ("/etc/passwd", {}, "addresses and paths are not read|Turn 1"),
+        (None, {}, "inputs hold no audio"),
+        ("", {}, "inputs hold no audio"),
+        (b"no sound", {}, "cannot be decoded|not usable audio|Turn 1"),
+        ("http://127.0.0.1/turn.wav", {}, "base64 of an audio file; URLs and paths are not read"),
+        ("/etc/passwd", {}, "URLs and paths are not read|Turn 1"),
         (3, {}, "audio must be bytes or base64, got int"),
-        ({"audio": "AAAA", "file": "x"}, {}, r"A turn holds audio, and may hold .*'file'"),
+        ({"audio": "AAAA", "file": "x"}, {}, r"A turn must hold audio, and may hold .*'file'"),
         ({"turns": "AAAA"}, {}, "hold nothing else"),
         ({"turns": ["AAAA"] * (MAX_TURNS + 1)}, {}, "up to 64 turns, got 65"),
         ({"audio": "AAAA", "start": "now"}, {}, "start is in seconds, got 'now'"),
         ({"audio": "AAAA", "start": float("nan")}, {}, "start is in seconds, got nan"),
         ({"audio": "AAAA", "end": 10**400}, {}, "end is in seconds"),
-        ({"audio": "AAAA", "start": 2.0, "end": 1.0}, {}, "A turn ends after it starts"),
+        ({"audio": "AAAA", "start": 2.0, "end": 1.0}, {}, "a turn must end after it starts"),
         ({"audio": "AAAA", "speaker": {"a": 1}}, {}, "speaker must be a name"),
         ({"audio": "AAAA", "speaker": True}, {}, "speaker must be a name"),
         ("good", {"speed": 2}, "parameters may hold conversation, reset, memory, speaker"),
@@ -123,7 +123,7 @@ def test_memory_can_be_left_out(handler, sounds, folder):
         ({"audio": "AAAA", "speaker": "x" * 5_000_000}, {}, "speaker must be a name of up to 200 characters"),
         ({"audio": "AAAA", "speaker": 10**1000}, {}, "speaker must be a name of up to 200 characters"),
         ({"audio": "AAAA", "speaker": ["x" * 5_000_000]}, {}, "speaker must be a name"),
-        ({"audio": "AAAA", "x" * 5_000_000: 1, 5: 2}, {}, "A turn holds audio, and may hold"),
+        ({"audio": "AAAA", "x" * 5_000_000: 1, 5: 2}, {}, "A turn must hold audio, and may hold"),
         ("good", {"conversation": "x" * 201}, "conversation must be a name of up to 200 characters"),
         ("good", {"conversation": "\ud800"}, "conversation must be a name in UTF-8"),
         ("good", {"speaker": "\udfff"}, "speaker must be a name in UTF-8"),
@@ -131,7 +131,7 @@ def test_memory_can_be_left_out(handler, sounds, folder):
         ("good", {"x" * 5_000_000: 1}, "parameters may hold"),
         (SDP, {}, "cannot be decoded"),
         (LONG, {}, "lasts longer than the 300 s that are taken"),
-        (["good", {"audio": "good", "start": -1.0}], {}, "Entry 1: a turn starts at 0 s or later, got -1.0 s"),
+        (["good", {"audio": "good", "start": -1.0}], {}, "Entry 1: a turn must start at 0 s or later, got -1.0 s"),
     ],
 )
 def test_a_bad_request_is_told_and_changes_no_state(handler, sounds, inputs, parameters, told):
@@ -174,7 +174,7 @@ def test_turns_overlap_between_requests(handler, sounds):
 
 
 def test_reset_without_a_name_is_told(handler):
-    assert "name it as conversation" in handler({"inputs": None, "parameters": {"reset": True}})["error"]
+    assert "give it as conversation" in handler({"inputs": None, "parameters": {"reset": True}})["error"]
 
 
 def test_it_runs_on_published_packages_alone(folder, sounds, tmp_path):

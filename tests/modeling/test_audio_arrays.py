@@ -16,7 +16,7 @@ EXPECTED = PCM / np.float32(32768)
 
 @pytest.mark.parametrize("dtype", [np.int32, np.int64])
 def test_16_bit_samples_in_wider_integers_are_seen(dtype):
-    with pytest.warns(UserWarning, match=f"is {np.dtype(dtype)} with a peak of 3277: it is taken for 16-bit samples"):
+    with pytest.warns(UserWarning, match=f"is {np.dtype(dtype)} with a peak of 3277: it is treated as 16-bit samples"):
         waveform = load_audio((PCM.astype(dtype), RATE))
     np.testing.assert_array_equal(waveform, EXPECTED)
     extreme = np.array([-32768, 32767], dtype)
@@ -35,7 +35,7 @@ def test_integers_in_floats_are_refused(dtype):
     "samples", [PCM.astype(np.uint32) & 0x7FFF, PCM.astype(np.int64) << 20, PCM.astype(np.int32) << 8]
 )
 def test_integers_of_no_known_scale_are_refused(samples):
-    with pytest.raises(ValueError, match="whose full scale is not known: give int16"):
+    with pytest.raises(ValueError, match="so its full scale is unknown: give int16"):
         load_audio((samples, RATE))
 
 
@@ -89,7 +89,7 @@ def test_every_door():
         lambda samples: ConversationAnalyzer(model, processor).push(samples, RATE).scores,
     ]
     for door in doors:
-        with pytest.warns(UserWarning, match="taken for 16-bit samples"):
+        with pytest.warns(UserWarning, match="treated as 16-bit samples"):
             assert door(wide) == pytest.approx(expected, abs=1e-6)
         with pytest.raises(ValueError, match="has a peak of 3277, where"):
             door(PCM.astype(np.float64))

@@ -115,7 +115,7 @@ def test_integers_are_pcm():
     ("source", "error", "message"),
     [
         (b"", AudioDecodingError, "empty"),
-        (b"this is no sound, whatever it is called" * 10, AudioDecodingError, "cannot be decoded as sound"),
+        (b"this is no sound, whatever it is called" * 10, AudioDecodingError, "cannot be decoded as audio"),
         ("no/such/file.wav", FileNotFoundError, r"no/such/file\.wav"),
         (None, ValueError, "got NoneType"),
         (12, ValueError, "got int"),

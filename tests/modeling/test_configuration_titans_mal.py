@@ -54,9 +54,9 @@ def test_quadratic_features_widen_the_first_matrix():
     [
         ({"emotion_readout": "regression"}, "emotion_readout must be one of"),
         ({"id2label": {1: "sad", 2: "happy"}}, r"id2label must number the labels 0, 1, .* \{1: 'sad', 2"),
-        ({"id2label": {0: "sad", 1: "sad"}}, "must not name a label twice"),
-        ({"label_token_ids": [3, 3, 4, 5]}, "label_token_ids must hold a token of its own"),
-        ({"label_token_ids": [3, 4]}, "label_token_ids must hold a token of its own"),
+        ({"id2label": {0: "sad", 1: "sad"}}, "must not repeat a label"),
+        ({"label_token_ids": [3, 3, 4, 5]}, "label_token_ids must hold a different token"),
+        ({"label_token_ids": [3, 4]}, "label_token_ids must hold a different token"),
         ({"memory": {"chunk_size": 0}}, "chunk_size"),
     ],
 )
@@ -114,10 +114,10 @@ def test_a_name_that_is_none_of_its_fields_is_refused():
         ("memory_config", {"head_dim": 10**9}, "head_dim must be an integer of at most"),
         ("memory_config", {"num_heads": 10**400}, "num_heads must be an integer of at most"),
         ("memory_config", {"depth": "x" * 5_000_000}, "depth must be an integer of at least 1"),
-        ("label_token_ids", [1, 2, 3, -4], "label_token_ids must hold a token of its own"),
-        ("label_token_ids", [1, 2, 3, 10**9], "label_token_ids must hold a token of its own"),
-        ("label_token_ids", [1, 2, 3, "4"], "label_token_ids must hold a token of its own"),
-        ("label_token_ids", 5, "label_token_ids must hold a token of its own"),
+        ("label_token_ids", [1, 2, 3, -4], "label_token_ids must hold a different token"),
+        ("label_token_ids", [1, 2, 3, 10**9], "label_token_ids must hold a different token"),
+        ("label_token_ids", [1, 2, 3, "4"], "label_token_ids must hold a different token"),
+        ("label_token_ids", 5, "label_token_ids must hold a different token"),
         ("emotion_prompt", ["{labels}"], "emotion_prompt must be text"),
     ],
 )

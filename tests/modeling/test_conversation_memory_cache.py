@@ -310,20 +310,20 @@ def test_both_ways_of_addressing_do_not_mix(model):
     turns = tiny_turns(2)
     cache = ConversationMemoryCache(model.config, batch_size=2)
     model(**turns, memory_cache=cache, conversation_ids=[1, 2])
-    with pytest.raises(ValueError, match="addressed by conversation_ids: give them in every call"):
+    with pytest.raises(ValueError, match="used with conversation_ids: give them in every call"):
         model(**turns, memory_cache=cache)
     cache.reset()
     model(**turns, memory_cache=cache)
-    with pytest.raises(ValueError, match="addressed by row: give no conversation_ids"):
+    with pytest.raises(ValueError, match="used by row: give no conversation_ids"):
         model(**turns, memory_cache=cache, conversation_ids=[1, 2])
 
 
 @pytest.mark.parametrize("ids", [[1], [1, 2, 3], [[1, 2]], [0.5, 1.5], ["a", "b"]])
 def test_ids_that_do_not_fit_are_refused(model, ids):
     cache = ConversationMemoryCache(model.config, batch_size=2)
-    with pytest.raises(ValueError, match=r"conversation_ids must be \(2,\) integers, one a row"):
+    with pytest.raises(ValueError, match=r"conversation_ids must be \(2,\) integers, one per row"):
         model(**tiny_turns(2), memory_cache=cache, conversation_ids=ids)
-    with pytest.raises(ValueError, match=r"conversation_ids must be \(2,\) integers, one a row"):
+    with pytest.raises(ValueError, match=r"conversation_ids must be \(2,\) integers, one per row"):
         model(**tiny_turns(2), conversation_ids=ids)
 
 

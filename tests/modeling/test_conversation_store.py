@@ -61,13 +61,13 @@ def test_what_fails_leaves_the_conversation_as_it_was(model, tmp_path):
     with store.conversation("a") as cache:
         hear(model, cache, seed=0)
         before = state_of(cache)
-    for anew in (False, True):
-        with pytest.raises(ValueError, match="conversation_ids"), store.conversation("a", anew=anew) as cache:
+    for reset in (False, True):
+        with pytest.raises(ValueError, match="conversation_ids"), store.conversation("a", reset=reset) as cache:
             fail_in_the_second_turn(model, cache)
         with store.conversation("a") as cache:
             assert_same_state(state_of(cache), before)
     store.save()
-    with store.conversation("a", anew=True) as cache:
+    with store.conversation("a", reset=True) as cache:
         assert cache.turns.tolist() == [0]
     assert not list(tmp_path.glob("*/*.safetensors"))
     with ConversationStore(model, tmp_path).conversation("a") as cache:
@@ -117,7 +117,7 @@ def test_a_name_leads_nowhere_else(model, tmp_path):
     assert {path.name for path in tmp_path.iterdir()} == {"states"}
     assert len(list((tmp_path / "states").iterdir())) == 6
     for name in (17, None, b"x"):
-        with pytest.raises(TypeError, match="named by text"), store.conversation(name, anew=True):
+        with pytest.raises(TypeError, match="name must be a string"), store.conversation(name, reset=True):
             pass
     assert len(store.live) == 6
 
@@ -147,11 +147,11 @@ def test_what_others_put_into_the_folder_stays(model, tmp_path, monkeypatch):
 def test_one_thread_has_a_conversation_once(model):
     store = ConversationStore(model)
     with store.conversation("a"):
-        with pytest.raises(RuntimeError, match="in use by this very thread"), store.conversation("a"):
+        with pytest.raises(RuntimeError, match="in use by this thread"), store.conversation("a"):
             pass
         with store.conversation("b"):
             pass
-        with pytest.raises(RuntimeError, match="in use by this very thread"):
+        with pytest.raises(RuntimeError, match="in use by this thread"):
             store.save()
     with store.conversation("a"):
         pass
@@ -168,7 +168,7 @@ def test_a_state_of_other_weights_is_refused_until_begun_anew(model, tmp_path):
     with pytest.raises(ValueError, match="other weights"), store.conversation("a"):
         pass
     assert store.live == []
-    with store.conversation("a", anew=True) as cache:
+    with store.conversation("a", reset=True) as cache:
         hear(other, cache, seed=0)
     assert store.live == ["a"]
 
@@ -219,7 +219,7 @@ def test_many_threads(model, tmp_path):
 
 def test_wrong_bounds(model):
     for wrong in ({"max_live": 0}, {"max_live": 1.5}, {"time_to_live": 0}, {"time_to_live": float("nan")}):
-        with pytest.raises(ValueError, match="max_live is a number of at least 1 and time_to_live above 0"):
+        with pytest.raises(ValueError, match="max_live must be at least 1 and time_to_live above 0"):
             ConversationStore(model, **wrong)
 
 
@@ -249,7 +249,7 @@ def test_a_folder_belongs_to_one_process(model, tmp_path):
     again = ConversationStore(model, tmp_path)  # in this very process, one after the other
     other = in_another_process(tmp_path)
     assert other.returncode == 1
-    assert f"Another process has the states in {tmp_path}" in other.stderr
+    assert f"Another process uses the states in {tmp_path}" in other.stderr
     del store, again
     assert in_another_process(tmp_path).returncode == 0
 
@@ -268,7 +268,7 @@ def test_what_a_killed_process_lost_is_reported(model, tmp_path, caplog):
     with ConversationStore(model, tmp_path).conversation("b") as cache:
         assert cache.notes == {"history_lost": True}
     for name in "bc":
-        with store.conversation(name, anew=True) as cache:
+        with store.conversation(name, reset=True) as cache:
             assert cache.notes == {}
         with store.conversation(name) as cache:
             assert cache.notes == {}

@@ -123,7 +123,7 @@ def test_a_layer_that_reaches_no_answer_is_pointed_out(caplog):
 def test_attaching_twice_is_refused():
     host = tiny_host()
     attach_memory(host, TitansMemoryConfig(layers=[0], num_heads=2, head_dim=8))
-    with pytest.raises(ValueError, match="has a memory already"):
+    with pytest.raises(ValueError, match="already has a memory"):
         attach_memory(host, TitansMemoryConfig(layers=[1]))
 
 

@@ -86,12 +86,12 @@ def test_speakers_have_their_own_memory_where_the_scope_says_so():
     alone = pipe([turn for turn in named if turn["speaker"] == "A"])
     np.testing.assert_allclose(scores(pipe(named))[::2], scores(alone), atol=1e-6)
     for nobody in (None, "", "  "):
-        with pytest.raises(ValueError, match="Turn 1: A turn names no speaker, and speaker_ids are needed"):
+        with pytest.raises(ValueError, match="Turn 1: A turn has no speaker, but speaker_ids are needed"):
             pipe([named[0], {"audio": TURNS[1], "speaker": nobody}])
     cache = ConversationMemoryCache(pipe.model.config)
     pipe(named, memory_cache=cache)
     before = state_of(cache)
-    with pytest.raises(ValueError, match=r"Turn 0: .*room for max_speakers=2 .* has \['A', 'B', 'C'\]"):
+    with pytest.raises(ValueError, match=r"Turn 0: .*can hold max_speakers=2 .* has \['A', 'B', 'C'\]"):
         pipe({"audio": TURNS[0], "speaker": "C"}, memory_cache=cache)
     assert_same_state(before, state_of(cache))
 
@@ -131,8 +131,8 @@ def test_turns_overlap(pipe):
 @pytest.mark.parametrize(
     ("times", "message"),
     [
-        ({"start": 2.0, "end": 1.0}, "Entry 1: A turn ends after it starts, got 2.0 to 1.0 s"),
-        ({"start": -0.2}, "Entry 1: a turn starts at 0 s or later, got -0.2 s"),
+        ({"start": 2.0, "end": 1.0}, "Entry 1: a turn must end after it starts, got 2.0 to 1.0 s"),
+        ({"start": -0.2}, "Entry 1: a turn must start at 0 s or later, got -0.2 s"),
         ({"start": float("nan")}, "Entry 1: start is in seconds, got nan"),
         ({"end": float("inf")}, "Entry 1: end is in seconds, got inf"),
         ({"start": "0:01"}, "Entry 1: start is in seconds, got '0:01'"),
@@ -164,7 +164,7 @@ def test_unknown_fields_of_a_turn_are_refused(pipe):
 
 
 def test_unknown_arguments_are_refused(pipe):
-    with pytest.raises(ValueError, match="takes memory_cache and memory, got"):
+    with pytest.raises(ValueError, match="accepts memory_cache and memory, got"):
         pipe(TURNS, top_k=2)
 
 

@@ -71,7 +71,7 @@ def test_templates_that_look_for_the_key_or_for_the_type(condition):
 def test_a_template_that_leaves_out_the_question_is_refused(processor):
     processor = tiny_processor()
     processor.chat_template = "{% for message in messages %}<|audio_bos|><|AUDIO|><|audio_eos|>{% endfor %}"
-    with pytest.raises(ValueError, match=r"The chat template leaves out the prompt 'emotion \?'"):
+    with pytest.raises(ValueError, match=r"The chat template drops the prompt 'emotion \?'"):
         tiny_model().prepare_turn(processor, (tone(), RATE))
 
 
@@ -118,7 +118,9 @@ def test_a_turn_of_less_than_two_audio_tokens_is_refused(processor):
     """A host that makes none of any turn."""
     model = tiny_model()
     model.config.audio_token_id = AUDIO + 1
-    with pytest.raises(ValueError, match=r"The turn of 1\.000 s is too short: the host makes no two audio tokens"):
+    with pytest.raises(
+        ValueError, match=r"The turn of 1\.000 s is too short: the host produces fewer than two audio tokens"
+    ):
         model.prepare_turn(processor, (tone(), RATE))
 
 

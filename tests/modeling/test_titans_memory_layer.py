@@ -221,13 +221,16 @@ def test_a_compiled_layer_learns_the_same(memory):
 @pytest.mark.parametrize(
     ("message", "arguments"),
     [
-        ("batch_sizes must fall from the state's 2 streams and sum up to the 3 rows", {"batch_sizes": [1, 2]}),
-        ("batch_sizes must fall", {"batch_sizes": [2]}),
-        ("batch_sizes must fall", {"batch_sizes": [3]}),
-        ("batch_sizes must fall", {"batch_sizes": []}),
-        ("batch_sizes must fall", {"batch_sizes": [2, 2, -1]}),
+        (
+            "batch_sizes must be non-increasing from the state's 2 streams and sum up to the 3 rows",
+            {"batch_sizes": [1, 2]},
+        ),
+        ("batch_sizes must be non-increasing", {"batch_sizes": [2]}),
+        ("batch_sizes must be non-increasing", {"batch_sizes": [3]}),
+        ("batch_sizes must be non-increasing", {"batch_sizes": []}),
+        ("batch_sizes must be non-increasing", {"batch_sizes": [2, 2, -1]}),
         (r"lengths must be \(3,\) integers", {"batch_sizes": [2, 1], "lengths": torch.rand(3)}),
-        ("batch_sizes must fall", {}),
+        ("batch_sizes must be non-increasing", {}),
         (r"lengths must be \(3,\)", {"batch_sizes": [2, 1], "lengths": torch.tensor([4])}),
     ],
 )

@@ -214,7 +214,7 @@ def test_two_calls_that_write_one_cache_at_once_do_not_lose_a_turn():
         model(**turns[1], memory_cache=cache)
 
     hook = model.get_decoder().layers[3].register_forward_pre_hook(meanwhile)
-    with pytest.raises(RuntimeError, match="memory_cache was changed while this call read it"):
+    with pytest.raises(RuntimeError, match="memory_cache was changed during this call"):
         model(**turns[0], memory_cache=cache)
     model(**turns[1], memory_cache=other)
     assert cache.turns.tolist() == [1]

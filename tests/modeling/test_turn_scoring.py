@@ -60,7 +60,7 @@ def test_speakers_are_named_where_the_memory_is_theirs(processor):
     for name in ("Ada", "Ben"):
         scorer.score([TURNS[0]], [name], [cache])
     before = state_of(cache)
-    for name, message in ((None, "names no speaker"), ("Cleo", r"has \['Ada', 'Ben', 'Cleo'\]")):
+    for name, message in ((None, "has no speaker"), ("Cleo", r"has \['Ada', 'Ben', 'Cleo'\]")):
         with pytest.raises(ValueError, match=message):
             scorer.score([TURNS[0]], [name], [cache])
         assert_same_state(before, state_of(cache))

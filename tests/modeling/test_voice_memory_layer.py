@@ -141,7 +141,7 @@ def test_gradients_reach_the_host_through_what_is_recalled():
 def test_voice_layers_are_checked():
     assert TitansMemoryConfig(layers=(0, 3), voice_layers=(3,)).voice_layers == [3]
     for wrong in ([1], [3, 0], [0, 0], [[0]], "0", 0):
-        with pytest.raises(ValueError, match="voice_layers must be a list of some of layers"):
+        with pytest.raises(ValueError, match="voice_layers must be a list and a subset of layers"):
             TitansMemoryConfig(layers=[0, 3], voice_layers=wrong)
     for name, value in (("voice_key_dim", 0), ("voice_key_offset", 0), ("voice_step", 1), ("voice_shrinkage", 0)):
         with pytest.raises(ValueError, match=name):

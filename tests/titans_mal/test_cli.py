@@ -116,7 +116,7 @@ def assert_fails(message, *arguments):
 
 
 def test_errors_are_one_line(conversations, checkpoint, tmp_path):
-    assert_fails("Error: .*nothing is not there", tmp_path / "nothing", "--model", checkpoint)
+    assert_fails("Error: .*nothing does not exist", tmp_path / "nothing", "--model", checkpoint)
     assert_fails(r"Error: .*has no metadata\.csv", tmp_path, "--model", checkpoint)
     (conversations / "1.wav").write_bytes(b"RIFF")
     assert_fails(
@@ -129,9 +129,9 @@ def test_errors_are_one_line(conversations, checkpoint, tmp_path):
     ("option", "name", "message"),
     [
         ("--timeline", "a.txt", r"cannot draw to 'a\.txt'"),
-        ("--timeline", "nowhere/a.png", "nowhere is no folder"),
-        ("--json", "nowhere/a.json", "nowhere is no folder"),
-        ("--json", "", "is a folder, and no file"),
+        ("--timeline", "nowhere/a.png", "the folder nowhere does not exist"),
+        ("--json", "nowhere/a.json", "the folder nowhere does not exist"),
+        ("--json", "", "is a folder: give the path of a file"),
     ],
 )
 def test_where_results_cannot_go_is_said_before_the_work(conversations, tmp_path, monkeypatch, option, name, message):
@@ -140,7 +140,7 @@ def test_where_results_cannot_go_is_said_before_the_work(conversations, tmp_path
 
 
 def test_without_a_model_the_tiny_checkpoint_of_a_clone_listens(conversations, monkeypatch, tmp_path):
-    assert "No --model given: the tiny checkpoint" in analyze(conversations / "0.wav")
+    assert "No --model given: using the tiny checkpoint" in analyze(conversations / "0.wav")
     monkeypatch.setattr("titans_mal.cli.analyze.TINY_CHECKPOINT", tmp_path / "none")
     assert_fails("Error: Give --model", conversations / "0.wav")
 
@@ -154,7 +154,7 @@ def test_a_failure_writes_no_json(conversations, checkpoint, tmp_path):
 
 def test_gold_labels_are_shown_and_counted(conversations, checkpoint):
     printed = analyze(conversations, "--model", checkpoint)
-    assert re.search(r"\d of 6 labelled turns right", printed)
+    assert re.search(r"\d of 6 labelled turns correct", printed)
     assert "conversation" in printed
     labels = ["sad", "", "bored"]
     rows = [
@@ -163,7 +163,7 @@ def test_gold_labels_are_shown_and_counted(conversations, checkpoint):
     ]
     write_table(conversations, rows)
     printed = analyze(conversations, "--model", checkpoint)
-    assert re.search(r"\d of 1 labelled turns right", printed)
+    assert re.search(r"\d of 1 labelled turns correct", printed)
     assert "labels that the model does not know are not counted: bored" in printed
 
 
@@ -176,7 +176,7 @@ def test_a_table_needs_neither_labels_nor_times(conversations, checkpoint, tmp_p
     write_table(conversations, rows)
     printed = analyze(conversations, "--model", checkpoint, "--timeline", tmp_path / "line.png")
     assert "[/A]" in printed
-    assert "labelled turns right" not in printed
+    assert "labelled turns correct" not in printed
     assert {path.name for path in tmp_path.glob("*.png")} == {"line_x_0.png", "line_x_1.png"}
 
 
@@ -288,7 +288,7 @@ def test_a_recording_with_segments(recording, checkpoint, tmp_path):
     [
         (["--format", "xml"], "--format must be one of table, json, .* got 'xml'"),
         (["--output", "a.txt"], "--output needs a --format"),
-        (["--labels", "bored", "--format", "csv"], "labels must be some of"),
+        (["--labels", "bored", "--format", "csv"], "labels must be different labels out of"),
         (["--segments", "a.txt"], "Segments come from"),
         (["--segments", "gone.rttm"], "No such file"),
     ],
@@ -346,7 +346,7 @@ def test_a_call_with_a_talker_on_each_channel(checkpoint, tmp_path):
     for options, message in (
         (["--channels", "A"], "has 2 channels"),
         (["--channels", "A,B", "--speaker", "C"], "--speaker and --channels each say who talks"),
-        (["--crosstalk", "20"], "--crosstalk is of --channels"),
+        (["--crosstalk", "20"], "--crosstalk needs --channels"),
         (["--channels", "A,B", "--crosstalk", "-1"], "dB above 0"),
     ):
         assert_fails(message, tmp_path / "call.wav", "--model", checkpoint, *options)
@@ -435,10 +435,10 @@ def test_it_follows_a_stream(speech, checkpoint):
 
 def test_what_does_not_go_together(conversations, checkpoint, tmp_path):
     for arguments, message in (
-        ([], "Nothing to hear"),
-        ([conversations, "--follow"], "--follow hears standard input"),
-        (["--follow", "--format", "vtt"], "--follow hears standard input"),
-        (["--follow", "--timeline", tmp_path / "a.png"], "--follow hears standard input"),
+        ([], "No input"),
+        ([conversations, "--follow"], "--follow processes standard input"),
+        (["--follow", "--format", "vtt"], "--follow processes standard input"),
+        (["--follow", "--timeline", tmp_path / "a.png"], "--follow processes standard input"),
     ):
         result = CliRunner().invoke(app, ["analyze", "--model", checkpoint, *map(str, arguments)])
         assert result.exit_code == 1
@@ -454,7 +454,7 @@ def test_turns_that_cannot_be_used_are_set_aside(tmp_path, checkpoint):
     (tmp_path / "call.csv").write_text("\n".join(["start,end,speaker", *lines]))
     segments = ["--segments", tmp_path / "call.csv", "--model", checkpoint]
     printed = analyze(tmp_path / "call.wav", *segments, "--json", tmp_path / "turns.json", "--both")
-    assert "1 of 5 turns cannot be used, and are left out: Turn 2 " in printed
+    assert "1 of 5 turns are unusable and were skipped: Turn 2 " in printed
     assert "silent" in printed
     assert printed.count("2 turns last longer than the host processes") == 2  # with memory and without
     turns = json.loads((tmp_path / "turns.json").read_text())

@@ -5,6 +5,8 @@ import sys
 
 import pytest
 
+from titans_mal import ConversationStore
+
 
 @pytest.mark.parametrize(
     ("old", "new", "name"),
@@ -32,3 +34,11 @@ def test_names_that_changed(old, new):
         assert getattr(listener, old) is getattr(scoring, new)
     with pytest.raises(AttributeError):
         listener.Hearing  # noqa: B018
+
+
+def test_anew_is_now_reset(model, tmp_path):
+    store = ConversationStore(model, tmp_path)
+    with store.conversation("a") as cache:
+        cache.notes = {"turn": 1}
+    with pytest.warns(DeprecationWarning, match="anew is now reset"), store.conversation("a", anew=True) as cache:
+        assert not cache.notes

@@ -67,12 +67,12 @@ def test_what_a_format_cannot_hold(name):
     timeless = [turn(0, "A", None, None)]
     several = [turn(0, "A", 0, 1), turn(0, "A", 0, 1, conversation_id="other")]
     if name in ("rttm", "vtt", "textgrid"):
-        with pytest.raises(ValueError, match=f"{name} needs turns, and the start and end of every one"):
+        with pytest.raises(ValueError, match=f"{name} needs at least one turn, and the start and end of every turn"):
             export_turns(timeless, name)
         for odd in ([], [turn(0, "A", float("nan"), 1.0)], [turn(0, "A", 1.0, 1.0)]):
             with pytest.raises(ValueError, match="needs turns"):
                 export_turns(odd, name)
-        with pytest.raises(ValueError, match=rf"{name} is of one conversation, got \['call 1', 'other'\]"):
+        with pytest.raises(ValueError, match=rf"{name} needs turns of one conversation, got \['call 1', 'other'\]"):
             export_turns(several, name)
     else:
         assert export_turns(timeless, name)
@@ -117,5 +117,5 @@ def test_labels_are_chosen_among_some():
     assert (label, score) == ("unknown", pytest.approx(0.6))
     assert chosen == {"c": pytest.approx(0.4), "b": pytest.approx(0.6)}
     assert choose_label({"a": 1.0, "b": 0.0, "c": 0.0}, labels=["b", "c"])[2] == {"b": 0.5, "c": 0.5}
-    with pytest.raises(ValueError, match="labels must be some of"):
+    with pytest.raises(ValueError, match="labels must be different labels out of"):
         choose_label(scores, labels=["d"])

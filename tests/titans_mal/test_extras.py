@@ -63,7 +63,7 @@ def answers(tmp_path_factory):
 def test_the_core_analyses_and_evaluates(answers):
     for name in ("folder", "file", "evaluate"):
         assert answers[name][0] == 0, answers[name][1]
-    assert "is taken for one turn" in answers["file"][1]
+    assert "is processed as one turn" in answers["file"][1]
     assert "pip install 'titans_mal[live]'" in " ".join(answers["file"][1].split())
 
 

@@ -10,7 +10,7 @@ app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False)
 
 @app.callback()
 def main() -> None:
-    """Emotions in conversations, heard by an audio language model with memory."""
+    """Recognise emotions in conversations with an audio language model that has a memory."""
 
 
 app.command()(analyze.analyze)

@@ -1,4 +1,4 @@
-"""`titans-mal analyze`: the emotion of each turn, as a table, JSON and a picture."""
+"""`titans-mal analyze`: print the emotion of each turn, and write JSON and a timeline."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ from .messages import console, errors, errors_in_one_line, warn
 from .options import Model
 
 
-# In a clone; an installed package has no model of its own.
+# Only present in a clone; the installed package includes no model.
 TINY_CHECKPOINT = Path(__file__).resolve().parents[2] / "examples" / "quickstart" / "tiny-qwen2-audio-mal"
-# What depends on the memory of a result.
+# Fields of a result that depend on the memory.
 _SCORED = ("label", "score", "scores")
 
 
@@ -34,71 +34,77 @@ def analyze(
         list[Path] | None,
         typer.Argument(
             metavar="INPUT...",
-            help="A folder with metadata.csv, sound files in order, or one recording: with --segments, or cut at the "
-            "pauses of its speech.",
+            help="A folder with metadata.csv, audio files in the order of the turns, or one recording, which is split "
+            "by --segments or at pauses in speech.",
         ),
     ] = None,
     segments: Annotated[
-        Path | None, typer.Option(help="Who talks when in a recording: .rttm, whisperX's .json, or .csv.")
+        Path | None,
+        typer.Option(help="Who speaks when in a recording: an .rttm, whisperX .json, or .csv file."),
     ] = None,
     channels: Annotated[
         str | None,
         typer.Option(
             metavar="NAMES",
-            help="Who talks on each channel of one recording: caller,agent. Each is cut at its pauses.",
+            help="Who speaks on each channel of one recording, as in caller,agent. Each channel is split at pauses.",
         ),
     ] = None,
     crosstalk: Annotated[
         float | None,
         typer.Option(
             metavar="DB",
-            help="Of --channels: audio weaker than another channel's by that is its talker leaking over. Default: 15.",
+            help="With --channels: audio that is this many dB weaker than another channel is treated as crosstalk. "
+            "Default: 15.",
         ),
     ] = None,
     model: Model = None,
     format: Annotated[
-        str, typer.Option(help="What is printed: table, json, jsonl, csv, rttm, vtt, textgrid.")
+        str, typer.Option(help="Output format: table, json, jsonl, csv, rttm, vtt or textgrid.")
     ] = "table",
-    output: Annotated[Path | None, typer.Option(help="Write what --format says to this file.")] = None,
-    json_out: Annotated[Path | None, typer.Option("--json", help="Write the turns as JSON to this file.")] = None,
+    output: Annotated[Path | None, typer.Option(help="Write the output in --format to this file.")] = None,
+    json_out: Annotated[Path | None, typer.Option("--json", help="Also write the turns as JSON to this file.")] = None,
     timeline: Annotated[
         Path | None,
         typer.Option(
-            help="Draw the timeline to this file (.png, .svg, .pdf, .html); of several conversations, one each: "
-            "NAME_ID.png."
+            help="Draw the timeline to this file (.png, .svg, .pdf, .html). With several conversations, one "
+            "file each, named NAME_ID.png."
         ),
     ] = None,
-    labels: Annotated[str | None, typer.Option(help="Choose among these alone: neutral,sad,...")] = None,
-    unknown_below: Annotated[float, typer.Option(help="A turn with a lower probability is 'unknown'.")] = 0.0,
-    no_memory: Annotated[bool, typer.Option("--no-memory", help="Score every turn alone.")] = False,
-    both: Annotated[bool, typer.Option("--both", help="With memory and without; both go into the timeline.")] = False,
-    follow: Annotated[
-        bool, typer.Option("--follow", help="Hear raw sound of standard input (16-bit integers, mono) as it comes.")
+    labels: Annotated[str | None, typer.Option(help="Choose among these labels only: neutral,sad,...")] = None,
+    unknown_below: Annotated[
+        float, typer.Option(help="Label a turn 'unknown' if its probability is below this, from 0 to 1.")
+    ] = 0.0,
+    no_memory: Annotated[bool, typer.Option("--no-memory", help="Score every turn without memory.")] = False,
+    both: Annotated[
+        bool, typer.Option("--both", help="Score with and without memory, and show both in the timeline.")
     ] = False,
-    sampling_rate: Annotated[int, typer.Option(help="Of --follow, in Hz.")] = 16_000,
+    follow: Annotated[
+        bool,
+        typer.Option("--follow", help="Process raw audio from standard input (16-bit integers, mono) as it arrives."),
+    ] = False,
+    sampling_rate: Annotated[int, typer.Option(help="Sampling rate of --follow, in Hz.")] = 16_000,
     speaker: Annotated[
-        str | None, typer.Option(help="Who talks, in --follow and in a recording without segments.")
+        str | None, typer.Option(help="The speaker, for --follow or a recording without segments.")
     ] = None,
 ) -> None:
-    """Print the emotion of each turn, and write files and a timeline where wanted."""
+    """Print the emotion of each turn; optionally write files and draw a timeline."""
+    wanted = None if labels is None else [label.strip() for label in labels.split(",")]
     with errors_in_one_line(SafetensorError, ImportError):
         if follow:
-            wanted = None if labels is None else [label.strip() for label in labels.split(",")]
             _check_follow(inputs, segments, output, json_out, timeline, no_memory, both, format=format)
             follow_stream(
                 model or tiny_checkpoint(), sampling_rate, speaker, format, labels=wanted, unknown_below=unknown_below
             )
             return
-        _check_who_talks(speaker, segments, channels, crosstalk)
+        _check_speaker_options(speaker, segments, channels, crosstalk)
         if not inputs:
-            raise ValueError("Nothing to hear: give a folder, sound files or a recording, or --follow.")
+            raise ValueError("No input: give a folder, audio files or a recording, or --follow.")
         _check_outputs(json_out, timeline, output, format=format)
         turns = _channel_turns(inputs, channels, crosstalk) if channels else list(_turns(inputs, segments, speaker))
         pipe = _load(model or tiny_checkpoint())
         scored = _analyze(turns, pipe, memory=not no_memory)
         turns = [turn for turn, result in zip(turns, scored) if result is not None]
         without = _analyze(turns, pipe, memory=False) if both else None
-        wanted = None if labels is None else [label.strip() for label in labels.split(",")]
         results = [_chosen(turn, wanted, unknown_below) for turn in scored if turn is not None]
         alone = None if without is None else [_chosen(turn, wanted, unknown_below) for turn in without if turn]
         gold = [turn.get("emotion") for turn in turns]
@@ -110,19 +116,19 @@ def analyze(
         else:
             console.print(turn_table(results, gold=gold if any(gold) else None, without_memory=alone))
             _print_accuracy(results, gold)
-        told = [{**turn, "emotion": label} for turn, label in zip(results, gold)]
-        for path in _draw(told, alone, timeline) if timeline is not None else ():
+        drawn = [{**turn, "emotion": label} for turn, label in zip(results, gold)]
+        for path in _draw(drawn, alone, timeline) if timeline is not None else ():
             (console if format == "table" else errors).print(f"Timeline: {path}", soft_wrap=True, markup=False)
 
 
 def _chosen(turn: dict, labels: list[str] | None, unknown_below: float) -> dict:
-    """A turn with its label among some of the labels."""
+    """A turn with its label chosen among some of the labels."""
     label, score, scores = choose_label(turn["scores"], labels=labels, unknown_below=unknown_below)
     return {**turn, "label": label, "score": score, "scores": scores}
 
 
 def _complete(results: list[dict], turns: list[dict], alone: list[dict] | None) -> list[dict]:
-    """Results with what the table says of their turns, and with those without memory beside them."""
+    """Results with emotion and transcript from the input table, and with the results without memory."""
     complete = []
     for index, (result, turn) in enumerate(zip(results, turns)):
         of_table = {"emotion": turn.get("emotion"), "transcript": turn.get("transcript")}
@@ -141,12 +147,12 @@ def _write(text: str, output: Path | None) -> None:
 def turn_table(
     results: list[dict], *, gold: list[str | None] | None = None, without_memory: list[dict] | None = None
 ) -> Table:
-    """A rich table of the pipeline's results, one row a turn.
+    """A rich table of the pipeline's results, one row per turn.
 
     Args:
-        results: what `AudioEmotionPipeline` returned.
-        gold: the true labels, None for a turn that has none, for a column of their own.
-        without_memory: results with memory off, for columns beside.
+        results: as returned by `AudioEmotionPipeline`.
+        gold: the true labels (None where unknown), shown in an extra column.
+        without_memory: results with memory off, shown in an extra column.
     """
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     several = len({turn["conversation_id"] for turn in results}) > 1
@@ -168,27 +174,27 @@ def turn_table(
 
 
 def _print_accuracy(results: list[dict], gold: list[str | None]) -> None:
-    """How many of the turns with a label that the model knows it got right; nothing where there are none."""
+    """Print the accuracy over turns whose gold label the model knows, if there are any."""
     scored = [(turn, label) for turn, label in zip(results, gold) if label in turn["scores"]]
     if scored:
         right = sum(turn["label"] == label for turn, label in scored)
-        console.print(f"{right} of {len(scored)} labelled turns right ({right / len(scored):.0%})")
+        console.print(f"{right} of {len(scored)} labelled turns correct ({right / len(scored):.0%})")
     unknown = sorted({label for label in gold if label} - {label for _, label in scored})
     if unknown:
-        warn(f"labels that the model does not know are not counted: {', '.join(unknown)}")
+        warn(f"turns with labels unknown to the model are not counted: {', '.join(unknown)}")
 
 
 def _check_outputs(json_out: Path | None, timeline: Path | None, output: Path | None, *, format: str) -> None:
-    """Raise what writing would raise, before the work and not after it."""
+    """Check that all outputs can be written, before the turns are scored."""
     if format not in ("table", *FORMATS):
         raise ValueError(f"--format must be one of table, {', '.join(FORMATS)}, got {format!r}.")
     if output is not None and format == "table":
-        raise ValueError("--output needs a --format to write; the table is for the screen.")
+        raise ValueError("--output needs a --format other than table.")
     for path in filter(None, (json_out, timeline, output)):
         if not path.parent.is_dir():
-            raise FileNotFoundError(f"{path.parent} is no folder, so {path.name} cannot be written there.")
+            raise FileNotFoundError(f"{path.name} cannot be written: the folder {path.parent} does not exist.")
         if path.is_dir():
-            raise IsADirectoryError(f"{path} is a folder, and no file to be written.")
+            raise IsADirectoryError(f"{path} is a folder: give the path of a file.")
     if timeline is not None:
         from ..timeline import check_format
 
@@ -200,39 +206,40 @@ def _check_outputs(json_out: Path | None, timeline: Path | None, output: Path | 
 
 
 def tiny_checkpoint() -> str:
-    """The model that is used where none is named."""
+    """The model that is used if none is given."""
     if not TINY_CHECKPOINT.is_dir():
         raise ValueError("Give --model: a folder or Hub repo of a model with memory.")
-    errors.print("No --model given: the tiny checkpoint listens, which knows made-up voices only.", style="yellow")
+    errors.print("No --model given: using the tiny checkpoint, which knows synthetic voices only.", style="yellow")
     return str(TINY_CHECKPOINT)
 
 
 def _check_follow(*others, format: str) -> None:
     if any(others) or format not in ("table", "jsonl"):
         raise ValueError(
-            "--follow hears standard input with memory and prints a table or, with --format jsonl, a line a turn."
+            "--follow processes standard input with memory, and prints a table or, with --format jsonl, one line "
+            "per turn."
         )
 
 
-def _check_who_talks(
+def _check_speaker_options(
     speaker: str | None, segments: Path | None, channels: str | None, crosstalk: float | None
 ) -> None:
     given = [
         name for name, value in (("--speaker", speaker), ("--segments", segments), ("--channels", channels)) if value
     ]
     if len(given) > 1:
-        raise ValueError(f"{' and '.join(given)} each say who talks: give one of them.")
+        raise ValueError(f"{' and '.join(given)} all define the speakers: give only one of them.")
     if crosstalk is not None and not channels:
-        raise ValueError("--crosstalk is of --channels.")
+        raise ValueError("--crosstalk needs --channels.")
 
 
 def _channel_turns(inputs: list[Path], channels: str, crosstalk: float | None) -> list[dict]:
-    """The turns of a recording with a talker on each channel."""
+    """The turns of a recording with one speaker per channel."""
     from ..data.recordings import load_recording
     from ..live.channels import CROSSTALK_DB, channel_segments
 
     if len(inputs) > 1 or inputs[0].is_dir():
-        raise ValueError(f"--channels are of one recording, got {[str(path) for path in inputs]}.")
+        raise ValueError(f"--channels needs exactly one recording, got {[str(path) for path in inputs]}.")
     speakers = [name.strip() for name in channels.split(",")]
     segments = channel_segments(inputs[0], speakers, crosstalk_db=CROSSTALK_DB if crosstalk is None else crosstalk)
     return [
@@ -241,10 +248,10 @@ def _channel_turns(inputs: list[Path], channels: str, crosstalk: float | None) -
 
 
 def _turns(inputs: list[Path], segments: Path | None, speaker: str | None) -> Iterator[dict]:
-    """The turns of a folder's table, of a recording with segments or at its pauses, or one a sound file."""
+    """The turns of a folder, of a recording split by segments or at pauses, or of one file per turn."""
     if segments is not None:
         if len(inputs) > 1 or inputs[0].is_dir():
-            raise ValueError(f"--segments are of one recording, got {[str(path) for path in inputs]}.")
+            raise ValueError(f"--segments needs exactly one recording, got {[str(path) for path in inputs]}.")
         from ..data.recordings import load_recording
 
         for row in load_recording(inputs[0], segments)["test"]:
@@ -261,8 +268,8 @@ def _turns(inputs: list[Path], segments: Path | None, speaker: str | None) -> It
         return
     for index, path in enumerate(inputs):
         if not path.is_file():
-            found = "is a folder" if path.is_dir() else "is not there"
-            raise FileNotFoundError(f"{path} {found}; give a folder with metadata.csv, or sound files in order.")
+            found = "is a folder" if path.is_dir() else "does not exist"
+            raise FileNotFoundError(f"{path} {found}: give one folder with metadata.csv, or audio files.")
         parts = _parts_or_whole(path) if len(inputs) == 1 else []
         if len(parts) < 2:
             yield {"file": str(path), "audio": str(path), "turn_index": index, "speaker": speaker}
@@ -278,16 +285,16 @@ def _turns(inputs: list[Path], segments: Path | None, speaker: str | None) -> It
 
 
 def _parts_or_whole(path: Path) -> list[tuple[float, float]]:
-    """When somebody speaks in a recording; none, with a warning, where the package that tells is missing."""
+    """Start and end of each turn in a recording; empty, with a warning, if the speech detector is not installed."""
     try:
         return _spoken_parts(path)
     except MissingExtraError as error:
-        warn(f"{path.name} is taken for one turn. {error}")
+        warn(f"{path.name} is processed as one turn. {error}")
         return []
 
 
 def _spoken_parts(path: Path) -> list[tuple[float, float]]:
-    """When somebody speaks in a recording, by its pauses."""
+    """Start and end of each turn in a recording, split at pauses in speech."""
     from ..live.turn_detector import TurnDetector
     from ..live.turns import RATE
 
@@ -307,13 +314,13 @@ def _load(model_name: str):
 
 
 def _analyze(turns: list[dict], pipe, *, memory: bool) -> list[dict | None]:
-    """Stream each conversation through the pipeline, turn by turn.
+    """Process each conversation turn by turn.
 
     Returns:
-        A result a turn; None for one that cannot be used, which a warning names.
+        One result per turn; None for an unusable turn, which a warning names.
 
     Raises:
-        ValueError: if none can be used.
+        ValueError: if no turn can be used.
     """
     from titans_mal import ConversationMemoryCache
 
@@ -333,9 +340,7 @@ def _analyze(turns: list[dict], pipe, *, memory: bool) -> list[dict | None]:
     if len(problems) == len(turns):
         raise problems[0]
     if problems:
-        warn(
-            f"{len(problems)} of {len(turns)} turns cannot be used, and are left out: {'; '.join(map(str, problems))}"
-        )
+        warn(f"{len(problems)} of {len(turns)} turns are unusable and were skipped: {'; '.join(map(str, problems))}")
     cut = [one.message for one in caught if isinstance(one.message, CutTurnWarning)]
     if cut:
         warn(CutTurnWarning([turn for message in cut for turn in message.turns], cut[0].max_seconds))
@@ -345,7 +350,7 @@ def _analyze(turns: list[dict], pipe, *, memory: bool) -> list[dict | None]:
 
 
 def _draw(results: list[dict], alone: list[dict] | None, path: Path) -> Iterator[Path]:
-    """One picture a conversation; with several, each one's id stands in its file's name."""
+    """Draw one picture per conversation; with several, the file name includes the conversation's id."""
     from ..timeline import draw_timeline
 
     conversations: dict[str | None, list[int]] = {}

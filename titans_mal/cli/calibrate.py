@@ -1,4 +1,4 @@
-"""`titans-mal calibrate`: a temperature for a model's probabilities, and a threshold for a wanted accuracy."""
+"""`titans-mal calibrate`: fit the temperature of a model, and find a threshold for a given accuracy."""
 
 from __future__ import annotations
 
@@ -13,19 +13,19 @@ from .options import DataDir, Fold, LabelSet, labels_for
 
 
 def calibrate(
-    model: Annotated[Path, typer.Argument(help="The folder of a model with memory; its config.json is changed.")],
+    model: Annotated[Path, typer.Argument(help="Folder of a model with memory, whose config.json is updated.")],
     data: Annotated[str, typer.Argument(help="A corpus, a folder with metadata.csv, or a Hub dataset.")],
-    output: Annotated[Path, typer.Option(help="The folder for what was scored; a stopped run goes on from it.")],
+    output: Annotated[Path, typer.Option(help="Folder for the scores, from which a stopped run is resumed.")],
     data_dir: DataDir = None,
     label_set: LabelSet = None,
     fold: Fold = None,
-    split: Annotated[str, typer.Option(help="A split that was not trained on and is not tested.")] = "dev",
+    split: Annotated[str, typer.Option(help="A split used neither for training nor for testing.")] = "dev",
     accuracy: Annotated[
-        float | None, typer.Option(help="That is wanted of the turns that are answered, as 0.9.")
+        float | None, typer.Option(help="Desired accuracy of the answered turns, for example 0.9.")
     ] = None,
-    batch_size: Annotated[int, typer.Option(help="Turns scored at once.")] = 16,
-    dtype: Annotated[str, typer.Option(help="Of the host: auto, float32, bfloat16, float16.")] = "auto",
-    strict: Annotated[bool, typer.Option("--strict", help="Stop at a turn that cannot be used.")] = False,
+    batch_size: Annotated[int, typer.Option(help="Number of turns scored at once.")] = 16,
+    dtype: Annotated[str, typer.Option(help="Precision of the host: auto, float32, bfloat16 or float16.")] = "auto",
+    strict: Annotated[bool, typer.Option("--strict", help="Stop at the first unusable turn.")] = False,
 ) -> None:
     """Fit the temperature of a model's probabilities on a validation split, and write it into its configuration."""
     from transformers import AutoProcessor
@@ -38,7 +38,7 @@ def calibrate(
     with errors_in_one_line(SafetensorError):
         state = process_state()
         if not model.is_dir():
-            raise ValueError(f"{model} is no folder: the temperature is written into the config.json of one.")
+            raise ValueError(f"{model} is not a folder: the temperature is written into the config.json of a folder.")
         loaded = AutoModelForAudioEmotion.from_pretrained(str(model), dtype=dtype)
         loaded.to(state.device)
         wanted = labels_for(data, data_dir, label_set, loaded.config.labels)
@@ -65,7 +65,7 @@ def _print(found, accuracy: float | None) -> None:
         numbers = found.numbers(temperature)
         console.print(
             f"{name}: temperature {temperature:.3f}, expected calibration error {100 * numbers['ece']:.1f} points, "
-            f"log loss {numbers['log_loss']:.3f} of {len(found.references)} turns",
+            f"log loss {numbers['log_loss']:.3f} over {len(found.references)} turns",
             markup=False,
         )
     if accuracy is None:
@@ -75,7 +75,7 @@ def _print(found, accuracy: float | None) -> None:
         console.print(f"No threshold reaches {accuracy:.0%} on this split.", markup=False)
         return
     console.print(
-        f"--unknown-below {point['threshold']:.4f} answers {point['coverage']:.0%} of the turns, of which "
-        f"{point['accuracy']:.1%} are right",
+        f"--unknown-below {point['threshold']:.4f} answers {point['coverage']:.0%} of the turns with an accuracy of "
+        f"{point['accuracy']:.1%}",
         markup=False,
     )

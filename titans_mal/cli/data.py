@@ -1,4 +1,4 @@
-"""`titans-mal data check`: what a corpus holds, and what of it cannot be used."""
+"""`titans-mal data check`: statistics of a corpus, and its problems."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from .messages import console, errors_in_one_line
 from .options import DataDir, Fold, LabelSet, SplitBy, SplitSeed, TestShare, ValidationShare, as_label_set
 
 
-app = typer.Typer(no_args_is_help=True, help="Conversations: what is there.")
+app = typer.Typer(no_args_is_help=True, help="Inspect conversations.")
 
 
 @app.callback()
 def main() -> None:
-    """Conversations: what is there."""
+    """Inspect conversations."""
 
 
 @app.command()
@@ -33,18 +33,22 @@ def check(
     test_share: TestShare = None,
     validation_share: ValidationShare = None,
     split_seed: SplitSeed = 0,
-    decode: Annotated[bool, typer.Option("--decode", help="Decode every file, and not its header alone.")] = False,
-    num_proc: Annotated[int | None, typer.Option(help="Processes that look at the files.")] = None,
-    json_out: Annotated[Path | None, typer.Option("--json", help="Write the counts and all problems here.")] = None,
-    most: Annotated[int, typer.Option(min=0, help="Problems of a kind to print.")] = 20,
+    decode: Annotated[
+        bool, typer.Option("--decode", help="Decode every audio file, instead of reading only its header.")
+    ] = False,
+    num_proc: Annotated[int | None, typer.Option(help="Number of processes that check the files.")] = None,
+    json_out: Annotated[
+        Path | None, typer.Option("--json", help="Write counts and all problems to this file.")
+    ] = None,
+    most: Annotated[int, typer.Option(min=0, help="Maximal number of problems printed per kind.")] = 20,
 ) -> None:
-    """Count turns, speakers, hours, labels and histories, and list what cannot be used as it is."""
+    """Count turns, speakers, hours, labels and histories, and list the problems of a corpus."""
     from ..data.conversations import load_conversations
     from ..data.overview import list_problems, overview
     from ..data.problems import UnusableTurns
 
     with errors_in_one_line(), warnings.catch_warnings():
-        # All problems are listed below.
+        # Problems are listed below.
         warnings.filterwarnings("ignore", ".*turns that cannot be used", UserWarning)
         try:
             conversations = load_conversations(
@@ -75,7 +79,7 @@ def check(
 
 
 def _table(splits: dict[str, dict]) -> Table:
-    """A column for each split: plain counts, then labels, then scored turns by history."""
+    """One column per split: plain counts, then labels, then scored turns by history."""
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     table.add_column("")
     for split in splits:

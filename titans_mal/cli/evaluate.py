@@ -1,4 +1,4 @@
-"""`titans-mal evaluate` and `titans-mal compare`: reports, and several of them in one table."""
+"""`titans-mal evaluate` and `titans-mal compare`: write reports, and compare them in one table."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from .options import DataDir, Fold, LabelSet, SplitBy, SplitSeed, TestShare, Val
 def evaluate(
     model: Annotated[str, typer.Argument(help="A folder or Hub repo of a model with memory.")],
     data: Annotated[str, typer.Argument(help="A corpus, a folder with metadata.csv, or a Hub dataset.")],
-    output: Annotated[Path, typer.Option(help="The folder for the report; a stopped run goes on from it.")],
+    output: Annotated[Path, typer.Option(help="Folder for the report, from which a stopped run is resumed.")],
     data_dir: DataDir = None,
     label_set: LabelSet = None,
     fold: Fold = None,
@@ -23,27 +23,27 @@ def evaluate(
     test_share: TestShare = None,
     validation_share: ValidationShare = None,
     split_seed: SplitSeed = 0,
-    split: Annotated[str, typer.Option(help="What is evaluated.")] = "test",
+    split: Annotated[str, typer.Option(help="The split to evaluate.")] = "test",
     conditions: Annotated[
         str | None,
         typer.Option(
-            help="Of memory,reads_off,half_reads,reset,other_state,shuffled, and with a LoRA host,host_memory. "
-            "Default: all."
+            help="Comma-separated, out of memory,reads_off,half_reads,reset,other_state,shuffled and, with a LoRA, "
+            "host,host_memory. Default: all."
         ),
     ] = None,
     readout: Annotated[
-        str, typer.Option(help="logits: as the model's config reads them; text: generated and parsed.")
+        str, typer.Option(help="logits: by the model's configured readout; text: generated and parsed.")
     ] = "logits",
-    max_new_tokens: Annotated[int, typer.Option(help="Of generated text.")] = 8,
-    batch_size: Annotated[int, typer.Option(help="Turns scored at once.")] = 16,
-    dtype: Annotated[str, typer.Option(help="Of the host: auto, float32, bfloat16, float16.")] = "auto",
-    resamples: Annotated[int, typer.Option(help="Of the bootstrap.")] = 1000,
-    seed: Annotated[int, typer.Option(help="Of the bootstrap and of the shuffled histories.")] = 0,
-    strict: Annotated[bool, typer.Option("--strict", help="Stop at a turn that cannot be used.")] = False,
+    max_new_tokens: Annotated[int, typer.Option(help="Maximal number of generated tokens, for --readout text.")] = 8,
+    batch_size: Annotated[int, typer.Option(help="Number of turns scored at once.")] = 16,
+    dtype: Annotated[str, typer.Option(help="Precision of the host: auto, float32, bfloat16 or float16.")] = "auto",
+    resamples: Annotated[int, typer.Option(help="Number of bootstrap resamples.")] = 1000,
+    seed: Annotated[int, typer.Option(help="Seed of the bootstrap and of the shuffled histories.")] = 0,
+    strict: Annotated[bool, typer.Option("--strict", help="Stop at the first unusable turn.")] = False,
 ) -> None:
-    """Score whole conversations with memory and under its controls, and write one report.
+    """Score whole conversations with memory and under control conditions, and write a report.
 
-    `accelerate launch -m titans_mal.cli evaluate ...` shares the conversations among processes.
+    `accelerate launch -m titans_mal.cli evaluate ...` distributes the conversations over processes.
     """
     from transformers import AutoProcessor
 
@@ -58,7 +58,7 @@ def evaluate(
         loaded = AutoModelForAudioEmotion.from_pretrained(model, dtype=dtype)
         loaded.to(state.device)
         wanted = labels_for(data, data_dir, label_set, loaded.config.labels)
-        # The first process looks at the files; the others find what it saw.
+        # The first process checks the files, and the others reuse its result.
         with state.main_process_first():
             conversations = load_conversations(
                 data,
@@ -95,16 +95,17 @@ def evaluate(
 
 
 def compare(
-    reports: Annotated[list[Path], typer.Argument(metavar="REPORT...", help="Folders of reports.")],
+    reports: Annotated[list[Path], typer.Argument(metavar="REPORT...", help="Folders of evaluation reports.")],
     output: Annotated[
         Path | None,
-        typer.Option(help="Write it here, and do not print it: .md, or the table of models as .csv or .tex."),
+        typer.Option(help="Write to this file instead of printing: .md, or only the table of models as .csv or .tex."),
     ] = None,
     paired: Annotated[
-        bool, typer.Option("--paired", help="The first of two reports minus the second, on the same turns.")
+        bool,
+        typer.Option("--paired", help="Compare two reports on the same turns: the first minus the second."),
     ] = False,
 ) -> None:
-    """Put reports of one protocol into one table: each, the mean over runs of one model, and folds pooled."""
+    """Compare reports of one protocol in one table: each report, means over runs of a model, and pooled folds."""
     from ..evaluation.compare import comparison_markdown, models_table, paired_markdown, paired_table
     from ..evaluation.protocol import check_comparable
     from ..evaluation.report_file import EvaluationReport

@@ -1,4 +1,4 @@
-"""`titans-mal analyze --follow`: turns out of raw sound on standard input, printed as they end."""
+"""`titans-mal analyze --follow`: print turns of raw audio from standard input as they end."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import typer
 from ..export import describe_turn
 
 
-_SECONDS = 0.1  # of sound that are read at once
+_SECONDS = 0.1  # of audio per read
 
 
 def follow_stream(
@@ -25,10 +25,10 @@ def follow_stream(
     labels: Sequence[str] | None,
     unknown_below: float,
 ) -> None:
-    """Hear standard input until it ends, and print each turn when it has ended.
+    """Process standard input until it ends, and print each turn when it has ended.
 
     Args:
-        format: "table" (a line for people) or "jsonl".
+        format: "table" (a readable line) or "jsonl".
     """
     from transformers import AutoProcessor
 
@@ -49,7 +49,7 @@ def follow_stream(
 
 
 def _pieces(sampling_rate: int) -> Iterator[np.ndarray]:
-    """Sound as it comes; half a sample at the end is left out."""
+    """Pieces of audio as they arrive; an incomplete sample at the end is dropped."""
     size = max(2, round(_SECONDS * sampling_rate) * 2)
     rest = b""
     while content := sys.stdin.buffer.read1(size):

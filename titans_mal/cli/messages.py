@@ -1,4 +1,4 @@
-"""What commands share: where they print, and errors and warnings in one line."""
+"""Output shared by all commands: consoles, and one-line errors and warnings."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def warn(message) -> None:
 
 
 def hub_errors() -> tuple[type[Exception], ...]:
-    """What huggingface_hub raises where the Hub refuses or does not answer; its HTTP client depends on its version."""
+    """Exceptions of huggingface_hub for refused or failed requests; its HTTP client depends on its version."""
     from huggingface_hub.errors import HfHubHTTPError
 
     clients = [importlib.import_module(name) for name in ("httpx", "httpx2") if importlib.util.find_spec(name)]
@@ -31,9 +31,9 @@ def hub_errors() -> tuple[type[Exception], ...]:
 
 @contextlib.contextmanager
 def errors_in_one_line(*kinds: type[Exception]) -> Iterator[None]:
-    """Print a ValueError, an OSError, a missing extra or one of these kinds, and exit with 1; warnings take one line.
+    """Print ValueError, OSError, a missing extra or one of `kinds` on one line and exit with status 1.
 
-    Warnings of other libraries, which are for programmers, are left as they are.
+    User warnings of this package also take one line; other warnings, which are meant for developers, are unchanged.
     """
     with warnings.catch_warnings():
         show = warnings.showwarning

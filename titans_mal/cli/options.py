@@ -1,4 +1,4 @@
-"""Options that several commands have."""
+"""Options shared by several commands."""
 
 from __future__ import annotations
 
@@ -13,31 +13,33 @@ Model = Annotated[
     str | None,
     typer.Option(
         metavar="DIR_OR_REPO",
-        help="A model with memory. Default: in a clone, the tiny checkpoint of the quickstart.",
+        help="Folder or Hub repo of a model with memory. Default: in a clone, the tiny checkpoint of the quickstart.",
     ),
 ]
-DataDir = Annotated[Path | None, typer.Option(help="Where your copy of a corpus lies.")]
+DataDir = Annotated[Path | None, typer.Option(help="Folder with your copy of the corpus.")]
 LabelSet = Annotated[
     str | None,
     typer.Option(
-        help="A label set of the corpus (4-class), labels (sad,happy), or a mapping (excited=happy,sad=sad)."
+        help="A label set of the corpus (4-class), a list of labels (sad,happy), or a mapping (excited=happy,sad=sad)."
     ),
 ]
 SplitBy = Annotated[
     str | None,
-    typer.Option(help="Draw splits of data that has none: by conversation, or by speaker, none in two of them."),
+    typer.Option(help="Draw splits for data without splits: by 'conversation' or by 'speaker', which never overlap."),
 ]
-TestShare = Annotated[float | None, typer.Option(help="Of the turns, for --split-by: 0.2")]
-ValidationShare = Annotated[float | None, typer.Option(help="Of the turns, for --split-by: 0.1")]
-SplitSeed = Annotated[int, typer.Option(help="Of --split-by.")]
-Fold = Annotated[int | None, typer.Option(help="The fold that is tested; 1, 2, ...")]
+TestShare = Annotated[float | None, typer.Option(help="Share of the turns in the test split, for --split-by: 0.2")]
+ValidationShare = Annotated[
+    float | None, typer.Option(help="Share of the turns in the validation split, for --split-by: 0.1")
+]
+SplitSeed = Annotated[int, typer.Option(help="Random seed of --split-by.")]
+Fold = Annotated[int | None, typer.Option(help="Number of the test fold, from 1.")]
 
 
 def as_label_set(given: str | None) -> str | Sequence[str] | dict[str, str] | None:
-    """What `load_conversations` takes, of what was typed.
+    """Parse --label-set into an argument for `load_conversations`.
 
     Raises:
-        ValueError: for a mapping in which a word has no label.
+        ValueError: for a mapping with a word that has no label.
     """
     if given is None or ("," not in given and "=" not in given):
         return given
@@ -47,13 +49,12 @@ def as_label_set(given: str | None) -> str | Sequence[str] | dict[str, str] | No
     pairs = [part.split("=", 1) for part in parts]
     without = [pair[0] for pair in pairs if len(pair) < 2 or not pair[1]]
     if without:
-        raise ValueError(f"In a mapping every word has a label, as in excited=happy; {without} have none.")
+        raise ValueError(f"In a mapping, every word needs a label, as in excited=happy; {without} have none.")
     return {word.strip(): label.strip() for word, label in pairs}
 
 
 def labels_for(data: str, data_dir: Path | None, label_set: str | None, labels: Sequence[str]):
-    """What `load_conversations` takes for a model's data: what was typed, else the model's labels for data that has no
-    label sets by name."""
+    """The label set for a model's data: the given one, else the model's labels if the data has no named label sets."""
     from ..data.synthetic import NAMED_SUITES
 
     wanted = as_label_set(label_set)

@@ -1,4 +1,4 @@
-"""`titans-mal publish`: a model's folder becomes a repository of the Hub."""
+"""`titans-mal publish`: publish the folder of a model as a Hub repository."""
 
 from __future__ import annotations
 
@@ -12,32 +12,37 @@ from .messages import console, errors_in_one_line, hub_errors
 
 
 def publish(
-    folder: Annotated[Path, typer.Argument(help="That save_pretrained wrote.")],
-    repo: Annotated[str, typer.Argument(metavar="ORG/NAME", help="The repository; made if it does not exist.")],
+    folder: Annotated[Path, typer.Argument(help="A folder written by save_pretrained.")],
+    repo: Annotated[str, typer.Argument(metavar="ORG/NAME", help="The repository, created if it does not exist.")],
     private: Annotated[
-        bool, typer.Option("--private", help="Make the repository private; one that is there must be.")
+        bool, typer.Option("--private", help="Create a private repository; an existing one must be private.")
     ] = False,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Write the folder, list it, and upload nothing.")] = False,
-    license: Annotated[str | None, typer.Option(help="An identifier of the Hub: apache-2.0.")] = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Write and list the files without uploading anything.")
+    ] = False,
+    license: Annotated[str | None, typer.Option(help="Licence identifier of the Hub, such as apache-2.0.")] = None,
     force_license: Annotated[
-        bool, typer.Option("--force-license", help="Also where a training corpus is for non-commercial use only.")
+        bool,
+        typer.Option("--force-license", help="Accept a commercial licence despite a non-commercial training corpus."),
     ] = False,
-    language: Annotated[list[str] | None, typer.Option(help="Of the speech: en. Several times for several.")] = None,
-    dataset: Annotated[list[str] | None, typer.Option(help="It was trained on; several times for several.")] = None,
-    report: Annotated[list[Path] | None, typer.Option(help="Folder of an evaluation report of this model.")] = None,
+    language: Annotated[
+        list[str] | None, typer.Option(help="Language of the speech, such as en; may be repeated.")
+    ] = None,
+    dataset: Annotated[list[str] | None, typer.Option(help="A training dataset; may be repeated.")] = None,
+    report: Annotated[
+        list[Path] | None, typer.Option(help="Folder of an evaluation report of this model; may be repeated.")
+    ] = None,
     example: Annotated[
         list[Path] | None,
-        typer.Option(help="A sound file to publish, with the model's answer; in order, of one talk."),
+        typer.Option(help="An audio file to publish with the model's answer; repeat for the turns of a conversation."),
     ] = None,
-    space: Annotated[
-        str | None, typer.Option(metavar="ORG/NAME", help="Publish a Space for the model as well.")
-    ] = None,
-    revision: Annotated[str | None, typer.Option(help="The branch.")] = None,
+    space: Annotated[str | None, typer.Option(metavar="ORG/NAME", help="Also publish a Space for the model.")] = None,
+    revision: Annotated[str | None, typer.Option(help="Branch to upload to. Default: main.")] = None,
 ) -> None:
     """Upload model, processor, LoRA, code, card and endpoint handler in one commit.
 
-    Of the folder, only the files of the model by name; of an adapter, never the base. The token is that of `hf auth
-    login`.
+    Only files that belong to the model are uploaded, and for an adapter never the base. The token is that of
+    `hf auth login`.
     """
     from ..publishing import publish_folder, publish_space
     from ..publishing.publish import check_repo_id
@@ -71,9 +76,9 @@ def _print(publication, repo: str) -> None:
     for name, path in publication.files.items():
         console.print(f"{path.stat().st_size:>13,}  {name}", markup=False, soft_wrap=True)
     if publication.left_out:
-        console.print(f"Left out: {', '.join(publication.left_out)}", markup=False, soft_wrap=True)
+        console.print(f"Not published: {', '.join(publication.left_out)}", markup=False, soft_wrap=True)
     if publication.missing:
-        console.print(f"The card does not state: {', '.join(publication.missing)}", markup=False, soft_wrap=True)
+        console.print(f"Missing in the card: {', '.join(publication.missing)}", markup=False, soft_wrap=True)
     if publication.url is None:
         console.print(f"Nothing was uploaded to {repo}.", markup=False, soft_wrap=True)
     else:

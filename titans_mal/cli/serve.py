@@ -17,37 +17,37 @@ from .options import Model
 
 def serve(
     model: Model = None,
-    host: Annotated[str, typer.Option(help="The address to listen on; 0.0.0.0 for every machine.")] = "127.0.0.1",
-    port: Annotated[int, typer.Option(min=1, max=65535, help="The port.")] = 8000,
+    host: Annotated[str, typer.Option(help="Address to listen on; 0.0.0.0 accepts other machines.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=1, max=65535, help="Port to listen on.")] = 8000,
     states: Annotated[
         str | None,
         typer.Option(
-            help="Where states of conversations lie: a folder, or redis://HOST:PORT/DB for several servers. "
+            help="Where to store conversation states: a folder, or redis://HOST:PORT/DB to share them among servers. "
             "Default: a temporary folder."
         ),
     ] = None,
     token: Annotated[
-        str | None, typer.Option(envvar="TITANS_MAL_TOKEN", help="That clients must send as bearer token.")
+        str | None, typer.Option(envvar="TITANS_MAL_TOKEN", help="Bearer token that clients must send.")
     ] = None,
-    device: Annotated[str | None, typer.Option(help="cuda, cpu, ... Default: cuda where there is one.")] = None,
-    dtype: Annotated[str, typer.Option(help="Of the host: auto, float32, bfloat16, float16.")] = "auto",
-    max_batch: Annotated[int, typer.Option(help="Turns heard at once.")] = 16,
-    max_wait_ms: Annotated[float, typer.Option(help="That a turn waits for others.")] = 5.0,
-    max_live: Annotated[int, typer.Option(help="Conversations in memory.")] = 256,
-    max_conversations: Annotated[int, typer.Option(help="That may go on.")] = 1000,
-    max_megabytes: Annotated[float, typer.Option(help="Of the sound file of a turn.")] = 25.0,
-    turn_seconds: Annotated[float, typer.Option(help="That a turn may take to be sent, and to be answered.")] = 60.0,
+    device: Annotated[str | None, typer.Option(help="cuda, cpu, ... Default: cuda if available.")] = None,
+    dtype: Annotated[str, typer.Option(help="Precision of the host: auto, float32, bfloat16 or float16.")] = "auto",
+    max_batch: Annotated[int, typer.Option(help="Maximal number of turns scored at once.")] = 16,
+    max_wait_ms: Annotated[float, typer.Option(help="Milliseconds that a turn waits for others to join.")] = 5.0,
+    max_live: Annotated[int, typer.Option(help="Number of conversations kept in memory.")] = 256,
+    max_conversations: Annotated[int, typer.Option(help="Maximal number of open conversations.")] = 1000,
+    max_megabytes: Annotated[float, typer.Option(help="Maximal size of a turn's audio file, in MB.")] = 25.0,
+    turn_seconds: Annotated[float, typer.Option(help="Seconds allowed to send a turn, and to answer it.")] = 60.0,
     log_names: Annotated[
-        bool, typer.Option("--log-names", help="Names of conversations and queries in the log, not a hash.")
+        bool, typer.Option("--log-names", help="Log names of conversations and queries instead of hashes.")
     ] = False,
     protect_operations: Annotated[
-        bool, typer.Option("--protect-operations", help="Ask for the token at /metrics and /docs, too.")
+        bool, typer.Option("--protect-operations", help="Require the token for /metrics and /docs too.")
     ] = False,
     time_to_live: Annotated[float, typer.Option(help="Seconds until an unused conversation is forgotten.")] = 3600.0,
 ) -> None:
-    """Serve live conversations. /docs shows the interface, /metrics is for Prometheus, /health for load balancers.
+    """Serve live conversations. /docs shows the API, /metrics is for Prometheus, /health for load balancers.
 
-    A signal to stop lets waiting turns be heard and saves all states.
+    On a signal to stop, waiting turns are scored and all states are saved.
     """
     with errors_in_one_line(SafetensorError):
         is_redis = states is not None and states.startswith(("redis://", "rediss://", "unix://"))
@@ -92,7 +92,7 @@ def serve(
             log_name=log_name,
         )
         logs = {} if log_names else {"log_config": log_config()}
-        # What was accepted is answered before the server stops.
+        # Accepted turns are answered before the server stops.
         grace = math.ceil(turn_seconds) + 5
         app = create_app(pool, settings, log_name=log_name)
         uvicorn.run(app, host=host, port=port, timeout_graceful_shutdown=grace, **logs)

@@ -1,4 +1,4 @@
-"""`titans-mal space`: the app of a model's Space, on this machine."""
+"""`titans-mal space`: run the app of a model's Space on this machine."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ from .options import Model
 
 def space(
     model: Model = None,
-    host: Annotated[str, typer.Option(help="The address to listen on; 0.0.0.0 for every machine.")] = "127.0.0.1",
+    host: Annotated[str, typer.Option(help="Address to listen on; 0.0.0.0 accepts other machines.")] = "127.0.0.1",
     port: Annotated[
-        int | None, typer.Option(min=1, max=65535, help="Default: the first free one from 7860 on.")
+        int | None, typer.Option(min=1, max=65535, help="Port to listen on. Default: the first free one from 7860.")
     ] = None,
 ) -> None:
-    """Open an app in which turns are uploaded or recorded, and heard with memory and without."""
+    """Open an app that scores uploaded or recorded turns with and without memory."""
     from transformers import AutoProcessor
 
     from titans_mal import AudioEmotionPipeline, AutoModelForAudioEmotion
@@ -36,7 +36,7 @@ def space(
         loaded = AutoModelForAudioEmotion.from_pretrained(name)
         pipe = AudioEmotionPipeline(model=loaded, processor=AutoProcessor.from_pretrained(name))
         with tempfile.TemporaryDirectory() as folder:
-            # As it lies on the Hub, with what stands beside it there.
+            # The same files as on the Hub.
             write_space(folder, name)
             sys.path.insert(0, folder)
             importlib.import_module("app").launch(pipe, server_name=host, server_port=port)

@@ -1,4 +1,4 @@
-"""`titans-mal train` and `titans-mal ablate`: one training, and one for each of several memories, in one table."""
+"""`titans-mal train` and `titans-mal ablate`: train one model, or one for each of several memory configurations."""
 
 from __future__ import annotations
 
@@ -17,17 +17,17 @@ from .options import as_label_set
 
 
 ABLATION_FILE = "ablation.md"
-# Their options are those of `run_options` and of transformers, which typer does not know.
+# Their options are defined by `run_options` and transformers, not by typer.
 OPTIONS = {"allow_extra_args": True, "ignore_unknown_options": True}
 
 
 def train(context: typer.Context) -> None:
-    """Train a memory, and a LoRA, on conversations; save and evaluate it. `titans-mal train --help` lists options."""
+    """Train a memory, and optionally a LoRA, on conversations; save and evaluate it. See `titans-mal train --help`."""
     raise typer.Exit(train_once(context.args))
 
 
 def main(*, program: str) -> int:
-    """`titans-mal train` as a script, under a launcher; the exit status."""
+    """Run `titans-mal train` as a script, for launchers; returns the exit status."""
     try:
         return train_once(sys.argv[1:], program=program)
     except typer.Exit as end:
@@ -35,10 +35,10 @@ def main(*, program: str) -> int:
 
 
 def train_once(given: Sequence[str], *, program: str = "titans-mal train") -> int:
-    """One training from the words of a command line; the exit status.
+    """Train once with the given command-line arguments; returns the exit status.
 
     Raises:
-        typer.Exit: for options, data or a model that cannot be used, after one line that says why.
+        typer.Exit: for invalid options, data or model, after printing one line with the reason.
     """
     from ..evaluation.markdown import report_markdown
     from ..processes import end_processes, process_state
@@ -55,15 +55,15 @@ def train_once(given: Sequence[str], *, program: str = "titans-mal train") -> in
 
 
 def ablate(context: typer.Context) -> None:
-    """Train once for each --memory-layers and each --memory that is given, and put the reports in one table.
+    """Train once for each --memory-layers and each --memory, and compare the reports in one table.
 
-    All other options are those of `titans-mal train`. A run that is finished is not run again.
+    All other options are those of `titans-mal train`. A finished run is not repeated.
     """
     raise typer.Exit(sweep(context.args))
 
 
 def sweep(given: Sequence[str]) -> int:
-    """Trainings with several memories from the words of a command line; the exit status.
+    """Train with several memory configurations from command-line arguments; returns the exit status.
 
     Raises:
         typer.Exit: as `train_once`.
@@ -97,7 +97,7 @@ def sweep(given: Sequence[str]) -> int:
                 if status:
                     return status
                 if report is None:
-                    raise ValueError(f"{data.dataset} has no test split, on which a table could be made.")
+                    raise ValueError(f"{data.dataset} has no test split, which the table needs.")
             reports.append(EvaluationReport.load(folder / REPORT_FOLDER))
         if process_state().is_main_process:
             table = comparison_markdown(reports)
@@ -109,6 +109,6 @@ def sweep(given: Sequence[str]) -> int:
 
 
 def _name(layers: Sequence[int], memory: str) -> str:
-    """The folder of a run: layers-8-16_depth-2."""
+    """Folder name of a run: layers-8-16_depth-2."""
     fields = json.loads(memory)
     return "_".join(["layers-" + "-".join(map(str, layers)), *(f"{name}-{fields[name]}" for name in sorted(fields))])

@@ -191,7 +191,7 @@ class ConversationPool:
         """
         if self._is_closed:
             raise PoolError("The pool is closed.")
-        with self._store.conversation(conversation, anew=True):
+        with self._store.conversation(conversation, reset=True):
             pass
 
     def counters(self) -> dict[str, Any]:
@@ -263,7 +263,7 @@ class ConversationPool:
                     if (known := self._answered_before(request)) is not None:
                         request.answer.set_result(known)
                         continue
-                    cache = held.enter_context(self._store.conversation(request.conversation, anew=request.anew))
+                    cache = held.enter_context(self._store.conversation(request.conversation, reset=request.anew))
                     opened.append((request, held, cache, start_after(cache, request.start)))
                 except ConversationInUse as error:
                     self._try_later(request, error)

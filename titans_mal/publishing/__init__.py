@@ -1,4 +1,4 @@
-"""A model on the Hub: its card, its endpoint handler, its Space, and the one commit that uploads them."""
+"""Publish a model on the Hub: its card, endpoint handler and Space, uploaded in one commit."""
 
 from .publish import Publication, publish_folder, publish_model
 from .space import publish_space, write_space

@@ -1,4 +1,4 @@
-"""Publishing: from a model or its folder to one commit on the Hub."""
+"""Publish a model or its folder on the Hub in one commit."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from ..evaluation.protocol import model_of
 from ..evaluation.report_file import EvaluationReport
 from ..modeling.host_lora import has_lora
 from ..training_recipe import check_licence, read_recipe
-from .model_card import EXAMPLES_FOLDER, MARKER, TEMPLATES, CardFacts, model_card, picture_names
+from .model_card import EXAMPLES_FOLDER, MARKERS, TEMPLATES, CardFacts, model_card, picture_names
 from .repository import (
     CARD_FILE,
     complete_config,
@@ -34,13 +34,13 @@ from .repository import (
 
 @dataclass
 class Publication:
-    """What goes up, or went.
+    """The files of a publication.
 
     Attributes:
-        files: by their place in the repository.
+        files: by their path in the repository.
         left_out: names of files in the folder that are not published.
-        missing: what the card does not state.
-        url: of the commit; None where nothing was uploaded.
+        missing: facts that are missing in the card.
+        url: of the commit; None if nothing was uploaded.
     """
 
     files: dict[str, Path]
@@ -68,31 +68,31 @@ def publish_folder(
     reports: Sequence[str | Path] = (),
     examples: Sequence[str | Path] = (),
 ) -> Publication:
-    """Publish a folder that `save_pretrained` wrote: model, processor, LoRA, code, card and endpoint handler.
+    """Publish a folder written by `save_pretrained`: model, processor, LoRA, code, card and endpoint handler.
 
-    Card and handler are written into the folder first. A card without the line that says it was made here is kept as
-    it is. Of other files in the folder none is published.
+    Card and handler are first written into the folder; a card without the marker comment of generated cards is kept.
+    Other files in the folder are not published.
 
     Args:
-        folder: of the model; may hold `training_recipe.json`, names and values that say how it was trained.
-        repo_id: "org/name"; made if it does not exist.
-        private: of a repository that is made.
-        dry_run: write the folder and upload nothing.
-        token: of the Hub; None: that of `hf auth login`.
-        revision: the branch, which is made if it does not exist; None: main.
-        commit_message, commit_description, create_pr: of the commit, as transformers' `push_to_hub`.
-        tags: of the card, beside its own.
-        license: an identifier of the Hub, as "apache-2.0".
-        force_license: publish under it also where a corpus of the recipe is for non-commercial use only.
-        language: of the speech, as "en".
-        datasets: that it was trained on.
+        folder: of the model; may hold `training_recipe.json`, a JSON object that describes the training.
+        repo_id: "org/name"; created if it does not exist.
+        private: visibility of a new repository.
+        dry_run: write into the folder and upload nothing.
+        token: for the Hub; None: that of `hf auth login`.
+        revision: the branch, created if it does not exist; None: main.
+        commit_message, commit_description, create_pr: as for transformers' `push_to_hub`.
+        tags: additional tags of the card.
+        license: an identifier of the Hub, such as "apache-2.0".
+        force_license: accept it even if a corpus of the recipe is for non-commercial use only.
+        language: of the speech, such as "en".
+        datasets: training datasets.
         reports: folders of evaluation reports of this model.
-        examples: sound files, the turns of one conversation in order, which are published and answered in the card.
+        examples: audio files, the turns of one conversation in order, published with the model's answers.
 
     Raises:
-        FileNotFoundError, ValueError: for a folder that cannot be published, saying what to do; for a report of
-            another model; for a public repository where a private one is wanted; for a base that the Hub does not
-            have, naming both. Nothing is uploaded then.
+        FileNotFoundError, ValueError: for a folder that cannot be published, with what to do; for a report of another
+            model; for an existing public repository if `private` is set; for a base that is not on the Hub. Nothing is
+            uploaded then.
     """
     folder = Path(folder)
     check_repo_id(repo_id)
@@ -131,16 +131,16 @@ def publish_folder(
 
 
 def publish_model(model, repo_id: str, *, max_shard_size: int | str = "50GB", **kwargs) -> str:
-    """Publish a model; `model.push_to_hub` is this.
+    """Publish a model; called by `model.push_to_hub`.
 
     Args:
         model: with memory.
         repo_id: "org/name".
-        max_shard_size: of the files of a model in full.
-        kwargs: of `publish_folder`.
+        max_shard_size: of the weights files of a full model.
+        kwargs: for `publish_folder`.
 
     Returns:
-        The address of the commit.
+        The URL of the commit.
     """
     with tempfile.TemporaryDirectory() as folder:
         model.save_pretrained(folder, max_shard_size=max_shard_size)
@@ -148,66 +148,66 @@ def publish_model(model, repo_id: str, *, max_shard_size: int | str = "50GB", **
 
 
 def create_repo(api: HfApi, repo_id: str, private: bool | None, **kwargs) -> str:
-    """Make a repository, if it does not exist.
+    """Create a repository if it does not exist.
 
     Raises:
-        ValueError: for one that exists and is public, where a private one is wanted.
+        ValueError: for an existing public repository if `private` is set.
     """
     repo_id = api.create_repo(repo_id, private=private, exist_ok=True, **kwargs).repo_id
     if private and not api.repo_info(repo_id, repo_type=kwargs.get("repo_type")).private:
-        raise ValueError(f"{repo_id} exists already and is public: make it private in its settings, or take another.")
+        raise ValueError(f"{repo_id} exists and is public: make it private in its settings, or use another name.")
     return repo_id
 
 
 def upload(
     api: HfApi, repo_id: str, files: dict[str, Path], *, message: str, revision: str | None = None, **kwargs
 ) -> str:
-    """Upload files in one commit, which also takes away weights of an earlier one; with a progress bar.
+    """Upload files in one commit, which also deletes outdated weights; shows a progress bar.
 
     Args:
-        files: by their place in the repository.
-        kwargs: of `create_commit`.
+        files: by their path in the repository.
+        kwargs: for `create_commit`.
 
     Returns:
-        The address of the commit, or of the pull request.
+        The URL of the commit, or of the pull request.
     """
-    there = api.list_repo_files(repo_id, revision=revision, repo_type=kwargs.get("repo_type"))
+    existing = api.list_repo_files(repo_id, revision=revision, repo_type=kwargs.get("repo_type"))
     operations = [CommitOperationAdd(name, path) for name, path in files.items()]
-    operations += [CommitOperationDelete(name) for name in there if is_stale(name) and name not in files]
+    operations += [CommitOperationDelete(name) for name in existing if is_stale(name) and name not in files]
     info = api.create_commit(repo_id, operations, commit_message=message, revision=revision, **kwargs)
     return info.pr_url or info.commit_url
 
 
 def check_repo_id(repo_id: str) -> None:
-    """Refuse what is no name of a repository.
+    """Check the name of a repository.
 
     Raises:
         ValueError: for a name that is not "org/name".
     """
     if repo_id.count("/") != 1:
-        raise ValueError(f'A repository is named "org/name", got {repo_id!r}.')
+        raise ValueError(f'The name of a repository must be "org/name", got {repo_id!r}.')
     validate_repo_id(repo_id)
 
 
 def _several(what: str, values: Sequence) -> list:
     if isinstance(values, str | Path):
-        raise ValueError(f"{what} is a list, got {values!r}.")
+        raise ValueError(f"{what} must be a list, got {values!r}.")
     return list(values)
 
 
 def _check_examples(examples: list[Path]) -> list[Path]:
     for path in examples:
         if not path.is_file():
-            raise FileNotFoundError(f"The example {path} is not there.")
+            raise FileNotFoundError(f"The example {path} does not exist.")
     if len({path.name for path in examples}) < len(examples):
         raise ValueError(
-            f"Examples are published under their names, which must differ, got {list(map(str, examples))}."
+            f"Examples are published under their file names, which must differ, got {list(map(str, examples))}."
         )
     return examples
 
 
 def _reports_of(folder: Path, paths: list[str | Path], token: str | bool | None) -> list[EvaluationReport]:
-    """Evaluation reports, if they are of the model in the folder: of all its weights, and of its prompt."""
+    """Load evaluation reports, and check that they are of the model in the folder: of its weights and its prompt."""
     reports = [EvaluationReport.load(path) for path in paths]
     measured_as = {report.content["model"]["dtype"] for report in reports}
     own = {}
@@ -220,11 +220,11 @@ def _reports_of(folder: Path, paths: list[str | Path], token: str | bool | None)
         measured = (content["model"]["weights"], content["protocol"]["prompt"])
         if measured != own[content["model"]["dtype"]]:
             raise ValueError(
-                f"The report {path} is of another model than {folder}: of weights {measured[0]} asked "
-                f"{measured[1]!r}, and not {own[content['model']['dtype']]}."
+                f"The report {path} is of another model than {folder}: its weights and prompt are {measured}, not "
+                f"{own[content['model']['dtype']]}."
             )
         if (run := json.dumps(content, sort_keys=True)) in seen:
-            raise ValueError(f"The report {path} is given twice.")
+            raise ValueError(f"The report {path} was given twice.")
         seen.add(run)
     return reports
 
@@ -237,19 +237,19 @@ def _check_base(api: HfApi, config: PreTrainedConfig, repo_id: str) -> None:
         api.model_info(base, revision=revision)
     except HfHubHTTPError as error:
         raise ValueError(
-            f"The base {base} at revision {revision} of the adapter {repo_id} is not on the Hub, or not to be seen "
-            f"with this token: {error}"
+            f"The base {base} at revision {revision} of the adapter {repo_id} is not on the Hub, or not visible with "
+            f"this token: {error}"
         ) from error
 
 
 def _write_hub_files(
     folder: Path, repo_id: str, config: PreTrainedConfig, facts: CardFacts, token: str | bool | None
 ) -> None:
-    """Write beside a model what its repository shows and serves."""
+    """Write the files that a repository shows or runs into the model's folder."""
     complete_config(folder, config)
     with_lora = has_lora(folder)
     for name, more in (("handler.py", ""), ("requirements.txt", "peft\n" if with_lora else "")):
-        if not _is_of_the_publisher(folder / name):
+        if not _is_custom(folder / name):
             replace_text(folder / name, (TEMPLATES / name).read_text(encoding="utf-8") + more)
     for path in facts.examples:
         place = folder / EXAMPLES_FOLDER / path.name
@@ -260,25 +260,28 @@ def _write_hub_files(
         place = folder / name
         place.parent.mkdir(exist_ok=True)
         draw_history(report.content, place)
-    if _is_of_the_publisher(folder / CARD_FILE):
+    if _is_custom(folder / CARD_FILE):
         return
     answers = _answers(folder, facts.examples, token) if facts.examples else ()
     card = model_card(config, repo_id, facts, answers=answers, has_lora=with_lora, megabytes=total_megabytes(folder))
     replace_text(folder / CARD_FILE, str(card))
 
 
-def _is_of_the_publisher(path: Path) -> bool:
-    """Whether a file is there that was not made here, or is not to be made again."""
-    return path.is_file() and MARKER not in path.read_text(encoding="utf-8")
+def _is_custom(path: Path) -> bool:
+    """Whether a file exists that was not generated here, or whose marker comment was removed."""
+    if not path.is_file():
+        return False
+    text = path.read_text(encoding="utf-8")
+    return not any(marker in text for marker in MARKERS)
 
 
 def _answers(folder: Path, examples: Sequence[Path], token: str | bool | None) -> list[dict]:
-    """What the model in a folder says of the turns of a conversation."""
+    """Outputs of the model in a folder for the turns of a conversation."""
     from transformers import AutoProcessor
 
     from ..modeling.pipeline_audio_emotion import AudioEmotionPipeline
 
     model = AutoModelForAudioEmotion.from_pretrained(folder, token=token)
     pipe = AudioEmotionPipeline(model=model, processor=AutoProcessor.from_pretrained(folder))
-    # By a speaker, for a memory that is one's; which one, only the publisher could say.
+    # A memory per speaker needs a speaker; who it is, is unknown.
     return pipe([{"audio": str(path), "speaker": "speaker"} for path in examples])

@@ -1,4 +1,4 @@
-"""What of a model's folder belongs into a repository: its own files by name, and nothing else."""
+"""Select the files of a model's folder that belong into its repository, by name."""
 
 from __future__ import annotations
 
@@ -28,11 +28,11 @@ from ..training_recipe import RECIPE_FILE
 CARD_FILE = "README.md"
 
 _LORA = {f"{LORA_FOLDER}/{name}" for name in LORA_FILES}
-# What a loader would take for weights of the model, were it left of an earlier publication.
+# Files of an earlier publication that a loader would mistake for weights of the model.
 _STALE = re.compile(
     rf"model[\w.-]*\.safetensors(\.index\.json)?|pytorch_model[\w.-]*|({LORA_FOLDER}/)?adapter_(config|model)\.\w+"
 )
-# A processor's files, those of every host.
+# Processor files of all hosts.
 _PROCESSOR = re.compile(
     r"(pre|video_pre)?processor_config\.json|tokenizer(_config)?\.json|tokenizer\.model|tekken\.json|vocab\.(json|txt)"
     r"|merges\.txt|special_tokens_map\.json|added_tokens\.json|chat_template\.(jinja|json)"
@@ -44,42 +44,42 @@ _OTHERS = re.compile(
 
 
 def read_config(folder: Path) -> PreTrainedConfig:
-    """The configuration of a model with memory in a folder, fit to be published.
+    """Load and check the configuration of a model with memory that is to be published.
 
     Raises:
-        FileNotFoundError: if the folder or its configuration is not there.
-        ValueError: if it holds no model with memory, or one that cannot be published, saying what to do.
+        FileNotFoundError: if the folder or its configuration does not exist.
+        ValueError: if it is not a model with memory, or cannot be published, with what to do.
     """
     if not (folder / "config.json").is_file():
-        raise FileNotFoundError(f"{folder} holds no model: config.json is missing.")
+        raise FileNotFoundError(f"{folder} is not the folder of a model: config.json is missing.")
     _check_links(folder)
     config = AutoConfig.from_pretrained(folder)
     if not isinstance(config, AudioEmotionConfigMixin):
-        raise ValueError(f"{folder} holds no model with memory, but a {config.model_type!r}: from_base gives it one.")
+        raise ValueError(f"{folder} is a {config.model_type!r} without memory: from_base adds a memory to a host.")
     check_base_is_public(config)
     weights = _weight_files(folder)
     if not any(_PROCESSOR.fullmatch(path.name) for path in folder.iterdir()):
-        raise FileNotFoundError(f"{folder} holds no processor: set model.processor and save the model again.")
+        raise FileNotFoundError(f"{folder} has no processor: set model.processor and save the model again.")
     if config.has_lora and not has_lora(folder):
-        raise FileNotFoundError(f"{folder} lacks the LoRA that its config.json speaks of, in {LORA_FOLDER}/.")
+        raise FileNotFoundError(f"{folder} lacks the LoRA in {LORA_FOLDER}/ that its config.json declares.")
     keys = {key for path in weights for key in _keys(path)}
     if config.adapter_only:
         hosts = sorted(key for key in keys if key.split(".")[0] not in EXTENSION_NAMES)
         if hosts:
             raise ValueError(
-                f"{folder} is an adapter by its config.json, and holds {len(hosts)} weights of the host "
-                f"({hosts[0]}, ...), which only a model in full may: save it with model.config.adapter_only = False."
+                f"{folder} is an adapter by its config.json, but holds {len(hosts)} weights of the host ({hosts[0]}, "
+                "...): save it with model.config.adapter_only = False."
             )
     return config
 
 
 def repository_files(folder: Path, shown: Collection[str] = ()) -> tuple[dict[str, Path], list[str]]:
-    """By their place in the repository, the files that are published; and the names of those that are not.
+    """The files to publish, by their path in the repository; and the names of the other files.
 
-    A link out of the folder is not followed: what it leads to is no part of the model.
+    Links out of the folder are not followed.
 
     Args:
-        shown: names of the audio files and pictures that are published; no others are.
+        shown: names of the audio files and pictures to publish; no others are published.
     """
     found = sorted(path for path in folder.rglob("*") if path.is_file())
     names = {path.relative_to(folder).as_posix(): path for path in found}
@@ -95,15 +95,15 @@ def repository_files(folder: Path, shown: Collection[str] = ()) -> tuple[dict[st
 
 
 def _leads_out(path: Path, folder: Path) -> bool:
-    """Whether a file is, by a link of its own or of a folder above it, somewhere else."""
+    """Whether a path leads out of the folder through a link."""
     return not path.resolve().is_relative_to(folder.resolve())
 
 
 def _check_links(folder: Path) -> None:
-    """Refuse a folder of which a part that a model needs, or that the card tells of, lies elsewhere.
+    """Reject a folder in which files of the model are links to other places.
 
     Raises:
-        ValueError: naming it.
+        ValueError: naming the link.
     """
     needed = [folder / LORA_FOLDER, folder / "additional_chat_templates"]
     needed += [folder / name for name in ("config.json", RECIPE_FILE, *_LORA)]
@@ -112,18 +112,17 @@ def _check_links(folder: Path) -> None:
     for path in needed:
         if path.exists() and _leads_out(path, folder) and path.name != "handler.py":
             raise ValueError(
-                f"{path} is a link out of the folder, to {path.resolve()}: copy into the folder what is to be "
-                "published."
+                f"{path} is a link out of the folder, to {path.resolve()}: replace it by a copy of the file."
             )
 
 
 def is_stale(name: str) -> bool:
-    """Whether a file of an earlier publication would be taken for a part of the model."""
+    """Whether a file of an earlier publication could be mistaken for a part of the model."""
     return _STALE.fullmatch(name) is not None
 
 
 def complete_config(folder: Path, config: PreTrainedConfig) -> None:
-    """Make a folder's configuration fit to be published: with its code, and without a place of this machine."""
+    """Complete a folder's configuration for publishing: refer to the code, and remove local paths."""
     path = folder / "config.json"
     fields = json.loads(path.read_text(encoding="utf-8"))
     before = dict(fields)
@@ -131,41 +130,41 @@ def complete_config(folder: Path, config: PreTrainedConfig) -> None:
         save_code(HOSTS[config.host_class().model_type], config, folder)
         fields |= {"auto_map": config.auto_map, "custom_pipelines": config.custom_pipelines}
     if not is_repo_name(config.base_model_name_or_path):
-        # The base of a model in full, which holds its weights itself.
+        # A full model does not need its base.
         config.base_model_name_or_path = fields["base_model_name_or_path"] = None
     if fields != before:
         replace_text(path, json.dumps(fields, indent=2, sort_keys=True) + "\n")
 
 
 def replace_text(path: Path, text: str) -> None:
-    """Write a file anew, also where it was a link to one elsewhere."""
+    """Replace a file; if it was a link, the link itself is replaced."""
     path.unlink(missing_ok=True)
     path.write_text(text, encoding="utf-8")
 
 
 def total_megabytes(folder: Path) -> float:
-    """Of all weights of the model in a folder."""
+    """Size of all weights of the model in a folder."""
     weights = [*_weight_files(folder), *(folder / name for name in sorted(_LORA) if has_lora(folder))]
     return sum(path.stat().st_size for path in weights if path.suffix == ".safetensors") / 1e6
 
 
 def _weight_files(folder: Path) -> list[Path]:
-    """The files of a model's weights, of one saving.
+    """The weights files of the model in a folder.
 
     Raises:
         FileNotFoundError: if there are none, or shards are missing.
-        ValueError: if there are those of several savings.
+        ValueError: if there are files of several saves.
     """
     single, index = folder / SAFE_WEIGHTS_NAME, folder / SAFE_WEIGHTS_INDEX_NAME
-    there = {path for path in folder.glob("model*.safetensors") if WEIGHT_FILES.fullmatch(path.name)}
+    existing = {path for path in folder.glob("model*.safetensors") if WEIGHT_FILES.fullmatch(path.name)}
     wanted = {single}
     if index.is_file():
         wanted = {folder / name for name in json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()}
-    missing, others = sorted(path.name for path in wanted - there), sorted(path.name for path in there - wanted)
+    missing, others = sorted(path.name for path in wanted - existing), sorted(path.name for path in existing - wanted)
     if missing:
         raise FileNotFoundError(f"{folder} lacks weights: {', '.join(missing)} is missing.")
     if others:
-        raise ValueError(f"{folder} holds weights of several savings: {', '.join(others)} belongs to another.")
+        raise ValueError(f"{folder} holds weights of several saves: remove {', '.join(others)}.")
     return sorted(wanted)
 
 
@@ -178,7 +177,7 @@ def _keys(path: Path) -> list[str]:
 
 
 def _code(folder: Path) -> set[str]:
-    """The modules that the configuration names, and what they import from beside them."""
+    """The modules named by the configuration, and the modules beside them that these import."""
     config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     references = [*config["auto_map"].values(), *(task["impl"] for task in config["custom_pipelines"].values())]
     modules = [folder / f"{reference.split('.')[0]}.py" for reference in references]

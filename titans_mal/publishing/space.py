@@ -1,4 +1,4 @@
-"""A Space for a model: an app that hears a conversation with memory and without, on the Hub or on this machine."""
+"""A Space for a model: an app that scores a conversation with and without memory, on the Hub or locally."""
 
 from __future__ import annotations
 
@@ -15,20 +15,20 @@ from .publish import Publication, check_repo_id, create_repo, upload
 from .repository import replace_text
 
 
-# Of which the app was run.
+# The version that the app was tested with.
 GRADIO_VERSION = "6.31.0"
 _FILES = ("README.md", "app.py", "requirements.txt", "timeline.py")
 
 
 def write_space(folder: str | Path, repo_id: str, *, has_lora: bool = False) -> dict[str, Path]:
-    """Write a Space for the model `repo_id` into a folder, which is made.
+    """Write a Space for the model `repo_id` into a folder, which is created.
 
     Args:
-        repo_id: of the model; a folder, where the Space is for this machine.
+        repo_id: of the model; or its folder, for a local Space.
         has_lora: whether the model needs PEFT.
 
     Returns:
-        The files, by their place in the Space.
+        The files, by their path in the Space.
     """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
@@ -57,12 +57,12 @@ def publish_space(
     """Write a Space for a published model into a folder, and upload it in one commit.
 
     Args:
-        space_id: "org/name" of the Space; made if it does not exist.
+        space_id: "org/name" of the Space; created if it does not exist.
         repo_id: of the model.
-        has_lora, private, dry_run, token: as `write_space` and `publish_folder`.
+        has_lora, private, dry_run, token: as for `write_space` and `publish_folder`.
 
     Raises:
-        ValueError: for a name that is none of the Hub.
+        ValueError: for an invalid name.
     """
     check_repo_id(space_id)
     publication = Publication(write_space(folder, repo_id, has_lora=has_lora), [], [])

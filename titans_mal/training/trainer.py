@@ -97,7 +97,7 @@ class ConversationTrainer(Trainer):
             _check_soft_labels(train_dataset)
         turns = TurnDataset(
             train_dataset,
-            sampling_rate=model.sound_extractor(processor).sampling_rate,
+            sampling_rate=model.audio_extractor(processor).sampling_rate,
             label_columns=self._label_columns,
             soft_labels=args.soft_labels,
             dimensions=model.config.emotion_dimensions,

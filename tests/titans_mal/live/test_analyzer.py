@@ -94,7 +94,7 @@ def test_a_turn_that_fails_changes_nothing(model, processor):
         (np.zeros(RATE), {}, "silent"),
         (np.full(RATE, np.nan), {}, "not finite"),
         (TURNS[2][:0], {}, "no samples|empty"),
-        (TURNS[2], {"start": -0.5}, "a turn starts at 0 s or later, got -0.5 s"),
+        (TURNS[2], {"start": -0.5}, "a turn must start at 0 s or later, got -0.5 s"),
         (TURNS[2], {"start": float("nan")}, "got nan"),
     ):
         with pytest.raises(ValueError, match=message):
@@ -116,8 +116,8 @@ def test_some_labels_and_unknown(model, processor):
     assert turn.label == "unknown"
     assert turn.score == max(turn.scores.values())
     for options, message in (
-        ({"labels": ["bored"]}, r"labels must be some of \['neutral', .* got \['bored'\]"),
-        ({"labels": []}, "labels must be some of"),
+        ({"labels": ["bored"]}, r"labels must be different labels out of \['neutral', .* got \['bored'\]"),
+        ({"labels": []}, "labels must be different labels out of"),
         ({"labels": ["sad", "sad"]}, "each once"),
         ({"unknown_below": 1.5}, r"unknown_below must be in \[0, 1\], got 1.5"),
     ):

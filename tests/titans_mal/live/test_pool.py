@@ -112,7 +112,7 @@ def test_bad_turns_are_refused_before_they_wait(model, processor):
         for audio, kwargs, message in (
             (torch.zeros(RATE).numpy(), {}, "silent"),
             (b"no sound", {}, "decoded"),
-            (tone(0.5), {"start": -1.0}, "a turn starts at 0 s or later, got -1.0 s"),
+            (tone(0.5), {"start": -1.0}, "a turn must start at 0 s or later, got -1.0 s"),
         ):
             with pytest.raises(ValueError, match=message):
                 pool.push("a", audio, None if isinstance(audio, bytes) else RATE, **kwargs)
@@ -158,9 +158,9 @@ def test_looking_changes_nothing(model, processor, tmp_path):
 def test_names_that_are_none(model, processor):
     with ConversationPool(model, processor) as pool:
         for name in (17, ["x"], None):
-            with pytest.raises(TypeError, match="named by text"):
+            with pytest.raises(TypeError, match="name must be a string"):
                 pool.submit(name, tone(0.5), RATE)
-        with pytest.raises(ValueError, match="speaker is named by text"):
+        with pytest.raises(ValueError, match="speaker is name must be a string"):
             pool.submit("a", tone(0.5), RATE, speaker=3)
         assert pool.push("a", tone(0.5), RATE).turn_index == 0
 

@@ -345,8 +345,8 @@ def test_publishing_by_command(hub, published, machine):
         "iemocap",
     ]
     dry = machine.run(command.format([*arguments, "--dry-run"]))
-    assert "Left out: .env, data.jsonl, examples/mine.wav, notes.py, optimizer.pt, training_args.bin\n" in dry
-    assert "The card does not state: evaluation, examples\n" in dry
+    assert "Not published: .env, data.jsonl, examples/mine.wav, notes.py, optimizer.pt, training_args.bin\n" in dry
+    assert "Missing in the card: evaluation, examples\n" in dry
     assert "Nothing was uploaded to org/by-command." in dry
     assert "models/org/by-command" not in hub.repos
     card = (folder / "README.md").read_text()
@@ -373,13 +373,13 @@ def test_publishing_by_command(hub, published, machine):
     assert {*app} == {".gitattributes", "README.md", "app.py", "requirements.txt", "timeline.py"}
     assert listed == {*files, *app} - {"LICENSE", ".gitattributes"}
     refused = machine.run(command.format([*arguments, "--private"]), fails=True)
-    assert "Error: org/by-command exists already and is public" in refused
+    assert "Error: org/by-command exists and is public" in refused
     assert hub.files("org/by-command") == files
     machine.run(command.format([*arguments, "--revision", "next"]))
     assert hub.files("org/by-command") == files
     assert "handler.py" in hub.files("org/by-command", "next")
     refused = machine.run(command.format(["publish", "adapter", "name"]), fails=True)
-    assert refused.strip() == "Error: A repository is named \"org/name\", got 'name'."
+    assert refused.strip() == "Error: The name of a repository must be \"org/name\", got 'name'."
     config = json.loads((folder / "config.json").read_text())
     (folder / "config.json").write_text(json.dumps(config | {"base_model_name_or_path": "org/gone"}))
     refused = machine.run(command.format(["publish", "adapter", "org/orphan-too"]), fails=True)

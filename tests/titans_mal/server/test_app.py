@@ -100,7 +100,7 @@ def test_what_is_refused(serve):
         (422, "The body is empty", post(b"")),
         (422, "cannot be decoded", post(b"no sound")),
         (422, "silent", post(wav(np.zeros(RATE, np.int16)))),
-        (422, "a turn starts at 0 s or later", post(good, start=-1.0)),
+        (422, "a turn must start at 0 s or later", post(good, start=-1.0)),
         (422, "start", post(good, start="soon")),
         (413, "up to 0.2 MB", post(b"0" * 210_000)),
         (413, "up to 1 s", post(wav(tone(1.2)))),

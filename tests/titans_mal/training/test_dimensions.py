@@ -151,9 +151,9 @@ def test_forward_loss_saving_and_loading(processor, tmp_path):
     with torch.inference_mode():
         again = loaded(**inputs, memory_cache=cache, logits_to_keep=1)
     torch.testing.assert_close(again.emotion_values, model.eval()(**inputs).emotion_values, atol=1e-5, rtol=0)
-    with pytest.raises(ValueError, match=r"emotion_labels were given, .* or the model does not read them"):
+    with pytest.raises(ValueError, match=r"emotion_labels were given, .* or the model does not predict them"):
         loaded(**inputs, emotion_labels=[0, 1])
-    with pytest.raises(ValueError, match=r"emotion_value_labels were given, .* or the model does not read them"):
+    with pytest.raises(ValueError, match=r"emotion_value_labels were given, .* or the model does not predict them"):
         tiny_model()(**inputs, emotion_value_labels=targets)
 
 
@@ -163,7 +163,7 @@ def test_forward_loss_saving_and_loading(processor, tmp_path):
         ({"emotion_dimensions": "valence"}, "emotion_dimensions must be a list of different names, got 'valence'"),
         ({"emotion_dimensions": ["a", "a"]}, "emotion_dimensions must be a list of different names"),
         ({"emotion_dimensions": [""]}, "emotion_dimensions must be a list of different names"),
-        ({"emotion_readout": None}, "Without an emotion_readout there must be emotion_dimensions"),
+        ({"emotion_readout": None}, "Without an emotion_readout, emotion_dimensions"),
         ({"emotion_readout": "text"}, r"emotion_readout must be one of .* or None, got 'text'"),
     ],
 )

@@ -112,7 +112,7 @@ def test_an_adapter_on_memory_or_readout_is_refused_before_anything_changes(name
     model = tiny_model(emotion_readout="linear", label_token_ids=None)
     model.config.adapter_only = True
     before = [key for key, _ in model.named_modules()]
-    with pytest.raises(ValueError, match="which is trained and saved by itself: choose target_modules"):
+    with pytest.raises(ValueError, match="which is trained and saved on its own: restrict target_modules"):
         model.add_adapter(forbidden()[name])
     assert [key for key, _ in model.named_modules()] == before
     assert not model.added_adapters
@@ -151,7 +151,7 @@ def test_a_wrapper_of_peft_is_refused_at_the_start(config, trainer_of):
 def test_what_a_wrapper_left_on_the_memory_is_refused_at_the_start(trainer_of):
     inner = wrapped(target_modules="all-linear").base_model.model
     for refuse in (choose_trained_parts, trainer_of):
-        with pytest.raises(ValueError, match=r"An adapter of PEFT is on \['titans_memory'\]"):
+        with pytest.raises(ValueError, match=r"A PEFT adapter targets \['titans_memory'\]"):
             refuse(inner)
 
 
