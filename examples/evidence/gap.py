@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 from matplotlib.figure import Figure
 
-from titans_mal.data.synthetic.bayes_bound import BestListener
+from titans_mal.data.synthetic.bayes_bound import BayesClassifier
 from titans_mal.data.synthetic.suites import Script, Suite
 
 
@@ -61,8 +61,8 @@ def scored_turns(scripts: Sequence[Script]) -> tuple[np.ndarray, np.ndarray]:
 
 def bound_scores(suite: Suite, scripts: Sequence[Script], *, uses_history: bool = True) -> Scores:
     """What the best possible listener scores on these conversations; one seed, since nothing is trained."""
-    listener = BestListener(suite, uses_history=uses_history)
-    told = [listener.listen(script.turns).argmax(-1) for script in scripts]
+    classifier = BayesClassifier(suite, uses_history=uses_history)
+    told = [classifier.predict(script.turns).argmax(-1) for script in scripts]
     conversations, indices = scored_turns(scripts)
     right = [told[c][i] == scripts[c].turns[i].emotion for c, i in zip(conversations, indices)]
     return Scores(np.array(right)[None], conversations)

@@ -48,7 +48,7 @@ def ogg_checksum(page: bytes) -> int:
 def test_a_length_is_what_is_decoded(form):
     data = with_a_lie(form, 20.0, declared=1.0)
     assert audio_seconds(data) == pytest.approx(1.0, abs=0.15)
-    with pytest.raises(AudioTooLong, match=r"The turn lasts longer than the 5 s that are taken\."):
+    with pytest.raises(AudioTooLong, match=r"The turn is longer than the allowed 5 s\."):
         load_audio(data, max_seconds=5)
     assert len(load_audio(data, max_seconds=21)) == pytest.approx(20 * RATE, abs=RATE / 4)
 
@@ -106,7 +106,7 @@ def test_one_channel():
     for channel, samples in enumerate((left, right), start=1):
         np.testing.assert_allclose(load_audio(data, channel=channel), samples, atol=5e-5)
         np.testing.assert_array_equal(load_audio((np.stack([left, right]), RATE), channel=channel), samples)
-    with pytest.raises(AudioDecodingError, match="has no channel 3: it has 2, counted from 1"):
+    with pytest.raises(AudioDecodingError, match="has no channel 3: its channels are 1 to 2"):
         load_audio(data, channel=3)
     for channel in (0, -1, True, 1.0, "1"):
         with pytest.raises(ValueError, match="channel must be an integer from 1"):
@@ -143,7 +143,7 @@ def test_what_leads_elsewhere_is_refused(text, extension, tmp_path, monkeypatch)
 @pytest.mark.parametrize("container", ["nut", "mpegts", "voc"])
 def test_containers_that_are_not_listed_are_refused(container):
     data = encode(tone(), "mp2" if container == "mpegts" else "pcm_s16le", container)
-    with pytest.raises(AudioDecodingError, match=r"Files are one of: wav, .*, flac, ogg, mp3"):
+    with pytest.raises(AudioDecodingError, match=r"Supported containers: wav, .*, flac, ogg, mp3"):
         load_audio(data)
 
 
@@ -184,7 +184,7 @@ def test_decoding_has_a_time_limit(monkeypatch, tmp_path):
     path.write_bytes(to_wav(tone()))
     monkeypatch.setattr(audio_decoding, "TIMEOUT", -1.0)
     for source in (path, path.read_bytes()):
-        with pytest.raises(AudioDecodingError, match=r"no audio came out of it within -1 s"):
+        with pytest.raises(AudioDecodingError, match=r"decoding produced no audio within -1 s"):
             load_audio(source)
 
 

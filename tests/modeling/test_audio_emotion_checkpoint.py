@@ -300,7 +300,7 @@ def test_a_verbalizer_without_label_tokens_is_refused():
 
 def test_another_host_is_refused(tmp_path):
     (tmp_path / "config.json").write_text(json.dumps({"model_type": "bert"}))
-    with pytest.raises(ValueError, match=r"No memory for a host of type 'bert': the hosts are .*'qwen2_audio'"):
+    with pytest.raises(ValueError, match=r"No memory for a host of type 'bert': supported are .*'qwen2_audio'"):
         AutoModelForAudioEmotion.from_base(tmp_path, id2label=ID2LABEL)
     with pytest.raises(ValueError, match="it is a 'bert' checkpoint"):
         Qwen2AudioMALForAudioEmotion.from_base(tmp_path, id2label=ID2LABEL)

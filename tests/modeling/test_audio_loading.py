@@ -178,7 +178,7 @@ def test_a_film_without_sound_is_refused():
         (np.zeros(RATE), "silent"),
         (np.full(RATE, np.nan), "16000 samples that are not finite"),
         (np.full(RATE, np.inf), "not finite"),
-        (tone(0.05), r"lasts 0\.050 s; at least 0\.1 s"),
+        (tone(0.05), r"lasts 0\.050 s, but the minimum is 0\.1 s"),
         (np.stack([tone(), tone()]), r"must be \(samples,\), got \(2, 16000\)"),
     ],
 )

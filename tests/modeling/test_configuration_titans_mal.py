@@ -25,12 +25,12 @@ from titans_mal import Qwen2AudioMALConfig, TitansMemoryConfig
         ("scope", "room", "scope must be one of"),
         ("layers", 3, "layers must be a non-empty list .* got 3"),
         ("layers", None, "layers must be a non-empty list .* got None"),
-        ("forget_half_life", 1, "forget_half_life must lie between 1 and inf"),
-        ("forget_half_life", float("nan"), "forget_half_life must lie between 1 and inf"),
-        ("forget_half_life", float("inf"), "forget_half_life must lie between 1 and inf"),
-        ("forget_half_life", "80 s", "forget_half_life must lie between 1 and inf"),
-        ("initial_momentum", 1.0, "initial_momentum must lie between 0 and 1"),
-        ("initial_step", 0.0, "initial_step must lie between 0 and 1"),
+        ("forget_half_life", 1, "forget_half_life must be between 1 and inf"),
+        ("forget_half_life", float("nan"), "forget_half_life must be between 1 and inf"),
+        ("forget_half_life", float("inf"), "forget_half_life must be between 1 and inf"),
+        ("forget_half_life", "80 s", "forget_half_life must be between 1 and inf"),
+        ("initial_momentum", 1.0, "initial_momentum must be between 0 and 1"),
+        ("initial_step", 0.0, "initial_step must be between 0 and 1"),
     ],
 )
 def test_a_memory_config_is_checked_when_it_is_built(field, value, message):

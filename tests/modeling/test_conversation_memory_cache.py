@@ -301,7 +301,7 @@ def test_batch_size_is_checked(model, batch_size):
 
 
 def test_a_config_without_memory_is_refused():
-    with pytest.raises(ValueError, match=r"config must be that of a model with memory, got Qwen2Config"):
+    with pytest.raises(ValueError, match=r"config must be the config of a model with memory, got Qwen2Config"):
         ConversationMemoryCache(tiny_config().get_text_config(decoder=True))
 
 

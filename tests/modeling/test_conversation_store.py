@@ -183,7 +183,7 @@ def test_a_full_disk_keeps_conversations_at_hand(model, tmp_path, monkeypatch, c
         with store.conversation(name) as cache:
             hear(model, cache, seed=0)
     assert store.live == ["a", "b"]
-    assert "'a' stays at hand, for it cannot be written to disk" in caplog.text
+    assert "'a' stays in memory: writing it to disk failed" in caplog.text
     monkeypatch.undo()
     with store.conversation("a") as cache:
         assert cache.turns.tolist() == [1]
@@ -289,5 +289,5 @@ def test_names_in_logs(model, tmp_path, monkeypatch, caplog):
     for name in ("Erika", "b"):
         with store.conversation(name) as cache:
             hear(model, cache, seed=0)
-    assert "conversation hash stays at hand" in caplog.text
+    assert "conversation hash stays in memory" in caplog.text
     assert "Erika" not in caplog.text

@@ -27,7 +27,7 @@ def test_label_logits_are_picked_at_the_position_of_each_row():
     picked = label_logits(logits, torch.tensor([7, 9]), 10, [4, 0])  # the last 3 of 10 positions
     assert picked.dtype == torch.float32
     assert picked.tolist() == [[4.0, 0.0], [29.0, 25.0]]
-    with pytest.raises(ValueError, match="logits_to_keep=3 leaves out the last position"):
+    with pytest.raises(ValueError, match="logits_to_keep=3 drops the last position"):
         label_logits(logits, torch.tensor([6, 9]), 10, [4, 0])
 
 

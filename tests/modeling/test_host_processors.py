@@ -151,7 +151,7 @@ def test_beams_over_several_windows_write_what_was_heard(name, model, processor,
         for a, b in zip(one.weights, other.weights):
             torch.testing.assert_close(a, b, rtol=0, atol=1e-5)
     two = model.prepare_turn(processor, [(tone(5.0), 16_000), (tone(1.0), 16_000)])
-    with pytest.raises(ValueError, match="got 3 windows for 2 prompts: give the prompts one by one"):
+    with pytest.raises(ValueError, match="got 3 windows for 2 prompts: pass the prompts one by one"):
         model.generate(**two, max_new_tokens=2, **kwargs)
 
 

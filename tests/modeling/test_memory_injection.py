@@ -117,7 +117,7 @@ def test_a_layer_that_reaches_no_answer_is_pointed_out(caplog):
     attach_memory(tiny_host(), TitansMemoryConfig(layers=[0, 2], num_heads=2, head_dim=8))
     assert not caplog.records
     attach_memory(tiny_host(), TitansMemoryConfig(layers=[0, 3], num_heads=2, head_dim=8))
-    assert "layers [3]: what is added after block 3 or a later one is read by nothing" in caplog.text
+    assert "layers [3]: a residual added after block 3 or later cannot influence" in caplog.text
 
 
 def test_attaching_twice_is_refused():

@@ -133,11 +133,11 @@ def test_turns_overlap(pipe):
     [
         ({"start": 2.0, "end": 1.0}, "Entry 1: a turn must end after it starts, got 2.0 to 1.0 s"),
         ({"start": -0.2}, "Entry 1: a turn must start at 0 s or later, got -0.2 s"),
-        ({"start": float("nan")}, "Entry 1: start is in seconds, got nan"),
-        ({"end": float("inf")}, "Entry 1: end is in seconds, got inf"),
-        ({"start": "0:01"}, "Entry 1: start is in seconds, got '0:01'"),
-        ({"start": True}, "Entry 1: start is in seconds, got True"),
-        ({"start": 10**400}, "Entry 1: start is in seconds, got 1000"),
+        ({"start": float("nan")}, "Entry 1: start must be a number of seconds, got nan"),
+        ({"end": float("inf")}, "Entry 1: end must be a number of seconds, got inf"),
+        ({"start": "0:01"}, "Entry 1: start must be a number of seconds, got '0:01'"),
+        ({"start": True}, "Entry 1: start must be a number of seconds, got True"),
+        ({"start": 10**400}, "Entry 1: start must be a number of seconds, got 1000"),
     ],
 )
 def test_times_that_cannot_be(pipe, times, message):

@@ -140,7 +140,7 @@ def test_one_warning_of_all_turns_that_are_cut(processor):
         tiny_model().prepare_turn(processor, [(tone(seconds), RATE) for seconds in (4.0, 1.0, 5.0, 6.0, 7.0)])
     (message,) = [str(one.message) for one in warned]
     assert message == (
-        "4 turns last longer than the host processes: The turn (4.0 s), The turn (5.0 s), The turn (6.0 s), ...; "
+        "4 turns are longer than the host's window: The turn (4.0 s), The turn (5.0 s), The turn (6.0 s), ...; "
         "their first 3 s are used."
     )
 

@@ -222,7 +222,7 @@ def test_a_compiled_layer_learns_the_same(memory):
     ("message", "arguments"),
     [
         (
-            "batch_sizes must be non-increasing from the state's 2 streams and sum up to the 3 rows",
+            "batch_sizes must be non-increasing, begin with the state's 2 streams and sum to the 3 rows",
             {"batch_sizes": [1, 2]},
         ),
         ("batch_sizes must be non-increasing", {"batch_sizes": [2]}),

@@ -154,7 +154,7 @@ def test_logits_to_keep():
     torch.testing.assert_close(last.emotion_logits, full.emotion_logits, rtol=0, atol=1e-6)
     torch.testing.assert_close(last.logits, full.logits[:, -1:], rtol=0, atol=1e-6)
     right = tiny_turns(3, padding_side="right", frames=[30, 60, 90])
-    with pytest.raises(ValueError, match="logits_to_keep=1 leaves out the last position of a right-padded row"):
+    with pytest.raises(ValueError, match="logits_to_keep=1 drops the last position of a right-padded row"):
         model(**right, logits_to_keep=1)
     linear = tiny_model(emotion_readout="linear", label_token_ids=None)
     kept = linear(**right, logits_to_keep=1).emotion_logits

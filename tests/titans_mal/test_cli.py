@@ -164,7 +164,7 @@ def test_gold_labels_are_shown_and_counted(conversations, checkpoint):
     write_table(conversations, rows)
     printed = analyze(conversations, "--model", checkpoint)
     assert re.search(r"\d of 1 labelled turns correct", printed)
-    assert "labels that the model does not know are not counted: bored" in printed
+    assert "turns with labels unknown to the model are not counted: bored" in printed
 
 
 def test_a_table_needs_neither_labels_nor_times(conversations, checkpoint, tmp_path):
@@ -186,7 +186,7 @@ def test_turns_that_are_cut_are_named_in_one_warning(conversations, checkpoint):
     printed = analyze(conversations / "0.wav", conversations / "1.wav", "--model", checkpoint)
     assert printed.count("Warning: ") == 1
     assert re.search(
-        r"Warning: 2 turns last longer than the host processes: \S*0\.wav \(4\.0 s\), \S*1\.wav \(4\.0 s\); their "
+        r"Warning: 2 turns are longer than the host's window: \S*0\.wav \(4\.0 s\), \S*1\.wav \(4\.0 s\); their "
         r"first 3 s",
         printed.replace("\n", " "),
     )
@@ -289,7 +289,7 @@ def test_a_recording_with_segments(recording, checkpoint, tmp_path):
         (["--format", "xml"], "--format must be one of table, json, .* got 'xml'"),
         (["--output", "a.txt"], "--output needs a --format"),
         (["--labels", "bored", "--format", "csv"], "labels must be different labels out of"),
-        (["--segments", "a.txt"], "Segments come from"),
+        (["--segments", "a.txt"], "Segments must be in a file of type"),
         (["--segments", "gone.rttm"], "No such file"),
     ],
 )
@@ -345,7 +345,7 @@ def test_a_call_with_a_talker_on_each_channel(checkpoint, tmp_path):
     assert {turn["conversation_id"] for turn in turns} == {"call"}
     for options, message in (
         (["--channels", "A"], "has 2 channels"),
-        (["--channels", "A,B", "--speaker", "C"], "--speaker and --channels each say who talks"),
+        (["--channels", "A,B", "--speaker", "C"], "--speaker and --channels all define the speakers"),
         (["--crosstalk", "20"], "--crosstalk needs --channels"),
         (["--channels", "A,B", "--crosstalk", "-1"], "dB above 0"),
     ):
@@ -402,7 +402,7 @@ def test_splits_are_drawn(conversations, checkpoint, tmp_path):
     options = ["--resamples", 100, "--conditions", "memory"]
     printed = run("evaluate", checkpoint, conversations, "--output", tmp_path / "report", *split, *options)
     assert "| memory on |" in printed
-    assert "speakers join their conversations" in run(
+    assert "joined by common speakers" in run(
         "data", "check", conversations, "--split-by", "speaker", "--test-share", "0.5", code=1
     )
 
@@ -456,7 +456,7 @@ def test_turns_that_cannot_be_used_are_set_aside(tmp_path, checkpoint):
     printed = analyze(tmp_path / "call.wav", *segments, "--json", tmp_path / "turns.json", "--both")
     assert "1 of 5 turns are unusable and were skipped: Turn 2 " in printed
     assert "silent" in printed
-    assert printed.count("2 turns last longer than the host processes") == 2  # with memory and without
+    assert printed.count("2 turns are longer than the host's window") == 2  # with memory and without
     turns = json.loads((tmp_path / "turns.json").read_text())
     assert [turn["turn_index"] for turn in turns] == [0, 1, 3, 4]
     assert [turn["processed_seconds"] for turn in turns] == pytest.approx([0.06, 1.0, 3.0, 3.0], abs=1e-3)

@@ -1,4 +1,4 @@
-"""`load_conversations`: any corpus, folder or Hub dataset as one table of turns."""
+"""`load_conversations`: read any corpus, folder or Hub dataset as one table of turns."""
 
 from __future__ import annotations
 
@@ -38,45 +38,45 @@ def load_conversations(
     strict: bool = False,
     num_proc: int | None = None,
 ) -> Conversations:
-    """Read conversations: every turn, in order, with those outside of the label set as history.
+    """Read conversations as a table of turns, in order; turns outside the label set are kept as history.
 
     Args:
         name_or_folder: a corpus of `titans_mal.data.corpora.CORPORA` ("iemocap", "meld", ...), a folder with a
-            `metadata.csv`, a made-up suite ("synthetic-baseline"), or a dataset of the Hub ("org/name").
-        data_dir: where your copy of a corpus lies.
-        label_set: a name of the corpus's label sets ("4-class"); labels, in the order of their ids; or a mapping from
-            the corpus's words to labels. Turns of other words get -1. None: the corpus's first set; of a folder or
-            Hub dataset, all labels, sorted.
-        fold: of a corpus without splits of its own: fold k is the test split and the others are the training split;
-            None gives a split for each fold.
-        columns: of a Hub dataset: its column for each of ours where the names differ, as
+            `metadata.csv`, a synthetic suite ("synthetic-baseline"), or a Hub dataset ("org/name").
+        data_dir: folder with your copy of a corpus.
+        label_set: the name of one of the corpus' label sets ("4-class"); labels, in the order of their ids; or a
+            mapping from the corpus' words to labels. Turns with other words get -1. None: the corpus' first set; for a
+            folder or Hub dataset, all its labels, sorted.
+        fold: for a corpus without its own splits: fold k is the test split and the others are the training split; None
+            gives one split per fold.
+        columns: for a Hub dataset whose column names differ: its column for each of ours, as
             `{"conversation_id": "dialogue", "emotion": "label"}`.
-        max_seconds: a longer file is taken for a bad cut, of which the beginning is heard (its path then ends in
-            `#t=0,60`, which datasets cannot embed: `save_to_disk` raises); sound that a Hub dataset holds as bytes is
-            left as it is.
-        decode: look for broken and silent sound by decoding every file; False looks at their headers.
-        split_by: of data without splits of its own: draw "train", "test" and "validation" by "conversation", or by
-            "speaker", so that no speaker's name is in two of them. None: the data's own, "test" where it has none.
-        test_share, validation_share: of `split_by`, at least that share of the turns; None: no such split.
-        split_seed: of `split_by`; another one draws other splits.
-        strict: raise where a turn cannot be used.
-        num_proc: processes that look at the files.
+        max_seconds: a longer file is treated as wrongly cut, and only its beginning is used (its path then ends in
+            `#t=0,60`, which datasets cannot embed: `save_to_disk` raises); audio that a Hub dataset holds as bytes is
+            not cut.
+        decode: find broken and silent audio by decoding every file; False reads only headers.
+        split_by: for data without its own splits: draw "train", "test" and "validation" by "conversation", or by
+            "speaker", so that no speaker is in two of them. None: the data's own splits, or "test" if it has none.
+        test_share, validation_share: for `split_by`, the minimal share of the turns; None: no such split.
+        split_seed: for `split_by`, the random seed.
+        strict: raise if any turn is unusable.
+        num_proc: number of processes that check the files.
 
     Returns:
-        A `DatasetDict` with `problems`, which `map` and `filter` do not pass on: for each split a dataset, sorted by
-        conversation and turn, with `conversation_id` (string, the corpus's own), `turn_index` (its place in the whole
-        conversation; with gaps where turns are left out), `speaker` (who talks, None where nobody is named), `audio`
-        (`Audio(decode=False)`, for `load_audio`), `start` and `end` (seconds, None where not known), `transcript`
-        (None where not known), `emotion` (`ClassLabel`, -1 = processed and not scored), `split`, `seconds` (of audio),
-        and where the raters' votes are known (IEMOCAP, or a column `votes` as `happy;happy;sad`)
-        `emotion_probabilities`, their shares. Where any turn has them, `valence`, `arousal` and `dominance` (float32,
-        None where not known; of IEMOCAP, MSP-IMPROV and MSP-Podcast from 0 to 1, of a folder as its columns have
-        them), `gender` and `language`. A warning counts the turns that were left out.
+        A `DatasetDict` with the attribute `problems`, which `map` and `filter` do not pass on: for each split a
+        dataset, sorted by conversation and turn, with `conversation_id` (string, the corpus' own), `turn_index`
+        (position in the whole conversation, with gaps where turns were dropped), `speaker` (None if unknown), `audio`
+        (`Audio(decode=False)`, for `load_audio`), `start` and `end` (seconds, None if unknown), `transcript` (None if
+        unknown), `emotion` (`ClassLabel`, -1 = processed but not scored), `split`, `seconds` (of audio), and, if the
+        raters' votes are known (IEMOCAP, or a column `votes` such as `happy;happy;sad`), `emotion_probabilities`,
+        their shares. If any turn has them, `valence`, `arousal` and `dominance` (float32, None if unknown; from 0 to 1
+        for IEMOCAP, MSP-IMPROV and MSP-Podcast, unchanged for a folder), `gender` and `language`. A warning counts the
+        turns that were dropped.
 
     Raises:
-        FileNotFoundError: for a folder that is not there, or lacks what the corpus should have.
-        ValueError: for an unknown label set, fold or column, a table without what it must have, a split of which no
-            turn can be used, and with `strict` for any turn that cannot be used.
+        FileNotFoundError: for a folder that does not exist, or lacks a file that the corpus should have.
+        ValueError: for an unknown label set, fold or column, a table without a required column, a split without any
+            usable turn, and with `strict` for any unusable turn.
     """
     name = str(name_or_folder)
     corpus = CORPORA.get(name.lower())
@@ -84,12 +84,12 @@ def load_conversations(
     is_hub = corpus is None and name not in NAMED_SUITES and not folder.exists()
     if is_hub and not re.fullmatch(r"\w[\w.-]*/\w[\w.-]*", name):
         raise FileNotFoundError(
-            f"{name!r} is no folder, no dataset of the Hub (org/name), and none of {[*CORPORA, *NAMED_SUITES]}."
+            f"{name!r} is neither a folder, nor a Hub dataset (org/name), nor one of {[*CORPORA, *NAMED_SUITES]}."
         )
     _check_arguments(name, corpus, is_hub, data_dir=data_dir, fold=fold, columns=columns, label_set=label_set)
     check_split_options(split_by, test_share, validation_share)
     if split_by is not None and (fold is not None or name in NAMED_SUITES):
-        raise ValueError(f"split_by is of data without splits; {name!r} has splits, or fold gives them.")
+        raise ValueError(f"split_by is for data without splits, but {name!r} has splits, or fold defines them.")
     if not max_seconds > 0:
         raise ValueError(f"max_seconds must be above 0, got {max_seconds!r}.")
     if name in NAMED_SUITES:
@@ -105,22 +105,22 @@ def load_conversations(
         turns, problems = read_metadata_folder(folder)
         source = _Source(folder.resolve().name, turns, _own_labels(label_set, turns), problems=problems)
     if split_by is not None:
-        if source.sound is not None and len(source.sound) > 1:
-            raise ValueError(f"split_by is of data without splits, and {name!r} has {sorted(source.sound)}.")
+        if source.audio is not None and len(source.audio) > 1:
+            raise ValueError(f"split_by is for data without splits, but {name!r} has {sorted(source.audio)}.")
         shares = {"test_share": test_share, "validation_share": validation_share}
         source.draw_splits(by=split_by, seed=split_seed, **shares)
-    return source.look(max_seconds=max_seconds, decode=decode, num_proc=num_proc).tables(strict=strict)
+    return source.inspect(max_seconds=max_seconds, decode=decode, num_proc=num_proc).tables(strict=strict)
 
 
 @dataclass
 class _Source:
-    """What a reader found, on its way to tables.
+    """The result of a reader, before it becomes tables.
 
     Attributes:
-        sound: of a Hub dataset, for each split the column `audio`, a row for each turn of the split in order.
-        findings: what looking at each turn's sound gave.
-        has_votes: whether raters' votes are given for any turn.
-        more: which of `DIMENSIONS` and `GROUPS` are given for any turn.
+        audio: of a Hub dataset, for each split the column `audio`, one row per turn of the split in order.
+        findings: the result of inspecting each turn's audio.
+        has_votes: whether raters' votes are known for any turn.
+        more: the `DIMENSIONS` and `GROUPS` that are known for any turn.
     """
 
     name: str
@@ -128,7 +128,7 @@ class _Source:
     labels: LabelSet
     fold: int | None = None
     problems: list[Problem] = field(default_factory=list)
-    sound: dict[str, Dataset] | None = None
+    audio: dict[str, Dataset] | None = None
     findings: list[dict] | None = None
     has_votes: bool = field(init=False)
     more: list[str] = field(init=False)
@@ -139,29 +139,29 @@ class _Source:
         self.more = [name for name in (*DIMENSIONS, *GROUPS) if name in given]
 
     def draw_splits(self, **how) -> None:
-        """Give each turn a split, and each split its part of the audio."""
+        """Assign each turn to a split, and divide the audio accordingly."""
         draw_splits(self.turns, **how)
-        if self.sound is not None:
-            (sound,) = self.sound.values()
+        if self.audio is not None:
+            (audio,) = self.audio.values()
             groups = [turn.group for turn in self.turns]
-            self.sound = {
-                split: sound.select([row for row, group in enumerate(groups) if group == split])
+            self.audio = {
+                split: audio.select([row for row, group in enumerate(groups) if group == split])
                 for split in dict.fromkeys(groups)
             }
-            self.turns.sort(key=lambda turn: list(self.sound).index(turn.group))
+            self.turns.sort(key=lambda turn: list(self.audio).index(turn.group))
 
-    def look(self, **how) -> _Source:
-        """Look at the sound of every turn."""
+    def inspect(self, **how) -> _Source:
+        """Inspect the audio of every turn."""
         if not self.turns:
             self.findings = []
-        elif self.sound is None:
+        elif self.audio is None:
             self.findings = look_at_all([turn.audio for turn in self.turns], **how)
         else:
-            self.findings = [found for table in self.sound.values() for found in look_at_all(table, **how)]
+            self.findings = [found for table in self.audio.values() for found in look_at_all(table, **how)]
         return self
 
     def tables(self, *, strict: bool) -> Conversations:
-        """The turns that can be used, by split."""
+        """The usable turns, by split."""
         kept: dict[str, list[tuple[dict, int]]] = {turn.group: [] for turn in self.turns}
         numbers: dict[tuple[str, str], int] = defaultdict(int)
         order = sorted(range(len(self.turns)), key=lambda i: (self.turns[i].conversation_id, self.turns[i].order))
@@ -184,9 +184,9 @@ class _Source:
         report_problems(self.problems, name=self.name, strict=strict)
         empty = [split for split, rows in kept.items() if not rows]
         if empty or not kept:
-            what = f"the split {empty[0]!r} has no turn that can be used" if empty else "no turn can be used"
+            what = f"the split {empty[0]!r} has no usable turn" if empty else "there is no usable turn"
             of_split = [problem for problem in self.problems if not empty or problem.split == empty[0]]
-            first = f"; of the first, {of_split[0]}" if of_split else ""
+            first = f"; the first problem is {of_split[0]}" if of_split else ""
             raise UnusableTurns(f"{self.name}: {what}{first}", self.problems)
         return Conversations({split: self._table(split, rows) for split, rows in kept.items()}, self.problems)
 
@@ -216,15 +216,15 @@ class _Source:
         if self.has_votes:
             features[SOFT_LABELS] = List(Value("float32"))
         features.update({name: Value("float32" if name in DIMENSIONS else "string") for name in self.more})
-        # One string: datasets takes a list for shards, and hashes a string for its cache at once.
+        # A single string: datasets would treat a list as shards, and hashes a string faster for its cache.
         content = json.dumps([row for row, _ in rows])
         with quietly():
             table = Dataset.from_generator(_rows, features=features, gen_kwargs={"content": content})
         table = table.cast_column("audio", Audio(decode=False))
-        if self.sound is not None:
-            sound = self.sound[split].select([position for _, position in rows])
+        if self.audio is not None:
+            audio = self.audio[split].select([position for _, position in rows])
             order = table.column_names
-            table = concatenate_datasets([table.remove_columns("audio"), sound], axis=1).select_columns(order)
+            table = concatenate_datasets([table.remove_columns("audio"), audio], axis=1).select_columns(order)
         table.info.dataset_name = self.name
         table.info.config_name = self.labels.name if self.fold is None else f"{self.labels.name}, fold {self.fold}"
         return table
@@ -236,35 +236,35 @@ def _rows(content: str) -> Iterator[dict]:
 
 def _read_corpus(corpus: Corpus, folder: Path, label_set, fold: int | None) -> _Source:
     if not folder.is_dir():
-        raise FileNotFoundError(f"data_dir of {corpus.title} is no folder: {folder}.")
+        raise FileNotFoundError(f"data_dir of {corpus.title} is not a folder: {folder}.")
     labels = corpus.label_set(label_set)
     corpus.check_fold(fold)
     turns, problems = corpus.read(folder)
     problems += resolve_files(turns)
     turns, problems = _without_repeated(turns, problems)
     if not turns:
-        raise UnusableTurns(f"{folder} holds no turn of {corpus.title} that can be read.", problems)
-    there = {turn.group for turn in turns}
+        raise UnusableTurns(f"{folder} has no readable turn of {corpus.title}.", problems)
+    present = {turn.group for turn in turns}
     problems += [
         Problem("absent", str(folder), f"there is no turn of {group}")
         for group in corpus.fold_groups
-        if group not in there
+        if group not in present
     ]
     _warn_of_unknown_words(corpus, turns)
-    if fold is not None and corpus.fold_groups[fold - 1] not in there:
-        raise ValueError(f"{folder} holds no turn of {corpus.fold_groups[fold - 1]}, which fold {fold} tests.")
+    if fold is not None and corpus.fold_groups[fold - 1] not in present:
+        raise ValueError(f"{folder} has no turn of {corpus.fold_groups[fold - 1]}, the test data of fold {fold}.")
     for turn in turns:
         turn.group = corpus.split_of(turn, fold)
     return _Source(corpus.name, turns, labels, fold, problems)
 
 
 def _without_repeated(turns: list[Turn], problems: list[Problem]) -> tuple[list[Turn], list[Problem]]:
-    """The first turn of each sound; a table that is there twice would double every history."""
+    """Keep the first turn of each audio file, since a duplicated table would double every history."""
     first: dict[str, Turn] = {}
     for turn in turns:
         if first.setdefault(turn.audio, turn) is not turn:
             place = {"split": turn.group, "conversation_id": turn.conversation_id}
-            problems.append(Problem("repeated", turn.audio, "the corpus's table names it again", **place))
+            problems.append(Problem("repeated", turn.audio, "the corpus' table lists it twice", **place))
     return list(first.values()), problems
 
 
@@ -272,37 +272,37 @@ def _warn_of_unknown_words(corpus: Corpus, turns: list[Turn]) -> None:
     known = corpus.words
     unknown = Counter(turn.words for turn in turns if turn.words and not known.intersection(turn.words))
     if unknown:
-        told = ", ".join(f"{' '.join(words)!r} of {count}" for words, count in unknown.most_common(5))
-        warnings.warn(f"{corpus.name}: labels that are not the corpus's are not scored: {told} turns.", stacklevel=5)
+        listed = ", ".join(f"{' '.join(words)!r} of {count}" for words, count in unknown.most_common(5))
+        warnings.warn(f"{corpus.name}: unknown labels are not scored: {listed} turns.", stacklevel=5)
 
 
 def _read_hub(name: str, columns: Mapping[str, str], label_set) -> _Source:
     splits, problems = read_hub_dataset(name, columns)
     turns = [turn for part, _ in splits.values() for turn in part]
-    sound = {split: table for split, (_, table) in splits.items()}
-    return _Source(name, turns, _own_labels(label_set, turns), problems=problems, sound=sound)
+    audio = {split: table for split, (_, table) in splits.items()}
+    return _Source(name, turns, _own_labels(label_set, turns), problems=problems, audio=audio)
 
 
 def _own_labels(label_set: Sequence[str] | Mapping[str, str] | None, turns: list[Turn]) -> LabelSet:
-    """Of a source that knows no label sets by name."""
+    """The label set for data without named label sets."""
     if isinstance(label_set, Mapping):
         _warn_of_misspelt({word for turn in turns for word in turn.words}, label_set)
         return LabelSet("own", dict(label_set))
-    told = {word for turn in turns for word in turn.words}
-    words = sorted(told) if label_set is None else label_set
-    _warn_of_misspelt(told, words)
+    present = {word for turn in turns for word in turn.words}
+    words = sorted(present) if label_set is None else label_set
+    _warn_of_misspelt(present, words)
     return LabelSet("all" if label_set is None else "own", {word: word for word in words})
 
 
-def _warn_of_misspelt(told: set[str], wanted: Iterable[str]) -> None:
-    """Data may lack a label, and a set may leave one out; where both are so, one may be misspelt."""
-    lacking, left_out = sorted(set(wanted) - told), sorted(told - set(wanted))
-    if lacking and left_out:
-        warnings.warn(f"No turn has the labels {lacking}, and those of {left_out} are not scored.", stacklevel=5)
+def _warn_of_misspelt(present: set[str], wanted: Iterable[str]) -> None:
+    """Warn if the data lacks a wanted label and also has an unwanted one, since one may be misspelt."""
+    lacking, unused = sorted(set(wanted) - present), sorted(present - set(wanted))
+    if lacking and unused:
+        warnings.warn(f"No turn has the labels {lacking}, and turns labelled {unused} are not scored.", stacklevel=5)
 
 
 def _positions_in_split(turns: list[Turn]) -> list[int]:
-    """The place of each turn among those of its split."""
+    """The position of each turn within its split."""
     counts: dict[str, int] = defaultdict(int)
     positions = []
     for turn in turns:
@@ -315,11 +315,11 @@ def _check_arguments(name: str, corpus: Corpus | None, is_hub: bool, **given) ->
     has_label_sets = corpus is not None
     label_set = given["label_set"]
     if label_set is not None and not len(label_set):
-        raise ValueError("label_set is empty: name a set of the corpus, or give labels.")
+        raise ValueError("label_set is empty: give the name of a label set of the corpus, or labels.")
     if isinstance(label_set, str) and not has_label_sets:
-        raise ValueError(f"{name!r} has no label sets by name: give labels or a mapping, got label_set={label_set!r}.")
+        raise ValueError(f"{name!r} has no named label sets: give labels or a mapping, got label_set={label_set!r}.")
     if has_label_sets and given["data_dir"] is None:
-        raise ValueError(f"{corpus.title} needs data_dir: where your copy of it lies.")
+        raise ValueError(f"{corpus.title} needs data_dir: the folder with your copy of it.")
     meaningful = {
         "data_dir": has_label_sets,
         "fold": has_label_sets,
@@ -328,4 +328,4 @@ def _check_arguments(name: str, corpus: Corpus | None, is_hub: bool, **given) ->
     }
     for argument, has_meaning in meaningful.items():
         if given[argument] is not None and not has_meaning:
-            raise ValueError(f"{argument} has no meaning for {name!r}, got {given[argument]!r}.")
+            raise ValueError(f"{argument} does not apply to {name!r}, got {given[argument]!r}.")

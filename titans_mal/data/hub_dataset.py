@@ -1,4 +1,4 @@
-"""Reads a dataset of the Hub whose rows are turns."""
+"""Read a Hub dataset whose rows are turns."""
 
 from __future__ import annotations
 
@@ -17,21 +17,21 @@ _OPTIONAL_COLUMNS = ("emotion", "start", "end", "transcript", *DIMENSIONS, *GROU
 def read_hub_dataset(
     name: str, columns: Mapping[str, str]
 ) -> tuple[dict[str, tuple[list[Turn], Dataset]], list[Problem]]:
-    """For each split its turns, in its order and without their audio, and a dataset of the column `audio` alone.
+    """For each split, its turns (in order, without audio), and a dataset with only the column `audio`.
 
-    Rows that cannot be used are problems, and are not in the dataset.
+    Unusable rows are reported as problems and are not in the dataset.
 
     Args:
-        name: of the dataset, as `datasets.load_dataset` takes it.
-        columns: its column for each of ours where the names differ.
+        name: of the dataset, for `datasets.load_dataset`.
+        columns: the dataset's column for each of ours whose name differs.
 
     Raises:
-        ValueError: for a column that is not ours, is missing, or labels that are numbers without names.
+        ValueError: for an unknown or missing column, or labels that are numbers without names.
     """
     allowed = (*REQUIRED_COLUMNS, *_OPTIONAL_COLUMNS)
     unknown = sorted(set(columns) - set(allowed))
     if unknown:
-        raise ValueError(f"columns maps from {allowed} to those of the dataset, got {unknown}.")
+        f"columns must map from {allowed} to columns of the dataset, got {unknown}."
     named = {ours: columns.get(ours, ours) for ours in allowed}
     problems: list[Problem] = []
     tables = load_dataset(name).items()
@@ -51,26 +51,26 @@ def _read_split(
         raise ValueError(f"{name}: {named['emotion']!r} must be a ClassLabel or strings, got {dtype}.")
     present = {ours: theirs for ours, theirs in named.items() if ours != "audio" and theirs in table.column_names}
     values = {ours: _values(table, theirs) for ours, theirs in present.items()}
-    sound = table.select_columns([named["audio"]]).cast_column(named["audio"], Audio(decode=False))
+    audio = table.select_columns([named["audio"]]).cast_column(named["audio"], Audio(decode=False))
     if named["audio"] != "audio":
-        sound = sound.rename_column(named["audio"], "audio")
+        audio = audio.rename_column(named["audio"], "audio")
     turns, kept, seen = [], [], {}
     for number, row in enumerate(zip(*values.values())):
         try:
             turn = _as_turn(dict(zip(values, row)), split)
             place = (turn.conversation_id, turn.turn_index)
             if seen.setdefault(place, number) != number:
-                raise ValueError(f"turn {turn.turn_index} of {turn.conversation_id!r} is row {seen[place]} as well.")
+                raise ValueError(f"turn {turn.turn_index} of {turn.conversation_id!r} is also row {seen[place]}.")
         except ValueError as error:
             problems.append(Problem("unreadable", name, f"{split}, row {number}: {error}", split=split))
             continue
         turns.append(turn)
         kept.append(number)
-    return turns, sound if len(kept) == len(sound) else sound.select(kept)
+    return turns, audio if len(kept) == len(audio) else audio.select(kept)
 
 
 def _values(table: Dataset, column: str) -> list:
-    """A column, with the names of a `ClassLabel`; None for what it has no name for."""
+    """The values of a column; for a `ClassLabel` the names, None for missing or negative values."""
     feature, values = table.features[column], table.with_format(None)[column][:]
     if not isinstance(feature, ClassLabel):
         return values

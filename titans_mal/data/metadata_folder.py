@@ -1,4 +1,4 @@
-"""Reads a folder of sound files with a `metadata.csv` of one line a turn."""
+"""Read a folder of audio files with a `metadata.csv` that has one line per turn."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ _COLUMNS = dict.fromkeys((*REQUIRED_COLUMNS, *_TIMES, "votes", "split", *DIMENSI
 
 
 def read_metadata_folder(folder: Path) -> tuple[list[Turn], list[Problem]]:
-    """The turns of a folder's table, and what of it cannot be used, by its line.
+    """The turns of a folder's table, and its problems, by line.
 
-    Its columns are `file_name` (relative to the folder), `conversation_id`, `turn_index`, `speaker`, and optionally
-    `emotion`, `votes` (of raters, as `happy;happy;sad`), `start` and `end` (seconds), `transcript`, `split` ("test"
-    where it is not given), `valence`, `arousal` and `dominance` (numbers, empty where not known), `gender` and
-    `language`. Capitals do not matter, nor whether they are separated by commas, semicolons or tabs.
-    Left out are lines without a field that is required or with a number that is none, whose file is missing, that end
-    before they start, give a turn again, or put a conversation into a second split.
+    The columns are `file_name` (relative to the folder), `conversation_id`, `turn_index`, `speaker`, and optionally
+    `emotion`, `votes` (of raters, as `happy;happy;sad`), `start` and `end` (seconds), `transcript`, `split` (default
+    "test"), `valence`, `arousal` and `dominance` (numbers, empty if unknown), `gender` and `language`. Capitals in the
+    header are ignored; columns may be separated by commas, semicolons or tabs. Lines are dropped if a required field
+    is missing, a number is invalid, the file does not exist, the end is before the start, the turn was already given,
+    or its conversation is in another split.
 
     Raises:
         FileNotFoundError: if the folder has no `metadata.csv`.
@@ -41,7 +41,7 @@ def read_metadata_folder(folder: Path) -> tuple[list[Turn], list[Problem]]:
         raise FileNotFoundError(f"{folder} has no {METADATA_FILE}{f'; {below[0].parent} has one' if below else ''}.")
     lines = read_table(path, _COLUMNS, required=REQUIRED_COLUMNS, numbers=(*_TIMES, *DIMENSIONS))
     if not lines:
-        raise ValueError(f"{path} holds no turns.")
+        raise ValueError(f"{path} has no turns.")
     turns: dict[tuple[str, int], Turn] = {}
     places, problems, splits = {}, [], {}
     for line, row in lines:
@@ -56,32 +56,30 @@ def read_metadata_folder(folder: Path) -> tuple[list[Turn], list[Problem]]:
     problems += resolve_files(turns.values())
     for name, turn in list(turns.items()):
         if not os.path.isfile(turn.audio):
-            detail = (
-                f"{places[name]}: there is no sound file {os.path.relpath(turn.audio, folder.resolve())!r} in {folder}"
-            )
+            detail = f"{places[name]}: no audio file {os.path.relpath(turn.audio, folder.resolve())!r} in {folder}"
             problems.append(Problem("missing", str(path), detail, turn.group, *name))
             del turns[name]
     return list(turns.values()), problems
 
 
 def _check_place(turn: Turn, turns: dict[tuple[str, int], Turn], splits: dict[str, str]) -> None:
-    """Raise a ValueError where the turn is there already, or its conversation is in another split."""
+    """Raise ValueError if the turn was already given, or its conversation is in another split."""
     name, group = turn.conversation_id, splits.setdefault(turn.conversation_id, turn.group)
     if (name, turn.turn_index) in turns:
-        raise ValueError(f"conversation {name!r} has turn {turn.turn_index} already.")
+        raise ValueError(f"conversation {name!r} already has turn {turn.turn_index}.")
     if group != turn.group:
         raise ValueError(f"conversation {name!r} is in the splits {group!r} and {turn.group!r}.")
 
 
 def _as_turn(row: dict, folder: Path) -> Turn:
     if None in row or None in row.values():
-        raise ValueError("the number of fields is not that of the header.")
+        raise ValueError("the number of fields differs from that of the header.")
     row = {name: value.strip() for name, value in row.items()}
     for name in ("file_name", "conversation_id"):
         if not row[name]:
             raise ValueError(f"{name} is empty.")
     if ("start" in row) != ("end" in row):
-        raise ValueError("start and end go together: the table has one of the columns.")
+        raise ValueError("the table has only one of the columns start and end: give both.")
     start, end = (_number(row, name) if name in row else None for name in _TIMES)
     check_times(start, end)
     turn_index = whole_turn_index(row["turn_index"])
@@ -110,7 +108,7 @@ def _rating(row: dict, name: str) -> float | None:
     except ValueError:
         value = math.nan
     if not math.isfinite(value):
-        raise ValueError(f"{name} must be a number, or empty where it is not known, got {text!r}.")
+        raise ValueError(f"{name} must be a number, or empty if unknown, got {text!r}.")
     return value
 
 

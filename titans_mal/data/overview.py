@@ -1,4 +1,4 @@
-"""What a user should know of data before trusting a number: turns, speakers, hours, labels, history, problems."""
+"""Statistics of a table of conversations: turns, speakers, hours, labels, history, problems."""
 
 from __future__ import annotations
 
@@ -11,37 +11,37 @@ from .corpora import CORPORA
 from .problems import KINDS, Problem
 
 
-# Bounds of the number of earlier turns of the same speaker, for what is told by history.
+# Ranges of the number of earlier turns of the same speaker, for results by history.
 DEPTHS = ((0, 0), (1, 1), (2, 2), (3, 4), (5, 8), (9, 16), (17, None))
 
 
 def depth_name(depth: int) -> str:
-    """The name of the range of `DEPTHS` that a number of earlier turns is in, as "3-4" or "17+"."""
+    """The name of the range in `DEPTHS` that contains a number of earlier turns, such as "3-4" or "17+"."""
     first, last = next((first, last) for first, last in DEPTHS if last is None or depth <= last)
     return f"{first}+" if last is None else str(first) if first == last else f"{first}-{last}"
 
 
 def history_depths(conversation_ids: Iterable[str], speakers: Iterable[str]) -> list[int]:
-    """For each turn, in order, how many earlier turns of its conversation have the same speaker."""
+    """For each turn, in order, the number of earlier turns of its conversation with the same speaker."""
     seen: Counter = Counter()
     depths = []
-    for talker in zip(conversation_ids, speakers):
-        depths.append(seen[talker])
-        seen[talker] += 1
+    for speaker in zip(conversation_ids, speakers):
+        depths.append(seen[speaker])
+        seen[speaker] += 1
     return depths
 
 
 def overview(conversations: Mapping[str, Dataset], problems: Iterable[Problem] | None = None) -> dict:
-    """Counts of each split, and of the problems by kind, as plain numbers.
+    """Counts for each split, and of the problems by kind, as plain numbers.
 
     Args:
         problems: None: those of the conversations.
 
     Returns:
         `{"splits": {split: {turns, scored, conversations, speakers, speaker_names, hours, labels, history}},
-        "problems": {kind: n}}`. Of a corpus a speaker's name is a person; elsewhere it is a person of its conversation
-        alone, as A and B are, and `speakers` counts those of each. `history` counts the scored turns by the number of
-        earlier turns of their speaker.
+        "problems": {kind: n}}`. In a corpus, a speaker's name identifies a person; elsewhere only within its
+        conversation (like A and B), and `speakers` counts pairs of conversation and name. `history` counts the scored
+        turns by the number of earlier turns of their speaker.
     """
     if problems is None:
         problems = getattr(conversations, "problems", ())
@@ -72,7 +72,7 @@ def _of_split(table: Dataset) -> dict:
 
 
 def list_problems(problems: Iterable[Problem], *, most: int = 20) -> list[str]:
-    """Lines that say what was found of each kind and what becomes of it, with the first `most` of each."""
+    """Lines with the number of problems of each kind and their consequence, and the first `most` of each kind."""
     lines = []
     by_kind: dict[str, list[Problem]] = {}
     for problem in problems:

@@ -1,4 +1,4 @@
-"""One long recording and its segments, by a diarisation or a transcription, as the turns of a conversation."""
+"""Turn one long recording and its segments, from a diarisation or transcription, into a conversation."""
 
 from __future__ import annotations
 
@@ -14,11 +14,12 @@ from .table import Conversations, conversation_table
 
 __all__ = ["Segment", "load_recording", "read_segments"]
 
-# Less is no audio: a sample or two.
+# Minimal length of a segment: a shorter one would have no samples.
 _LEAST_SECONDS = 0.001
-# Diarisations and transcriptions end a little after the recording; more than this is another recording or unit.
+# Diarisations and transcriptions may end slightly after the recording; beyond this, they belong to another recording
+# or use another unit.
 _END_TOLERANCE = 2.0
-_LOOKED_AT = 5
+_NUM_COMPARED = 5
 _BEYOND = ": are its times in seconds, and of this recording?"
 
 
@@ -29,24 +30,24 @@ def load_recording(
     conversation_id: str | None = None,
     strict: bool = False,
 ) -> Conversations:
-    """The turns of one recording, in the columns of `load_conversations`, all in the split "test".
+    """The turns of one recording, as a table like that of `load_conversations` with the single split "test".
 
-    Turns are sorted by their start; where segments overlap, each has the audio of its own time, of both speakers. A
-    segment that ends up to 2 s after the recording is cut to its end, and one that starts up to 0.1 s before 0 to 0;
-    both are listed in `.problems`. A segment with a channel is of that channel alone; of others all channels are
-    mixed, with a warning where the two channels of the recording differ, by a few of them. Nothing else is decoded:
-    memory does not grow with the recording, and paths are parts of it, which `save_to_disk` cannot embed.
+    Turns are sorted by their start; where segments overlap, each turn has the audio of its full time span, including
+    the other speaker. A segment that ends up to 2 s after the recording is cut to its end, and one that starts up to
+    0.1 s before 0 is cut to 0; both are listed in `.problems`. A segment with a channel uses only that channel; for
+    others all channels are mixed, with a warning if the two channels of the recording differ (checked on a few
+    segments). Nothing else is decoded, so memory does not grow with the recording; paths refer to parts of the
+    recording, which `save_to_disk` cannot embed.
 
     Args:
-        recording: the sound file.
+        recording: the audio file.
         segments: a file for `read_segments`, or segments.
         conversation_id: None: the recording's name without its extension.
-        strict: raise where a segment cannot be read, has no length or lies beyond the recording, instead of leaving it
-            out.
+        strict: raise for a segment that is unreadable, empty or beyond the recording, instead of dropping it.
 
     Raises:
-        FileNotFoundError, ValueError: as `read_segments` and `load_audio`; if no segment can be used, or most lie
-            beyond the recording; with `strict` also for a single one.
+        FileNotFoundError, ValueError: as `read_segments` and `load_audio`; if no segment is usable, or most are beyond
+            the recording; with `strict` also for a single one.
     """
     recording = Path(recording).resolve()
     total, channels = audio_seconds(str(recording)), audio_channels(str(recording))
@@ -68,24 +69,24 @@ def load_recording(
             rows.append(_row(recording, name, index, segment, start, end, channels))
     report_problems(problems, name=str(recording), strict=strict)
     if not rows:
-        raise ValueError(f"{recording}: no segment can be used; the first problem is {problems[0]}")
+        raise ValueError(f"{recording}: no segment is usable; the first problem is {problems[0]}")
     beyond = [problem for problem in problems if problem.detail.endswith(_BEYOND)]
     if len(beyond) > len(placed) / 2:
-        raise ValueError(f"{len(beyond)} of {len(placed)} segments lie beyond the recording; the first is {beyond[0]}")
+        raise ValueError(f"{len(beyond)} of {len(placed)} segments are beyond the recording; the first is {beyond[0]}")
     if channels == 2:
         _warn_of_mixed([row["audio"]["path"] for row in rows], recording)
     return Conversations({"test": conversation_table(rows, [])}, problems)
 
 
 def _warn_of_mixed(parts: list[str], recording: Path) -> None:
-    """Warn where segments do not say which of two channels they are of, and these differ; a few segments tell."""
+    """Warn if segments without a channel are mixed from two different channels; checks a few of them."""
     mixed = [part for part in parts if "&channel=" not in part]
-    if any(map(channels_differ, mixed[:: max(1, len(mixed) // _LOOKED_AT)][:_LOOKED_AT])):
+    if any(map(channels_differ, mixed[:: max(1, len(mixed) // _NUM_COMPARED)][:_NUM_COMPARED])):
         warn_of_mixed_channels(str(recording))
 
 
 def _kinds(segment: Segment, start: float, end: float, total: float, channels: int) -> list[tuple[str, str]]:
-    """Kinds of problems, each with its detail, of a segment whose part of the recording is from `start` to `end`."""
+    """Problems, as (kind, detail), of a segment whose part of the recording is from `start` to `end`."""
     span = f"{segment.start:.3f} to {segment.end:.3f} s, of a recording of {total:.3f} s"
     if segment.end > total + _END_TOLERANCE:
         return [("outside", span + _BEYOND)]

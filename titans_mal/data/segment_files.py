@@ -1,4 +1,4 @@
-"""Who talks when in a recording, as diarisation and transcription write it: RTTM, whisperX's JSON, CSV."""
+"""Read who speaks when in a recording from files of diarisation and transcription tools: RTTM, whisperX JSON, CSV."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from .text_files import parse_seconds, read_table, read_text
 
 @dataclass(frozen=True)
 class Segment:
-    """Who talks from when to when.
+    """A part of a recording with one speaker.
 
     Attributes:
         start, end: seconds of the recording.
-        speaker: "" where it is not known.
-        transcript: None where it is not known.
-        channel: of the recording, counted from 1; None: all of them, mixed.
+        speaker: "" if unknown.
+        transcript: None if unknown.
+        channel: of the recording, counted from 1; None: all channels, mixed.
     """
 
     start: float
@@ -32,10 +32,10 @@ class Segment:
 
     def __post_init__(self):
         if self.channel is not None and not (type(self.channel) is int and self.channel >= 1):
-            raise ValueError(f"channel is a whole number from 1 on, or None for all of them, got {self.channel!r}.")
+            raise ValueError(f"channel must be an integer from 1, or None for all channels, got {self.channel!r}.")
 
 
-# A segment and the place in its file that it stands at, as "line 3".
+# A segment with its place in its file, such as "line 3".
 Placed = tuple[str, Segment]
 
 _COLUMNS = {
@@ -48,23 +48,23 @@ _COLUMNS = {
 
 
 def read_segments(path: str | Path, recording: str | Path | None = None) -> list[Segment]:
-    """Segments of an RTTM file, of whisperX's JSON, or of a CSV file, in their order there.
+    """Read the segments of an RTTM, whisperX JSON or CSV file, in the order of the file.
 
-    RTTM: lines `SPEAKER file channel start duration <NA> <NA> speaker <NA> <NA>`; the channel `<NA>` or 0 is all of
-    them.
-    JSON: `{"segments": [{"start": 0.5, "end": 2.0, "text": "...", "speaker": "..."}]}`, or that list alone.
-    CSV: the columns `start`, `end` (seconds, or h:mm:ss), and optionally `speaker`, `transcript` and `channel`,
-    also as `Start` or `text`; separated by commas, semicolons or tabs.
-    All may be in UTF-8, UTF-16 or Windows-1252.
+    RTTM: lines `SPEAKER file channel start duration <NA> <NA> speaker <NA> <NA>`; the channel `<NA>` or 0 means all
+    channels.
+    JSON: `{"segments": [{"start": 0.5, "end": 2.0, "text": "...", "speaker": "..."}]}`, or only that list.
+    CSV: the columns `start`, `end` (seconds, or h:mm:ss), and optionally `speaker`, `transcript` and `channel`; also
+    spelt `Start` or `text`; separated by commas, semicolons or tabs.
+    The encoding may be UTF-8, UTF-16 or Windows-1252.
 
     Args:
-        recording: whose lines are taken of an RTTM file, by the file's name without its extension; None: the file must
-            be of one recording.
+        recording: selects the lines of an RTTM file, by the recording's name without its extension; None: the file
+            must be of one recording.
 
     Raises:
         FileNotFoundError: if there is no such file.
-        ValueError: for another kind of file, one of other recordings alone, or one without a segment that can be read,
-            naming its first line. A warning counts other segments that cannot be read, and names the first.
+        ValueError: for another kind of file, a file of other recordings only, or one without a readable segment,
+            naming its first line. A warning counts other unreadable segments, and names the first.
     """
     names = () if recording is None else (PurePath(recording).stem,)
     placed, problems = read_segment_file(path, names)
@@ -73,10 +73,10 @@ def read_segments(path: str | Path, recording: str | Path | None = None) -> list
 
 
 def read_segment_file(path: str | Path, names: Sequence[str]) -> tuple[list[Placed], list[Problem]]:
-    """The segments of a file with their places in it, and what of it cannot be read.
+    """The segments of a file with their places in it, and the unreadable ones as problems.
 
     Args:
-        names: any of which means the recording; empty: whichever it is.
+        names: possible names of the recording; empty: any recording.
 
     Raises:
         FileNotFoundError, ValueError: as `read_segments`.
@@ -88,7 +88,7 @@ def read_segment_file(path: str | Path, names: Sequence[str]) -> tuple[list[Plac
         ".csv": (_csv_rows, _segment),
     }
     if path.suffix.lower() not in readers:
-        raise ValueError(f"Segments come from {', '.join(readers)}, got {path.name!r}.")
+        raise ValueError(f"Segments must be in a file of type {', '.join(readers)}, got {path.name!r}.")
     items, parse = readers[path.suffix.lower()]
     placed, problems = [], []
     for place, item in items(path, names):
@@ -97,7 +97,7 @@ def read_segment_file(path: str | Path, names: Sequence[str]) -> tuple[list[Plac
         except ValueError as error:
             problems.append(Problem("unreadable", str(path), f"{place}: {error}"))
     if not placed:
-        raise ValueError(f"{path}, {problems[0].detail}" if problems else f"{path} holds no segments.")
+        raise ValueError(f"{path}, {problems[0].detail}" if problems else f"{path} has no segments.")
     return placed, problems
 
 
@@ -110,29 +110,27 @@ def _rttm_lines(path: Path, names: Sequence[str]) -> list[tuple[str, list[str]]]
     recordings = {fields[1] for _, fields in lines if not _rttm_fault(fields)}
     wanted = {recording for recording in recordings if _is_one_of(recording, names)}
     if not names and len(recordings) > 1:
-        raise ValueError(
-            f"{path} is of several recordings {sorted(recordings)}: say of which one the lines are wanted."
-        )
+        raise ValueError(f"{path} has segments of several recordings {sorted(recordings)}: select one.")
     if names and recordings and not wanted:
-        raise ValueError(f"{path} is of {sorted(recordings)} and not of the recording {names[0]!r}.")
+        raise ValueError(f"{path} has segments of {sorted(recordings)} but not of the recording {names[0]!r}.")
     others = recordings - wanted if names else ()
     return [(place, fields) for place, fields in lines if len(fields) < 2 or fields[1] not in others]
 
 
 def _is_one_of(recording: str, names: Sequence[str]) -> bool:
-    """Whether an RTTM file's name of a recording means one of the names, in which it cannot write blanks."""
+    """Whether an RTTM file's recording is one of the names, which RTTM writes without blanks."""
     written = {recording.casefold(), PurePath(recording).name.casefold(), PurePath(recording).stem.casefold()}
     meant = {form for name in map(str.casefold, names) for form in (name, "_".join(name.split()), name.split()[0])}
     return bool(written & meant)
 
 
 def _rttm_fault(fields: list[str]) -> bool:
-    """Whether blanks in a name have moved the fields of a line."""
+    """Whether blanks in a name have shifted the fields of a line."""
     return not (
         8 <= len(fields) <= 10
         and re.fullmatch(r"\d+|<NA>", fields[2])
         and not any(map(_is_number, fields[5:7]))
-        # A whole number after a name would be the end of "Speaker 1".
+        # An integer after the name is probably the end of a name such as "Speaker 1".
         and all(field == "<NA>" or (_is_number(field) and not field.isdigit()) for field in fields[8:])
     )
 
@@ -144,7 +142,7 @@ def _is_number(text: str) -> bool:
 def _rttm_segment(fields: list[str]) -> Segment:
     if _rttm_fault(fields):
         raise ValueError(
-            f"a SPEAKER line has 8 to 10 fields, and no blanks in them, got {len(fields)}: {' '.join(fields)!r}."
+            f"a SPEAKER line must have 8 to 10 fields without blanks, got {len(fields)}: {' '.join(fields)!r}."
         )
     start, duration = map(parse_seconds, fields[3:5])
     speaker, channel = ("" if field == "<NA>" else field for field in (fields[7], fields[2]))
@@ -169,7 +167,7 @@ def _csv_rows(path: Path, names: Sequence[str]) -> list[tuple[str, dict]]:
 
 def _segment(fields: dict) -> Segment:
     if None in fields:
-        raise ValueError("there are more fields than columns; quote what holds a comma.")
+        raise ValueError("there are more fields than columns; quote fields with commas.")
     start, end = (parse_seconds(fields.get(name)) for name in ("start", "end"))
     given = (fields.get("speaker"), fields.get("transcript", fields.get("text")))
     speaker, transcript = ("" if value is None else str(value).strip() for value in given)
@@ -182,4 +180,4 @@ def _channel(value) -> int | None:
     try:
         return int(str(value).strip())
     except ValueError:
-        raise ValueError(f"channel is a whole number from 1 on, got {value!r}.") from None
+        raise ValueError(f"channel must be an integer from 1, got {value!r}.") from None

@@ -1,4 +1,4 @@
-"""Audio files as copies have them: their suffix in capitals, another format, a level of folders more or less."""
+"""Find audio files despite differences between copies of a corpus: capital suffixes, other formats, nested folders."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from .problems import Problem
 from .table import Turn
 
 
-# Where a folder holds a file in several, the first is taken.
+# In order of preference, if a folder holds a file in several formats.
 SUFFIXES = (".mp4", ".wav", ".flac", ".mkv", ".m4a", ".aac", ".mp3", ".ogg", ".opus", ".aiff", ".aif", ".au", ".wma")
-# Levels of folders below the one that is given.
+# Depth of the search below the given folder.
 DEPTH = 4
 
 
@@ -26,11 +26,11 @@ def sound_files(folder: Path) -> Iterator[Path]:
 
 
 def find_sounds(root: Path, *folders: str, stem: str = "*") -> Path:
-    """The first folder with an audio file of a pattern, in `root` or up to three levels below.
+    """The first folder with a matching audio file, in `root` or up to three levels below.
 
     Args:
-        folders: names of the folder, the best first; "" = of any name.
-        stem: pattern of the file's name without its suffix, in small letters.
+        folders: names of the folder, in order of preference; "" = any name.
+        stem: pattern of the file's name without its suffix, in lower case.
 
     Raises:
         FileNotFoundError: if there is none.
@@ -43,23 +43,23 @@ def find_sounds(root: Path, *folders: str, stem: str = "*") -> Path:
                     return folder
     wanted = " or ".join(filter(None, folders)) or "folder"
     raise FileNotFoundError(
-        f"{root} holds no {wanted} with audio files{'' if stem == '*' else f' named {stem}'}, nor does a folder up to "
+        f"{root} has no {wanted} with audio files{'' if stem == '*' else f' named {stem}'}, nor has a folder up to "
         f"three levels below."
     )
 
 
 def extra_files(folder: Path, known: Iterable[str], split: str | None = None) -> list[Problem]:
-    """A problem for each audio file of a folder that no turn names."""
+    """A problem for each audio file of a folder that belongs to no turn."""
     stems = {_key(os.path.basename(path)) for path in known}
     extra = sorted(path for path in sound_files(folder) if _key(path.name) not in stems) if folder.is_dir() else []
-    return [Problem("extra", str(path), "the corpus's table has no such turn", split=split) for path in extra]
+    return [Problem("extra", str(path), "the corpus' table has no such turn", split=split) for path in extra]
 
 
 def resolve_files(turns: Iterable[Turn]) -> list[Problem]:
-    """Point turns at the file that is there, where its name is in capitals or it is of another format.
+    """Correct the paths of turns whose file has another capitalisation or format.
 
     Returns:
-        A problem of the kind "renamed" for each folder in which that is so.
+        A problem of the kind "renamed" for each folder with such files.
     """
     listings: dict[str, dict[str, str]] = {}
     renamed: dict[str, list[tuple[str, str]]] = {}
@@ -67,32 +67,32 @@ def resolve_files(turns: Iterable[Turn]) -> list[Problem]:
         folder, name = os.path.split(turn.audio)
         if folder not in listings:
             listings[folder] = _listing(folder)
-        there = listings[folder]
-        if there.get(name) == name:
+        present = listings[folder]
+        if present.get(name) == name:
             continue
-        found = there.get(name.lower()) or there.get(_key(name))
+        found = present.get(name.lower()) or present.get(_key(name))
         if found is not None:
             turn.audio = os.path.join(folder, found)
             renamed.setdefault(folder, []).append((name, found))
     return [
-        Problem("renamed", folder, f"{len(pairs)} files, the first {pairs[0][1]!r} in the place of {pairs[0][0]!r}")
+        Problem("renamed", folder, f"{len(pairs)} files, the first {pairs[0][1]!r} instead of {pairs[0][0]!r}")
         for folder, pairs in renamed.items()
     ]
 
 
 def _key(name: str) -> str:
-    """A file's name without its suffix, marked as such."""
+    """A file's name without its suffix, marked by `.*`."""
     return os.path.splitext(name)[0].lower() + ".*"
 
 
 def _listing(folder: str) -> dict[str, str]:
-    """The names of a folder's files by themselves, in small letters, and of audio files without their suffix."""
+    """A folder's files by name, by name in lower case, and, for audio files, by name without suffix."""
     try:
         names = os.listdir(folder)
     except OSError:
         return {}
-    sounds = [path.name for path in sound_files(Path(folder))]
-    by_stem = {_key(name): name for name in sorted(sounds, key=_preference, reverse=True)}
+    audio_files = [path.name for path in sound_files(Path(folder))]
+    by_stem = {_key(name): name for name in sorted(audio_files, key=_preference, reverse=True)}
     return by_stem | {name.lower(): name for name in names} | {name: name for name in names}
 
 

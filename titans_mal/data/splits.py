@@ -1,4 +1,4 @@
-"""Splits for data that has none: drawn by conversation, or so that no speaker is in two of them."""
+"""Draw splits for data without splits: by conversation, or so that no speaker is in two of them."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ SPLIT_BY = ("conversation", "speaker")
 
 
 def check_split_options(by: str | None, test_share: float | None, validation_share: float | None) -> None:
-    """Raise a ValueError unless shares come with a unit, are above 0, and leave something to train on."""
+    """Raise ValueError unless `by` is valid and the shares are above 0 and leave turns for training."""
     if by is None:
         if test_share is not None or validation_share is not None:
             raise ValueError(f"test_share and validation_share need split_by, one of {SPLIT_BY}.")
@@ -31,19 +31,19 @@ def check_split_options(by: str | None, test_share: float | None, validation_sha
 def draw_splits(
     turns: Sequence[Turn], *, by: str, test_share: float | None, validation_share: float | None, seed: int
 ) -> None:
-    """Put each turn into "train", "validation" or "test", whole conversations at a time.
+    """Assign each turn to "train", "validation" or "test", in whole conversations.
 
     Args:
         by: "conversation", or "speaker": conversations that share a speaker stay together.
-        test_share, validation_share: of the turns, at least; None: there is no such split.
-        seed: another one draws other splits.
+        test_share, validation_share: minimal share of the turns; None: no such split.
+        seed: random seed.
 
     Raises:
-        ValueError: if the turns have splits already, or there are too few units for the splits.
+        ValueError: if the turns already have splits, or there are too few units for the splits.
     """
     groups = sorted({turn.group for turn in turns})
     if len(groups) > 1 and not all(group.startswith(("fold", "session")) for group in groups):
-        raise ValueError(f"split_by is of data without splits, and this has {groups}.")
+        raise ValueError(f"split_by is for data without splits, but this has {groups}.")
     units = _units(turns, by)
     random.Random(seed).shuffle(units)
     wanted = [("test", test_share), ("validation", validation_share)]
@@ -57,17 +57,17 @@ def draw_splits(
             for turn in unit:
                 turn.group = split
     if not units:
-        together = ", as speakers join their conversations" if by == "speaker" else ""
+        joined = ", as conversations are joined by common speakers" if by == "speaker" else ""
         raise ValueError(
-            f"Nothing is left to train on: by {by} there are too few units for these shares{together}. Speakers of "
-            "different conversations are one person where they have one name."
+            f"No turn is left for training: there are too few units of {by} for these shares{joined}. Speakers with "
+            "the same name in different conversations count as one person."
         )
     for turn in (turn for unit in units for turn in unit):
         turn.group = "train"
 
 
 def _units(turns: Sequence[Turn], by: str) -> list[list[Turn]]:
-    """Turns that must stay in one split, in the order of their conversations' names."""
+    """Groups of turns that must stay in one split, in the order of their conversations' names."""
     joined = {turn.conversation_id: turn.conversation_id for turn in turns}
 
     def first_of(name: str) -> str:

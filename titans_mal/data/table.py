@@ -1,4 +1,4 @@
-"""The table of conversations that everything here works with: one row a turn."""
+"""The table of conversations that all parts use: one row per turn."""
 
 from __future__ import annotations
 
@@ -25,30 +25,30 @@ COLUMNS = (
     "split",
     "seconds",
 )
-# Of tables whose raters' votes are told: the share of each label, None where a turn is not scored.
+# Column of tables with raters' votes: the share of each label, None for a turn that is not scored.
 SOFT_LABELS = "emotion_probabilities"
-# Of tables in which any turn has them: what raters gave as numbers, and groups that results are split by.
+# Columns of tables in which any turn has them: continuous ratings, and groups for which results are reported.
 DIMENSIONS, GROUPS = ("valence", "arousal", "dominance"), ("gender", "language")
-# Without which nothing can be evaluated.
+# Columns required for evaluation.
 REQUIRED_COLUMNS = ("conversation_id", "turn_index", "speaker", "audio", "emotion")
 
 
 @dataclass
 class Turn:
-    """A turn as a reader finds it, before anything is looked up in its sound.
+    """A turn as returned by a reader, before its audio is inspected.
 
     Attributes:
-        conversation_id: the corpus's own name of the conversation.
-        speaker: who talks; None where nobody is named.
-        audio: path of the sound.
-        words: the corpus's own words for the emotion, of which a label set knows one; empty where it has none.
-        votes: the words of each rater, where they are told one by one.
-        start, end: seconds, in the time of the conversation; None where the corpus does not tell.
-        transcript: None where the corpus does not tell.
-        group: the corpus's own split, or the unit (a session, some actors) that folds are made of.
-        order: what sorts the turns of a conversation.
-        turn_index: its place in the conversation; None: as it is sorted.
-        more: what the corpus tells of `DIMENSIONS` (numbers) and `GROUPS` (words), where it does.
+        conversation_id: the corpus' own name of the conversation.
+        speaker: None if unknown.
+        audio: path of the audio.
+        words: the corpus' own words for the emotion, of which a label set knows one; empty if it has none.
+        votes: the words of each rater, if individual votes are known.
+        start, end: seconds, on the conversation's time axis; None if unknown.
+        transcript: None if unknown.
+        group: the corpus' own split, or the unit (a session, some actors) that folds are made of.
+        order: sort key of the turns of a conversation.
+        turn_index: position in the conversation; None: by sort order.
+        more: known `DIMENSIONS` (numbers) and `GROUPS` (words).
     """
 
     conversation_id: str
@@ -66,10 +66,10 @@ class Turn:
 
 
 class Conversations(DatasetDict):
-    """A `datasets.DatasetDict` of turns, one dataset a split, that also knows what could not be used.
+    """A `datasets.DatasetDict` of turns, one dataset per split, with the problems found while reading.
 
     Attributes:
-        problems: `Problem`s of turns that are missing, broken, cut or padded, and of files that belong to no turn.
+        problems: a `Problem` for each turn that is missing, broken, cut or padded, and each file without a turn.
     """
 
     def __init__(self, splits, problems: Iterable[Problem] = ()):
@@ -79,11 +79,11 @@ class Conversations(DatasetDict):
 
 @dataclass(frozen=True)
 class LabelSet:
-    """Which words of a corpus count as which emotion; all others are heard and not scored.
+    """Mapping from a corpus' words to emotion labels; turns with other words are processed but not scored.
 
     Attributes:
-        name: of the set, as reports give it.
-        mapping: from the corpus's word to the label; the labels are numbered in the order of their first mention.
+        name: of the set, used in reports.
+        mapping: from the corpus' word to the label; labels are numbered in order of first occurrence.
     """
 
     name: str
@@ -94,19 +94,19 @@ class LabelSet:
         return list(dict.fromkeys(self.mapping.values()))
 
     def index(self, words: Sequence[str]) -> int:
-        """The number of the label of the first of a turn's words that is in the set; -1 where none is."""
+        """The number of the label of the first word that is in the set; -1 if none is."""
         known = (self.mapping[word] for word in words if word in self.mapping)
         return next((self.labels.index(label) for label in known), -1)
 
     def shares(self, votes: Sequence[Sequence[str]], index: int) -> list[float] | None:
-        """How the raters' votes are shared among the labels.
+        """Distribution of the raters' votes over the labels.
 
         Args:
-            votes: the words of each rater, who has one vote; what of it goes to words outside of the set is lost.
-            index: of the turn's label, which has all where no vote is left; below 0 = not scored.
+            votes: the words of each rater, who has one vote; parts of it for words outside the set are dropped.
+            index: of the turn's label, which gets probability 1 if no vote is left; below 0 = not scored.
 
         Returns:
-            A share for each label, with the sum 1; None for a turn that is not scored.
+            A share for each label, summing to 1; None for a turn that is not scored.
         """
         if index < 0:
             return None
@@ -122,24 +122,24 @@ class LabelSet:
 
 
 def whole_turn_index(value) -> int:
-    """The place of a turn in its conversation, of whatever tells it.
+    """Parse the position of a turn in its conversation.
 
     Raises:
-        ValueError: if it is no whole number from 0 on.
+        ValueError: unless it is an integer from 0.
     """
     try:
         number = float(value)
     except (TypeError, ValueError):
         number = -1.0
     if not (number >= 0 and number.is_integer()):
-        raise ValueError(f"turn_index must be a whole number from 0 on, got {value!r}.")
+        raise ValueError(f"turn_index must be an integer from 0, got {value!r}.")
     return int(number)
 
 
 def on_scale(value, lowest: float, highest: float) -> float | None:
-    """A rating of a scale from `lowest` to `highest` as a number from 0 to 1; None for what is none, as "NaN".
+    """Map a rating on a scale from `lowest` to `highest` to 0..1; None for anything else, such as "NaN".
 
-    A mean of raters who went beyond the scale goes beyond 0 and 1.
+    Means of ratings outside the scale can be below 0 or above 1.
     """
     try:
         number = float(value)
@@ -149,20 +149,20 @@ def on_scale(value, lowest: float, highest: float) -> float | None:
 
 
 def clock_seconds(time: str) -> float:
-    """Seconds of `h:mm:ss`, `mm:ss`, or these with a fraction after a point or a comma.
+    """Seconds in `h:mm:ss` or `mm:ss`, optionally with a fraction after a point or comma.
 
     Raises:
         ValueError: for another form.
     """
     found = re.fullmatch(r"(?:(\d+):)?(\d+):(\d+(?:[.,]\d+)?)", time.strip())
     if found is None:
-        raise ValueError(f"a time must read h:mm:ss, got {time!r}.")
+        raise ValueError(f"a time must have the form h:mm:ss, got {time!r}.")
     hours, minutes, seconds = found.groups(default="0")
     return int(hours) * 3600 + int(minutes) * 60 + float(seconds.replace(",", "."))
 
 
 def check_times(start: float | None, end: float | None) -> None:
-    """Raise a ValueError unless a turn has no times, or starts at 0 s (or `EARLIEST_START`) and ends after that."""
+    """Raise ValueError unless both times are None, or the start is at least `EARLIEST_START` and before the end."""
     if start is None and end is None:
         return
     if start is None or end is None or not EARLIEST_START <= start < end < float("inf"):
@@ -170,7 +170,7 @@ def check_times(start: float | None, end: float | None) -> None:
 
 
 def features_of(labels: Sequence[str]) -> Features:
-    """The table's columns; `audio` as `Audio(decode=False)` stores it, since encoding through that needs a decoder."""
+    """The table's columns; `audio` as `Audio(decode=False)` stores it, since encoding by `Audio` needs a decoder."""
     return Features(
         {
             "conversation_id": Value("string"),
@@ -188,12 +188,12 @@ def features_of(labels: Sequence[str]) -> Features:
 
 
 def conversation_table(rows: list[dict], labels: Sequence[str]) -> Dataset:
-    """A dataset of turns, sound not decoded, held in memory.
+    """A dataset of turns, held in memory, with encoded audio.
 
     Args:
-        rows: one dict a turn with `conversation_id`, `turn_index`, `speaker`, `audio` (a dict with `bytes` and
+        rows: one dict per turn with `conversation_id`, `turn_index`, `speaker`, `audio` (a dict with `bytes` and
             `path`), `emotion` (index into `labels`, -1 for none of them), and any of `start`, `end`, `seconds`,
-            `transcript`, `split` ("test").
+            `transcript`, `split` (default "test").
         labels: names of the emotions.
     """
     defaults = dict.fromkeys(COLUMNS) | {"split": "test"}
@@ -202,7 +202,7 @@ def conversation_table(rows: list[dict], labels: Sequence[str]) -> Dataset:
 
 
 def rows_by_conversation(table: Dataset) -> dict[str, list[int]]:
-    """The rows of the turns of each conversation, in the order of the table."""
+    """The row numbers of each conversation's turns, in the order of the table."""
     rows: dict[str, list[int]] = {}
     for row, name in enumerate(table["conversation_id"]):
         rows.setdefault(name, []).append(row)
@@ -210,10 +210,10 @@ def rows_by_conversation(table: Dataset) -> dict[str, list[int]]:
 
 
 def speaker_numbers(rows: Sequence[int], speakers: Sequence[str]) -> list[int]:
-    """For each row of one conversation the number of who talks, counted from 0 in the order of their first turn.
+    """For each row of one conversation, the number of its speaker, counted from 0 in order of appearance.
 
     Args:
-        rows: of its turns.
+        rows: of the conversation's turns.
         speakers: of all rows of the table.
     """
     numbers = {name: number for number, name in enumerate(dict.fromkeys(speakers[row] for row in rows))}
@@ -221,6 +221,6 @@ def speaker_numbers(rows: Sequence[int], speakers: Sequence[str]) -> list[int]:
 
 
 def turns_by_conversation(turns: Iterable[dict]) -> Iterator[tuple[str, list[dict]]]:
-    """The id and the turns of each conversation of a table that is sorted by conversation."""
+    """Yield the id and the turns of each conversation of a table sorted by conversation."""
     for name, rows in groupby(turns, key=lambda turn: turn["conversation_id"]):
         yield name, list(rows)

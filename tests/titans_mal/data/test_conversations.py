@@ -80,7 +80,7 @@ def test_labels_and_times_may_be_missing(tmp_path):
     table = load_conversations(write(tmp_path, [turn(i) for i in range(2)], columns))["test"]
     assert table["emotion"][:] == [-1, -1]
     assert table["start"][:] == table["end"][:] == [None, None]
-    with pytest.warns(match="unreadable"), pytest.raises(ValueError, match="line 2: start and end go together"):
+    with pytest.warns(match="unreadable"), pytest.raises(ValueError, match="line 2: the table has only one of the columns start and end"):
         load_conversations(write(tmp_path, [turn()], [*columns, "start"]))
 
 
@@ -92,16 +92,16 @@ def test_a_missing_column_is_named_beside_those_that_are_there(tmp_path, column)
 
 
 WRONG = [
-    (turn(0, file_name="gone.wav"), r"there is no sound file 'gone\.wav'"),
+    (turn(0, file_name="gone.wav"), r"no audio file 'gone\.wav'"),
     (turn(0, file_name=""), "file_name is empty"),
     (turn(0, conversation_id=""), "conversation_id is empty"),
     (turn(0, start="soon"), "start must be a number, got 'soon'"),
     (turn(0, end="nan"), "end must be a number, got 'nan'"),
     (turn(0, start=2.0, end=1.0), r"a turn must start .* got 2\.0 to 1\.0"),
     (turn(0, start=-0.2), r"a turn must start at 0 s or later"),
-    (turn(0, turn_index="first"), "turn_index must be a whole number from 0 on, got 'first'"),
-    (turn(0, turn_index=0.5), r"turn_index must be a whole number from 0 on, got '0\.5'"),
-    (turn(0, turn_index=-1), "turn_index must be a whole number"),
+    (turn(0, turn_index="first"), "turn_index must be an integer from 0, got 'first'"),
+    (turn(0, turn_index=0.5), r"turn_index must be an integer from 0, got '0\.5'"),
+    (turn(0, turn_index=-1), "turn_index must be an integer"),
     (turn(0, turn_index=8), "conversation 'talk' has turn 8 already"),
     (turn(0, split="train"), "conversation 'talk' is in the splits 'test' and 'train'"),
 ]
@@ -185,7 +185,7 @@ def test_nothing_to_read(tmp_path):
         load_conversations(tmp_path)
     write(tmp_path, [turn()])
     (tmp_path / "metadata.csv").write_text(",".join(turn()) + "\n")
-    with pytest.raises(ValueError, match="holds no turns"):
+    with pytest.raises(ValueError, match="has no turns"):
         load_conversations(tmp_path)
     (tmp_path / "metadata.csv").write_text("")
     with pytest.raises(ValueError, match="lacks the columns"):
@@ -218,7 +218,7 @@ def test_labels_that_may_be_misspelt_are_told(tmp_path):
 
 @pytest.mark.parametrize("name", ["./none", "iemocapp", "no such folder", "a/b/c"])
 def test_what_can_be_no_dataset_is_not_looked_for_on_the_hub(name):
-    with pytest.raises(FileNotFoundError, match=r"is no folder, no dataset of the Hub .* none of \['iemocap'"):
+    with pytest.raises(FileNotFoundError, match=r"is neither a folder, nor a Hub dataset .* nor one of \['iemocap'"):
         load_conversations(name)
 
 

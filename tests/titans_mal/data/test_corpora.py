@@ -61,7 +61,7 @@ def test_folds_part_conversations_and_their_groups(trees, name):
     tested = []
     for fold, group in enumerate(CORPORA[name].fold_groups, start=1):
         if group not in groups:
-            with pytest.raises(ValueError, match=f"no turn of {group}, which fold {fold} tests"):
+            with pytest.raises(ValueError, match=f"no turn of {group}, the test data of fold {fold}"):
                 load(trees, name, fold=fold)
             continue
         splits = load(trees, name, fold=fold)
@@ -117,7 +117,7 @@ def test_iemocap_with_copies_holes_and_a_table_twice(tmp_path):
     assert [table.num_rows for table in conversations.values()] == [10, 5, 10, 10, 10]
     assert {problem.kind for problem in conversations.problems} == {"extra", "repeated", "absent"}
     twice.write_text(twice.read_text().replace("\tneu\t", "\tNEU\t"))
-    with pytest.warns(UserWarning, match="labels that are not the corpus's are not scored: 'NEU' of 1 turns"):
+    with pytest.warns(UserWarning, match="unknown labels are not scored: 'NEU' of 1 turns"):
         load_conversations("iemocap", data_dir=tmp_path)
 
 
@@ -127,7 +127,7 @@ def test_a_split_that_cannot_be_heard_is_an_error(tmp_path):
         path.unlink()
     with (
         pytest.warns(UserWarning, match="10 missing"),
-        pytest.raises(ValueError, match="the split 'test' has no turn that can be used; of the first, missing: "),
+        pytest.raises(ValueError, match="the split 'test' has no usable turn; the first problem is missing: "),
     ):
         load_conversations("iemocap", data_dir=tmp_path, fold=1)
 
@@ -136,7 +136,7 @@ def test_rows_that_cannot_be_read_are_left_out_and_named(tmp_path):
     corpus_trees.meld(tmp_path)
     table = tmp_path / "dev_sent_emo.csv"
     table.write_text(table.read_text(encoding="utf-8").replace("00:16:15,000", "soon"), encoding="utf-8")
-    message = r"dev_sent_emo\.csv: row 3: a time must read h:mm:ss, got 'soon'"
+    message = r"dev_sent_emo\.csv: row 3: a time must have the form h:mm:ss, got 'soon'"
     with pytest.warns(UserWarning, match=message):
         conversations = load_conversations("meld", data_dir=tmp_path)
     assert conversations["dev"].num_rows == 2

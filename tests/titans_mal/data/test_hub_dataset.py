@@ -73,7 +73,7 @@ def test_columns_of_other_names(hub):
     assert table.features["emotion"].names == ["bored", "happy", "sad"]
     with pytest.raises(ValueError, match=r"lacks the columns \['conversation_id'\]; it has .*'dialogue'"):
         load_conversations("org/talks")
-    with pytest.raises(ValueError, match=r"columns maps from .* got \['dialogue'\]"):
+    with pytest.raises(ValueError, match=r"columns must map from .* got \['dialogue'\]"):
         load_conversations("org/talks", columns={"dialogue": "conversation_id"})
     with pytest.raises(ValueError, match=r"lacks the columns \['feeling'\]"):
         load_conversations("org/talks", columns={**given, "emotion": "feeling"})
@@ -92,7 +92,7 @@ def test_rows_without_sound_or_speaker(hub):
     ("fields", "message"),
     [
         ({"turn_index": 0}, "row 3: turn 0 of 'b' is row 1 as well"),
-        ({"turn_index": None}, "row 3: turn_index must be a whole number from 0 on, got None"),
+        ({"turn_index": None}, "row 3: turn_index must be an integer from 0, got None"),
         ({"turn_index": -1}, "got -1"),
         ({"conversation_id": None}, "row 3: conversation_id is empty: None"),
         ({"start": 2.0, "end": 1.0}, r"row 3: a turn must start at 0 s or later and end after that, got 2\.0 to 1\.0"),
@@ -126,7 +126,7 @@ def test_numbers_without_names_are_no_labels(hub):
     hub(rows())
     with pytest.raises(ValueError, match="'emotion' must be a ClassLabel or strings, got int64"):
         load_conversations("org/talks")
-    with pytest.raises(ValueError, match="has no label sets by name"):
+    with pytest.raises(ValueError, match="has no named label sets"):
         load_conversations("org/talks", label_set="4-class")
-    with pytest.raises(ValueError, match="fold has no meaning"):
+    with pytest.raises(ValueError, match="fold does not apply"):
         load_conversations("org/talks", fold=1)

@@ -66,7 +66,7 @@ def test_everything_left_out_is_an_error(tmp_path):
         path.write_bytes(b"")
     with (
         pytest.warns(UserWarning, match="10 broken"),
-        pytest.raises(ValueError, match=r"no turn that can be used; of the first, broken: .*the file is empty"),
+        pytest.raises(ValueError, match=r"no usable turn; the first problem is broken: .*the file is empty"),
     ):
         load_conversations("iemocap", data_dir=tmp_path)
 
@@ -104,9 +104,9 @@ def test_problems_are_listed_by_kind():
     [
         ("iemocap", {"data_dir": ".", "max_seconds": 0}, "max_seconds must be above 0"),
         ("iemocap", {"data_dir": ".", "label_set": []}, "label_set is empty"),
-        ("iemocap", {"data_dir": ".", "columns": {"emotion": "label"}}, "columns has no meaning for 'iemocap'"),
-        ("synthetic-baseline", {"label_set": ["sad"]}, "label_set has no meaning"),
-        ("synthetic-baseline", {"fold": 1}, "fold has no meaning"),
+        ("iemocap", {"data_dir": ".", "columns": {"emotion": "label"}}, "columns does not apply to 'iemocap'"),
+        ("synthetic-baseline", {"label_set": ["sad"]}, "label_set does not apply"),
+        ("synthetic-baseline", {"fold": 1}, "fold does not apply"),
     ],
 )
 def test_arguments_that_have_no_meaning(name, options, message):

@@ -84,7 +84,7 @@ def test_segments_that_do_not_fit(recording):
         load_recording(recording, [])
     with (
         pytest.warns(UserWarning, match="1 outside"),
-        pytest.raises(ValueError, match="no segment can be used"),
+        pytest.raises(ValueError, match="no segment is usable"),
     ):
         load_recording(recording, [Segment(7.0, 8.0)])
 
@@ -93,11 +93,11 @@ def test_segments_that_do_not_fit(recording):
     ("name", "content", "message"),
     [
         ("a.txt", "", r"come from \.rttm, \.json, \.csv, got 'a\.txt'"),
-        ("a.rttm", "", "holds no segments"),
-        ("a.rttm", "SPEAKER call 1 0.5\n", "line 1: a SPEAKER line has 8 to 10 fields, .* got 4"),
+        ("a.rttm", "", "has no segments"),
+        ("a.rttm", "SPEAKER call 1 0.5\n", "line 1: a SPEAKER line must have 8 to 10 fields .* got 4"),
         ("a.rttm", RTTM + "SPEAKER other 1 1 1 <NA> <NA> A <NA> <NA>", r"several recordings \['call', 'other'\]"),
-        ("a.rttm", "SPEAKER my call 1 0.5 1.0 <NA> <NA> A <NA> <NA>", "8 to 10 fields, and no blanks in them, got 11"),
-        ("a.rttm", "SPEAKER my call 1 0.5 1.0 <NA> <NA> A <NA>", "and no blanks in them, got 10"),
+        ("a.rttm", "SPEAKER my call 1 0.5 1.0 <NA> <NA> A <NA> <NA>", "8 to 10 fields without blanks, got 11"),
+        ("a.rttm", "SPEAKER my call 1 0.5 1.0 <NA> <NA> A <NA>", "fields without blanks, got 10"),
         ("a.rttm", "SPEAKER call 1 x 1 <NA> <NA> A", "line 1: a time is a number of seconds or h:mm:ss, got 'x'"),
         ("a.json", "{", "is no JSON"),
         ("a.json", '{"text": "hello"}', "has no list of segments"),
@@ -146,7 +146,7 @@ def test_what_can_be_read_is_used_and_the_rest_is_listed(recording, tmp_path):
 )
 def test_blanks_in_names_are_seen(tmp_path, line):
     (tmp_path / "a.rttm").write_text(f";; a comment\nSPEAKER {line}\n")
-    with pytest.raises(ValueError, match=r"a\.rttm, line 2: a SPEAKER line has 8 to 10 fields, and no blanks"):
+    with pytest.raises(ValueError, match=r"a\.rttm, line 2: a SPEAKER line must have 8 to 10 fields without blanks"):
         read_segments(tmp_path / "a.rttm")
 
 
@@ -166,7 +166,7 @@ def test_the_lines_of_a_recording(recording, tmp_path):
     # The name of the conversation is known to the diarisation as well.
     assert load_recording(recording, tmp_path / "a.rttm", conversation_id="other")["test"].num_rows == 3
     (tmp_path / "b.rttm").write_text(lines[1])
-    with pytest.raises(ValueError, match=r"is of \['other'\] and not of the recording 'call 1'"):
+    with pytest.raises(ValueError, match=r"has segments of \['other'\] but not of the recording 'call 1'"):
         load_recording(recording, tmp_path / "b.rttm")
 
 
@@ -206,7 +206,7 @@ def test_a_few_segments_beyond_the_recording_are_left_out_and_most_are_an_error(
     segments = [Segment(0.0, 1.0), Segment(1.0, 2.0), Segment(3.0, 9.0)]
     with pytest.warns(UserWarning, match=r"1 outside\), first outside: .*segment 2: 3.000 to 9.000 s"):
         assert load_recording(recording, segments)["test"].num_rows == 2
-    with pytest.warns(match="2 outside"), pytest.raises(ValueError, match="2 of 3 segments lie beyond the recording"):
+    with pytest.warns(match="2 outside"), pytest.raises(ValueError, match="2 of 3 segments are beyond the recording"):
         load_recording(recording, [segments[0], segments[2], Segment(4.0, 8.0)])
 
 
@@ -238,7 +238,7 @@ def test_a_segment_has_the_audio_of_its_channel(stereo, tmp_path):
                 np.testing.assert_allclose(heard, signal[first : first + 16_000], atol=5e-5)
     assert table[1]["audio"]["path"].endswith("#t=2.000000,3.000000&channel=2")
     np.testing.assert_allclose(load_audio(f"{file}#t=0,1&channel=1"), signals[0][:16_000], atol=5e-5)
-    with pytest.raises(ValueError, match="has no channel 3: it has 2"):
+    with pytest.raises(ValueError, match="has no channel 3: its channels are 1 to 2"):
         load_audio(f"{file}#t=0,1&channel=3")
 
 
@@ -250,7 +250,7 @@ def test_channels_that_are_not_there(stereo, recording):
         load_recording(recording, [Segment(0, 1), Segment(1, 2, channel=2)])
     assert load_recording(recording, [Segment(0, 1, channel=1)])["test"][0]["audio"]["path"].endswith("1.000000")
     for channel in (0, -1, True, 1.0):
-        with pytest.raises(ValueError, match="channel is a whole number from 1 on"):
+        with pytest.raises(ValueError, match="channel must be an integer from 1"):
             Segment(0, 1, channel=channel)
 
 

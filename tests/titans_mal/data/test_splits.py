@@ -43,13 +43,13 @@ def test_by_speaker():
 
 
 def test_too_few_to_split():
-    with pytest.raises(ValueError, match=r"by speaker there are too few units .* speakers join their conversations"):
+    with pytest.raises(ValueError, match=r"too few units of speaker .* joined by common speakers"):
         drawn(talks({f"c{number}": "AB" for number in range(20)}), by="speaker")
     with pytest.raises(ValueError, match="by conversation there are too few"):
         drawn(talks({"c0": "AB"}), by="conversation")
     turns = talks({"c0": "AB", "c1": "AB"})
     turns[0].group = "train"
-    with pytest.raises(ValueError, match=r"data without splits, and this has \['test', 'train'\]"):
+    with pytest.raises(ValueError, match=r"data without splits, but this has \['test', 'train'\]"):
         drawn(turns, by="conversation")
 
 

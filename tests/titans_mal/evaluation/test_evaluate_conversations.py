@@ -307,7 +307,7 @@ def test_a_turn_that_could_not_be_heard_is_tried_again(model, processor, talks, 
     assert len(report.content["not_heard"]) == 1
     assert report.protocol["scored"] == 15
     for _ in range(2):
-        with pytest.raises(ValueError, match=r"Row 4 .* cannot be used: No such sound file"):
+        with pytest.raises(ValueError, match=r"Row 4 .* cannot be used: No such audio file"):
             evaluated(model, processor, talks, tmp_path / "out", conditions=["memory"], strict=True)
     (tmp_path / "talks" / "b1.wav").write_bytes(whole)
     with pytest.raises(ValueError, match="with another sound"):
@@ -342,7 +342,7 @@ def test_two_processes_give_the_numbers_of_one(model, processor, talks, tmp_path
 def test_processes_that_do_not_know_of_each_other_are_refused(monkeypatch):
     assert process_state().num_processes == 1
     monkeypatch.setenv("WORLD_SIZE", "2")
-    with pytest.raises(RuntimeError, match="started 2 processes, and accelerate sees 1"):
+    with pytest.raises(RuntimeError, match="started 2 processes, but accelerate was initialised with 1"):
         process_state()
 
 
@@ -478,7 +478,7 @@ def test_data_that_the_model_does_not_know(model, processor, talks, tmp_path):
     with pytest.raises(ValueError, match="train must have scored turns and the labels"):
         evaluated(model, processor, talks, tmp_path / "out", train=train)
     speakers = tiny_model({"scope": "speaker", "max_speakers": 1})
-    with pytest.raises(ValueError, match=r"room for max_speakers=1 speakers .* 'a' has \['X', 'Y'\]"):
+    with pytest.raises(ValueError, match=r"can hold max_speakers=1 speakers .* 'a' has \['X', 'Y'\]"):
         evaluated(speakers, processor, talks, tmp_path / "out")
     with torch.no_grad():
         broken = tiny_model()

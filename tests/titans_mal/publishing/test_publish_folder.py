@@ -182,10 +182,10 @@ def test_a_folder_that_cannot_be_published_says_what_to_do(folder, tmp_path):
     with pytest.raises(FileNotFoundError, match=r"The example .*nowhere\.wav does not exist"):
         dry(folder, examples=["nowhere.wav"])
     (folder / "training_recipe.json").write_text("[1]")
-    with pytest.raises(ValueError, match="must hold names and values, got list"):
+    with pytest.raises(ValueError, match="must hold a JSON object, got list"):
         dry(folder)
     save_base(tmp_path / "base")
-    with pytest.raises(ValueError, match="no model with memory, but a 'qwen2_audio'"):
+    with pytest.raises(ValueError, match="is a 'qwen2_audio' without memory"):
         dry(tmp_path / "base")
     memory = TitansMemoryConfig(layers=[0], num_heads=2, head_dim=8)
     model = AutoModelForAudioEmotion.from_base(
@@ -331,7 +331,7 @@ def test_a_lora_is_told_and_required(tmp_path):
     publication = dry(tmp_path / "model")
     assert {"lora/adapter_config.json", "lora/adapter_model.safetensors"} <= {*publication.files}
     assert "revision of the base" in publication.missing
-    assert "memory and a LoRA on the host alone" in card_of(tmp_path / "model")[0]
+    assert "only the memory and a LoRA on the host" in card_of(tmp_path / "model")[0]
     assert "peft" in (tmp_path / "model" / "requirements.txt").read_text().split()
     (tmp_path / "model" / "lora" / "adapter_model.safetensors").unlink()
     with pytest.raises(FileNotFoundError, match="lacks the LoRA in lora/ that its config"):

@@ -178,7 +178,7 @@ def test_a_host_with_a_fresh_memory_is_frozen_and_says_so(tmp_path, caplog, monk
         memory_config={"layers": [0, 2], "num_heads": 2, "head_dim": 8},
     )  # fmt: skip
     trained, total = model.get_nb_trainable_parameters()
-    assert f"The host is frozen: {trained:,d} of {total:,d} parameters train" in caplog.text
+    assert f"The host is frozen: {trained:,d} of {total:,d} parameters are trainable" in caplog.text
     model.save_pretrained(tmp_path / "adapter")
     for loaded in (model, AutoModelForAudioEmotion.from_pretrained(tmp_path / "adapter")):
         trained = {name.split(".")[0] for name, parameter in loaded.named_parameters() if parameter.requires_grad}

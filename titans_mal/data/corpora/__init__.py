@@ -1,4 +1,4 @@
-"""The corpora that `load_conversations` reads, one file each; users bring their own copies."""
+"""The corpora that `load_conversations` reads, one module each; users provide their own copies."""
 
 from .corpus import Corpus
 from .crema_d import CREMA_D

@@ -1,4 +1,4 @@
-"""What every corpus's reader says of itself, and what readers share."""
+"""Description of a corpus, and functions shared by the readers."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ class Corpus:
     """A corpus that `load_conversations` knows.
 
     Attributes:
-        name, title: for the user to type, and to read.
-        read: from the corpus's folder to all of its turns, in any order, and problems such as files without a turn.
-        label_sets: by name, from the corpus's words to labels; the first is the default.
-        fold_groups: the groups that fold 1, 2, ... test; empty for a corpus with splits of its own.
+        name, title: for arguments, and for messages.
+        read: from the corpus' folder to all of its turns, in any order, and problems such as files without a turn.
+        label_sets: by name, from the corpus' words to labels; the first is the default.
+        fold_groups: the test group of each fold; empty for a corpus with its own splits.
     """
 
     name: str
@@ -35,14 +35,14 @@ class Corpus:
 
     @property
     def words(self) -> set[str]:
-        """All words of the corpus for an emotion that some label set knows."""
+        """All words for emotions that some label set knows."""
         return {word for known in self.label_sets.values() for word in known}
 
     def label_set(self, wanted: str | Sequence[str] | Mapping[str, str] | None) -> LabelSet:
-        """The label set of a name, of labels, or of a mapping from the corpus's words.
+        """The label set with a given name, of given labels, or for a mapping from the corpus' words.
 
         Raises:
-            ValueError: for a name or words that the corpus does not have, naming those it has.
+            ValueError: for an unknown name or unknown words, naming the known ones.
         """
         if wanted is None or isinstance(wanted, str):
             name = next(iter(self.label_sets)) if wanted is None else wanted
@@ -62,22 +62,22 @@ class Corpus:
         return "test" if turn.group == self.fold_groups[fold - 1] else "train"
 
     def check_fold(self, fold: int | None) -> None:
-        """Raise a ValueError that says which folds there are, if `fold` is none of them."""
+        """Raise ValueError naming the valid folds, if `fold` is not one of them."""
         if fold is None:
             return
         if not self.fold_groups:
-            raise ValueError(f"{self.title} has splits of its own and no folds, got fold={fold!r}.")
+            raise ValueError(f"{self.title} has its own splits and no folds, got fold={fold!r}.")
         if isinstance(fold, bool) or not isinstance(fold, int) or not 1 <= fold <= len(self.fold_groups):
             raise ValueError(f"fold of {self.title} must be in 1..{len(self.fold_groups)}, got {fold!r}.")
 
 
 def same(*words: str) -> dict[str, str]:
-    """A label set of words that are labels as they are."""
+    """A label set whose labels are the words themselves."""
     return {word: word for word in words}
 
 
 def find(root: Path, *names: str) -> Path:
-    """The file or folder of one of these names in `root` or up to three folders below: copies are nested differently.
+    """The file or folder with one of these names in `root` or up to three levels below (copies differ).
 
     Raises:
         FileNotFoundError: if there is none.
@@ -88,18 +88,18 @@ def find(root: Path, *names: str) -> Path:
             if found:
                 return found[0]
     above = [name for name in names if any(root.parent.glob(name))]
-    hint = f" The folder above it holds {above[0]}: give that one." if above else ""
-    raise FileNotFoundError(f"{root} holds no {' or '.join(names)}, nor does a folder up to three levels below.{hint}")
+    hint = f" The folder above it has {above[0]}: give that folder." if above else ""
+    raise FileNotFoundError(f"{root} has no {' or '.join(names)}, nor has a folder up to three levels below.{hint}")
 
 
 def read_csv(path: Path, columns: Iterable[str]) -> Iterator[dict[str, str]]:
-    """The lines of a table, in any of the encodings of `read_text`.
+    """The lines of a table, in any of the encodings that `read_text` supports.
 
     Raises:
         ValueError: if a column is missing.
     """
     text = read_text(path)
-    # Quotation marks and dashes of Windows-1252 that were taken for control characters on the way.
+    # Quotation marks and dashes of Windows-1252 that were decoded as control characters.
     text = re.sub("[\x80-\x9f]", lambda found: found[0].encode("latin-1").decode("cp1252", "ignore"), text)
     reader = csv.DictReader(StringIO(text, newline=""))
     missing = sorted(set(columns) - set(reader.fieldnames or ()))
@@ -111,7 +111,7 @@ def read_csv(path: Path, columns: Iterable[str]) -> Iterator[dict[str, str]]:
 def turns_of_csv(
     path: Path, columns: Iterable[str], as_turn: Callable[[dict[str, str]], Turn], split: str | None = None
 ) -> tuple[list[Turn], list[Problem]]:
-    """A turn of each line of a table, its fields without the blanks around them, and what cannot be read."""
+    """Parse each line of a table, with fields stripped, into a turn; unreadable lines become problems."""
     turns, problems = [], []
     for number, row in enumerate(read_csv(path, columns), start=1):
         try:
@@ -127,15 +127,15 @@ def read_clips(
     columns: Iterable[str],
     as_turn: Callable[[dict[str, str], Path, str], Turn],
 ) -> tuple[list[Turn], list[Problem]]:
-    """The turns of a corpus that has a table and a folder of clips for each split.
+    """The turns of a corpus with a table and a folder of clips for each split.
 
     Args:
-        splits: for each the name of its table and names of its folder, the corpus's own first.
-        columns: that the tables must have.
+        splits: for each split, the name of its table and possible names of its folder, the original one first.
+        columns: required columns of the tables.
         as_turn: from a row, the folder and the split to the turn.
 
     Raises:
-        FileNotFoundError: if table or clips of all splits are missing; those of one are a problem.
+        FileNotFoundError: if the table or clips of all splits are missing; for a single split this is a problem.
     """
     turns, problems, missing = [], [], []
     for split, (table, folders) in splits.items():

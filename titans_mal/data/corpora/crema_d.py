@@ -1,7 +1,7 @@
 """CREMA-D (Cao et al. 2014): single sentences of 91 actors, as `AudioWAV/1001_DFA_ANG_XX.wav`.
 
-There is no dialogue in it: each utterance is a conversation of one turn, on which a memory must do no harm. The label
-is the emotion that was acted. The five folds here are by actor (the number modulo five).
+It has no dialogues: each utterance is a conversation of one turn, where a memory should do no harm. The label is the
+acted emotion. The five folds are defined here, by actor (the number modulo five).
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ _FOLDS = 5
 
 
 def read(root: Path) -> tuple[list[Turn], list[Problem]]:
-    """Every file of `AudioWAV` whose name gives actor and emotion; others are extra."""
+    """All files of `AudioWAV` whose name gives actor and emotion; others are extra."""
     turns, problems = [], []
     for path in sorted(sound_files(find_sounds(root, "AudioWAV", "", stem="*_*_*_*"))):
         found = _NAME.fullmatch(path.stem)

@@ -3,8 +3,8 @@
     metadata.json                      dialogue -> utterance -> text, speaker, emotion
     data/{dialogue}/{utterance}_{speaker}_d{dialogue}.wav
 
-It has no split for emotions and the same two speakers throughout. The five folds here are by dialogue (its number
-modulo five); no fold is independent of the speakers.
+It has no splits for emotion recognition, and the same two speakers throughout. The five folds are defined here, by
+dialogue (its number modulo five); no fold is independent of the speakers.
 """
 
 from __future__ import annotations
@@ -23,14 +23,14 @@ _FOLDS = 5
 
 
 def read(root: Path) -> tuple[list[Turn], list[Problem]]:
-    """All turns, in the order of their ids; times are not told."""
+    """All turns, in the order of their ids; times are unknown."""
     path = find(root, "metadata.json")
-    sound = find(path.parent, "data")
+    audio = find(path.parent, "data")
     turns, problems = [], []
     for number, dialogue in json.loads(read_text(path)).items():
-        folder = sound / number if (sound / number).is_dir() else sound
+        folder = audio / number if (audio / number).is_dir() else audio
         part = [_turn(number, index, utterance, folder) for index, utterance in dialogue.items()]
-        problems += extra_files(sound / number, [turn.audio for turn in part])
+        problems += extra_files(audio / number, [turn.audio for turn in part])
         turns += part
     return turns, problems
 

@@ -1,7 +1,7 @@
 """EmoDB (Burkhardt et al. 2005): ten German sentences by ten actors, as `wav/03a01Fa.wav`.
 
-There is no dialogue in it: each utterance is a conversation of one turn, on which a memory must do no harm. The label
-is the emotion that was acted. The five folds here are of a man and a woman each.
+It has no dialogues: each utterance is a conversation of one turn, where a memory should do no harm. The label is the
+acted emotion. The five folds are defined here, with one man and one woman each.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from ..table import Turn
 from .corpus import Corpus, same
 
 
-# Speaker, sentence, the German word's letter for the emotion, and a letter for the version, which some copies lack.
+# Speaker, sentence, letter of the German word for the emotion, and a letter for the version, which some copies lack.
 _NAME = re.compile(r"(\d\d)[ab]\d\d([WLEAFTN])[a-z]?")
 _WORDS = {
     "W": "angry",
@@ -31,7 +31,7 @@ _GROUPS = {speaker: f"fold{number}" for number, pair in enumerate(_FOLDS, start=
 
 
 def read(root: Path) -> tuple[list[Turn], list[Problem]]:
-    """Every file whose name gives one of the ten speakers and an emotion; others are extra."""
+    """All files whose name gives one of the ten speakers and an emotion; others are extra."""
     turns, problems = {}, []
     for path in sorted(sound_files(find_sounds(root, "wav", "", stem="[01][0-9][ab][0-9][0-9][wleaftn]*"))):
         found = _NAME.fullmatch(path.stem)

@@ -1,4 +1,4 @@
-"""EmoryNLP (Zahiri and Choi 2018) with the clips of the MELD authors: scenes of the series Friends.
+"""EmoryNLP (Zahiri and Choi 2018) with the clips by the authors of MELD: scenes of the series Friends.
 
 emorynlp_{train,dev,test}_final.csv
 emorynlp_{train,dev,test}_splits/sea{S}_ep{E}_sc{scene}_utt{U}.mp4
@@ -18,7 +18,7 @@ _COLUMNS = ("Utterance", "Speaker", "Emotion", "Scene_ID", "Utterance_ID", "Seas
 
 
 def read(root: Path) -> tuple[list[Turn], list[Problem]]:
-    """All turns of the three splits, in the order of their ids: neighbours share their subtitle's times."""
+    """All turns of the three splits, in the order of their ids, since turns can share a subtitle's times."""
     splits = {
         name: (f"emorynlp_{name}_final.csv", (f"emorynlp_{name}_splits", f"emorynlp_{name}", name))
         for name in ("train", "dev", "test")
@@ -28,7 +28,7 @@ def read(root: Path) -> tuple[list[Turn], list[Problem]]:
 
 def _turn(row: dict[str, str], clips: Path, split: str) -> Turn:
     scene = f"sea{row['Season']}_ep{row['Episode']}_sc{row['Scene_ID']}"
-    # A Python list: several may talk at once.
+    # A Python list, since several people may speak at once.
     speakers = ast.literal_eval(row["Speaker"])
     times = [clock_seconds(row[name]) if row.get(name) else None for name in ("Start_Time", "End_Time")]
     return Turn(

@@ -18,13 +18,13 @@ from ..text_files import read_text
 from .corpus import Corpus, same
 
 
-# "[6.2901 - 8.2357]\tSes01F_impro01_F000\tneu\t[2.5000, 2.5000, 2.5000]"; the raters' lines below it begin otherwise.
+# "[6.2901 - 8.2357]\tSes01F_impro01_F000\tneu\t[2.5000, 2.5000, 2.5000]"; the raters' lines below have another form.
 _EVALUATION = re.compile(r"\[(\d+\.\d+) - (\d+\.\d+)\]\t(\w+)\t(\w+)\t")
-# What raters gave on scales from 1 to 5, after the label.
+# Ratings on scales from 1 to 5, after the label.
 _RATINGS = re.compile(r"\[([\d.]+), ([\d.]+), ([\d.]+)\]")
-# "C-E2:\tNeutral;\t()", a rater's categories for the turn above; those of F and M are the talkers' own.
+# "C-E2:\tNeutral;\t()", a rater's categories for the turn above; those of F and M are the speakers' own.
 _VOTE = re.compile(r"C-E\d+:\t([^\t]*)")
-# "Ses01F_impro01_F000 [006.2901-008.2357]: Excuse me."; others are asides that have no sound of their own.
+# "Ses01F_impro01_F000 [006.2901-008.2357]: Excuse me."; other lines are asides without audio files.
 _TRANSCRIPT = re.compile(r"(\w+) \[[\d.]+-[\d.]+\]:\s*(.*)")
 
 _WORDS = {
@@ -41,7 +41,7 @@ _WORDS = {
     "xxx": "undecided",
 }
 
-# How the raters' lines write them.
+# Spelling in the raters' lines.
 _VOTES = {
     "Neutral": "neutral",
     "Happiness": "happy",
@@ -57,11 +57,11 @@ _VOTES = {
 
 
 def read(root: Path) -> tuple[list[Turn], list[Problem]]:
-    """All turns of all sessions that are there; a fold's group is its session."""
+    """All turns of all available sessions; the group of a turn, for folds, is its session."""
     found = [path for depth in range(DEPTH) for path in sorted(root.glob("*/" * depth + "Session[1-5]"))]
     found += [root] if re.fullmatch("Session[1-5]", root.name) else []
     if not found:
-        raise FileNotFoundError(f"{root} holds no folders Session1 to Session5.")
+        raise FileNotFoundError(f"{root} has no folders Session1 to Session5.")
     turns, problems, sessions = [], [], {}
     for path in found:
         if sessions.setdefault(path.name, path) != path:
@@ -70,9 +70,9 @@ def read(root: Path) -> tuple[list[Turn], list[Problem]]:
         for path in sorted((session / "dialog" / "EmoEvaluation").glob("[!.]*.txt")):
             dialogue = list(_read_dialogue(session, path, group=name.lower()))
             if not dialogue:
-                problems.append(Problem("absent", str(path), "no line tells a turn's times and label"))
-            sound = session / "sentences" / "wav" / path.stem
-            problems += extra_files(sound, [turn.audio for turn in dialogue])
+                problems.append(Problem("absent", str(path), "no line has a turn's times and label"))
+            audio = session / "sentences" / "wav" / path.stem
+            problems += extra_files(audio, [turn.audio for turn in dialogue])
             turns += dialogue
     return turns, problems
 
@@ -88,11 +88,11 @@ def _read_dialogue(session: Path, path: Path, *, group: str):
             continue
         votes = [match[1] for match in map(_VOTE.match, part.splitlines()) if match is not None]
         start, end, name, code = found.groups()
-        # The F or M of "Ses01F" tells who wore the markers; the last field's letter tells who talks.
-        talker = f"{name[:5]}_{name.rsplit('_', 1)[1][0]}"
+        # The F or M of "Ses01F" is the actor with motion-capture markers; the speaker is in the last field's letter.
+        speaker = f"{name[:5]}_{name.rsplit('_', 1)[1][0]}"
         yield Turn(
             path.stem,
-            talker,
+            speaker,
             os.path.join(folder, f"{name}.wav"),
             words=(_WORDS.get(code, code),),
             votes=tuple(filter(None, map(_categories, votes))),
@@ -100,20 +100,20 @@ def _read_dialogue(session: Path, path: Path, *, group: str):
             end=float(end),
             transcript=transcripts.get(name),
             group=group,
-            # The files list one speaker after the other.
+            # The files list the turns of one speaker after those of the other.
             order=(float(start), float(end), name),
             more=_ratings(part[found.end() :].partition("\n")[0]),
         )
 
 
 def _ratings(text: str) -> dict[str, float]:
-    """Valence, activation and dominance of "[2.5000, 3.0000, 2.0000]", from 0 to 1."""
+    """Valence, activation and dominance from "[2.5000, 3.0000, 2.0000]", scaled to 0..1."""
     found = _RATINGS.match(text)
     return {} if found is None else dict(zip(DIMENSIONS, (on_scale(value, 1, 5) for value in found.groups())))
 
 
 def _categories(vote: str) -> tuple[str, ...]:
-    """The words of "Anger; Frustration;"."""
+    """The words in "Anger; Frustration;"."""
     written = [word.strip() for word in vote.split(";") if word.strip()]
     return tuple(_VOTES.get(word, word.lower()) for word in written)
 

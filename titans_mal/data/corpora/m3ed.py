@@ -22,9 +22,9 @@ _FRAMES_PER_SECOND = 25
 
 
 def read(root: Path) -> tuple[list[Turn], list[Problem]]:
-    """All turns of the movies that the lists of the splits name; a speaker is a person of a movie."""
+    """All turns of the movies in the split lists; a speaker is a person of a movie."""
     annotation = json.loads(read_text(find(root, "annotation.json")))
-    sound = find_sounds(root, "modality_speech", "", stem="?_*_*_*")
+    audio = find_sounds(root, "modality_speech", "", stem="?_*_*_*")
     turns, problems = [], []
     for split in ("train", "val", "test"):
         movies = read_text(find(root, f"movie_list_{split}.txt")).split()
@@ -34,20 +34,20 @@ def read(root: Path) -> tuple[list[Turn], list[Problem]]:
         for movie in movies:
             for clip, content in annotation[movie].items():
                 turns += [
-                    _turn(movie, clip, content, name, utterance, sound, split)
+                    _turn(movie, clip, content, name, utterance, audio, split)
                     for name, utterance in content["Dialog"].items()
                 ]
-    problems += extra_files(sound, [turn.audio for turn in turns])
+    problems += extra_files(audio, [turn.audio for turn in turns])
     return turns, problems
 
 
-def _turn(movie: str, clip: str, content: dict, name: str, utterance: dict, sound: Path, split: str) -> Turn:
-    letter = utterance["Speaker"].strip()  # of this clip alone
+def _turn(movie: str, clip: str, content: dict, name: str, utterance: dict, audio: Path, split: str) -> Turn:
+    letter = utterance["Speaker"].strip()  # only valid within this clip
     person = content.get("SpeakerInfo", {}).get(letter, {}).get("Name", "").strip()
     return Turn(
         clip,
         f"{movie}_{person}" if person else f"{clip}_{letter}",
-        str(sound / f"{letter}_{name}.wav"),
+        str(audio / f"{letter}_{name}.wav"),
         words=(utterance["EmoAnnotation"]["final_main_emo"].strip(),),
         start=_seconds(utterance["StartTime"]),
         end=_seconds(utterance["EndTime"]),
@@ -58,10 +58,10 @@ def _turn(movie: str, clip: str, content: dict, name: str, utterance: dict, soun
 
 
 def _seconds(time: str) -> float:
-    """Of `hours:minutes:seconds:frames`, from the beginning of the clip."""
+    """Seconds in `hours:minutes:seconds:frames`, from the beginning of the clip."""
     found = re.fullmatch(r"(\d+):(\d+):(\d+):(\d+)", time.strip())
     if found is None:
-        raise ValueError(f"A time of M3ED must read hh:mm:ss:ff, got {time!r}.")
+        raise ValueError(f"A time of M3ED must have the form hh:mm:ss:ff, got {time!r}.")
     hours, minutes, seconds, frames = map(int, found.groups())
     return hours * 3600 + minutes * 60 + seconds + frames / _FRAMES_PER_SECOND
 

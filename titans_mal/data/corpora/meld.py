@@ -24,7 +24,7 @@ _COLUMNS = ("Utterance", "Speaker", "Emotion", "Sentiment", "Dialogue_ID", "Utte
 
 
 def read(root: Path) -> tuple[list[Turn], list[Problem]]:
-    """All turns of the three splits, in the order of their ids: start times go back in some dialogues."""
+    """All turns of the three splits, in the order of their ids, since start times decrease in some dialogues."""
     return read_clips(root, _SPLITS, _COLUMNS, _turn)
 
 

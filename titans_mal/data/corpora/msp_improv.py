@@ -1,16 +1,16 @@
 """MSP-IMPROV (Busso et al. 2017): improvised and natural turns of twelve actors in six sessions.
 
-    Evalution.txt                                               (so spelled) labels, with the raters' lines
-    session1/S01A/P/MSP-IMPROV-S01A-F01-P-FM01.wav              also below Audio/
+    Evalution.txt                                               (sic) labels, with the raters' lines
+    session1/S01A/P/MSP-IMPROV-S01A-F01-P-FM01.wav              or below Audio/
 
-S01A is the target sentence and the emotion that it was to be said in, which is not the label; F01 the actor who was to
-say it, of session 1; P natural talk in breaks, R the sentence read, S the sentence in an improvisation, T the other
-turns of that; FM01 two letters for the actors, and a number.
+S01A is the target sentence and the emotion in which it should be spoken, which is not the label; F01 the actor who
+should say it, of session 1; P natural conversation in breaks, R the sentence read, S the sentence in an improvisation,
+T the other turns of the improvisation; FM01 two letters for the actors, and a number.
 
-Who talks is not written down in anything public that could be found. In R and S it is by definition the actor who
-says the target sentence. In P and T, whose turns are of both, the first letter of the last field is taken: check it
-against the documents that came with your copy. Folds are by session, which keeps both actors of a session together
-under any reading. Within P and within S and T turns are ordered by their number, then by their letters.
+No public document that we found defines the speaker of a turn. In R and S it is by definition the actor who says the
+target sentence. In P and T, with turns of both actors, the first letter of the last field is used: check this against
+the documentation of your copy. Folds are by session, so both actors of a session stay together in any case. Within P,
+and within S and T together, turns are ordered by their number, then by their letters.
 """
 
 from __future__ import annotations
@@ -25,39 +25,39 @@ from ..text_files import read_text
 from .corpus import Corpus, find, same
 
 
-# "UTD-IMPROV-S01A-F01-P-FM01.avi; N; A:3.0; V:3.5; D:3.0 ; N:4.0;"; the raters' lines below it begin otherwise.
+# "UTD-IMPROV-S01A-F01-P-FM01.avi; N; A:3.0; V:3.5; D:3.0 ; N:4.0;"; the raters' lines below have another form.
 _EVALUATION = re.compile(r"UTD-IMPROV-((S\d+[A-Z])-([FM])(\d+)-([PRST])-([FM])([FM])(\d+))\.avi\s*;\s*([A-Z])\s*;")
-# Activation, valence and dominance of the same line, on scales from 1 to 5; NaN where nobody gave one.
+# Activation, valence and dominance in the same line, on scales from 1 to 5; NaN if there is no rating.
 _RATING = re.compile(r"\b([AVD]):([\d.]+|NaN)")
 _DIMENSIONS = {"V": "valence", "A": "arousal", "D": "dominance"}
 _WORDS = {"A": "angry", "H": "happy", "S": "sad", "N": "neutral", "O": "other", "X": "undecided"}
 
 
 def read(root: Path) -> tuple[list[Turn], list[Problem]]:
-    """All turns of the evaluation file; times are not told."""
+    """All turns of the evaluation file; times are unknown."""
     labels = read_text(find(root, "Evalution.txt", "Evaluation.txt"), errors="replace")
     files = [path for path in sorted(root.rglob("MSP-IMPROV-*")) if path.suffix.lower() in SUFFIXES]
-    sounds = {path.stem: path for path in files}
+    audio = {path.stem: path for path in files}
     transcripts = _read_transcripts(root)
-    turns = [_turn(found, sounds, transcripts) for found in map(_EVALUATION.match, labels.splitlines()) if found]
+    turns = [_turn(found, audio, transcripts) for found in map(_EVALUATION.match, labels.splitlines()) if found]
     if not turns:
         raise ValueError(
             f"{root}: the evaluation file has no line like 'UTD-IMPROV-S01A-F01-P-FM01.avi; N; A:3.0; ...'"
         )
     known = {turn.audio for turn in turns}
     extra = [path for path in files if str(path) not in known]
-    return turns, [Problem("extra", str(path), "the corpus's table has no such turn") for path in extra]
+    return turns, [Problem("extra", str(path), "the corpus' table has no such turn") for path in extra]
 
 
-def _turn(found: re.Match, sounds: dict[str, Path], transcripts: dict[str, str]) -> Turn:
+def _turn(found: re.Match, audio: dict[str, Path], transcripts: dict[str, str]) -> Turn:
     name, target, gender, session, scenario, first_letter, second_letter, number, code = found.groups()
     stem = f"MSP-IMPROV-{name}"
     part = {"S": "ST", "T": "ST"}.get(scenario, scenario)  # the target sentence is a turn of its improvisation
-    talker = gender if scenario in "RS" else first_letter
+    speaker = gender if scenario in "RS" else first_letter
     return Turn(
         f"{target}-{gender}{session}-{part}",
-        f"{talker}{session}",
-        str(sounds.get(stem, f"{stem}.wav")),
+        f"{speaker}{session}",
+        str(audio.get(stem, f"{stem}.wav")),
         words=(_WORDS.get(code, code),),
         transcript=transcripts.get(stem),
         group=f"session{int(session)}",

@@ -1,11 +1,11 @@
 """MSP-Podcast (Lotfian and Busso 2019): segments of podcasts.
 
-    Labels/labels_consensus.csv        in old releases labels_concensus.csv
+    Labels/labels_consensus.csv        labels_concensus.csv in old releases
     Audios/MSP-PODCAST_0001_0008.wav   podcast, segment
     Time_Labels/segments.json          in some releases
 
-Segments are a selection: what was said between them is not there. A podcast's segments may be in several splits; each
-split has them as a conversation of its own.
+Segments are a selection: the speech between them is not included. A podcast can have segments in several splits, which
+are then separate conversations.
 """
 
 from __future__ import annotations
@@ -41,32 +41,32 @@ _WORDS = {
 
 
 def read(root: Path) -> tuple[list[Turn], list[Problem]]:
-    """All segments of the consensus file, in the order of their numbers."""
+    """All segments of the consensus file, in numerical order."""
     table = find(root, "labels_consensus.csv", "labels_concensus.csv")
-    sound = find_sounds(root, "Audios", "Audio", "", stem="msp-podcast_*")
+    audio = find_sounds(root, "Audios", "Audio", "", stem="msp-podcast_*")
     try:
         times = json.loads(read_text(find(root, "segments.json")))
     except FileNotFoundError:
         times = {}
-    as_turn = partial(_turn, sound=sound, times=times)
+    as_turn = partial(_turn, audio=audio, times=times)
     turns, problems = turns_of_csv(table, ("FileName", "EmoClass", "SpkrID", "Split_Set"), as_turn)
-    return turns, problems + extra_files(sound, [turn.audio for turn in turns])
+    return turns, problems + extra_files(audio, [turn.audio for turn in turns])
 
 
-def _turn(row: dict[str, str], sound: Path, times: dict[str, dict]) -> Turn:
+def _turn(row: dict[str, str], audio: Path, times: dict[str, dict]) -> Turn:
     name = row["FileName"]
     found = _NAME.fullmatch(name)
     if found is None:
-        raise ValueError(f"A segment of MSP-Podcast is named MSP-PODCAST_0001_0008.wav, got {name!r}.")
+        raise ValueError(f"The name of a segment must be like MSP-PODCAST_0001_0008.wav, got {name!r}.")
     split = _SPLITS.get(row["Split_Set"], row["Split_Set"].lower())
     time = times.get(name.removesuffix(".wav"), {})
     start, end = (None if time.get(key) is None else float(time[key]) for key in ("Start_Time", "End_Time"))
-    # "Unknown" is many people, so that each of its segments has a speaker of its own.
+    # "Unknown" stands for many people, so each such segment gets its own speaker.
     speaker = row["SpkrID"]
     return Turn(
         f"{split}_{found[1]}",
         f"unknown_{name.removesuffix('.wav')}" if speaker.lower() in ("unknown", "") else speaker,
-        str(sound / name),
+        str(audio / name),
         words=(_WORDS.get(row["EmoClass"], row["EmoClass"]),),
         start=start,
         end=end,

@@ -1,7 +1,7 @@
 """RAVDESS (Livingstone and Russo 2018): two sentences of 24 actors, as `Actor_01/03-01-06-01-02-01-12.wav`.
 
-There is no dialogue in it: each utterance is a conversation of one turn, on which a memory must do no harm. The six
-folds here are of four actors each, two women and two men.
+It has no dialogues: each utterance is a conversation of one turn, where a memory should do no harm. The six folds are
+defined here, with four actors each, two women and two men.
 """
 
 from __future__ import annotations
@@ -22,14 +22,14 @@ _ACTORS_OF_A_FOLD = 4
 
 
 def read(root: Path) -> tuple[list[Turn], list[Problem]]:
-    """Speech alone; song is extra, and so is a second copy of a file, which some archives hold."""
+    """Speech only; songs are extra, and so are second copies of a file, which some archives contain."""
     folders = [path for depth in range(DEPTH) for path in sorted(root.glob("*/" * depth + "Actor_*")) if path.is_dir()]
     folders = sorted(folders) or [find_sounds(root, "", stem="03-*-*-*-*-*-*")]
     turns, problems = {}, []
     for path in (path for folder in folders for path in sorted(sound_files(folder))):
         found = _NAME.fullmatch(path.stem)
         if found is None or not 1 <= int(found[2]) <= len(_WORDS) or not 1 <= int(found[3]) <= 24:
-            problems.append(Problem("extra", str(path), "its name is not of seven numbers, of sound alone"))
+            problems.append(Problem("extra", str(path), "its name is not that of an audio-only file (seven numbers)"))
         elif found[1] != "01":
             problems.append(Problem("extra", str(path), "song, not speech"))
         elif path.stem in turns:

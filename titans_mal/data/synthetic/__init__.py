@@ -1,4 +1,4 @@
-"""Made-up conversations, apart from real ones: scripts, voices, how well they can be told, and their table."""
+"""Synthetic conversations: their scripts, voices, Bayes bound, and table."""
 
 from .table import NAMED_SUITES, PAUSE, SPLITS, speak, synthetic_conversations
 

@@ -1,7 +1,7 @@
-"""Scripts of made-up conversations: who talks, in which emotion, how high and how loud.
+"""Scripts of synthetic conversations: the speaker, emotion, pitch and level of each turn.
 
-An emotion is a change of pitch and level against what is usual for the speaker. Six suites ask different things of a
-memory; `bayes_bound.py` knows how well each could be told, and `table.py` speaks them.
+An emotion is a change of pitch and level relative to the speaker's usual ones. Six suites test different abilities of
+a memory; `bayes_bound.py` computes the best possible accuracy, and `table.py` synthesises the audio.
 """
 
 from __future__ import annotations
@@ -16,23 +16,23 @@ from .voices import Voice
 
 EMOTIONS = ("neutral", "happy", "sad", "angry")
 NEUTRAL = EMOTIONS.index("neutral")
-# (emotions, 2): what an emotion does to the speaker's usual pitch (log units) and level (dB).
+# (emotions, 2): change of the speaker's usual pitch (log units) and level (dB) by each emotion.
 EMOTION_CHANGES = np.array([[0.0, 0.0], [np.log(1.3), 0.0], [np.log(0.78), -6.0], [np.log(1.3), 8.0]])
-# (2,), standard deviations of pitch (log units) and level (dB): of the speakers' usual ones, and of a turn about them.
+# (2,), standard deviations of pitch (log units) and level (dB): between speakers, and between turns of a speaker.
 SPEAKER_SPREAD = np.array([0.30, 6.0])
 TURN_SCATTER = np.array([0.04, 1.2])
 
 
 @dataclass(frozen=True)
 class ScriptedTurn:
-    """One turn before it is spoken.
+    """One turn before synthesis.
 
     Attributes:
         speaker: number within the conversation.
         emotion: index into `EMOTIONS`.
-        pitch: of this turn, in log units against the median of all speakers.
-        level: in dB against the mean of all speakers.
-        is_whispered: neither its pitch nor its level tells anything of the emotion, and it is heard that it does not.
+        pitch: of this turn, in log units relative to the median of all speakers.
+        level: in dB relative to the mean of all speakers.
+        is_whispered: pitch and level do not depend on the emotion, which is audible.
         is_introduction: the speaker's first turn, known to be neutral, which is not scored.
     """
 
@@ -46,7 +46,7 @@ class ScriptedTurn:
 
 @dataclass(frozen=True)
 class Speaker:
-    """Who talks: the usual `pitch` and `level`, as in `ScriptedTurn`, and the voice."""
+    """A speaker: the usual `pitch` and `level`, as in `ScriptedTurn`, and the voice."""
 
     pitch: float
     level: float
@@ -61,7 +61,7 @@ class Speaker:
 
 @dataclass(frozen=True)
 class Script:
-    """A conversation before it is spoken: its turns, and the voice of each speaker."""
+    """A conversation before synthesis: its turns, and the voice of each speaker."""
 
     turns: list[ScriptedTurn]
     voices: list[Voice]
@@ -69,19 +69,19 @@ class Script:
 
 @dataclass(frozen=True)
 class Suite:
-    """How conversations of a kind are drawn.
+    """Distribution of a kind of conversation.
 
     Attributes:
         name: of the suite.
-        order: draws who talks: `(rng) -> [speaker of each turn]`.
+        order: draws the speakers: `(rng) -> [speaker of each turn]`.
         introduced: each speaker's first turn is neutral, and not scored.
         spread: of the speakers' usual pitch and level, in units of `SPEAKER_SPREAD`.
-        drift: of a speaker's usual pitch and level from turn to turn, a random walk, in these units.
-        stay: probability that the conversation's emotion is that of the turn before; None: emotions are drawn evenly.
+        drift: step of the random walk of a speaker's usual pitch and level from turn to turn, in the same units.
+        stay: probability that the emotion is the same as in the previous turn; None: uniform.
         whispered: probability that a turn is whispered.
 
     Raises:
-        ValueError: for emotions that stay and speakers that differ, of which the bound is not known.
+        ValueError: for persistent emotions together with different speakers, for which the bound is not known.
     """
 
     name: str
@@ -94,10 +94,10 @@ class Suite:
 
     def __post_init__(self):
         if self.stay is not None and (self.spread or self.drift):
-            raise ValueError(f"Where emotions stay, spread and drift must be 0, got {self.spread} and {self.drift}.")
+            raise ValueError(f"With stay, spread and drift must be 0, got {self.spread} and {self.drift}.")
 
     def draw(self, rng: np.random.Generator, *, speakers: Sequence[Speaker] | None = None) -> Script:
-        """One conversation; `speakers` of None draws as many as talk."""
+        """Draw one conversation; with `speakers` of None, as many as `order` needs."""
         order = self.order(rng)
         if speakers is None:
             speakers = [Speaker.draw(rng, spread=self.spread) for _ in range(max(order) + 1)]
@@ -121,17 +121,17 @@ class Suite:
         return int(rng.integers(len(EMOTIONS)))
 
     def next_emotion_probabilities(self) -> np.ndarray:
-        """(emotions, emotions), from the emotion of one turn (rows) to that of the next."""
+        """(emotions, emotions), transition probabilities from the emotion of one turn (rows) to that of the next."""
         even = np.full((len(EMOTIONS), len(EMOTIONS)), 1 / len(EMOTIONS))
         return even if self.stay is None else self.stay * np.eye(len(EMOTIONS)) + (1 - self.stay) * even
 
 
 def baseline(*, turns: int = 8, spread: float = 1.0) -> Suite:
-    """Two speakers, who each begin neutral; then who talks, and how, is drawn evenly.
+    """Two speakers, each neutral at first; then speakers and emotions are uniform.
 
     Args:
         turns: of a conversation.
-        spread: of the speakers; the larger, the less an utterance tells by itself.
+        spread: of the speakers; the larger, the less informative an utterance is by itself.
     """
 
     def order(rng):
@@ -141,10 +141,10 @@ def baseline(*, turns: int = 8, spread: float = 1.0) -> Suite:
 
 
 def interleaved(*, speakers: int = 2) -> Suite:
-    """Several speakers in random order, each neutral when it first talks, with four turns each on average.
+    """Several speakers in random order, each neutral in the first turn, with four turns each on average.
 
     Args:
-        speakers: 2 to 8; the more, the more usual voices have to be kept apart.
+        speakers: 2 to 8; more speakers mean more voices to keep apart.
     """
     if not 2 <= speakers <= 8:
         raise ValueError(f"speakers must be 2 to 8, got {speakers}.")
@@ -158,22 +158,22 @@ def interleaved(*, speakers: int = 2) -> Suite:
 
 
 def emotional_start(*, turns: int = 12, drift: float = 0.1) -> Suite:
-    """Two speakers of whom no turn is known to be neutral, and whose usual pitch and level drift.
+    """Two speakers without a turn known to be neutral, whose usual pitch and level drift.
 
     Args:
         turns: of a conversation.
-        drift: of the usual voice from turn to turn, against the spread of speakers.
+        drift: of the usual voice from turn to turn, relative to the spread of speakers.
     """
     return Suite("emotional-start", lambda rng: rng.integers(2, size=turns).tolist(), introduced=False, drift=drift)
 
 
 def carry_over(*, turns: int = 12, whispered: float = 0.5, stay: float = 0.9) -> Suite:
-    """A conversation whose emotion stays for a while and is not shown by every turn; all have one usual voice.
+    """The emotion persists for a while and not every turn shows it; all speakers have the same usual voice.
 
     Args:
         turns: of a conversation.
-        whispered: probability that a turn shows nothing of its emotion.
-        stay: probability that the emotion is that of the turn before.
+        whispered: probability that a turn does not show its emotion.
+        stay: probability that the emotion is the same as in the previous turn.
     """
     return Suite(
         "carry-over",
@@ -186,16 +186,16 @@ def carry_over(*, turns: int = 12, whispered: float = 0.5, stay: float = 0.9) ->
 
 
 def delayed_binding(*, delay: int = 8) -> Suite:
-    """Each of `delay + 1` speakers begins neutral, and returns after exactly `delay` turns of the others.
+    """Each of `delay + 1` speakers begins neutral, and returns after exactly `delay` turns of others.
 
     Args:
-        delay: turns between the two of a speaker; the memory writes them all.
+        delay: number of turns, all of them written to the memory, between the two turns of a speaker.
     """
     return Suite(f"delayed-binding-{delay}", lambda rng: [*range(delay + 1), *range(delay + 1)])
 
 
 def null(*, turns: int = 8) -> Suite:
-    """Every turn is a stranger's: history tells nothing, and a memory must do no harm.
+    """Every turn has a new speaker: history is uninformative, and a memory should do no harm.
 
     Args:
         turns: of a conversation.
@@ -203,7 +203,7 @@ def null(*, turns: int = 8) -> Suite:
     return Suite("null", lambda rng: list(range(turns)), introduced=False)
 
 
-# By name: what makes a suite, with its keywords.
+# By name: a function that makes a suite from keywords.
 SUITES: dict[str, Callable[..., Suite]] = {
     "baseline": baseline,
     "interleaved": interleaved,

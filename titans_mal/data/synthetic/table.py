@@ -1,4 +1,4 @@
-"""Made-up conversations as audio: the scripts of a suite, spoken by made-up voices."""
+"""Synthetic conversations as audio: the scripts of a suite, spoken by synthetic voices."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from .suites import EMOTIONS, SUITES, Script, Suite, baseline
 from .voices import SAMPLING_RATE, to_wav
 
 
-# What `load_conversations` makes by name: the conversations and the seed of each split.
+# The suites that `load_conversations` knows by name, and the number of conversations and seed of each split.
 NAMED_SUITES = {f"synthetic-{name}": suite for name, suite in SUITES.items()}
 SPLITS = {
     "train": {"num_conversations": 200, "seed": 1},
@@ -21,7 +21,7 @@ PAUSE = 0.3
 
 
 def speak(script: Script, rng: np.random.Generator) -> list[np.ndarray]:
-    """The sound of each turn, (samples,) float32 at `SAMPLING_RATE`."""
+    """The audio of each turn, (samples,) float32 at `SAMPLING_RATE`."""
     return [
         script.voices[turn.speaker].speak(turn.pitch, turn.level, rng, whispered=turn.is_whispered)
         for turn in script.turns
@@ -31,17 +31,17 @@ def speak(script: Script, rng: np.random.Generator) -> list[np.ndarray]:
 def synthetic_conversations(
     num_conversations: int, *, seed: int, suite: Suite | None = None, split: str = "test"
 ) -> Dataset:
-    """Made-up conversations in the columns of `load_conversations`.
+    """Synthetic conversations as a table like that of `load_conversations`.
 
     Args:
-        num_conversations: how many.
-        seed: the same seed gives the same sound.
-        suite: what is drawn, as of `titans_mal.data.synthetic.suites`; None: `baseline()`.
-        split: what the column `split` says.
+        num_conversations: number of conversations.
+        seed: the same seed gives the same audio.
+        suite: from `titans_mal.data.synthetic.suites`; None: `baseline()`.
+        split: value of the column `split`.
 
     Returns:
-        A dataset with one row a turn; `audio` holds 16 kHz WAV bytes, not decoded. Introductions, known to be
-        neutral, have the label -1: they are heard and not scored.
+        A dataset with one row per turn; `audio` holds 16 kHz WAV bytes. Introductions, known to be neutral, have the
+        label -1: they are processed but not scored.
     """
     suite = baseline() if suite is None else suite
     rows = []
@@ -61,7 +61,7 @@ def _rows(name: str, script: Script, rng: np.random.Generator, split: str) -> li
             {
                 "conversation_id": name,
                 "turn_index": index,
-                # Of this conversation alone: no two conversations share a voice.
+                # Names are unique across conversations, since no two share a voice.
                 "speaker": f"{name}_{speaker}",
                 "audio": {"path": f"{name}_t{index:02d}_{speaker}.wav", "bytes": to_wav(waveform)},
                 "emotion": -1 if turn.is_introduction else turn.emotion,

@@ -1,5 +1,5 @@
-"""Made-up voices, a source and a filter each: a train of glottal pulses with the speaker's tilt and breath, shaped by
-the formants of random vowels that the speaker's vocal-tract length scales.
+"""Synthetic voices, each a source-filter model: glottal pulses with the speaker's tilt and breath, shaped by the
+formants of random vowels, which the speaker's vocal-tract length scales.
 """
 
 from __future__ import annotations
@@ -14,9 +14,9 @@ from scipy.signal import lfilter
 
 
 SAMPLING_RATE = 16_000
-# Of a speaker whose usual voice is that of the median of all: Hz, and dB of full scale.
+# Pitch and level of a speaker with the median voice: Hz, and dBFS.
 PITCH_MEDIAN, LEVEL_MEAN = 140.0, -36.0
-# Noise of the recording, in dB against the vowels; drawn for each turn.
+# Recording noise, in dB relative to the vowels; drawn for each turn.
 NOISE_FLOOR = (-70.0, -40.0)
 
 # First three formants of an adult male voice in Hz (Peterson and Barney 1952, table II).
@@ -27,13 +27,13 @@ _FORMANT_BANDWIDTHS = (80.0, 100.0, 140.0, 250.0)
 
 @dataclass(frozen=True)
 class Voice:
-    """What tells a speaker from others, beside the usual pitch and level.
+    """Properties that distinguish a speaker, beside the usual pitch and level.
 
     Attributes:
         tract: vocal-tract length relative to an adult male's, which divides the formants.
         tilt: pole of the glottal low-pass, 0 (bright) to 1 (dull).
         breath: level of noise relative to the voice.
-        rate: syllables a second.
+        rate: syllables per second.
         intonation: how far the pitch moves within a turn, in log units.
     """
 
@@ -63,45 +63,45 @@ class Voice:
         seconds: float | None = None,
         whispered: bool = False,
     ) -> np.ndarray:
-        """One utterance.
+        """Synthesise one utterance.
 
         Args:
-            pitch: its mean, in log units against `PITCH_MEDIAN`.
-            level: in dB against `LEVEL_MEAN`.
-            rng: source of its vowels and contour.
+            pitch: mean, in log units relative to `PITCH_MEDIAN`.
+            level: in dB relative to `LEVEL_MEAN`.
+            rng: random generator for vowels and contour.
             seconds: length; None draws 1.0 to 2.2 s.
-            whispered: noise in place of the pulses, which leaves no pitch.
+            whispered: noise instead of pulses, which leaves no pitch.
 
         Returns:
             (samples,) float32 at `SAMPLING_RATE`.
         """
         samples = int(SAMPLING_RATE * (rng.uniform(1.0, 2.2) if seconds is None else seconds))
-        sound = _sound(self, PITCH_MEDIAN * np.exp(pitch), samples, rng, whispered=whispered)
-        rms = np.sqrt(np.mean(sound**2))
-        return np.clip(sound / rms * 10 ** ((LEVEL_MEAN + level) / 20), -1, 1).astype(np.float32)
+        signal = _synthesise(self, PITCH_MEDIAN * np.exp(pitch), samples, rng, whispered=whispered)
+        rms = np.sqrt(np.mean(signal**2))
+        return np.clip(signal / rms * 10 ** ((LEVEL_MEAN + level) / 20), -1, 1).astype(np.float32)
 
 
-def _sound(voice: Voice, pitch: float, samples: int, rng: np.random.Generator, *, whispered: bool) -> np.ndarray:
-    """Source times filter, syllable by syllable, between two short silences; of any level."""
+def _synthesise(voice: Voice, pitch: float, samples: int, rng: np.random.Generator, *, whispered: bool) -> np.ndarray:
+    """Filtered source, syllable by syllable, between two short silences; at an arbitrary level."""
     phase = np.cumsum(pitch * _intonation(voice, samples, rng) / SAMPLING_RATE)
     pulses = rng.standard_normal(samples) if whispered else np.diff(np.floor(phase), prepend=0.0)
     source = lfilter([1.0], [1.0, -voice.tilt], pulses)
     source = source - source.mean() + voice.breath * rng.standard_normal(samples)
 
-    sound = np.zeros(samples)
+    signal = np.zeros(samples)
     first, last = (int(SAMPLING_RATE * rng.uniform(0.0, 0.12)) for _ in range(2))
     syllables = max(1, round(voice.rate * (samples - first - last) / SAMPLING_RATE))
     bounds = np.linspace(first, samples - last, syllables + 1).astype(int)
     for start, end in pairwise(bounds):
         onset = start + int((end - start) * rng.uniform(0.0, 0.4))
-        sound[start:onset] = _consonant(voice, onset - start, rng)
-        sound[onset:end] = _vowel(voice, source[onset:end], rng)
+        signal[start:onset] = _consonant(voice, onset - start, rng)
+        signal[onset:end] = _vowel(voice, source[onset:end], rng)
     floor = 10 ** (rng.uniform(*NOISE_FLOOR) / 20)
-    return sound + floor * rng.standard_normal(samples)
+    return signal + floor * rng.standard_normal(samples)
 
 
 def _intonation(voice: Voice, samples: int, rng: np.random.Generator) -> np.ndarray:
-    """(samples,), the pitch over its mean: slow waves around a line that falls, as in statements."""
+    """(samples,), the pitch relative to its mean: slow waves around a falling line, as in statements."""
     time = np.arange(samples) / SAMPLING_RATE
     waves = sum(np.sin(2 * np.pi * (rng.uniform(low, 2 * low) * time + rng.uniform())) for low in (0.6, 1.5))
     contour = np.exp(voice.intonation * (0.7 * waves - 1.2 * (time - time.mean())))
@@ -109,7 +109,7 @@ def _intonation(voice: Voice, samples: int, rng: np.random.Generator) -> np.ndar
 
 
 def _vowel(voice: Voice, source: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """A random vowel of the voice's vocal tract, of level 0 dB before it fades in and out."""
+    """A random vowel of the voice's vocal tract, at 0 dB before fading in and out."""
     formants = np.array([*_VOWELS[rng.integers(len(_VOWELS))], 3500.0]) / voice.tract
     for frequency, bandwidth in zip(formants, _FORMANT_BANDWIDTHS):
         source = lfilter(*_resonator(frequency, bandwidth), source)

@@ -5,7 +5,7 @@ import itertools
 import numpy as np
 import pytest
 
-from titans_mal.data.synthetic.bayes_bound import BestListener, best_accuracy
+from titans_mal.data.synthetic.bayes_bound import BayesClassifier, best_accuracy
 from titans_mal.data.synthetic.suites import (
     EMOTION_CHANGES,
     SPEAKER_SPREAD,
@@ -31,12 +31,12 @@ def test_history_never_harms_and_tells_nothing_of_strangers(name):
 def test_the_utterance_alone_against_its_closed_form():
     """Given the emotion, the pitch and level of a random speaker are normal."""
     spread = np.hypot(SPEAKER_SPREAD, TURN_SCATTER)
-    listener = BestListener(null(), uses_history=False)
+    classifier = BayesClassifier(null(), uses_history=False)
     for number in range(10):
         turns = null().draw(np.random.default_rng(number)).turns
         heard = np.array([(turn.pitch, turn.level) for turn in turns])
         weights = np.exp(-0.5 * (((heard[:, None] - EMOTION_CHANGES) / spread) ** 2).sum(-1))
-        np.testing.assert_allclose(listener.listen(turns), weights / weights.sum(-1, keepdims=True), atol=2e-3)
+        np.testing.assert_allclose(classifier.predict(turns), weights / weights.sum(-1, keepdims=True), atol=2e-3)
 
 
 def test_one_speaker_without_introduction_against_all_sequences_of_emotions():
@@ -54,7 +54,7 @@ def test_one_speaker_without_introduction_against_all_sequences_of_emotions():
             error = heard[:, axis] - EMOTION_CHANGES[list(emotions), axis]
             density *= np.exp(-0.5 * error @ np.linalg.solve(covariance, error))
         weights[emotions[-1]] += density
-    np.testing.assert_allclose(BestListener(suite).listen(turns)[-1], weights / weights.sum(), atol=2e-3)
+    np.testing.assert_allclose(BayesClassifier(suite).predict(turns)[-1], weights / weights.sum(), atol=2e-3)
 
 
 def test_a_carried_emotion_against_all_sequences_of_emotions():
@@ -71,7 +71,7 @@ def test_a_carried_emotion_against_all_sequences_of_emotions():
                 error = (np.array([turn.pitch, turn.level]) - EMOTION_CHANGES[emotion]) / TURN_SCATTER
                 density *= np.exp(-0.5 * (error**2).sum())
         weights[emotions[-1]] += density
-    np.testing.assert_allclose(BestListener(suite).listen(turns)[-1], weights / weights.sum(), atol=1e-6)
+    np.testing.assert_allclose(BayesClassifier(suite).predict(turns)[-1], weights / weights.sum(), atol=1e-6)
 
 
 def test_what_is_harder_has_a_lower_bound():
