@@ -57,8 +57,8 @@ def load_processor(name: str | os.PathLike, hub: dict, *, is_needed: bool, trust
         if is_needed:
             if not trust_remote_code and "trust_remote_code" in str(error):
                 raise ValueError(
-                    f"The processor of {name} needs the code of that repo, which is not run: use a repo or revision in "
-                    "transformers' own format."
+                    f"The processor of {name} needs the code of that repo, which is not run: use a repo or "
+                    "revision in transformers' own format."
                 ) from error
             raise
         logger.warning(f"The processor could not be loaded and will not be saved with the model: {error}")

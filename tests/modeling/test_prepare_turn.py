@@ -80,7 +80,7 @@ def test_a_template_that_does_not_write_the_audio_once_is_rejected(times):
     """As a tokenizer's own, which knows no audio."""
     processor = tiny_processor()
     processor.chat_template = CHAT_TEMPLATE.replace("<|AUDIO|>", "<|AUDIO|>" * times)
-    with pytest.raises(ValueError, match=r"must write the placeholder '<\|AUDIO\|>' once"):
+    with pytest.raises(ValueError, match=r"must contain the placeholder '<\|AUDIO\|>' once"):
         tiny_model().prepare_turn(processor, (tone(), RATE))
 
 

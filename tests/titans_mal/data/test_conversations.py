@@ -80,7 +80,10 @@ def test_labels_and_times_may_be_missing(tmp_path):
     table = load_conversations(write(tmp_path, [turn(i) for i in range(2)], columns))["test"]
     assert table["emotion"][:] == [-1, -1]
     assert table["start"][:] == table["end"][:] == [None, None]
-    with pytest.warns(match="unreadable"), pytest.raises(ValueError, match="line 2: the table has only one of the columns start and end"):
+    with (
+        pytest.warns(match="unreadable"),
+        pytest.raises(ValueError, match="line 2: the table has only one of the columns start and end"),
+    ):
         load_conversations(write(tmp_path, [turn()], [*columns, "start"]))
 
 
