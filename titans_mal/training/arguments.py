@@ -38,6 +38,9 @@ class ConversationTrainingArguments(TrainingArguments):
         soft_labels: learn the shares of raters' votes in the column `emotion_probabilities`, of turns that are scored.
         cache_audio: a folder for what the frozen audio tower computes, as `AudioTowerCache`; None: it is computed in
             each step.
+        virtual_speakers: probability, from 0 to 1, with which a speaker of a conversation gets another voice
+            (speed), microphone, room, level and noise (`VirtualSpeaker`), drawn again each time that the conversation
+            is trained on. Not with `cache_audio`, since the audio changes.
         evaluation_resamples: of the bootstrap in the reports of evaluations during the training.
 
     Raises:
@@ -51,6 +54,9 @@ class ConversationTrainingArguments(TrainingArguments):
     checkpoint_blocks: bool = field(default=False, metadata={"help": "Run blocks again in the backward pass."})
     soft_labels: bool = field(default=False, metadata={"help": "Learn from the column emotion_probabilities."})
     cache_audio: str | None = field(default=None, metadata={"help": "Folder for the frozen audio tower's output."})
+    virtual_speakers: float = field(
+        default=0.0, metadata={"help": "Share of speakers that get another voice, 0 to 1."}
+    )
     evaluation_resamples: int = field(default=200, metadata={"help": "Of the bootstrap in reports on the way."})
 
     def __post_init__(self):
@@ -73,6 +79,12 @@ class ConversationTrainingArguments(TrainingArguments):
             raise ValueError(f"window must be an integer of at least 2, got {self.window!r}.")
         if self.class_weights not in CLASS_WEIGHTS:
             raise ValueError(f"class_weights must be one of {CLASS_WEIGHTS}, got {self.class_weights!r}.")
+        if not 0 <= self.virtual_speakers <= 1:
+            raise ValueError(f"virtual_speakers must be between 0 and 1, got {self.virtual_speakers!r}.")
+        if self.virtual_speakers and self.cache_audio:
+            raise ValueError(
+                "virtual_speakers changes the audio of each step, which cache_audio would keep: drop one."
+            )
         if self.evaluation_resamples < 100:
             raise ValueError(f"evaluation_resamples must be at least 100, got {self.evaluation_resamples}.")
         check_accelerator_config(self.accelerator_config)

@@ -11,7 +11,7 @@ import hashlib
 import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from itertools import islice
+from itertools import count, islice
 
 import numpy as np
 from torch.utils.data import Sampler
@@ -25,11 +25,13 @@ class LaneTurn:
         row: in the table.
         lane: whose memory it reads and writes.
         begins: whether it is the first turn of its conversation.
+        visit: how many times its conversation was trained on before.
     """
 
     row: int
     lane: int
     begins: bool
+    visit: int = 0
 
 
 class LaneSampler(Sampler[list[LaneTurn]]):
@@ -100,13 +102,14 @@ class LaneSampler(Sampler[list[LaneTurn]]):
         while True:
             for lane, turns in enumerate(left):
                 if not turns:
-                    rows = self._conversations[next(stream)]
-                    left[lane] = [LaneTurn(row, lane, index == 0) for index, row in enumerate(rows)]
+                    conversation, visit = next(stream)
+                    rows = self._conversations[conversation]
+                    left[lane] = [LaneTurn(row, lane, index == 0, visit) for index, row in enumerate(rows)]
             yield [turns[: self._window] for turns in left]
             left = [turns[self._window :] for turns in left]
 
-    def _shuffled(self) -> Iterator[int]:
-        """Conversations without end: all of them in an order, then all of them in another."""
+    def _shuffled(self) -> Iterator[tuple[int, int]]:
+        """Conversations without end, with the number of the round: all in one order, then all in another."""
         rng = np.random.default_rng(self._seed)
-        while True:
-            yield from rng.permutation(len(self._conversations)).tolist()
+        for visit in count():
+            yield from ((index, visit) for index in rng.permutation(len(self._conversations)).tolist())

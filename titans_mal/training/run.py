@@ -29,6 +29,8 @@ from .voices import fit_voice_memory
 
 # Of a training's folder: what it ends with.
 MODEL_FOLDER, REPORT_FOLDER = "model", "report"
+# Copies of the training speakers that a memory of voices is fitted to, as examples/real_voices measured.
+VIRTUAL_VOICES = 4
 
 
 def run_training(
@@ -65,7 +67,8 @@ def run_training(
             raise ValueError(f"The prompt holds a transcript, and no turn of {data_options.dataset} has one.")
         processor = AutoProcessor.from_pretrained(model_options.base_model, revision=model_options.base_revision)
         if model.config.memory_config.voice_layers and checkpoint is None:
-            fit_voice_memory(model, processor, train)
+            copies = VIRTUAL_VOICES if arguments.virtual_speakers else 0
+            fit_voice_memory(model, processor, train, virtual_voices=copies)
         trainer = ConversationTrainer(
             model, arguments, processor=processor, train_dataset=train, eval_dataset=validation
         )

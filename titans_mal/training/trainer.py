@@ -101,6 +101,8 @@ class ConversationTrainer(Trainer):
             label_columns=self._label_columns,
             soft_labels=args.soft_labels,
             dimensions=model.config.emotion_dimensions,
+            virtual_speakers=args.virtual_speakers,
+            seed=args.seed,
         )
         collator = WindowCollator(model, processor, self._label_columns)
         if model.config.memory_config.read == "history" and max(map(len, turns.conversations)) < 2:

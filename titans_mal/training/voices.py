@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import product
 
 import numpy as np
 import torch
@@ -14,6 +15,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from ..data.audio import load_turn
+from ..data.virtual_speakers import VirtualSpeaker, other_voices
 from ..modeling.turn_scoring import TurnScorer
 from ..modeling.voice_memory_layer import VoiceMemoryLayer
 
@@ -23,11 +25,15 @@ DIRECTIONS = 200
 # Share of the covariance within speakers that is replaced by a multiple of the identity.
 SHRINKAGE = 0.1
 # Inverse weight of the classifier's L2 penalty.
-CLASSIFIER_C = 0.003
+CLASSIFIER_C = 0.03
+# Groups of speakers that are left out in turn.
+GROUPS = 5
 
 
 @torch.no_grad()
-def fit_voice_memory(model: PreTrainedModel, processor, table: Dataset, *, batch_size: int = 16) -> None:
+def fit_voice_memory(
+    model: PreTrainedModel, processor, table: Dataset, *, batch_size: int = 16, virtual_voices: int = 0
+) -> None:
     """Fit all memories of voices of a model to the turns of a training split, each turn by itself.
 
     Fit them after the host's LoRA is trained on single turns, and again when the host has changed: they stand on its
@@ -39,6 +45,8 @@ def fit_voice_memory(model: PreTrainedModel, processor, table: Dataset, *, batch
         table: a split of `load_conversations`, of more than `voice_key_dim` speakers, who have the same name in all
             conversations. A turn that occurs in several conversations counts once.
         batch_size: turns that are processed at once.
+        virtual_voices: how many copies of the turns in other voices are fitted to besides. A copy of a speaker is
+            another speaker, and its voice is the same in every run.
 
     Raises:
         ValueError: for a model without a memory of voices, and as `fit_voice_layer`; nothing is changed then.
@@ -47,14 +55,40 @@ def fit_voice_memory(model: PreTrainedModel, processor, table: Dataset, *, batch
     if not layers:
         raise ValueError("The model has no memory of voices: give TitansMemoryConfig voice_layers.")
     rows = _different_turns(table)
-    means: dict[VoiceMemoryLayer, list[Tensor]] = {layer: [] for layer in layers}
-    scorer, was_training = TurnScorer(model, processor), model.training
-    hooks = [layer.register_forward_pre_hook(_keep_means(means[layer]), with_kwargs=True) for layer in layers]
+    speakers = [table[row]["speaker"] for row in rows]
+    changes = [dict.fromkeys(speakers, VirtualSpeaker())]
+    changes += [other_voices(speakers, copy + 1) for copy in range(virtual_voices)]
+    pooled = _means_of_turns(model, TurnScorer(model, processor), table, rows, changes, batch_size)
+    labels = [model.config.labels.index(label) for label in table.features["emotion"].names]
+    emotions = [labels[table[row]["emotion"]] if table[row]["emotion"] >= 0 else -1 for row in rows]
+    emotions *= len(changes)
+    # A speaker in another voice is another one.
+    speakers = [f"{name} {copy}" for copy in range(len(changes)) for name in speakers]
+    for layer in layers:
+        _check_fit(layer, pooled[layer], speakers)
+    for layer in layers:
+        fit_voice_layer(layer, pooled[layer], speakers, emotions)
+
+
+def _means_of_turns(
+    model: PreTrainedModel,
+    scorer: TurnScorer,
+    table: Dataset,
+    rows: Sequence[int],
+    changes: Sequence[dict[str, VirtualSpeaker]],
+    batch_size: int,
+) -> dict[VoiceMemoryLayer, Tensor]:
+    """(turns, hidden_size) for each memory of voices: the mean hidden states of all rows, for each change in turn."""
+    means: dict[VoiceMemoryLayer, list[Tensor]] = {
+        layer: [] for layer in model.titans_memory.layers if isinstance(layer, VoiceMemoryLayer)
+    }
+    was_training, rate = model.training, scorer.sampling_rate
+    hooks = [layer.register_forward_pre_hook(_keep_means(means[layer]), with_kwargs=True) for layer in means]
     model.eval()
     try:
-        for start in range(0, len(rows), batch_size):
-            turns = [table[row]["audio"] for row in rows[start : start + batch_size]]
-            inputs, _ = scorer.inputs([load_turn(turn, scorer.sampling_rate) for turn in turns])
+        for change, start in product(changes, range(0, len(rows), batch_size)):
+            turns = [table[row] for row in rows[start : start + batch_size]]
+            inputs, _ = scorer.inputs([change[t["speaker"]](load_turn(t["audio"], rate), rate) for t in turns])
             # A conversation of its own each, so that every memory is empty and adds nothing.
             ids = list(range(len(turns)))
             model(**inputs, conversation_ids=ids, speaker_ids=ids, update_memory=False, logits_to_keep=1)
@@ -62,14 +96,7 @@ def fit_voice_memory(model: PreTrainedModel, processor, table: Dataset, *, batch
         model.train(was_training)
         for hook in hooks:
             hook.remove()
-    labels = [model.config.labels.index(label) for label in table.features["emotion"].names]
-    emotions = [labels[table[row]["emotion"]] if table[row]["emotion"] >= 0 else -1 for row in rows]
-    speakers = [table[row]["speaker"] for row in rows]
-    pooled = {layer: torch.cat(parts) for layer, parts in means.items()}
-    for layer in layers:
-        _check_fit(layer, pooled[layer], speakers)
-    for layer in layers:
-        fit_voice_layer(layer, pooled[layer], speakers, emotions)
+    return {layer: torch.cat(parts) for layer, parts in means.items()}
 
 
 def _different_turns(table: Dataset) -> list[int]:
@@ -142,12 +169,47 @@ def _check_fit(layer: VoiceMemoryLayer, pooled: Tensor, speakers: Sequence[str])
         raise ValueError(f"voice_key_dim={width} needs more than {width} training speakers, got {number}.")
 
 
+def held_out_emotions(pooled: Tensor, speakers: Sequence, emotions: Sequence[int], *, groups: int = GROUPS) -> Tensor:
+    """Probabilities of each turn's emotion by the classifier of `fit_voice_layer`, fitted to other speakers.
+
+    A classifier is surer of the turns that it was fitted to than of new ones. A readout that is trained on what the
+    memory makes of such turns would expect voices with less emotion in them than a new speaker's.
+
+    Args:
+        pooled: (turns, hidden_size), as `fit_voice_layer` takes it.
+        speakers: of each turn, at least two different ones.
+        emotions: of each turn, from 0 on.
+        groups: of speakers that are left out in turn; fewer where there are fewer speakers.
+
+    Returns:
+        (turns, emotions) float32.
+
+    Raises:
+        ValueError: for a single speaker.
+    """
+    people = np.unique(np.asarray(speakers))
+    if len(people) < 2:
+        raise ValueError("Turns of two speakers are needed at least to leave one out.")
+    turns, labels = pooled.double().cpu().numpy(), np.asarray(emotions)
+    turns = (turns - turns.mean(0)) / turns.std(0).clip(min=1e-5)
+    projected = PCA(min(DIRECTIONS, *turns.shape), svd_solver="full").fit_transform(turns)
+    probabilities = np.zeros((len(turns), int(labels.max()) + 1), dtype=np.float32)
+    for group in range(min(groups, len(people))):
+        is_out = np.isin(speakers, people[group :: min(groups, len(people))])
+        classifier = _classifier().fit(projected[~is_out], labels[~is_out])
+        probabilities[np.ix_(is_out, classifier.classes_)] = classifier.predict_proba(projected[is_out])
+    return torch.from_numpy(probabilities)
+
+
+def _classifier() -> LogisticRegression:
+    return LogisticRegression(C=CLASSIFIER_C, class_weight="balanced", max_iter=1000)
+
+
 def _fit_emotions(layer: VoiceMemoryLayer, turns: np.ndarray, projected, components: PCA, emotions) -> None:
     """The classifier of emotions, and the mean of each less the mean of all of them."""
     known = emotions >= 0
     present = np.unique(emotions[known])
-    classifier = LogisticRegression(C=CLASSIFIER_C, class_weight="balanced", max_iter=1000)
-    classifier.fit(projected[known], emotions[known])
+    classifier = _classifier().fit(projected[known], emotions[known])
     weight, bias = classifier.coef_, classifier.intercept_
     if len(present) == 2:  # scikit-learn keeps one row of a pair
         weight, bias = np.concatenate([-weight, weight]) / 2, np.concatenate([-bias, bias]) / 2

@@ -6,6 +6,7 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from datasets import Dataset
 from torch import nn
@@ -13,6 +14,7 @@ from transformers import PreTrainedModel
 
 from ..data.audio import load_turn
 from ..data.table import SOFT_LABELS, rows_by_conversation, speaker_numbers
+from ..data.virtual_speakers import VirtualSpeaker
 from ..modeling.turn_scoring import TurnScorer
 from .lanes import LaneTurn
 
@@ -30,6 +32,8 @@ class TurnDataset(torch.utils.data.Dataset):
         label_columns: the model's number of each label of the table.
         soft_labels: whether the column `emotion_probabilities` is given along.
         dimensions: columns of numbers that are given along; one that the table lacks is not known of any turn.
+        virtual_speakers: probability with which a speaker of a conversation gets another voice and channel.
+        seed: of the virtual speakers.
 
     Attributes:
         conversations: the rows of each conversation, in order.
@@ -43,16 +47,21 @@ class TurnDataset(torch.utils.data.Dataset):
         label_columns: Sequence[int],
         soft_labels: bool = False,
         dimensions: Sequence[str] = (),
+        virtual_speakers: float = 0.0,
+        seed: int = 0,
     ):
         self._table = table.with_format(None)
         self._sampling_rate = sampling_rate
         self._label_columns = list(label_columns)
         self._soft_labels, self._dimensions = soft_labels, list(dimensions)
+        self._virtual_speakers, self._seed = virtual_speakers, seed
         self.conversations = list(rows_by_conversation(table).values())
         speakers = table["speaker"][:]
         self._speakers: dict[int, int] = {}
+        self._first_rows: dict[int, int] = {}
         for rows in self.conversations:
             self._speakers |= zip(rows, speaker_numbers(rows, speakers))
+            self._first_rows |= dict.fromkeys(rows, rows[0])
 
     def __len__(self) -> int:
         return len(self._table)
@@ -71,6 +80,8 @@ class TurnDataset(torch.utils.data.Dataset):
                 f"Row {turn.row} of the training data cannot be heard: {error} load_conversations(..., decode=True) "
                 "leaves such turns out."
             ) from error
+        if self._virtual_speakers:
+            waveform = self._changed(waveform, turn)
         label = row["emotion"]
         heard = {
             "waveform": waveform,
@@ -85,6 +96,13 @@ class TurnDataset(torch.utils.data.Dataset):
         if self._soft_labels:
             heard["probabilities"] = row[SOFT_LABELS] or [0.0] * len(self._label_columns)
         return heard
+
+    def _changed(self, waveform: np.ndarray, turn: LaneTurn) -> np.ndarray:
+        """The audio as a virtual speaker's: the same one for all turns of a speaker in a visit of a conversation."""
+        rng = np.random.default_rng((self._seed, self._first_rows[turn.row], self._speakers[turn.row], turn.visit))
+        if rng.random() >= self._virtual_speakers:
+            return waveform
+        return VirtualSpeaker.draw(rng)(waveform, self._sampling_rate)
 
 
 class WindowCollator:

@@ -43,6 +43,15 @@ def test_all_conversations_come_before_one_comes_again():
     assert first != second
 
 
+def test_a_turn_says_how_often_its_conversation_came_before():
+    visits: dict[int, list[int]] = {}
+    for batch in epochs(sampler(), 12):
+        for turn in batch:
+            visits.setdefault(turn.row, []).append(turn.visit)
+    for seen in visits.values():
+        assert seen == list(range(len(seen)))
+
+
 def test_no_lane_is_ever_idle_and_none_takes_two_conversations_in_a_step():
     for batch in epochs(sampler(), 6):
         lanes = [turn.lane for turn in batch]

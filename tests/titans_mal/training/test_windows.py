@@ -1,11 +1,13 @@
 """Batches of turns: on the CPU wherever the model is, pinned and made by workers as loaders do."""
 
 import pickle
+from itertools import product
 
 import pytest
 import torch
 from tiny_models import tiny_model, tiny_processor
 
+from titans_mal.data.virtual_speakers import VirtualSpeaker
 from titans_mal.evaluation.table_scoring import TableScorer, make_groups
 from titans_mal.training import ConversationTrainer, ConversationTrainingArguments, choose_trained_parts
 from titans_mal.training.lanes import LaneTurn
@@ -118,3 +120,37 @@ def test_a_transcript_is_in_the_prompt_of_training_and_evaluation(talks, tmp_pat
         expected = model(**{name: batch[name] for name in batch if name not in OWN}, conversation_ids=None)
     for row, logits in zip(rows, expected.emotion_logits.tolist()):
         assert scores[row] == pytest.approx(logits, abs=1e-4)
+
+
+def test_a_speaker_of_a_conversation_has_one_virtual_voice_a_visit(talks, monkeypatch):
+    made = []
+
+    def draw(rng, **parts):
+        made.append(int(rng.integers(1 << 30)))
+        return lambda waveform, rate: waveform * 0.5
+
+    monkeypatch.setattr(VirtualSpeaker, "draw", draw)
+    plain = TurnDataset(talks["train"], sampling_rate=16_000, label_columns=COLUMNS)
+    changed = TurnDataset(talks["train"], sampling_rate=16_000, label_columns=COLUMNS, virtual_speakers=1.0, seed=3)
+    drawn = {}
+    for rows in changed.conversations[:2]:
+        for row, visit in product(rows, (0, 1)):
+            turn = LaneTurn(row, 0, False, visit)
+            assert changed[turn]["waveform"].tolist() == (plain[turn]["waveform"] * 0.5).tolist()
+            drawn.setdefault((rows[0], changed[turn]["speaker"], visit), set()).add(made[-1])
+    assert all(len(voices) == 1 for voices in drawn.values())
+    assert len(set.union(*drawn.values())) == len(drawn) > 4
+
+
+def test_as_many_speakers_are_virtual_as_is_asked_for(talks):
+    turns = TurnDataset(talks["train"], sampling_rate=16_000, label_columns=COLUMNS, virtual_speakers=0.5)
+    plain = TurnDataset(talks["train"], sampling_rate=16_000, label_columns=COLUMNS)
+    changed = [
+        len(turns[LaneTurn(0, 0, True, visit)]["waveform"]) != len(plain[LaneTurn(0, 0, True)]["waveform"])
+        for visit in range(40)
+    ]
+    assert 8 <= sum(changed) <= 32
+    with pytest.raises(ValueError, match="between 0 and 1"):
+        ConversationTrainingArguments(output_dir="x", virtual_speakers=1.5)
+    with pytest.raises(ValueError, match="drop one"):
+        ConversationTrainingArguments(output_dir="x", virtual_speakers=0.5, cache_audio="y")
