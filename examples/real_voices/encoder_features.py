@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +15,7 @@ from transformers import WhisperFeatureExtractor, WhisperModel
 from voices import Voices
 
 from titans_mal.data.audio import load_audio
+from titans_mal.data.virtual_speakers import VirtualSpeaker, other_voices
 
 
 RATE = 16_000
@@ -22,6 +24,26 @@ MAX_SECONDS = 29
 # Samples that one position of the encoder stands for.
 HOP = 320
 SEGMENTS = 6
+
+
+@dataclass(frozen=True)
+class Copy:
+    """A copy of a corpus by virtual speakers.
+
+    Attributes:
+        kind: "voice", where each speaker gets another voice, or "channel", where all are recorded by one other
+            microphone in one other room.
+        number: which copy of this kind, from 1 on; it is the seed.
+    """
+
+    kind: str
+    number: int
+
+    def speakers(self, names: Sequence[str]) -> Mapping[str, VirtualSpeaker]:
+        """How each speaker's audio is changed."""
+        if self.kind == "voice":
+            return other_voices(names, self.number)
+        return dict.fromkeys(names, VirtualSpeaker.draw(np.random.default_rng((self.number, 1)), voice=False))
 
 
 class WhisperTurns:
@@ -40,9 +62,10 @@ class WhisperTurns:
         self.fingerprint = weights.hexdigest()[:16]
 
     @torch.inference_mode()
-    def __call__(self, path: Path) -> np.ndarray:
+    def __call__(self, path: Path, change: VirtualSpeaker | None = None) -> np.ndarray:
         """(blocks + 1, 2 * width): mean and deviation of each block's output, both means over six segments."""
-        waveform = load_audio(str(path))[: MAX_SECONDS * RATE]
+        waveform = load_audio(str(path))
+        waveform = (waveform if change is None else change(waveform))[: MAX_SECONDS * RATE]
         waveform = waveform[: len(waveform) // HOP * HOP]
         given = self._extractor(waveform, sampling_rate=RATE, padding=False, truncation=False, return_tensors="pt")
         rows = []
@@ -66,23 +89,29 @@ class WhisperTurns:
         return [output[0] for output in outputs]
 
 
-def features_of(voices: Voices, whisper: str, cache: Path, blocks: Sequence[int] | None = None) -> np.ndarray:
+def features_of(
+    voices: Voices, whisper: str, cache: Path, blocks: Sequence[int] | None = None, *, copy: Copy | None = None
+) -> np.ndarray:
     """(utterances, features) float32 of all utterances, from the cache where they are there.
 
     Args:
         voices: of a corpus.
         whisper: name or folder of the checkpoint.
-        cache: folder of the files, one for each corpus and encoder.
+        cache: folder of the files, one for each corpus, encoder and copy.
         blocks: whose outputs are used, 0 for what enters the first; None: all.
+        copy: by virtual speakers; None: the utterances as they are.
     """
     turns = WhisperTurns(whisper)
     names = "\n".join(str(utterance.path) for utterance in voices.utterances)
     key = hashlib.sha256(f"{turns.fingerprint}\n{names}".encode()).hexdigest()[:16]
-    path = cache / f"{voices.name}_{key}.npy"
+    ending = f"_{copy.kind}{copy.number}" if copy else ""
+    path = cache / f"{voices.name}_{key}{ending}.npy"
     if not path.exists():
         cache.mkdir(parents=True, exist_ok=True)
-        rows = track(voices.utterances, description=f"{voices.name} through {whisper}")
-        np.save(path, np.stack([turns(utterance.path) for utterance in rows]).astype(np.float32))
+        changes = copy.speakers(voices.speakers) if copy else {}
+        rows = track(voices.utterances, description=f"{voices.name}{ending} through {whisper}")
+        features = [turns(utterance.path, changes.get(utterance.speaker)) for utterance in rows]
+        np.save(path, np.stack(features).astype(np.float32))
     found: np.ndarray = np.load(path)
     return (found if blocks is None else found[:, blocks]).reshape(len(found), -1)
 

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -19,7 +20,7 @@ import numpy as np
 import torch
 import typer
 from compose import Script, scripts_of, voices_of_script
-from encoder_features import features_of
+from encoder_features import Copy, features_of
 from intervals import ScoredTurns, average_recall, paired_difference
 from study import Corpus, Part, Scripts, TestDialogues, choose, score_listeners
 from voices import Voices
@@ -58,8 +59,8 @@ def run_fold(
 ) -> None:  # fmt: skip
     """Choose, train and score the listeners of a fold, or across corpora (fold 0), and keep what they have right."""
     across = train is not test
-    tested = sorted(set(test.speakers)) if across else list(folds[fold - 1])
-    rest = [speaker for speaker in sorted(set(train.speakers)) if across or speaker not in tested]
+    tested = sorted(set(test.people)) if across else list(folds[fold - 1])
+    rest = [speaker for speaker in sorted(set(train.people)) if across or speaker not in tested]
     path = folder / f"chosen_{fold}.json"
     if not path.exists():
         path.write_text(json.dumps(choose(train, rest, folds, labels, scripts, seed=(fold, 0))) + "\n")
@@ -133,8 +134,9 @@ def table(results: dict) -> str:
     """The pooled recalls and differences as Markdown."""
     lines = []
     for pooled in results["pooled"]:
-        run = ("train", "test", "script", "blocks")
+        run = ("train", "test", "script", "blocks", "copies")
         name = f"{pooled['train']} to {pooled['test']}, {pooled['script']} emotions, blocks {pooled['blocks']}"
+        name += f", copies {pooled['copies']}"
         lines += [f"\n{name}\n"]
         lines += ["| listener | UAR, % |", "| --- | ---: |"]
         lines += [f"| {name} | {100 * recall:.1f} |" for name, recall in pooled["uar"].items()]
@@ -161,6 +163,8 @@ def main(
     blocks: Annotated[
         str | None, typer.Option(help="Outputs of the encoder to use, by commas; 0 is before the first block.")
     ] = None,
+    virtual_voices: Annotated[int, typer.Option(help="Copies of the training speakers in other voices.")] = 4,
+    virtual_channels: Annotated[int, typer.Option(help="Copies of the training speakers in other channels.")] = 0,
 ) -> None:
     """Train and score the listeners; print the tables, and write OUT/results.json."""
     torch.set_num_threads(1)
@@ -172,14 +176,22 @@ def main(
     if tested.labels != words:
         raise typer.BadParameter(f"{trained.name} has {words} and {tested.name} {tested.labels}: give --labels.")
     used = [int(block) for block in blocks.split(",")] if blocks else None
-    found = [features_of(part, whisper, output / "features", used) for part in (trained, tested)]
-    train = Corpus(found[0], *trained.arrays(words))
-    test = Corpus(found[1], *tested.arrays(words)) if test_voices else train
+    of_copy = partial(features_of, trained, whisper, output / "features", used)
+    train = Corpus.of(
+        of_copy(),
+        *trained.arrays(words),
+        voices=[of_copy(copy=Copy("voice", number + 1)) for number in range(virtual_voices)],
+        channels=[of_copy(copy=Copy("channel", number + 1)) for number in range(virtual_channels)],
+    )
+    test = train
+    if test_voices:
+        test = Corpus.of(features_of(tested, whisper, output / "features", used), *tested.arrays(words))
     pieces = scripts_of(sequences, words) if sequences else {}
     scripts = Scripts(pieces.get("train"), pieces.get("test"))
     chosen_folds = [0] if test_voices else [int(fold) for fold in folds.split(",")]
     speakers = [[trained.speakers.index(name) for name in fold] for fold in trained.folds]
-    about = {"train": trained.name, "test": tested.name, "script": str(script), "blocks": blocks or "all"}
+    about = {"train": trained.name, "test": tested.name, "script": str(script), "blocks": blocks or "all",
+             "copies": f"{virtual_voices}-{virtual_channels}"}  # fmt: skip
     folder = output / "_".join(about.values())
     folder.mkdir(parents=True, exist_ok=True)
     for fold in chosen_folds:

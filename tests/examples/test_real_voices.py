@@ -157,10 +157,32 @@ def study(real):
     speakers, emotions = corpus_of(speakers=20, emotions=3, takes=8)
     voices, means = 3 * rng.standard_normal((20, 24)), 1.5 * rng.standard_normal((3, 24))
     features = voices[speakers] + means[emotions] + 0.7 * rng.standard_normal((len(speakers), 24))
-    corpus = real["study"].Corpus(features.astype(np.float32), speakers, emotions)
+    corpus = real["study"].Corpus.of(features.astype(np.float32), speakers, emotions)
     part = real["study"].Part(corpus, list(range(16)), 3, real["study"].Scripts(), seed=(0,))
     test = real["study"].TestDialogues(corpus, [16, 17, 18, 19], None, part.hidden, seed=(1,), count=60)
     return corpus, part, test
+
+
+def test_copies_are_other_speakers_of_the_same_people(real):
+    speakers, emotions = corpus_of()
+    features = np.arange(len(speakers), dtype=np.float32)[:, None]
+    corpus = real["study"].Corpus.of(
+        features, speakers, emotions, voices=[features + 1000], channels=[features - 1000]
+    )
+    assert corpus.originals == len(speakers)
+    assert corpus.people.tolist() == np.tile(speakers, 3).tolist()
+    assert corpus.speakers.reshape(3, -1).tolist() == [speakers.tolist(), (speakers + 4).tolist(), speakers.tolist()]
+    assert corpus.channels.reshape(3, -1).tolist() == [[0] * len(speakers)] * 2 + [[1] * len(speakers)]
+    part = real["study"].Part(corpus, [0, 1, 2], 3, real["study"].Scripts(), seed=(0,))
+    for dialogue in part._dialogues:
+        assert len({*corpus.channels[dialogue.utterances]}) == 1
+        assert 3 not in corpus.people[dialogue.utterances]
+    assert any(corpus.speakers[dialogue.utterances].max() > 3 for dialogue in part._dialogues)
+    test = real["study"].TestDialogues(corpus, [0, 3], None, part.hidden, seed=(1,), count=5)
+    assert test.utterances.max() < corpus.originals
+    copies = real["encoder_features"].Copy("channel", 1).speakers(["a", "b"])
+    assert copies["a"] is copies["b"]
+    assert copies["a"].speed == 1 != real["encoder_features"].Copy("voice", 1).speakers(["a", "b"])["a"].speed
 
 
 def test_controls_of_the_memory_have_no_history_or_another_one(real, study):
@@ -216,7 +238,7 @@ def test_a_run_is_kept_and_reported(real, study, tmp_path, monkeypatch):
         real["voices"].Utterance(Path(str(i)), f"p{s:02}", "x", "FM"[s % 2]) for i, s in enumerate(corpus.speakers)
     )
     voices = real["voices"].Voices("made-up", utterances, ())
-    about = {"train": "a", "test": "b", "script": "random", "blocks": "all"}
+    about = {"train": "a", "test": "b", "script": "random", "blocks": "all", "copies": "0-0"}
     found = real["features"].report(tmp_path, [1], 2, about, voices)
     assert len(found["rows"]) == 2 * len(real["features"].LISTENERS)
     assert {"listener", "train", "test", "script", "fold", "seed", "turns", "uar", "conversations"} <= {
