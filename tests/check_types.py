@@ -1,4 +1,4 @@
-"""Run mypy on the packages as they are installed: `modeling/` and `hub_cards/` inside of `titans_mal/`.
+"""Run mypy on the packages as they are installed: all of them inside of `titans_mal/`.
 
 Settings are those of `pyproject.toml`. Modules of `OPEN` are not clean yet, and their errors are only counted.
 """
@@ -98,8 +98,8 @@ def lay_out(folder: Path) -> None:
     """The packages of setup.cfg in a folder, as an installation has them."""
     shutil.rmtree(folder, ignore_errors=True)
     shutil.copytree(ROOT / "titans_mal", folder / "titans_mal")
-    for name in ("modeling", "hub_cards"):
-        shutil.copytree(ROOT / name, folder / "titans_mal" / name)
+    for path in ("modeling", "hub_cards", "examples/quickstart"):
+        shutil.copytree(ROOT / path, folder / "titans_mal" / Path(path).name)
     shutil.copy2(ROOT / "pyproject.toml", folder)
     (folder / "wrong.py").write_text(WRONG)
 

@@ -8,10 +8,10 @@ from ._version import __version__ as __version__
 
 
 # In a clone, Python started at its root finds this folder before the installed package, and `modeling/` beside it
-# instead of inside it.
+# instead of inside it; `titans_mal.quickstart` is in `examples/`.
 _CLONE = Path(__file__).resolve().parent.parent
 if (_CLONE / "modeling" / "neural_memory.py").is_file() and not (Path(__file__).parent / "modeling").is_dir():
-    __path__.append(str(_CLONE))
+    __path__ += [str(_CLONE), str(_CLONE / "examples")]
 
 if TYPE_CHECKING:  # For type checkers alone, which do not see what `_PUBLIC` says.
     from .auto import AutoModelForAudioEmotion as AutoModelForAudioEmotion

@@ -11,6 +11,7 @@ from .timeline_figure import timeline_figure as _timeline_figure  # noqa: F401, 
 
 
 FORMATS = (".png", ".svg", ".pdf", ".html")
+PLOTLY_SOURCES = ("directory", "cdn")
 
 
 def draw_timeline(
@@ -19,13 +20,15 @@ def draw_timeline(
     *,
     turns_without_memory: Sequence[Turn] | None = None,
     title: str | None = None,
+    include_plotlyjs: bool | str = True,
 ) -> Path:
     """Draw the turns of one conversation on a time axis and write the picture to `path`.
 
     Each speaker has a lane and each turn a bar in it, from start to end, in the colour of its label and as high as the
     label's probability. A strip below the bar shows the gold label if it differs. Panels below the lanes show the
-    values of the dimensions, one line each, and the surprise of the memory. The colour of a label depends on its
-    position in the sorted labels of `scores`, so pictures with the same label set agree.
+    values of the dimensions, one line each, and the surprise of the memory. A label has the colour expected of its
+    emotion (red anger, blue sadness, yellow joy, grey neutral); other labels get the remaining colours in the sorted
+    order of all labels of `scores`, so pictures with the same label set agree.
 
     Args:
         turns: one mapping per turn, in order, with conversation_id, turn_index, label, score (0 to 1) and scores
@@ -33,25 +36,32 @@ def draw_timeline(
             which are averaged), values (dimension to number) and emotion (the gold label) may be None or missing;
             label and score are None if the model predicts no labels. If any turn lacks a time, all turns are drawn one
             unit wide by turn_index. Other keys are ignored.
-        path: where to write; the suffix selects the format. HTML is a single self-contained file with zoom and
-            tooltips; it needs Plotly.
+        path: where to write; the suffix selects the format. HTML has zoom and tooltips, and needs Plotly.
         turns_without_memory: the same turns scored without memory, for a second panel of lanes; their speakers and
             times are taken from `turns`.
         title: the line above the picture; by default the conversation_id.
+        include_plotlyjs: where an HTML page gets Plotly's script from. True: it is in the page, which is then
+            self-contained and 5 MB large; "directory": in `plotly.min.js` beside the page, which is written and can be
+            shared by several pages; "cdn": from the network when the page is opened.
 
     Returns:
         The path written.
 
     Raises:
         ValueError: for no turns, more than one conversation, a score outside 0 to 1, a turn that ends before it
-            starts, a different number of turns without memory, or a suffix other than .png, .svg, .pdf and .html.
+            starts, a different number of turns without memory, another `include_plotlyjs`, or a suffix other than
+            .png, .svg, .pdf and .html.
         OSError: if the file cannot be written.
     """
     path = check_format(path)
+    if include_plotlyjs not in (True, *PLOTLY_SOURCES):
+        raise ValueError(f"include_plotlyjs must be True, 'directory' or 'cdn', got {include_plotlyjs!r}.")
     if path.suffix.lower() == ".html":
         from .timeline_html import write_timeline_html
 
-        return write_timeline_html(turns, path, turns_without_memory=turns_without_memory, title=title)
+        return write_timeline_html(
+            turns, path, turns_without_memory=turns_without_memory, title=title, include_plotlyjs=include_plotlyjs
+        )
     return draw_figure(turns, path, turns_without_memory=turns_without_memory, title=title)
 
 

@@ -24,9 +24,22 @@ from matplotlib.ticker import MaxNLocator
 
 Turn = Mapping[str, Any]
 
-# The palette of Okabe and Ito, with grey for black, which text and outlines use. The order gives the sorted label sets
-# of MELD and IEMOCAP familiar colours: red for anger, grey for neutral, blue for sadness.
-_COLOURS = ("#D55E00", "#009E73", "#CC79A7", "#F0E442", "#999999", "#0072B2", "#E69F00", "#56B4E9")
+# The palette of Okabe and Ito, which the colour-blind can tell apart, with grey for black, which text and lines use.
+_COLOURS = ("#D55E00", "#0072B2", "#F0E442", "#999999", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
+_RED, _BLUE, _YELLOW, _GREY, _GREEN, _PURPLE, _ORANGE, _SKY = _COLOURS
+# The colours that people expect of emotions, by the labels of the corpora.
+_EXPECTED = {
+    _RED: ("angry", "anger", "mad", "frustrated", "frustration"),
+    _BLUE: ("sad", "sadness", "depressed"),
+    _YELLOW: ("happy", "happiness", "joy", "joyful", "excited", "excitement"),
+    _GREY: ("neutral", "bored", "boredom", "other", "unknown"),
+    _GREEN: ("disgust", "disgusted", "contempt"),
+    _PURPLE: ("fear", "fearful", "scared", "afraid"),
+    _ORANGE: ("surprise", "surprised", "powerful"),
+    _SKY: ("calm", "peaceful", "relaxed"),
+}
+_COLOUR_OF = {word: colour for colour, words in _EXPECTED.items() for word in words}
+_RANKS = {word: rank for rank, word in enumerate(_COLOUR_OF)}  # of two words of a colour, the earlier one has it plain
 _HATCHES = ("", "///", "...", "xxx")
 
 BAR_HEIGHT = 0.76  # height of a bar at probability 1; lanes are 1 apart
@@ -189,15 +202,26 @@ def lay_out(turns: Sequence[Turn], turns_without_memory: Sequence[Turn]) -> Layo
 
 
 def _styles(turns: Sequence[Turn]) -> dict[str, dict[str, str]]:
-    """Colour and hatch of each label, by its place among the sorted labels of `scores`."""
+    """Colour and hatch of each label, sorted, those of `scores` first.
+
+    A label has the colour that is expected of its emotion, hatched where a label before it has that one; a label of no
+    known emotion takes the first colour, then the first hatched one, that none of the others has.
+    """
     scored = {label for turn in turns for label in turn["scores"]}
     # Labels without a score, such as gold labels, come last, so that they do not change the colours of the others.
     unscored = {label for turn in turns for label in (turn["label"], turn.get("emotion")) if label} - scored
-    styles = {}
-    for place, label in enumerate(sorted(scored) + sorted(unscored)):
-        cycle, colour = divmod(place, len(_COLOURS))
-        styles[label] = {"facecolor": _COLOURS[colour], "hatch": _HATCHES[cycle % len(_HATCHES)]}
-    return styles
+    looks = [(colour, hatch) for hatch in _HATCHES for colour in _COLOURS]
+    chosen: dict[str, tuple[str, str]] = {}
+    for labels in (sorted(scored), sorted(unscored)):
+        for label in sorted(labels, key=lambda label: _RANKS.get(label.lower(), len(_RANKS))):
+            expected = _COLOUR_OF.get(label.lower())
+            free = [look for look in looks if look not in chosen.values() and expected in (None, look[0])]
+            # With more labels than looks, some share one.
+            chosen[label] = free[0] if free else looks[len(chosen) % len(looks)]
+    return {
+        label: {"facecolor": chosen[label][0], "hatch": chosen[label][1]}
+        for label in sorted(scored) + sorted(unscored)
+    }
 
 
 def _draw_lanes(axes: Axes, turns: Sequence[Turn], layout: Layout) -> None:

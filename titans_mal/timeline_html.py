@@ -31,6 +31,7 @@ def write_timeline_html(
     *,
     turns_without_memory: Sequence[Turn] | None = None,
     title: str | None = None,
+    include_plotlyjs: bool | str = True,
 ) -> Path:
     """Draw the turns of one conversation into an HTML file; arguments and errors as `draw_timeline`.
 
@@ -75,12 +76,14 @@ def write_timeline_html(
         barmode="overlay",
         bargap=0,
         plot_bgcolor="white",
+        # What does not fit into its bar in this size is left out.
+        uniformtext={"minsize": 9, "mode": "hide"},
         legend={"orientation": "h", "x": 0, "y": 0, "yref": "container", "yanchor": "bottom"},
     )
     figure.update_xaxes(showline=True, linecolor="#999", range=layout.limits)
     slider = {"visible": True, "thickness": 0.06, "range": layout.limits}
     figure.update_xaxes(title=layout.unit, rangeslider=slider, row=len(panels), col=1)
-    path.write_text(figure.to_html(include_plotlyjs=True, full_html=True), encoding="utf-8")
+    figure.write_html(path, include_plotlyjs=include_plotlyjs, full_html=True)
     return path
 
 
@@ -113,6 +116,10 @@ def _draw_lanes(figure, row: int, turns: Sequence[Turn], layout: Layout, *, with
             label,
             picked,
             [BAR_HEIGHT * (turns[index]["score"] or 0) for index in picked],
+            text=[escape(label)] * len(picked) or None,
+            textposition="inside",
+            insidetextanchor="start",
+            textfont={"color": "black"},
             marker={
                 "color": style["facecolor"],
                 "line": {"color": "#404040", "width": 0.5},

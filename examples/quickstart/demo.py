@@ -1,8 +1,11 @@
 """Analyse the shipped conversation with the shipped checkpoint, with memory and without.
 
-python examples/quickstart/demo.py
+titans-mal demo, or python examples/quickstart/demo.py [FOLDER]
 """
 
+from __future__ import annotations
+
+import sys
 from pathlib import Path
 
 from rich.console import Console
@@ -10,18 +13,20 @@ from transformers import AutoProcessor
 
 from titans_mal import AudioEmotionPipeline, AutoModelForAudioEmotion, draw_timeline, load_conversations
 from titans_mal.cli.analyze import turn_table
+from titans_mal.quickstart import CONVERSATION, TINY_CHECKPOINT
 
 
-HERE = Path(__file__).parent
+def main(folder: str | Path = ".") -> Path:
+    """Print each turn's emotion and how many are right, and draw `timeline.png` into a folder.
 
-
-def main() -> None:
-    checkpoint = HERE / "tiny-qwen2-audio-mal"
-    model = AutoModelForAudioEmotion.from_pretrained(checkpoint)
-    processor = AutoProcessor.from_pretrained(checkpoint)
+    Returns:
+        The picture.
+    """
+    model = AutoModelForAudioEmotion.from_pretrained(TINY_CHECKPOINT)
+    processor = AutoProcessor.from_pretrained(TINY_CHECKPOINT)
     pipe = AudioEmotionPipeline(model=model, processor=processor)
 
-    conversation = load_conversations(HERE / "conversation", label_set=model.config.labels)["test"]
+    conversation = load_conversations(CONVERSATION, label_set=model.config.labels)["test"]
     gold = [model.config.id2label[index] for index in conversation["emotion"]]
     turns = [{**row, "file": Path(row["audio"]["path"]).name} for row in conversation.remove_columns("emotion")]
     with_memory, without_memory = pipe(turns), pipe(turns, memory=False)
@@ -31,12 +36,18 @@ def main() -> None:
     for name, results in (("memory on", with_memory), ("memory off", without_memory)):
         right = sum(turn["label"] == label for turn, label in zip(results, gold))
         console.print(f"{name}: {right} of {len(gold)} turns right ({right / len(gold):.0%})")
-    told, told_without = (
+    with_gold, without_memory_with_gold = (
         [{**turn, "emotion": label} for turn, label in zip(results, gold)] for results in (with_memory, without_memory)
     )
-    picture = draw_timeline(told, HERE / "timeline.png", turns_without_memory=told_without)
+    picture = draw_timeline(
+        with_gold,
+        Path(folder) / "timeline.png",
+        turns_without_memory=without_memory_with_gold,
+        title="A conversation of two made-up voices",
+    )
     console.print(f"Timeline: {picture}", soft_wrap=True)
+    return picture
 
 
 if __name__ == "__main__":
-    main()
+    main(*sys.argv[1:2])

@@ -28,7 +28,6 @@ from rich.progress import (
     TimeElapsedColumn,
     TimeRemainingColumn,
 )
-from tiny_host import LEVEL_WORDS, PITCH_WORDS, PROMPT, TRACT_WORDS, build_host, build_processor
 from torch.nn import functional as F
 
 from titans_mal import AutoModelForAudioEmotion, TitansMemoryConfig, load_audio, load_conversations
@@ -36,6 +35,14 @@ from titans_mal.data.synthetic import speak
 from titans_mal.data.synthetic.bayes_bound import best_accuracy
 from titans_mal.data.synthetic.suites import EMOTION_CHANGES, EMOTIONS, TURN_SCATTER, Speaker, baseline
 from titans_mal.data.synthetic.voices import LEVEL_MEAN, PITCH_MEDIAN
+from titans_mal.quickstart.tiny_host import (
+    LEVEL_WORDS,
+    PITCH_WORDS,
+    PROMPT,
+    TRACT_WORDS,
+    build_host,
+    build_processor,
+)
 
 
 HERE = Path(__file__).parent

@@ -9,9 +9,12 @@ from pathlib import Path
 
 import pytest
 import torch
+from matplotlib.image import imread
 from transformers import AutoProcessor
+from typer.testing import CliRunner
 
 from titans_mal import AutoModelForAudioEmotion
+from titans_mal.cli import app
 
 
 ROOT = Path(__file__).parents[2]
@@ -81,13 +84,33 @@ def test_the_training_script_runs(tmp_path):
     AutoProcessor.from_pretrained(tmp_path / "tiny")
 
 
-def test_the_demo_shows_that_memory_helps(tmp_path):
-    done = subprocess.run([sys.executable, QUICKSTART / "demo.py"], capture_output=True, text=True, cwd=tmp_path)
+@pytest.fixture(scope="module")
+def demo(tmp_path_factory):
+    """What the demo prints, and the folder that it was run in."""
+    folder = tmp_path_factory.mktemp("demo")
+    done = subprocess.run([sys.executable, QUICKSTART / "demo.py"], capture_output=True, text=True, cwd=folder)
     assert done.returncode == 0, done.stderr
-    right = {name: int(count) for name, count in re.findall(r"memory (on|off): (\d+) of 12", done.stdout)}
+    return done.stdout, folder
+
+
+def test_the_demo_shows_that_memory_helps(demo):
+    printed, folder = demo
+    right = {name: int(count) for name, count in re.findall(r"memory (on|off): (\d+) of 12", printed)}
     assert right["on"] > right["off"]
-    picture = Path(re.search(r"Timeline: (.*\.png)", done.stdout)[1])
-    assert picture.read_bytes().startswith(b"\x89PNG")
+    assert "Timeline: timeline.png" in printed
+    assert [path.name for path in folder.iterdir()] == ["timeline.png"]
+
+
+def test_the_picture_in_the_repository_is_the_demos(demo):
+    drawn, kept = (imread(folder / "timeline.png") for folder in (demo[1], QUICKSTART))
+    assert drawn.shape == kept.shape
+    assert abs(drawn - kept).mean() < 0.01  # of 1; another matplotlib may draw letters otherwise
+
+
+def test_the_demo_wants_a_folder(tmp_path):
+    result = CliRunner().invoke(app, ["demo", "--output", str(tmp_path / "none")])
+    assert result.exit_code == 1
+    assert "none is no folder" in " ".join(result.output.split())
 
 
 def test_the_shipped_conversation_is_what_its_script_writes(tmp_path):

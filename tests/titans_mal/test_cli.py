@@ -12,10 +12,12 @@ import pytest
 from tiny_models import LABELS, tiny_model, tiny_processor, tone
 from typer.testing import CliRunner
 
+import titans_mal
 from titans_mal import load_audio, load_recording
 from titans_mal.cli import app
 from titans_mal.cli.options import as_label_set
 from titans_mal.data.synthetic.voices import to_wav
+from titans_mal.quickstart import TINY_CHECKPOINT
 
 
 FIELDS = ["file", "conversation_id", "turn_index", "speaker", "start", "end", "label", "score", "scores", "surprise"]
@@ -139,10 +141,14 @@ def test_where_results_cannot_go_is_said_before_the_work(conversations, tmp_path
     assert_fails(f"Error: .*{message}", conversations, "--model", "any", option, tmp_path / name)
 
 
-def test_without_a_model_the_tiny_checkpoint_of_a_clone_listens(conversations, monkeypatch, tmp_path):
-    assert "No --model given: using the tiny checkpoint" in analyze(conversations / "0.wav")
-    monkeypatch.setattr("titans_mal.cli.analyze.TINY_CHECKPOINT", tmp_path / "none")
-    assert_fails("Error: Give --model", conversations / "0.wav")
+def test_without_a_model_the_tiny_checkpoint_is_named_and_used(conversations):
+    printed = " ".join(analyze(conversations / "0.wav").split())
+    assert f"the tiny checkpoint is used ({TINY_CHECKPOINT})" in printed
+    assert "For real speech give --model" in printed
+
+
+def test_the_version_is_printed():
+    assert CliRunner().invoke(app, ["--version"]).output == f"titans-mal {titans_mal.__version__}\n"
 
 
 def test_a_failure_writes_no_json(conversations, checkpoint, tmp_path):

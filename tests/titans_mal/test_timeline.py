@@ -131,6 +131,37 @@ def test_a_label_keeps_its_colour():
     assert all(colours[emotion] == others[emotion] for emotion in EMOTIONS)
 
 
+RED, BLUE, YELLOW, GREY = "#d55e00", "#0072b2", "#f0e442", "#999999"
+
+
+@pytest.mark.parametrize(
+    ("emotions", "expected"),
+    [
+        (["ang", "angry", "happy", "neutral", "sad"], [None, RED, YELLOW, GREY, BLUE]),
+        (["anger", "boredom", "happiness", "neutral", "sadness"], [RED, None, YELLOW, GREY, BLUE]),
+        (["Mad", "Joyful", "Neutral", "Sad"], [RED, YELLOW, GREY, BLUE]),
+        (["excited", "frustrated", "angry", "happy"], [None, None, RED, YELLOW]),
+    ],
+)
+def test_emotions_have_the_colours_that_people_expect(emotions, expected):
+    legend = timeline_figure(make_turns([emotions[0]], emotions=emotions)).legends[0]
+    names = [text.get_text() for text in legend.get_texts()]
+    looks = {
+        name: (to_hex(patch.get_facecolor()), patch.get_hatch()) for name, patch in zip(names, legend.get_patches())
+    }
+    for emotion, colour in zip(emotions, expected):
+        if colour is not None:
+            assert looks[emotion] == (colour, "")
+    assert len({looks[emotion] for emotion in emotions}) == len(emotions)
+
+
+def test_other_labels_have_a_fixed_order():
+    """Whatever the order of the scores and the turns, and whichever known emotion is beside them."""
+    first = legend_colours(timeline_figure(make_turns(["b"], emotions=["a", "b", "sad"])))
+    second = legend_colours(timeline_figure(make_turns(["a"], emotions=["sad", "b", "a"], emotion="joy")))
+    assert [first[name] for name in "ab"] == [second[name] for name in "ab"] == [RED, YELLOW]
+
+
 def test_more_labels_than_colours_are_hatched():
     emotions = [f"emotion {number:02}" for number in range(20)]
     legend = timeline_figure(make_turns(["emotion 00", "emotion 08"], emotions=emotions)).legends[0]
@@ -216,6 +247,18 @@ def test_html_is_one_file_that_holds_all(tmp_path):
     with pytest.raises(ValueError, match="got no turns"):
         draw_timeline([], tmp_path / "b.html")
     assert not (tmp_path / "b.html").exists()
+
+
+def test_html_writes_labels_into_bars_and_may_share_its_script(tmp_path):
+    turns = make_turns(["anger", "joy"])
+    page = draw_timeline(turns, tmp_path / "a.html", include_plotlyjs="directory")
+    assert page.stat().st_size < 100_000
+    assert (tmp_path / "plotly.min.js").is_file()
+    assert '"text":["anger"]' in page.read_text(encoding="utf-8")
+    page = draw_timeline(turns, tmp_path / "b.html", include_plotlyjs="cdn")
+    assert page.stat().st_size < 100_000
+    with pytest.raises(ValueError, match="include_plotlyjs must be True, 'directory' or 'cdn', got 'elsewhere'"):
+        draw_timeline(turns, tmp_path / "c.html", include_plotlyjs="elsewhere")
 
 
 @pytest.mark.parametrize("count", [1, 3, 300])

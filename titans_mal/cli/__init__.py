@@ -1,18 +1,32 @@
 """The command `titans-mal`."""
 
+from typing import Annotated
+
 import typer
 
-from . import analyze, calibrate, data, evaluate, publish, serve, space, train
+from .. import __version__
+from . import analyze, calibrate, data, demo, evaluate, publish, serve, space, train
 
 
 app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False)
 
 
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"titans-mal {__version__}")
+        raise typer.Exit
+
+
 @app.callback()
-def main() -> None:
+def main(
+    version: Annotated[
+        bool, typer.Option("--version", is_eager=True, callback=_print_version, help="Print the version and exit.")
+    ] = False,
+) -> None:
     """Recognise emotions in conversations with an audio language model that has a memory."""
 
 
+app.command()(demo.demo)
 app.command()(analyze.analyze)
 app.command()(evaluate.evaluate)
 app.command()(evaluate.compare)

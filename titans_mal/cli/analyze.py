@@ -18,13 +18,12 @@ from ..data.audio import audio_blocks, part_of_file
 from ..export import FORMATS, check_package, choose_label, describe_turn, export_turns
 from ..extras import MissingExtraError, extra
 from ..progress import with_progress
+from ..quickstart import TINY_CHECKPOINT
 from .follow import follow_stream
 from .messages import console, errors, errors_in_one_line, warn
 from .options import Model
 
 
-# Only present in a clone; the installed package includes no model.
-TINY_CHECKPOINT = Path(__file__).resolve().parents[2] / "examples" / "quickstart" / "tiny-qwen2-audio-mal"
 # Fields of a result that depend on the memory.
 _SCORED = ("label", "score", "scores")
 
@@ -207,9 +206,11 @@ def _check_outputs(json_out: Path | None, timeline: Path | None, output: Path | 
 
 def tiny_checkpoint() -> str:
     """The model that is used if none is given."""
-    if not TINY_CHECKPOINT.is_dir():
-        raise ValueError("Give --model: a folder or Hub repo of a model with memory.")
-    errors.print("No --model given: using the tiny checkpoint, which knows synthetic voices only.", style="yellow")
+    warn(
+        f"no --model was given, so the tiny checkpoint is used ({TINY_CHECKPOINT}), which was trained on synthetic "
+        "voices and knows nothing of real emotions. For real speech give --model the folder or Hub repo of a model "
+        "trained on it, such as titans-mal train makes."
+    )
     return str(TINY_CHECKPOINT)
 
 

@@ -13,7 +13,7 @@ Model = Annotated[
     str | None,
     typer.Option(
         metavar="DIR_OR_REPO",
-        help="Folder or Hub repo of a model with memory. Default: in a clone, the tiny checkpoint of the quickstart.",
+        help="Folder or Hub repo of a model with memory. Default: the demo's checkpoint, trained on synthetic voices.",
     ),
 ]
 DataDir = Annotated[Path | None, typer.Option(help="Folder with your copy of the corpus.")]
