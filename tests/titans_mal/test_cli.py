@@ -231,13 +231,13 @@ def test_evaluating_and_comparing(conversations, checkpoint, tmp_path):
     assert "| memory on |" in printed
     assert (tmp_path / "report" / "report.md").is_file()
     assert "WA, minus memory off" in run("compare", tmp_path / "report")
-    assert "is given twice" in run("compare", tmp_path / "report", tmp_path / "report", code=1)
+    assert "was given twice" in run("compare", tmp_path / "report", tmp_path / "report", code=1)
     run("compare", tmp_path / "report", "--output", tmp_path / "table.md")
     assert "WA, minus memory off" in (tmp_path / "table.md").read_text()
     other = ["--label-set", "sad", "--label-set", "sad,happy", *options]
     run("evaluate", checkpoint, conversations, "--output", tmp_path / "other", *other)
     refused = run("compare", tmp_path / "report", tmp_path / "other", code=1)
-    assert "Error: These reports are of different protocols" in refused
+    assert "Error: Reports of different protocols" in refused
     assert "has no split 'dev'" in run(
         "evaluate", checkpoint, conversations, "--output", tmp_path / "x", "--split", "dev", code=1
     )

@@ -13,6 +13,7 @@ from titans_mal import ConversationStore
     [
         ("titans_mal.data.suites", "titans_mal.data.synthetic.suites", "Suite"),
         ("titans_mal.data.voices", "titans_mal.data.synthetic.voices", "to_wav"),
+        ("titans_mal.evaluation.rivals", "titans_mal.evaluation.baselines", "speaker_centred"),
         ("titans_mal.data.bayes_bound", "titans_mal.data.synthetic.bayes_bound", "best_accuracy"),
     ],
 )
@@ -30,7 +31,7 @@ def test_names_that_changed(old, new):
     listener, scoring = (
         importlib.import_module(f"titans_mal.evaluation.{name}") for name in ("listener", "table_scoring")
     )
-    with pytest.warns(DeprecationWarning, match=f"{old} is now {new}"):
+    with pytest.warns(DeprecationWarning, match=f"{old} is now titans_mal.evaluation.table_scoring.{new}"):
         assert getattr(listener, old) is getattr(scoring, new)
     with pytest.raises(AttributeError):
         listener.Hearing  # noqa: B018

@@ -1,13 +1,7 @@
-"""Deprecated place of `titans_mal.data.synthetic.bayes_bound`."""
+"""Deprecated name of `titans_mal.data.synthetic.bayes_bound`."""
 
-from warnings import warn
-
+from ..deprecation import warn_renamed
 from .synthetic.bayes_bound import *  # noqa: F403
 
 
-warn(
-    "titans_mal.data.bayes_bound is now titans_mal.data.synthetic.bayes_bound; the old name goes with the next "
-    "version.",
-    DeprecationWarning,
-    stacklevel=2,
-)
+warn_renamed("titans_mal.data.bayes_bound", "titans_mal.data.synthetic.bayes_bound")

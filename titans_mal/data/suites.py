@@ -1,12 +1,7 @@
-"""Deprecated place of `titans_mal.data.synthetic.suites`."""
+"""Deprecated name of `titans_mal.data.synthetic.suites`."""
 
-from warnings import warn
-
+from ..deprecation import warn_renamed
 from .synthetic.suites import *  # noqa: F403
 
 
-warn(
-    "titans_mal.data.suites is now titans_mal.data.synthetic.suites; the old name goes with the next version.",
-    DeprecationWarning,
-    stacklevel=2,
-)
+warn_renamed("titans_mal.data.suites", "titans_mal.data.synthetic.suites")

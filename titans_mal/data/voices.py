@@ -1,12 +1,7 @@
-"""Deprecated place of `titans_mal.data.synthetic.voices`."""
+"""Deprecated name of `titans_mal.data.synthetic.voices`."""
 
-from warnings import warn
-
+from ..deprecation import warn_renamed
 from .synthetic.voices import *  # noqa: F403
 
 
-warn(
-    "titans_mal.data.voices is now titans_mal.data.synthetic.voices; the old name goes with the next version.",
-    DeprecationWarning,
-    stacklevel=2,
-)
+warn_renamed("titans_mal.data.voices", "titans_mal.data.synthetic.voices")

@@ -1,4 +1,4 @@
-"""Whether probabilities are what they say: calibration error, temperature, and the accuracy that is wanted."""
+"""Calibration of probabilities: expected calibration error, temperature, and threshold for a given accuracy."""
 
 from __future__ import annotations
 
@@ -7,23 +7,23 @@ from scipy.optimize import minimize_scalar
 from scipy.special import log_softmax, softmax
 
 
-# Ranges of confidence of equal width, as in Guo et al. 2017.
+# Number of confidence bins of equal width, as in Guo et al. 2017.
 BINS = 10
-# Within which a temperature is looked for.
+# Search range of the temperature.
 TEMPERATURES = (0.05, 20.0)
 
 
 def calibration_of(probabilities: np.ndarray, references: np.ndarray) -> dict:
-    """The expected calibration error (Guo et al. 2017, arXiv 1706.04599, equation 3) and what it is made of.
+    """The expected calibration error (Guo et al. 2017, arXiv 1706.04599, equation 3) and its components.
 
     Args:
         probabilities: (turns, labels) of scored turns.
-        references: (turns,) their labels.
+        references: (turns,) the true labels.
 
     Returns:
-        `ece`: mean over turns of |accuracy - confidence| of their bin. `log_loss`: mean of -log of the label's
-        probability. `bins`: for each range of confidence that has turns, `from`, `to`, `turns`, `confidence` (mean)
-        and `accuracy`. `coverage`: as `coverage_curve`.
+        `ece`: mean over turns of |accuracy - confidence| of their bin. `log_loss`: mean of -log of the true label's
+        probability. `bins`: for each non-empty range of confidence, `from`, `to`, `turns`, `confidence` (mean) and
+        `accuracy`. `coverage`: as `coverage_curve`.
     """
     confidence, right = probabilities.max(-1), probabilities.argmax(-1) == references
     places = np.minimum((confidence * BINS).astype(int), BINS - 1)
@@ -50,20 +50,20 @@ def calibration_of(probabilities: np.ndarray, references: np.ndarray) -> dict:
 
 
 def coverage_curve(confidence: np.ndarray, right: np.ndarray, *, points: int = 50) -> list[dict]:
-    """What is left, and how right it is, where turns below a confidence are "unknown".
+    """Coverage and accuracy if turns below a confidence threshold are labelled "unknown".
 
     Args:
         confidence: (turns,), the highest probability.
         right: (turns,) bool.
-        points: at most that many, of evenly spaced shares of the turns.
+        points: maximal number of points, at evenly spaced coverages.
 
     Returns:
-        A list, from all turns to the surest, of `threshold` (turns of at least that confidence are answered),
-        `coverage` (their share) and `accuracy` (of those).
+        A list, from all turns to the most confident, of `threshold` (turns of at least that confidence are answered),
+        `coverage` (their share) and `accuracy` (among them).
     """
     order = np.argsort(-confidence, kind="stable")
     sorted_confidence, accuracies = confidence[order], np.cumsum(right[order]) / np.arange(1, len(order) + 1)
-    # Turns of one confidence are answered together.
+    # Turns of equal confidence are answered together.
     lasts = np.flatnonzero(np.append(sorted_confidence[:-1] != sorted_confidence[1:], True))
     chosen = lasts[np.unique(np.linspace(0, len(lasts) - 1, min(points, len(lasts))).round().astype(int))]
     return [
@@ -77,7 +77,7 @@ def coverage_curve(confidence: np.ndarray, right: np.ndarray, *, points: int = 5
 
 
 def threshold_for(confidence: np.ndarray, right: np.ndarray, accuracy: float) -> dict | None:
-    """The point of the whole `coverage_curve` with the most coverage whose accuracy is at least the wanted one.
+    """The point of the full `coverage_curve` with the most coverage whose accuracy is at least `accuracy`.
 
     Returns:
         Its `threshold`, `coverage` and `accuracy`; None if no point reaches it.
@@ -86,20 +86,20 @@ def threshold_for(confidence: np.ndarray, right: np.ndarray, accuracy: float) ->
         ValueError: for an accuracy outside of (0, 1].
     """
     if not 0 < accuracy <= 1:
-        raise ValueError(f"accuracy must lie above 0 and at most at 1, got {accuracy!r}.")
+        raise ValueError(f"accuracy must be above 0 and at most 1, got {accuracy!r}.")
     curve = coverage_curve(confidence, right, points=len(confidence))
     return next((point for point in curve if point["accuracy"] >= accuracy), None)
 
 
 def fit_temperature(logits: np.ndarray, references: np.ndarray) -> float:
-    """The temperature T for which softmax(logits / T) has the lowest mean log loss (Guo et al. 2017, section 4.2).
+    """The temperature T that minimises the mean log loss of softmax(logits / T) (Guo et al. 2017, section 4.2).
 
     Args:
         logits: (turns, labels) of a validation split.
-        references: (turns,) its labels; turns below 0 are not scored.
+        references: (turns,) the true labels; turns below 0 are not scored.
 
     Returns:
-        T within `TEMPERATURES`: where all answers are right no temperature is the best, and the lowest is returned.
+        T within `TEMPERATURES`. If all answers are right there is no minimum, and the lowest value is returned.
 
     Raises:
         ValueError: if no turn is scored.

@@ -1,4 +1,4 @@
-"""Several reports in one table: models, seeds of a model, folds of a corpus; only of one protocol."""
+"""Compare reports of one protocol in one table: several models, seeds of a model, folds of a corpus."""
 
 from __future__ import annotations
 
@@ -24,17 +24,17 @@ from .tables import Number, Table
 
 
 def compare_reports(reports: Sequence[EvaluationReport]) -> dict:
-    """Means over the runs of a model, and folds pooled.
+    """Means over the runs of each model, and pooled folds.
 
     Returns:
-        `groups`: a list with an entry for each model, of the reports whose runs differ in seed or fold alone: `name`,
-        `runs` (how many), `varies` ("seeds", "folds" or None), `mean` (for each condition that all reports have and
-        each metric, `value`, the mean over the runs, and `deviation`, the sample standard deviation over what varies;
-        None of a single run) and `pooled` (where every run is of another fold, the same of all their turns together,
-        with `interval`; else None). `mean` and `pooled`: those of the only model; None where there are several.
+        `groups`: a list with one entry per model, whose reports differ only in seed or fold: `name`, `runs` (their
+        number), `varies` ("seeds", "folds" or None), `mean` (for each condition that all reports have and each metric,
+        `value`, the mean over runs, and `deviation`, the sample standard deviation over what varies; None for a single
+        run) and `pooled` (if every run is of another fold, the metrics over all turns together, with `interval`; else
+        None). `mean` and `pooled`: those of the only model; None if there are several.
 
     Raises:
-        ValueError: for no report, or folds without their predictions.
+        ValueError: for an empty list, or folds without their predictions.
         ProtocolError: for reports of different protocols or major schema versions.
     """
     if not reports:
@@ -56,7 +56,7 @@ def compare_reports(reports: Sequence[EvaluationReport]) -> dict:
 
 
 def comparison_markdown(reports: Sequence[EvaluationReport]) -> str:
-    """The Markdown of `compare_reports`, with a line for each report and one for each model.
+    """The result of `compare_reports` as Markdown, with one line per report and one per model.
 
     Raises:
         ValueError, ProtocolError: as `compare_reports`.
@@ -69,7 +69,7 @@ def comparison_markdown(reports: Sequence[EvaluationReport]) -> str:
         f"{SPELT_OUT}",
         "## Memory on, each report",
         reports_table(reports).markdown(),
-        "## Memory on, each model\n\nMean over runs that differ in seed or fold alone +- sample standard deviation.",
+        "## Memory on, each model\n\nMean over runs that differ only in seed or fold +- sample standard deviation.",
         models_table(reports).markdown(),
     ]
     for group, numbers in zip(group_runs(reports), compared["groups"]):
@@ -78,13 +78,13 @@ def comparison_markdown(reports: Sequence[EvaluationReport]) -> str:
 
 
 def reports_table(reports: Sequence[EvaluationReport]) -> Table:
-    """A row for each report: its model, and its metrics with memory on."""
+    """One row per report: its model, and its metrics with memory on."""
     titles = ["model", *_MODEL_TITLES, "seed", "fold", *METRIC_TITLES.values(), "WA, minus memory off"]
     return Table("reports", titles, list(map(_report_row, reports)))
 
 
 def models_table(reports: Sequence[EvaluationReport]) -> Table:
-    """A row for each model: means of its metrics with memory on over runs that differ in seed or fold alone."""
+    """One row per model: means of its metrics with memory on, over runs that differ only in seed or fold."""
     titles = ["model", *_MODEL_TITLES, "runs", *METRIC_TITLES.values()]
     return Table("models", titles, list(map(_group_row, group_runs(reports))))
 
@@ -94,16 +94,16 @@ def compare_paired(first: EvaluationReport, second: EvaluationReport) -> dict[st
 
     Returns:
         For each condition `metrics`, with `value` and the 95 % `interval` of the difference by bootstrap over
-        conversations, and `mcnemar`, as a report's `differences`.
+        conversations, and `mcnemar`, as in a report's `differences`.
 
     Raises:
         ValueError: for a report without its predictions, or reports with no condition in common.
-        ProtocolError: for reports of different protocols, or other turns.
+        ProtocolError: for reports of different protocols, or of different turns.
     """
     check_comparable([first.content, second.content])
     if first.protocol["fold"] != second.protocol["fold"]:
         raise ProtocolError(
-            f"A paired comparison needs the same turns, and these are of the folds {first.protocol['fold']} and "
+            f"A paired comparison needs the same turns, but these are of folds {first.protocol['fold']} and "
             f"{second.protocol['fold']}."
         )
     for report in (first, second):
@@ -111,7 +111,7 @@ def compare_paired(first: EvaluationReport, second: EvaluationReport) -> dict[st
             raise ValueError(f"The report of {report.content['model']['name']} lacks its {PREDICTIONS_FILE}.")
     turns = [[(turn["conversation_id"], turn["turn_index"]) for turn in r.predictions] for r in (first, second)]
     if turns[0] != turns[1]:
-        raise ProtocolError("A paired comparison needs the same turns, and these reports scored different ones.")
+        raise ProtocolError("A paired comparison needs the same turns, but these reports scored different ones.")
     names = [name for name in first.columns if name in second.columns]
     labels, conversations = first.protocol["labels"], [name for name, _ in turns[0]]
     references = np.array([labels.index(turn["label"]) for turn in first.predictions])
@@ -129,14 +129,14 @@ def compare_paired(first: EvaluationReport, second: EvaluationReport) -> dict[st
 
 
 def paired_table(first: EvaluationReport, second: EvaluationReport) -> Table:
-    """A row for each condition of `compare_paired`."""
+    """One row per condition of `compare_paired`."""
     titles = ["condition", *METRIC_TITLES.values(), "better / worse turns", "McNemar p"]
     found = compare_paired(first, second)
     return Table("paired", titles, [[first.columns[n]["title"], *difference_cells(d)] for n, d in found.items()])
 
 
 def paired_markdown(first: EvaluationReport, second: EvaluationReport) -> str:
-    """The Markdown of `compare_paired`.
+    """The result of `compare_paired` as Markdown.
 
     Raises:
         ValueError, ProtocolError: as `compare_paired`.
@@ -144,7 +144,7 @@ def paired_markdown(first: EvaluationReport, second: EvaluationReport) -> str:
     names = [report.content["model"]["name"] for report in (first, second)]
     return (
         f"# {names[0]} minus {names[1]}\n\nPercentage points on the same {len(first.predictions)} turns, with 95 % "
-        "intervals by bootstrap over conversations. McNemar's test takes turns for independent; the intervals do not. "
+        "intervals by bootstrap over conversations. McNemar's test assumes independent turns; the intervals do not. "
         f"{SPELT_OUT}\n\n{paired_table(first, second).markdown()}\n"
     )
 
@@ -153,7 +153,7 @@ _MODEL_TITLES = ("memory layers", "scope", "LoRA")
 
 
 def _group_parts(group: RunGroup, numbers: dict, titles: dict[str, str]) -> list[str]:
-    """All conditions of a model with several runs; nothing of one with a single run."""
+    """All conditions of a model with several runs; empty for a single run."""
     if len(group.reports) == 1:
         return []
     varies = "" if group.varies is None else f", and standard deviation over {group.varies}"
@@ -161,7 +161,7 @@ def _group_parts(group: RunGroup, numbers: dict, titles: dict[str, str]) -> list
         ""
         if group.is_recorded
         else (
-            " How these runs were trained is not recorded: that only seed or fold differs is taken from their names."
+            " The training of these runs is not recorded: that only seed or fold differs is inferred from their names."
         )
     )
     parts = [
@@ -185,7 +185,7 @@ def _pooled(group: RunGroup, names: Sequence[str]) -> dict[str, dict] | None:
     labels = reports[0].protocol["labels"]
     without = [report.protocol["fold"] for report in reports if not report.predictions]
     if without:
-        raise ValueError(f"To pool folds their {PREDICTIONS_FILE} are needed; those of folds {without} are missing.")
+        raise ValueError(f"Pooling folds needs their {PREDICTIONS_FILE}; those of folds {without} are missing.")
     turns = [{**turn, "fold": report.protocol["fold"]} for report in reports for turn in report.predictions]
     references = np.array([labels.index(turn["label"]) for turn in turns])
     conversations = [f"{turn['fold']} {turn['conversation_id']}" for turn in turns]
@@ -198,12 +198,12 @@ def _pooled(group: RunGroup, names: Sequence[str]) -> dict[str, dict] | None:
 
 
 def _has(predictions: Sequence[dict], name: str) -> np.ndarray:
-    """(turns,) bool, whether a condition has a turn."""
+    """(turns,) bool, whether a condition covers a turn."""
     return np.array([name in turn["predicted"] for turn in predictions])
 
 
 def _places(predictions: Sequence[dict], name: str, labels: Sequence[str]) -> np.ndarray:
-    """(turns,) the numbers of the labels that a condition predicts, -1 for none."""
+    """(turns,) the numbers of the predicted labels of a condition, -1 for none."""
     predicted = [turn["predicted"].get(name) for turn in predictions]
     return np.array([-1 if label is None else labels.index(label) for label in predicted])
 

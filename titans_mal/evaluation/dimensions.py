@@ -1,4 +1,4 @@
-"""Dimensions of emotion in a report: the concordance of a model's values with what raters gave."""
+"""Dimensions of emotion in a report: concordance of a model's values with the raters' values."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from .statistics import bootstrap_interval
 
 
 def concordance_of(moments: np.ndarray) -> np.ndarray:
-    """(...), the concordance correlation coefficient (Lin 1989, equation 2) of summed moments; nan where undefined.
+    """(...), the concordance correlation coefficient (Lin 1989, equation 2) from summed moments; NaN if undefined.
 
     Args:
         moments: (..., 6), sums over turns of 1, x, y, x^2, y^2 and x y.
@@ -28,14 +28,14 @@ def concordance(values: np.ndarray, targets: np.ndarray, conversations: Sequence
     """The concordance of one dimension with its 95 % interval by bootstrap over conversations.
 
     Args:
-        values, targets: (turns,), all known.
+        values, targets: (turns,), all of them known.
         conversations: (turns,) the conversation of each turn.
         bootstrap: `resamples` and `seed`.
 
     Returns:
-        `value` (0 where neither varies), `interval` (None for too few conversations) and `turns`.
+        `value` (0 if neither varies), `interval` (None for too few conversations) and `turns`.
     """
-    # About the targets' mean, so that the differences of sums lose no digits.
+    # Centred on the targets' mean, to avoid cancellation in the differences of sums.
     x, y = values - targets.mean(), targets - targets.mean()
     names = {name: number for number, name in enumerate(dict.fromkeys(conversations))}
     moments = np.zeros((len(names), 6))
@@ -47,7 +47,7 @@ def concordance(values: np.ndarray, targets: np.ndarray, conversations: Sequence
 
 
 def targets_of(dataset: Dataset, dimensions: Sequence[str]) -> dict[str, np.ndarray]:
-    """For each dimension that the table has, what raters gave (turns,); nan where it is not known."""
+    """For each dimension in the table, the raters' values (turns,); NaN where unknown."""
     return {
         name: np.array([np.nan if value is None else value for value in dataset[name]], dtype=np.float64)
         for name in dimensions
@@ -63,10 +63,10 @@ def dimension_results(
     without: Sequence[int],
     **bootstrap,
 ) -> dict[str, dict[str, dict]]:
-    """For each condition, `concordance` of each dimension that the table has.
+    """For each condition, the `concordance` of each dimension in the table.
 
     Args:
-        scores: of each condition, by kind and row; `values` are in the order of `dimensions`.
+        scores: of each condition, by kind and row; `values` in the order of `dimensions`.
         without: rows that are not scored.
         bootstrap: `resamples` and `seed`.
     """

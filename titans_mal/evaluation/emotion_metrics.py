@@ -1,6 +1,6 @@
-"""The metrics of speech emotion recognition as a module of `evaluate`; `evaluate.load(<this file>)` loads it offline.
+"""Metrics of speech emotion recognition as a module of `evaluate`; load it offline by `evaluate.load(<this file>)`.
 
-It stands alone, so that `evaluate` can copy it.
+It imports nothing from titans_mal, so that `evaluate` can copy it.
 """
 
 from __future__ import annotations
@@ -12,20 +12,20 @@ from sklearn.metrics import accuracy_score, confusion_matrix, f1_score, recall_s
 
 
 _DESCRIPTION = """
-Weighted accuracy (WA: the share of turns that are right), unweighted accuracy (UA: the mean recall of the labels),
+Weighted accuracy (WA: the share of correct turns), unweighted accuracy (UA: the mean recall over labels),
 weighted and macro F1, the recall of each label, and the confusion matrix.
 """
 _INPUTS = """
 Args:
-    predictions: (turns,) indices of labels; -1 = no label (an answer that could not be parsed), which is wrong.
-    references: (turns,) indices of labels; turns below 0 are not scored.
-    num_labels: how many labels there are; None: up to the largest reference or prediction.
+    predictions: (turns,) label indices; -1 = no label (an answer that could not be parsed), which counts as wrong.
+    references: (turns,) label indices; turns below 0 are not scored.
+    num_labels: number of labels; None: up to the largest reference or prediction.
 
 Returns:
-    wa, ua, weighted_f1, macro_f1: in [0, 1]; means over labels are over those that occur in the references.
+    wa, ua, weighted_f1, macro_f1: in [0, 1]; means over labels include only labels that occur in the references.
     recall: (num_labels,), None for a label that does not occur.
     confusion: (num_labels, num_labels + 1) counts, references in rows; the last column is "no label".
-    turns: how many were scored.
+    turns: number of scored turns.
 
 Raises:
     ValueError: if no turn is scored, or an index is out of range.
@@ -51,12 +51,12 @@ class EmotionMetrics(evaluate.Metric):
         num_labels = largest + 1 if num_labels is None else num_labels
         if largest >= num_labels or predictions.min() < -1:
             raise ValueError(
-                f"Labels are -1 (predictions only) to {num_labels - 1}, got {predictions.min()}..{largest}."
+                f"Labels must be -1 (predictions only) to {num_labels - 1}, got {predictions.min()}..{largest}."
             )
         present = np.unique(references)
         means = {"y_true": references, "y_pred": predictions, "labels": present, "zero_division": 0}
         recall = dict(zip(present.tolist(), recall_score(**means, average=None).tolist()))
-        # "No label" takes the place after the last label.
+        # "No label" is put after the last label.
         columns = np.where(predictions < 0, num_labels, predictions)
         confusion = confusion_matrix(references, columns, labels=range(num_labels + 1))[:-1]
         return {

@@ -20,7 +20,7 @@ from .conditions import CONDITIONS
 from .dimensions import targets_of
 from .lora_conditions import ALL_CONDITIONS
 from .progress import Progress
-from .protocol import model_of, protocol_of, sound_fingerprint
+from .protocol import audio_fingerprint, model_of, protocol_of
 from .report import EvaluationReport, build_report
 from .table_scoring import Group, TableScorer, make_groups
 
@@ -120,7 +120,7 @@ def score_table(
 ) -> tuple[list[dict], list[Group]]:
     """Score a table under conditions, or go on where it was stopped; what was scored of each group, and the groups."""
     state = process_state()
-    stored = Progress(folder, {**run, "sound": sound_fingerprint(table)}, state)
+    stored = Progress(folder, {**run, "sound": audio_fingerprint(table)}, state)
     groups = make_groups(table, how["batch_size"])
     scorer = TableScorer(model, processor, table, **how)
     left = [group for group in groups if group.number not in stored.done]

@@ -1,9 +1,8 @@
-"""Deprecated names of `table_scoring`."""
+"""Deprecated names of `titans_mal.evaluation.table_scoring`."""
 
 from __future__ import annotations
 
-import warnings
-
+from ..deprecation import warn_renamed
 from . import table_scoring
 from .table_scoring import Conversation as Conversation
 from .table_scoring import Group as Group
@@ -17,10 +16,5 @@ _RENAMED = {"HeardTurn": "GroupTurn", "Heard": "TableScores", "Listener": "Table
 def __getattr__(name: str):
     if name not in _RENAMED:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    warnings.warn(
-        f"titans_mal.evaluation.listener.{name} is now {_RENAMED[name]} of titans_mal.evaluation.table_scoring; the "
-        "old name goes with the next version.",
-        DeprecationWarning,
-        stacklevel=2,
-    )
+    warn_renamed(f"titans_mal.evaluation.listener.{name}", f"titans_mal.evaluation.table_scoring.{_RENAMED[name]}")
     return getattr(table_scoring, _RENAMED[name])

@@ -1,4 +1,4 @@
-"""The conditions that a LoRA on the host brings: with it switched off, to tell its effect from the memory's."""
+"""Additional conditions for a model with a LoRA: with the LoRA off, to separate its effect from the memory's."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from .table_scoring import Group, TableScorer, TableScores
 
 
 def host(scorer: TableScorer, group: Group) -> TableScores:
-    """The host alone, without LoRA and memory: every turn by itself."""
+    """The host without LoRA and memory."""
     with _without_lora(scorer.model), scorer.model.disable_memory():
         return scorer.score(group.turns, None)
 
 
 def host_memory(scorer: TableScorer, group: Group) -> TableScores:
-    """The host with the memory, which was trained beside the LoRA, and without that."""
+    """The host with the memory but without the LoRA, although both were trained together."""
     with _without_lora(scorer.model):
         return memory(scorer, group)
 
@@ -29,14 +29,14 @@ ALL_CONDITIONS = CONDITIONS | LORA_CONDITIONS
 
 @contextlib.contextmanager
 def _without_lora(model) -> Iterator[None]:
-    """Within it, of PEFT's adapters only those are active that the host came with; what trains is left as it is."""
+    """Within this context, only the PEFT adapters of the base are active; `requires_grad` is not changed."""
     from peft.tuners.tuners_utils import BaseTunerLayer
     from peft.utils.other import AuxiliaryTrainingWrapper
 
     added = {*model.added_adapters}
     before = []
     for module in model.modules():
-        # Through their fields: PEFT's own methods would change what requires a gradient.
+        # Set the fields directly, since PEFT's own methods would change requires_grad.
         if isinstance(module, BaseTunerLayer | AuxiliaryTrainingWrapper):
             before.append((module, module._active_adapter))
             active = [module._active_adapter] if isinstance(module._active_adapter, str) else module._active_adapter

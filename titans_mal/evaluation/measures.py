@@ -1,4 +1,4 @@
-"""The numbers of a report: metrics of predictions, their differences, and both by history and by group."""
+"""The numbers of a report: metrics of predictions, their differences, and both by history and group."""
 
 from __future__ import annotations
 
@@ -13,18 +13,18 @@ from ..data.overview import DEPTHS, depth_name, history_depths
 from .statistics import METRICS, confusions, difference, interval, mcnemar, metric_of, share_interval
 
 
-# Columns of the table by which results are split, where it has them.
+# Columns of the table for whose values results are reported separately, if present.
 GROUPED_BY = ("gender", "language", "speaker")
 
 
 @dataclass
 class Turns:
-    """The columns of the table that numbers are made of; all (turns,).
+    """The columns of a table that the metrics need; all (turns,).
 
     Attributes:
         references: labels, below 0 = not scored.
-        depths: earlier turns of the speaker in the conversation.
-        groups: by what results are split, and for each turn the group that it is in.
+        depths: number of earlier turns of the speaker in the conversation.
+        groups: for each column in `GROUPED_BY`, the value of each turn.
     """
 
     conversations: list[str]
@@ -36,7 +36,7 @@ class Turns:
 
     @classmethod
     def of(cls, dataset: Dataset, not_scored: Sequence[int]) -> Turns:
-        """Of a table without the turns whose audio could not be used."""
+        """From a table; turns whose audio is unusable are not scored."""
         columns = dataset.select_columns(["conversation_id", "speaker", "emotion"]).to_dict()
         references = np.array(columns["emotion"])
         references[list(not_scored)] = -1
@@ -46,7 +46,7 @@ class Turns:
         return cls(columns["conversation_id"], columns["speaker"], references, labels, depths, groups)
 
     def only(self, covered: np.ndarray) -> Turns:
-        """The same turns, of which only the covered ones (turns,) are scored."""
+        """The same turns, of which only the covered ones, (turns,) bool, are scored."""
         return replace(self, references=np.where(covered, self.references, -1))
 
     @property
@@ -61,8 +61,8 @@ def measure(
     """The metrics of predictions with their intervals, as `EmotionMetrics` defines them.
 
     Args:
-        predicted, references: (turns,), as `EmotionMetrics` takes them.
-        conversations: (turns,), what is drawn for the intervals.
+        predicted, references: (turns,), as for `EmotionMetrics`.
+        conversations: (turns,), the unit of resampling.
         bootstrap: `resamples` and `seed`.
 
     Raises:
@@ -78,7 +78,7 @@ def measure(
 
 
 def confusion_and_recall(predicted: np.ndarray, turns: Turns) -> dict:
-    """`confusion` and, by label, `recall`, as `EmotionMetrics` has them."""
+    """`confusion` and, by label, `recall`, as in `EmotionMetrics`."""
     confusion = confusions(predicted, turns.references, turns.conversations, len(turns.labels)).sum(0)
     support, right = confusion.sum(-1), np.diagonal(confusion)
     recall = {label: int(r) / int(n) if n else None for label, r, n in zip(turns.labels, right, support)}
@@ -104,7 +104,7 @@ def compare_predictions(
 
 
 def by_history(predicted: np.ndarray, turns: Turns, **bootstrap) -> dict[str, dict]:
-    """`turns`, `wa` and its `interval` by how many earlier turns the speaker has."""
+    """`turns`, `wa` and its `interval` by the number of earlier turns of the speaker."""
     names = np.array([depth_name(depth) for depth in turns.depths])
     found = {}
     for name in (depth_name(first) for first, _ in DEPTHS):
@@ -118,9 +118,9 @@ def by_history(predicted: np.ndarray, turns: Turns, **bootstrap) -> dict[str, di
 
 
 def by_group(predicted: Mapping[str, np.ndarray], turns: Turns) -> dict[str, dict]:
-    """For each of `Turns.groups`, each of its groups: `turns`, and `wa` and `ua` of each condition.
+    """For each column in `Turns.groups` and each of its values: `turns`, and `wa` and `ua` of each condition.
 
-    Turns of no group are left out; UA is over the labels that the group has.
+    Turns without a value are left out; UA is over the labels that occur in the group.
     """
     found: dict[str, dict] = {}
     for column, values in turns.groups.items() if predicted else ():
@@ -147,7 +147,7 @@ def by_group(predicted: Mapping[str, np.ndarray], turns: Turns) -> dict[str, dic
 
 
 def mean_by_history(values: Mapping[int, float], depths: Sequence[int]) -> dict[str, float]:
-    """The mean of what is known of rows, by how many earlier turns the speaker has."""
+    """The mean of the known values of rows, by the number of earlier turns of the speaker."""
     found: dict[str, list[float]] = defaultdict(list)
     for row, value in values.items():
         found[depth_name(depths[row])].append(value)

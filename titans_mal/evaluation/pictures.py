@@ -1,4 +1,4 @@
-"""Pictures of a report: confusion matrices, accuracy by history, calibration; in the formats of their files' names."""
+"""Plots of a report: confusion matrices, accuracy by history, calibration; the file suffix selects the format."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from matplotlib.figure import Figure
 from .report_tables import is_thin
 
 
-# What the pictures show, where a report has it: the memory, and what it must beat.
+# Conditions shown, if the report has them: with memory, and without.
 _SHOWN = ("memory", "reads_off")
-# Of Okabe and Ito's colours for the colour-blind, and markers, so that lines can be distinguished without colour.
+# Colour-blind safe colours by Okabe and Ito, and markers, so that lines can be distinguished without colour.
 _STYLES = {
     "memory": ("#0072B2", "o", "-"),
     "reads_off": ("#D55E00", "s", "-"),
@@ -27,13 +27,13 @@ _STYLES = {
 _THIN = "0.75"
 
 
-# Of a label a dollar is a dollar.
+# Disable math text, so that dollar signs in labels are drawn as they are.
 _PLAIN = rc_context({"text.parse_math": False})
 
 
 @_PLAIN
 def draw_confusion(content: dict, *paths: str | Path) -> None:
-    """The confusion matrices of memory on and off side by side; shares of each row, and counts."""
+    """Draw the confusion matrices of memory on and off side by side, with counts and shares of each row."""
     columns = content["columns"]
     names = [name for name in _SHOWN if name in columns] or list(columns)[:1]
     if not names:
@@ -59,9 +59,9 @@ def draw_confusion(content: dict, *paths: str | Path) -> None:
 
 @_PLAIN
 def draw_history(content: dict, *paths: str | Path) -> None:
-    """WA by the number of earlier turns of the speaker with 95 % intervals, for memory on and what it must beat.
+    """Draw WA by the number of earlier turns of the speaker with 95 % intervals, for memory on and its baselines.
 
-    Ranges of few turns are grey and without a line.
+    Ranges with few turns are grey and not connected by a line.
     """
     columns = {name: column for name, column in content["columns"].items() if name in _STYLES}
     columns = columns or dict(list(content["columns"].items())[:1])
@@ -72,7 +72,7 @@ def draw_history(content: dict, *paths: str | Path) -> None:
     axes = figure.subplots()
     for number, (name, column) in enumerate(columns.items()):
         colour, marker, line = _STYLES.get(name, _STYLES["memory"])
-        # Beside each other, so that intervals do not hide one another.
+        # Shifted, so that intervals do not overlap.
         shift = 0.08 * (number - (len(columns) - 1) / 2)
         found = list(column["by_history"].values())
         places = np.arange(len(found)) + shift
@@ -88,7 +88,7 @@ def draw_history(content: dict, *paths: str | Path) -> None:
     axes.set_xticks(range(len(ticks)), ticks)
     for tick, found in zip(axes.get_xticklabels(), first.values()):
         tick.set_color(_THIN if is_thin(found) else "black")
-    axes.set(xlabel="earlier turns of the speaker in the conversation", ylabel="turns right (WA), %", ylim=(0, 100))
+    axes.set(xlabel="earlier turns of the speaker in the conversation", ylabel="correct turns (WA), %", ylim=(0, 100))
     axes.grid(axis="y", alpha=0.3)
     axes.spines[["top", "right"]].set_visible(False)
     axes.legend(loc="center left", bbox_to_anchor=(1, 0.5), frameon=False)
@@ -97,9 +97,9 @@ def draw_history(content: dict, *paths: str | Path) -> None:
 
 @_PLAIN
 def draw_calibration(content: dict, *paths: str | Path) -> None:
-    """With memory on and off, accuracy by confidence, and accuracy by the share of turns that are answered.
+    """Draw accuracy by confidence, and accuracy by the share of answered turns, with memory on and off.
 
-    Nothing is drawn where no condition has probabilities.
+    Nothing is drawn if no condition has probabilities.
     """
     columns = {
         name: content["columns"][name]
@@ -121,9 +121,9 @@ def draw_calibration(content: dict, *paths: str | Path) -> None:
         reliability.scatter(confidence, accuracy, sizes, color=colour, marker=marker, alpha=0.7)
         curve = found["coverage"]
         coverage.plot([p["coverage"] for p in curve], [p["accuracy"] for p in curve], line, color=colour)
-    reliability.set(xlabel="probability of the answer", ylabel="turns right", xlim=(0, 1), ylim=(0, 1))
+    reliability.set(xlabel="probability of the answer", ylabel="correct turns", xlim=(0, 1), ylim=(0, 1))
     reliability.legend(loc="upper left", frameon=False, fontsize=8)
-    coverage.set(xlabel="share of turns that are answered", ylabel="of these right", xlim=(0, 1.02), ylim=(0, 1.02))
+    coverage.set(xlabel="share of turns answered", ylabel="of these correct", xlim=(0, 1.02), ylim=(0, 1.02))
     for axes in (reliability, coverage):
         axes.grid(alpha=0.3)
         axes.spines[["top", "right"]].set_visible(False)
@@ -138,7 +138,7 @@ def _figure(width: float, height: float) -> Figure:
 
 def _save(figure: Figure, *paths: str | Path) -> None:
     for path in map(Path, paths):
-        # A PDF would hold the time otherwise.
+        # Without it, a PDF would contain the time.
         figure.savefig(path, metadata={"CreationDate": None} if path.suffix == ".pdf" else None)
-        # Every format is laid out as the first.
+        # Use the layout of the first format for all.
         figure.set_layout_engine("none")

@@ -1,4 +1,4 @@
-"""What a number was measured under; numbers of different protocols do not belong in one table."""
+"""The protocol of an evaluation; only numbers of the same protocol may be compared in one table."""
 
 from __future__ import annotations
 
@@ -18,23 +18,23 @@ from ..modeling.model_identity import host_checksums
 from ..training_recipe import RECIPE_FILE, read_recipe
 
 
-# What must be equal for numbers to be compared; what depends on the fold need not be equal between folds.
+# Fields that must be equal for numbers to be compared; fields of the fold may differ between folds.
 _OF_THE_TASK = ("corpus", "label_set", "labels", "split", "prompt", "readout", "heard_seconds")
 _OF_THE_FOLD = ("data", "turns", "scored", "conversations")
 _PACKAGES = ("torch", "transformers", "datasets", "evaluate", "scikit-learn")
 
 
 def major_version(content: dict) -> int:
-    """The major schema version of a report's content: its conditions are those of reports with the same one."""
+    """The major schema version of a report, which determines the meaning of its conditions."""
     return int(str(content["schema_version"]).split(".")[0])
 
 
 class ProtocolError(ValueError):
-    """Reports of different protocols were put in one table."""
+    """Reports of different protocols were compared."""
 
 
 def protocol_of(model, processor, dataset: Dataset, *, readout: str, max_new_tokens: int, seed: int) -> dict:
-    """What the numbers of a model on a split are measured under, in the fields of the report's `protocol`."""
+    """The protocol of an evaluation of a model on a split, with the fields of a report's `protocol`."""
     label_set, _, fold = (dataset.info.config_name or "own").partition(", fold ")
     readouts = {"verbalizer": "label tokens", "linear": "linear head", None: "no labels"}
     return {
@@ -58,18 +58,18 @@ def protocol_of(model, processor, dataset: Dataset, *, readout: str, max_new_tok
 
 
 def data_fingerprint(dataset: Dataset) -> str:
-    """A name of which turns are processed, in which order, by whom said, and of their labels."""
+    """Fingerprint of the turns, their order, speakers and labels."""
     columns = dataset.select_columns(["conversation_id", "turn_index", "speaker", "emotion"]).to_dict()
     return _fingerprint(columns)
 
 
-def sound_fingerprint(dataset: Dataset) -> str:
-    """A name of the audio of the turns, which changes when a file does (its size or time)."""
+def audio_fingerprint(dataset: Dataset) -> str:
+    """Fingerprint of the turns' audio, from size and modification time of the files."""
     files = []
     for row in dataset.select_columns(["audio"]):
-        sound = row["audio"] or {"path": ""}
-        encoded = sound.get("bytes")
-        files.append([sound.get("path"), file_stamp(sound["path"]) if encoded is None else zlib.crc32(encoded)])
+        audio = row["audio"] or {"path": ""}
+        encoded = audio.get("bytes")
+        files.append([audio.get("path"), file_stamp(audio["path"]) if encoded is None else zlib.crc32(encoded)])
     return _fingerprint(files)
 
 
@@ -78,13 +78,13 @@ def _fingerprint(content) -> str:
 
 
 def model_of(model, name: str | None = None) -> dict:
-    """Which model was measured, in the fields of the report's `model`; `weights` names all of its numbers.
+    """Description of the evaluated model, with the fields of a report's `model`; `weights` is a fingerprint.
 
     Args:
-        name: what the report calls it, a folder or repo; None: what it was loaded from, or its class.
+        name: name in the report, a folder or repo; None: where the model was loaded from, or its class.
     """
     config = model.config
-    # In order and without names: that of a LoRA is another one once it was loaded.
+    # By order and not by name, since the names of LoRA weights change when it is loaded.
     weights = list(host_checksums(model.state_dict(), without=()).values())
     return {
         "name": name or (model.loaded_from or [type(model).__name__])[0],
@@ -103,12 +103,12 @@ def model_of(model, name: str | None = None) -> dict:
 
 def _memory_of(memory) -> dict:
     fields = {name: getattr(memory, name) for name in type(memory).__annotations__}
-    # The fingerprint is of the memory alone, and known only once it was used.
+    # Its fingerprint covers only the memory, and is unknown before first use.
     return {name: fields[name] for name in fields if name not in ("model_type", "weights_fingerprint")}
 
 
 def _lora_of(model) -> dict | None:
-    """The adapter on the host that its base did not bring; None without one."""
+    """The adapter that was added to the host; None without one."""
     names = model.added_adapters
     if not names:
         return None
@@ -123,7 +123,7 @@ def _lora_of(model) -> dict | None:
 
 
 def _training_of(model, name: str | None) -> dict | None:
-    """The recipe in the folder `name`, else beside what the model was loaded from; None where there is none."""
+    """The recipe in the folder `name`, else that beside the loaded checkpoint; None if there is none."""
     if name is not None and Path(name).is_dir():
         return read_recipe(Path(name)) or None
     if model.loaded_from is None:
@@ -135,12 +135,12 @@ def _training_of(model, name: str | None) -> dict | None:
 
 
 def check_comparable(contents: Sequence[dict]) -> None:
-    """Refuse reports that were not measured under one protocol.
+    """Check that reports have the same protocol.
 
-    Folds of one protocol may be put together, each on turns of its own.
+    Reports of different folds may be compared, each on its own turns.
 
     Args:
-        contents: of reports.
+        contents: of the reports.
 
     Raises:
         ProtocolError: naming what differs, with the values.
@@ -148,21 +148,23 @@ def check_comparable(contents: Sequence[dict]) -> None:
     versions = sorted({major_version(content) for content in contents})
     if len(versions) > 1:
         raise ProtocolError(
-            f"These reports are of the schema versions {versions}, whose conditions are not the same: evaluate the "
-            "models of the older ones again."
+            f"These reports have the schema versions {versions}, whose conditions differ: evaluate the models of the "
+            "older reports again."
         )
     first = contents[0]["protocol"]
     for content in contents[1:]:
         other = content["protocol"]
         is_same_fold = other["fold"] == first["fold"]
         if (first["fold"] is None) != (other["fold"] is None):
-            raise ProtocolError(f"A report of a fold and one of none belong in no common table: {first['fold']} and "
-                                f"{other['fold']}.")  # fmt: skip
+            raise ProtocolError(
+                "Reports with and without a fold cannot be compared in one table: got the folds "
+                f"{first['fold']} and {other['fold']}."
+            )
         fields = [*_OF_THE_TASK, *(_OF_THE_FOLD if is_same_fold else ())]
         differing = {field: (first[field], other[field]) for field in fields if first[field] != other[field]}
         if differing:
             values = "; ".join(f"{field}: {one!r} and {two!r}" for field, (one, two) in differing.items())
-            raise ProtocolError(f"These reports are of different protocols and belong in no common table: {values}.")
+            raise ProtocolError(f"Reports of different protocols cannot be compared in one table: {values}.")
     _check_folds(contents)
 
 
@@ -174,10 +176,10 @@ def _check_folds(contents: Sequence[dict]) -> None:
         fold, data = content["protocol"]["fold"], content["protocol"]["data"]
         not_heard = [[turn["conversation_id"], turn["turn_index"]] for turn in content["not_heard"]]
         if by_fold.setdefault(fold, (data, not_heard)) != (data, not_heard):
-            raise ProtocolError(f"Fold {fold} was measured on different turns.")
+            raise ProtocolError(f"Reports of fold {fold} were measured on different turns.")
         if by_data.setdefault(data, fold) != fold:
             raise ProtocolError(f"Folds {by_data[data]} and {fold} were measured on the same turns.")
         run = (fold, content["model"]["weights"], content["created"])
         if run in measured:
-            raise ProtocolError(f"The report of {content['model']['name']} of {content['created']} is given twice.")
+            raise ProtocolError(f"The report of {content['model']['name']} of {content['created']} was given twice.")
         measured.add(run)

@@ -1,4 +1,4 @@
-"""The written schema of reports, and whether a report is one."""
+"""The JSON schema of reports, and its check."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ SCHEMA = json.loads((Path(__file__).parent / "report.schema.json").read_text(enc
 
 
 def check_schema(content: Any) -> None:
-    """Refuse what is no report: in full where jsonschema is installed, else by the fields that it must have.
+    """Check a report: fully if jsonschema is installed, otherwise only its required fields.
 
     Raises:
         ValueError: naming what is wrong.
     """
     missing = [name for name in SCHEMA["required"] if not isinstance(content, dict) or name not in content]
     if missing:
-        raise ValueError(f"No evaluation report: $: {missing[0]!r} is a required property")
+        raise ValueError(f"Not an evaluation report: $: {missing[0]!r} is a required property")
     if find_spec("jsonschema") is None:
         return
     import jsonschema
@@ -27,4 +27,4 @@ def check_schema(content: Any) -> None:
     try:
         jsonschema.validate(content, SCHEMA)
     except jsonschema.ValidationError as error:
-        raise ValueError(f"No evaluation report: {error.json_path}: {error.message}") from error
+        raise ValueError(f"Not an evaluation report: {error.json_path}: {error.message}") from error

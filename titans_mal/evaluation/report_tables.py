@@ -6,10 +6,10 @@ from .statistics import METRICS, MIN_CONVERSATIONS
 from .tables import Number, Table
 
 
-INTERVALS = "Percent, with 95 % intervals by bootstrap over conversations, where there are at least ten."
+INTERVALS = "Percent, with 95 % intervals by bootstrap over conversations if there are at least ten."
 METRIC_TITLES = {"wa": "WA", "ua": "UA", "weighted_f1": "WF1", "macro_f1": "macro F1"}
 SPELT_OUT = (
-    "WA: weighted accuracy, the share of turns that are right. UA: unweighted accuracy, the mean recall of labels. "
+    "WA: weighted accuracy, the share of correct turns. UA: unweighted accuracy, the mean recall over labels. "
     "WF1: F1 weighted by the turns of each label. Macro F1: mean F1 of the labels."
 )
 TITLES = {
@@ -21,22 +21,22 @@ TITLES = {
     "reset": "reset every turn",
     "other_state": "another conversation's state",
     "shuffled": "shuffled history",
-    "speaker_normalised": "rival: running per-speaker z-normalisation",
-    "speaker_centred": "rival: speaker centring",
-    "transitions": "rival: emotion transitions",
+    "speaker_normalised": "baseline: running per-speaker z-normalisation",
+    "speaker_centred": "baseline: speaker centring",
+    "transitions": "baseline: emotion transitions",
     "majority": "floor: majority",
     "copy_previous": "floor: copy of the speaker's previous gold label",
 }
-# Where the model has a LoRA, which is not the memory's.
+# Titles for a model with a LoRA, which is independent of the memory.
 TITLES_WITH_LORA = {"memory": "memory on, LoRA on", "reads_off": "memory off, LoRA on"}
-# A range of history with fewer turns, or fewer conversations than an interval needs, says little.
+# A range of history with fewer turns, or with too few conversations for an interval, is marked as uncertain.
 MIN_TURNS = 20
 # The same for a group of turns.
 MIN_GROUP = 10
 
 
 def report_tables(content: dict) -> list[Table]:
-    """All tables that a report has."""
+    """All tables of a report."""
     tables = [metrics_table(content), difference_table(content), history_table(content), recall_table(content)]
     tables += [calibration_table(content), dimension_table(content), *group_tables(content)]
     return [table for table in tables if table.rows]
@@ -54,7 +54,7 @@ def metrics_table(content: dict) -> Table:
 
 
 def difference_table(content: dict) -> Table:
-    """What memory on has more than each other condition."""
+    """Memory on minus each other condition."""
     table = Table("differences", ["minus", *METRIC_TITLES.values(), "better / worse turns", "McNemar p"])
     for name, found in content["differences"].items():
         table.rows.append([content["columns"][name]["title"], *difference_cells(found)])
@@ -62,13 +62,13 @@ def difference_table(content: dict) -> Table:
 
 
 def difference_cells(found: dict) -> list:
-    """The cells of a difference: its metrics, the turns that only one side has right, and McNemar's p."""
+    """The cells of a difference: its metrics, the turns that only one side got right, and McNemar's p."""
     test = found["mcnemar"]
     return [*_numbers(found["metrics"]), f"{test['better']} / {test['worse']}", f"{test['p']:.2g}"]
 
 
 def history_table(content: dict) -> Table:
-    """WA of each condition by the number of earlier turns of the speaker; thin ranges are in brackets."""
+    """WA of each condition by the number of earlier turns of the speaker; uncertain ranges are in brackets."""
     columns = list(content["columns"].values())
     depths = columns[0]["by_history"] if columns else {}
     titles = [f"({depth})" if is_thin(found) else depth for depth, found in depths.items()]
@@ -82,8 +82,7 @@ def history_table(content: dict) -> Table:
 
 
 def is_thin(found: dict) -> bool:
-    """Whether a range of history is of too few turns or conversations to say much; reports of schema version 1 do not
-    know the conversations."""
+    """Whether a range of history has too few turns or conversations (unknown in reports of schema version 1)."""
     return found["turns"] < MIN_TURNS or ("interval" in found and found["interval"] is None)
 
 
@@ -96,7 +95,7 @@ def recall_table(content: dict) -> Table:
 
 
 def calibration_table(content: dict) -> Table:
-    """How far probabilities are from the shares that are right."""
+    """Calibration error and log loss of each condition."""
     table = Table("calibration", ["condition", "expected calibration error", "log loss"])
     for column in content["columns"].values():
         found = column.get("calibration")
@@ -117,8 +116,8 @@ def dimension_table(content: dict) -> Table:
 
 
 def coverage_table(content: dict, *, accuracies=(0.6, 0.7, 0.8, 0.9, 0.95)) -> Table:
-    """With memory on, the threshold below which turns are "unknown", for accuracies that may be wanted."""
-    table = Table("coverage", ["accuracy of at least", "answer from the probability", "turns answered", "accuracy"])
+    """For several accuracies, the threshold below which turns are "unknown", with memory on."""
+    table = Table("coverage", ["accuracy of at least", "threshold", "turns answered", "accuracy"])
     curve = (content["columns"].get("memory", {}).get("calibration") or {}).get("coverage", [])
     for wanted in accuracies:
         point = next((point for point in curve if point["accuracy"] >= wanted), None)
@@ -129,7 +128,7 @@ def coverage_table(content: dict, *, accuracies=(0.6, 0.7, 0.8, 0.9, 0.95)) -> T
 
 
 def group_tables(content: dict) -> list[Table]:
-    """WA and UA of each gender, language and speaker, where the table has them."""
+    """WA and UA by gender, language and speaker, as far as the report has them."""
     tables = []
     for column, groups in content.get("groups", {}).items():
         names = list(next(iter(groups.values()))["conditions"])
@@ -144,7 +143,7 @@ def group_tables(content: dict) -> list[Table]:
 
 
 def worst_groups(content: dict) -> list[str]:
-    """A line for each kind of group: the worst and the best of those with enough turns, by UA with memory on."""
+    """For each kind of group, a line with the worst and best group with enough turns, by UA with memory on."""
     lines = []
     for column, groups in content.get("groups", {}).items():
         condition = next(iter(next(iter(groups.values()))["conditions"]))
@@ -165,7 +164,7 @@ def worst_groups(content: dict) -> list[str]:
 
 
 def protocol_table(content: dict) -> Table:
-    """What the numbers of a report were measured under."""
+    """The protocol of a report."""
     protocol, model = content["protocol"], content["model"]
     shortest, longest = protocol["heard_seconds"]
     length = f"padded to {shortest} s" + ("" if longest is None else f", cut to {longest:g} s")
@@ -200,7 +199,7 @@ def memory_scope(model: dict) -> str:
 
 
 def lora_name(model: dict) -> str:
-    """The LoRA of a report's `model`: "rank 16 on .*q_proj", or "-"; reports of schema version 1 do not have it."""
+    """The LoRA of a report's `model`: "rank 16 on .*q_proj", or "-"; not recorded in reports of schema version 1."""
     if "lora" not in model:
         return "not recorded"
     lora = model["lora"]
@@ -211,13 +210,13 @@ def lora_name(model: dict) -> str:
 
 
 def training_seed(model: dict) -> str:
-    """The seed of the training of a report's `model`, where it is recorded."""
+    """The training seed of a report's `model`, if it is recorded."""
     return str((model.get("training") or {}).get("seed", "not recorded"))
 
 
 THIN = (
-    f"Ranges of fewer than {MIN_TURNS} turns or {MIN_CONVERSATIONS} conversations are in brackets here and grey in "
-    "the picture: they say little."
+    f"Ranges of fewer than {MIN_TURNS} turns or {MIN_CONVERSATIONS} conversations are uncertain: they are in brackets "
+    "here and grey in the plot."
 )
 
 

@@ -1,4 +1,4 @@
-"""Which reports are of one model: runs that differ in seed or fold alone, over which a mean says something."""
+"""Group reports by model: runs that differ only in seed or fold, over which means are computed."""
 
 from __future__ import annotations
 
@@ -14,26 +14,26 @@ from .report_file import EvaluationReport
 from .statistics import METRICS
 
 
-# Of a training recipe, what two runs of one model may differ in.
+# Fields of a training recipe in which runs of one model may differ.
 _OF_THE_RUN = ("seed", "data_seed", "fold", "steps", "skipped steps", "output_dir", "run_name")
 _OF_THE_WEIGHTS = ("name", "weights", "training", "temperature")
-# In the name of a run whose training is not recorded.
+# The numbers that are ignored in the names of runs whose training is not recorded.
 _NUMBERED = re.compile(r"(fold|seed)[\W_]?\d+", re.IGNORECASE)
 
 
 @dataclass
 class RunGroup:
-    """Reports of one model: of runs that differ in seed or fold alone.
+    """Reports of one model, whose runs differ only in seed or fold.
 
     Attributes:
-        reports: in the order of their mention.
+        reports: in the given order.
     """
 
     reports: list[EvaluationReport] = field(default_factory=list)
 
     @property
     def name(self) -> str:
-        """What is common in the names of the runs: their name up to the numbers of fold and seed."""
+        """The common part of the runs' names, with placeholders for the numbers of fold and seed."""
         names = list(dict.fromkeys(report.content["model"]["name"] for report in self.reports))
         if len(names) == 1:
             return names[0]
@@ -42,7 +42,8 @@ class RunGroup:
 
     @property
     def seeds(self) -> list[tuple[int | None, int]]:
-        """For each report the seed of its training (None: not recorded), and how many of its fold had it before."""
+        """For each report its training seed (None: not recorded), and the number of earlier reports with that seed and
+        fold."""
         earlier: dict[tuple, int] = defaultdict(int)
         seeds = []
         for report in self.reports:
@@ -57,12 +58,12 @@ class RunGroup:
 
     @property
     def is_recorded(self) -> bool:
-        """Whether it is known how the models were trained, so that nothing else differs."""
+        """Whether the training of all models is recorded, so that nothing else can differ."""
         return all(report.content["model"].get("training") for report in self.reports)
 
     @property
     def varies(self) -> str | None:
-        """What a deviation is over: "seeds" or "folds"; None of a single run, or of seeds with other folds each."""
+        """What the deviation is over: "seeds" or "folds"; None for a single run, or if each seed has other folds."""
         folds_of = defaultdict(set)
         for seed, fold in zip(self.seeds, self.folds):
             folds_of[seed].add(fold)
@@ -71,8 +72,8 @@ class RunGroup:
         return "seeds" if len(set(map(frozenset, folds_of.values()))) == 1 else None
 
     def mean(self, name: str, metric: str) -> dict[str, float | None]:
-        """`value`, the mean of a metric of a condition over all runs, and `deviation`, the sample standard deviation
-        over what `varies`: of seeds with several folds each, that of the seeds' means."""
+        """`value`, the mean of a condition's metric over all runs, and `deviation`, the sample standard deviation over
+        what `varies`; for seeds with several folds each, over the seeds' means."""
         values = [report.columns[name]["metrics"][metric]["value"] for report in self.reports]
         if self.varies == "seeds":
             by_seed = defaultdict(list)
@@ -88,11 +89,10 @@ class RunGroup:
 
 
 def group_runs(reports: Sequence[EvaluationReport]) -> list[RunGroup]:
-    """Reports by model, in the order of their mention.
+    """Group reports by model, in the given order.
 
-    Two runs are of one model if its class, base, memory, LoRA and dtype are the same, and so is the training recipe
-    but for seed and fold. Where no recipe is recorded, their names must be the same but for the numbers behind "fold"
-    and "seed".
+    Two runs are of one model if class, base, memory, LoRA and dtype agree, and the training recipe up to seed and
+    fold. Without a recorded recipe, their names must agree up to the numbers after "fold" and "seed".
     """
     groups: dict[str, RunGroup] = defaultdict(RunGroup)
     for report in reports:

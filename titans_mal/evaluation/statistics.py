@@ -1,4 +1,4 @@
-"""How sure a number is: bootstrap by conversation, paired differences, McNemar's test."""
+"""Uncertainty of metrics: bootstrap over conversations, paired differences, McNemar's test."""
 
 from __future__ import annotations
 
@@ -10,17 +10,17 @@ from scipy import stats
 
 METRICS = ("wa", "ua", "weighted_f1", "macro_f1")
 CONFIDENCE = 0.95
-# Below, percentile intervals are far too narrow (`test_of_few_conversations_intervals_say_too_much` measures it).
+# With fewer, percentile intervals are far too narrow (see `test_intervals_of_few_conversations_are_too_narrow`).
 MIN_CONVERSATIONS = 10
 
 
 def confusions(
     predictions: np.ndarray, references: np.ndarray, conversations: Sequence[str], num_labels: int
 ) -> np.ndarray:
-    """(conversations, num_labels, num_labels + 1) counts of scored turns, conversations in the order of their mention.
+    """(conversations, num_labels, num_labels + 1) counts of scored turns, conversations in order of occurrence.
 
     Args:
-        predictions: (turns,), -1 = no label, which has the last column.
+        predictions: (turns,), -1 = no label, counted in the last column.
         references: (turns,), below 0 = not scored.
         conversations: (turns,) the conversation of each turn.
     """
@@ -49,19 +49,19 @@ def metric_of(name: str, confusion: np.ndarray) -> np.ndarray:
         return (f1 * support).sum(-1) / support.sum(-1)
     if name == "macro_f1":
         return (f1 * present).sum(-1) / present.sum(-1)
-    raise ValueError(f"A metric is one of {METRICS}, got {name!r}.")
+    raise ValueError(f"metric must be one of {METRICS}, got {name!r}.")
 
 
 def interval(counts: np.ndarray, name: str, *, resamples: int, seed: int) -> list[float] | None:
-    """The 95 % percentile bootstrap interval of a metric, conversations drawn with replacement.
+    """The 95 % percentile bootstrap interval of a metric, with conversations drawn with replacement.
 
     Args:
-        counts: what `confusions` gave.
+        counts: from `confusions`.
         name: of the metric.
         resamples, seed: of the bootstrap.
 
     Returns:
-        Its ends; None for fewer than `MIN_CONVERSATIONS`, which say too little.
+        Its ends; None for fewer than `MIN_CONVERSATIONS`.
     """
     return bootstrap_interval(
         len(counts), lambda drawn: metric_of(name, counts[drawn].sum(-3)), resamples=resamples, seed=seed
@@ -71,7 +71,7 @@ def interval(counts: np.ndarray, name: str, *, resamples: int, seed: int) -> lis
 def share_interval(
     right: np.ndarray, conversations: Sequence[str], *, resamples: int, seed: int
 ) -> list[float] | None:
-    """As `interval`, of the share of turns that are right.
+    """As `interval`, for the share of correct turns.
 
     Args:
         right: (turns,) bool.
@@ -91,10 +91,10 @@ def share_interval(
 def difference(
     first: np.ndarray, second: np.ndarray, name: str, *, resamples: int, seed: int
 ) -> tuple[float, list[float] | None]:
-    """A metric of one column minus that of another on the same turns, and the interval of this difference.
+    """A metric of one condition minus that of another on the same turns, and the interval of this difference.
 
     Args:
-        first, second: what `confusions` gave, for the same conversations.
+        first, second: from `confusions`, for the same conversations.
     """
 
     def statistic(drawn):
@@ -105,16 +105,15 @@ def difference(
 
 
 def mcnemar(first_right: np.ndarray, second_right: np.ndarray) -> dict[str, float | int]:
-    """McNemar's exact test of two columns on the same turns (McNemar 1947; the binomial form).
+    """McNemar's exact test of two conditions on the same turns (McNemar 1947; the binomial form).
 
-    It takes turns for independent, which those of one conversation are not: the interval by conversation is the safer
-    one.
+    It assumes independent turns, but turns of one conversation are not: prefer the interval by conversation.
 
     Args:
         first_right, second_right: (turns,) bool.
 
     Returns:
-        `better` and `worse`: turns that the first alone, and the second alone, got right; `p`, two-sided.
+        `better` and `worse`: turns that only the first, and only the second, got right; `p`, two-sided.
     """
     better = int((first_right & ~second_right).sum())
     worse = int((~first_right & second_right).sum())
@@ -123,11 +122,11 @@ def mcnemar(first_right: np.ndarray, second_right: np.ndarray) -> dict[str, floa
 
 
 def bootstrap_interval(conversations: int, statistic: Callable, *, resamples: int, seed: int) -> list[float] | None:
-    """The 95 % percentile bootstrap interval of a statistic of conversations drawn with replacement.
+    """The 95 % percentile bootstrap interval of a statistic, with conversations drawn with replacement.
 
     Args:
-        conversations: how many there are.
-        statistic: of the numbers of drawn conversations, (..., conversations) to (...).
+        conversations: their number.
+        statistic: maps the numbers of drawn conversations, (..., conversations), to (...).
 
     Returns:
         Its ends; None for fewer than `MIN_CONVERSATIONS`.
@@ -136,7 +135,7 @@ def bootstrap_interval(conversations: int, statistic: Callable, *, resamples: in
         return None
     result = stats.bootstrap(
         (np.arange(conversations),),
-        # Resampled indices come as (resamples, conversations), or as (conversations,).
+        # Resampled indices are (resamples, conversations), or (conversations,).
         lambda drawn, axis: statistic(drawn),
         n_resamples=resamples,
         batch=100,

@@ -24,9 +24,9 @@ class Number:
     """A share or a difference of shares, shown in percent.
 
     Attributes:
-        value: None where there is none.
-        interval: its ends.
-        deviation: its sample standard deviation over runs.
+        value: None if there is none.
+        interval: its two ends.
+        deviation: sample standard deviation over runs.
     """
 
     value: float | None
@@ -35,14 +35,14 @@ class Number:
 
     @classmethod
     def of(cls, metric: dict) -> Number:
-        """Of a report's `{"value", "interval"}`, or of a mean's `{"value", "deviation"}`."""
+        """From a report's `{"value", "interval"}`, or a mean's `{"value", "deviation"}`."""
         return cls(metric["value"], metric.get("interval"), metric.get("deviation"))
 
     def __str__(self) -> str:
         return self.text("{} ({} to {})", "{} +- {}")
 
     def text(self, with_interval: str, with_deviation: str) -> str:
-        """In percent, by the templates for a value with an interval and for one with a deviation."""
+        """Percent, formatted by the template for a value with an interval or for one with a deviation."""
         if self.interval is not None:
             return with_interval.format(*map(percent, (self.value, *self.interval)))
         if self.deviation is not None:
@@ -60,8 +60,8 @@ class Table:
     """Rows under a header.
 
     Attributes:
-        name: of its files.
-        header: a title for each column.
+        name: file name without suffix.
+        header: one title per column.
         rows: cells are text, integers or `Number`s; as many as titles.
     """
 
@@ -70,11 +70,11 @@ class Table:
     rows: list[Sequence] = field(default_factory=list)
 
     def markdown(self) -> str:
-        """Of Markdown, with cells that are text."""
+        """As Markdown, with escaped cells."""
         return markdown_table(self.header, self.rows)
 
     def csv(self) -> str:
-        """Comma-separated: numbers in percent, with columns of their own for the ends of intervals and deviations."""
+        """As CSV: numbers in percent, with extra columns for the ends of intervals and for deviations."""
         has_ends = [any(getattr(cell, "interval", None) for cell in column) for column in self._columns()]
         deviates = [any(getattr(cell, "deviation", None) is not None for cell in column) for column in self._columns()]
         file = io.StringIO()
@@ -93,7 +93,7 @@ class Table:
         return file.getvalue()
 
     def latex(self) -> str:
-        """A `tabular` of the package booktabs."""
+        """As a LaTeX `tabular` with booktabs."""
         is_number = [all(isinstance(cell, Number | int) for cell in column) for column in self._columns()]
         lines = [
             r"% \usepackage{booktabs}",
@@ -118,7 +118,7 @@ class Table:
 
 
 def markdown_table(header: Sequence[str], rows: Iterable[Sequence]) -> str:
-    """A Markdown table, whose cells are text."""
+    """A Markdown table with escaped cells."""
     lines = [header, ["---"] * len(header), *rows]
     return "\n".join("| " + " | ".join(map(markdown_text, line)) + " |" for line in lines)
 

@@ -75,7 +75,7 @@ def test_coverage_and_the_threshold_of_a_wanted_accuracy():
     assert threshold_for(confidence, right, 0.9)["threshold"] == 0.9
     assert threshold_for(confidence, ~right, 1.0) is None
     for accuracy in (0, 1.1, float("nan")):
-        with pytest.raises(ValueError, match="accuracy must lie above 0 and at most at 1"):
+        with pytest.raises(ValueError, match="accuracy must be above 0 and at most 1"):
             threshold_for(confidence, right, accuracy)
 
 

@@ -90,7 +90,7 @@ def test_conversations_of_folds_are_not_one_for_their_names():
 
 def test_seeds_are_averaged_and_not_pooled():
     reports = [make_report(fold=1), make_report(fold=1)]
-    with pytest.raises(ProtocolError, match="is given twice"):
+    with pytest.raises(ProtocolError, match="was given twice"):
         compare_reports([reports[0], reports[0]])
     reports[1].content["model"]["weights"] = "others"
     assert compare_reports(reports)["pooled"] is None
@@ -160,7 +160,7 @@ def test_runs_without_a_recipe_are_known_by_their_names():
     names = ["out/seed1/model", "out/seed-2/model", "other/seed3/model"]
     reports = [make_report(name=name, weights=name, rng_seed=i) for i, name in enumerate(names)]
     assert [group["runs"] for group in compare_reports(reports)["groups"]] == [2, 1]
-    assert "How these runs were trained is not recorded" in comparison_markdown(reports)
+    assert "The training of these runs is not recorded" in comparison_markdown(reports)
 
 
 def test_reports_of_another_major_version_are_refused():
@@ -183,14 +183,14 @@ def test_reports_of_another_major_version_are_refused():
     ],
 )
 def test_other_protocols_are_refused(other, message):
-    with pytest.raises(ProtocolError, match=f"belong in no common table: .*({message})"):
+    with pytest.raises(ProtocolError, match=f"cannot be compared in one table: .*({message})"):
         compare_reports([make_report(), make_report(**other)])
 
 
 def test_a_fold_twice_on_other_turns_is_refused():
-    with pytest.raises(ProtocolError, match="Fold 2 was measured on different turns"):
+    with pytest.raises(ProtocolError, match="Reports of fold 2 were measured on different turns"):
         compare_reports([make_report(fold=1), make_report(fold=2), make_report(fold=2, seed=1)])
-    with pytest.raises(ProtocolError, match="A report of a fold and one of none"):
+    with pytest.raises(ProtocolError, match="Reports with and without a fold"):
         compare_reports([make_report(), make_report(fold=2)])
     same = make_report(fold=1)
     same.content["protocol"]["fold"] = 2
@@ -198,11 +198,11 @@ def test_a_fold_twice_on_other_turns_is_refused():
         compare_reports([make_report(fold=1), same])
     unheard = make_report(fold=1)
     unheard.content["not_heard"] = [{"conversation_id": "c0", "turn_index": 0, "reason": "silent"}]
-    with pytest.raises(ProtocolError, match="Fold 1 was measured on different turns"):
+    with pytest.raises(ProtocolError, match="Reports of fold 1 were measured on different turns"):
         compare_reports([make_report(fold=1), unheard])
     bare = [make_report(fold=1), make_report(fold=2)]
     bare[1].predictions.clear()
-    with pytest.raises(ValueError, match=r"their predictions\.jsonl are needed; those of folds \[2\] are missing"):
+    with pytest.raises(ValueError, match=r"needs their predictions\.jsonl; those of folds \[2\] are missing"):
         compare_reports(bare)
     with pytest.raises(ValueError, match="at least one report"):
         compare_reports([])
@@ -217,7 +217,7 @@ def test_what_is_no_report(tmp_path):
     content = copy.deepcopy(make_report().content)
     content["columns"]["memory"]["metrics"]["wa"]["value"] = "high"
     (tmp_path / "report.json").write_text(json.dumps(content))
-    with pytest.raises(ValueError, match=r"No evaluation report: \$\.columns\.memory\.metrics\.wa\.value: 'high'"):
+    with pytest.raises(ValueError, match=r"Not an evaluation report: \$\.columns\.memory\.metrics\.wa\.value: 'high'"):
         EvaluationReport.load(tmp_path)
 
 
@@ -248,7 +248,7 @@ def test_two_runs_are_compared_turn_by_turn():
 
 def test_pairs_are_of_the_same_turns():
     one, two = paired_reports()
-    with pytest.raises(ProtocolError, match="needs the same turns, and these are of the folds 1 and 2"):
+    with pytest.raises(ProtocolError, match="needs the same turns, but these are of folds 1 and 2"):
         compare_paired(make_report(fold=1), make_report(fold=2))
     del two.predictions[3]
     with pytest.raises(ProtocolError, match="these reports scored different ones"):

@@ -37,8 +37,8 @@ def test_evaluate_loads_the_module_by_its_path():
     ("references", "predictions", "num_labels", "message"),
     [
         ([-1], [0], 2, "No turn is scored"),
-        ([2], [0], 2, r"Labels are -1 \(predictions only\) to 1, got 0..2"),
-        ([0], [-2], 2, "Labels are -1"),
+        ([2], [0], 2, r"Labels must be -1 \(predictions only\) to 1, got 0..2"),
+        ([0], [-2], 2, "Labels must be -1"),
     ],
 )
 def test_indices_that_cannot_be(references, predictions, num_labels, message):
@@ -57,7 +57,7 @@ def test_metrics_of_confusions_are_those_of_scikit_learn(seed):
     np.testing.assert_array_equal(counts.sum(0), scores["confusion"])
     for metric in METRICS:
         assert metric_of(metric, counts.sum(0)) == pytest.approx(scores[metric])
-    with pytest.raises(ValueError, match="A metric is one of"):
+    with pytest.raises(ValueError, match="metric must be one of"):
         metric_of("accuracy", counts)
 
 
@@ -91,7 +91,7 @@ def test_intervals_cover_what_they_are_for():
     assert 0.88 <= coverage(40) <= 0.99
 
 
-def test_of_few_conversations_intervals_say_too_much(monkeypatch):
+def test_intervals_of_few_conversations_are_too_narrow(monkeypatch):
     monkeypatch.setattr(statistics, "MIN_CONVERSATIONS", 2)
     assert coverage(5) < 0.88
 

@@ -1,4 +1,4 @@
-"""Parts of a report: a LoRA's conditions, rivals, groups, calibration, files, and that it can be written again."""
+"""Parts of a report: a LoRA's conditions, baselines, groups, calibration, files, and that it can be written again."""
 
 import csv
 import json
@@ -12,9 +12,9 @@ from tiny_models import LABELS, save_base, tone
 from titans_mal import Qwen2AudioMALForAudioEmotion, load_conversations
 from titans_mal.data.synthetic.voices import to_wav
 from titans_mal.evaluation import evaluate_conversations as runner
+from titans_mal.evaluation.baselines import speaker_centred
 from titans_mal.evaluation.evaluate_conversations import evaluate_conversations
 from titans_mal.evaluation.report_file import EvaluationReport
-from titans_mal.evaluation.rivals import speaker_centred
 
 
 @pytest.fixture(scope="module")
@@ -99,7 +99,7 @@ def test_a_lora_brings_two_conditions(processor, tables, tmp_path):
         evaluated(model, processor, tables, tmp_path / "none", conditions=["host"])
 
 
-def test_rivals_need_the_training_split(model, processor, tables, tmp_path, monkeypatch):
+def test_baselines_need_the_training_split(model, processor, tables, tmp_path, monkeypatch):
     monkeypatch.setattr(runner, "TRAINING_TURNS", 20)
     report = evaluated(model, processor, tables, tmp_path / "out", seed=5)
     assert report.content["left_out"] == {}
@@ -110,7 +110,7 @@ def test_rivals_need_the_training_split(model, processor, tables, tmp_path, monk
     names = [[turn[column] for turn in turns] for column in ("conversation_id", "speaker")]
     expected = speaker_centred(alone, *names, training.mean(0)).argmax(-1)
     assert [turn["predicted"]["speaker_centred"] for turn in turns] == [LABELS[place] for place in expected]
-    # They are rivals of the memory like any other condition.
+    # They are compared with the memory like any other condition.
     assert {"speaker_centred", "transitions"} <= {*report.content["differences"]}
     without = evaluated(model, processor, tables, tmp_path / "without", train=None)
     assert {*report.columns} - {*without.columns} == {"speaker_centred", "transitions"}

@@ -109,7 +109,7 @@ def test_the_numbers_of_a_card_are_those_of_its_report(folder, reports):
         "args": {"labels": report["protocol"]["labels"]},
     }
     metrics = {(metric["args"]["column"], metric["args"]["metric"]): metric for metric in result["metrics"]}
-    # Controls, rivals and floors are in the table, and no results of the model.
+    # Controls, baselines and floors are in the table, but are not results of the model.
     assert {column for column, _ in metrics} == {"memory", "reads_off"}
     assert len(result["metrics"]) == len(metrics) == 8
     assert "| floor: majority |" in text

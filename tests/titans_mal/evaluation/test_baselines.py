@@ -1,4 +1,4 @@
-"""The rivals of a memory, against what they are defined to be."""
+"""The baselines without memory, against their definitions."""
 
 import itertools
 
@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy.special import softmax
 
-from titans_mal.evaluation.rivals import decode_dialogues, emotion_transitions, speaker_centred
+from titans_mal.evaluation.baselines import decode_dialogues, emotion_transitions, speaker_centred
 
 
 CONVERSATIONS, SPEAKERS = ["c"] * 6 + ["d"] * 2, ["A", "B", "A", "A", "B", "A", "A", "A"]
@@ -51,7 +51,7 @@ def test_dialogues_are_decoded_as_by_going_through_all_paths():
     np.testing.assert_allclose(decoded[6:], np.exp(decode_dialogues(logits[6:], ["d"] * 2, prior, transitions)))
 
 
-def test_rivals_know_nothing_of_later_turns():
+def test_baselines_do_not_use_later_turns():
     rng = np.random.default_rng(2)
     logits, prior, transitions = rng.standard_normal((8, 3)), np.full(3, 1 / 3), rng.dirichlet(np.ones(3), size=3)
     for rival in (

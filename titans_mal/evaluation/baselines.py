@@ -1,0 +1,84 @@
+"""Baselines without memory: the host's logits for single turns, combined with simple information on the dialogue.
+
+All run forward in time only, so that they could be used live, and use no gold labels of the evaluated split.
+"""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Sequence
+
+import numpy as np
+from scipy.special import log_softmax, logsumexp
+
+
+def speaker_centred(
+    logits: np.ndarray, conversations: Sequence[str], speakers: Sequence[str], training_mean: np.ndarray
+) -> np.ndarray:
+    """(turns, labels), the logits after centring the readout's input by speaker.
+
+    From the readout's input h, the mean over the speaker's n earlier turns is subtracted and that of the training
+    split added, with the weight n / (n + 2): h - n / (n + 2) (mean of the speaker - mean of the training split). Since
+    the readout is linear in h, the same is done to the logits, without storing h.
+
+    Args:
+        logits: (turns, labels), with memory off, in chronological order.
+        training_mean: (labels,), mean logits of the training split, with memory off.
+    """
+    count: Counter = Counter()
+    total: dict = defaultdict(lambda: np.zeros(logits.shape[1]))
+    scores = np.empty_like(logits)
+    for position, speaker in enumerate(zip(conversations, speakers)):
+        n = count[speaker]
+        shift = total[speaker] / n - training_mean if n else 0.0
+        scores[position] = logits[position] - n / (n + 2) * shift
+        count[speaker] += 1
+        total[speaker] = total[speaker] + logits[position]
+    return scores
+
+
+def emotion_transitions(
+    labels: Sequence[int], conversations: Sequence[str], num_labels: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Frequencies of labels, and of transitions within a conversation; with add-one smoothing.
+
+    Args:
+        labels: (turns,) of a training split, in chronological order; below 0 = unknown.
+
+    Returns:
+        prior (labels,), and transitions (labels, labels) with the earlier label in rows; both normalised.
+    """
+    prior, transitions = np.ones(num_labels), np.ones((num_labels, num_labels))
+    previous: dict[str, int] = {}
+    for label, name in zip(labels, conversations):
+        if label >= 0:
+            prior[label] += 1
+            if previous.get(name, -1) >= 0:
+                transitions[previous[name], label] += 1
+        previous[name] = label
+    return prior / prior.sum(), transitions / transitions.sum(1, keepdims=True)
+
+
+def decode_dialogues(
+    logits: np.ndarray, conversations: Sequence[str], prior: np.ndarray, transitions: np.ndarray
+) -> np.ndarray:
+    """(turns, labels), log-probabilities of each turn's label given the logits of this and earlier turns.
+
+    The forward recursion of a hidden Markov model (Rabiner 1989, equations 19 and 20), where the likelihood of a turn
+    is the host's probability divided by the label's prior: b_t(j) = p_t(j) / prior(j) sum_i b_{t-1}(i) transitions(i,
+    j). The first turn of a dialogue keeps its probabilities.
+
+    Args:
+        logits: (turns, labels), with memory off, in chronological order.
+        prior, transitions: from `emotion_transitions`.
+    """
+    evidence = log_softmax(logits, axis=-1) - np.log(prior)
+    beliefs: dict[str, np.ndarray] = {}
+    decoded = np.empty_like(logits)
+    for position, name in enumerate(conversations):
+        expected = np.log(prior)
+        if name in beliefs:
+            expected = logsumexp(beliefs[name][:, None] + np.log(transitions), axis=0)
+        joint = evidence[position] + expected
+        decoded[position] = beliefs[name] = joint - logsumexp(joint)
+    return decoded
