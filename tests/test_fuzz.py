@@ -26,7 +26,7 @@ from titans_mal.modeling.audio_loading import audio_seconds, load_audio
 from titans_mal.modeling.conversation_memory_file import state_from_bytes, state_to_bytes
 from titans_mal.modeling.json_text import parse_json
 from titans_mal.modeling.pipeline_audio_emotion import AudioEmotionPipeline
-from titans_mal.training.checkpoints import DIGESTS_FILE, whats_wrong
+from titans_mal.training.checkpoints import DIGESTS_FILE, find_damage
 
 
 MOST_SECONDS = 5.0
@@ -220,7 +220,7 @@ def test_deep_json(text, tmp_path):
     with pytest.raises(ValueError, match=r"a\.json"):
         read_segments(tmp_path / "a.json")
     (tmp_path / DIGESTS_FILE).write_text(text)
-    assert whats_wrong(tmp_path) is not None
+    assert find_damage(tmp_path) is not None
 
 
 @fuzz(100)

@@ -84,7 +84,7 @@ def test_what_it_prints_and_leaves(uninterrupted, data):
     assert "Parameters: memory " in printed
     assert ", lora " in printed
     assert "A step: 2 batches of 1 lanes of up to 3 turns; the longest turn has" in printed
-    assert "Memory of a process" in printed
+    assert "Memory per process" in printed
     assert "| memory on, LoRA on |" in printed
     model = AutoModelForAudioEmotion.from_pretrained(output / "model")
     assert model.config.adapter_only

@@ -114,7 +114,7 @@ def test_weights_that_are_not_finite(base, tmp_path, where, number):
             make_from(tmp_path / "base")
         return
     model.save_pretrained(tmp_path)
-    with pytest.raises(ValueError, match=rf"{tmp_path} has weights that are not finite, in 1 tensors: {tensor}"):
+    with pytest.raises(ValueError, match=rf"{tmp_path} has 1 tensors with values that are not finite: {tensor}"):
         AutoModelForAudioEmotion.from_pretrained(tmp_path)
 
 

@@ -1,4 +1,4 @@
-"""Fine-tuning of the memory, and of a LoRA on its host, on whole conversations."""
+"""Training of the memory, and of a LoRA on its host, on whole conversations."""
 
 from .arguments import ConversationTrainingArguments
 from .audio_cache import AudioTowerCache

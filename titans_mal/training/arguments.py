@@ -1,4 +1,4 @@
-"""The arguments of a training: those of transformers, and the few that conversations add."""
+"""Training arguments: those of transformers, and a few for conversations."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from .options import LABEL_NAMES, check_accelerator_config, check_options, wants
 
 
 CLASS_WEIGHTS = ("none", "balanced")
-# What transformers calls gradient checkpointing, since 5.23 and before.
+# The name of gradient checkpointing in transformers, which changed in 5.23.
 CHECKPOINTING = next(
     name
     for name in ("activation_checkpointing", "gradient_checkpointing")
@@ -24,52 +24,54 @@ CHECKPOINTING = next(
 class ConversationTrainingArguments(TrainingArguments):
     """`transformers.TrainingArguments` for `ConversationTrainer`.
 
-    `per_device_train_batch_size` counts lanes, each with a window of turns, and `per_device_eval_batch_size` turns.
-    `label_smoothing_factor` is that of the emotion labels. Where evaluations choose checkpoints or the learning rate,
-    `metric_for_best_model` is "ua" by default. Columns of a table are never removed, whatever `remove_unused_columns`
-    says.
+    `per_device_train_batch_size` is the number of lanes, each with a window of turns, and `per_device_eval_batch_size`
+    the number of turns. `label_smoothing_factor` applies to the emotion labels. If evaluations choose checkpoints or
+    the learning rate, `metric_for_best_model` is "ua" by default. Columns of a table are never removed, whatever
+    `remove_unused_columns` is.
 
     Args:
-        window: turns of a conversation in a step, with gradients through what they write; at least 2, since what the
-            last turn writes is not read in the step.
-        class_weights: "none", or "balanced": labels that are rare count more, all labels the same in sum.
-        checkpoint_blocks: decoder blocks keep their input alone and run again in the backward pass; transformers'
-            gradient checkpointing, whose name depends on its version.
-        soft_labels: learn the shares of raters' votes in the column `emotion_probabilities`, of turns that are scored.
-        cache_audio: a folder for what the frozen audio tower computes, as `AudioTowerCache`; None: it is computed in
-            each step.
-        virtual_speakers: probability, from 0 to 1, with which a speaker of a conversation gets another voice
-            (speed), microphone, room, level and noise (`VirtualSpeaker`), drawn again each time that the conversation
-            is trained on. Not with `cache_audio`, since the audio changes.
-        evaluation_resamples: of the bootstrap in the reports of evaluations during the training.
+        window: number of turns of a conversation per step, with gradients through what they write; at least 2, since
+            what the last turn writes is not read within the step.
+        class_weights: "none", or "balanced": the loss is weighted so that all labels contribute equally.
+        checkpoint_blocks: gradient checkpointing of the decoder blocks (its name in transformers depends on the
+            version).
+        soft_labels: train on the raters' votes in the column `emotion_probabilities`, for scored turns.
+        cache_audio: folder for the outputs of the frozen audio tower (see `AudioTowerCache`); None: they are computed
+            in each step.
+        virtual_speakers: probability, from 0 to 1, that a speaker of a conversation gets another voice (speed),
+            microphone, room, level and noise (`VirtualSpeaker`), drawn each time the conversation is trained on. Not
+            with `cache_audio`, since the audio changes.
+        evaluation_resamples: number of bootstrap resamples in evaluations during training.
 
     Raises:
-        ValueError: for a value that is not allowed, or an option of transformers that would be passed over or would
-            lose turns or states, as `options.REFUSED` says.
-        RuntimeError: if the processes that a launcher started do not know of each other.
+        ValueError: for an invalid value, or an option of transformers that has no effect here or would lose turns or
+            states (see `options.REJECTED`).
+        RuntimeError: if the processes that a launcher started are not connected.
     """
 
-    window: int = field(default=8, metadata={"help": "Turns of a conversation that a step hears; at least 2."})
-    class_weights: str = field(default="none", metadata={"help": "none or balanced."})
-    checkpoint_blocks: bool = field(default=False, metadata={"help": "Run blocks again in the backward pass."})
-    soft_labels: bool = field(default=False, metadata={"help": "Learn from the column emotion_probabilities."})
+    window: int = field(default=8, metadata={"help": "Number of turns of a conversation per step; at least 2."})
+    class_weights: str = field(default="none", metadata={"help": "Weights of the labels: none or balanced."})
+    checkpoint_blocks: bool = field(default=False, metadata={"help": "Recompute blocks in the backward pass."})
+    soft_labels: bool = field(default=False, metadata={"help": "Train on the column emotion_probabilities."})
     cache_audio: str | None = field(default=None, metadata={"help": "Folder for the frozen audio tower's output."})
     virtual_speakers: float = field(
-        default=0.0, metadata={"help": "Share of speakers that get another voice, 0 to 1."}
+        default=0.0, metadata={"help": "Probability, from 0 to 1, that a speaker gets another voice."}
     )
-    evaluation_resamples: int = field(default=200, metadata={"help": "Of the bootstrap in reports on the way."})
+    evaluation_resamples: int = field(
+        default=200, metadata={"help": "Number of bootstrap resamples in evaluations during training."}
+    )
 
     def __post_init__(self):
         check_options(self)
-        # The columns of a table are not the names of the model's inputs.
+        # Trainer would remove all columns, since their names differ from the model's inputs.
         self.remove_unused_columns = False
         self.label_names = LABEL_NAMES
         if self.metric_for_best_model is None and wants_best_metric(self):
             self.metric_for_best_model = "ua"
-        # Without being told, accelerate takes processes on a CPU for unrelated ones.
+        # Without it, accelerate treats processes on a CPU as unrelated.
         self.use_cpu = self.use_cpu or not torch.accelerator.is_available()
         if self.ddp_find_unused_parameters is None:
-            # A window that holds one turn of each conversation reads nothing that was written in it.
+            # If a window holds a single turn of each conversation, nothing that it writes is read.
             self.ddp_find_unused_parameters = True
         if self.checkpoint_blocks:
             setattr(self, CHECKPOINTING, True)
@@ -89,5 +91,5 @@ class ConversationTrainingArguments(TrainingArguments):
             raise ValueError(f"evaluation_resamples must be at least 100, got {self.evaluation_resamples}.")
         check_accelerator_config(self.accelerator_config)
         if self.n_gpu > 1:  # which also sets up the processes
-            raise ValueError(f"One process cannot train on {self.n_gpu} GPUs: let accelerate launch one for each.")
+            raise ValueError(f"One process cannot train on {self.n_gpu} GPUs: use accelerate launch.")
         process_state()

@@ -1,4 +1,4 @@
-"""What a frozen audio tower computes of each turn, kept on disk: it is the same in every epoch."""
+"""Cache on disk for the outputs of a frozen audio tower, which are the same in every epoch."""
 
 from __future__ import annotations
 
@@ -18,43 +18,45 @@ from transformers.modeling_outputs import BaseModelOutputWithPooling
 from ..modeling.model_identity import host_checksums, host_fingerprint
 
 
-# What is kept, whatever the host's precision.
+# Precision of the cache, whatever the host's precision.
 DTYPE = torch.float16
 _HIDDEN, _LENGTH = "last_hidden_state", "positions"
 
 
 class AudioTowerCache:
-    """Keeps what the frozen audio tower of a model computes, in float16, one file for each turn's features.
+    """Caches the outputs of a model's frozen audio tower in float16, one file for each turn's features.
 
-    Within `with cache:` the model's tower computes only features that are not in the folder; all else of the model,
-    its projector and a LoRA on its language model among it, is computed as ever. Numbers are those of a tower in
-    evaluation mode whose output is rounded to float16, the first time as well: filling the folder and reading it train
-    alike. Several processes, models and trainings may share a folder. A file is named by the features of a turn and
-    their mask, and its folder by the tower's class and weights.
+    Within `with cache:`, the tower computes only features that are not in the folder; the rest of the model, including
+    its projector and a LoRA on its language model, is computed as usual. Outputs are those of a tower in evaluation
+    mode rounded to float16, also the first time, so training does not depend on whether the cache was filled before.
+    Several processes, models and trainings may share a folder. Files are named by a hash of a turn's features and
+    mask, and their folder by the tower's class and weights.
 
     ```python
     with AudioTowerCache(model, "features"):
-        model(**inputs)  # or a training, an evaluation, a pipeline
+        model(**inputs)  # or training, evaluation, a pipeline
     ```
 
     Args:
-        model: with memory, of a host whose tower computes each turn by itself, as its `row_wise_tower` says.
-        folder: is made when the first features are kept.
+        model: with memory, for a host whose tower processes each turn independently (its `row_wise_tower` is set).
+        folder: created when the first features are stored.
 
     Attributes:
-        folder: that of this tower, within the given one.
-        found, computed: turns that were read from the folder, and those that were not there.
+        folder: the subfolder of this tower.
+        found, computed: number of turns that were read from the folder, and that were computed.
 
     Raises:
-        ValueError: for a host whose tower does not compute each turn by itself, and for a tower that trains, carries
-            an adapter of PEFT, or has weights that cannot be named (quantised or offloaded ones).
+        ValueError: for a host whose tower does not process each turn independently, and for a tower that is trained,
+            has a PEFT adapter, or has weights without a fingerprint (quantised or offloaded ones).
     """
 
     def __init__(self, model: PreTrainedModel, folder: str | os.PathLike):
         self._tower = _frozen_tower(model)
         fingerprint = host_fingerprint(host_checksums(self._tower.state_dict(), without=()))
         if fingerprint is None:
-            raise ValueError("The weights of the audio tower are quantised or offloaded, so that nothing names them.")
+            raise ValueError(
+                "The weights of the audio tower are quantised or offloaded, so they cannot be identified."
+            )
         self.folder = Path(folder) / f"{type(self._tower).__name__}-{fingerprint}"
         self.found = self.computed = 0
         self._compute: Callable | None = None
@@ -78,7 +80,7 @@ class AudioTowerCache:
 
     @torch.no_grad()
     def _forward(self, input_features: Tensor, *args, **kwargs) -> BaseModelOutputWithPooling:
-        """The tower's `forward` for rows of features, each (mel bins, frames) or as the host has them."""
+        """The tower's `forward` for rows of features, each (mel bins, frames) or in the host's shape."""
         if args or kwargs.get("output_hidden_states") or kwargs.get("output_attentions"):
             return self._compute(input_features, *args, **kwargs)
         rows = len(input_features)
@@ -100,7 +102,7 @@ class AudioTowerCache:
         return BaseModelOutputWithPooling(last_hidden_state=output.to(input_features.dtype))
 
     def _run_tower(self, input_features: Tensor, kwargs: dict) -> Tensor:
-        """(rows, positions, size) in float16, without the dropout of a training."""
+        """(rows, positions, size) in float16, computed in evaluation mode."""
         modes = {module: module.training for module in self._tower.modules()}
         self._tower.eval()
         try:
@@ -110,7 +112,7 @@ class AudioTowerCache:
                 module.training = was_training
         rounded = hidden.to(DTYPE)
         if not bool(torch.isfinite(rounded).all()):
-            raise ValueError("What the audio tower computes is not finite in float16: train without a cache of it.")
+            raise ValueError("The audio tower's output is not finite in float16: train without cache_audio.")
         return rounded
 
 
@@ -118,19 +120,19 @@ def _frozen_tower(model: PreTrainedModel) -> nn.Module:
     name = getattr(type(model), "row_wise_tower", None)
     if name is None:
         raise ValueError(
-            f"{type(model).__name__} cannot keep what its audio tower computes: it computes a batch's turns together, "
-            "so that the same turn differs from batch to batch. Train it without a cache."
+            f"The audio tower of {type(model).__name__} cannot be cached: its output for a turn depends on the rest "
+            "of the batch. Train it without a cache."
         )
     tower = next(module for key, module in model.named_modules() if key.split(".")[-1] == name)
     if any(parameter.requires_grad for parameter in tower.parameters()):
-        raise ValueError("The audio tower trains, so that what it computes changes: freeze it, or give no cache.")
+        raise ValueError("The audio tower is trained, so its output changes: freeze it, or train without a cache.")
     if any(".base_layer." in key or ".original_module." in key for key in tower.state_dict()):
-        raise ValueError("The audio tower carries an adapter of PEFT, which may be switched off: give no cache.")
+        raise ValueError("The audio tower has a PEFT adapter, which may be switched off: train without a cache.")
     return tower
 
 
 def _mask_of(by_row: dict[str, Tensor], row: int) -> dict[str, Tensor]:
-    """What else the tower is given for a row; of attention masks, the line of the first position."""
+    """The tower's other inputs for a row; for attention masks, the line of the first position."""
     masks = {}
     for name, value in by_row.items():
         mask = value[row]
@@ -141,7 +143,7 @@ def _mask_of(by_row: dict[str, Tensor], row: int) -> dict[str, Tensor]:
 
 
 def _names(input_features: Tensor, masks: list[dict[str, Tensor]]) -> list[str]:
-    """A name for each row, by everything that the tower is given for it."""
+    """A name for each row: a hash of all inputs of the tower for it."""
     names = []
     for row, features in enumerate(input_features.detach().cpu()):
         digest = hashlib.sha256()
@@ -153,19 +155,19 @@ def _names(input_features: Tensor, masks: list[dict[str, Tensor]]) -> list[str]:
 
 
 def _positions_read(masks: dict[str, Tensor], positions: int) -> int:
-    """How many of a row's first positions the host may read: all, unless a mask says where its sound ends."""
+    """How many of a row's first positions the host may read: all, unless a mask marks the end of its audio."""
     ends = []
     for mask in masks.values():
-        # Additive masks are 0 where there is something.
-        is_there = mask == 0 if mask.is_floating_point() else mask != 0
-        count = int(is_there.sum())
-        if bool(is_there[:count].all()):
+        # Additive masks are 0 at valid positions.
+        is_valid = mask == 0 if mask.is_floating_point() else mask != 0
+        count = int(is_valid.sum())
+        if bool(is_valid[:count].all()):
             ends.append(-(-count * positions // len(mask)) + 1)
     return min([*ends, positions])
 
 
 def _read(path: Path) -> Tensor | None:
-    """(positions, size), with zeros where the host reads nothing; None if it is not there, or broken."""
+    """(positions, size), padded with zeros where the host does not read; None if the file is missing or broken."""
     try:
         with safe_open(path, "pt") as file:
             kept, positions = file.get_tensor(_HIDDEN), int(file.metadata()[_LENGTH])
@@ -175,7 +177,7 @@ def _read(path: Path) -> Tensor | None:
 
 
 def _write(path: Path, hidden: Tensor, count: int) -> None:
-    """Keep a row's first positions; other processes see the whole file or none."""
+    """Store a row's first positions; other processes see the complete file or none."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.NamedTemporaryFile(dir=path.parent, suffix=".draft", delete=False) as draft:
         draft.close()

@@ -1,4 +1,4 @@
-"""Checkpoints that are known to be whole: a list of their files' digests is written last, and checked before use."""
+"""Complete checkpoints: digests of all files are written last, and verified before use."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ DIGESTS_FILE = "checkpoint_digests.json"
 
 
 def seal_checkpoint(folder: str | os.PathLike) -> None:
-    """Write the digests of all files of a checkpoint, when nothing else is left to be written."""
+    """Write the digests of all files of a checkpoint, after everything else has been written."""
     folder = Path(folder)
-    # On the disk before the list that vouches for them is.
+    # The files must be on disk before their digests.
     for path in _files(folder):
         _sync(path)
     draft = folder / f"{DIGESTS_FILE}.draft"
@@ -32,13 +32,13 @@ def seal_checkpoint(folder: str | os.PathLike) -> None:
     os.replace(draft, folder / DIGESTS_FILE)
 
 
-def whats_wrong(folder: str | os.PathLike) -> str | None:
-    """Why a checkpoint cannot be used, in words; None if it is whole."""
+def find_damage(folder: str | os.PathLike) -> str | None:
+    """Why a checkpoint cannot be used, as text; None if it is complete."""
     folder = Path(folder)
     try:
         digests = parse_json((folder / DIGESTS_FILE).read_bytes())
     except (OSError, ValueError):
-        return f"{DIGESTS_FILE} is missing or broken: it was not written to its end"
+        return f"{DIGESTS_FILE} is missing or broken, so the checkpoint is incomplete"
     if not isinstance(digests, dict) or not digests:
         return f"{DIGESTS_FILE} lists no files"
     for name, digest in digests.items():
@@ -46,44 +46,44 @@ def whats_wrong(folder: str | os.PathLike) -> str | None:
         if not path.is_file():
             return f"{name} is missing"
         if _digest(path) != digest:
-            return f"{name} is not what was written"
+            return f"{name} does not match its digest"
     return None
 
 
 def last_good_checkpoint(output_dir: str | os.PathLike) -> str | None:
-    """The latest checkpoint of a training that is whole; those after it are warned of, and passed over.
+    """The latest complete checkpoint of a training; later ones are skipped with a warning.
 
     Args:
-        output_dir: of the training, with folders `checkpoint-STEP`.
+        output_dir: of the training, with subfolders `checkpoint-STEP`.
 
     Returns:
         Its folder; None if there is none.
     """
     for folder in reversed(_checkpoints(output_dir)):
-        wrong = whats_wrong(folder)
-        if wrong is None:
+        damage = find_damage(folder)
+        if damage is None:
             return str(folder)
-        logger.warning(f"{folder} is not used: {wrong}.")
+        logger.warning(f"{folder} is not used: {damage}.")
     return None
 
 
 def set_aside_broken(output_dir: str | os.PathLike, *, after: str | os.PathLike) -> None:
-    """Rename the checkpoints after a whole one that are not whole, so that none of them counts as kept."""
+    """Rename incomplete checkpoints that follow a complete one, so that they do not count as kept."""
     step = _step(Path(after))
     for folder in _checkpoints(output_dir):
-        if _step(folder) > step and whats_wrong(folder) is not None:
+        if _step(folder) > step and find_damage(folder) is not None:
             names = (f"{folder.name}-broken{'' if number == 1 else f'-{number}'}" for number in itertools.count(1))
-            # One of an earlier interruption at the same step may be there.
+            # A broken checkpoint of the same step may exist from an earlier interruption.
             folder.rename(next(path for path in map(folder.with_name, names) if not path.exists()))
 
 
 def keep_latest(output_dir: str | os.PathLike, limit: int, *, best: str | None = None) -> None:
-    """Remove all but the latest `limit` checkpoints that were written to their end, and the best one.
+    """Remove all complete checkpoints but the latest `limit` and the best one.
 
     Args:
         output_dir: of the training.
-        limit: how many are kept.
-        best: a checkpoint that is kept in any case.
+        limit: number of checkpoints to keep.
+        best: a checkpoint to keep in any case.
     """
     sealed = [folder for folder in _checkpoints(output_dir) if (folder / DIGESTS_FILE).is_file()]
     kept = {*sealed[-limit:], *([Path(best)] if best else [])}
@@ -93,7 +93,7 @@ def keep_latest(output_dir: str | os.PathLike, limit: int, *, best: str | None =
 
 
 def _checkpoints(output_dir: str | os.PathLike) -> list[Path]:
-    """The folders of checkpoints, in the order of their steps."""
+    """The checkpoint folders, in the order of their steps."""
     folders = Path(output_dir).glob("checkpoint-*")
     return sorted((path for path in folders if re.fullmatch(r"checkpoint-\d+", path.name)), key=_step)
 

@@ -1,4 +1,4 @@
-"""What may come between: a signal to stop, and steps whose numbers are not finite."""
+"""Interruptions of a training: signals to stop, and steps that are not finite."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ logger = logging.get_logger(__name__)
 
 
 def any_process(flag: bool) -> bool:
-    """Whether the flag is set in any process; all of them ask together."""
+    """Whether the flag is set in any process; must be called by all processes."""
     state = PartialState()
     if state.num_processes == 1:
         return flag
@@ -25,10 +25,10 @@ def any_process(flag: bool) -> bool:
 
 
 class StopOnSignal(TrainerCallback):
-    """On SIGTERM or SIGINT, saves a checkpoint after the step and ends the training, in all processes at once.
+    """On SIGTERM or SIGINT, saves a checkpoint after the step and ends the training in all processes.
 
     Attributes:
-        received: number of the signal that ended the training; None: none did.
+        received: number of the signal that ended the training; None if none did.
     """
 
     def __init__(self):
@@ -37,7 +37,7 @@ class StopOnSignal(TrainerCallback):
 
     def on_train_begin(self, args, state, control, **kwargs):
         self.received = None
-        # Only the main thread may set handlers; elsewhere the caller's own stand.
+        # Only the main thread may set handlers; in other threads, the caller's handlers are kept.
         if threading.current_thread() is threading.main_thread():
             for number in (signal.SIGTERM, signal.SIGINT):
                 self._before[number] = signal.signal(number, self._receive)
@@ -49,7 +49,7 @@ class StopOnSignal(TrainerCallback):
             control.should_evaluate = False
 
     def on_epoch_end(self, args, state, control, **kwargs):
-        # An evaluation may take longer than what is left before a kill.
+        # Skip the evaluation, which may take longer than the time left before a kill.
         control.should_evaluate &= self.received is None
 
     def on_train_end(self, args, state, control, **kwargs):
@@ -57,13 +57,13 @@ class StopOnSignal(TrainerCallback):
             self.received = self.received or int(signal.SIGTERM)
 
     def restore_handlers(self) -> None:
-        """Give signals back to whom they belonged to before the training."""
+        """Restore the signal handlers from before the training."""
         for number, handler in self._before.items():
             signal.signal(number, handler)
         self._before = {}
 
     def _receive(self, number, frame):
-        if self.received is not None:  # asked twice
+        if self.received is not None:  # second signal
             raise KeyboardInterrupt
         self.received = number
         logger.warning(f"{signal.Signals(number).name}: a checkpoint is saved after this step.")
@@ -86,18 +86,18 @@ class SkippedSteps(TrainerCallback, ExportableState):
         return {"args": {"count": self.count}, "attributes": {}}
 
     def on_train_begin(self, args, state, control, **kwargs):
-        # Trainer itself restores callbacks only where it is asked to.
+        # Trainer itself restores callbacks only on request.
         self.count = state.stateful_callbacks[type(self).__name__]["args"]["count"]
 
     def mark(self) -> None:
-        """The present step has a loss that is not finite."""
+        """Mark the present step's loss as not finite."""
         self._is_bad = True
 
     def on_pre_optimizer_step(self, args, state, control, model=None, **kwargs):
         gradients = [parameter.grad for parameter in model.parameters() if parameter.grad is not None]
         is_finite = bool(torch.isfinite(torch.nn.utils.get_total_norm(gradients)))
         if any_process(self._is_bad or not is_finite):
-            # Without gradients the optimiser changes nothing, not even its moments.
+            # Without gradients, the optimiser changes neither weights nor moments.
             model.zero_grad(set_to_none=True)
             self.count += 1
             self.unlogged += 1

@@ -12,11 +12,11 @@ from ..modeling.conversation_memory_cache import ConversationMemoryCache
 
 
 class LaneStates:
-    """A cache for each batch of an optimiser step that this process hears.
+    """A cache for each batch of an optimiser step in this process.
 
     Args:
         config: of the model.
-        lanes: of a batch.
+        lanes: number of lanes per batch.
     """
 
     def __init__(self, config: PreTrainedConfig, lanes: int):
@@ -25,7 +25,7 @@ class LaneStates:
         self._caches: dict[int, ConversationMemoryCache] = {}
 
     def of_batch(self, lanes: Sequence[int], begins: Sequence[int]) -> ConversationMemoryCache:
-        """The cache of a batch's lanes, in which those of `begins` are empty."""
+        """The cache of a batch's lanes, after emptying the lanes of `begins`."""
         number = lanes[0] // self._lanes
         if number not in self._caches:
             self._caches[number] = ConversationMemoryCache(self._config, batch_size=self._lanes)
@@ -37,13 +37,13 @@ class LaneStates:
         return cache
 
     def save(self, folder: str | os.PathLike) -> None:
-        """Write the caches into sub-folders named by number."""
+        """Write the caches into subfolders named by number."""
         for number, cache in self._caches.items():
             if cache.is_initialized:
                 cache.save_pretrained(Path(folder) / str(number))
 
     def load(self, folder: str | os.PathLike, device) -> None:
-        """Take over what `save` wrote."""
+        """Read the caches that `save` wrote."""
         self._caches = {
             int(path.name): ConversationMemoryCache.from_pretrained(path, self._config).to(device)
             for path in Path(folder).iterdir()

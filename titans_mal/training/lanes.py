@@ -1,8 +1,8 @@
-"""Lanes: which turns each step hears, so that long conversations go on in the next step.
+"""Lanes: which turns each step processes, so that long conversations continue in the next step.
 
-A lane works through one conversation after the other, a window of turns a step. Its memory is carried from step to
-step, cut from the graph (truncated back-propagation through time), and begins anew with each conversation. The order
-depends on the seed and on the number of lanes alone, and not on how processes and accumulation share them.
+A lane processes one conversation after the other, one window of turns per step. Its memory is carried from step to
+step, detached from the graph (truncated back-propagation through time), and is reset for each conversation. The order
+depends only on the seed and the number of lanes, not on how processes and accumulation divide them.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ class LaneTurn:
 
     Attributes:
         row: in the table.
-        lane: whose memory it reads and writes.
+        lane: the lane whose memory it reads and writes.
         begins: whether it is the first turn of its conversation.
         visit: how many times its conversation was trained on before.
     """
@@ -35,21 +35,21 @@ class LaneTurn:
 
 
 class LaneSampler(Sampler[list[LaneTurn]]):
-    """The batches of one process: in each optimiser step every lane advances by a window.
+    """The batches of one process: in each optimiser step, every lane advances by a window.
 
-    An epoch is as many steps as the windows of all conversations fill; lanes go on from one epoch into the next, so
-    none is ever idle.
+    An epoch has as many steps as the windows of all conversations fill; lanes continue across epochs, so none is ever
+    idle.
 
     Args:
         conversations: rows of the turns of each conversation, in order.
-        window: turns of a lane in a step.
-        lanes: of a batch.
-        batches: of an optimiser step, over all processes and accumulated micro-steps.
-        process_index, num_processes: which of an optimiser step's batches are this process's: each `num_processes`-th.
-        seed: of the order of conversations.
+        window: turns of a lane per step.
+        lanes: per batch.
+        batches: per optimiser step, over all processes and accumulation steps.
+        process_index, num_processes: this process takes each `num_processes`-th batch of an optimiser step.
+        seed: for the order of conversations.
 
     Attributes:
-        epoch: the one that iterating gives; to be set before.
+        epoch: the epoch to iterate over; set before iterating.
     """
 
     def __init__(
@@ -75,14 +75,14 @@ class LaneSampler(Sampler[list[LaneTurn]]):
 
     @property
     def plan(self) -> dict:
-        """What decides the order, as JSON holds it: a training that is resumed must have the same."""
-        told = json.dumps([list(map(int, rows)) for rows in self._conversations]).encode()
+        """JSON-serialisable description of everything that determines the order; must be the same when resuming."""
+        rows = json.dumps([list(map(int, rows)) for rows in self._conversations]).encode()
         return {
             "window": self._window,
             "lanes": self._lanes,
             "batches": self._batches,
             "seed": self._seed,
-            "conversations": hashlib.sha256(told).hexdigest()[:16],
+            "conversations": hashlib.sha256(rows).hexdigest()[:16],
         }
 
     def __len__(self) -> int:
@@ -96,7 +96,7 @@ class LaneSampler(Sampler[list[LaneTurn]]):
                 yield [turn for lane in lanes for turn in lane]
 
     def _steps(self) -> Iterator[list[list[LaneTurn]]]:
-        """For each optimiser step without end, the turns of each lane."""
+        """An endless sequence of optimiser steps, each with the turns of each lane."""
         stream = self._shuffled()
         left: list[list[LaneTurn]] = [[] for _ in range(self._lanes * self._batches)]
         while True:
@@ -109,7 +109,7 @@ class LaneSampler(Sampler[list[LaneTurn]]):
             left = [turns[self._window :] for turns in left]
 
     def _shuffled(self) -> Iterator[tuple[int, int]]:
-        """Conversations without end, with the number of the round: all in one order, then all in another."""
+        """An endless sequence of conversations, with the number of the round; each round has another order."""
         rng = np.random.default_rng(self._seed)
         for visit in count():
             yield from ((index, visit) for index in rng.permutation(len(self._conversations)).tolist())

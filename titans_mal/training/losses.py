@@ -1,4 +1,4 @@
-"""The loss of a batch of turns, as a sum over those that are scored."""
+"""The loss of a batch of turns, summed over the scored turns."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ def summed_loss(
     Args:
         logits: (turns, labels).
         labels: (turns,); below 0 = not scored.
-        probabilities: (turns, labels), soft labels that take the place of the scored labels; None: one-hot.
-        class_weights: (labels,), of each label's share of the loss; None: ones.
-        label_smoothing: the share of each turn's target that is spread evenly over all labels (arXiv 1512.00567,
-            section 7), as torch's `cross_entropy` does.
+        probabilities: (turns, labels), soft labels that replace the labels of scored turns; None: one-hot.
+        class_weights: (labels,), weight of each label in the loss; None: ones.
+        label_smoothing: share of each turn's target that is spread evenly over all labels (arXiv 1512.00567,
+            section 7), as in torch's `cross_entropy`.
 
     Returns:
         A scalar in float32 (float64 for float64 logits); 0, with a graph, if no turn is scored.
@@ -40,11 +40,11 @@ def summed_loss(
 
 
 def balanced_class_weights(labels: Sequence[int], num_labels: int) -> Tensor:
-    """(num_labels,), inverse to how often each label occurs, 1 on average over the scored turns.
+    """(num_labels,), inversely proportional to the frequency of each label, 1 on average over the scored turns.
 
     Args:
         labels: of the turns; below 0 = not scored.
-        num_labels: how many labels there are; one that never occurs has weight 0.
+        num_labels: number of labels; labels that never occur have weight 0.
     """
     counts = torch.bincount(torch.tensor([label for label in labels if label >= 0]), minlength=num_labels).float()
     present = counts > 0

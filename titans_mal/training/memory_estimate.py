@@ -1,4 +1,4 @@
-"""How many bytes a training step needs, found by a dry run on the meta device, which computes nothing."""
+"""Estimate the memory of a training step by a dry run on the meta device, which computes nothing."""
 
 from __future__ import annotations
 
@@ -14,23 +14,23 @@ from ..modeling.memory_injection import CALL_KEYWORD, MemoryCall
 from ..modeling.memory_transaction import MemoryTransaction
 
 
-# Where the dry run takes place.
+# Device of the dry run.
 DEVICE = "meta"
 # AdamW keeps two moments of each trained parameter in float32.
 _MOMENTS = 2 * 4
 
 
 class NotEstimatedError(RuntimeError):
-    """What a training needs cannot be told beforehand."""
+    """The memory of a training cannot be estimated."""
 
 
 @dataclass(frozen=True)
 class StepShape:
-    """What a process hears at once.
+    """Size of a batch in one process.
 
     Attributes:
-        lanes, window: conversations, and turns of each.
-        positions: of a turn's prompt, its audio tokens among them.
+        lanes, window: number of conversations, and of turns of each.
+        positions: of a turn's prompt, including its audio tokens.
         audio_tokens: of a turn.
     """
 
@@ -50,13 +50,13 @@ class StepShape:
 
 @dataclass(frozen=True)
 class MemoryEstimate:
-    """Bytes of a training step; the audio tower's passing needs and the allocator's gaps come on top.
+    """Bytes of a training step, without temporary memory of the audio tower and fragmentation.
 
     Attributes:
-        weights: of the model, frozen ones too.
-        gradients, optimizer: of what trains.
-        activations: kept for the backward pass by the language model.
-        memory: kept for it by the memory layers, the states after each turn among them.
+        weights: of the model, including frozen ones.
+        gradients, optimizer: for trained parameters.
+        activations: saved for the backward pass by the language model.
+        memory: saved for it by the memory layers, including the states after each turn.
     """
 
     weights: int
@@ -75,7 +75,7 @@ class MemoryEstimate:
 
 
 def on_meta(model: PreTrainedModel) -> PreTrainedModel:
-    """A twin of a model on the meta device, with its dtypes, its LoRA and what of it trains; it holds no numbers."""
+    """A copy of a model on the meta device, with its dtypes, LoRA and `requires_grad` flags, but without values."""
     with torch.device("meta"):
         twin = type(model)(copy.deepcopy(model.config))
         for name in model.added_adapters:
@@ -91,14 +91,14 @@ def on_meta(model: PreTrainedModel) -> PreTrainedModel:
 def estimate_training_memory(
     model: PreTrainedModel, shape: StepShape, *, gradient_checkpointing: bool = False
 ) -> MemoryEstimate:
-    """The bytes that a step of training holds on one device, without sharding.
+    """The bytes of a training step on one device, without sharding.
 
-    Attention counts as if it kept its probabilities, which fused kernels do not: the estimate is rather too high.
+    Attention is counted as if it saved its probabilities, which fused kernels do not, so the estimate is rather high.
 
     Args:
-        model: on the meta device, with what trains chosen.
+        model: on the meta device, after choosing the trained parts.
         shape: of the step.
-        gradient_checkpointing: blocks keep their input alone, and are run again one by one.
+        gradient_checkpointing: blocks save only their input and are recomputed one by one.
 
     Raises:
         NotEstimatedError: for a host whose blocks do not run on the meta device.
@@ -107,7 +107,7 @@ def estimate_training_memory(
         of_blocks, outside, inputs = _saved_bytes(model, shape)
     except RuntimeError as error:
         raise NotEstimatedError(f"{type(model).__name__} does not run on the meta device: {error}") from error
-    # What the head makes of one position a turn: logits, their softmax and its gradient, in float32.
+    # Output head, for one position per turn: logits, their softmax and its gradient, in float32.
     head = 3 * 4 * shape.turns * model.config.get_text_config(decoder=True).vocab_size
     kept = inputs + max(of_blocks) if gradient_checkpointing else sum(of_blocks)
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
@@ -121,7 +121,7 @@ def estimate_training_memory(
 
 
 def _saved_bytes(model: PreTrainedModel, shape: StepShape) -> tuple[list[int], int, int]:
-    """Bytes that each block saves for the backward pass, that all else does, and those of the blocks' inputs."""
+    """Bytes saved for the backward pass by each block and by everything else, and bytes of the blocks' inputs."""
     decoder = model.get_decoder()
     ledger = _Ledger(model, decoder.layers)
     config = model.config.get_text_config(decoder=True)
@@ -134,7 +134,7 @@ def _saved_bytes(model: PreTrainedModel, shape: StepShape) -> tuple[list[int], i
     call = MemoryCall(transaction, sequence_length=shape.positions)
     call.positions = torch.zeros(shape.turns, shape.audio_tokens, dtype=torch.long, device=DEVICE)
     call.lengths = torch.full((shape.turns,), shape.audio_tokens, device=DEVICE)
-    # As padded turns have; whether a smaller mask has padding, no one can ask here.
+    # The mask of padded turns; on the meta device its content is unknown.
     mask = torch.ones(shape.turns, 1, shape.positions, shape.positions, dtype=torch.bool, device=DEVICE)
     with ledger:
         decoder(inputs_embeds=embeddings, attention_mask=mask, use_cache=False, **{CALL_KEYWORD: call})
@@ -142,14 +142,14 @@ def _saved_bytes(model: PreTrainedModel, shape: StepShape) -> tuple[list[int], i
 
 
 class _Ledger:
-    """Books what autograd saves on the decoder block that runs, or on what stands outside of them."""
+    """Attributes the tensors saved by autograd to the decoder block that is running, or to the rest."""
 
     def __init__(self, model: PreTrainedModel, blocks: nn.ModuleList):
         self.of_blocks = [0] * len(blocks)
         self.outside = 0
         self._blocks = blocks
         self._running: int | None = None
-        # Held, so that no other storage gets the number of one that was counted.
+        # Kept alive, so that the id of a counted storage is not reused.
         self._seen: dict[int, object] = {}
         for parameter in model.parameters():
             self._is_new(parameter)
@@ -159,7 +159,7 @@ class _Ledger:
         self._handles = []
         for number, block in enumerate(self._blocks):
             self._handles.append(block.register_forward_pre_hook(lambda *_, number=number: self._set(number)))
-            # Before the memory's own hook, which is not part of the block.
+            # Prepended, to run before the memory's own hook, which is not part of the block.
             self._handles.append(block.register_forward_hook(lambda *_: self._set(None), prepend=True))
         self._hooks.__enter__()
 

@@ -1,4 +1,4 @@
-"""What a training reports: its size when it starts, and its recipe when it is done."""
+"""Messages of a training at its start, and its recipe at the end."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from .trained_parts import trained_parameters
 from .trainer import ConversationTrainer
 
 
-# Of a training's arguments, those that a reader of the model's card wants to know.
+# The training arguments that the recipe, and thus the model card, includes.
 _IN_RECIPE = (
     "window", "per_device_train_batch_size", "gradient_accumulation_steps", "learning_rate", "lr_scheduler_type",
     "warmup_steps", "class_weights", "soft_labels", "bf16", "seed",
@@ -21,7 +21,7 @@ _IN_RECIPE = (
 
 
 def print_start(trainer: ConversationTrainer) -> None:
-    """Trained parameters by part, the turns and tokens of a step, and the bytes that it will take."""
+    """Print trained parameters by part, turns and tokens per step, and the estimated memory."""
     if not trainer.is_world_process_zero():
         return
     args, model = trainer.args, trainer.accelerator.unwrap_model(trainer.model)
@@ -38,21 +38,21 @@ def print_start(trainer: ConversationTrainer) -> None:
     print("Parameters: " + ", ".join(f"{name} {count:,}" for name, count in parts.items()))
     print(
         f"A step: {batches} batches of {shape.lanes} lanes of up to {shape.window} turns; the longest turn has "
-        f"{positions} positions, {audio_tokens} of them audio: up to {batches * shape.tokens:,} tokens a step."
+        f"{positions} positions, {audio_tokens} of them audio: up to {batches * shape.tokens:,} tokens per step."
     )
-    print(f"Memory of a process, without sharding and the audio tower's passing needs: {estimate}")
+    print(f"Memory per process, without sharding and temporary memory of the audio tower: {estimate}")
 
 
 def print_peak() -> None:
-    """The most that this process's device has held, to be held against the estimate."""
+    """Print the peak memory of this process's device, to compare with the estimate."""
     if torch.cuda.is_available():
-        print(f"The device held {torch.cuda.max_memory_allocated() / 2**30:.2f} GiB at most.")
+        print(f"Peak memory of the device: {torch.cuda.max_memory_allocated() / 2**30:.2f} GiB.")
 
 
 def write_recipe(trainer: ConversationTrainer, options: dict, folder: Path) -> None:
-    """`training_recipe.json` for the model card: names and values of what was trained, on what, and how."""
+    """Write `training_recipe.json` for the model card: what was trained, on which data, and how."""
     model = trainer.accelerator.unwrap_model(trainer.model)
-    # A folder of this machine goes by its own name.
+    # Local folders are recorded by name, without their path.
     recipe = {n: Path(v).name if isinstance(v, str) and Path(v).is_dir() else v for n, v in options.items()}
     recipe.pop("data_dir")
     recipe |= {name: getattr(trainer.args, name) for name in _IN_RECIPE}

@@ -1,4 +1,4 @@
-"""What is trained: the memory and the readout, optionally a LoRA on the host; everything else stays frozen."""
+"""Choose what is trained: memory and readout, and optionally a LoRA on the host; everything else is frozen."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from transformers import PreTrainedModel
 from transformers.utils import is_peft_available
 
 
-# In the names of what hosts see with.
-_SIGHT = ("visual", "vision", "image")
+# Parts of the names of vision modules.
+_VISION = ("visual", "vision", "image")
 
 
 def choose_trained_parts(
@@ -22,18 +22,18 @@ def choose_trained_parts(
     lora_dropout: float = 0.0,
     lora_on_audio_tower: bool = False,
 ) -> None:
-    """Freeze the host, let memory and readout train, and add a LoRA to the host where one is wanted.
+    """Freeze the host, make memory and readout trainable, and optionally add a LoRA to the host.
 
     Args:
         model: with memory.
-        lora_rank: of a LoRA (arXiv 2106.09685) on attention and MLP of the language model; None: none.
+        lora_rank: of a LoRA (arXiv 2106.09685) on attention and MLP of the language model; None: no LoRA.
         lora_alpha: scale of the LoRA times its rank; None: twice the rank.
         lora_dropout: of its inputs.
-        lora_on_audio_tower: also on what turns sound into audio tokens.
+        lora_on_audio_tower: also add it to the modules that turn audio into audio tokens.
 
     Raises:
-        ValueError: for a rank below 1, options of a LoRA without a rank, a model that carries a LoRA already or is
-            saved in full, a host without linear layers to put it on, or what `check_is_saved_whole` refuses.
+        ValueError: for a rank below 1, LoRA options without a rank, a model that already has a LoRA or is saved in
+            full, a host without linear layers for it, or as `check_is_saved_whole`.
         ImportError: for a LoRA without PEFT.
     """
     check_is_saved_whole(model)
@@ -43,36 +43,35 @@ def choose_trained_parts(
         raise ValueError(f"lora_rank must be at least 1, got {lora_rank}.")
     if lora_rank is not None and not model.config.adapter_only:
         raise ValueError(
-            "A model that is saved in full cannot carry a LoRA: begin from the host by from_base, or from an adapter."
+            "A model that is saved in full cannot have a LoRA: start from the host by from_base, or from an adapter."
         )
     if lora_rank is not None and model.added_adapters:
         raise ValueError(
-            f"The model carries the LoRA {model.added_adapters} already: load it without, or give no rank."
+            f"The model already has the LoRA {model.added_adapters}: load it without the LoRA, or give no lora_rank."
         )
     model.freeze_host()
     if lora_rank is not None:
         _add_lora(model, lora_rank, lora_alpha or 2 * lora_rank, lora_dropout, lora_on_audio_tower)
     else:
         for name, parameter in model.named_parameters():
-            # One that came with the checkpoint goes on training.
+            # Continue to train a LoRA from the checkpoint.
             if ".lora_" in name and {*name.split(".")} & {*model.added_adapters}:
                 parameter.requires_grad_(True)
 
 
 def check_is_saved_whole(model: PreTrainedModel) -> None:
-    """Refuse, before it trains, a model of which saving would lose a part.
+    """Check before training that saving the model will lose nothing.
 
     Raises:
-        ValueError: for a model in a wrapper of PEFT, which saves no memory, and for adapters that `check_adapters`
-            refuses.
+        ValueError: for a model in a PEFT wrapper, which does not save the memory, and as `check_adapters`.
     """
     if is_peft_available():
         from peft import PeftMixedModel, PeftModel
 
         if isinstance(model, PeftModel | PeftMixedModel):
             raise ValueError(
-                f"A {type(model).__name__} saves its adapter without the memory: give the model itself, with a LoRA "
-                "by model.add_adapter(LoraConfig(...)) or choose_trained_parts(model, lora_rank=...)."
+                f"A {type(model).__name__} saves its adapter without the memory: pass the model itself, with a LoRA "
+                "added by model.add_adapter(LoraConfig(...)) or choose_trained_parts(model, lora_rank=...)."
             )
     model.check_adapters()
 
@@ -82,34 +81,34 @@ def _add_lora(model: PreTrainedModel, rank: int, alpha: float, dropout: float, o
 
     names = list(_linear_layers(model, on_audio_tower=on_audio_tower))
     if not names:
-        raise ValueError("The host's decoder blocks have no linear layers that a LoRA could be put on.")
-    # One pattern for all blocks, which stays readable in adapter_config.json.
+        raise ValueError("The host's decoder blocks have no linear layers for a LoRA.")
+    # One pattern for all blocks, to keep adapter_config.json readable.
     patterns = sorted({re.sub(r"\\\.\d+\\\.", r"\\.\\d+\\.", re.escape(name)) for name in names})
     config = LoraConfig(r=rank, lora_alpha=alpha, lora_dropout=dropout, target_modules="|".join(patterns))
     model.add_adapter(config)
     for name, parameter in model.named_parameters():
         if parameter.requires_grad and ".lora_" in name:
-            # An optimiser's steps are lost in the rounding of a host in bfloat16.
+            # In bfloat16, optimiser steps would be lost to rounding.
             parameter.data = parameter.data.float()
 
 
 def _linear_layers(model: PreTrainedModel, *, on_audio_tower: bool) -> Iterator[str]:
-    """Names of the linear layers of the decoder blocks, and of what makes audio tokens where that is wanted."""
+    """Names of the linear layers of the decoder blocks, and optionally of the modules that make audio tokens."""
     blocks = {id(module) for block in model.get_decoder().layers for module in block.modules()}
     decoder = {id(module) for module in model.get_decoder().modules()}
     head = model.get_output_embeddings()
     for name, module in model.named_modules():
         if not isinstance(module, nn.Linear) or module is head or name.split(".")[0] in model.extension_names:
             continue
-        # Phi-4 keeps its encoder inside of its decoder.
+        # Phi-4's encoder is inside its decoder.
         is_before = id(module) not in decoder or "audio" in name
-        hears = is_before and not any(word in name for word in _SIGHT)
-        if id(module) in blocks or (on_audio_tower and hears):
+        makes_audio = is_before and not any(word in name for word in _VISION)
+        if id(module) in blocks or (on_audio_tower and makes_audio):
             yield name
 
 
 def trained_parameters(model: PreTrainedModel) -> dict[str, int]:
-    """The number of parameters that train, by part: `memory`, `readout`, `lora`, `host`, and `frozen`."""
+    """The number of trained parameters by part: `memory`, `readout`, `lora`, `host`; and of `frozen` ones."""
     parts = dict.fromkeys(("memory", "readout", "lora", "host", "frozen"), 0)
     own = {"titans_memory": "memory", "emotion_head": "readout", "emotion_values_head": "readout"}
     for name, parameter in model.named_parameters():

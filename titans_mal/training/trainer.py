@@ -27,7 +27,7 @@ from ..modeling.configuration_titans_mal import read_labels
 from ..modeling.emotion_dimensions import concordance_loss
 from .arguments import ConversationTrainingArguments
 from .audio_cache import AudioTowerCache
-from .checkpoints import keep_latest, last_good_checkpoint, seal_checkpoint, set_aside_broken, whats_wrong
+from .checkpoints import find_damage, keep_latest, last_good_checkpoint, seal_checkpoint, set_aside_broken
 from .interruptions import SkippedSteps, StopOnSignal, any_process
 from .lane_states import LaneStates
 from .lanes import LaneSampler
@@ -56,7 +56,7 @@ class ConversationTrainer(Trainer):
         args: of the training.
         processor: of the host.
         train_dataset, eval_dataset: splits of `load_conversations`; several evaluation sets as a dict by name.
-        kwargs: of `transformers.Trainer`, but for those that `options.REFUSED_ARGUMENTS` names. A `compute_loss_func`
+        kwargs: of `transformers.Trainer`, but for those that `options.REJECTED_ARGUMENTS` names. A `compute_loss_func`
             gets the outputs, the emotion labels and `num_items_in_batch`, the scored turns of the whole step.
 
     Attributes:
@@ -168,8 +168,8 @@ class ConversationTrainer(Trainer):
             resume_from_checkpoint = last_good_checkpoint(self.args.output_dir)
             if resume_from_checkpoint is None:
                 raise ValueError(f"{self.args.output_dir} holds no checkpoint that is whole.")
-        elif resume_from_checkpoint and (wrong := whats_wrong(resume_from_checkpoint)):
-            raise ValueError(f"{resume_from_checkpoint} cannot be gone on from: {wrong}.")
+        elif resume_from_checkpoint and (wrong := find_damage(resume_from_checkpoint)):
+            raise ValueError(f"{resume_from_checkpoint} cannot be resumed: {wrong}.")
         if resume_from_checkpoint:
             if self.is_world_process_zero():
                 set_aside_broken(self.args.output_dir, after=resume_from_checkpoint)

@@ -1,4 +1,4 @@
-"""Puts the weights of a checkpoint into the model that is being trained."""
+"""Load the weights of a checkpoint into the model in training."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from ..modeling.host_lora import has_lora, lora_misfits, read_lora, read_lora_co
 
 @torch.no_grad()
 def load_trained_weights(model: PreTrainedModel, folder: str | os.PathLike) -> None:
-    """Load what a checkpoint of this model holds: memory and readout, its LoRA, or in full all weights.
+    """Load the weights of a checkpoint of this model: memory and readout, its LoRA, or all weights.
 
     Args:
-        model: with the same parts as the one that was saved.
-        folder: that `save_pretrained` wrote.
+        model: with the same parts as the saved model.
+        folder: written by `save_pretrained`.
 
     Raises:
-        ValueError: if the checkpoint lacks what the model trains, or holds another LoRA.
+        ValueError: if the checkpoint lacks trained weights, or holds another LoRA.
     """
     folder, loaded = Path(folder), set()
     for shard in sorted(folder.glob("model*.safetensors")):
@@ -32,7 +32,7 @@ def load_trained_weights(model: PreTrainedModel, folder: str | os.PathLike) -> N
         loaded |= _load_lora(model, folder)
     missing = [name for name, p in model.named_parameters() if p.requires_grad and name not in loaded]
     if missing:
-        raise ValueError(f"{folder} lacks {len(missing)} of the weights that train: {missing[:3]}, ...")
+        raise ValueError(f"{folder} lacks {len(missing)} of the trained weights: {missing[:3]}, ...")
 
 
 def _load_lora(model: PreTrainedModel, folder: Path) -> set[str]:
@@ -41,12 +41,12 @@ def _load_lora(model: PreTrainedModel, folder: Path) -> set[str]:
 
     (name,) = model.added_adapters
     if not has_lora(folder):
-        raise ValueError(f"{folder} has no LoRA, and the model has the LoRA {name!r}.")
+        raise ValueError(f"{folder} has no LoRA, but the model has the LoRA {name!r}.")
     weights = read_lora(folder)
     if wrong := lora_misfits(model, name, weights):
-        raise ValueError(f"The LoRA of {folder} is not of the rank or the layers of the model's: {wrong[:3]}, ...")
+        raise ValueError(f"The LoRA of {folder} has another rank or other layers than the model's: {wrong[:3]}, ...")
     saved, own = read_lora_config(folder).lora_alpha, model.peft_config[name].lora_alpha
     if saved != own:
-        raise ValueError(f"The LoRA of {folder} has lora_alpha {saved}, and the model's {own}.")
+        raise ValueError(f"The LoRA of {folder} has lora_alpha {saved}, but the model's is {own}.")
     set_peft_model_state_dict(model, weights, adapter_name=name)
     return {key for key, _ in model.named_parameters() if name in key.split(".")}

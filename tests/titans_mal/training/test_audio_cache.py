@@ -27,7 +27,7 @@ def forbid_tower(model, monkeypatch):
 def test_the_hosts_that_may_be_cached(name, tmp_path, monkeypatch):
     model = frozen(HOSTS[name].model())
     if name not in ROW_WISE:
-        with pytest.raises(ValueError, match=f"^{name}MALForAudioEmotion cannot keep what its audio tower computes"):
+        with pytest.raises(ValueError, match=f"^The audio tower of {name}MALForAudioEmotion cannot be cached"):
             AudioTowerCache(model, tmp_path)
         return
     turns = HOSTS[name].turns(3)
@@ -129,14 +129,14 @@ def test_outside_of_it_the_model_is_as_it_was(tmp_path):
 
 def test_a_tower_that_is_not_frozen_is_refused(tmp_path):
     model = tiny_model()
-    with pytest.raises(ValueError, match="The audio tower trains, so that what it computes changes"):
+    with pytest.raises(ValueError, match="The audio tower is trained, so its output changes"):
         AudioTowerCache(model, tmp_path)
     model.config.adapter_only = True
     choose_trained_parts(model, lora_rank=2, lora_on_audio_tower=True)
-    with pytest.raises(ValueError, match="The audio tower trains"):
+    with pytest.raises(ValueError, match="The audio tower is trained"):
         AudioTowerCache(model, tmp_path)
     model.requires_grad_(False)
-    with pytest.raises(ValueError, match="The audio tower carries an adapter of PEFT"):
+    with pytest.raises(ValueError, match="The audio tower has a PEFT adapter"):
         AudioTowerCache(model, tmp_path)
     assert not list(tmp_path.iterdir())
 
@@ -159,5 +159,5 @@ def test_a_training_finds_what_an_earlier_one_kept(trainer_of, talks, tmp_path, 
 def test_a_training_whose_tower_trains_is_refused_at_the_start(trainer_of, tmp_path):
     model = tiny_model()
     model.requires_grad_(True)
-    with pytest.raises(ValueError, match="The audio tower trains"):
+    with pytest.raises(ValueError, match="The audio tower is trained"):
         trainer_of(model, cache_audio=str(tmp_path / "kept"))

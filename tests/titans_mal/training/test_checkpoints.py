@@ -2,10 +2,10 @@ import pytest
 
 from titans_mal.training.checkpoints import (
     DIGESTS_FILE,
+    find_damage,
     last_good_checkpoint,
     seal_checkpoint,
     set_aside_broken,
-    whats_wrong,
 )
 
 
@@ -30,7 +30,7 @@ def test_the_latest_whole_checkpoint_is_used(training):
     [
         (
             lambda c: (c / "model.safetensors").write_bytes(b"weights" * 99),
-            "model.safetensors is not what was written",
+            "model.safetensors does not match its digest",
         ),
         (lambda c: (c / "lanes" / "state").unlink(), "lanes/state is missing"),
         (lambda c: (c / DIGESTS_FILE).unlink(), "not written to its end"),
@@ -41,13 +41,13 @@ def test_the_latest_whole_checkpoint_is_used(training):
             (lambda c, text=text: (c / DIGESTS_FILE).write_text(text), "lists no files")
             for text in ("{}", "[]", "null")
         ),
-        (lambda c: (c / DIGESTS_FILE).write_text('{"model.safetensors": null}'), "is not what was written"),
+        (lambda c: (c / DIGESTS_FILE).write_text('{"model.safetensors": null}'), "does not match its digest"),
         (lambda c: (c / DIGESTS_FILE).write_text('{"\\u0000": "x"}'), "is missing"),
     ],
 )
 def test_a_corrupted_checkpoint_is_passed_over(training, harm, reason, caplog):
     harm(training / "checkpoint-10")
-    assert reason in whats_wrong(training / "checkpoint-10")
+    assert reason in find_damage(training / "checkpoint-10")
     assert last_good_checkpoint(training) == str(training / "checkpoint-9")
 
 

@@ -71,11 +71,11 @@ def one_line_error(done) -> str:
         (("--memory", "[2]"), "memory must be a JSON object with fields of"),
         (("--memory", '{"depth": 0}'), "depth"),
         (("--window", "1"), "window must be an integer of at least 2, got 1"),
-        (("--push-to-hub", "True"), "push_to_hub=True is refused: a training does not publish"),
+        (("--push-to-hub", "True"), "push_to_hub=True is not supported: training does not publish"),
         (("--validation-share", "1.0"), "validation_share must be 0, or below 1 with two conversations"),
         (("--base-model", "/nowhere"), "/nowhere"),
         (("--dataset", "/nowhere"), "/nowhere"),
-        (("--cache-audio", "kept", "--lora-r", "2", "--lora-audio-tower", "True"), "The audio tower trains"),
+        (("--cache-audio", "kept", "--lora-r", "2", "--lora-audio-tower", "True"), "The audio tower is trained"),
     ],
 )
 def test_an_error_is_one_line(base, talks_folder, tmp_path, options, message):

@@ -75,7 +75,7 @@ def test_a_lora_that_was_loaded_goes_on_training():
     model.requires_grad_(False)
     choose_trained_parts(model)
     assert trained_parameters(model) == before
-    with pytest.raises(ValueError, match=r"carries the LoRA \['default'\] already"):
+    with pytest.raises(ValueError, match=r"already has the LoRA \['default'\]"):
         choose_trained_parts(model, lora_rank=2)
 
 
@@ -85,7 +85,7 @@ def test_a_lora_that_was_loaded_goes_on_training():
         ({"lora_rank": 0}, "lora_rank must be at least 1, got 0"),
         ({"lora_alpha": 8.0}, "need a lora_rank"),
         ({"lora_on_audio_tower": True}, "need a lora_rank"),
-        ({"lora_rank": 4}, "saved in full cannot carry a LoRA"),
+        ({"lora_rank": 4}, "saved in full cannot have a LoRA"),
     ],
 )
 def test_what_is_refused_changes_nothing(options, message):

@@ -243,7 +243,7 @@ def test_a_corrupted_checkpoint_gives_way_to_the_one_before(build, tmp_path):
     path = tmp_path / "out" / "checkpoint-6" / "optimizer.pt"
     path.write_bytes(path.read_bytes()[:-10])
     assert last_good_checkpoint(tmp_path / "out").endswith("checkpoint-4")
-    with pytest.raises(ValueError, match=r"checkpoint-6 cannot be gone on from: optimizer.pt is not what was written"):
+    with pytest.raises(ValueError, match=r"checkpoint-6 cannot be resumed: optimizer.pt does not match its digest"):
         build().train(resume_from_checkpoint=str(tmp_path / "out" / "checkpoint-6"))
     resumed = build()
     resumed.train(resume_from_checkpoint=True)
@@ -402,7 +402,7 @@ def test_memories_of_speakers(build):
         ({"class_weights": "some"}, "class_weights must be one of"),
         ({"save_total_limit": 1}, "use 2 or more"),
         ({"auto_find_batch_size": True}, "choose a batch size"),
-        ({"save_only_model": True}, "no training can go on from"),
+        ({"save_only_model": True}, "that cannot be resumed"),
         ({"ignore_data_skip": True}, "other turns"),
         ({"fp16": True}, "use bf16"),
         ({"evaluation_resamples": 10}, "at least 100, got 10"),

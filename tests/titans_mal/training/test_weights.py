@@ -40,9 +40,9 @@ def test_memory_and_lora_come_back(adapter, tmp_path):
 
 def test_a_lora_of_another_rank_is_refused(adapter, tmp_path):
     adapter(lora_rank=2).save_pretrained(tmp_path)
-    with pytest.raises(ValueError, match=r"not of the rank or the layers of the model's: .*lora_A"):
+    with pytest.raises(ValueError, match=r"has another rank or other layers than the model's: .*lora_A"):
         load_trained_weights(adapter(lora_rank=3), tmp_path)
-    with pytest.raises(ValueError, match=r"not of the rank or the layers of the model's: .*audio_tower"):
+    with pytest.raises(ValueError, match=r"has another rank or other layers than the model's: .*audio_tower"):
         load_trained_weights(adapter(lora_rank=2, lora_on_audio_tower=True), tmp_path)
     with pytest.raises(ValueError, match=r"has lora_alpha 4, and the model's 16"):
         load_trained_weights(adapter(lora_rank=2, lora_alpha=16), tmp_path)
@@ -50,8 +50,8 @@ def test_a_lora_of_another_rank_is_refused(adapter, tmp_path):
 
 def test_weights_that_train_must_be_there(adapter, tmp_path):
     adapter().save_pretrained(tmp_path)
-    with pytest.raises(ValueError, match=r"has no LoRA, and the model has the LoRA 'default'"):
+    with pytest.raises(ValueError, match=r"has no LoRA, but the model has the LoRA 'default'"):
         load_trained_weights(adapter(lora_rank=2), tmp_path)
     (tmp_path / "model.safetensors").unlink()
-    with pytest.raises(ValueError, match=r"lacks \d+ of the weights that train: \['titans_memory"):
+    with pytest.raises(ValueError, match=r"lacks \d+ of the trained weights: \['titans_memory"):
         load_trained_weights(adapter(), tmp_path)
