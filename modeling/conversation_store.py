@@ -7,7 +7,7 @@ import math
 import threading
 import time
 import warnings
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -57,6 +57,10 @@ class ConversationStore:
         time_to_live: seconds after which an unused conversation is forgotten (checked when the store is used).
         log_name: returns the name under which a conversation appears in logs.
 
+    Attributes:
+        counts: how many states were "evicted" to where states lie, "restored" from there, "expired", or "lost" with a
+            process that was killed.
+
     Raises:
         StatesInUse: if another process uses the folder.
         ValueError: for a `max_live` below 1 or a `time_to_live` that is not above 0.
@@ -81,6 +85,7 @@ class ConversationStore:
         self._lock = threading.Lock()
         self._live: OrderedDict[str, _Entry] = OrderedDict()
         self._cleaned_at = -math.inf
+        self.counts: Counter[str] = Counter()
 
     @property
     def live(self) -> list[str]:
@@ -210,6 +215,7 @@ class ConversationStore:
                     f"The conversation {self._log_name(name)} stays in memory: writing it to disk failed with {error}"
                 )
                 return
+            self.counts["evicted"] += 1
             del self._live[name]
 
     def _forget_expired(self) -> None:
@@ -217,6 +223,7 @@ class ConversationStore:
         for name, entry in list(self._live.items()):
             if not entry.users and now - entry.used_at > self._time_to_live:
                 del self._live[name]
+                self.counts["expired"] += 1
                 if not self._states.is_shared:
                     self._states.delete(name)
         # The whole folder is scanned only occasionally.
@@ -230,8 +237,11 @@ class ConversationStore:
             cache = self._new()
             if not self._states.is_shared and self._states.is_lost(name):
                 cache.notes = {LOST: True}
+                self.counts["lost"] += 1
             return cache
-        return self._from_bytes(content, name).to(self._model.titans_memory.device)
+        cache = self._from_bytes(content, name).to(self._model.titans_memory.device)
+        self.counts["restored"] += 1
+        return cache
 
     def _from_bytes(self, content: bytes, name: str) -> ConversationMemoryCache:
         model, known = self._model, self._model.titans_memory.fingerprint()

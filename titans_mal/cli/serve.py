@@ -40,6 +40,7 @@ def serve(
     log_names: Annotated[
         bool, typer.Option("--log-names", help="Log names of conversations and queries instead of hashes.")
     ] = False,
+    log_format: Annotated[str, typer.Option(help="text, or json: one object a line.")] = "text",
     protect_operations: Annotated[
         bool, typer.Option("--protect-operations", help="Require the token for /metrics and /docs too.")
     ] = False,
@@ -50,8 +51,10 @@ def serve(
     On a signal to stop, waiting turns are scored and all states are saved.
     """
     with errors_in_one_line(SafetensorError):
+        if log_format not in ("text", "json"):
+            raise ValueError(f"--log-format is text or json, got {log_format!r}.")
         is_redis = states is not None and states.startswith(("redis://", "rediss://", "unix://"))
-        needed = ("fastapi", "uvicorn", "prometheus_client", *(["redis"] if is_redis else []))
+        needed = ("fastapi", "uvicorn", "prometheus_client", "python_multipart", *(["redis"] if is_redis else []))
         missing = [name for name in needed if not importlib.util.find_spec(name)]
         if missing:
             raise ValueError(f"The server needs {', '.join(missing)}: pip install 'titans_mal[serve]'")
@@ -62,7 +65,8 @@ def serve(
         from titans_mal import AutoModelForAudioEmotion, ConversationPool
 
         from ..server import ServerSettings, create_app
-        from ..server.gate import log_config, name_hash
+        from ..server.gate import name_hash
+        from ..server.logs import log_config
 
         settings = ServerSettings(
             token=token,
@@ -91,7 +95,8 @@ def serve(
             time_to_live=time_to_live,
             log_name=log_name,
         )
-        logs = {} if log_names else {"log_config": log_config()}
+        is_json = log_format == "json"
+        logs = {} if log_names and not is_json else {"log_config": log_config(as_json=is_json)}
         # Accepted turns are answered before the server stops.
         grace = math.ceil(turn_seconds) + 5
         app = create_app(pool, settings, log_name=log_name)

@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from ..modeling.conversation_memory_cache import ConversationMemoryCache
+from .label_settings import LabelSettings
 from .turn_detector import TurnDetector
 from .turns import RATE, LiveScorer, TurnEmotion, check_speaker, history_of, remember, start_after
 
@@ -35,7 +36,7 @@ class ConversationAnalyzer:
     """
 
     def __init__(self, model, processor, *, labels: Sequence[str] | None = None, unknown_below: float = 0.0):
-        self._scorer = LiveScorer(model, processor, labels=labels, unknown_below=unknown_below)
+        self._scorer = LiveScorer(model, processor, LabelSettings(labels, unknown_below))
         self._lock = threading.Lock()
         self._cache = ConversationMemoryCache(model.config)
 

@@ -9,7 +9,8 @@ import numpy as np
 
 from ..data.audio import audio_blocks, audio_channels
 from ..data.segment_files import Segment
-from .turn_detector import SpokenTurn, TurnDetector
+from .stream_resampler import StreamResampler
+from .turn_detector import SpokenTurn, TurnDetector, checked_piece
 from .turns import RATE
 
 
@@ -33,25 +34,88 @@ def channel_segments(
         FileNotFoundError, ValueError: as `load_audio`; also for another number of speakers than channels, the same
             speaker twice, or a recording without speech.
     """
-    there = audio_channels(recording)
-    if len(speakers) != there or len({*speakers}) != there or not all(map(str.strip, speakers)):
-        raise ValueError(
-            f"{recording} has {there} channels: name who talks on each, all different, got {[*speakers]}."
-        )
-    gate, detectors = CrosstalkGate(there, crosstalk_db), [TurnDetector() for _ in speakers]
-    turns: list[list[SpokenTurn]] = [[] for _ in speakers]
-    blocks = zip(*(audio_blocks(recording, RATE, channel=number) for number in range(1, there + 1)))
-    for pieces in (*map(gate.feed, map(np.stack, blocks)), gate.flush()):
-        for number, piece in enumerate(pieces):
-            turns[number] += detectors[number].feed(piece, RATE)
     segments = [
-        Segment(turn.start, turn.end, speaker, channel=number)
-        for number, (speaker, found, detector) in enumerate(zip(speakers, turns, detectors), start=1)
-        for turn in found + detector.flush()
+        Segment(turn.start, turn.end, speakers[channel], channel=channel + 1)
+        for channel, turn in channel_turns(recording, speakers, crosstalk_db=crosstalk_db)
     ]
     if not segments:
         raise ValueError(f"{recording}: no speech was found on any channel.")
     return sorted(segments, key=lambda segment: (segment.start, segment.end))
+
+
+def channel_turns(
+    recording: str | Path | bytes,
+    speakers: Sequence[str],
+    *,
+    crosstalk_db: float = CROSSTALK_DB,
+    max_seconds: float | None = None,
+) -> list[tuple[int, SpokenTurn]]:
+    """What is said on each channel of a sound file: channels, from 0 on, and turns, in the order of their ends.
+
+    Args:
+        recording: the sound file, or its bytes.
+        speakers, crosstalk_db: as `channel_segments`.
+        max_seconds: that the file may last, by what is decoded.
+
+    Raises:
+        AudioTooLong: for a longer file.
+        FileNotFoundError, ValueError: as `channel_segments`; a file without speech has no turns.
+    """
+    there = audio_channels(recording)
+    if len(speakers) != there or len({*speakers}) != there or not all(map(str.strip, speakers)):
+        name = "The audio" if isinstance(recording, bytes) else str(recording)
+        raise ValueError(f"{name} has {there} channels: name who talks on each, all different, got {[*speakers]}.")
+    detector, turns = ChannelDetector(there, crosstalk_db), []
+    numbers = range(1, there + 1)
+    blocks = zip(*(audio_blocks(recording, RATE, channel=number, max_seconds=max_seconds) for number in numbers))
+    for block in blocks:
+        turns += detector.feed(np.stack(block), RATE)
+    return sorted(turns + detector.flush(), key=lambda found: (found[1].end, found[1].start))
+
+
+class ChannelDetector:
+    """Cuts each channel of a stream at its own pauses, without what leaks over from the others.
+
+    Args:
+        channels: how many there are.
+        crosstalk_db: as `CrosstalkGate`.
+        detection: of `TurnDetector`.
+
+    Raises:
+        ValueError: as these.
+    """
+
+    def __init__(self, channels: int, crosstalk_db: float = CROSSTALK_DB, **detection):
+        self._resampler, self._gate = StreamResampler(channels), CrosstalkGate(channels, crosstalk_db)
+        self._detectors = [TurnDetector(**detection) for _ in range(channels)]
+
+    def feed(self, chunk: np.ndarray, sampling_rate: int) -> list[tuple[int, SpokenTurn]]:
+        """Take the next piece of the stream.
+
+        Args:
+            chunk: (channels, samples) of floats within [-1, 1], or of 16-bit integers.
+            sampling_rate: in Hz; may change between pieces.
+
+        Returns:
+            Channel, from 0 on, and turn of those that ended, in the order of their ends.
+
+        Raises:
+            ValueError: as `TurnDetector.feed`; the stream goes on as if the piece had not come.
+        """
+        samples = np.stack([checked_piece(row, sampling_rate) for row in chunk])
+        return self._detect(self._gate.feed(self._resampler.feed(samples, sampling_rate)), is_last=False)
+
+    def flush(self) -> list[tuple[int, SpokenTurn]]:
+        """The stream has ended: the turns that go on end here."""
+        last = self._gate.feed(self._resampler.flush())
+        return self._detect(np.concatenate([last, self._gate.flush()], axis=1), is_last=True)
+
+    def _detect(self, samples: np.ndarray, *, is_last: bool) -> list[tuple[int, SpokenTurn]]:
+        turns = []
+        for channel, (detector, piece) in enumerate(zip(self._detectors, samples)):
+            found = detector.feed(piece, RATE) + (detector.flush() if is_last else [])
+            turns += [(channel, turn) for turn in found]
+        return sorted(turns, key=lambda found: (found[1].end, found[1].start))
 
 
 class CrosstalkGate:

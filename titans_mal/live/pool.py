@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import threading
 import time
 from collections import Counter, deque
-from collections.abc import Callable, Sequence
-from concurrent.futures import Future
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,12 +19,14 @@ from ..modeling.conversation_memory_cache import ConversationMemoryCache
 from ..modeling.conversation_store import LOST, ConversationInUse, ConversationStore, StateFolder, state_key
 from ..modeling.turn_rules import check_text
 from ..modeling.turn_scoring import ScoredTurn
+from .label_settings import LabelSettings
+from .turn_queue import PoolError, TurnFuture, TurnQueue, WaitingTurn
 from .turns import LiveScorer, TurnEmotion, answered_before, check_speaker, history_of, remember, start_after
 
 
-class PoolError(RuntimeError):
-    """A pool takes no turn now."""
+__all__ = ["ConversationPool", "PoolError", "PoolObserver"]
 
+logger = logging.getLogger(__name__)
 
 # For which a turn waits whose conversation another server has; locks run out before.
 _BUSY_SECONDS = 90.0
@@ -32,18 +34,17 @@ _BUSY_SECONDS = 90.0
 _LATENCIES = 1000
 
 
-@dataclass(eq=False)
-class _Request:
-    """A turn that waits to be scored."""
+class PoolObserver:
+    """What a pool reports to who derives from it, from the thread in which turns are scored, so be quick."""
 
-    conversation: str
-    waveform: np.ndarray
-    speaker: str | None
-    start: float | None
-    anew: bool
-    began: float
-    retry_key: str | None = None
-    answer: Future = field(default_factory=Future)
+    def queued(self, waiting: int) -> None:
+        """A turn waits, as one of so many."""
+
+    def batch(self, turns: int) -> None:
+        """A batch of so many turns goes through the model."""
+
+    def answered(self, conversation: str, turns: list[TurnEmotion], stages: Mapping[str, float]) -> None:
+        """The last of a conversation's turns was answered, after so many seconds of each stage (`TurnFuture`)."""
 
 
 class ConversationPool:
@@ -90,18 +91,17 @@ class ConversationPool:
         unknown_below: float = 0.0,
         log_name: Callable[[str], str] = repr,
     ):
-        if max_batch < 1 or max_waiting < 1 or not max_wait_ms >= 0 or not max_waiting_megabytes > 0:
-            raise ValueError(
-                "max_batch and max_waiting are at least 1, max_wait_ms at least 0 and max_waiting_megabytes above 0, "
-                f"got {max_batch}, {max_waiting}, {max_wait_ms} and {max_waiting_megabytes}."
-            )
-        self._max_waiting_bytes = max_waiting_megabytes * 1_000_000
-        self._scorer = LiveScorer(model, processor, labels=labels, unknown_below=unknown_below)
+        self._queue = TurnQueue(
+            max_batch=max_batch,
+            max_wait_ms=max_wait_ms,
+            max_waiting=max_waiting,
+            max_waiting_megabytes=max_waiting_megabytes,
+        )
+        self.label_settings = LabelSettings(labels, unknown_below)
+        self._scorer = LiveScorer(model, processor, self.label_settings)
         self._store = ConversationStore(model, states, max_live=max_live, time_to_live=time_to_live, log_name=log_name)
-        self._max_batch, self._max_wait, self._max_waiting = max_batch, max_wait_ms / 1000, max_waiting
-        self._waiting: deque[_Request] = deque()
-        self._changed = threading.Condition()
-        self._is_closed = False
+        self._observers: list[PoolObserver] = []
+        self._lock = threading.Lock()
         self._counts: Counter[str] = Counter()
         self._batches: Counter[int] = Counter()
         self._latencies: deque[float] = deque(maxlen=_LATENCIES)
@@ -117,7 +117,20 @@ class ConversationPool:
     @property
     def is_closed(self) -> bool:
         """Whether no more turns are taken."""
-        return self._is_closed or not self._worker.is_alive()
+        return self._queue.is_closed or not self._worker.is_alive()
+
+    @property
+    def min_turn_seconds(self) -> float:
+        """The shortest turn that the model takes; a shorter one ends in silence."""
+        return self._scorer.min_seconds
+
+    def check(self, settings: LabelSettings) -> None:
+        """Raise a ValueError for settings that the model cannot answer."""
+        self._scorer.check(settings)
+
+    def observe(self, observer: PoolObserver) -> None:
+        """Report to an observer from now on."""
+        self._observers.append(observer)
 
     def submit(
         self,
@@ -130,7 +143,9 @@ class ConversationPool:
         anew: bool = False,
         max_seconds: float = MAX_TURN_SECONDS,
         retry_key: str | None = None,
-    ) -> Future[TurnEmotion]:
+        settings: LabelSettings | None = None,
+        stages: Mapping[str, float] | None = None,
+    ) -> TurnFuture:
         """Let a turn be scored when its batch is full or has waited long enough.
 
         Args:
@@ -140,10 +155,12 @@ class ConversationPool:
             max_seconds: that the turn may last.
             retry_key: of this turn; where one of the last 32 turns with a key had this one, it is answered again, and
                 nothing is written.
+            settings: of this turn; None: the pool's.
+            stages: seconds that were spent on the turn already, by stage.
 
         Raises:
             AudioTooLong: for a longer turn.
-            ValueError: for other audio that cannot be used, or a speaker that is no text.
+            ValueError: for other audio that cannot be used, a speaker that is no text, or labels that are not known.
             TypeError: for a conversation that is not named by text.
             PoolError: if too many turns wait, the pool is closed or its worker has ended, or this process is a fork of
                 the one that made it.
@@ -154,25 +171,18 @@ class ConversationPool:
         check_speaker(speaker)
         if retry_key is not None:
             check_text(retry_key, "A retry key")
+        settings = settings or self.label_settings
+        self._scorer.check(settings)
         if self.is_closed:
             raise PoolError("The pool is closed.")
         waveform = self._scorer.load(audio, sampling_rate, max_seconds=max_seconds)
-        request = _Request(conversation, waveform, speaker, start, anew, began, retry_key)
-        with self._changed:
-            if self.is_closed:
-                raise PoolError("The pool is closed.")
-            if len(self._waiting) >= self._max_waiting:
-                raise PoolError(f"{len(self._waiting)} turns wait already, which is as many as may.")
-            if self._waiting and self._waiting_bytes() + waveform.nbytes > self._max_waiting_bytes:
-                raise PoolError(
-                    f"Turns of {self._waiting_bytes() / 1e6:.0f} MB wait already, which is as much as may."
-                )
-            self._waiting.append(request)
-            self._changed.notify()
-        return request.answer
-
-    def _waiting_bytes(self) -> int:
-        return sum(request.waveform.nbytes for request in self._waiting)
+        turn = WaitingTurn(conversation, waveform, speaker, start, anew, settings, began, retry_key)
+        turn.answer.stages.update(stages or {}, decode=turn.queued - began)
+        if self.is_closed:
+            raise PoolError("The pool is closed.")
+        waiting = self._queue.put(turn)
+        self._report(lambda observer: observer.queued(waiting))
+        return turn.answer
 
     def push(self, conversation: str, audio, sampling_rate: int | None = None, **kwargs) -> TurnEmotion:
         """As `submit`, and wait for the answer."""
@@ -189,7 +199,7 @@ class ConversationPool:
         Raises:
             PoolError: if the pool is closed.
         """
-        if self._is_closed:
+        if self._queue.is_closed:
             raise PoolError("The pool is closed.")
         with self._store.conversation(conversation, reset=True):
             pass
@@ -200,147 +210,150 @@ class ConversationPool:
         Returns:
             `turns` and `failures` so far, `waiting` now, `live` conversations, `batches` (how many there were of each
             size), `latency` (seconds from submission to answer; the 50th, 95th and 99th percentile of the last
-            thousand; None before the first).
+            thousand; None before the first), and how many states were `evicted` to where states lie, `restored` from
+            there, `expired`, or `lost` with a process that was killed.
         """
-        with self._changed:
-            latencies, waiting = list(self._latencies), len(self._waiting)
+        with self._lock:
+            latencies = list(self._latencies)
             percentiles = np.percentile(latencies, (50, 95, 99)).tolist() if latencies else [None] * 3
             return {
                 "turns": self._counts["turns"],
                 "failures": self._counts["failures"],
-                "waiting": waiting,
+                "waiting": len(self._queue),
                 "live": len(self._store.live),
                 "batches": dict(sorted(self._batches.items())),
                 "latency": dict(zip(("p50", "p95", "p99"), percentiles)),
+                **{name: self._store.counts[name] for name in ("evicted", "restored", "expired", "lost")},
             }
 
     def close(self) -> None:
         """Score the turns that wait, write all conversations to disk, and take no more."""
-        with self._changed:
-            self._is_closed = True
-            self._changed.notify()
+        self._queue.close()
         self._worker.join()
         self._store.save()
 
     def _work(self) -> None:
-        while batch := self._next_batch():
+        while batch := self._queue.next_batch():
             # From here on they cannot be cancelled; those that were are not scored.
             batch = [one for one in batch if one.answer.running() or one.answer.set_running_or_notify_cancel()]
             try:
                 self._score(batch)
             except Exception as error:
                 # Nothing may stop the worker, on which all conversations wait.
-                for request in batch:
-                    if not request.answer.done() and request not in self._waiting:
-                        self._fail(request, error)
+                for turn in batch:
+                    if not turn.answer.done() and turn not in self._queue:
+                        self._fail(turn, error)
 
-    def _next_batch(self) -> list[_Request]:
-        """The first turn that waits of each of up to `max_batch` conversations; none when the pool is closed."""
-        with self._changed:
-            while not self._waiting and not self._is_closed:
-                self._changed.wait()
-            while self._waiting and not self._is_closed:
-                left = self._waiting[0].began + self._max_wait - time.perf_counter()
-                if left <= 0 or len({request.conversation for request in self._waiting}) >= self._max_batch:
-                    break
-                self._changed.wait(left)
-            chosen: dict[str, _Request] = {}
-            for request in self._waiting:
-                if len(chosen) < self._max_batch:
-                    chosen.setdefault(request.conversation, request)
-            batch = list(chosen.values())
-            self._waiting = deque(request for request in self._waiting if request not in batch)
-            return batch
-
-    def _score(self, batch: list[_Request]) -> None:
-        """Answer each request of a batch, of conversations that differ."""
+    def _score(self, batch: list[WaitingTurn]) -> None:
+        """Answer each turn of a batch, of conversations that differ."""
+        began = time.perf_counter()
         with contextlib.ExitStack() as everything:
             opened = []
             # In one order everywhere, so that processes that share conversations do not wait for each other.
-            for request in sorted(batch, key=lambda request: request.conversation):
+            for turn in sorted(batch, key=lambda turn: turn.conversation):
+                turn.answer.stages["wait"] = began - turn.queued
                 held = everything.enter_context(contextlib.ExitStack())
                 try:
-                    if (known := self._answered_before(request)) is not None:
-                        request.answer.set_result(known)
+                    if (known := self._answered_before(turn)) is not None:
+                        turn.answer.set_result(known)
                         continue
-                    cache = held.enter_context(self._store.conversation(request.conversation, reset=request.anew))
-                    opened.append((request, held, cache, start_after(cache, request.start)))
+                    cache = held.enter_context(self._store.conversation(turn.conversation, reset=turn.anew))
+                    opened.append((turn, held, cache, start_after(cache, turn.start)))
                 except ConversationInUse as error:
-                    self._try_later(request, error)
+                    self._try_later(turn, error)
                 except Exception as error:
                     held.__exit__(type(error), error, error.__traceback__)
-                    self._fail(request, error)
-            if opened:
-                with self._changed:
-                    self._batches[len(opened)] += 1
-            scored = self._score_together([(request, cache) for request, _, cache, _ in opened])
-            for (request, held, cache, start), result in zip(opened, scored):
-                self._answer(request, held, cache, start, result)
+                    self._fail(turn, error)
+            if not opened:
+                return
+            self._note_batch(len(opened))
+            ready = time.perf_counter()
+            scored = self._score_together([(turn, cache) for turn, _, cache, _ in opened])
+            forward = time.perf_counter() - ready
+            for (turn, held, cache, start), result in zip(opened, scored):
+                turn.answer.stages["forward"] = forward
+                self._answer(turn, held, cache, start, result, began=began)
 
-    def _answered_before(self, request: _Request) -> TurnEmotion | None:
+    def _note_batch(self, size: int) -> None:
+        with self._lock:
+            self._batches[size] += 1
+        self._report(lambda observer: observer.batch(size))
+
+    def _answered_before(self, turn: WaitingTurn) -> TurnEmotion | None:
         """The turn that a request repeats, by its key; also where it would begin the conversation again."""
-        if request.retry_key is None:
+        if turn.retry_key is None:
             return None
         try:
-            with self._store.conversation(request.conversation) as cache:
-                return answered_before(cache, request.retry_key)
+            with self._store.conversation(turn.conversation) as cache:
+                return answered_before(cache, turn.retry_key)
         except (ValueError, TypeError):  # a state that cannot be read has no turns
             return None
 
-    def _try_later(self, request: _Request, error: ConversationInUse) -> None:
+    def _try_later(self, turn: WaitingTurn, error: ConversationInUse) -> None:
         """Let a turn wait on, first of its conversation; others are scored meanwhile."""
-        if time.perf_counter() - request.began > _BUSY_SECONDS:
-            self._fail(request, error)
-            return
-        with self._changed:
-            self._waiting.appendleft(request)
+        if time.perf_counter() - turn.began > _BUSY_SECONDS:
+            self._fail(turn, error)
+        else:
+            self._queue.put_back(turn)
 
     def _answer(
         self,
-        request: _Request,
+        turn: WaitingTurn,
         held: contextlib.ExitStack,
         cache: ConversationMemoryCache,
         start: float,
         result: ScoredTurn | Exception,
+        *,
+        began: float,
     ) -> None:
-        """Note a turn in its conversation, let go of that, and answer."""
+        """Note a turn in its conversation, let go of that, and answer; its batch began at `began`."""
         try:
             with held:
                 if isinstance(result, Exception):
                     raise result
-                turn = self._scorer.turn(
+                answer = self._scorer.turn(
                     result,
                     turn_index=int(cache.turns.sum()) - 1,
-                    speaker=request.speaker,
+                    speaker=turn.speaker,
                     start=start,
-                    seconds=len(request.waveform) / self._scorer.sampling_rate,
-                    latency=time.perf_counter() - request.began,
+                    seconds=len(turn.waveform) / self._scorer.sampling_rate,
+                    latency=time.perf_counter() - turn.began,
+                    settings=turn.settings,
                 )
                 if cache.notes.get(LOST):
-                    turn = replace(turn, history_lost=True)
-                remember(cache, turn, request.retry_key)
+                    answer = replace(answer, history_lost=True)
+                remember(cache, answer, turn.retry_key)
+                turns = history_of(cache) if self._observers else []
         except Exception as error:
-            self._fail(request, error)
+            self._fail(turn, error)
             return
-        with self._changed:
+        stages = turn.answer.stages
+        stages["store"] = time.perf_counter() - began - stages["forward"]
+        with self._lock:
             self._counts["turns"] += 1
-            self._latencies.append(turn.latency)
-        request.answer.set_result(turn)
+            self._latencies.append(answer.latency)
+        self._report(lambda observer: observer.answered(turn.conversation, turns, stages))
+        turn.answer.set_result(answer)
 
-    def _score_together(self, opened: list[tuple[_Request, ConversationMemoryCache]]) -> list[ScoredTurn | Exception]:
-        """The scores of each turn; if a batch fails, each is scored alone, to find whose fault it was."""
-        if not opened:
-            return []
-        requests, caches = zip(*opened)
+    def _score_together(self, opened: list[tuple[WaitingTurn, ConversationMemoryCache]]) -> list[Any]:
+        """The `ScoredTurn` of each turn, or its error; if a batch fails, each is scored alone, to see whose it was."""
+        turns, caches = zip(*opened)
         try:
-            waveforms, speakers = zip(*((request.waveform, request.speaker) for request in requests))
+            waveforms, speakers = zip(*((turn.waveform, turn.speaker) for turn in turns))
             return [*self._scorer.score(waveforms, speakers, caches)]
         except Exception as error:
             if len(opened) == 1:
                 return [error]
             return [result for one in opened for result in self._score_together([one])]
 
-    def _fail(self, request: _Request, error: Exception) -> None:
-        with self._changed:
+    def _fail(self, turn: WaitingTurn, error: Exception) -> None:
+        with self._lock:
             self._counts["failures"] += 1
-        request.answer.set_exception(error)
+        turn.answer.set_exception(error)
+
+    def _report(self, to: Callable[[PoolObserver], None]) -> None:
+        for observer in self._observers:
+            try:
+                to(observer)
+            except Exception:  # turns are answered whoever looks on
+                logger.exception("An observer of the pool failed.")

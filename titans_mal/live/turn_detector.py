@@ -8,13 +8,13 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import soxr
 import torch
 
 from ..data.audio import MIN_SECONDS, check_level
 from ..extras import extra
 from ..modeling.audio_arrays import as_array, scaled_samples
 from ..modeling.audio_decoding import check_rate
+from .stream_resampler import StreamResampler
 from .turns import RATE
 
 
@@ -83,8 +83,7 @@ class TurnDetector:
             raise ValueError(f"ends must increase, from above 0 on, got {list(ends or ())}.")
         self._max_samples = round(max_seconds * RATE)
         self._detect: Any = None if ends is not None else _silero(threshold, min_silence)
-        self._resampler: soxr.ResampleStream | None = None
-        self._rate: int | None = None
+        self._resampler = StreamResampler()
         # Sound from sample `first` of the stream on; windows up to `seen` were looked at.
         self._sound, self._first, self._seen = np.zeros(0, np.float32), 0, 0
         # Where the turn starts that goes on; None between turns.
@@ -109,14 +108,12 @@ class TurnDetector:
             ValueError: for another shape, another kind of numbers, samples that are not finite, or no rate; the stream
                 goes on as if the piece had not come.
         """
-        self._append(_checked(chunk, sampling_rate), sampling_rate)
+        self._extend(self._resampler.feed(checked_piece(chunk, sampling_rate)[None], sampling_rate))
         return self._turns()
 
     def flush(self) -> list[SpokenTurn]:
         """The stream has ended: the turn that goes on ends here."""
-        if self._resampler is not None:
-            self._extend(self._resampler.resample_chunk(np.zeros(0, np.float32), last=True))
-            self._resampler = self._rate = None
+        self._extend(self._resampler.flush())
         turns = self._turns()
         if self._start is not None:
             turns += self._cut(self._first + len(self._sound))
@@ -127,16 +124,8 @@ class TurnDetector:
             self._detect.current_sample = self._seen = self._first + len(self._sound)
         return turns
 
-    def _append(self, chunk: np.ndarray, rate: int) -> None:
-        if rate != self._rate:
-            if self._resampler is not None:
-                self._extend(self._resampler.resample_chunk(np.zeros(0, np.float32), last=True))
-            self._rate = rate
-            self._resampler = None if rate == RATE else soxr.ResampleStream(rate, RATE, 1, dtype="float32")
-        self._extend(chunk if self._resampler is None else self._resampler.resample_chunk(chunk))
-
     def _extend(self, samples: np.ndarray) -> None:
-        self._sound = np.concatenate([self._sound, samples])
+        self._sound = np.concatenate([self._sound, samples[0]])
 
     def _turns(self) -> list[SpokenTurn]:
         return self._turns_by_ends() if self._detect is None else self._turns_by_pauses()
@@ -199,7 +188,8 @@ def _silero(threshold: float, min_silence: float):
     return VADIterator(model, threshold, RATE, min_silence_duration_ms=silence, speech_pad_ms=_PAD_MS)
 
 
-def _checked(chunk: np.ndarray, sampling_rate: int) -> np.ndarray:
+def checked_piece(chunk: np.ndarray, sampling_rate: int) -> np.ndarray:
+    """A piece of a stream, (samples,) float32 within [-1, 1]; arguments and errors of `TurnDetector.feed`."""
     chunk = as_array(chunk)
     if chunk.ndim != 1 or (chunk.dtype.kind != "f" and chunk.dtype != np.int16):
         raise ValueError(
@@ -208,5 +198,4 @@ def _checked(chunk: np.ndarray, sampling_rate: int) -> np.ndarray:
     check_rate(sampling_rate)
     samples = scaled_samples(chunk, "A piece of audio")
     check_level(samples, "A piece of audio")
-    samples = samples.astype(np.float32)
-    return samples
+    return samples.astype(np.float32)

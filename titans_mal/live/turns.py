@@ -8,11 +8,11 @@ from dataclasses import asdict, dataclass, field
 import numpy as np
 import torch
 
-from ..export import check_labels, choose_label
 from ..modeling.configuration_titans_mal import read_labels
 from ..modeling.conversation_memory_cache import ConversationMemoryCache
 from ..modeling.turn_rules import check_text, check_times, warn_of_cut_turns
 from ..modeling.turn_scoring import ScoredTurn, TurnScorer
+from .label_settings import LabelSettings
 
 
 # In Hz, in which turns are measured and handed on.
@@ -30,9 +30,9 @@ class TurnEmotion:
         speaker: as it was given.
         start, end: seconds of the conversation.
         label: the most probable one; "unknown" where that is less probable than `unknown_below`; None of a model that
-            reads no labels.
+            reads no labels, and of a speaker who is not scored.
         score: the probability of the most probable label; None likewise.
-        scores: of every label; they add up to 1.
+        scores: of every label; they add up to 1. None of them likewise.
         surprise: of the memory, mean over its layers.
         latency: seconds from the call to the answer.
         processed_seconds: of the turn; less than it lasts where it is longer than the host's window. None in states of
@@ -67,17 +67,32 @@ class TurnEmotion:
 class LiveScorer:
     """Scores the turns of live conversations, and chooses among some of the labels.
 
-    Arguments and errors as `ConversationAnalyzer`.
+    Args:
+        model, processor: as `ConversationAnalyzer`.
+        settings: of turns that have none of their own.
+
+    Raises:
+        ValueError: as `check`.
     """
 
-    def __init__(self, model, processor, *, labels: Sequence[str] | None = None, unknown_below: float = 0.0):
-        self._labels = check_labels(read_labels(model.config), labels, unknown_below)
-        self._unknown_below = unknown_below
+    def __init__(self, model, processor, settings: LabelSettings):
+        self._labels = read_labels(model.config)
+        self.check(settings)
+        self._settings = settings
         self._has_warned = False
         self.model = model.eval()
         self._scorer = TurnScorer(model, processor)
         self.sampling_rate = self._scorer.sampling_rate
         self.load = self._scorer.load
+
+    @property
+    def min_seconds(self) -> float:
+        """The shortest turn that the model takes."""
+        return self.model.min_turn_seconds(self._scorer.processor)
+
+    def check(self, settings: LabelSettings) -> None:
+        """Raise a ValueError for settings that the model cannot answer."""
+        settings.check(self._labels)
 
     @torch.inference_mode()
     def score(
@@ -97,10 +112,18 @@ class LiveScorer:
         return turns
 
     def turn(
-        self, scored: ScoredTurn, *, turn_index: int, speaker: str | None, start: float, seconds: float, latency: float
+        self,
+        scored: ScoredTurn,
+        *,
+        turn_index: int,
+        speaker: str | None,
+        start: float,
+        seconds: float,
+        latency: float,
+        settings: LabelSettings | None = None,
     ) -> TurnEmotion:
         """The `TurnEmotion` of a scored turn."""
-        label, score, scores = choose_label(scored.scores, labels=self._labels, unknown_below=self._unknown_below)
+        label, score, scores = (settings or self._settings).choose(scored, speaker)
         return TurnEmotion(
             turn_index,
             speaker,

@@ -1,14 +1,13 @@
-"""What every request passes: its names are UTF-8, and logs do not tell who talks with whom."""
+"""What every request passes: it gets an id, its names are UTF-8, and logs do not tell who talks with whom."""
 
 from __future__ import annotations
 
-import copy
 import hashlib
 import hmac
-import logging
 import re
 import secrets
 import time
+import uuid
 from collections.abc import Callable
 from urllib.parse import unquote_to_bytes
 
@@ -16,11 +15,16 @@ from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from starlette.websockets import WebSocketClose
 
+from .logs import log_config, logger
 
-logger = logging.getLogger("titans_mal.server")
+
+__all__ = ["Gate", "log_config", "name_hash"]
 
 _CONVERSATION = re.compile(r"(/conversations/)([^/]+)(.*)", re.DOTALL)
-_OPERATIONS = ("/metrics", "/docs", "/redoc", "/openapi.json")
+_OPERATIONS = ("/metrics", "/docs", "/redoc", "/openapi.json", "/asyncapi.json")
+# An id that a client or a proxy gives a request is kept where it looks like one.
+_REQUEST_ID = re.compile(rb"[\w.:/+=-]{1,128}")
+_ID_HEADER = b"x-request-id"
 
 
 def name_hash() -> Callable[[str], str]:
@@ -30,7 +34,8 @@ def name_hash() -> Callable[[str], str]:
 
 
 class Gate:
-    """ASGI middleware: refuses names that are not UTF-8, may protect operations, and logs each request in a line.
+    """ASGI middleware: gives each request an id (the client's `X-Request-ID`, or a new one), which its answer has too,
+    refuses names that are not UTF-8, may protect operations, and logs each request in a line.
 
     Args:
         app: behind it.
@@ -46,57 +51,48 @@ class Gate:
             await self._app(scope, receive, send)
             return
         began, status = time.perf_counter(), 101
+        given = dict(scope["headers"]).get(_ID_HEADER, b"")
+        request_id = given if _REQUEST_ID.fullmatch(given) else uuid.uuid4().hex.encode()
+        scope.setdefault("state", {})["request_id"] = request_id.decode()
 
         async def note(message: Message) -> None:
             nonlocal status
-            if message["type"] == "http.response.start":
-                status = message["status"]
+            if message["type"] in ("http.response.start", "websocket.http.response.start", "websocket.accept"):
+                status = message.get("status", status)
+                message = {**message, "headers": [*message.get("headers", ()), (_ID_HEADER, request_id)]}
             await send(message)
 
-        refusal = self._refusal(scope)
-        if refusal is None:
-            await self._app(scope, receive, note)
-        else:
-            code, detail = refusal
-            is_http = scope["type"] == "http"
-            answer = JSONResponse({"detail": detail}, code) if is_http else WebSocketClose(1008, detail)
-            await answer(scope, receive, note)
-        path = _CONVERSATION.sub(lambda found: found[1] + self._log_name(found[2]) + found[3], scope["path"])
-        logger.info(
-            '%s "%s %s" %d %.0f ms',
-            (scope.get("client") or ("-",))[0],
-            scope.get("method", "WebSocket"),
-            path.encode("ascii", "backslashreplace").decode(),
-            status,
-            1000 * (time.perf_counter() - began),
-        )
+        try:
+            await (self._refusal(scope) or self._app)(scope, receive, note)
+        finally:
+            self._log(scope, status, 1000 * (time.perf_counter() - began))
 
-    def _refusal(self, scope: Scope) -> tuple[int, str] | None:
+    def _log(self, scope: Scope, status: int, milliseconds: float) -> None:
+        path = _CONVERSATION.sub(lambda found: found[1] + self._log_name(found[2]) + found[3], scope["path"])
+        fields = {
+            "client": (scope.get("client") or ("-",))[0],
+            "method": scope.get("method", "WebSocket"),
+            "path": path.encode("ascii", "backslashreplace").decode(),
+            "status": status,
+            "milliseconds": round(milliseconds),
+            "request_id": scope["state"]["request_id"],
+        }
+        line = '%(client)s "%(method)s %(path)s" %(status)d %(milliseconds)d ms %(request_id)s'
+        logger.info(line, fields, extra=fields)
+
+    def _refusal(self, scope: Scope) -> ASGIApp | None:
         for part in (scope.get("raw_path") or b"", scope.get("query_string") or b""):
             try:
                 unquote_to_bytes(part).decode()
             except UnicodeDecodeError:
                 # Decoded with replacements, several names would be one.
-                return 422, "A name or a parameter in the address is not UTF-8."
+                return _answer(scope, 422, "A name or a parameter in the address is not UTF-8.")
         if scope["path"].startswith(_OPERATIONS) and not self._is_allowed(scope):
-            return 401, "The bearer token is missing or wrong."
+            return _answer(scope, 401, "The bearer token is missing or wrong.")
         return None
 
 
-class _WithoutPaths(logging.Filter):
-    """Leaves out the lines in which uvicorn names the address of a WebSocket."""
-
-    def filter(self, record: logging.LogRecord) -> bool:
-        return '"WebSocket ' not in str(record.msg)
-
-
-def log_config() -> dict:
-    """uvicorn's logging, with the lines of `Gate` in place of its own, which hold names and queries."""
-    from uvicorn.config import LOGGING_CONFIG
-
-    config = copy.deepcopy(LOGGING_CONFIG)
-    config["filters"] = {"without_paths": {"()": _WithoutPaths}}
-    config["handlers"]["default"]["filters"] = ["without_paths"]
-    config["loggers"]["uvicorn.access"] = {"handlers": [], "level": "WARNING", "propagate": False}
-    config["loggers"][logger.name] = {"handlers": ["default"], "level": "INFO", "propagate": False}
-    return config
+def _answer(scope: Scope, status: int, detail: str) -> ASGIApp:
+    if scope["type"] == "websocket":
+        return WebSocketClose(1008, detail)
+    return JSONResponse({"detail": detail, "request_id": scope["state"]["request_id"]}, status)

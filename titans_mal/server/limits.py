@@ -7,7 +7,7 @@ import time
 from collections import Counter, OrderedDict
 from collections.abc import Iterator
 
-from fastapi import HTTPException
+from .errors import Refused
 
 
 class ConversationLimit:
@@ -30,14 +30,17 @@ class ConversationLimit:
         """A place for a turn of a conversation; a new one has it for good once the block ends without an error.
 
         Raises:
-            HTTPException: 503, for a new conversation beyond the bound.
+            Refused: with 503, for a new conversation beyond the bound.
         """
         now = time.monotonic()
         while self._used_at and next(iter(self._used_at.values())) < now - self._time_to_live:
             self._used_at.popitem(last=False)
         if name not in self._used_at and len(self._used_at.keys() | (self._begun.keys() | {name})) > self._most:
-            raise HTTPException(
-                503, f"{self._most} conversations go on, which is as many as may.", {"Retry-After": "60"}
+            raise Refused(
+                503,
+                f"{self._most} conversations go on, which is as many as may.",
+                "conversations",
+                {"Retry-After": "60"},
             )
         self._begun[name] += 1
         try:
@@ -53,10 +56,10 @@ class ConversationLimit:
         """A place for an open stream, which is not yet a conversation: that begins with its first turn.
 
         Raises:
-            HTTPException: 503, for one beyond the bound.
+            Refused: with 503, for one beyond the bound.
         """
         if self._streams >= self._most:
-            raise HTTPException(503, f"{self._most} streams are open, which is as many as may.")
+            raise Refused(503, f"{self._most} streams are open, which is as many as may.", "streams")
         self._streams += 1
         try:
             yield

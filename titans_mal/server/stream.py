@@ -1,137 +1,147 @@
-"""A conversation over a WebSocket: pieces of sound in, turns out."""
+"""A conversation over a WebSocket: pieces of audio in, turns out."""
 
 from __future__ import annotations
 
 import asyncio
+import time
 from dataclasses import asdict
 
 import numpy as np
-from fastapi import HTTPException, WebSocket, WebSocketDisconnect
+from fastapi import WebSocket, WebSocketDisconnect
 from fastapi.concurrency import run_in_threadpool
 
-from ..live.pool import ConversationPool, PoolError
-from ..live.turn_detector import SpokenTurn, TurnDetector
-from ..live.turns import check_speaker
+from ..live.channels import ChannelDetector
+from ..live.pool import PoolError
+from ..live.turn_detector import SpokenTurn
+from ..live.turns import RATE, TurnEmotion, check_speaker
 from ..modeling.audio_decoding import check_rate
 from ..modeling.json_text import parse_json
-from .limits import ConversationLimit
+from .answers import TurnAnswer, turn_answer
+from .errors import Refused, close_reason, reason_of
+from .file_turns import turn_error
+from .queries import StreamQuery
+from .service import Service
 
 
-async def serve_stream(
-    websocket: WebSocket,
-    pool: ConversationPool,
-    name: str,
-    sampling_rate: int,
-    speaker: str | None,
-    *,
-    limit: ConversationLimit,
-    seconds: float,
-    idle_seconds: float,
-) -> None:
-    """Score a stream until the client ends it, for so many `seconds`, or until it sends nothing for `idle_seconds`.
+async def serve_stream(websocket: WebSocket, service: Service, name: str, query: StreamQuery) -> None:
+    """Score a stream until the client ends it, or one of the server's bounds does.
 
-    The client sends binary messages: pieces of mono sound, 16-bit integers, little-endian, at `sampling_rate`. The
-    server cuts turns at pauses and answers each with a JSON message. A JSON message of the client changes what
-    follows: `{"speaker": "B"}` (the turn that goes on ends there), `{"sampling_rate": 8000}`, or `{"end": true}` (the
-    last turn ends; the server answers it and closes). A message that cannot be used is answered with `{"error": ...}`
-    and changes nothing; so is a turn that cannot be used, with its times. If a client disconnects during a turn, that
-    turn is discarded. A conversation has one stream at a time: turns are scored in the order of their ends.
+    The client sends binary messages: pieces of audio, 16-bit integers, little-endian, at `sampling_rate`, of several
+    channels interleaved. The server cuts each channel at its pauses and answers each turn with a JSON message. A JSON
+    message of the client changes what follows: `{"speaker": "B"}` (the turn that goes on ends there; of one channel
+    only), `{"sampling_rate": 8000}`, or `{"end": true}` (the last turns end; the server answers them and closes). A
+    message that cannot be used is answered with `{"error": ...}` and changes nothing; so is a turn that cannot be
+    used, with its times. If a client disconnects during a turn, that turn is discarded. A conversation has one stream
+    at a time: turns are scored in the order of their ends.
     """
     await websocket.accept()
+    seconds = service.settings.stream_seconds
     try:
         async with asyncio.timeout(seconds):
-            await _Stream(websocket, pool, name, sampling_rate, speaker, limit, idle_seconds).run()
+            await _Stream(websocket, service, name, query).run()
         await websocket.close()
     except ValueError as error:
-        await websocket.close(1008, _reason(error))
+        await websocket.close(1008, close_reason(error))
     except TimeoutError:
         await websocket.close(1008, f"A stream may be open for {seconds:g} s.")
     except (OSError, PoolError) as error:
         # As where Redis does not answer: later it may.
-        await websocket.close(1013, _reason(error))
+        await websocket.close(1013, close_reason(error))
     except WebSocketDisconnect:
         return  # there is nobody to answer
 
 
-def _reason(error: Exception) -> str:
-    """An error in as many bytes as the closing of a WebSocket has room for."""
-    return str(error).encode("utf-8", "replace")[:120].decode("utf-8", "ignore")
-
-
 class _Stream:
-    def __init__(
-        self,
-        websocket: WebSocket,
-        pool: ConversationPool,
-        name: str,
-        sampling_rate: int,
-        speaker: str | None,
-        limit: ConversationLimit,
-        idle_seconds: float,
-    ):
-        self._websocket, self._pool, self._name = websocket, pool, name
-        self._limit, self._idle_seconds = limit, idle_seconds
-        self._rate, self._speaker = sampling_rate, speaker
+    def __init__(self, websocket: WebSocket, service: Service, name: str, query: StreamQuery):
+        self._websocket, self._service, self._pool, self._name = websocket, service, service.pool, name
+        self._rate, self._debug, self._channels = query.sampling_rate, query.debug, query.channels
+        self._speakers: list[str | None] = [*query.channel_speakers] or [query.speaker]
+        self._settings = query.label_settings(self._pool.label_settings)
 
     async def run(self) -> None:
         check_rate(self._rate)
-        self._detector = await run_in_threadpool(TurnDetector)
+        self._pool.check(self._settings)
+        self._detector = await run_in_threadpool(ChannelDetector, self._channels)
         turns = await run_in_threadpool(self._pool.history, self._name)
-        self._offset = turns[-1].end if turns else 0.0
+        # Turns may overlap, so that the last one is not always the one that ends last.
+        self._offset = max((turn.end for turn in turns), default=0.0)
         while True:
             message = await self._next_message()
             if message["type"] == "websocket.disconnect":
                 raise WebSocketDisconnect(message.get("code", 1005))
             try:
                 if message.get("bytes") is not None:
-                    await self._take_sound(message["bytes"])
+                    await self._take_audio(message["bytes"])
                 elif await self._take_text(message.get("text") or ""):
                     return
             except ValueError as error:
                 await self._websocket.send_json({"error": str(error)})
 
     async def _next_message(self) -> dict:
+        seconds = self._service.settings.idle_seconds
         try:
-            async with asyncio.timeout(self._idle_seconds) as idle:
-                return await self._websocket.receive()
+            async with asyncio.timeout(seconds) as idle:
+                return dict(await self._websocket.receive())
         except TimeoutError:
             if not idle.expired():
                 raise
-            raise ValueError(f"The client sent nothing for {self._idle_seconds:g} s.") from None
+            raise ValueError(f"The client sent nothing for {seconds:g} s.") from None
 
-    async def _take_sound(self, content: bytes) -> None:
-        if len(content) % 2:
-            raise ValueError(f"Sound comes as 16-bit integers, and {len(content)} bytes are no whole number of them.")
-        samples = np.frombuffer(content, "<i2")
-        await self._answer(await run_in_threadpool(self._detector.feed, samples, self._rate))
+    async def _take_audio(self, content: bytes) -> None:
+        if len(content) % (2 * self._channels):
+            of_channels = "" if self._channels == 1 else f" of each of {self._channels} channels"
+            raise ValueError(
+                f"Sound comes as 16-bit integers{of_channels}, and {len(content)} bytes are no whole number of them."
+            )
+        samples = np.frombuffer(content, "<i2").reshape(-1, self._channels).T
+        began = time.perf_counter()
+        turns = await run_in_threadpool(self._detector.feed, samples, self._rate)
+        await self._answer(turns, time.perf_counter() - began)
 
     async def _take_text(self, text: str) -> bool:
         """Whether the client ends the stream."""
         wanted = parse_json(text, "The message")
         if not isinstance(wanted, dict) or not wanted or {*wanted} - {"speaker", "sampling_rate", "end"}:
             raise ValueError(f"A message holds speaker, sampling_rate or end, got {text[:200]}.")
-        speaker, rate = wanted.get("speaker", self._speaker), wanted.get("sampling_rate", self._rate)
+        speaker, rate = wanted.get("speaker", self._speakers[0]), wanted.get("sampling_rate", self._rate)
         if type(rate) is not int or not isinstance(wanted.get("end", True), bool):
             raise ValueError(f"sampling_rate is a whole number and end true, got {text[:200]}.")
+        if "speaker" in wanted and self._channels > 1:
+            raise ValueError(f"Who talks on each of {self._channels} channels does not change in a stream.")
         check_rate(rate)
         check_speaker(speaker)
         if "speaker" in wanted or wanted.get("end"):
-            await self._answer(await run_in_threadpool(self._detector.flush))
-        self._speaker, self._rate = speaker, rate
+            began = time.perf_counter()
+            turns = await run_in_threadpool(self._detector.flush)
+            await self._answer(turns, time.perf_counter() - began)
+        self._speakers[0], self._rate = speaker, rate
         return wanted.get("end", False)
 
-    async def _answer(self, turns: list[SpokenTurn]) -> None:
-        for turn in turns:
-            start, end = self._offset + turn.start, self._offset + turn.end
-            sound = (turn.waveform, 16_000)
+    async def _answer(self, turns: list[tuple[int, SpokenTurn]], seconds: float) -> None:
+        """Score turns of channels, which it took so many seconds to detect, and answer each."""
+        for channel, turn in turns:
+            speaker, start, end = self._speakers[channel], self._offset + turn.start, self._offset + turn.end
             try:
-                with self._limit.place(self._name):
-                    scored = await run_in_threadpool(
-                        self._pool.push, self._name, sound, speaker=self._speaker, start=start
-                    )
-            except (ValueError, OSError, PoolError, HTTPException) as error:
+                answer = await self._score(turn, speaker, start, seconds)
+            except (ValueError, OSError, PoolError, Refused) as error:
                 # The stream goes on, with whoever talks next.
-                told = error.detail if isinstance(error, HTTPException) else error
-                await self._websocket.send_json({"error": f"The turn from {start:.2f} to {end:.2f} s: {told}"})
+                self._service.metrics.refused(reason_of(error))
+                await self._websocket.send_json({"error": turn_error(speaker, start, end, error)})
             else:
-                await self._websocket.send_json(asdict(scored))
+                await self._websocket.send_json(asdict(answer))
+
+    async def _score(self, turn: SpokenTurn, speaker: str | None, start: float, detected_in: float) -> TurnAnswer:
+        with self._service.limit.place(self._name):
+            future = await run_in_threadpool(
+                self._pool.submit,
+                self._name,
+                turn.waveform,
+                RATE,
+                speaker=speaker,
+                start=start,
+                settings=self._settings,
+                stages={"detect": detected_in},
+            )
+            scored: TurnEmotion = await asyncio.wrap_future(future)
+        stages = dict(future.stages) if self._debug else None
+        return turn_answer(self._name, scored, min_seconds=self._pool.min_turn_seconds, stages=stages)

@@ -14,32 +14,16 @@ import numpy as np
 import pytest
 import scipy.io.wavfile
 from audio_files import encode
-from fastapi.testclient import TestClient
 from starlette.websockets import WebSocketDisconnect
 from tiny_models import tone
 
-from titans_mal import ConversationAnalyzer, ConversationPool, load_audio
-from titans_mal.server import ServerSettings, create_app
+from titans_mal import ConversationAnalyzer, load_audio
+from titans_mal.server import ServerSettings
 
 
 RATE = 16_000
 QUICKSTART = Path(__file__).resolve().parents[3] / "examples" / "quickstart"
 SPEECH = [load_audio(path) for path in sorted((QUICKSTART / "conversation").glob("turn_*.wav"))[:3]]
-
-
-@pytest.fixture
-def serve(model, processor):
-    """Makes a client of a server of its own."""
-    clients = []
-
-    def make(settings=None, **pool):
-        client = TestClient(create_app(ConversationPool(model, processor, **pool), settings))
-        clients.append(client.__enter__())
-        return client
-
-    yield make
-    for client in clients:
-        client.__exit__()
 
 
 def wav(samples, rate=RATE) -> bytes:
@@ -81,7 +65,9 @@ def test_turns_over_http(serve, model, processor):
     assert client.get("/conversations/call 17").status_code == 404
     metrics = client.get("/metrics").text
     assert "titans_mal_turns_total 4.0" in metrics
-    assert 'titans_mal_latency_seconds{percentile="95"}' in metrics
+    assert "titans_mal_latency_seconds_count 4.0" in metrics
+    assert 'titans_mal_batch_turns_bucket{le="1.0"} 4.0' in metrics
+    assert 'titans_mal_stage_seconds_count{stage="forward"} 4.0' in metrics
     assert client.get("/health").json()["status"] == "ok"
     interface = client.get("/openapi.json").json()
     assert {"/conversations/{name}/turns", "/conversations/{name}", "/health"} <= {*interface["paths"]}

@@ -7,31 +7,16 @@ import threading
 import numpy as np
 import pytest
 from audio_files import RATE, to_wav
-from fastapi.testclient import TestClient
 from starlette.websockets import WebSocketDisconnect
 from tiny_models import tone
 
 from titans_mal import ConversationPool
 from titans_mal.live.pool import PoolError
-from titans_mal.server import ServerSettings, create_app
-from titans_mal.server.gate import log_config
+from titans_mal.server import ServerSettings
+from titans_mal.server.logs import log_config
 
 
 GOOD = to_wav(tone(0.5))
-
-
-@pytest.fixture
-def serve(model, processor):
-    clients = []
-
-    def make(settings=None, *, log_name=None, **pool):
-        client = TestClient(create_app(ConversationPool(model, processor, **pool), settings, log_name=log_name))
-        clients.append(client.__enter__())
-        return client
-
-    yield make
-    for client in clients:
-        client.__exit__()
 
 
 def test_a_limit_holds_for_turns_that_begin_together(serve):

@@ -1,0 +1,45 @@
+"""Audio that comes in pieces, at one rate."""
+
+from __future__ import annotations
+
+import numpy as np
+import soxr
+
+from .turns import RATE
+
+
+class StreamResampler:
+    """Brings pieces of audio to 16 kHz, whatever rate each has.
+
+    Args:
+        channels: of the audio.
+    """
+
+    def __init__(self, channels: int = 1):
+        self._channels = channels
+        self._resampler: soxr.ResampleStream | None = None
+        self._rate: int | None = None
+
+    def feed(self, samples: np.ndarray, rate: int) -> np.ndarray:
+        """What is known at 16 kHz after the next samples, (channels, samples) float32 as they are."""
+        before = self._empty()
+        if rate != self._rate:
+            before = self.flush()
+            self._rate = rate
+            self._resampler = None if rate == RATE else soxr.ResampleStream(rate, RATE, self._channels, "float32")
+        after = samples if self._resampler is None else _resampled(self._resampler, samples, last=False)
+        return np.concatenate([before, after], axis=1)
+
+    def flush(self) -> np.ndarray:
+        """What is left at the end, or before the rate changes."""
+        rest = self._empty() if self._resampler is None else _resampled(self._resampler, self._empty(), last=True)
+        self._resampler = self._rate = None
+        return rest
+
+    def _empty(self) -> np.ndarray:
+        return np.zeros((self._channels, 0), np.float32)
+
+
+def _resampled(resampler: soxr.ResampleStream, samples: np.ndarray, *, last: bool) -> np.ndarray:
+    """(channels, samples), which soxr takes the other way round."""
+    return resampler.resample_chunk(np.ascontiguousarray(samples.T), last=last).T

@@ -1,0 +1,68 @@
+"""Conversations over HTTP: their turns, their names, and how they are forgotten.
+
+Annotations are evaluated here: FastAPI reads them.
+"""
+
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Depends, Header, HTTPException, Path, Query, Request
+from fastapi.concurrency import run_in_threadpool
+
+from .answers import ErrorAnswer, TurnAnswer, TurnList, turn_answer
+from .file_turns import add_channels, add_turn
+from .queries import NoQuery, TurnQuery
+from .service import Service, bearer
+from .uploads import AUDIO_BODY, read_audio
+
+
+Name = Annotated[str, Path(min_length=1, max_length=200, description="Of the conversation; a new one begins it.")]
+RetryKey = Annotated[
+    str | None, Header(max_length=200, description="Of this turn: a request that repeats it adds none.")
+]
+
+
+def _errors(*statuses: int) -> dict[int | str, dict[str, Any]]:
+    return {status: {"model": ErrorAnswer} for status in statuses}
+
+
+def conversation_routes(service: Service) -> APIRouter:
+    """/conversations."""
+    pool = service.pool
+    protected = [Depends(service.check_token), Depends(bearer)]
+    router = APIRouter(
+        prefix="/conversations", tags=["conversations"], dependencies=protected, responses=_errors(401, 422, 503)
+    )
+
+    @router.post("/{name}/turns", openapi_extra=AUDIO_BODY, responses=_errors(400, 408, 413, 504))
+    async def turns(
+        name: Name, request: Request, query: Annotated[TurnQuery, Query()], idempotency_key: RetryKey = None
+    ) -> TurnAnswer | TurnList:
+        """Score the next turn of a conversation: a sound file as the body, or as the file `audio` of a form.
+
+        With `channels=2&speakers=caller,agent` the file holds a talker on each channel: each is cut at its own
+        pauses, and the answer holds the turns of all, in the order of their ends.
+
+        A request that the client gives up after its body was sent is processed all the same. One that is answered
+        with 504 says whether its turn was withdrawn. Sent again with the same `Idempotency-Key`, a turn that was
+        written is answered and not written twice.
+        """
+        with service.limit.place(name):
+            body = await read_audio(request, service.settings)
+            add = add_turn if query.channels == 1 else add_channels
+            return await add(service, name, body, query, idempotency_key)
+
+    @router.get("/{name}", responses=_errors(404))
+    async def history(name: Name, _: Annotated[NoQuery, Query()]) -> list[TurnAnswer]:
+        """The turns of a conversation so far."""
+        turns = await run_in_threadpool(pool.history, name)
+        if not turns:
+            raise HTTPException(404, f"No turn of a conversation {name!r} is known.")
+        return [turn_answer(name, turn, min_seconds=pool.min_turn_seconds) for turn in turns]
+
+    @router.delete("/{name}", status_code=204)
+    async def forget(name: Name, _: Annotated[NoQuery, Query()]) -> None:
+        """Forget a conversation."""
+        await run_in_threadpool(pool.forget, name)
+        service.limit.forget(name)
+
+    return router

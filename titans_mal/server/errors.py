@@ -1,0 +1,101 @@
+"""Why a turn is refused: the status that a client gets, and the reason by which metrics count it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from fastapi import FastAPI, HTTPException, Request, WebSocket
+from fastapi.exceptions import RequestValidationError, WebSocketRequestValidationError
+from fastapi.responses import JSONResponse
+from starlette.exceptions import HTTPException as StarletteHTTPException
+from starlette.types import Scope
+
+from ..data.audio import AudioTooLong
+from ..live.pool import PoolError
+
+
+RETRY = {"Retry-After": "1"}
+
+
+class Refused(HTTPException):
+    """A turn that is refused.
+
+    Args:
+        status: of HTTP.
+        detail: that the client reads.
+        reason: by which metrics count it.
+        headers: of the answer.
+    """
+
+    def __init__(self, status: int, detail: str, reason: str, headers: dict[str, str] | None = None):
+        super().__init__(status, detail, headers)
+        self.reason = reason
+
+
+def reason_of(error: Exception) -> str:
+    """The reason of an error that a turn ended with."""
+    if isinstance(error, Refused):
+        return error.reason
+    if isinstance(error, RequestValidationError | WebSocketRequestValidationError):
+        return "parameters"
+    if isinstance(error, AudioTooLong):
+        return "too_long"
+    if isinstance(error, PoolError):
+        return "queue"
+    if isinstance(error, OSError):
+        return "states"
+    return "unusable" if isinstance(error, ValueError) else "other"
+
+
+def request_id(scope: Scope) -> str | None:
+    """The id of a request, which `Gate` gave it."""
+    return scope.get("state", {}).get("request_id")
+
+
+def answer_errors(app: FastAPI, count: Callable[[str], None]) -> None:
+    """Answer each error with its detail and the request's id, and count refused turns by reason."""
+
+    def answer(request: Request, error: Exception, status: int, detail: str, headers=None) -> JSONResponse:
+        if request.method == "POST":  # as turns are sent, and nothing else
+            count(reason_of(error))
+        return JSONResponse({"detail": detail, "request_id": request_id(request.scope)}, status, headers)
+
+    @app.exception_handler(StarletteHTTPException)
+    async def refused(request: Request, error: StarletteHTTPException) -> JSONResponse:
+        return answer(request, error, error.status_code, error.detail, error.headers)
+
+    @app.exception_handler(RequestValidationError)
+    async def bad_parameters(request: Request, error: RequestValidationError) -> JSONResponse:
+        return answer(request, error, 422, _in_one_line(error))
+
+    @app.exception_handler(ValueError)
+    async def bad_turn(request: Request, error: ValueError) -> JSONResponse:
+        return answer(request, error, 422, str(error))
+
+    @app.exception_handler(PoolError)
+    @app.exception_handler(OSError)
+    async def not_now(request: Request, error: Exception) -> JSONResponse:
+        return answer(request, error, 503, str(error), RETRY)
+
+    @app.exception_handler(WebSocketRequestValidationError)
+    async def bad_stream(websocket: WebSocket, error: WebSocketRequestValidationError) -> None:
+        count(reason_of(error))
+        detail = _in_one_line(error)
+        if "websocket.http.response" in websocket.scope.get("extensions", {}):
+            content = {"detail": detail, "request_id": request_id(websocket.scope)}
+            await websocket.send_denial_response(JSONResponse(content, 422))
+        else:
+            await websocket.close(1008, close_reason(detail))
+
+
+def close_reason(error: object) -> str:
+    """An error in as many bytes as the closing of a WebSocket has room for."""
+    return str(error).encode("utf-8", "replace")[:120].decode("utf-8", "ignore")
+
+
+def _in_one_line(error: RequestValidationError | WebSocketRequestValidationError) -> str:
+    lines = []
+    for one in error.errors():
+        place = ".".join(str(part) for part in one["loc"])
+        lines.append(f"{place}: {one['msg'].removeprefix('Value error, ')}")
+    return "; ".join(lines)[:1000]

@@ -1,0 +1,105 @@
+"""Turns that come as files: one of a speaker, or all of a file with a talker on each channel."""
+
+from __future__ import annotations
+
+import asyncio
+
+from fastapi.concurrency import run_in_threadpool
+
+from ..data.audio import AudioTooLong
+from ..live.channels import channel_turns
+from ..live.pool import PoolError
+from ..live.turn_queue import TurnFuture
+from ..live.turns import RATE
+from .answers import TurnAnswer, TurnError, TurnList, turn_answer
+from .errors import Refused, reason_of
+from .queries import TurnQuery
+from .service import Service
+
+
+async def add_turn(service: Service, name: str, body: bytes, query: TurnQuery, retry_key: str | None) -> TurnAnswer:
+    """Score a file as the next turn.
+
+    Raises:
+        Refused: for a turn that is too long, or takes too long.
+        ValueError, OSError, PoolError: as `ConversationPool.submit` and what it answers.
+    """
+    try:
+        future = await run_in_threadpool(
+            service.pool.submit,
+            name,
+            body,
+            speaker=query.speaker,
+            start=query.start,
+            anew=query.anew,
+            max_seconds=service.settings.max_seconds,
+            retry_key=retry_key,
+            settings=query.label_settings(service.pool.label_settings),
+        )
+    except AudioTooLong:
+        raise _too_long(service) from None
+    return await _answer(service, name, future, query)
+
+
+async def add_channels(service: Service, name: str, body: bytes, query: TurnQuery, retry_key: str | None) -> TurnList:
+    """Score what is said on each channel of a file, in the order of the turns' ends.
+
+    A turn that cannot be used is among the errors, and the others are scored; errors otherwise as `add_turn`.
+    """
+    pool, speakers = service.pool, query.channel_speakers
+    try:
+        turns = await run_in_threadpool(channel_turns, body, speakers, max_seconds=service.settings.max_seconds)
+    except AudioTooLong:
+        raise _too_long(service) from None
+    offset = query.start if query.start is not None else await _end_of(service, name, anew=query.anew)
+    answers = TurnList(name, [])
+    for place, (channel, turn) in enumerate(turns):
+        start = offset + turn.start
+        try:
+            future = await run_in_threadpool(
+                pool.submit,
+                name,
+                turn.waveform,
+                RATE,
+                speaker=speakers[channel],
+                start=start,
+                anew=query.anew and not answers.turns,
+                retry_key=None if retry_key is None else f"{place}:{retry_key}",
+                settings=query.label_settings(pool.label_settings),
+            )
+            answers.turns.append(await _answer(service, name, future, query))
+        except (ValueError, OSError, PoolError, Refused) as error:
+            service.metrics.refused(reason_of(error))
+            answers.errors.append(TurnError(turn_error(speakers[channel], start, offset + turn.end, error)))
+    return answers
+
+
+async def _end_of(service: Service, name: str, *, anew: bool) -> float:
+    """Seconds at which a conversation ends so far; its last turn need not be the one that ends last."""
+    turns = [] if anew else await run_in_threadpool(service.pool.history, name)
+    return max((turn.end for turn in turns), default=0.0)
+
+
+def turn_error(speaker: str | None, start: float, end: float, error: Exception) -> str:
+    """What a client reads of a turn that was cut out and cannot be scored."""
+    who = "" if speaker is None else f" of {speaker}"
+    return f"The turn{who} from {start:.2f} to {end:.2f} s: {getattr(error, 'detail', error)}"
+
+
+def _too_long(service: Service) -> Refused:
+    return Refused(413, f"A turn lasts up to {service.settings.max_seconds:g} s.", "too_long")
+
+
+async def _answer(service: Service, name: str, future: TurnFuture, query: TurnQuery) -> TurnAnswer:
+    """The answer to a turn, which is withdrawn where it takes too long and has not begun."""
+    seconds = service.settings.turn_seconds
+    try:
+        turn = await asyncio.wait_for(asyncio.wrap_future(future), seconds)
+    except TimeoutError:
+        fate = "withdrawn"
+        if not future.cancel():
+            service.limit.use(name)
+            fate = "processed all the same"
+        raise Refused(504, f"No answer within {seconds:g} s; the turn is {fate}.", "slow_answer") from None
+    stages = dict(future.stages) if query.debug else None
+    return turn_answer(name, turn, min_seconds=service.pool.min_turn_seconds, stages=stages)

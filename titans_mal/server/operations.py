@@ -1,0 +1,33 @@
+"""What those ask for who run the server.
+
+Annotations are evaluated here: FastAPI reads them.
+"""
+
+from typing import Annotated
+
+from fastapi import APIRouter, HTTPException, Query, Response
+from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
+
+from .._version import __version__
+from .answers import ErrorAnswer, Health
+from .queries import NoQuery
+from .service import Service
+
+
+def operation_routes(service: Service) -> APIRouter:
+    """/health and /metrics."""
+    router = APIRouter(tags=["operations"])
+
+    @router.get("/health", responses={503: {"model": ErrorAnswer}})
+    async def health(_: Annotated[NoQuery, Query()]) -> Health:
+        """Whether the server takes turns."""
+        if service.pool.is_closed:
+            raise HTTPException(503, "The server is about to stop.")
+        return Health("ok", __version__)
+
+    @router.get("/metrics", response_class=Response)
+    def metrics(_: Annotated[NoQuery, Query()]) -> Response:
+        """For Prometheus."""
+        return Response(generate_latest(service.metrics.registry), media_type=CONTENT_TYPE_LATEST)
+
+    return router

@@ -1,0 +1,54 @@
+"""What the server's routes share: the pool, its bounds, and who may use it."""
+
+from __future__ import annotations
+
+import secrets
+from dataclasses import dataclass, field
+
+from fastapi import Request
+from fastapi.security import HTTPBearer
+from fastapi.security.utils import get_authorization_scheme_param
+from starlette.requests import HTTPConnection
+
+from ..live.pool import ConversationPool
+from .errors import Refused
+from .limits import ConversationLimit
+from .metrics import ServerMetrics
+from .settings import ServerSettings
+
+
+# So that `/docs` has a field for the token.
+bearer = HTTPBearer(auto_error=False)
+
+
+@dataclass
+class Service:
+    """A server's parts.
+
+    Attributes:
+        pool: that scores turns.
+        settings: bounds.
+        limit: places of conversations and streams.
+        metrics: for Prometheus.
+    """
+
+    pool: ConversationPool
+    settings: ServerSettings
+    limit: ConversationLimit = field(init=False)
+    metrics: ServerMetrics = field(init=False)
+
+    def __post_init__(self):
+        self.limit = ConversationLimit(self.settings.max_conversations, self.settings.time_to_live)
+        self.metrics = ServerMetrics(self.pool)
+
+    def is_allowed(self, connection: HTTPConnection) -> bool:
+        """Whether a request or a WebSocket carries the token, where one is asked for."""
+        if self.settings.token is None:
+            return True
+        scheme, sent = get_authorization_scheme_param(connection.headers.get("authorization"))
+        return scheme.lower() == "bearer" and secrets.compare_digest(sent.encode(), self.settings.token.encode())
+
+    def check_token(self, request: Request) -> None:
+        """Refuse a request without the token."""
+        if not self.is_allowed(request):
+            raise Refused(401, "The bearer token is missing or wrong.", "token", {"WWW-Authenticate": "Bearer"})
