@@ -58,7 +58,7 @@ def test_who_is_not_scored_is_written_and_gets_no_label(serve, model, processor)
     ("params", "told"),
     [
         ({"labels": "sad,bored"}, "labels must be"),
-        ({"labels": "sad,sad"}, "each once"),
+        ({"labels": "sad,sad"}, "labels must be"),
         ({"unknown_below": 1.5}, "unknown_below"),
         ({"temperature": 0}, "temperature"),
         ({"temperature": "nan"}, "temperature"),
