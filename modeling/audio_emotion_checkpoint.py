@@ -96,6 +96,7 @@ class AudioEmotionCheckpointMixin(CheckpointSavingMixin):
         emotion_readout: str | None = "verbalizer",
         emotion_dimensions: Sequence[str] = (),
         emotion_prompt: str = DEFAULT_EMOTION_PROMPT,
+        label_words: dict[str, str] | None = None,
         **kwargs,
     ):
         """Load a host checkpoint and add a new memory, which leaves the host's output unchanged.
@@ -109,7 +110,9 @@ class AudioEmotionCheckpointMixin(CheckpointSavingMixin):
             memory_config: None = the defaults of `TitansMemoryConfig`.
             emotion_readout: "verbalizer", "linear", or None to predict `emotion_dimensions` only.
             emotion_dimensions: names of the continuous dimensions to predict, such as "valence"; default: none.
-            emotion_prompt: the instruction after the audio; `{labels}` is replaced by the labels.
+            emotion_prompt: the instruction after the audio; `{labels}` is replaced by the labels' words.
+            label_words: the words for some of the labels in prompt and answer, as {"fear": "fearful"}; default: the
+                labels themselves. If words share a first token, the verbalizer scores them whole.
             kwargs: for the host's `from_pretrained` (dtype, device_map, revision, ...).
 
         Raises:
@@ -135,6 +138,7 @@ class AudioEmotionCheckpointMixin(CheckpointSavingMixin):
             "emotion_readout": emotion_readout,
             "emotion_dimensions": emotion_dimensions,
             "emotion_prompt": emotion_prompt,
+            "label_words": label_words,
             "adapter_only": True,
             "base_model_name_or_path": name,
             "base_model_revision": commit_of(pretrained_model_name_or_path, hub),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import inspect
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, ClassVar
 
 import torch
@@ -16,7 +16,8 @@ from .audio_emotion_checkpoint import AudioEmotionCheckpointMixin
 from .audio_emotion_output import AudioEmotionOutput, annotated_output, extend_output, with_signature
 from .conversation_memory_cache import ConversationMemoryCache
 from .emotion_dimensions import concordance_loss
-from .emotion_readout import emotion_loss, label_logits, last_unmasked_positions
+from .emotion_readout import answer_logits, emotion_loss, label_logits, last_unmasked_positions
+from .label_words import are_whole_words, copy_of_cache, word_scores
 from .memory_injection import CALL_KEYWORD, MemoryCall, attach_memory
 from .memory_transaction import MemoryTransaction
 from .turn_inputs import TurnInputsMixin
@@ -87,7 +88,7 @@ class AudioEmotionMixin(TurnInputsMixin, AudioEmotionCheckpointMixin):
             # The base never has them; `from_pretrained` requires them in the adapter.
             names = {rf"^{name}\." for name in self.extension_names}
             self._keys_to_ignore_on_load_missing = {*(self._keys_to_ignore_on_load_missing or ()), *names}
-        self._memory_disabled_in = _PerThread()
+        self._memory_disabled_in, self._generating_in = _PerThread(), _PerThread()
         self.post_init()
 
     @property
@@ -111,19 +112,12 @@ class AudioEmotionMixin(TurnInputsMixin, AudioEmotionCheckpointMixin):
     @contextlib.contextmanager
     def disable_memory(self) -> Iterator[None]:
         """Within this context, and in this thread only, the model behaves exactly as its host: no reads or writes."""
-        thread, counts = threading.get_ident(), self._memory_disabled_in.counts
-        counts[thread] = counts.get(thread, 0) + 1
-        try:
+        with self._memory_disabled_in.one_more():
             yield
-        finally:
-            counts[thread] -= 1
-            if not counts[thread]:
-                del counts[thread]
 
     @property
     def is_memory_disabled(self) -> bool:
-        counts = self._memory_disabled_in.counts
-        return bool(counts) and threading.get_ident() in counts
+        return self._memory_disabled_in.is_any()
 
     def forward(
         self,
@@ -165,15 +159,19 @@ class AudioEmotionMixin(TurnInputsMixin, AudioEmotionCheckpointMixin):
             raise TypeError(f"return_dict must be True, False or None, got {type(return_dict).__name__}.")
         input_ids = kwargs.get("input_ids")
         transaction = self._begin(memory_cache, input_ids, conversation_ids, speaker_ids, update_memory)
-        if transaction is not None:
-            _check_features(kwargs)
-        call = self._memory_call(transaction, kwargs)
+        call = self._memory_call(transaction, kwargs, emotion_labels)
+        steps_on = call is not None and call.positions is not None and self._scores_words()
+        given_use_cache = kwargs.get("use_cache")
+        if steps_on:
+            kwargs["use_cache"] = True
 
         output = super().forward(**kwargs, **{CALL_KEYWORD: call}, return_dict=True)
 
         fields = dict(output)
         if call is not None and call.positions is not None:
-            fields["emotion_logits"] = self._emotion_logits(output, call)
+            fields["emotion_logits"] = self._emotion_logits(output, call, kwargs, steps_on=steps_on)
+            if steps_on and given_use_cache is False:
+                fields.pop("past_key_values")
             if self.config.emotion_dimensions:
                 fields["emotion_values"] = _read(self.emotion_values_head, call)
             fields["memory_surprise"] = call.stacked_surprise()
@@ -186,6 +184,7 @@ class AudioEmotionMixin(TurnInputsMixin, AudioEmotionCheckpointMixin):
                 self.config.id2label,
                 text_labels=kwargs.get("labels"),
                 num_items_in_batch=kwargs.get("num_items_in_batch"),
+                largest_label=None if call is None else call.seen.get("largest_label"),
             )
             losses.append(loss)
         if emotion_value_labels is not None:
@@ -197,9 +196,8 @@ class AudioEmotionMixin(TurnInputsMixin, AudioEmotionCheckpointMixin):
             fields["memory_cache"] = memory_cache
         result = self.output_class(**fields)
         if transaction is not None and memory_cache is not None:
-            if transaction.write and not self.training:
-                _check_logits(fields.get("emotion_logits"))
-            transaction.end_of_forward()
+            is_checked = transaction.write and not self.training
+            transaction.end_of_forward(fields.get("emotion_logits") if is_checked else None)
         wants_dict = return_dict if return_dict is not None else self.config.return_dict
         return result if wants_dict else result.to_tuple()
 
@@ -223,7 +221,8 @@ class AudioEmotionMixin(TurnInputsMixin, AudioEmotionCheckpointMixin):
         if transaction is not None:
             transaction.prompt_audio = self.audio_mask(input_ids, kwargs)
             kwargs["memory_cache"] = transaction
-        result = super().generate(inputs, *args, **kwargs)
+        with self._generating_in.one_more():
+            result = super().generate(inputs, *args, **kwargs)
         if transaction is not None and memory_cache is not None:
             transaction.commit()
         return result
@@ -234,7 +233,7 @@ class AudioEmotionMixin(TurnInputsMixin, AudioEmotionCheckpointMixin):
             return super()._expand_inputs_for_generation(expand_size, *args, **kwargs)
         if transaction is not None:
             transaction.expand(expand_size)
-        windows = _take_windows(kwargs)
+        windows = _take_windows(kwargs, self.audio_mask(kwargs["input_ids"], kwargs).any(dim=1))
         input_ids, kwargs = super()._expand_inputs_for_generation(expand_size, *args, **kwargs)
         # The rows are copies of one prompt, so its windows are repeated as a block for each copy.
         return input_ids, kwargs | {key: torch.cat([tensor] * expand_size) for key, tensor in windows.items()}
@@ -277,8 +276,14 @@ class AudioEmotionMixin(TurnInputsMixin, AudioEmotionCheckpointMixin):
             is_training=self.training,
         )
 
-    def _memory_call(self, transaction: MemoryTransaction | None, kwargs: dict) -> MemoryCall | None:
-        """What the hooks need for this call; None if they have nothing to do."""
+    def _memory_call(
+        self, transaction: MemoryTransaction | None, kwargs: dict, emotion_labels=None
+    ) -> MemoryCall | None:
+        """What the hooks need for this call; None if they have nothing to do.
+
+        Raises:
+            ValueError: for audio features that are not finite, if a memory would be computed from them.
+        """
         input_ids, past = kwargs.get("input_ids"), kwargs.get("past_key_values")
         if input_ids is None or (transaction is not None and transaction.is_closed and past is not None):
             return None
@@ -288,9 +293,27 @@ class AudioEmotionMixin(TurnInputsMixin, AudioEmotionCheckpointMixin):
             is_audio = transaction.audio_between(0 if past is None else int(past.get_seq_length()), input_ids.shape[1])
         else:
             is_audio = self.audio_mask(input_ids, kwargs)
-        call.locate_audio(is_audio)
         call.last_positions = last_unmasked_positions(_padding_mask(kwargs), input_ids)
+        others = {"earliest": call.last_positions.min()}
+        if isinstance(emotion_labels, Tensor) and emotion_labels.device.type != "cpu" and emotion_labels.numel():
+            others["largest_label"] = emotion_labels.max()
+        features = _features(kwargs) if transaction is not None else {}
+        others |= {name: (~value.isfinite()).sum() for name, value in features.items()}
+        call.locate_audio(is_audio, others)
+        for name, value in features.items():
+            if call.seen.get(name):
+                count = call.seen[name]
+                raise ValueError(f"{name} must be finite, but {count} of its {value.numel()} values are not.")
         return call
+
+    def _scores_words(self) -> bool:
+        """Whether this call scores labels by several tokens; `generate` has no use for scores."""
+        config = self.config
+        return (
+            config.emotion_readout == "verbalizer"
+            and are_whole_words(config.label_token_ids)
+            and not self._generating_in.is_any()
+        )
 
     def _check_is_read(self, name: str, output: Tensor | None) -> None:
         if output is None:
@@ -300,12 +323,59 @@ class AudioEmotionMixin(TurnInputsMixin, AudioEmotionCheckpointMixin):
                 f"emotion_readout={config.emotion_readout!r} and emotion_dimensions={config.emotion_dimensions}."
             )
 
-    def _emotion_logits(self, output, call: MemoryCall) -> Tensor | None:
+    def _emotion_logits(self, output, call: MemoryCall, inputs: dict, *, steps_on: bool) -> Tensor | None:
         if self.config.emotion_readout is None:
             return None
         if self.config.emotion_readout == "linear":
             return _read(self.emotion_head, call)
-        return label_logits(output.logits, call.last_positions, call.sequence_length, self.config.label_token_ids)
+        tokens = self.config.label_token_ids
+        if are_whole_words(tokens) and not steps_on:
+            return None
+        earliest = call.seen.get("earliest")
+        answers = answer_logits(output.logits, call.last_positions, call.sequence_length, earliest=earliest)
+        return (
+            word_scores(answers, tokens, self._steps(output, call, inputs))
+            if steps_on
+            else label_logits(answers, tokens)
+        )
+
+    def _steps(self, output, call: MemoryCall, inputs: dict) -> Callable[[Sequence[int]], Tensor]:
+        """From tokens that the answers begin with to the host's logits behind each of them.
+
+        Raises:
+            ValueError: without the keys and values of the prompts, or for rows that are padded on the right.
+        """
+        past = output.past_key_values
+        if past is None or past.is_compileable or int(past.get_seq_length()) < call.sequence_length:
+            raise ValueError(
+                "Whole label words need the prompt's keys and values in a cache that grows, which a static cache and "
+                "gradient checkpointing do not give: choose label_words whose first tokens differ."
+            )
+        if call.seen.get("earliest", call.sequence_length - 1) < call.sequence_length - 1:
+            raise ValueError("Whole label words need rows that are padded on the left, as prepare_turn pads them.")
+        ids, mask = inputs["input_ids"], _padding_mask(inputs)
+        host = super().forward
+
+        def step(tokens: Sequence[int]) -> Tensor:
+            answer = torch.tensor([tokens], device=ids.device).expand(len(ids), -1)
+            further = {"past_key_values": copy_of_cache(past), "use_cache": True, "return_dict": True}
+            if mask is not None:
+                further["attention_mask"] = torch.cat([mask, mask.new_ones(answer.shape)], dim=1)
+                further["position_ids"] = self._answer_positions(further["attention_mask"], answer.shape[1])
+            return host(input_ids=answer, **further).logits
+
+        return step
+
+    def _answer_positions(self, attention_mask: Tensor, count: int) -> Tensor | None:
+        """(axes, rows, count), of the last positions, for hosts whose own reckoning leads that of text; else None."""
+        holders = (self, getattr(self, "model", None))
+        ahead = next(
+            filter(lambda lead: lead is not None, (getattr(one, "rope_deltas", None) for one in holders)), None
+        )
+        if ahead is None:
+            return None
+        positions = (attention_mask.long().cumsum(-1) - 1)[:, -count:] + ahead.to(attention_mask.device)
+        return positions.expand(3, -1, -1)
 
 
 def _read(head: nn.Linear, call: MemoryCall) -> Tensor:
@@ -316,14 +386,23 @@ def _read(head: nn.Linear, call: MemoryCall) -> Tensor:
     return values if values.dtype == torch.float64 else values.float()
 
 
-def _take_windows(kwargs: dict) -> dict[str, Tensor]:
+def _take_windows(kwargs: dict, has_audio: Tensor) -> dict[str, Tensor]:
     """Remove from `generate`'s keywords the tensors with one row per audio window, if a prompt has several windows.
 
+    Args:
+        has_audio: (rows,) bool, the prompts that have audio at all.
+
     Raises:
-        ValueError: for several prompts with several windows each, since a window cannot be assigned to its prompt.
+        ValueError: for several prompts without exactly one window each, since windows cannot be assigned to prompts.
     """
     rows = kwargs["input_ids"].shape[0]
-    names = [key for key, value in kwargs.items() if isinstance(value, Tensor) and key.endswith("input_features")]
+    names = _features(kwargs)
+    if names and rows > 1 and not bool(has_audio.all()):
+        without = (~has_audio).nonzero().flatten().tolist()
+        raise ValueError(
+            f"Beam search and several return sequences need one audio window per prompt, but prompts {without} have "
+            "none: pass the prompts one by one."
+        )
     windows = next((kwargs[key].shape[0] for key in names if kwargs[key].shape[0] != rows), rows)
     if windows == rows:
         return {}
@@ -342,26 +421,29 @@ class _PerThread:
     def __init__(self):
         self.counts: dict[int, int] = {}
 
+    @contextlib.contextmanager
+    def one_more(self) -> Iterator[None]:
+        thread = threading.get_ident()
+        self.counts[thread] = self.counts.get(thread, 0) + 1
+        try:
+            yield
+        finally:
+            self.counts[thread] -= 1
+            if not self.counts[thread]:
+                del self.counts[thread]
+
+    def is_any(self) -> bool:
+        return bool(self.counts) and threading.get_ident() in self.counts
+
     def __deepcopy__(self, memo) -> _PerThread:
         return _PerThread()
 
 
-def _check_features(inputs: dict) -> None:
-    """Reject features that are not finite, since everything computed from them, including the memory, would be NaN."""
-    if torch.compiler.is_compiling():  # no data-dependent checks there
-        return
-    for name, value in inputs.items():
-        if name.endswith("input_features") and isinstance(value, Tensor) and not bool(value.isfinite().all()):
-            count = int((~value.isfinite()).sum())
-            raise ValueError(f"{name} must be finite, but {count} of its {value.numel()} values are not.")
-
-
-def _check_logits(logits: Tensor | None) -> None:
-    """Reject a turn whose emotion logits are not finite, before it is written."""
-    if logits is None or torch.compiler.is_compiling() or bool(logits.isfinite().all()):
-        return
-    rows = (~logits.isfinite().all(-1)).nonzero().flatten().tolist()
-    raise ValueError(f"The emotion logits of rows {rows} are not finite: nothing was written.")
+def _features(inputs: dict) -> dict[str, Tensor]:
+    """The audio features among the inputs of a call."""
+    return {
+        key: value for key, value in inputs.items() if key.endswith("input_features") and isinstance(value, Tensor)
+    }
 
 
 def _padding_mask(inputs: dict) -> Tensor | None:

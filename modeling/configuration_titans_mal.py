@@ -13,6 +13,7 @@ from transformers import PreTrainedConfig
 
 from .emotion_dimensions import check_dimensions
 from .host_types import HostConfig
+from .label_words import are_label_tokens
 from .neural_memory import READ_ORDERS, STEP_BOUNDS, STEP_RULES
 
 
@@ -181,8 +182,11 @@ class AudioEmotionConfigMixin(HostConfig):
             None: no labels, only `emotion_dimensions`.
         emotion_dimensions: continuous values predicted beside the labels by a separate linear head: names such as
             "valence", "arousal", "dominance", in the scale of the training data.
-        label_token_ids: for the verbalizer, one token per label, in the order of `id2label`.
-        emotion_prompt: the instruction after the audio; `{labels}` is replaced by the labels.
+        label_token_ids: for the verbalizer, in the order of `id2label`: one token per label, or all tokens of its
+            word, if words are scored whole.
+        label_words: the words for some of the labels in prompt and answer, as {"fear": "fearful"}; None: labels are
+            their own words.
+        emotion_prompt: the instruction after the audio; `{labels}` is replaced by the labels' words.
         emotion_temperature: above 0; divides the logits before the softmax in the pipeline, live calls and the
             server. `emotion_logits`, losses and states do not depend on it. `titans-mal calibrate` fits it.
         adapter_only: whether `save_pretrained` writes the name of the base instead of the host's weights.
@@ -194,7 +198,8 @@ class AudioEmotionConfigMixin(HostConfig):
 
     Raises:
         ValueError: for an unknown readout, neither readout nor dimensions, a temperature not above 0, `id2label` not
-            numbered from 0, duplicate labels, label tokens that do not match the labels, or an invalid
+            numbered from 0, duplicate labels or words, label tokens or words that do not match the labels, or an
+            invalid
             `TitansMemoryConfig`.
     """
 
@@ -208,7 +213,8 @@ class AudioEmotionConfigMixin(HostConfig):
     memory_config: dict | PreTrainedConfig | None = None
     emotion_readout: str | None = "verbalizer"
     emotion_dimensions: list[str] | tuple[str, ...] = ()
-    label_token_ids: list[int] | None = None
+    label_token_ids: list[int] | list[list[int]] | None = None
+    label_words: dict[str, str] | None = None
     emotion_prompt: str = DEFAULT_EMOTION_PROMPT
     emotion_temperature: float = 1.0
     adapter_only: bool = False
@@ -258,18 +264,30 @@ class AudioEmotionConfigMixin(HostConfig):
         if len(set(self.labels)) != len(self.labels):
             raise ValueError(f"id2label must not repeat a label, got {self.labels}.")
         self.label2id = {label: index for index, label in self.id2label.items()}
+        self._check_words()
         tokens = self.label_token_ids
         if tokens is None:
             return
         vocab_size = getattr(self.get_text_config(decoder=True), "vocab_size", None) or math.inf
+        if not are_label_tokens(tokens, len(self.labels), vocab_size):
+            raise ValueError(
+                f"label_token_ids must hold a different token for each of {self.labels}, or the tokens of its word, "
+                f"no beginning of another's, below {vocab_size} (the host's vocabulary), got "
+                f"{reprlib.repr(tokens)}."
+            )
+
+    def _check_words(self) -> None:
+        words = self.label_words
+        if words is None:
+            return
         if (
-            not isinstance(tokens, list | tuple)
-            or not all(type(token) is int and 0 <= token < vocab_size for token in tokens)
-            or not len(set(tokens)) == len(tokens) == len(self.labels)
+            not isinstance(words, dict)
+            or not {*words} <= {*self.labels}
+            or not all(isinstance(word, str) and word.strip() for word in words.values())
+            or len({*self.words}) != len(self.labels)
         ):
             raise ValueError(
-                f"label_token_ids must hold a different token for each of {self.labels}, below {vocab_size} (the "
-                f"host's vocabulary), got {reprlib.repr(tokens)}."
+                f"label_words must map labels out of {self.labels} to different words, got {reprlib.repr(words)}."
             )
 
     def _check_labels(self) -> None:
@@ -316,9 +334,14 @@ class AudioEmotionConfigMixin(HostConfig):
         """The emotion labels in the order of their ids."""
         return [self.id2label[index] for index in sorted(self.id2label)]
 
+    @property
+    def words(self) -> list[str]:
+        """The word that stands for each label in prompt and answer, in the order of their ids."""
+        return [(self.label_words or {}).get(label, label) for label in self.labels]
+
     def prompt_text(self) -> str:
         """The instruction after the audio, with an empty transcript if the prompt includes one."""
-        asked = self.emotion_prompt.replace("{labels}", ", ".join(self.labels))
+        asked = self.emotion_prompt.replace("{labels}", ", ".join(self.words))
         return asked.replace(TRANSCRIPT, getattr(self, "_transcript", ""))
 
     @property

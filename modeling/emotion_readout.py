@@ -24,28 +24,35 @@ def last_unmasked_positions(attention_mask: Tensor | None, input_ids: Tensor) ->
     return (positions * (attention_mask != 0)).amax(-1) - (attention_mask.shape[1] - length)
 
 
-def label_logits(logits: Tensor, positions: Tensor, length: int, label_token_ids: list[int]) -> Tensor:
-    """Next-token logits of the label tokens at the position where each row's answer begins.
+def answer_logits(logits: Tensor, positions: Tensor, length: int, *, earliest: int | None = None) -> Tensor:
+    """The next-token logits where each row's answer begins.
 
     Args:
         logits: (rows, kept positions, vocab_size), for the last positions of the sequence.
         positions: (rows,), where the answers begin, as positions in the whole sequence.
         length: of the whole sequence.
-        label_token_ids: one token per label.
+        earliest: the smallest of the positions, if known: reading it from an accelerator would synchronize.
 
     Returns:
-        (rows, labels) in float32 (float64 for float64 logits).
+        (rows, vocab_size).
 
     Raises:
         ValueError: if the logits of a row's position were not kept.
     """
     first_kept = length - logits.shape[1]
-    if first_kept and not torch.compiler.is_compiling() and bool((positions < first_kept).any()):
-        raise ValueError(
-            f"logits_to_keep={logits.shape[1]} drops the last position of a right-padded row: pad on the left."
-        )
+    if first_kept and not torch.compiler.is_compiling():
+        earliest = int(positions.min()) if earliest is None else earliest
+        if earliest < first_kept:
+            raise ValueError(
+                f"logits_to_keep={logits.shape[1]} drops the last position of a right-padded row: pad on the left."
+            )
     rows = torch.arange(len(logits), device=logits.device)
-    selected = logits[rows, (positions - first_kept).to(logits.device)][:, label_token_ids]
+    return logits[rows, (positions - first_kept).to(logits.device)]
+
+
+def label_logits(answers: Tensor, label_token_ids: Sequence[int]) -> Tensor:
+    """(rows, labels), of `answer_logits` those of a token a label, in float32 (float64 for float64 logits)."""
+    selected = answers[:, label_token_ids]
     return selected if selected.dtype == torch.float64 else selected.float()
 
 
@@ -56,6 +63,7 @@ def emotion_loss(
     *,
     text_labels: Tensor | None = None,
     num_items_in_batch: Tensor | int | None = None,
+    largest_label: int | None = None,
 ) -> Tensor:
     """Cross-entropy of the scored rows: their mean, or their share of the mean over a step of several batches.
 
@@ -68,6 +76,7 @@ def emotion_loss(
         id2label: the allowed labels.
         text_labels: (rows, positions), the host's `labels`, -100 = not scored; None: each row is one item.
         num_items_in_batch: items in the whole step, as Trainer counts them in `labels`; None: mean over these rows.
+        largest_label: the largest of the labels, if known: reading it from an accelerator would synchronize.
 
     Returns:
         A scalar; 0, with a graph, if no row is scored.
@@ -75,14 +84,17 @@ def emotion_loss(
     Raises:
         ValueError: for labels of another shape or type, or outside `id2label`.
     """
-    labels = torch.as_tensor(emotion_labels, device=emotion_logits.device)
+    labels = torch.as_tensor(emotion_labels)
     if labels.shape != emotion_logits.shape[:1] or labels.is_floating_point() or labels.dtype == torch.bool:
         raise ValueError(
             f"emotion_labels must be ({len(emotion_logits)},) integers, one per row, got {labels.dtype} "
             f"{tuple(labels.shape)}."
         )
-    if not torch.compiler.is_compiling() and bool((labels >= len(id2label)).any()):
-        raise ValueError(f"emotion_labels must be below 0 or in {id2label}, got {sorted(set(labels.tolist()))}.")
+    if not torch.compiler.is_compiling():
+        largest = (int(labels.max()) if len(labels) else -1) if largest_label is None else largest_label
+        if largest >= len(id2label):
+            raise ValueError(f"emotion_labels must be below 0 or in {id2label}, got {sorted(set(labels.tolist()))}.")
+    labels = labels.to(emotion_logits.device)
     scored = labels >= 0
     losses = F.cross_entropy(emotion_logits, labels.clamp(min=0).long(), reduction="none") * scored
     if num_items_in_batch is None:
@@ -91,30 +103,3 @@ def emotion_loss(
         # The first token is not predicted.
         losses = losses * (text_labels[:, 1:] != -100).sum(-1).clamp(min=1).to(losses.device)
     return losses.sum() / torch.as_tensor(num_items_in_batch, device=losses.device)
-
-
-def find_label_tokens(tokenizer, prompt: str, labels: list[str]) -> list[int]:
-    """The first token of each label after the generation prompt.
-
-    Args:
-        tokenizer: of the host.
-        prompt: the chat template's text up to the position where the answer begins.
-        labels: the words that the host is asked to choose from.
-
-    Raises:
-        ValueError: if two labels begin with the same token, or a label has no token after the prompt, naming them.
-    """
-    prefix = tokenizer(prompt, add_special_tokens=False)["input_ids"]
-    tokens = []
-    for label in labels:
-        ids = tokenizer(prompt + label, add_special_tokens=False)["input_ids"]
-        if len(ids) <= len(prefix) or ids[: len(prefix)] != prefix or ids[len(prefix)] == tokenizer.unk_token_id:
-            raise ValueError(f"The tokenizer has no token for the label {label!r} after the prompt {prompt[-40:]!r}.")
-        tokens.append(ids[len(prefix)])
-    clashes = [label for label, token in zip(labels, tokens) if tokens.count(token) > 1]
-    if clashes:
-        raise ValueError(
-            f"The labels {clashes} begin with the same token, so the verbalizer cannot distinguish them: use other "
-            'words or emotion_readout="linear".'
-        )
-    return tokens

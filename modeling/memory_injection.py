@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 import torch
@@ -35,6 +36,7 @@ class MemoryCall:
         needs_gradients: whether gradients were enabled when the call began.
         logits_to_keep: number of last positions that the output head is applied to; 0 = all.
         last_positions: (rows,) positions of the readout.
+        seen: values of the call's inputs that were read from their device, by name.
         surprise: one tensor (rows,) per memory layer that has run.
         last_hidden_state: (rows, hidden_size), the final hidden state at `last_positions`.
     """
@@ -48,6 +50,7 @@ class MemoryCall:
     last_positions: Tensor | None = None
     surprise: list[Tensor] = field(default_factory=list)
     last_hidden_state: Tensor | None = None
+    seen: dict[str, int] = field(default_factory=dict)
 
     def stacked_surprise(self) -> Tensor | None:
         """(rows, memory layers); None if no layer ran."""
@@ -55,13 +58,21 @@ class MemoryCall:
             return None
         return torch.stack([surprise.to(self.surprise[0].device) for surprise in self.surprise], dim=-1)
 
-    def locate_audio(self, is_audio: Tensor) -> None:
-        """Find the audio positions from a mask (rows, sequence_length)."""
+    def locate_audio(self, is_audio: Tensor, others: Mapping[str, Tensor] | None = None) -> None:
+        """Find the audio positions from a mask (rows, sequence_length).
+
+        Args:
+            others: scalars that are read into `seen` together with the counts of positions, since every read of
+                values synchronizes with an accelerator.
+        """
         counts = is_audio.sum(-1)
         # Compiled code cannot depend on values, so it reserves room for every position.
         shortest, capacity = 0, self.sequence_length
         if not torch.compiler.is_compiling():
-            shortest, capacity = torch.stack(counts.aminmax()).tolist()
+            others = others or {}
+            wanted = [*counts.aminmax(), *(other.to(counts.device, counts.dtype) for other in others.values())]
+            shortest, capacity, *seen = torch.stack(wanted).tolist()
+            self.seen = dict(zip(others, seen))
         if capacity:
             first = torch.arange(len(counts), device=counts.device)[:, None] * self.sequence_length
             self.positions = torch.argsort(~is_audio, dim=1, stable=True)[:, :capacity] + first

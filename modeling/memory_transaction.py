@@ -142,11 +142,11 @@ class MemoryTransaction:
 
     def turn_by_turn(self, tensor: Tensor) -> Tensor:
         """Reorder (rows, ...) from the order of the call to `row_order`."""
-        return tensor if self.row_order is None else tensor[self.row_order.to(tensor.device)]
+        return tensor if self.row_order is None else tensor[_sent(self.row_order, tensor.device)]
 
     def row_by_row(self, tensor: Tensor) -> Tensor:
         """Reorder (rows, ...) from `row_order` to the order of the call."""
-        return tensor if self.row_order is None else tensor[torch.argsort(self.row_order).to(tensor.device)]
+        return tensor if self.row_order is None else tensor[_sent(torch.argsort(self.row_order), tensor.device)]
 
     def audio_between(self, start: int, length: int) -> Tensor:
         """(rows * copies, length) bool: the prompt's audio among the `length` positions from `start`.
@@ -160,11 +160,11 @@ class MemoryTransaction:
         """The state that a memory layer starts from, for the streams in the order of `batch_sizes`."""
         if self._is_continued and self._before.layers[layer_idx].is_initialized:
             like = layer.state_like
-            streams = None if self._is_whole_cache else self._streams_in_order.to(like.device)
+            streams = None if self._is_whole_cache else _sent(self._streams_in_order, like.device)
             state = self._before.read_written(layer_idx, streams, like)
         else:
             initial = layer.initial_state(len(self._streams_in_order))
-            state = self._before.read(layer_idx, self._streams_in_order.to(initial.weights[0].device), initial)
+            state = self._before.read(layer_idx, _sent(self._streams_in_order, initial.weights[0].device), initial)
         return state if self.copies == 1 else state.map(lambda tensor: tensor.repeat_interleave(self.copies, dim=0))
 
     def stage(self, layer_idx: int, state: NeuralMemoryState, *, is_rejected: Tensor | None = None) -> None:
@@ -179,22 +179,35 @@ class MemoryTransaction:
         if self.write and not self.is_closed:
             self._tokens = tokens[:: self.copies]
 
-    def end_of_forward(self) -> None:
-        """Commit, unless inside `generate`, which commits at its end what its first forward call staged."""
+    def end_of_forward(self, logits: Tensor | None = None) -> None:
+        """Commit, unless inside `generate`, which commits at its end what its first forward call staged.
+
+        Args:
+            logits: (rows, labels) of the call's turns, which are not written if these are not finite.
+
+        Raises:
+            ValueError: as `commit`, and for logits that are not finite.
+        """
         if self.prompt_audio is None:
-            self.commit()
+            self.commit(logits)
+        else:
+            _check_logits(logits)
         self.is_closed = True
 
-    def commit(self) -> None:
+    def commit(self, logits: Tensor | None = None) -> None:
         """Write all staged states into the cache or, if anything fails, none.
+
+        Args:
+            logits: as `end_of_forward` takes them.
 
         Raises:
             RuntimeError: if another call wrote to the cache in the meantime, since its turns would be lost.
             ValueError: for a state that is not finite. In training, and in compiled code, such a turn is skipped.
         """
         if self._tokens is None:
+            _check_logits(logits)
             return
-        self._leave_out_not_finite()
+        self._leave_out_not_finite(logits)
         with contextlib.nullcontext() if torch.compiler.is_compiling() else _committing:
             self._write()
         self._warn_of_rejected()
@@ -210,9 +223,9 @@ class MemoryTransaction:
         streams = None if self._is_whole_cache else self._streams_in_order
         for layer_idx, state in self._staged.items():
             after.update(state, layer_idx, streams)
-        rows = self._row_streams.to(tokens.device)
-        after.tokens = after.tokens.to(tokens.device).index_add(0, rows, tokens)
-        after.turns = after.turns.to(tokens.device).index_add(0, rows, (tokens > 0).long())
+        rows = _sent(self._row_streams, tokens.device)
+        after.tokens = _sent(after.tokens, tokens.device).index_add(0, rows, tokens)
+        after.turns = _sent(after.turns, tokens.device).index_add(0, rows, (tokens > 0).long())
         after.conversation_ids = self._conversation_ids
         after.speaker_ids = self._speaker_ids
         # A state that was partly written by unknown weights keeps an unknown origin.
@@ -220,9 +233,10 @@ class MemoryTransaction:
         after.weights_fingerprint = self._weights_fingerprint if is_known else None
         self.cache.adopt(after)
 
-    def _leave_out_not_finite(self) -> None:
+    def _leave_out_not_finite(self, logits: Tensor | None) -> None:
         """Restore the streams whose staged state is not finite, or raise (see `commit`)."""
         if not self._staged:
+            _check_logits(logits)
             return
         is_compiling = torch.compiler.is_compiling()
         tensors = [tensor for state in self._staged.values() for tensor in state.tensors]
@@ -230,8 +244,11 @@ class MemoryTransaction:
         # Entries are bounded, so the sum is finite if and only if all entries are.
         is_finite = torch.stack([tensor.sum((1, 2, 3)).to(device) for tensor in tensors]).isfinite().all(0)
         if not is_compiling:
-            if bool(is_finite.all()):
+            # Check both together: every check synchronizes with an accelerator.
+            are_good = is_finite.all() if logits is None else is_finite.all() & logits.isfinite().all().to(device)
+            if bool(are_good):
                 return
+            _check_logits(logits)
             broken = self._streams_in_order[~is_finite.cpu()].tolist()
             names = "; ".join(self._name_of_stream(stream) for stream in broken)
             if not self._is_training:
@@ -285,6 +302,14 @@ class MemoryTransaction:
         return twin
 
 
+def _check_logits(logits: Tensor | None) -> None:
+    """Reject a turn whose emotion logits are not finite, before it is written."""
+    if logits is None or torch.compiler.is_compiling() or bool(logits.isfinite().all()):
+        return
+    rows = (~logits.isfinite().all(-1)).nonzero().flatten().tolist()
+    raise ValueError(f"The emotion logits of rows {rows} are not finite: nothing was written.")
+
+
 def _schedule(streams: list[int]) -> tuple[list[int], Tensor, list[int]]:
     """The distinct streams, those with most turns first; the rows turn by turn; the number of rows of each turn."""
     rows_of: dict[int, list[int]] = {}
@@ -294,6 +319,11 @@ def _schedule(streams: list[int]) -> tuple[list[int], Tensor, list[int]]:
     longest = len(rows_of[order[0]])
     turns = [[rows_of[s][t] for s in order if t < len(rows_of[s])] for t in range(longest)]
     return order, torch.tensor([row for rows in turns for row in rows]), [len(rows) for rows in turns]
+
+
+def _sent(tensor: Tensor, device: torch.device) -> Tensor:
+    """Move to a device, from the CPU without synchronizing."""
+    return tensor.to(device, non_blocking=tensor.device.type == "cpu")
 
 
 def _as_list(ids: Tensor | Sequence[int] | None, rows: int, name: str) -> list[int] | None:

@@ -12,7 +12,7 @@ from transformers import BatchFeature, VoxtralConfig, VoxtralForConditionalGener
 
 from .audio_emotion_mixin import AudioEmotionMixin
 from .configuration_titans_mal import AudioEmotionConfigMixin
-from .emotion_readout import find_label_tokens
+from .label_words import find_label_tokens
 from .turn_inputs import filled_placeholders
 
 
@@ -53,15 +53,15 @@ class VoxtralMALForAudioEmotion(AudioEmotionMixin, VoxtralForConditionalGenerati
         transcripts: Sequence[str | None] | None = None,
     ) -> BatchFeature:
         """The processor accepts audio only through its chat template, as encoded files."""
-        configs = self.turn_configs(processor, transcripts or [None] * len(waveforms))
+        configs = self.turn_configs(processor, waveforms, transcripts)
         texts = ({"type": "text", "text": config.prompt_text()} for config in configs)
         audio = ({"type": "audio", "base64": _to_wav(waveform, sampling_rate)} for waveform in waveforms)
         return processor.apply_chat_template([[{"role": "user", "content": [*turn]}] for turn in zip(audio, texts)])
 
     @classmethod
-    def label_tokens_of(cls, config, processor) -> list[int]:
+    def label_tokens_of(cls, config, processor) -> list[int] | list[list[int]]:
         """The tokenizer does not parse control tokens in text, so labels are tokenized without a prompt."""
-        return find_label_tokens(processor.tokenizer, "", config.labels)
+        return find_label_tokens(processor.tokenizer, "", config.words)
 
 
 def _to_wav(waveform: np.ndarray, sampling_rate: int) -> str:

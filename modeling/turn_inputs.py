@@ -13,8 +13,8 @@ from torch import Tensor
 from transformers import BatchFeature
 
 from .audio_loading import MAX_TURN_SECONDS, MIN_SECONDS, check_waveform, load_audio, name_of_source
-from .emotion_readout import find_label_tokens
 from .host_types import HostModel
+from .label_words import find_label_tokens
 from .turn_rules import fit_turn, warn_of_cut_turns
 
 
@@ -154,7 +154,7 @@ class TurnInputsMixin(HostModel):
         transcripts: Sequence[str | None] | None = None,
     ) -> BatchFeature:
         """The processor's tensors for turns, (samples,) each at the host's `sampling_rate`, and their transcripts."""
-        configs = self.turn_configs(processor, transcripts or [None] * len(waveforms))
+        configs = self.turn_configs(processor, waveforms, transcripts)
         texts = [self.turn_prompt_of(config, processor) for config in configs]
         bos = processor.tokenizer.bos_token
         # If the template writes the BOS token itself, the tokenizer must not add another.
@@ -168,14 +168,14 @@ class TurnInputsMixin(HostModel):
             return_tensors="pt",
         )
 
-    def turn_configs(self, processor, transcripts: Sequence[str | None]) -> list:
+    def turn_configs(self, processor, turns: Sequence, transcripts: Sequence[str | None] | None) -> list:
         """For each turn, the configuration whose `prompt_text` includes its transcript."""
         if not self.config.takes_transcript:
-            return [self.config] * len(transcripts)
+            return [self.config] * len(turns)
         tokenizer = processor.tokenizer
         special = {*getattr(tokenizer, "all_special_tokens", ()), *getattr(tokenizer, "get_added_vocab", dict)()}
         configs = []
-        for transcript in transcripts:
+        for transcript in transcripts or [None] * len(turns):
             for token in sorted(special, key=len, reverse=True):
                 # Placeholders and special tokens in a transcript must not act as such.
                 transcript = (transcript or "").replace(token, " ")
@@ -209,13 +209,13 @@ class TurnInputsMixin(HostModel):
         return [{"role": "user", "content": [AUDIO_PART, {"type": "text", "text": config.prompt_text()}]}]
 
     @classmethod
-    def label_tokens_of(cls, config, processor) -> list[int]:
-        """One token per label of `config`, at the position where the answer begins.
+    def label_tokens_of(cls, config, processor) -> list[int] | list[list[int]]:
+        """The tokens of each label of `config`, as `find_label_tokens` returns them.
 
         Raises:
             ValueError: as `find_label_tokens`.
         """
-        return find_label_tokens(processor.tokenizer, cls.turn_prompt_of(config, processor), config.labels)
+        return find_label_tokens(processor.tokenizer, cls.turn_prompt_of(config, processor), config.words)
 
     @staticmethod
     def audio_extractor(processor):

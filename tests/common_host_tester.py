@@ -358,6 +358,19 @@ class CommonHostTester:
             torch.testing.assert_close(one, other, rtol=0, atol=1e-5)
 
     @torch.no_grad()
+    def test_whole_words_score_as_the_host_goes_on(self, host, model, remembering):
+        words = [[10], [11, 30], [11, 31, 40], [13, 30]]
+        model.config.label_token_ids = words
+        turns = host.turns(2, seed=5)
+        scores = model(**turns, memory_cache=remembering, update_memory=False).emotion_logits
+        for label, word in enumerate(words):
+            longer = {**turns, "input_ids": torch.cat([turns["input_ids"], torch.tensor([word, word])], dim=1)}
+            longer["attention_mask"] = torch.nn.functional.pad(turns["attention_mask"], (0, len(word)), value=1)
+            logits = model(**longer, memory_cache=remembering, update_memory=False).logits[:, -len(word) - 1 : -1]
+            expected = sum(logits.log_softmax(-1)[:, i, token] for i, token in enumerate(word))
+            torch.testing.assert_close(scores[:, label], expected, rtol=0, atol=1e-4)
+
+    @torch.no_grad()
     def test_one_position_of_logits_is_enough(self, model, host):
         turns = host.turns(3)
         full, last = model(**turns), model(**turns, logits_to_keep=1)

@@ -1,8 +1,7 @@
 import pytest
 import torch
-from tiny_models import tiny_processor
 
-from titans_mal.modeling.emotion_readout import emotion_loss, find_label_tokens, label_logits, last_unmasked_positions
+from titans_mal.modeling.emotion_readout import answer_logits, emotion_loss, label_logits, last_unmasked_positions
 
 
 @pytest.mark.parametrize(
@@ -24,11 +23,11 @@ def test_last_unmasked_position(mask, expected):
 
 def test_label_logits_are_picked_at_the_position_of_each_row():
     logits = torch.arange(2 * 3 * 5).view(2, 3, 5).to(torch.bfloat16)
-    picked = label_logits(logits, torch.tensor([7, 9]), 10, [4, 0])  # the last 3 of 10 positions
+    picked = label_logits(answer_logits(logits, torch.tensor([7, 9]), 10), [4, 0])  # the last 3 of 10 positions
     assert picked.dtype == torch.float32
     assert picked.tolist() == [[4.0, 0.0], [29.0, 25.0]]
     with pytest.raises(ValueError, match="logits_to_keep=3 drops the last position"):
-        label_logits(logits, torch.tensor([6, 9]), 10, [4, 0])
+        answer_logits(logits, torch.tensor([6, 9]), 10)
 
 
 def test_unscored_rows_have_no_share_in_the_loss():
@@ -37,15 +36,6 @@ def test_unscored_rows_have_no_share_in_the_loss():
     assert logits.grad[0].abs().sum() > 0
     assert not logits.grad[1:].any()
     assert emotion_loss(logits, [-1, -1, -1], {0: "sad"}) == 0  # lists are taken as well
-
-
-def test_label_tokens_are_those_that_follow_the_prompt():
-    tokenizer = tiny_processor().tokenizer
-    vocabulary = tokenizer.get_vocab()
-    assert find_label_tokens(tokenizer, "assistant ", ["sad", "happy word2"]) == [
-        vocabulary["sad"],
-        vocabulary["happy"],
-    ]
 
 
 @pytest.mark.parametrize("dtype", [torch.int16, torch.int32, torch.int64])

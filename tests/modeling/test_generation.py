@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from tiny_models import AUDIO, assert_same_state, rows_of, state_of, tiny_host, tiny_model, tiny_turns
+from tiny_models import AUDIO, VOCABULARY, assert_same_state, rows_of, state_of, tiny_host, tiny_model, tiny_turns
 
 from titans_mal import ConversationMemoryCache
 
@@ -163,3 +163,22 @@ def test_rows_that_finish_early_keep_their_memory():
     cache = ConversationMemoryCache(model.config, batch_size=2)
     model.generate(**turns, memory_cache=cache, max_new_tokens=6, eos_token_id=first, pad_token_id=0)
     assert torch.equal(cache.tokens, after_forward(model, 2, 1).tokens)
+
+
+WORD = VOCABULARY["word1"]
+
+
+@pytest.mark.parametrize("sounds", [[2, 0], [0, 2], [2, 1, 0]])
+@pytest.mark.parametrize("mode", ["beams", "several samples"])
+def test_copies_of_prompts_with_other_numbers_of_sounds_are_refused(sounds, mode):
+    """As many windows as prompts do not mean one for each."""
+    model = tiny_model()
+    inputs = tiny_turns(len(sounds), seed=0)
+    for row, count in enumerate(sounds):
+        if not count:
+            inputs["input_ids"][row][inputs["input_ids"][row] == AUDIO] = WORD
+    cache = ConversationMemoryCache(model.config, batch_size=len(sounds))
+    before = state_of(cache)
+    with pytest.raises(ValueError, match=r"one audio window per prompt, but prompts \[\d\] have none"):
+        model.generate(**inputs, memory_cache=cache, max_new_tokens=2, **MODES[mode])
+    assert_same_state(state_of(cache), before)
