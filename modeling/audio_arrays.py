@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from typing import NamedTuple
 
 import numpy as np
 
@@ -13,19 +14,32 @@ MAX_CHANNELS = 8
 MAX_PEAK = 100.0
 # A 32-bit recording with a lower peak would be quieter than -48 dBFS; it is probably 24-bit audio without the shift.
 _LEAST_32_BIT_PEAK = 2**23
+# Number of samples per channel that are inspected at a time, so that long arrays are never copied as a whole.
+_BLOCK = 1 << 16
 
 
-def channels_of(array, rate, name: str = "The array") -> tuple[np.ndarray, int]:
-    """Convert an array of audio to (channels, samples) floats with full scale 1.0, and its rate in Hz.
+class Scale(NamedTuple):
+    """What silence and full scale are in the samples of an array."""
+
+    zero: float = 0.0
+    full: float = 1.0
+
+    def of(self, samples: np.ndarray) -> np.ndarray:
+        """Samples with full scale 1.0: the input itself if it is float, float64 otherwise."""
+        return samples if samples.dtype.kind == "f" else (samples.astype(np.float64) - self.zero) / self.full
+
+
+def channels_of(array, rate, name: str = "The array") -> tuple[np.ndarray, int, Scale]:
+    """Convert an array of audio to (channels, samples), its rate in Hz, and the scale of its samples.
 
     Args:
         array: (samples,) or (channels, samples) of up to 8 channels, as numpy or torch array or nested lists; the
-            number types that `scaled_samples` accepts.
+            number types that `scale_of` accepts.
         rate: in Hz.
         name: name of the audio in error messages.
 
     Raises:
-        ValueError: for another shape, a missing rate, and as `scaled_samples`.
+        ValueError: for another shape, a missing rate, and as `scale_of`.
     """
     if isinstance(array, int | float | np.integer) and hasattr(rate, "__len__"):
         raise ValueError(f"Audio in an array is (array, rate), got (rate, array) with rate={array!r}: swap them.")
@@ -41,7 +55,7 @@ def channels_of(array, rate, name: str = "The array") -> tuple[np.ndarray, int]:
             f"Audio in an array must be (samples,) or (channels, samples) with up to {MAX_CHANNELS} channels, got "
             f"{array.dtype} {array.shape}.{hint}"
         )
-    return scaled_samples(channels, name), int(rate)
+    return channels, int(rate), scale_of(channels, name)
 
 
 def as_array(samples) -> np.ndarray:
@@ -52,47 +66,47 @@ def as_array(samples) -> np.ndarray:
     return np.asarray(samples)
 
 
-def scaled_samples(samples: np.ndarray, name: str = "The array") -> np.ndarray:
-    """Scale samples to full scale 1.0.
+def scale_of(samples: np.ndarray, name: str = "The array") -> Scale:
+    """Find out what silence and full scale are in samples.
 
-    Floats are returned unchanged. 8-bit and 16-bit integers are PCM of their type, and so are 32-bit integers that use
+    Floats have full scale 1.0. 8-bit and 16-bit integers are PCM of their type, and so are 32-bit integers that use
     the range of their type. Wider integers that fit into 16 bits are treated as 16-bit samples, with a warning.
 
     Args:
-        samples: of any shape.
+        samples: (..., samples).
         name: name of the audio in error messages.
-
-    Returns:
-        Floats of the same shape: the input itself if it was float, float64 otherwise.
 
     Raises:
         ValueError: for floats that hold unscaled integers, and for integers whose scale is unknown.
     """
     if not samples.size:
-        return samples.astype(np.float64)
+        return Scale()
+    peak = max(samples.max().item(), -samples.min().item())
     if samples.dtype.kind == "f":
         # `check_level` reports values that are not finite or above MAX_PEAK.
-        peak = np.abs(samples).max()
-        if 1.0 < peak <= MAX_PEAK and (samples == np.round(samples)).all():
+        if 1.0 < peak <= MAX_PEAK and _are_integers(samples):
             raise ValueError(
                 f"{name} holds integers as {samples.dtype} with a peak of {peak:.6g}, where full scale is 1.0: give "
                 "16-bit samples as int16, or divide them by 32768."
             )
-        return samples
+        return Scale()
     info = np.iinfo(samples.dtype)
     if info.bits <= 16:
-        offset = 0 if info.min < 0 else (info.max + 1) / 2
-        return (samples.astype(np.float64) - offset) / ((info.max + 1) if info.min < 0 else offset)
-    peak = max(int(samples.max()), -int(samples.min()))
+        return Scale(0.0, float(info.max) + 1) if info.min < 0 else Scale(*[(info.max + 1) / 2] * 2)
     if info.bits == 32 and info.min < 0 and peak >= _LEAST_32_BIT_PEAK:
-        return samples / 2.0**31
+        return Scale(full=2.0**31)
     if info.min < 0 and peak <= 2**15:
         if peak:
             warnings.warn(
                 f"{name} is {samples.dtype} with a peak of {peak}: it is treated as 16-bit samples.", stacklevel=3
             )
-        return samples / 2.0**15
+        return Scale(full=2.0**15)
     raise ValueError(
         f"{name} is {samples.dtype} with a peak of {peak}, so its full scale is unknown: give int16, int32 that uses "
         "its full range, or floats in [-1, 1]."
     )
+
+
+def _are_integers(samples: np.ndarray) -> bool:
+    blocks = (samples[..., start : start + _BLOCK] for start in range(0, samples.shape[-1], _BLOCK))
+    return all((block == np.round(block)).all() for block in blocks)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import io
 import math
 import os
@@ -33,6 +34,11 @@ _BLOCK = 1 << 18
 # Encoders pad the last frame and containers round times, so a smaller difference is not a truncation.
 _TRUNCATION_TOLERANCE = 0.05
 _PROBE_BYTES = 4096
+# First bytes of the placeholders of Git LFS and git-annex, which a clone has in place of a file until it is fetched.
+_POINTERS = {
+    b"version https://git-lfs.github.com/spec/": ("a Git LFS", "git lfs pull"),
+    b"/annex/objects/": ("a git-annex", "git annex get"),
+}
 # A part of a file, as in "call.wav#t=12.5,17" (W3C Media Fragments 1.0, 4.2.1, in seconds), or one channel of a part,
 # as in "call.wav#t=12.5,17&channel=2".
 _FRAGMENT = re.compile(
@@ -167,6 +173,21 @@ def check_level(samples: np.ndarray, name: str) -> None:
         )
 
 
+def check_pointer(content: bytes, name: str) -> None:
+    """Reject the placeholder that a clone has in place of a file until it is fetched.
+
+    Args:
+        content: the first bytes of the file, or all of them.
+        name: name of the file.
+
+    Raises:
+        AudioDecodingError: naming the command that fetches it.
+    """
+    for start, (kind, command) in _POINTERS.items():
+        if content.startswith(start):
+            raise AudioDecodingError(f"{name} is {kind} pointer and not the file itself: `{command}` fetches it.")
+
+
 class _Clock:
     """The time limit of a decoding step."""
 
@@ -215,9 +236,11 @@ def _open(source, *, probesize: int | None = None) -> Iterator[tuple]:
         if not size:
             raise AudioDecodingError(f"{name}: the file is empty.")
         file.seek(0)
-        is_riff = _check_riff(file.read(8), size, name)
+        head = file.read(max(map(len, _POINTERS)))
+        check_pointer(head, name)
+        is_riff = _check_riff(head[:8], size, name)
         file.seek(0)
-        options = {"format_whitelist": ",".join(CONTAINERS), "protocol_whitelist": ""}
+        options = {"format_whitelist": ",".join(CONTAINERS), "protocol_whitelist": "", "codec_whitelist": _codecs()}
         options |= {"probesize": str(probesize)} if is_riff and probesize is not None else {}
         reader = _Reader(file, clock, "" if isinstance(source, bytes | bytearray) else str(source))
         try:
@@ -238,6 +261,19 @@ def _open(source, *, probesize: int | None = None) -> Iterator[tuple]:
                 f"{name}: it cannot be decoded as audio, or is truncated ({error}). Supported containers: "
                 f"{', '.join(CONTAINERS)}."
             ) from error
+
+
+@functools.cache
+def _codecs() -> str:
+    """Names of all audio decoders; without a list, FFmpeg also decodes pictures, of any size, to describe them."""
+    from av.codec import Codec, codecs_available
+
+    names = []
+    for name in codecs_available:
+        with contextlib.suppress(ValueError):  # of an encoder alone
+            if Codec(name, "r").type == "audio":
+                names.append(name)
+    return ",".join(sorted(names))
 
 
 def _split_part(source) -> tuple:

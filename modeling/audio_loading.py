@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from .audio_arrays import channels_of
+from .audio_arrays import Scale, channels_of
 from .audio_decoding import (
     AudioBlock,
     AudioDecodingError,
@@ -34,6 +34,10 @@ _BLOCK, _GROWTH = 1 << 16, 1 << 24
 _MAX_DIFFERENCE = 0.5
 
 
+class SilentAudio(ValueError):
+    """Every sample of a turn is zero."""
+
+
 def load_audio(
     source, sampling_rate: int = 16_000, *, channel: int | None = None, max_seconds: float | None = None
 ) -> np.ndarray:
@@ -46,7 +50,7 @@ def load_audio(
             if the format supports seeking; `path#t=START,END&channel=N` selects one of its channels.
         sampling_rate: of the result, in Hz.
         channel: the channel to use, counted from 1 as in RTTM; None: the channel of `source`, or a mix of all, with a
-            warning if the two channels of a whole file differ.
+            warning if the two channels of an array or a whole file differ.
         max_seconds: decoding stops with an error beyond this length, whatever the header says; None: no limit.
 
     Returns:
@@ -82,19 +86,19 @@ def audio_blocks(
         else:
             source = _encoded(source)
     if isinstance(source, tuple) and len(source) == 2:
-        channels, rate = channels_of(*source)
+        channels, rate, scale = channels_of(*source)
         check_rate(rate)
-        name, blocks = "The array", _blocks_of_array(channels, rate)
+        name, blocks = "The array", _blocks_of_array(channels, rate, scale)
     elif isinstance(source, str | Path | bytes | bytearray):
         name, blocks = name_of_source(source), decode_blocks(source)
         channel = channel_of_part(source) if channel is None else channel
-        if channel is None and "#t=" not in name:
-            blocks = _compared(blocks, name)
     else:
         raise ValueError(
             "Audio must be a path, bytes, (array, rate), or a dict with bytes, path, or array and sampling_rate; got "
             f"{type(source).__name__}."
         )
+    if channel is None and "#t=" not in name:
+        blocks = _compared(blocks, name)
     return _resampled(_mono(blocks, channel, max_seconds, name), sampling_rate)
 
 
@@ -171,7 +175,7 @@ def check_waveform(
         raise ValueError(f"{name} is empty: it has no samples.")
     check_level(waveform, name)
     if not waveform.any():
-        raise ValueError(f"{name} is silent: every sample is zero.")
+        raise SilentAudio(f"{name} is silent: every sample is zero.")
     seconds = len(waveform) / sampling_rate
     if seconds < min_seconds:
         raise ValueError(f"{name} lasts {seconds:.3f} s, but the minimum is {min_seconds} s.")
@@ -192,9 +196,9 @@ def _encoded(source: dict):
     return source.get("bytes") or source.get("path")
 
 
-def _blocks_of_array(channels: np.ndarray, rate: int) -> Iterator[AudioBlock]:
+def _blocks_of_array(channels: np.ndarray, rate: int, scale: Scale) -> Iterator[AudioBlock]:
     for start in range(0, channels.shape[1], _BLOCK):
-        block = channels[:, start : start + _BLOCK].astype(np.float64)
+        block = scale.of(channels[:, start : start + _BLOCK]).astype(np.float64)
         check_level(block, "The array")
         yield AudioBlock(block, rate, ())
 

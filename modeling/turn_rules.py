@@ -15,6 +15,8 @@ import numpy as np
 
 # Maximal length of the name of a conversation or a speaker, in characters.
 MAX_NAME = 200
+# Pauses are searched in windows of so many frames of so many seconds.
+_PAUSE_FRAME, _PAUSE_FRAMES = 0.02, 10
 # Seconds. Tools that round and pad may give a start slightly below 0; an earlier start is an error.
 EARLIEST_START = -0.1
 
@@ -37,6 +39,39 @@ def fit_turn(
         return waveform[: int(max_seconds * sampling_rate)], float(max_seconds)
     missing = math.ceil(min_seconds * sampling_rate) - len(waveform)
     return (np.pad(waveform, (0, missing)) if missing > 0 else waveform), seconds
+
+
+def pieces_at_pauses(waveform: np.ndarray, sampling_rate: int, max_seconds: float) -> list[tuple[int, int]]:
+    """Where a long turn is cut: at the quietest place of the second half of what may be one piece, and so on.
+
+    Args:
+        waveform: (samples,).
+        sampling_rate: in Hz.
+        max_seconds: of a piece.
+
+    Returns:
+        The first sample of each piece and the one after its last; one piece where the turn is not longer.
+
+    Raises:
+        ValueError: if pieces could not hold two of the windows in which pauses are looked for.
+    """
+    frame = max(1, round(_PAUSE_FRAME * sampling_rate))
+    most = int(max_seconds * sampling_rate) // frame
+    if most < 2 * _PAUSE_FRAMES:
+        raise ValueError(
+            f"Pieces of a turn last at least {2 * _PAUSE_FRAMES * _PAUSE_FRAME:g} s, got {max_seconds} s."
+        )
+    frames = waveform[: len(waveform) // frame * frame].reshape(-1, frame)
+    energy = np.einsum("ij,ij->i", frames, frames, dtype=np.float64)
+    # Of the frames around the cut before each frame.
+    around = np.convolve(energy, np.ones(_PAUSE_FRAMES))[_PAUSE_FRAMES // 2 - 1 :]
+    cuts = [0]
+    while len(waveform) - cuts[-1] * frame > max_seconds * sampling_rate:
+        first = cuts[-1] + most // 2
+        window = around[first : min(cuts[-1] + most, len(frames) - _PAUSE_FRAMES) + 1]
+        cuts.append(first + len(window) - 1 - int(window[::-1].argmin()))  # the last of equals
+    ends = [*(cut * frame for cut in cuts[1:]), len(waveform)]
+    return list(zip([0, *ends], ends))
 
 
 class CutTurnWarning(UserWarning):

@@ -1,7 +1,10 @@
 """What a file claims is not believed, and what it leads to is not followed."""
 
+import re
 import struct
 import tracemalloc
+import zlib
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -213,3 +216,52 @@ def test_a_codec_that_is_not_known_is_refused():
     for read in (load_audio, audio_seconds):
         with pytest.raises(AudioDecodingError):
             read(bytes(data))
+
+
+@pytest.mark.parametrize(
+    ("content", "command"),
+    [
+        (b"version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 1\n", "git lfs pull"),
+        (b"/annex/objects/SHA256E-s1--00.wav\n", "git annex get"),
+    ],
+)
+def test_the_pointer_of_a_clone_is_named_as_such(content, command, tmp_path):
+    (tmp_path / "a.wav").write_bytes(content)
+    for read in (load_audio, audio_seconds):
+        with pytest.raises(AudioDecodingError, match=rf"a\.wav is a .* pointer .*`{command}` fetches it"):
+            read(tmp_path / "a.wav")
+
+
+def picture(side: int) -> bytes:
+    """A PNG of one colour, 8 bytes a pixel when it is decoded."""
+
+    def chunk(kind: bytes, content: bytes) -> bytes:
+        return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
+
+    header = struct.pack(">IIBBBBB", side, side, 16, 6, 0, 0, 0)
+    rows = zlib.compress(bytes((1 + 8 * side) * side), 1)
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", rows) + chunk(b"IEND", b"")
+
+
+def peak_of_process(function) -> float:
+    """MB that the process holds at most beyond what it holds before; FFmpeg's are not Python's."""
+    try:
+        Path("/proc/self/clear_refs").write_text("5")  # forgets the peak before
+    except OSError:
+        pytest.skip("the peak of a process is known on Linux alone")
+    sizes = []
+    for name in ("VmRSS", "VmHWM"):
+        if sizes:
+            function()
+        sizes.append(int(re.search(rf"{name}:\s+(\d+)", Path("/proc/self/status").read_text())[1]) / 1000)
+    return sizes[1] - sizes[0]
+
+
+def test_the_picture_of_an_album_is_not_decoded():
+    """80 kB of a file that would take 72 MB."""
+    content = b"\0image/png\0\x03\0" + picture(3000)
+    frame = b"APIC" + struct.pack(">I", len(content)) + b"\0\0" + content
+    length = bytes(len(frame) >> shift & 127 for shift in (21, 14, 7, 0))
+    data = b"ID3\x03\0\0" + length + frame + encode(tone()[None], "mp3", "mp3", fmt="fltp")
+    load_audio(data)
+    assert peak_of_process(lambda: load_audio(data)) < 30

@@ -9,6 +9,7 @@ from titans_mal.modeling.turn_rules import (
     check_times,
     check_turn_index,
     fit_turn,
+    pieces_at_pauses,
     speaker_number,
 )
 
@@ -61,3 +62,20 @@ def test_speakers():
         check_speakers([str(i) * 5000 for i in range(500)], 2)
     assert len(str(error.value)) < 500
     assert speaker_number("A") == speaker_number("A") != speaker_number("B")
+
+
+def test_a_long_turn_is_cut_where_it_is_quietest():
+    rate = 1000
+    waveform = np.random.default_rng(0).uniform(-0.5, 0.5, 10_500).astype(np.float32)
+    for pause in (800, 2500, 4600):  # the first is in no second half of a piece
+        waveform[pause - 100 : pause + 100] *= 0.01
+    pieces = pieces_at_pauses(waveform, rate, 3.0)
+    assert [first for first, _ in pieces[1:]] == [last for _, last in pieces[:-1]]
+    assert (pieces[0][0], pieces[-1][1]) == (0, len(waveform))
+    assert [last for _, last in pieces[:2]] == [2500, 4600]
+    assert all(200 <= last - first <= 3000 for first, last in pieces)
+    # Without a pause as late as may be, and of silence likewise; a turn of that length is one piece.
+    assert pieces_at_pauses(np.zeros(3100, np.float32), rate, 3.0) == [(0, 2900), (2900, 3100)]
+    assert pieces_at_pauses(waveform[:3000], rate, 3.0) == [(0, 3000)]
+    with pytest.raises(ValueError, match=r"Pieces of a turn last at least 0\.4 s, got 0\.3 s"):
+        pieces_at_pauses(waveform, rate, 0.3)

@@ -8,6 +8,7 @@ from ..modeling.audio_loading import (
     MIN_SECONDS,
     AudioDecodingError,
     AudioTooLong,
+    SilentAudio,
     audio_blocks,
     audio_channels,
     audio_seconds,
@@ -18,12 +19,14 @@ from ..modeling.audio_loading import (
     part_of_file,
     warn_of_mixed_channels,
 )
+from ..modeling.turn_rules import pieces_at_pauses
 
 
 __all__ = [
     "MIN_SECONDS",
     "AudioDecodingError",
     "AudioTooLong",
+    "SilentAudio",
     "audio_blocks",
     "audio_channels",
     "audio_seconds",
@@ -33,8 +36,23 @@ __all__ = [
     "load_audio",
     "load_turn",
     "part_of_file",
+    "pieces_of_turn",
     "warn_of_mixed_channels",
 ]
+
+
+def pieces_of_turn(audio, max_seconds: float) -> list[tuple[float, float]]:
+    """The start and end, in seconds, of the pieces of up to `max_seconds` that a turn is cut into at its pauses.
+
+    Args:
+        audio: what `load_audio` takes.
+
+    Raises:
+        FileNotFoundError, ValueError: as `load_audio` and `pieces_at_pauses`.
+    """
+    rate = 16_000
+    pieces = pieces_at_pauses(load_audio(audio, rate), rate, max_seconds)
+    return [(start / rate, end / rate) for start, end in pieces]
 
 
 def load_turn(audio, sampling_rate: int = 16_000) -> np.ndarray:

@@ -9,10 +9,10 @@ from collections.abc import Mapping, Sequence
 from io import StringIO
 from pathlib import Path
 
+from ..modeling.audio_decoding import check_pointer
 from .table import clock_seconds
 
 
-_LFS_POINTER = b"version https://git-lfs.github.com/spec/"
 _SEPARATORS = (",", ";", "\t", "|")
 
 
@@ -27,8 +27,7 @@ def read_text(path: str | Path, *, errors: str = "strict") -> str:
         ValueError: for a Git LFS pointer in the file's place, or bytes that are no text.
     """
     data = Path(path).read_bytes()
-    if data.startswith(_LFS_POINTER):
-        raise ValueError(f"{path} is a Git LFS pointer and not the file itself; `git lfs pull` fetches it.")
+    check_pointer(data, str(path))
     try:
         if data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
             return data.decode("utf-16")

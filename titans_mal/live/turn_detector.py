@@ -12,7 +12,7 @@ import torch
 
 from ..data.audio import MIN_SECONDS, check_level
 from ..extras import extra
-from ..modeling.audio_arrays import as_array, scaled_samples
+from ..modeling.audio_arrays import as_array, scale_of
 from ..modeling.audio_decoding import check_rate
 from .stream_resampler import StreamResampler
 from .turns import RATE
@@ -196,6 +196,6 @@ def checked_piece(chunk: np.ndarray, sampling_rate: int) -> np.ndarray:
             f"A piece of audio is (samples,) of floats or 16-bit integers, got {chunk.dtype} {chunk.shape}."
         )
     check_rate(sampling_rate)
-    samples = scaled_samples(chunk, "A piece of audio")
+    samples = scale_of(chunk, "A piece of audio").of(chunk)
     check_level(samples, "A piece of audio")
     return samples.astype(np.float32)
