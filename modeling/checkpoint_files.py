@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 from collections.abc import Iterator
 
 import torch
@@ -19,6 +20,8 @@ logger = logging.get_logger(__name__)
 # How a repository is reached, and where in it a checkpoint is; an adapter and its base differ in the latter.
 HUB_KEYWORDS = ("cache_dir", "force_download", "local_files_only", "token", "proxies")
 LOCATION_KEYWORDS = ("revision", "subfolder")
+# What libraries raise for invalid values in a JSON file.
+_BROKEN = (AttributeError, LookupError, TypeError, ArithmeticError, RuntimeError)
 
 
 def hub_keywords(kwargs: dict) -> dict:
@@ -67,13 +70,24 @@ def load_processor(name: str | os.PathLike, hub: dict, *, is_needed: bool, trust
 
 @contextlib.contextmanager
 def readable_checkpoint(name: str | os.PathLike) -> Iterator[None]:
-    """Within this context, turn errors about unreadable files into a ValueError that names the checkpoint."""
+    """Within this context, turn errors about files that are unreadable or hold impossible values into a ValueError
+    that names the checkpoint."""
     try:
         yield
     except SafetensorError as error:
         raise ValueError(f"The weights of {name} cannot be read: {error}") from error
     except RecursionError:
         raise ValueError(f"A JSON file of {name} is nested too deeply.") from None
+    except Exception as error:
+        is_broken = isinstance(error, _BROKEN) or type(error).__name__.startswith("StrictDataclass")
+        is_of_caller = isinstance(error, TypeError) and "keyword argument" in str(error)
+        is_of_machine = isinstance(error, RuntimeError) and not re.search("mismatched|negative dimension", str(error))
+        if not is_broken or is_of_caller or is_of_machine:
+            raise
+        what = " ".join(f"{type(error).__name__}: {error}".split())
+        raise ValueError(
+            f"The configuration of {name} is invalid, or does not match the weights ({what:.300})."
+        ) from error
 
 
 def load_adapter_weights(name: str | os.PathLike, hub: dict, variant: str | None = None) -> dict[str, Tensor]:

@@ -153,10 +153,13 @@ def m3ed(root: Path) -> Path:
             }
             write_wav(root / "modality_speech" / f"{letter}_{clip}_{number}.wav")
         annotation[movie] = {
-            clip: {"Dialog": dialog, "SpeakerInfo": {"A": {"Name": "李"}, "B": {"Name": "王"}}},
+            clip: {
+                "Dialog": dialog,
+                "SpeakerInfo": {"A": {"Name": "李", "Gender": "女"}, "B": {"Name": "王", "Gender": "Male"}},
+            },
             f"{movie}_2": {
                 "Dialog": {f"{movie}_2_1": {**dialog[f"{clip}_1"], "Speaker": "A"}},
-                "SpeakerInfo": {"A": {"Name": "王"}},
+                "SpeakerInfo": {"A": {"Name": "王", "Gender": "男"}},
             },
         }
         write_wav(root / "modality_speech" / f"A_{movie}_2_1.wav")
@@ -215,6 +218,7 @@ def msp_podcast(root: Path) -> Path:
         ("MSP-PODCAST_0002_0001.wav", "C", "7", "Development"),
     ):
         rows.append({"FileName": name, "EmoClass": code, "EmoAct": 4.0, "SpkrID": speaker, "Split_Set": split})
+        rows[-1]["Gender"] = "Male" if speaker == "12" else "Unknown"
         write_wav(root / "Audios" / name)
         segment = int(name[-8:-4])
         times[name.removesuffix(".wav")] = {"Start_Time": 10.0 * segment, "End_Time": 10.0 * segment + 0.5}
@@ -250,6 +254,10 @@ def crema_d(root: Path) -> Path:
     for actor in range(1001, 1008):
         for emotion in ("ANG", "NEU"):
             write_wav(root / "AudioWAV" / f"{actor}_DFA_{emotion}_XX.wav")
+    actors = ((1001, 51, "Male"), (1002, 21, "Female"))
+    write_csv(
+        root / "VideoDemographics.csv", [{"ActorID": actor, "Age": age, "Sex": sex} for actor, age, sex in actors]
+    )
     (root / "AudioWAV" / "1076_MTI_SAD_XX.wav").write_bytes(to_wav(np.zeros(8000)))
     (root / "AudioWAV" / "1002_ITH_SAD_X.wav").write_text("version https://git-lfs.github.com/spec/v1\n")
     write_wav(root / "AudioWAV" / "notes.wav")

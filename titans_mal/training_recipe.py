@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Mapping
 from pathlib import Path
+
+from .modeling.json_text import read_json
 
 
 RECIPE_FILE = "training_recipe.json"
@@ -20,15 +21,7 @@ def read_recipe(folder: Path) -> dict[str, object]:
         ValueError: if it is not a JSON object.
     """
     path = folder / RECIPE_FILE
-    if not path.is_file():
-        return {}
-    try:
-        recipe = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ValueError(f"{path} is not valid JSON: {error}") from error
-    if not isinstance(recipe, dict):
-        raise ValueError(f"{path} must hold a JSON object, got {type(recipe).__name__}.")
-    return recipe
+    return {} if not path.is_file() else read_json(path, dict)
 
 
 def check_licence(recipe: Mapping[str, object], license: str | None) -> None:

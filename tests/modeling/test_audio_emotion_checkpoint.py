@@ -23,6 +23,7 @@ from titans_mal import (
     TitansMemoryConfig,
 )
 from titans_mal.modeling import model_identity
+from titans_mal.modeling.checkpoint_files import readable_checkpoint
 from titans_mal.modeling.model_identity import host_checksums, host_fingerprint
 
 
@@ -133,12 +134,42 @@ def test_broken_configurations_are_an_error_like_others(base, tmp_path):
     make_from(base).save_pretrained(tmp_path)
     written = json.loads((tmp_path / "config.json").read_text())
     (tmp_path / "config.json").write_text("[" * 100_000)
-    with pytest.raises(ValueError, match="is JSON that is nested too deeply"):
+    with pytest.raises(ValueError, match="nested too deeply"):
         AutoModelForAudioEmotion.from_pretrained(tmp_path)
     for token in (-1, 10**9):
         (tmp_path / "config.json").write_text(json.dumps(written | {"audio_token_index": token}))
         with pytest.raises(ValueError, match="audio_token_id must be one of the host's"):
             AutoModelForAudioEmotion.from_pretrained(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("file", "content"),
+    [
+        ("config.json", "null"),
+        ("config.json", {"audio_config": "x"}),
+        ("config.json", {"dtype": "float99"}),
+        ("config.json", {"base_model_name_or_path": 5}),
+        ("config.json", {"quantization_config": "x"}),
+        ("generation_config.json", "[]"),
+    ],
+)
+def test_values_of_no_allowed_kind_are_an_error_like_others(base, tmp_path, file, content):
+    make_from(base).save_pretrained(tmp_path)
+    if isinstance(content, dict):
+        content = json.dumps(json.loads((tmp_path / file).read_text()) | content)
+    (tmp_path / file).write_text(content)
+    with pytest.raises(ValueError, match=f"The configuration of {tmp_path} is invalid"):
+        AutoModelForAudioEmotion.from_pretrained(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "error",
+    [TypeError("got an unexpected keyword argument 'a'"), RuntimeError("CUDA error"), NotImplementedError("no"),
+     torch.OutOfMemoryError("128 GiB"), OSError("full"), ImportError("peft")],
+)  # fmt: skip
+def test_what_is_no_fault_of_a_checkpoint_is_raised_as_it_is(error):
+    with pytest.raises(type(error), match=str(error)), readable_checkpoint("folder"):
+        raise error
 
 
 def test_an_adapter_is_small_and_names_its_base(base, tmp_path):

@@ -12,7 +12,18 @@ from rich import box
 from rich.table import Table
 
 from .messages import console, errors_in_one_line
-from .options import DataDir, Fold, LabelSet, SplitBy, SplitSeed, TestShare, ValidationShare, as_label_set
+from .options import (
+    DataDir,
+    EmoBox,
+    Fold,
+    LabelSet,
+    SplitBy,
+    SplitLonger,
+    SplitSeed,
+    TestShare,
+    ValidationShare,
+    as_label_set,
+)
 
 
 app = typer.Typer(no_args_is_help=True, help="Inspect conversations.")
@@ -29,6 +40,8 @@ def check(
     data_dir: DataDir = None,
     label_set: LabelSet = None,
     fold: Fold = None,
+    emobox: EmoBox = None,
+    split_longer_than: SplitLonger = None,
     split_by: SplitBy = None,
     test_share: TestShare = None,
     validation_share: ValidationShare = None,
@@ -56,6 +69,8 @@ def check(
                 data_dir=data_dir,
                 label_set=as_label_set(label_set),
                 fold=fold,
+                emobox=emobox,
+                split_longer_than=split_longer_than,
                 split_by=split_by,
                 test_share=test_share,
                 validation_share=validation_share,

@@ -9,7 +9,18 @@ import typer
 from safetensors import SafetensorError
 
 from .messages import console, errors_in_one_line
-from .options import DataDir, Fold, LabelSet, SplitBy, SplitSeed, TestShare, ValidationShare, labels_for
+from .options import (
+    DataDir,
+    EmoBox,
+    Fold,
+    LabelSet,
+    SplitBy,
+    SplitLonger,
+    SplitSeed,
+    TestShare,
+    ValidationShare,
+    labels_for,
+)
 
 
 def evaluate(
@@ -19,6 +30,8 @@ def evaluate(
     data_dir: DataDir = None,
     label_set: LabelSet = None,
     fold: Fold = None,
+    emobox: EmoBox = None,
+    split_longer_than: SplitLonger = None,
     split_by: SplitBy = None,
     test_share: TestShare = None,
     validation_share: ValidationShare = None,
@@ -65,6 +78,8 @@ def evaluate(
                 data_dir=data_dir,
                 label_set=wanted,
                 fold=fold,
+                emobox=emobox,
+                split_longer_than=split_longer_than,
                 split_by=split_by,
                 test_share=test_share,
                 validation_share=validation_share,

@@ -34,6 +34,12 @@ ValidationShare = Annotated[
 SplitSeed = Annotated[int, typer.Option(help="Random seed of --split-by.")]
 Fold = Annotated[int | None, typer.Option(help="Number of the test fold, from 1.")]
 
+SplitLonger = Annotated[
+    float | None,
+    typer.Option("--split-longer-than", help="Seconds: a longer file becomes several turns, cut at its pauses."),
+]
+EmoBox = Annotated[Path | None, typer.Option("--emobox", help="A clone of EmoBox, whose --fold gives the splits.")]
+
 
 def as_label_set(given: str | None) -> str | Sequence[str] | dict[str, str] | None:
     """Parse --label-set into an argument for `load_conversations`.

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 from collections.abc import Sequence
 from dataclasses import replace
@@ -83,11 +82,12 @@ def sweep(given: Sequence[str]) -> int:
         swept, rest = parser.parse_known_args(given)
         model, data, how, arguments = parse_options(rest, program="titans-mal ablate")
         output = Path(arguments.output_dir)
-        runs = {
-            output / _name(layers, memory): replace(model, memory_layers=layers, memory=memory)
+        models = [
+            replace(model, memory_layers=layers, memory=memory)
             for layers in swept.memory_layers
             for memory in swept.memory or ["{}"]
-        }
+        ]
+        runs = {output / _name(options.memory_layers, options.memory_fields): options for options in models}
         reports = []
         for number, (folder, options) in enumerate(runs.items(), start=1):
             if not (folder / REPORT_FOLDER / "report.json").is_file():
@@ -108,7 +108,6 @@ def sweep(given: Sequence[str]) -> int:
     return 0
 
 
-def _name(layers: Sequence[int], memory: str) -> str:
+def _name(layers: Sequence[int], fields: dict) -> str:
     """Folder name of a run: layers-8-16_depth-2."""
-    fields = json.loads(memory)
     return "_".join(["layers-" + "-".join(map(str, layers)), *(f"{name}-{fields[name]}" for name in sorted(fields))])

@@ -7,12 +7,14 @@ import re
 import warnings
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from datasets import Audio, Dataset, List, Value, concatenate_datasets
 
+from .audio import AudioDecodingError, part_of_file, pieces_of_turn
 from .corpora import CORPORA, Corpus
+from .emobox import take_emobox_splits
 from .hub_dataset import read_hub_dataset
 from .metadata_folder import read_metadata_folder
 from .problems import LEFT_OUT, MAX_SECONDS, Problem, UnusableTurns, look_at_all, quietly, report_problems
@@ -28,8 +30,10 @@ def load_conversations(
     data_dir: str | Path | None = None,
     label_set: str | Sequence[str] | Mapping[str, str] | None = None,
     fold: int | None = None,
+    emobox: str | Path | None = None,
     columns: Mapping[str, str] | None = None,
     max_seconds: float = MAX_SECONDS,
+    split_longer_than: float | None = None,
     decode: bool = False,
     split_by: str | None = None,
     test_share: float | None = None,
@@ -49,11 +53,15 @@ def load_conversations(
             folder or Hub dataset, all its labels, sorted.
         fold: for a corpus without its own splits: fold k is the test split and the others are the training split; None
             gives one split per fold.
+        emobox: a clone of EmoBox, whose `fold` of the corpus defines the splits; turns that it does not list are
+            processed but not scored.
         columns: for a Hub dataset whose column names differ: its column for each of ours, as
             `{"conversation_id": "dialogue", "emotion": "label"}`.
         max_seconds: a longer file is treated as wrongly cut, and only its beginning is used (its path then ends in
             `#t=0,60`, which datasets cannot embed: `save_to_disk` raises); audio that a Hub dataset holds as bytes is
             not cut.
+        split_longer_than: seconds, such as the host's window: a longer file becomes several turns with the same label,
+            cut at its pauses, and the later turns of its conversation are renumbered. None: no file is split.
         decode: find broken and silent audio by decoding every file; False reads only headers.
         split_by: for data without its own splits: draw "train", "test" and "validation" by "conversation", or by
             "speaker", so that no speaker is in two of them. None: the data's own splits, or "test" if it has none.
@@ -86,19 +94,21 @@ def load_conversations(
         raise FileNotFoundError(
             f"{name!r} is neither a folder, nor a Hub dataset (org/name), nor one of {[*CORPORA, *NAMED_SUITES]}."
         )
-    _check_arguments(name, corpus, is_hub, data_dir=data_dir, fold=fold, columns=columns, label_set=label_set)
+    given = {"data_dir": data_dir, "fold": fold, "emobox": emobox, "columns": columns, "label_set": label_set}
+    _check_arguments(name, corpus, is_hub, **given)
     check_split_options(split_by, test_share, validation_share)
     if split_by is not None and (fold is not None or name in NAMED_SUITES):
         raise ValueError(f"split_by is for data without splits, but {name!r} has splits, or fold defines them.")
-    if not max_seconds > 0:
-        raise ValueError(f"max_seconds must be above 0, got {max_seconds!r}.")
+    for what, seconds in (("max_seconds", max_seconds), ("split_longer_than", split_longer_than)):
+        if seconds is not None and not seconds > 0:
+            raise ValueError(f"{what} must be above 0, got {seconds!r}.")
     if name in NAMED_SUITES:
         suite = NAMED_SUITES[name]()
         return Conversations(
             {split: synthetic_conversations(**given, suite=suite, split=split) for split, given in SPLITS.items()}
         )
     if corpus is not None:
-        source = _read_corpus(corpus, Path(data_dir).expanduser().absolute(), label_set, fold)
+        source = _read_corpus(corpus, Path(data_dir).expanduser().absolute(), label_set, fold, emobox)
     elif is_hub:
         source = _read_hub(name, columns or {}, label_set)
     else:
@@ -109,7 +119,9 @@ def load_conversations(
             raise ValueError(f"split_by is for data without splits, but {name!r} has {sorted(source.audio)}.")
         shares = {"test_share": test_share, "validation_share": validation_share}
         source.draw_splits(by=split_by, seed=split_seed, **shares)
-    return source.inspect(max_seconds=max_seconds, decode=decode, num_proc=num_proc).tables(strict=strict)
+    source.split_longer_than = split_longer_than
+    most = max_seconds if split_longer_than is None else split_longer_than
+    return source.inspect(max_seconds=most, decode=decode, num_proc=num_proc).tables(strict=strict)
 
 
 @dataclass
@@ -119,6 +131,7 @@ class _Source:
     Attributes:
         audio: of a Hub dataset, for each split the column `audio`, one row per turn of the split in order.
         findings: the result of inspecting each turn's audio.
+        split_longer_than: seconds; longer files become several turns. None: no file is split.
         has_votes: whether raters' votes are known for any turn.
         more: the `DIMENSIONS` and `GROUPS` that are known for any turn.
     """
@@ -130,6 +143,7 @@ class _Source:
     problems: list[Problem] = field(default_factory=list)
     audio: dict[str, Dataset] | None = None
     findings: list[dict] | None = None
+    split_longer_than: float | None = None
     has_votes: bool = field(init=False)
     more: list[str] = field(init=False)
 
@@ -164,13 +178,15 @@ class _Source:
         """The usable turns, by split."""
         kept: dict[str, list[tuple[dict, int]]] = {turn.group: [] for turn in self.turns}
         numbers: dict[tuple[str, str], int] = defaultdict(int)
+        added: dict[tuple[str, str], int] = defaultdict(int)  # turns by those that were split
         order = sorted(range(len(self.turns)), key=lambda i: (self.turns[i].conversation_id, self.turns[i].order))
         positions = _positions_in_split(self.turns)
         for i in order:
             turn, found = self.turns[i], self.findings[i]
             place = (turn.group, turn.conversation_id)
-            turn_index = numbers[place] if turn.turn_index is None else turn.turn_index
+            turn_index = (numbers[place] if turn.turn_index is None else turn.turn_index) + added[place]
             numbers[place] += 1
+            pieces = self._pieces(turn, found)
             if found["kind"] is not None:
                 where = {"split": turn.group, "conversation_id": turn.conversation_id, "turn_index": turn_index}
                 file = turn.audio or f"{self.name}, row {positions[i]}"
@@ -180,7 +196,9 @@ class _Source:
                     Problem("early", turn.audio or self.name, f"{turn.start:g} s", *place, turn_index)
                 )
             if found["kind"] not in LEFT_OUT:
-                kept[turn.group].append((self._row(turn, found, turn_index), positions[i]))
+                rows = [self._row(turn, found, turn_index + number) for number, found in enumerate(pieces)]
+                kept[turn.group] += [(row, positions[i]) for row in rows]
+                added[place] += len(rows) - 1
         report_problems(self.problems, name=self.name, strict=strict)
         empty = [split for split, rows in kept.items() if not rows]
         if empty or not kept:
@@ -189,6 +207,22 @@ class _Source:
             first = f"; the first problem is {of_split[0]}" if of_split else ""
             raise UnusableTurns(f"{self.name}: {what}{first}", self.problems)
         return Conversations({split: self._table(split, rows) for split, rows in kept.items()}, self.problems)
+
+    def _pieces(self, turn: Turn, found: dict) -> list[dict]:
+        """What was found of a turn, which changes for one that is split; and of each of its pieces."""
+        if self.split_longer_than is None or found["kind"] != "long":
+            return [found]
+        try:
+            pieces = pieces_of_turn(turn.audio, self.split_longer_than)
+        except AudioDecodingError as error:
+            found |= {"kind": "broken", "detail": str(error)}
+            return [found]
+        whole = f"{pieces[-1][1]:.1f} s, in {len(pieces)} turns"
+        found |= {"kind": "split", "detail": whole}
+        return [
+            found | {"path": part_of_file(turn.audio, start, end), "seconds": end - start, "start": start, "end": end}
+            for start, end in pieces
+        ]
 
     def _row(self, turn: Turn, found: dict, turn_index: int) -> dict:
         emotion = self.labels.index(turn.words)
@@ -202,8 +236,8 @@ class _Source:
                 "turn_index": turn_index,
                 "speaker": turn.speaker,
                 "audio": {"bytes": None, "path": found["path"]},
-                "start": None if turn.start is None else max(0.0, turn.start),
-                "end": turn.end,
+                "start": None if turn.start is None else max(0.0, turn.start) + found.get("start", 0.0),
+                "end": turn.end if turn.start is None or "end" not in found else turn.start + found["end"],
                 "transcript": turn.transcript,
                 "emotion": emotion,
                 "split": turn.group,
@@ -234,16 +268,26 @@ def _rows(content: str) -> Iterator[dict]:
     yield from json.loads(content)
 
 
-def _read_corpus(corpus: Corpus, folder: Path, label_set, fold: int | None) -> _Source:
+def _read_corpus(
+    corpus: Corpus, folder: Path, label_set, fold: int | None, emobox: str | Path | None = None
+) -> _Source:
     if not folder.is_dir():
         raise FileNotFoundError(f"data_dir of {corpus.title} is not a folder: {folder}.")
     labels = corpus.label_set(label_set)
-    corpus.check_fold(fold)
+    if emobox is None:
+        corpus.check_fold(fold)
+    else:
+        _check_emobox(corpus, fold)
     turns, problems = corpus.read(folder)
     problems += resolve_files(turns)
     turns, problems = _without_repeated(turns, problems)
     if not turns:
-        raise UnusableTurns(f"{folder} has no readable turn of {corpus.title}.", problems)
+        first = f": {problems[0]}" if problems else "."
+        raise UnusableTurns(f"{folder} has no readable turn of {corpus.title}{first}", problems)
+    if emobox is not None:
+        _warn_of_unknown_words(corpus, turns)
+        turns, extra = take_emobox_splits(turns, Path(emobox).expanduser(), corpus.name, fold)
+        return _Source(corpus.name, turns, replace(labels, name=f"{labels.name} (EmoBox)"), fold, problems + extra)
     present = {turn.group for turn in turns}
     problems += [
         Problem("absent", str(folder), f"there is no turn of {group}")
@@ -256,6 +300,13 @@ def _read_corpus(corpus: Corpus, folder: Path, label_set, fold: int | None) -> _
     for turn in turns:
         turn.group = corpus.split_of(turn, fold)
     return _Source(corpus.name, turns, labels, fold, problems)
+
+
+def _check_emobox(corpus: Corpus, fold: int | None) -> None:
+    if not corpus.fold_groups:
+        raise ValueError(f"{corpus.title} has splits of its own, which EmoBox takes: leave emobox out.")
+    if isinstance(fold, bool) or not isinstance(fold, int) or fold < 1:
+        raise ValueError(f"emobox needs a fold of EmoBox, from 1 on, got fold={fold!r}.")
 
 
 def _without_repeated(turns: list[Turn], problems: list[Problem]) -> tuple[list[Turn], list[Problem]]:
@@ -323,6 +374,7 @@ def _check_arguments(name: str, corpus: Corpus | None, is_hub: bool, **given) ->
     meaningful = {
         "data_dir": has_label_sets,
         "fold": has_label_sets,
+        "emobox": has_label_sets,
         "columns": is_hub,
         "label_set": name not in NAMED_SUITES,
     }

@@ -21,7 +21,7 @@ from datasets import (
 )
 
 from .._version import __version__
-from .audio import MIN_SECONDS, AudioDecodingError, audio_seconds, load_audio, part_of_file
+from .audio import MIN_SECONDS, AudioDecodingError, SilentAudio, audio_seconds, load_audio, part_of_file
 
 
 MAX_SECONDS = 60.0
@@ -38,6 +38,7 @@ KINDS = {
     "early": "cut: it starts at 0 s, and not before",
     "renamed": "used: the file is named otherwise than the table names it, or of another format",
     "long": "cut: only its beginning is heard",
+    "split": "used: cut at its pauses into several turns",
     "short": "padded with silence when it is heard",
     "extra": "ignored: a file that the table does not know",
 }
@@ -68,6 +69,12 @@ class Problem:
     def __post_init__(self):
         if self.kind not in KINDS:
             raise ValueError(f"kind must be one of {tuple(KINDS)}, got {self.kind!r}.")
+
+    @classmethod
+    def of_error(cls, error: Exception, file: str, **turn) -> Problem:
+        """That of a turn whose audio cannot be loaded, by the error of `load_turn`."""
+        kinds = {FileNotFoundError: "missing", SilentAudio: "silent"}
+        return cls(kinds.get(type(error), "broken"), file, str(error), **turn)
 
     def __str__(self) -> str:
         turn = f" ({self.conversation_id}, turn {self.turn_index})" if self.conversation_id is not None else ""

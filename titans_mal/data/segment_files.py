@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePath
 
 from ..modeling.json_text import parse_json
+from ..modeling.turn_rules import check_text
 from .problems import Problem, report_problems
 from .text_files import parse_seconds, read_table, read_text
 
@@ -31,6 +31,7 @@ class Segment:
     channel: int | None = None
 
     def __post_init__(self):
+        check_text(self.speaker, "A speaker")
         if self.channel is not None and not (type(self.channel) is int and self.channel >= 1):
             raise ValueError(f"channel must be an integer from 1, or None for all channels, got {self.channel!r}.")
 
@@ -150,10 +151,7 @@ def _rttm_segment(fields: list[str]) -> Segment:
 
 
 def _json_items(path: Path, names: Sequence[str]) -> list[tuple[str, dict]]:
-    try:
-        content = parse_json(read_text(path), str(path))
-    except json.JSONDecodeError as error:
-        raise ValueError(f"{path} is no JSON: {error}") from error
+    content = parse_json(read_text(path), str(path))
     listed = content.get("segments") if isinstance(content, dict) else content
     if not isinstance(listed, list) or not all(isinstance(segment, dict) for segment in listed):
         raise ValueError(f"{path} has no list of segments.")

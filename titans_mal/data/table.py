@@ -9,7 +9,7 @@ from itertools import groupby
 
 from datasets import Audio, ClassLabel, Dataset, DatasetDict, Features, Value
 
-from ..modeling.turn_rules import EARLIEST_START
+from ..modeling.turn_rules import EARLIEST_START, check_text
 from .problems import Problem
 
 
@@ -29,6 +29,8 @@ COLUMNS = (
 SOFT_LABELS = "emotion_probabilities"
 # Columns of tables in which any turn has them: continuous ratings, and groups for which results are reported.
 DIMENSIONS, GROUPS = ("valence", "arousal", "dominance"), ("gender", "language")
+# How corpora write the gender here.
+FEMALE, MALE = "female", "male"
 # Columns required for evaluation.
 REQUIRED_COLUMNS = ("conversation_id", "turn_index", "speaker", "audio", "emotion")
 
@@ -49,6 +51,9 @@ class Turn:
         order: sort key of the turns of a conversation.
         turn_index: position in the conversation; None: by sort order.
         more: known `DIMENSIONS` (numbers) and `GROUPS` (words).
+
+    Raises:
+        ValueError: for a conversation or speaker name that is too long, or not text.
     """
 
     conversation_id: str
@@ -63,6 +68,11 @@ class Turn:
     order: tuple = ()
     turn_index: int | None = None
     more: dict[str, float | str | None] = field(default_factory=dict)
+
+    def __post_init__(self):
+        check_text(self.conversation_id, "A conversation")
+        if self.speaker is not None:
+            check_text(self.speaker, "A speaker")
 
 
 class Conversations(DatasetDict):

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 from datasets import Dataset
 
+from ..modeling.json_text import read_json
 from .calibration import calibration_of, fit_temperature, probabilities_of, threshold_for
 from .evaluate_conversations import PROGRESS_FOLDER, check_data, score_table
 from .protocol import model_of, protocol_of
@@ -87,7 +88,7 @@ def save_temperature(folder: str | Path, temperature: float) -> None:
     path = Path(folder) / "config.json"
     if not path.is_file():
         raise FileNotFoundError(f"{folder} holds no model: config.json is missing.")
-    config = json.loads(path.read_text(encoding="utf-8"))
+    config = read_json(path, dict)
     config["emotion_temperature"] = temperature
     unfinished = path.with_suffix(".unfinished")
     unfinished.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")

@@ -8,6 +8,8 @@ from pathlib import Path
 
 from accelerate import PartialState
 
+from ..modeling.json_text import read_json
+
 
 class Progress:
     """A folder with `run.json` and a file for each group that was scored, each written at once or not at all.
@@ -64,6 +66,6 @@ def _write(path: Path, content: dict) -> None:
 
 def _read(path: Path) -> dict:
     try:
-        return json.loads(path.read_text(encoding="ascii"))
+        return read_json(path, dict)
     except ValueError as error:
         raise ValueError(f"{path} cannot be read ({error}): remove it.") from error

@@ -22,6 +22,7 @@ from ..modeling.checkpoint_saving import (
 )
 from ..modeling.configuration_titans_mal import AudioEmotionConfigMixin
 from ..modeling.host_lora import LORA_FILES, LORA_FOLDER, has_lora
+from ..modeling.json_text import read_json
 from ..training_recipe import RECIPE_FILE
 
 
@@ -124,7 +125,7 @@ def is_stale(name: str) -> bool:
 def complete_config(folder: Path, config: PreTrainedConfig) -> None:
     """Complete a folder's configuration for publishing: refer to the code, and remove local paths."""
     path = folder / "config.json"
-    fields = json.loads(path.read_text(encoding="utf-8"))
+    fields = read_json(path, dict)
     before = dict(fields)
     if not {"auto_map", "custom_pipelines"} <= {*fields}:
         save_code(HOSTS[config.host_class().model_type], config, folder)
@@ -159,7 +160,10 @@ def _weight_files(folder: Path) -> list[Path]:
     existing = {path for path in folder.glob("model*.safetensors") if WEIGHT_FILES.fullmatch(path.name)}
     wanted = {single}
     if index.is_file():
-        wanted = {folder / name for name in json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()}
+        weight_map = read_json(index, dict).get("weight_map")
+        if not isinstance(weight_map, dict) or not all(isinstance(name, str) for name in weight_map.values()):
+            raise ValueError(f"{index} has no valid weight_map.")
+        wanted = {folder / name for name in weight_map.values()}
     missing, others = sorted(path.name for path in wanted - existing), sorted(path.name for path in existing - wanted)
     if missing:
         raise FileNotFoundError(f"{folder} lacks weights: {', '.join(missing)} is missing.")
@@ -178,7 +182,7 @@ def _keys(path: Path) -> list[str]:
 
 def _code(folder: Path) -> set[str]:
     """The modules named by the configuration, and the modules beside them that these import."""
-    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    config = read_json(folder / "config.json", dict)
     references = [*config["auto_map"].values(), *(task["impl"] for task in config["custom_pipelines"].values())]
     modules = [folder / f"{reference.split('.')[0]}.py" for reference in references]
     missing = sorted({path.name for path in modules if not path.is_file()})

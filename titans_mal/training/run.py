@@ -13,10 +13,11 @@ from transformers import AutoProcessor, PreTrainedModel, set_seed
 
 from ..auto import AutoModelForAudioEmotion
 from ..data.conversations import load_conversations
+from ..evaluation.calibrate import calibrate
 from ..evaluation.evaluate_conversations import evaluate_conversations
 from ..evaluation.report import EvaluationReport
 from ..modeling.checkpoint_saving import check_base_is_public
-from ..modeling.configuration_titans_mal import TitansMemoryConfig
+from ..modeling.configuration_titans_mal import TitansMemoryConfig, read_labels
 from ..processes import process_state
 from .arguments import ConversationTrainingArguments
 from .checkpoints import last_good_checkpoint
@@ -29,6 +30,8 @@ from .voices import fit_voice_memory
 
 # Of a training's folder: what it ends with.
 MODEL_FOLDER, REPORT_FOLDER = "model", "report"
+# What the validation split's turns were scored with to calibrate the model.
+CALIBRATION_FOLDER = "calibration"
 # Copies of the training speakers that a memory of voices is fitted to, as examples/real_voices measured.
 VIRTUAL_VOICES = 4
 
@@ -63,6 +66,11 @@ def run_training(
         if validation is None:
             arguments.set_evaluate(strategy="no")
         model = load_model(model_options, train.features["emotion"].names)
+        if run.calibrate and (validation is None or not read_labels(model.config)):
+            lacking = (
+                "a validation split: give a validation_share" if validation is None else "a model that reads labels"
+            )
+            raise ValueError(f"calibrate needs {lacking}.")
         if model.config.takes_transcript and not any(train["transcript"]):
             raise ValueError(f"The prompt holds a transcript, and no turn of {data_options.dataset} has one.")
         processor = AutoProcessor.from_pretrained(model_options.base_model, revision=model_options.base_revision)
@@ -78,6 +86,14 @@ def run_training(
         if trainer.stopped.received is not None and trainer.state.global_step < trainer.total_steps:
             state.print(f"Stopped by a signal at step {trainer.state.global_step}: --resume goes on.")
             return 128 + trainer.stopped.received, None
+        if run.calibrate:
+            calibrate(
+                trainer.accelerator.unwrap_model(trainer.model),
+                processor,
+                validation,
+                output / CALIBRATION_FOLDER,
+                batch_size=arguments.per_device_eval_batch_size,
+            )
         return 0, _finish(trainer, processor, splits, asdict(model_options) | asdict(data_options))
     finally:
         if held is not None:
@@ -127,6 +143,8 @@ def load_data(options: DataOptions, seed: int, *, label_set=None) -> tuple[Datas
             data_dir=options.data_dir,
             label_set=wanted,
             fold=options.fold,
+            emobox=options.emobox,
+            split_longer_than=options.split_longer_than,
             split_by=options.split_by,
             test_share=options.test_share,
             validation_share=options.validation_share or None if options.split_by else None,

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field, fields
 
 from transformers import HfArgumentParser, PreTrainedConfig
 
 from ..modeling.configuration_titans_mal import DEFAULT_EMOTION_PROMPT, TRANSCRIPT, TitansMemoryConfig
+from ..modeling.json_text import parse_json
 from .arguments import ConversationTrainingArguments
 
 
@@ -75,9 +75,11 @@ class ModelOptions:
         names = ({own.name for own in fields(config)} for config in (TitansMemoryConfig, PreTrainedConfig))
         allowed = next(names) - next(names) - {"layers", "weights_fingerprint"}
         try:
-            given = json.loads(self.memory)
-        except json.JSONDecodeError as error:
-            raise ValueError(f'memory must be JSON such as {{"depth": 2}}, got {self.memory!r}: {error}.') from None
+            given = parse_json(self.memory, "memory")
+        except ValueError as error:
+            raise ValueError(
+                f'memory must be JSON such as {{"depth": 2}}, got {self.memory[:100]!r}: {error}'
+            ) from None
         wrong = sorted({*given} - allowed) if isinstance(given, dict) else given
         if not isinstance(given, dict) or wrong:
             raise ValueError(f"memory must be a JSON object with fields of {sorted(allowed)}, got {wrong!r}.")
@@ -95,6 +97,10 @@ class DataOptions:
         metadata={"help": "Of the corpus (4-class), labels (sad,happy), or a mapping (excited=happy,sad=sad)."},
     )
     fold: int | None = field(default=None, metadata={"help": "The fold that is tested."})
+    emobox: str | None = field(default=None, metadata={"help": "A clone of EmoBox, whose fold gives the splits."})
+    split_longer_than: float | None = field(
+        default=None, metadata={"help": "Seconds: a longer file becomes several turns, cut at its pauses."}
+    )
     split_by: str | None = field(
         default=None,
         metadata={"help": "Draw splits of data that has none: by conversation, or by speaker, none in two of them."},
@@ -115,6 +121,9 @@ class RunOptions:
         default=0, metadata={"help": "How many processes must be there; 0: as many as were launched."}
     )
     resume: bool = field(default=False, metadata={"help": "Go on from the last checkpoint that is whole."})
+    calibrate: bool = field(
+        default=False, metadata={"help": "Fit the temperature of the probabilities on the validation split."}
+    )
 
 
 Options = tuple[ModelOptions, DataOptions, RunOptions, ConversationTrainingArguments]

@@ -253,3 +253,28 @@ def test_the_work_grows_with_the_turns_and_not_with_their_square(tmp_path):
 
     few, more, most = calls(100), calls(200), calls(400)
     assert most - more < 2.5 * (more - few)
+
+
+def test_long_files_can_be_several_turns(tmp_path):
+    long = np.concatenate([tone(2.5), np.zeros(1600, np.float32), tone(2.0)])
+    for name, sound in (("a", tone(0.5)), ("b", long), ("c", tone(0.5))):
+        (tmp_path / f"{name}.wav").write_bytes(to_wav(sound))
+    rows = ["file_name,conversation_id,turn_index,speaker,emotion,start,end"]
+    rows += ["a.wav,x,0,A,sad,0,0.5", "b.wav,x,1,B,happy,1,5.6", "c.wav,x,2,A,sad,6,6.5"]
+    (tmp_path / "metadata.csv").write_text("\n".join(rows))
+    whole = load_conversations(tmp_path)["test"]
+    assert (whole["turn_index"][:], whole["seconds"][1]) == ([0, 1, 2], 4.6)
+    conversations = load_conversations(tmp_path, split_longer_than=3.0)
+    table = conversations["test"]
+    assert table["turn_index"][:] == [0, 1, 2, 3]
+    assert table["speaker"][:] == ["A", "B", "B", "A"]
+    assert len(set(table["emotion"][1:3])) == 1
+    assert table["start"][2] == table["end"][1] == pytest.approx(3.55, abs=0.06)
+    assert table["end"][2] == pytest.approx(5.6)
+    np.testing.assert_array_equal(
+        np.concatenate([load_audio(audio) for audio in table["audio"][1:3]]), load_audio(to_wav(long))
+    )
+    (problem,) = conversations.problems
+    assert (problem.kind, problem.detail, problem.turn_index) == ("split", "4.6 s, in 2 turns", 1)
+    with pytest.raises(ValueError, match="split_longer_than must be above 0"):
+        load_conversations(tmp_path, split_longer_than=0)

@@ -1,7 +1,10 @@
 """Every corpus on a tree that looks like it, with its traps inside."""
 
+import json
 import re
+import shutil
 import warnings
+from pathlib import Path
 
 import corpus_trees
 import numpy as np
@@ -39,7 +42,8 @@ def test_what_holds_for_every_corpus(trees, name):
     for split, table in conversations.items():
         votes = [SOFT_LABELS] if name == "iemocap" else []
         rated = {"iemocap": DIMENSIONS, "msp-improv": ["arousal", "dominance"], "msp-podcast": ["arousal"]}
-        assert table.column_names == [*COLUMNS, *votes, *rated.get(name, [])]
+        gender = [] if name in ("meld", "emorynlp", "dailytalk") else ["gender"]
+        assert table.column_names == [*COLUMNS, *votes, *rated.get(name, []), *gender]
         assert set(table["split"]) == {split}
         assert table.info.dataset_name == name
         places = list(zip(table["conversation_id"], table["turn_index"]))
@@ -145,6 +149,57 @@ def test_rows_that_cannot_be_read_are_left_out_and_named(tmp_path):
 
 
 @pytest.mark.filterwarnings("ignore:.*cannot be used")
+@pytest.mark.parametrize(
+    ("name", "file", "broken"),
+    [
+        ("dailytalk", "metadata.json", {"0": {"0": {}, "1": [], "2": 1}, "1": None}),
+        ("m3ed", "annotation.json", {"anjia": {"anjia_1": {"Dialog": {"a_1": {}, "a_2": {"Speaker": 1}}}, "c": []}}),
+    ],
+)
+def test_annotations_that_lack_what_they_should_have(name, file, broken, tmp_path):
+    root = MAKERS[name](tmp_path)
+    whole = json.loads((root / file).read_text(encoding="utf-8"))
+    (root / file).write_text(json.dumps(whole | broken), encoding="utf-8")
+    with pytest.warns(UserWarning, match="cannot be used"):
+        conversations = load_conversations(name, data_dir=root)
+    left_out = [problem for problem in conversations.problems if problem.kind == "unreadable"]
+    assert len(left_out) == {"dailytalk": 4, "m3ed": 3}[name]
+    assert all(problem.file == str(root / file) for problem in left_out)
+    assert left_out[0].detail.endswith("' is missing")
+
+
+@pytest.mark.filterwarnings("ignore:.*cannot be used")
+@pytest.mark.parametrize("name", CORPORA)
+def test_a_level_of_folders_more(trees, name, tmp_path):
+    shutil.copytree(trees[name], tmp_path / "download" / "release")
+    expected = {split: table.num_rows for split, table in load(trees, name).items()}
+    found = load_conversations(name, data_dir=tmp_path)
+    assert {split: table.num_rows for split, table in found.items()} == expected
+
+
+def test_meld_in_wav_and_without_the_folders_of_its_splits(tmp_path):
+    """As copies have it: clips turned into WAV, folders named by the split, tables and folders side by side."""
+    corpus_trees.meld(tmp_path / "release")
+    with pytest.warns(UserWarning, match="cannot be used"):
+        expected = load_conversations("meld", data_dir=tmp_path / "release")
+    copy = tmp_path / "copy"
+    for split, (clips, table) in {
+        "train": ("train/train_splits", "train_sent_emo.csv"),
+        "dev": ("dev_splits_complete", "dev_sent_emo.csv"),
+        "test": ("output_repeated_splits_test", "test_sent_emo.csv"),
+    }.items():
+        (copy / split).mkdir(parents=True)
+        shutil.copy(tmp_path / "release" / table, copy)
+        for clip in (tmp_path / "release" / clips).glob("*.mp4"):
+            shutil.copy(clip, copy / split / f"{clip.stem}.wav")
+    with pytest.warns(UserWarning, match="cannot be used"):
+        found = load_conversations("meld", data_dir=copy)
+    for split, table in expected.items():
+        for column in ("conversation_id", "turn_index", "seconds"):
+            assert found[split][column][:] == table[column][:]
+    assert {problem.kind for problem in found.problems} >= {"renamed"}
+
+
 def test_folders_that_unpacking_made_twice(tmp_path):
     corpus_trees.meld(tmp_path)
     (tmp_path / "train" / "train_splits").rename(tmp_path / "clips")
@@ -304,6 +359,72 @@ def test_emodb(trees):
         "07b10Nb.wav",
         "notes.wav",
     ]
+
+
+def _emobox(root: Path, name: str, fold: int, **splits: list[str]) -> Path:
+    """A clone of EmoBox with the lists of one fold."""
+    folder = root / "data" / name / f"fold_{fold}"
+    folder.mkdir(parents=True)
+    for split, stems in splits.items():
+        lines = [json.dumps({"key": f"{name}-{stem}", "wav": f"downloads/{name}/x/{stem}.wav"}) for stem in stems]
+        (folder / f"{name}_{split}_fold_{fold}.jsonl").write_text("\n".join(lines))
+    return root
+
+
+def test_the_splits_of_emobox(trees, tmp_path):
+    stems = [f"03-01-05-01-02-01-{actor:02d}" for actor in (1, 2, 5, 24)]
+    clone = _emobox(tmp_path, "ravdess", 2, train=stems[:2], test=stems[2:3])
+    splits = load(trees, "ravdess", fold=2, emobox=clone)
+    named = {split: table["conversation_id"][:] for split, table in splits.items()}
+    assert named == {"train": stems[:2], "test": stems[2:3]}
+    assert splits["test"].info.config_name == "8-class (EmoBox), fold 2"
+    assert any("1 turns, of conversations that EmoBox's fold 2 does not list" in str(p) for p in splits.problems)
+    # Of a dialogue some turns are listed; the others are history.
+    clone = _emobox(
+        tmp_path,
+        "iemocap",
+        1,
+        train=["Ses01F_impro01_F000"],
+        valid=["Ses02F_impro01_F000"],
+        test=["Ses03F_impro01_M001"],
+    )
+    splits = load(trees, "iemocap", fold=1, emobox=clone / "data")
+    assert [labels_of(splits[split]) for split in ("train", "dev", "test")] == [
+        ["neutral", None, None, None, None],
+        ["neutral", None, None, None, None],
+        [None, None, None, "angry", None],
+    ]
+    assert [value is None for value in splits["train"]["valence"]] == [False, True, True, True, True]
+    with pytest.raises(FileNotFoundError, match=r"no fold_3 of iemocap; it has \['fold_1'\]"):
+        load(trees, "iemocap", fold=3, emobox=clone)
+    with pytest.raises(ValueError, match="emobox needs a fold"):
+        load(trees, "iemocap", emobox=clone)
+    with pytest.raises(ValueError, match="has splits of its own, which EmoBox takes"):
+        load(trees, "meld", emobox=clone, fold=1)
+    with pytest.raises(ValueError, match="emobox has no meaning for 'synthetic-baseline'"):
+        load_conversations("synthetic-baseline", emobox=clone)
+    _emobox(tmp_path, "iemocap", 2, train=["Ses01F_impro01_F000"], test=["Ses01F_impro01_F001"])
+    with pytest.raises(ValueError, match="has turns of 'Ses01F_impro01' in 'test' and in 'train'"):
+        load(trees, "iemocap", fold=2, emobox=clone)
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("ravdess", {"Actor_01": "male", "Actor_02": "female", "Actor_05": "male", "Actor_24": "female"}),
+        ("emodb", {"03": "male", "08": "female", "15": "male", "16": "female"}),
+        ("iemocap", {"Ses01_F": "female", "Ses01_M": "male"}),
+        ("msp-improv", {"F01": "female", "M02": "male"}),
+        ("msp-podcast", {"12": "male", "7": None}),
+        ("crema-d", {"1001": "male", "1002": "female", "1003": None}),
+        ("m3ed", {"anjia_李": "female", "anjia_王": "male"}),
+    ],
+)
+def test_the_gender_of_a_speaker(trees, name, expected):
+    found = {
+        row["speaker"]: row["gender"] for table in load(trees, name).values() for row in table.remove_columns("audio")
+    }
+    assert {speaker: found[speaker] for speaker in expected} == expected
 
 
 @pytest.mark.parametrize("name", CORPORA)

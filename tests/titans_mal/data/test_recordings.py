@@ -99,7 +99,7 @@ def test_segments_that_do_not_fit(recording):
         ("a.rttm", "SPEAKER my call 1 0.5 1.0 <NA> <NA> A <NA> <NA>", "8 to 10 fields without blanks, got 11"),
         ("a.rttm", "SPEAKER my call 1 0.5 1.0 <NA> <NA> A <NA>", "fields without blanks, got 10"),
         ("a.rttm", "SPEAKER call 1 x 1 <NA> <NA> A", "line 1: a time is a number of seconds or h:mm:ss, got 'x'"),
-        ("a.json", "{", "is no JSON"),
+        ("a.json", "{", "is not valid JSON"),
         ("a.json", '{"text": "hello"}', "has no list of segments"),
         ("a.json", '[{"start": 1.0}]', "segment 0: a time is .* got None"),
         ("a.csv", "from,to\n1,2\n", r"lacks the columns \['start', 'end'\]; it has \['from', 'to'\]"),

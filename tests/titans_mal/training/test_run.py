@@ -47,11 +47,15 @@ def test_train_writes_a_model_and_a_report_and_warns_of_a_base_that_nobody_has(b
     assert one_line_error(again).endswith("holds a training already: give --resume, or another --output-dir.")
 
 
-def test_train_fits_a_memory_of_voices(base, talks_folder, tmp_path):
+def test_train_fits_a_memory_of_voices_and_a_temperature(base, talks_folder, tmp_path):
     memory = '{"num_heads": 2, "head_dim": 8, "voice_layers": [0], "voice_key_dim": 1}'
-    done = invoke("train", base, talks_folder, tmp_path, "--memory-layers", "0", "2", "--memory", memory)
+    fitted = ("--calibrate", "True", "--validation-share", "0.4", "--eval-strategy", "no")
+    done = invoke("train", base, talks_folder, tmp_path, "--memory-layers", "0", "2", "--memory", memory, *fitted)
     assert done.exit_code == 0, done.output
-    voices = AutoModelForAudioEmotion.from_pretrained(tmp_path / "model").titans_memory.layers[0]
+    model = AutoModelForAudioEmotion.from_pretrained(tmp_path / "model")
+    temperature = json.loads((tmp_path / "report" / "report.json").read_text())["model"]["temperature"]
+    assert 1.0 != model.config.emotion_temperature == pytest.approx(temperature)
+    voices = model.titans_memory.layers[0]
     assert voices.voice_gain == 1
     assert voices.voice_mean.any()
 
@@ -70,6 +74,7 @@ def one_line_error(done) -> str:
         (("--memory", '{"deep": 2}'), "memory must be a JSON object with fields of"),
         (("--memory", "[2]"), "memory must be a JSON object with fields of"),
         (("--memory", '{"depth": 0}'), "depth"),
+        (("--calibrate", "True"), "calibrate needs a validation split: give a validation_share"),
         (("--window", "1"), "window must be an integer of at least 2, got 1"),
         (("--push-to-hub", "True"), "push_to_hub=True is not supported: training does not publish"),
         (("--validation-share", "1.0"), "validation_share must be 0, or below 1 with two conversations"),

@@ -9,10 +9,11 @@ from dataclasses import dataclass
 from functools import partial
 from io import StringIO
 from pathlib import Path
+from typing import Any
 
 from ..problems import Problem
 from ..sound_files import DEPTH, extra_files, find_sounds
-from ..table import LabelSet, Turn
+from ..table import FEMALE, MALE, LabelSet, Turn
 from ..text_files import read_text
 
 
@@ -71,6 +72,12 @@ class Corpus:
             raise ValueError(f"fold of {self.title} must be in 1..{len(self.fold_groups)}, got {fold!r}.")
 
 
+def gender_of(written: object) -> str | None:
+    """The gender that a corpus writes in its own way, as "F", "Male" or "女"; None where it says nothing known."""
+    word = str(written).strip().lower()
+    return {"f": FEMALE, "female": FEMALE, "女": FEMALE, "m": MALE, "male": MALE, "男": MALE}.get(word)
+
+
 def same(*words: str) -> dict[str, str]:
     """A label set whose labels are the words themselves."""
     return {word: word for word in words}
@@ -118,6 +125,30 @@ def turns_of_csv(
             turns.append(as_turn({name: (value or "").strip() for name, value in row.items() if name is not None}))
         except (ValueError, SyntaxError) as error:
             problems.append(Problem("unreadable", str(path), f"row {number}: {error}", split=split))
+    return turns, problems
+
+
+def turns_of_json(
+    path: Path, place: str, listed: Any, as_turn: Callable[[str, Any], Turn], split: str | None = None
+) -> tuple[list[Turn], list[Problem]]:
+    """A turn of each entry of a JSON object, and what cannot be read.
+
+    Args:
+        path: of the file, for problems.
+        place: of the object in it.
+        listed: what should be the object, from the name of each turn to its fields.
+        as_turn: from these two to the turn.
+        split: of the turns, for problems.
+    """
+    if not isinstance(listed, dict):
+        return [], [Problem("unreadable", str(path), f"{place} has no turns", split=split)]
+    turns, problems = [], []
+    for name, fields in listed.items():
+        try:
+            turns.append(as_turn(name, fields))
+        except (ValueError, TypeError, AttributeError, KeyError) as error:
+            fault = f"{error} is missing" if isinstance(error, KeyError) else str(error)
+            problems.append(Problem("unreadable", str(path), f"{place}, turn {name}: {fault}", split=split))
     return turns, problems
 
 

@@ -1,7 +1,8 @@
 """CREMA-D (Cao et al. 2014): single sentences of 91 actors, as `AudioWAV/1001_DFA_ANG_XX.wav`.
 
 It has no dialogues: each utterance is a conversation of one turn, where a memory should do no harm. The label is the
-acted emotion. The five folds are defined here, by actor (the number modulo five).
+acted emotion. The five folds are defined here, by actor (the number modulo five). `VideoDemographics.csv`,
+if present, has the actors' gender.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from pathlib import Path
 from ..problems import Problem
 from ..sound_files import find_sounds, sound_files
 from ..table import Turn
-from .corpus import Corpus, same
+from .corpus import Corpus, find, gender_of, read_csv, same
 
 
 _NAME = re.compile(r"(\d{4})_[A-Z]{3}_([A-Z]{3})_[A-Z]{1,2}")
@@ -29,15 +30,25 @@ _FOLDS = 5
 
 def read(root: Path) -> tuple[list[Turn], list[Problem]]:
     """All files of `AudioWAV` whose name gives actor and emotion; others are extra."""
-    turns, problems = [], []
+    turns, problems, genders = [], [], _read_genders(root)
     for path in sorted(sound_files(find_sounds(root, "AudioWAV", "", stem="*_*_*_*"))):
         found = _NAME.fullmatch(path.stem)
         if found is None or found[2] not in _WORDS:
             problems.append(Problem("extra", str(path), "its name is not ACTOR_SENTENCE_EMOTION_LEVEL.wav"))
             continue
         group = f"fold{int(found[1]) % _FOLDS + 1}"
-        turns.append(Turn(path.stem, found[1], str(path), words=(_WORDS[found[2]],), group=group))
+        more = {"gender": genders.get(found[1])}
+        turns.append(Turn(path.stem, found[1], str(path), words=(_WORDS[found[2]],), group=group, more=more))
     return turns, problems
+
+
+def _read_genders(root: Path) -> dict[str, str | None]:
+    """By actor, where the copy has the table of them."""
+    try:
+        path = find(root, "VideoDemographics.csv")
+    except FileNotFoundError:
+        return {}
+    return {row["ActorID"].strip(): gender_of(row["Sex"]) for row in read_csv(path, ("ActorID", "Sex"))}
 
 
 CREMA_D = Corpus(

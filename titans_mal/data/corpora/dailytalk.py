@@ -9,14 +9,15 @@ dialogue (its number modulo five); no fold is independent of the speakers.
 
 from __future__ import annotations
 
-import json
+from functools import partial
 from pathlib import Path
 
+from ...modeling.json_text import parse_json
 from ..problems import Problem
 from ..sound_files import extra_files
 from ..table import Turn
 from ..text_files import read_text
-from .corpus import Corpus, find, same
+from .corpus import Corpus, find, same, turns_of_json
 
 
 _FOLDS = 5
@@ -27,15 +28,15 @@ def read(root: Path) -> tuple[list[Turn], list[Problem]]:
     path = find(root, "metadata.json")
     audio = find(path.parent, "data")
     turns, problems = [], []
-    for number, dialogue in json.loads(read_text(path)).items():
+    for number, dialogue in parse_json(read_text(path), str(path), dict).items():
         folder = audio / number if (audio / number).is_dir() else audio
-        part = [_turn(number, index, utterance, folder) for index, utterance in dialogue.items()]
-        problems += extra_files(audio / number, [turn.audio for turn in part])
+        part, unreadable = turns_of_json(path, f"dialogue {number}", dialogue, partial(_turn, number, folder))
+        problems += unreadable + extra_files(audio / number, [turn.audio for turn in part])
         turns += part
     return turns, problems
 
 
-def _turn(number: str, index: str, utterance: dict, folder: Path) -> Turn:
+def _turn(number: str, folder: Path, index: str, utterance: dict) -> Turn:
     speaker = str(utterance["speaker"])
     return Turn(
         f"d{number}",

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from ..problems import Problem
 from ..sound_files import find_sounds, sound_files
-from ..table import Turn
+from ..table import FEMALE, MALE, Turn
 from .corpus import Corpus, same
 
 
@@ -27,6 +27,7 @@ _WORDS = {
     "N": "neutral",
 }
 _FOLDS = (("03", "08"), ("10", "09"), ("11", "13"), ("12", "14"), ("15", "16"))
+_MEN = frozenset(man for man, _ in _FOLDS)
 _GROUPS = {speaker: f"fold{number}" for number, pair in enumerate(_FOLDS, start=1) for speaker in pair}
 
 
@@ -43,7 +44,8 @@ def read(root: Path) -> tuple[list[Turn], list[Problem]]:
             problems.append(Problem("extra", str(path), f"a second copy of {turns[path.stem].audio}"))
         else:
             speaker, words = found[1], (_WORDS[found[2]],)
-            turns[path.stem] = Turn(path.stem, speaker, str(path), words=words, group=_GROUPS[speaker])
+            more = {"gender": MALE if speaker in _MEN else FEMALE}
+            turns[path.stem] = Turn(path.stem, speaker, str(path), words=words, group=_GROUPS[speaker], more=more)
     return list(turns.values()), problems
 
 

@@ -15,7 +15,7 @@ from ..problems import Problem
 from ..sound_files import DEPTH, extra_files
 from ..table import DIMENSIONS, Turn, on_scale
 from ..text_files import read_text
-from .corpus import Corpus, same
+from .corpus import Corpus, gender_of, same
 
 
 # "[6.2901 - 8.2357]\tSes01F_impro01_F000\tneu\t[2.5000, 2.5000, 2.5000]"; the raters' lines below have another form.
@@ -89,7 +89,8 @@ def _read_dialogue(session: Path, path: Path, *, group: str):
         votes = [match[1] for match in map(_VOTE.match, part.splitlines()) if match is not None]
         start, end, name, code = found.groups()
         # The F or M of "Ses01F" is the actor with motion-capture markers; the speaker is in the last field's letter.
-        speaker = f"{name[:5]}_{name.rsplit('_', 1)[1][0]}"
+        letter = name.rsplit("_", 1)[1][0]
+        speaker = f"{name[:5]}_{letter}"
         yield Turn(
             path.stem,
             speaker,
@@ -102,11 +103,11 @@ def _read_dialogue(session: Path, path: Path, *, group: str):
             group=group,
             # The files list the turns of one speaker after those of the other.
             order=(float(start), float(end), name),
-            more=_ratings(part[found.end() :].partition("\n")[0]),
+            more={**_ratings(part[found.end() :].partition("\n")[0]), "gender": gender_of(letter)},
         )
 
 
-def _ratings(text: str) -> dict[str, float]:
+def _ratings(text: str) -> dict[str, float | None]:
     """Valence, activation and dominance from "[2.5000, 3.0000, 2.0000]", scaled to 0..1."""
     found = _RATINGS.match(text)
     return {} if found is None else dict(zip(DIMENSIONS, (on_scale(value, 1, 5) for value in found.groups())))

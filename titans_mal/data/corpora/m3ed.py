@@ -7,15 +7,16 @@ modality_speech/A_anjia_1_1.wav                    {Speaker}_{utterance}.wav
 
 from __future__ import annotations
 
-import json
 import re
+from functools import partial
 from pathlib import Path
 
+from ...modeling.json_text import parse_json
 from ..problems import Problem
 from ..sound_files import extra_files, find_sounds
 from ..table import Turn
 from ..text_files import read_text
-from .corpus import Corpus, find, same
+from .corpus import Corpus, find, gender_of, same, turns_of_json
 
 
 _FRAMES_PER_SECOND = 25
@@ -23,7 +24,8 @@ _FRAMES_PER_SECOND = 25
 
 def read(root: Path) -> tuple[list[Turn], list[Problem]]:
     """All turns of the movies in the split lists; a speaker is a person of a movie."""
-    annotation = json.loads(read_text(find(root, "annotation.json")))
+    path = find(root, "annotation.json")
+    annotation = parse_json(read_text(path), str(path), dict)
     audio = find_sounds(root, "modality_speech", "", stem="?_*_*_*")
     turns, problems = [], []
     for split in ("train", "val", "test"):
@@ -32,18 +34,20 @@ def read(root: Path) -> tuple[list[Turn], list[Problem]]:
         if missing:
             raise ValueError(f"annotation.json has no movies {missing} of movie_list_{split}.txt.")
         for movie in movies:
-            for clip, content in annotation[movie].items():
-                turns += [
-                    _turn(movie, clip, content, name, utterance, audio, split)
-                    for name, utterance in content["Dialog"].items()
-                ]
+            clips = annotation[movie]
+            for clip, content in clips.items() if isinstance(clips, dict) else ((movie, None),):
+                dialogue = content.get("Dialog") if isinstance(content, dict) else None
+                as_turn = partial(_turn, movie, clip, content, audio, split)
+                part, unreadable = turns_of_json(path, clip, dialogue, as_turn, split)
+                turns, problems = turns + part, problems + unreadable
     problems += extra_files(audio, [turn.audio for turn in turns])
     return turns, problems
 
 
-def _turn(movie: str, clip: str, content: dict, name: str, utterance: dict, audio: Path, split: str) -> Turn:
+def _turn(movie: str, clip: str, content: dict, audio: Path, split: str, name: str, utterance: dict) -> Turn:
     letter = utterance["Speaker"].strip()  # only valid within this clip
-    person = content.get("SpeakerInfo", {}).get(letter, {}).get("Name", "").strip()
+    about = content.get("SpeakerInfo", {}).get(letter, {})
+    person = about.get("Name", "").strip()
     return Turn(
         clip,
         f"{movie}_{person}" if person else f"{clip}_{letter}",
@@ -54,6 +58,7 @@ def _turn(movie: str, clip: str, content: dict, name: str, utterance: dict, audi
         transcript=utterance.get("Text"),
         group=split,
         order=(int(name.rsplit("_", 1)[1]),),
+        more={"gender": gender_of(about.get("Gender"))},
     )
 
 

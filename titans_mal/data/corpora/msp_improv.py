@@ -22,7 +22,7 @@ from ..problems import Problem
 from ..sound_files import SUFFIXES
 from ..table import Turn, on_scale
 from ..text_files import read_text
-from .corpus import Corpus, find, same
+from .corpus import Corpus, find, gender_of, same
 
 
 # "UTD-IMPROV-S01A-F01-P-FM01.avi; N; A:3.0; V:3.5; D:3.0 ; N:4.0;"; the raters' lines below have another form.
@@ -62,7 +62,8 @@ def _turn(found: re.Match, audio: dict[str, Path], transcripts: dict[str, str]) 
         transcript=transcripts.get(stem),
         group=f"session{int(session)}",
         order=(int(number), first_letter, second_letter, scenario),
-        more={_DIMENSIONS[key]: on_scale(value, 1, 5) for key, value in _RATING.findall(found.string[found.end() :])},
+        more={"gender": gender_of(speaker)}
+        | {_DIMENSIONS[key]: on_scale(value, 1, 5) for key, value in _RATING.findall(found.string[found.end() :])},
     )
 
 

@@ -10,16 +10,16 @@ are then separate conversations.
 
 from __future__ import annotations
 
-import json
 import re
 from functools import partial
 from pathlib import Path
 
+from ...modeling.json_text import parse_json
 from ..problems import Problem
 from ..sound_files import extra_files, find_sounds
 from ..table import Turn, on_scale
-from ..text_files import read_text
-from .corpus import Corpus, find, same, turns_of_csv
+from ..text_files import parse_seconds, read_text
+from .corpus import Corpus, find, gender_of, same, turns_of_csv
 
 
 _NAME = re.compile(r"(MSP-PODCAST_\d+)_(\d+(?:_\d+)*)\.wav")
@@ -45,7 +45,8 @@ def read(root: Path) -> tuple[list[Turn], list[Problem]]:
     table = find(root, "labels_consensus.csv", "labels_concensus.csv")
     audio = find_sounds(root, "Audios", "Audio", "", stem="msp-podcast_*")
     try:
-        times = json.loads(read_text(find(root, "segments.json")))
+        path = find(root, "segments.json")
+        times = parse_json(read_text(path), str(path), dict)
     except FileNotFoundError:
         times = {}
     as_turn = partial(_turn, audio=audio, times=times)
@@ -59,8 +60,9 @@ def _turn(row: dict[str, str], audio: Path, times: dict[str, dict]) -> Turn:
     if found is None:
         raise ValueError(f"The name of a segment must be like MSP-PODCAST_0001_0008.wav, got {name!r}.")
     split = _SPLITS.get(row["Split_Set"], row["Split_Set"].lower())
-    time = times.get(name.removesuffix(".wav"), {})
-    start, end = (None if time.get(key) is None else float(time[key]) for key in ("Start_Time", "End_Time"))
+    time = times.get(name.removesuffix(".wav"))
+    given = (time.get(key) if isinstance(time, dict) else None for key in ("Start_Time", "End_Time"))
+    start, end = (None if seconds is None else parse_seconds(seconds) for seconds in given)
     # "Unknown" stands for many people, so each such segment gets its own speaker.
     speaker = row["SpkrID"]
     return Turn(
@@ -72,7 +74,8 @@ def _turn(row: dict[str, str], audio: Path, times: dict[str, dict]) -> Turn:
         end=end,
         group=split,
         order=tuple(map(int, found[2].split("_"))),
-        more={name: on_scale(row.get(column), 1, 7) for column, name in _DIMENSIONS.items()},
+        more={"gender": gender_of(row.get("Gender"))}
+        | {name: on_scale(row.get(column), 1, 7) for column, name in _DIMENSIONS.items()},
     )
 
 

@@ -11,11 +11,11 @@ from pathlib import Path
 
 from ..problems import Problem
 from ..sound_files import DEPTH, find_sounds, sound_files
-from ..table import Turn
+from ..table import FEMALE, MALE, Turn
 from .corpus import Corpus, same
 
 
-# Modality, channel (01 speech, 02 song), emotion, intensity, statement, repetition, actor.
+# Modality, channel (01 speech, 02 song), emotion, intensity, statement, repetition, actor (men have odd numbers).
 _NAME = re.compile(r"03-(\d\d)-(\d\d)-\d\d-\d\d-\d\d-(\d\d)")
 _WORDS = ("neutral", "calm", "happy", "sad", "angry", "fearful", "disgusted", "surprised")
 _ACTORS_OF_A_FOLD = 4
@@ -37,7 +37,8 @@ def read(root: Path) -> tuple[list[Turn], list[Problem]]:
         else:
             group = f"fold{(int(found[3]) - 1) // _ACTORS_OF_A_FOLD + 1}"
             words = (_WORDS[int(found[2]) - 1],)
-            turns[path.stem] = Turn(path.stem, f"Actor_{found[3]}", str(path), words=words, group=group)
+            more = {"gender": MALE if int(found[3]) % 2 else FEMALE}
+            turns[path.stem] = Turn(path.stem, f"Actor_{found[3]}", str(path), words=words, group=group, more=more)
     return list(turns.values()), problems
 
 
