@@ -14,7 +14,7 @@ from transformers.pipelines import PIPELINE_REGISTRY
 from .audio_loading import MAX_TURN_SECONDS
 from .conversation_memory_cache import ConversationMemoryCache
 from .conversation_store import ConversationStore
-from .turn_rules import check_times, check_turn_index, warn_of_cut_turns
+from .turn_rules import check_text, check_times, check_turn_index, pieces_at_pauses, warn_of_cut_turns
 from .turn_scoring import TurnScorer
 
 
@@ -46,8 +46,11 @@ class AudioEmotionPipeline(Pipeline):
         memory_cache: a `ConversationMemoryCache` of one row that is read and updated; all turns then belong to one
             conversation. None: every conversation starts from the learned memory.
         memory (bool): False scores each turn without memory. Default True.
+        split_long (bool): score a turn that is longer than the host's window as several turns, cut at its pauses,
+            instead of its beginning only; each has the turn's `turn_index` and its own `start` and `end`. Default
+            False.
 
-    Returns, for each turn (in a list, unless a single turn was given):
+    Returns, for each turn (in a list, unless a single turn was given, and not split):
         its fields, and `label`, `score` (probability of the label), `scores` (of all labels), `surprise` (mean over
         the memory layers; None without memory) and `processed_seconds` (of the turn).
 
@@ -67,12 +70,17 @@ class AudioEmotionPipeline(Pipeline):
     _load_feature_extractor: Any = False
     _load_tokenizer: Any = False
 
-    def _sanitize_parameters(self, memory_cache: Any = None, memory: Any = None, **unknown: Any):
+    def _sanitize_parameters(
+        self, memory_cache: Any = None, memory: Any = None, split_long: Any = None, **unknown: Any
+    ):
         if unknown:
-            raise ValueError(f"{type(self).__name__} accepts memory_cache and memory, got {sorted(unknown)}.")
-        if not isinstance(memory, bool | None):
-            raise ValueError(f"memory must be True or False, got {memory!r}.")
-        parameters = {"memory_cache": memory_cache, "memory": memory}
+            raise ValueError(
+                f"{type(self).__name__} accepts memory_cache, memory and split_long, got {sorted(unknown)}."
+            )
+        for name, value in (("memory", memory), ("split_long", split_long)):
+            if not isinstance(value, bool | None):
+                raise ValueError(f"{name} must be True or False, got {value!r}.")
+        parameters = {"memory_cache": memory_cache, "memory": memory, "split_long": split_long}
         return {}, {name: value for name, value in parameters.items() if value is not None}, {}
 
     def __call__(self, turns: Any, **kwargs: Any) -> Any:  # type: ignore[override]
@@ -82,11 +90,12 @@ class AudioEmotionPipeline(Pipeline):
         if not isinstance(turns, _ONE_AUDIO) and isinstance(turns, Iterable):
             turns = list(turns)
         if not isinstance(turns, list):
-            return self([turns], **kwargs)[0]
+            results = self([turns], **kwargs)
+            return results[0] if len(results) == 1 else results
         turns = self._checked([self._as_turn(turn) for turn in turns])
         _, parameters, _ = AudioEmotionPipeline._sanitize_parameters(self, **kwargs)
         parameters = {**self._forward_params, **parameters}
-        cache = parameters.pop("memory_cache", None)
+        cache, split_long = parameters.pop("memory_cache", None), parameters.pop("split_long", False)
         if cache is not None and len({turn.get("conversation_id") for turn in turns}) > 1:
             raise ValueError("With a memory_cache all turns must belong to one conversation.")
         caches: dict[Any, ConversationMemoryCache] = {}
@@ -96,10 +105,11 @@ class AudioEmotionPipeline(Pipeline):
             if name not in caches:
                 caches[name] = self.model.memory_cache_class(self.model.config) if cache is None else cache
             loaded = self.preprocess(turn)
-            scored = self.forward(loaded, **{**parameters, "memory_cache": caches[name]})
-            results.append(self.postprocess(scored))
-            if scored["scored"].processed_seconds < loaded["seconds"]:
-                cut.append((turn["file"] or _name(turn), loaded["seconds"]))
+            for piece in self._pieces(loaded) if split_long else [loaded]:
+                scored = self.forward(piece, **{**parameters, "memory_cache": caches[name]})
+                results.append(self.postprocess(scored))
+                if scored["scored"].processed_seconds < piece["seconds"]:
+                    cut.append((turn["file"] or _name(turn), piece["seconds"]))
         warn_of_cut_turns(cut, self.model.max_turn_seconds(self.processor))
         return results
 
@@ -111,11 +121,36 @@ class AudioEmotionPipeline(Pipeline):
         """
         return ConversationStore(self.model, states, **kwargs)
 
+    def seconds_of(self, audio) -> float:
+        """How long a turn's audio is, in seconds; `audio` and errors as of a turn."""
+        scorer = TurnScorer(self.model, self.processor)
+        return len(scorer.load(audio, max_seconds=self.max_turn_seconds)) / scorer.sampling_rate
+
     def preprocess(self, turn: dict) -> dict:  # type: ignore[override]
         scorer = TurnScorer(self.model, self.processor)
         with _naming(turn):
             waveform = scorer.load(turn["audio"], max_seconds=self.max_turn_seconds)
         return {"turn": turn, "waveform": waveform, "seconds": len(waveform) / scorer.sampling_rate}
+
+    def _pieces(self, loaded: dict) -> list[dict]:
+        """A turn that is longer than the host's window as several; those that are silent are left out."""
+        window, rate = (
+            self.model.max_turn_seconds(self.processor),
+            TurnScorer(self.model, self.processor).sampling_rate,
+        )
+        if window is None or loaded["seconds"] <= window:
+            return [loaded]
+        turn, waveform = loaded["turn"], loaded["waveform"]
+        offset = turn.get("start") or 0.0
+        return [
+            {
+                "turn": {**turn, "start": offset + start / rate, "end": offset + end / rate},
+                "waveform": waveform[start:end],
+                "seconds": (end - start) / rate,
+            }
+            for start, end in pieces_at_pauses(waveform, rate, window)
+            if waveform[start:end].any()
+        ]
 
     def _forward(  # type: ignore[override]
         self, model_inputs: dict, memory_cache: ConversationMemoryCache, memory: bool = True
@@ -157,6 +192,9 @@ class AudioEmotionPipeline(Pipeline):
         checked = []
         for position, turn in enumerate(turns):
             conversation, name = turn.get("conversation_id"), f"entry {position}"
+            for what in ("conversation_id", "speaker"):
+                if turn.get(what) is not None:
+                    check_text(str(turn[what]), f"{what} of {name}")
             check_turn_index(turn.get("turn_index"), last.get(conversation), name=name)
             start, end = check_times(turn.get("start"), turn.get("end"), name=f"Entry {position}")
             index = turn.get("turn_index")

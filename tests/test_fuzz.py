@@ -19,14 +19,18 @@ from hypothesis import strategies as st
 from scipy.io import wavfile
 from tiny_models import assert_same_state, state_of, tiny_model, tiny_processor, tiny_turns, tone
 
-from titans_mal import ConversationMemoryCache, ConversationPool
+from titans_mal import ConversationMemoryCache, ConversationPool, load_conversations
 from titans_mal.data.segment_files import read_segments
+from titans_mal.evaluation.calibrate import save_temperature
+from titans_mal.evaluation.report_file import REPORT_FILE, EvaluationReport
 from titans_mal.hub_cards.handler import EndpointHandler
 from titans_mal.modeling.audio_loading import audio_seconds, load_audio
 from titans_mal.modeling.conversation_memory_file import state_from_bytes, state_to_bytes
 from titans_mal.modeling.json_text import parse_json
 from titans_mal.modeling.pipeline_audio_emotion import AudioEmotionPipeline
 from titans_mal.training.checkpoints import DIGESTS_FILE, find_damage
+from titans_mal.training.run_options import ModelOptions
+from titans_mal.training_recipe import RECIPE_FILE, read_recipe
 
 
 MOST_SECONDS = 5.0
@@ -65,7 +69,8 @@ CRAFTED = {
     "playlist": b"#EXTM3U\n#EXTINF:1,\nother.wav\n#EXT-X-ENDLIST\n",
     "not listed": encode(tone(0.3), "pcm_s16le", "nut"),
 }
-DEEP = ["[" * 100_000, '{"a":' * 100_000, "[" * 100_000 + "]" * 100_000]
+# The last can be read; who goes through it needs the stack of a few hundred calls.
+DEEP = ["[" * 100_000, '{"a":' * 100_000, "[" * 100_000 + "]" * 100_000, '{"a":' * 300 + "1" + "}" * 300]
 
 
 @st.composite
@@ -214,13 +219,26 @@ def test_the_header_of_a_state(part, value, model):
 
 @pytest.mark.parametrize("text", DEEP)
 def test_deep_json(text, tmp_path):
-    with pytest.raises(ValueError, match=r"nested too deeply|Expecting"):
+    with pytest.raises(ValueError, match=r"nested too deeply|is not valid JSON"):
         parse_json(text)
     (tmp_path / "a.json").write_text(text)
     with pytest.raises(ValueError, match=r"a\.json"):
         read_segments(tmp_path / "a.json")
     (tmp_path / DIGESTS_FILE).write_text(text)
     assert find_damage(tmp_path) is not None
+    for name, read in (
+        (REPORT_FILE, EvaluationReport.load),
+        (RECIPE_FILE, read_recipe),
+        ("config.json", lambda folder: save_temperature(folder, 2.0)),
+        ("metadata.json", lambda folder: load_conversations("dailytalk", data_dir=folder)),
+        ("annotation.json", lambda folder: load_conversations("m3ed", data_dir=folder)),
+    ):
+        (tmp_path / "data").mkdir(exist_ok=True)
+        (tmp_path / name).write_text(text)
+        with pytest.raises(ValueError, match=f"{name}.* is (not valid JSON|JSON that is nested too deeply)"):
+            read(tmp_path)
+    with pytest.raises(ValueError, match="memory must be JSON"):
+        ModelOptions("base", memory_layers=[0], memory=text)
 
 
 @fuzz(100)

@@ -19,6 +19,8 @@ Turn = Mapping[str, Any]
 
 UNKNOWN = "unknown"
 _FIELDS = ("conversation_id", "turn_index", "speaker", "start", "end", "file", "label", "score", "surprise")
+# Behind the scores, so that the columns before keep their places.
+_LAST = "processed_seconds"
 
 
 def choose_label(
@@ -96,10 +98,10 @@ def _csv(turns: Sequence[Turn]) -> str:
     buffer = io.StringIO(newline="")
     table = csv.writer(buffer, lineterminator="\n")
     dimensions = list(turns[0].get("values") or ()) if turns else []
-    table.writerow([*_FIELDS, *(f"score_{label}" for label in labels), *dimensions])
+    table.writerow([*_FIELDS, *(f"score_{label}" for label in labels), *dimensions, _LAST])
     for turn in turns:
         numbers = [*(turn["scores"][label] for label in labels), *(turn["values"][name] for name in dimensions)]
-        table.writerow([*(csv_cell(turn.get(name)) for name in _FIELDS), *numbers])
+        table.writerow([*(csv_cell(turn.get(name)) for name in _FIELDS), *numbers, csv_cell(turn.get(_LAST))])
     return buffer.getvalue()
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import html
-import io
 import json
 import os
 import tempfile
@@ -11,7 +10,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import av
 import gradio as gr
 from timeline import draw_figure
 from transformers import Pipeline, pipeline
@@ -51,7 +49,7 @@ class Conversation:
         turn = {"audio": sound, "file": Path(path).name, "turn_index": len(self.turns), "speaker": speaker}
         alone, heard = pipe(turn, memory=False), pipe(turn, memory_cache=cache)
         start = self.turns[-1]["end"] if self.turns else 0.0
-        times = {"start": start, "end": round(start + sound_seconds(sound), 3)}
+        times = {"start": start, "end": round(start + pipe.seconds_of(sound), 3)}
         return Conversation((*self.turns, heard | times), (*self.turns_without_memory, alone | times), cache)
 
     def next_speaker(self) -> str:
@@ -79,12 +77,6 @@ def told(turn: dict[str, Any]) -> str:
     """The emotion of a turn and its probability, and the values of dimensions."""
     label = [] if turn["label"] is None else [f"{turn['label']} {turn['score']:.0%}"]
     return ", ".join([*label, *(f"{name} {value:.2f}" for name, value in turn.get("values", {}).items())])
-
-
-def sound_seconds(sound: bytes) -> float:
-    """How long an encoded sound is, once decoded."""
-    with av.open(io.BytesIO(sound)) as container:
-        return sum(frame.samples / frame.sample_rate for frame in container.decode(audio=0))
 
 
 def build_app(pipe: Pipeline) -> gr.Blocks:

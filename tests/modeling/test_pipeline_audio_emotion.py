@@ -164,7 +164,7 @@ def test_unknown_fields_of_a_turn_are_refused(pipe):
 
 
 def test_unknown_arguments_are_refused(pipe):
-    with pytest.raises(ValueError, match="accepts memory_cache and memory, got"):
+    with pytest.raises(ValueError, match="accepts memory_cache, memory and split_long, got"):
         pipe(TURNS, top_k=2)
 
 
@@ -173,6 +173,21 @@ def test_a_long_turn_is_cut_with_a_warning(pipe):
         long = pipe((tone(5.0), RATE))
     assert long["processed_seconds"] == 3.0
     np.testing.assert_allclose(scores([long]), scores([pipe((tone(5.0)[: 3 * RATE], RATE))]), atol=1e-6)
+
+
+def test_a_long_turn_can_be_several(pipe):
+    """Each piece is scored as a turn of its own would be, after the one before it."""
+    turn = np.concatenate([tone(2.5), np.zeros(1600, np.float32), tone(2.0, frequency=330.0)])
+    pieces = pipe({"audio": (turn, RATE), "start": 10.0, "speaker": "A"}, split_long=True)
+    ends = [round((piece["end"] - 10.0) * RATE) for piece in pieces]
+    assert [piece["start"] for piece in pieces] == [10.0, pieces[0]["end"]]
+    assert 2.5 * RATE <= ends[0] <= 2.6 * RATE
+    assert ends[1] == len(turn)
+    assert sum(piece["processed_seconds"] for piece in pieces) == len(turn) / RATE
+    expected = pipe([(turn[: ends[0]], RATE), (turn[ends[0] :], RATE)])
+    np.testing.assert_allclose(scores(pieces), scores(expected), atol=1e-6)
+    assert {(piece["turn_index"], piece["speaker"]) for piece in pieces} == {(0, "A")}
+    assert pipe(TURNS[0], split_long=True) == pipe(TURNS[0])
 
 
 def test_registered_with_transformers(tmp_path):

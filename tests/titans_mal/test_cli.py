@@ -466,5 +466,9 @@ def test_turns_that_cannot_be_used_are_set_aside(tmp_path, checkpoint):
     turns = json.loads((tmp_path / "turns.json").read_text())
     assert [turn["turn_index"] for turn in turns] == [0, 1, 3, 4]
     assert [turn["processed_seconds"] for turn in turns] == pytest.approx([0.06, 1.0, 3.0, 3.0], abs=1e-3)
+    analyze(tmp_path / "call.wav", *segments, "--json", tmp_path / "turns.json", "--split-long")
+    turns = json.loads((tmp_path / "turns.json").read_text())
+    assert [turn["turn_index"] for turn in turns] == [0, 1, 3, 3, 4, 4]
+    assert [turn["end"] for turn in turns][3:] == pytest.approx([6.0, turns[5]["start"], 11.0], abs=1e-3)
     (tmp_path / "silent.wav").write_bytes(to_wav(np.zeros(16_000, np.float32)))
     assert_fails("silent", tmp_path / "silent.wav", "--model", checkpoint)

@@ -31,6 +31,8 @@ def test_csv():
     assert [row["label"] for row in rows] == ["sad", "not sure", "sad"]
     assert rows[0]["score_neutral"] == "0.25"
     assert rows[1]["speaker"] == ""
+    (row,) = csv.DictReader(io.StringIO(export_turns([TURNS[0] | {"processed_seconds": 1.25}], "csv")))
+    assert (rows[0]["processed_seconds"], row["processed_seconds"]) == ("", "1.25")
 
 
 def test_rttm_is_read_back(tmp_path):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import warnings
 from collections.abc import Iterator
+from itertools import chain
 from pathlib import Path
 from typing import Annotated
 
@@ -73,6 +74,10 @@ def analyze(
     unknown_below: Annotated[
         float, typer.Option(help="Label a turn 'unknown' if its probability is below this, from 0 to 1.")
     ] = 0.0,
+    split_long: Annotated[
+        bool,
+        typer.Option("--split-long", help="Score a turn longer than the host's window as several, cut at its pauses."),
+    ] = False,
     no_memory: Annotated[bool, typer.Option("--no-memory", help="Score every turn without memory.")] = False,
     both: Annotated[
         bool, typer.Option("--both", help="Score with and without memory, and show both in the timeline.")
@@ -101,11 +106,12 @@ def analyze(
         _check_outputs(json_out, timeline, output, format=format)
         turns = _channel_turns(inputs, channels, crosstalk) if channels else list(_turns(inputs, segments, speaker))
         pipe = _load(model or tiny_checkpoint())
-        scored = _analyze(turns, pipe, memory=not no_memory)
-        turns = [turn for turn, result in zip(turns, scored) if result is not None]
-        without = _analyze(turns, pipe, memory=False) if both else None
-        results = [_chosen(turn, wanted, unknown_below) for turn in scored if turn is not None]
-        alone = None if without is None else [_chosen(turn, wanted, unknown_below) for turn in without if turn]
+        scored = _analyze(turns, pipe, memory=not no_memory, split_long=split_long)
+        usable = [turn for turn, results in zip(turns, scored) if results]
+        without = _analyze(usable, pipe, memory=False, split_long=split_long) if both else None
+        turns = [turn for turn, results in zip(turns, scored) for _ in results]
+        results = [_chosen(turn, wanted, unknown_below) for turn in chain(*scored)]
+        alone = None if without is None else [_chosen(turn, wanted, unknown_below) for turn in chain(*without)]
         gold = [turn.get("emotion") for turn in turns]
         complete = _complete(results, turns, alone)
         if json_out is not None:
@@ -314,11 +320,11 @@ def _load(model_name: str):
     return AudioEmotionPipeline(model=model, processor=AutoProcessor.from_pretrained(model_name))
 
 
-def _analyze(turns: list[dict], pipe, *, memory: bool) -> list[dict | None]:
+def _analyze(turns: list[dict], pipe, *, memory: bool, split_long: bool = False) -> list[list[dict]]:
     """Process each conversation turn by turn.
 
     Returns:
-        One result per turn; None for an unusable turn, which a warning names.
+        The results of each turn: one, several if it is split, and none if it is unusable, which a warning names.
 
     Raises:
         ValueError: if no turn can be used.
@@ -334,9 +340,9 @@ def _analyze(turns: list[dict], pipe, *, memory: bool) -> list[dict | None]:
         for turn in with_progress(turns, total=len(turns), description="turns"):
             cache = caches.setdefault(turn.get("conversation_id"), ConversationMemoryCache(pipe.model.config))
             try:
-                results.append(pipe(turn, memory_cache=cache, memory=memory))
+                results.append(pipe([turn], memory_cache=cache, memory=memory, split_long=split_long))
             except ValueError as error:
-                results.append(None)
+                results.append([])
                 problems.append(error)
     if len(problems) == len(turns):
         raise problems[0]

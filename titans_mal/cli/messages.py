@@ -35,10 +35,12 @@ def errors_in_one_line(*kinds: type[Exception]) -> Iterator[None]:
 
     User warnings of this package also take one line; other warnings, which are meant for developers, are unchanged.
     """
+    from ..modeling.turn_rules import CutTurnWarning
+
     with warnings.catch_warnings():
         show = warnings.showwarning
         warnings.showwarning = lambda message, category, *rest: (
-            warn(message) if category is UserWarning else show(message, category, *rest)
+            warn(message) if category in (UserWarning, CutTurnWarning) else show(message, category, *rest)
         )
         try:
             yield

@@ -13,7 +13,7 @@ from datasets import ClassLabel, Dataset
 from ..data.problems import Problem
 from ..data.table import REQUIRED_COLUMNS
 from ..modeling.configuration_titans_mal import read_labels
-from ..modeling.turn_rules import check_named, check_speakers, check_turn_index
+from ..modeling.turn_rules import check_named, check_speakers, check_turn_index, warn_of_cut_turns
 from ..processes import process_state
 from ..progress import with_progress
 from .conditions import CONDITIONS
@@ -72,7 +72,8 @@ def evaluate_conversations(
         max_new_tokens: of generated text.
         resamples: of the bootstrap; at least 100.
         seed: of the bootstrap, of the shuffled histories and of the turns of the training split.
-        problems: of the data, listed in the report.
+        problems: of the data, listed in the report. It also lists turns longer than the host's window, of which only
+            the beginning was processed, as one warning says.
         strict: raise where a turn's audio cannot be used, instead of leaving it out of every condition.
 
     Raises:
@@ -111,6 +112,11 @@ def evaluate_conversations(
             processes=state.num_processes,
         )
         report.save(output_dir)
+        cut = [
+            (f"{turn['conversation_id']}, turn {turn['turn_index']}", turn["seconds"])
+            for turn in report.content["cut"]
+        ]
+        warn_of_cut_turns(cut, model.max_turn_seconds(processor))
     state.wait_for_everyone()
     return EvaluationReport.load(output_dir)
 
@@ -235,7 +241,9 @@ def _score(scorer: TableScorer, group: Group, conditions: Sequence[str], *, stri
     scores = {name: vars(ALL_CONDITIONS[name](scorer, group)) for name in conditions}
     rows = {turn.row for turn in group.turns}
     not_scored = {row: reason for row, reason in scorer.not_scored.items() if row in rows}
-    return {"group": group.number, "not_heard": not_scored, "heard": scores}
+    processed = {row: scorer.processed_seconds[row] for row in sorted(rows & scorer.processed_seconds.keys())}
+    cut = {row: scorer.seconds[row] for row, seconds in processed.items() if seconds < scorer.seconds[row]}
+    return {"group": group.number, "not_heard": not_scored, "heard": scores, "processed": processed, "cut": cut}
 
 
 @contextmanager

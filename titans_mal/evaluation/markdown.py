@@ -66,6 +66,13 @@ def report_markdown(content: dict) -> str:
         ]
         parts += [f"## Turns that could not be scored ({len(listed)})\n\nLeft out of every condition."]
         parts += ["\n".join(listed)]
+    if content.get("cut"):
+        listed = [
+            f"- {markdown_text(turn['conversation_id'])}, turn {turn['turn_index']}: the first "
+            f"{turn['processed_seconds']:g} of {turn['seconds']:.1f} s"
+            for turn in content["cut"]
+        ]
+        parts += [f"## Turns longer than the host processes ({len(listed)})", "\n".join(listed)]
     if content["problems"]:
         listed = [f"- {markdown_text(problem)}" for problem in content["problems"]]
         parts += [f"## Problems of the data ({len(listed)})", "\n".join(listed)]

@@ -93,6 +93,8 @@ def build_report(
     if missing:
         raise ValueError(f"The groups {missing} of {groups} were not scored: run the evaluation again to go on.")
     not_scored = {int(row): reason for line in lines for row, reason in line["not_heard"].items()}
+    # Scores of earlier versions do not hold it.
+    processed = {int(row): seconds for line in lines for row, seconds in line.get("processed", {}).items()}
     turns = Turns.of(dataset, list(not_scored))
     dimensions = run["model"].get("dimensions", [])
     scores = _merge(lines)
@@ -130,9 +132,10 @@ def build_report(
         "groups": by_group({name: columns[name].predicted for name in _BY_GROUP if name in columns}, turns),
         "surprise": mean_by_history(scores["memory"]["surprise"] if "memory" in scores else {}, turns.depths),
         "not_heard": _not_scored(dataset, not_scored),
+        "cut": _cut(dataset, lines, processed),
         "problems": [str(problem) for problem in problems],
     }
-    return EvaluationReport(content, _predictions(dataset, columns, turns, temperature))
+    return EvaluationReport(content, _predictions(dataset, columns, turns, temperature, processed))
 
 
 def _merge(lines: list[dict]) -> dict[str, dict[str, dict[int, object]]]:
@@ -245,7 +248,23 @@ def _not_scored(dataset: Dataset, reasons: dict[int, str]) -> list[dict]:
     return [{**columns[row], "reason": reason} for row, reason in sorted(reasons.items())]
 
 
-def _predictions(dataset: Dataset, columns: Mapping[str, _Column], turns: Turns, temperature: float) -> list[dict]:
+def _cut(dataset: Dataset, lines: list[dict], processed: dict[int, float]) -> list[dict]:
+    """The turns of which only the beginning was processed, and their seconds."""
+    columns = dataset.select_columns(["conversation_id", "turn_index"])
+    cut = {int(row): seconds for line in lines for row, seconds in line.get("cut", {}).items()}
+    return [
+        {**columns[row], "seconds": seconds, "processed_seconds": processed[row]}
+        for row, seconds in sorted(cut.items())
+    ]
+
+
+def _predictions(
+    dataset: Dataset,
+    columns: Mapping[str, _Column],
+    turns: Turns,
+    temperature: float,
+    processed: Mapping[int, float],
+) -> list[dict]:
     probabilities: dict[int, dict[str, dict]] = defaultdict(dict)
     for name, column in columns.items():
         if column.logits is not None:
@@ -261,6 +280,7 @@ def _predictions(dataset: Dataset, columns: Mapping[str, _Column], turns: Turns,
                 "label": turns.labels[turns.references[row]],
                 "predicted": {name: turns.labels[place] if place >= 0 else None for name, place in places.items()},
                 "probabilities": probabilities[row],
+                "processed_seconds": processed.get(row),
             }
         )
     return predictions

@@ -6,11 +6,12 @@ import json
 from dataclasses import dataclass
 from pathlib import Path
 
+from ..modeling.json_text import parse_json, read_json
 from .report_schema import check_schema
 
 
 # Major.minor; a report of another major version has other conditions.
-SCHEMA_VERSION = "2.0"
+SCHEMA_VERSION = "2.1"
 REPORT_FILE, PREDICTIONS_FILE, TABLES_FOLDER = "report.json", "predictions.jsonl", "tables"
 
 
@@ -21,8 +22,8 @@ class EvaluationReport:
     Attributes:
         content: as `report.schema.json` says.
         predictions: one dict a turn that was scored: `conversation_id`, `turn_index`, `speaker`, `label`, `predicted`,
-            a label for each condition (None: an answer that names none), and `probabilities`, for each condition that
-            has them, those of all labels.
+            a label for each condition (None: an answer that names none), `probabilities`, for each condition that has
+            them, those of all labels, and `processed_seconds`.
     """
 
     content: dict
@@ -79,13 +80,10 @@ class EvaluationReport:
         path = path / REPORT_FILE if path.is_dir() else path
         if not path.is_file():
             raise FileNotFoundError(f"There is no evaluation report at {path}.")
-        try:
-            content = json.loads(path.read_text(encoding="utf-8"))
-        except json.JSONDecodeError as error:
-            raise ValueError(f"{path} is no JSON: {error}") from error
         predictions = path.parent / PREDICTIONS_FILE
-        lines = predictions.read_text(encoding="utf-8").splitlines() if predictions.is_file() else []
-        return cls(content, [json.loads(line) for line in lines])
+        lines = predictions.read_bytes().splitlines() if predictions.is_file() else []
+        turns = [parse_json(line, f"{predictions}, line {number}", dict) for number, line in enumerate(lines, start=1)]
+        return cls(read_json(path), turns)
 
 
 def _is_later(version) -> bool:

@@ -139,7 +139,8 @@ class TableScorer:
 
     Attributes:
         not_scored: why, for each row of the table whose audio cannot be used.
-        processed_seconds: of each row that was scored.
+        seconds: of the audio of each row of the group.
+        processed_seconds: how much of it the host took, of each row that was scored.
     """
 
     def __init__(self, model, processor, table, *, batch_size, readout, max_new_tokens, seed):
@@ -147,6 +148,7 @@ class TableScorer:
         self.processor = processor
         self.seed = seed
         self.not_scored: dict[int, str] = {}
+        self.seconds: dict[int, float] = {}
         self.processed_seconds: dict[int, float] = {}
         self._scorer = TurnScorer(model, processor)
         self._audio = table.select_columns(["audio"])
@@ -166,6 +168,9 @@ class TableScorer:
             loaded = dict(zip(rows, threads.map(self._waveform, rows)))
         self.not_scored |= {row: str(audio) for row, audio in loaded.items() if isinstance(audio, ValueError)}
         self._waveforms = {row: audio for row, audio in loaded.items() if not isinstance(audio, ValueError)}
+        rate = self._scorer.sampling_rate
+        self.seconds = {row: len(waveform) / rate for row, waveform in self._waveforms.items()}
+        self.processed_seconds = {}
 
     def score(self, turns, cache: ConversationMemoryCache | None, *, update_memory: bool = True) -> TableScores:
         """Score turns in order, those of one conversation as history of the later ones.

@@ -7,6 +7,7 @@ import json
 import math
 import re
 import shutil
+import warnings
 from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
@@ -20,11 +21,14 @@ from transformers.trainer import TRAINER_STATE_NAME, TRAINING_ARGS_NAME
 from transformers.trainer_callback import TrainerState
 from transformers.trainer_utils import TrainOutput
 
+from ..data.problems import Problem
 from ..data.table import SOFT_LABELS
 from ..evaluation.evaluate_conversations import check_data, evaluate_conversations
 from ..evaluation.report import EvaluationReport
 from ..modeling.configuration_titans_mal import read_labels
 from ..modeling.emotion_dimensions import concordance_loss
+from ..modeling.json_text import read_json
+from ..modeling.turn_rules import warn_of_cut_turns
 from .arguments import ConversationTrainingArguments
 from .audio_cache import AudioTowerCache
 from .checkpoints import find_damage, keep_latest, last_good_checkpoint, seal_checkpoint, set_aside_broken
@@ -35,7 +39,7 @@ from .losses import balanced_class_weights, summed_loss
 from .options import check_trainer_arguments
 from .trained_parts import check_is_saved_whole
 from .weights import load_trained_weights
-from .windows import VALUES, TurnDataset, WindowCollator
+from .windows import IS_NOISE, PROBLEMS, VALUES, TurnDataset, WindowCollator
 
 
 # Reports of evaluations on the way, in the folder of the training.
@@ -61,6 +65,7 @@ class ConversationTrainer(Trainer):
 
     Attributes:
         stopped: knows whether a signal ended the training.
+        problems: turns of this process's batches so far whose audio cannot be used.
 
     Raises:
         ValueError: for arguments that would be passed over; for data with labels that the model does not know, turns
@@ -105,6 +110,8 @@ class ConversationTrainer(Trainer):
             seed=args.seed,
         )
         collator = WindowCollator(model, processor, self._label_columns)
+        window = model.max_turn_seconds(processor)
+        warn_of_cut_turns(_longer_turns(train_dataset, window), window)
         if model.config.memory_config.read == "history" and max(map(len, turns.conversations)) < 2:
             raise ValueError("No conversation has two turns: there is no history that a memory could learn to use.")
         super().__init__(model, args, collator, train_dataset=turns, eval_dataset=eval_dataset, **kwargs)
@@ -116,6 +123,7 @@ class ConversationTrainer(Trainer):
             self._class_weights = balanced_class_weights(labels, len(model.config.labels))
         self._lane_states = LaneStates(model.config, args.per_device_train_batch_size)
         self._logged_step = 0
+        self.problems: list[Problem] = []
         self.stopped = StopOnSignal()
         for callback in (self.stopped, SkippedSteps(), _SetEpoch(self)):
             self.add_callback(callback)
@@ -195,6 +203,8 @@ class ConversationTrainer(Trainer):
     def training_step(self, model, inputs: dict, num_items_in_batch: Tensor | None = None) -> Tensor:
         """Forward and backward of a batch; the lanes' memory goes on from here, cut from the graph."""
         inputs = dict(inputs)
+        self._set_aside(inputs.pop(PROBLEMS, ()))
+        is_noise = inputs.pop(IS_NOISE, False)
         cache = self._lane_states.of_batch(inputs["conversation_ids"].tolist(), inputs.pop("begins").tolist())
         before = cache.snapshot()
         # Backward in any case: processes that wait for each other's gradients would wait for ever.
@@ -204,7 +214,19 @@ class ConversationTrainer(Trainer):
             self.skipped.mark()
             return torch.full_like(loss, torch.nan)
         cache.detach_()
+        if is_noise:
+            cache.restore(before)
         return loss
+
+    def _set_aside(self, problems: Sequence[Problem]) -> None:
+        """Note turns whose audio cannot be used, with one warning of the first; training goes on without them."""
+        if problems and not self.problems:
+            warnings.warn(
+                f"The training goes on without turns that cannot be used, first {problems[0]}; `trainer.problems` "
+                "lists them, and load_conversations(..., decode=True) leaves them out.",
+                stacklevel=2,
+            )
+        self.problems += [problem for problem in problems if problem not in self.problems]
 
     def compute_loss(self, model, inputs: dict, return_outputs: bool = False, num_items_in_batch=None):
         """The summed loss of the scored turns over their number in the whole step, of all processes.
@@ -348,7 +370,7 @@ class ConversationTrainer(Trainer):
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model=None) -> None:
         lanes = Path(resume_from_checkpoint) / LANES_FOLDER
-        _check_plan(json.loads((lanes / PLAN_FILE).read_text()), self.lane_sampler.plan)
+        _check_plan(read_json(lanes / PLAN_FILE, dict), self.lane_sampler.plan)
         if self.is_fsdp_enabled:
             super()._load_from_checkpoint(resume_from_checkpoint, model)
         else:
@@ -413,6 +435,18 @@ def _evaluation_sets(given: Dataset | dict[str, Dataset] | None) -> dict[str, Da
     if wrong:
         raise ValueError(f"Evaluation sets are named by letters, digits, - and _, got {wrong}.")
     return tables
+
+
+def _longer_turns(table: Dataset, window: float | None) -> list[tuple[str, float]]:
+    """Name and length of the turns that are longer than what the host processes, where the table has lengths."""
+    if window is None or "seconds" not in table.column_names:
+        return []
+    columns = table.select_columns(["conversation_id", "turn_index", "seconds"]).to_dict()
+    return [
+        (f"{conversation}, turn {index}", seconds)
+        for conversation, index, seconds in zip(*columns.values())
+        if seconds is not None and seconds > window
+    ]
 
 
 def _check_own_loss(args: ConversationTrainingArguments) -> None:

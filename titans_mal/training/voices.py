@@ -15,6 +15,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from ..data.audio import load_turn
+from ..data.problems import Problem, report_problems
 from ..data.virtual_speakers import VirtualSpeaker, other_voices
 from ..modeling.turn_scoring import TurnScorer
 from ..modeling.voice_memory_layer import VoiceMemoryLayer
@@ -54,11 +55,12 @@ def fit_voice_memory(
     layers = [layer for layer in model.titans_memory.layers if isinstance(layer, VoiceMemoryLayer)]
     if not layers:
         raise ValueError("The model has no memory of voices: give TitansMemoryConfig voice_layers.")
-    rows = _different_turns(table)
+    scorer = TurnScorer(model, processor)
+    rows = _usable(table, _different_turns(table), scorer.sampling_rate)
     speakers = [table[row]["speaker"] for row in rows]
     changes = [dict.fromkeys(speakers, VirtualSpeaker())]
     changes += [other_voices(speakers, copy + 1) for copy in range(virtual_voices)]
-    pooled = _means_of_turns(model, TurnScorer(model, processor), table, rows, changes, batch_size)
+    pooled = _means_of_turns(model, scorer, table, rows, changes, batch_size)
     labels = [model.config.labels.index(label) for label in table.features["emotion"].names]
     emotions = [labels[table[row]["emotion"]] if table[row]["emotion"] >= 0 else -1 for row in rows]
     emotions *= len(changes)
@@ -97,6 +99,26 @@ def _means_of_turns(
         for hook in hooks:
             hook.remove()
     return {layer: torch.cat(parts) for layer, parts in means.items()}
+
+
+def _usable(table: Dataset, rows: Sequence[int], sampling_rate: int) -> list[int]:
+    """The rows whose audio can be used, with a warning about the others.
+
+    Raises:
+        UnusableTurns: if there is none.
+    """
+    usable, problems = [], []
+    for row in rows:
+        turn = table[row]
+        try:
+            load_turn(turn["audio"], sampling_rate)
+            usable.append(row)
+        except (ValueError, FileNotFoundError) as error:
+            file = f"row {row}, {turn['audio']['path'] or 'bytes'}"
+            place = {"conversation_id": turn["conversation_id"], "turn_index": turn["turn_index"]}
+            problems.append(Problem.of_error(error, file, **place))
+    report_problems(problems, name="The memory of voices", strict=not usable)
+    return usable
 
 
 def _different_turns(table: Dataset) -> list[int]:

@@ -13,6 +13,7 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from ..data.audio import load_turn
+from ..data.problems import Problem
 from ..data.table import SOFT_LABELS, rows_by_conversation, speaker_numbers
 from ..data.virtual_speakers import VirtualSpeaker
 from ..modeling.turn_scoring import TurnScorer
@@ -21,10 +22,12 @@ from .lanes import LaneTurn
 
 # Of a batch: what raters gave as numbers, for a model with `emotion_dimensions`.
 VALUES = "emotion_value_labels"
+# Of a batch with turns whose audio cannot be used: their `Problem`s, and whether no other turn was left.
+PROBLEMS, IS_NOISE = "problems", "is_noise"
 
 
 class TurnDataset(torch.utils.data.Dataset):
-    """Turns of a table, as `LaneSampler` asks for them.
+    """Turns of a table, as `LaneSampler` asks for them; in place of one whose audio cannot be used, its `Problem`.
 
     Args:
         table: a split of `load_conversations`.
@@ -76,10 +79,10 @@ class TurnDataset(torch.utils.data.Dataset):
         try:
             waveform = load_turn(row["audio"], sampling_rate=self._sampling_rate)
         except (ValueError, FileNotFoundError) as error:
-            raise ValueError(
-                f"Row {turn.row} of the training data cannot be heard: {error} load_conversations(..., decode=True) "
-                "leaves such turns out."
-            ) from error
+            place = {"split": row.get("split"), "conversation_id": row["conversation_id"]}
+            file = row["audio"]["path"] or "bytes"
+            problem = Problem.of_error(error, f"row {turn.row}, {file}", **place, turn_index=row["turn_index"])
+            return {"lane": turn.lane, "begins": turn.begins, "problem": problem}
         if self._virtual_speakers:
             waveform = self._changed(waveform, turn)
         label = row["emotion"]
@@ -127,17 +130,24 @@ class WindowCollator:
         Returns:
             The host's inputs (turns, ...), `conversation_ids` and `speaker_ids` (turns,), `begins` (the lanes whose
             conversation begins), `emotion_labels` (turns,), with soft labels `emotion_probabilities` (turns, labels)
-            and with dimensions `emotion_value_labels` (turns, dimensions).
+            and with dimensions `emotion_value_labels` (turns, dimensions). Turns that cannot be used are left out;
+            `PROBLEMS` says why, and `IS_NOISE` whether none was left.
         """
+        begins = [turn["lane"] for turn in turns if turn["begins"]]
+        problems = [turn["problem"] for turn in turns if "problem" in turn]
+        usable = [turn for turn in turns if "problem" not in turn]
+        turns = usable or [self._noise_in(turns[0]["lane"])]
         # The host's window is known before; that turns are longer is said once, of the table.
         inputs, _ = self._scorer.inputs([t["waveform"] for t in turns], [t["transcript"] for t in turns])
         batch = {
             **inputs,
             "conversation_ids": torch.tensor([turn["lane"] for turn in turns]),
             "speaker_ids": torch.tensor([turn["speaker"] for turn in turns]),
-            "begins": torch.tensor([turn["lane"] for turn in turns if turn["begins"]], dtype=torch.long),
+            "begins": torch.tensor(begins, dtype=torch.long),
             "emotion_labels": torch.tensor([turn["label"] for turn in turns]),
         }
+        if problems:
+            batch |= {PROBLEMS: problems, IS_NOISE: not usable}
         if "values" in turns[0]:
             batch[VALUES] = torch.tensor([turn["values"] for turn in turns], dtype=torch.float32)
         if "probabilities" in turns[0]:
@@ -145,6 +155,14 @@ class WindowCollator:
             batch[SOFT_LABELS] = torch.zeros(len(turns), len(self._model.config.labels))
             batch[SOFT_LABELS][:, self._label_columns] = given
         return batch
+
+    def _noise_in(self, lane: int) -> dict:
+        """A turn for a step without one, in which this process takes part all the same: nobody's, and not scored."""
+        rate = self._scorer.sampling_rate
+        noise = np.random.default_rng(0).uniform(-0.1, 0.1, rate // 2).astype(np.float32)
+        turn = {"waveform": noise, "lane": lane, "speaker": 0, "label": -1, "transcript": None}
+        dimensions = self._model.config.emotion_dimensions
+        return turn | ({"values": [math.nan] * len(dimensions)} if dimensions else {})
 
 
 def without_weights(model: PreTrainedModel) -> Any:

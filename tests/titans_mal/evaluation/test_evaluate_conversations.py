@@ -21,6 +21,7 @@ from titans_mal.evaluation.evaluate_conversations import evaluate_conversations
 from titans_mal.evaluation.progress import Progress
 from titans_mal.evaluation.report import EvaluationReport
 from titans_mal.evaluation.table_scoring import TableScorer
+from titans_mal.modeling.turn_rules import CutTurnWarning
 from titans_mal.processes import process_state
 
 
@@ -348,10 +349,18 @@ def test_processes_that_do_not_know_of_each_other_are_refused(monkeypatch):
 
 def test_turns_that_cannot_be_heard_are_left_out_of_every_column(model, processor, tmp_path):
     def sound(talk, turn):
-        return np.zeros(8000) if (talk, turn) == ("b", 1) else tone(0.03) if (talk, turn) == ("b", 2) else None
+        return {("b", 1): np.zeros(8000), ("b", 2): tone(0.03), ("c", 0): tone(4.0)}.get((talk, turn))
 
     talks = write_talks(tmp_path / "talks", sound=sound)
-    report = evaluated(model, processor, talks, tmp_path / "out", problems=["a problem of the loader"])
+    with pytest.warns(CutTurnWarning, match=r"^c, turn 0 lasts 4\.0 s; its first 3 s are used\.$"):
+        report = evaluated(model, processor, talks, tmp_path / "out", problems=["a problem of the loader"])
+    cut = {"conversation_id": "c", "turn_index": 0, "seconds": 4.0, "processed_seconds": 3.0}
+    assert report.content["cut"] == [cut]
+    assert "- c, turn 0: the first 3 of 4.0 s" in (tmp_path / "out" / "report.md").read_text()
+    processed = {
+        (turn["conversation_id"], turn["turn_index"]): turn["processed_seconds"] for turn in report.predictions
+    }
+    assert (processed["b", 2], processed["c", 0], processed["c", 1]) == (0.03, 3.0, 0.5)
     assert report.content["problems"] == ["a problem of the loader"]
     (left_out,) = report.content["not_heard"]
     assert (left_out["conversation_id"], left_out["turn_index"]) == ("b", 1)

@@ -1,14 +1,19 @@
 """Batches of turns: on the CPU wherever the model is, pinned and made by workers as loaders do."""
 
 import pickle
+import shutil
 from itertools import product
+from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
-from tiny_models import tiny_model, tiny_processor
+from tiny_models import LABELS, tiny_model, tiny_processor
 
+from titans_mal import load_conversations
 from titans_mal.data.virtual_speakers import VirtualSpeaker
 from titans_mal.evaluation.table_scoring import TableScorer, make_groups
+from titans_mal.modeling.turn_rules import CutTurnWarning
 from titans_mal.training import ConversationTrainer, ConversationTrainingArguments, choose_trained_parts
 from titans_mal.training.lanes import LaneTurn
 from titans_mal.training.windows import TurnDataset, WindowCollator
@@ -94,6 +99,32 @@ def test_batches_of_a_model_on_another_device_are_pinned(accelerator, talks, tmp
 def test_a_training_with_pinned_batches(accelerator, talks, tmp_path):
     assert len(losses(trainer_on(tmp_path, talks))) == 3
     assert accelerator
+
+
+def test_turns_that_cannot_be_used_are_set_aside(talks_folder, tmp_path):
+    """All but one; most batches have none, and are noise that is not scored and that no memory keeps."""
+    shutil.copytree(talks_folder, tmp_path / "talks")
+    talks = load_conversations(tmp_path / "talks", label_set=LABELS)
+    for audio in talks["train"]["audio"][1:]:
+        Path(audio["path"]).write_bytes(b"")
+    trainer = trainer_on(tmp_path / "out", talks)
+    message = (
+        r"goes on without turns that cannot be used, first broken: row \d+, .*\.wav \(\w+, turn \d\): .* is empty"
+    )
+    with pytest.warns(UserWarning, match=message) as warned:
+        assert np.isfinite(losses(trainer)).all()
+    assert len([warning for warning in warned if "goes on without" in str(warning.message)]) == 1
+    assert len(trainer.problems) == len(set(trainer.problems)) > 2
+    batch = trainer.data_collator([trainer.train_dataset[LaneTurn(row, row, row == 2)] for row in (1, 2)])
+    assert (batch["is_noise"], batch["begins"].tolist(), batch["emotion_labels"].tolist()) == (True, [2], [-1])
+    assert trainer._lane_states.of_batch([0], []).turns.sum() <= 1
+
+
+def test_turns_beyond_the_hosts_window_are_reported_at_the_start(talks, tmp_path):
+    seconds = [4.0 + row if row < 2 else 1.0 for row in range(talks["train"].num_rows)]
+    table = talks["train"].remove_columns("seconds").add_column("seconds", seconds)
+    with pytest.warns(CutTurnWarning, match=r"2 turns last longer than the host processes: \w+, turn 0 \(4\.0 s\), "):
+        trainer_on(tmp_path, {"train": table})
 
 
 def test_workers_change_no_number(talks, tmp_path):
