@@ -1,14 +1,19 @@
 PYTHON ?= python3
 VENV := .venv
 VENV_MIN := .venv-min
+VENV_LATEST := .venv-latest
 
-.PHONY: help demo test test-slow test-real test-min test-browser test-serve style
+.PHONY: help demo docs test test-slow test-real test-min test-latest test-browser test-serve style
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
 
 demo: $(VENV)/installed  ## analyse the shipped conversation, with memory and without
 	$(VENV)/bin/python examples/quickstart/demo.py
+
+docs: $(VENV)/installed  ## build the site of the documentation; a warning is an error
+	$(VENV)/bin/python -m pip install --quiet -c constraints.txt -e ".[test,docs]"
+	$(VENV)/bin/python examples/documentation/build.py
 
 test: $(VENV)/installed  ## check style and types, and run the tests
 	$(VENV)/bin/ruff format --check .
@@ -17,6 +22,7 @@ test: $(VENV)/installed  ## check style and types, and run the tests
 	$(VENV)/bin/python -m pytest -n 2 --dist loadgroup -m "not slow and not real"
 
 test-slow: $(VENV)/installed  ## run the tests that take minutes: other environments, examples, compilation
+	$(VENV)/bin/python -m pip install --quiet -c constraints.txt -e ".[test,docs,release]"
 	$(VENV)/bin/python -m pytest -n 2 --dist loadgroup -m slow
 
 test-real: $(VENV)/installed  ## run the tests on human voices and real weights, found by TITANS_MAL_DATA
@@ -25,6 +31,11 @@ test-real: $(VENV)/installed  ## run the tests on human voices and real weights,
 # Old libraries warn of the newer ones that they stand on.
 test-min: $(VENV_MIN)/installed  ## run the tests on the lowest versions that setup.cfg declares
 	$(VENV_MIN)/bin/python -m pytest -n 2 --dist loadgroup -m "not slow and not real" -W default
+
+# Newer libraries deprecate what the declared ones need.
+test-latest: $(VENV_LATEST)/installed  ## run the tests on the newest versions that are out, declared or not
+	$(VENV_LATEST)/bin/python -m pip install --quiet --upgrade --no-deps accelerate datasets peft transformers
+	$(VENV_LATEST)/bin/python -m pytest -n 2 --dist loadgroup -m "not slow and not real" -W default
 
 # Chromium is Debian's: Playwright's own would be a download.
 test-browser: $(VENV)/installed  ## run the Space in a headless browser, which is installed where it is missing
@@ -45,6 +56,12 @@ $(VENV)/installed: setup.cfg pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(VENV)/bin/python -m pip install --quiet -c constraints.txt torch
 	$(VENV)/bin/python -m pip install --quiet -c constraints.txt -e ".[test]"
+	touch $@
+
+$(VENV_LATEST)/installed: setup.cfg pyproject.toml
+	$(PYTHON) -m venv $(VENV_LATEST)
+	$(VENV_LATEST)/bin/python -m pip install --quiet torch
+	$(VENV_LATEST)/bin/python -m pip install --quiet --upgrade -e ".[test]"
 	touch $@
 
 $(VENV_MIN)/installed: setup.cfg pyproject.toml tests/constraints-min.txt

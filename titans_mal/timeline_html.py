@@ -72,18 +72,17 @@ def write_timeline_html(
     title = turns[0]["conversation_id"] if title is None else title
     figure.update_layout(
         title=escape(str(title or "")),
-        height=sum(heights) + _REST_PIXELS,
         barmode="overlay",
         bargap=0,
         plot_bgcolor="white",
-        # What does not fit into its bar in this size is left out.
-        uniformtext={"minsize": 9, "mode": "hide"},
         legend={"orientation": "h", "x": 0, "y": 0, "yref": "container", "yanchor": "bottom"},
     )
     figure.update_xaxes(showline=True, linecolor="#999", range=layout.limits)
     slider = {"visible": True, "thickness": 0.06, "range": layout.limits}
     figure.update_xaxes(title=layout.unit, rangeslider=slider, row=len(panels), col=1)
-    figure.write_html(path, include_plotlyjs=include_plotlyjs, full_html=True)
+    # It fills the window, and is higher than that where there are many speakers.
+    height = f"max(96vh, {sum(heights) + _REST_PIXELS}px)"
+    figure.write_html(path, include_plotlyjs=include_plotlyjs, full_html=True, default_height=height)
     return path
 
 
@@ -93,7 +92,7 @@ def _draw_lanes(figure, row: int, turns: Sequence[Turn], layout: Layout, *, with
 
     middles = [(start + end) / 2 for start, end in zip(layout.starts, layout.ends)]
 
-    def draw(name: str, picked: Sequence[int], heights: Sequence[float], **look) -> None:
+    def draw(name: str, picked: Sequence[int], heights: Sequence[float], *, in_legend: bool = True, **look) -> None:
         # Labels without turns get a bar at None, so that they appear in the legend.
         bar = go.Bar(
             x=[middles[index] for index in picked] if picked else [None],
@@ -102,7 +101,7 @@ def _draw_lanes(figure, row: int, turns: Sequence[Turn], layout: Layout, *, with
             width=[layout.widths[index] for index in picked],
             name=escape(name),
             legendgroup=name,
-            showlegend=with_legend,
+            showlegend=with_legend and in_legend,
             **look,
         )
         figure.add_trace(bar, row=row, col=1)
@@ -116,10 +115,6 @@ def _draw_lanes(figure, row: int, turns: Sequence[Turn], layout: Layout, *, with
             label,
             picked,
             [BAR_HEIGHT * (turns[index]["score"] or 0) for index in picked],
-            text=[escape(label)] * len(picked) or None,
-            textposition="inside",
-            insidetextanchor="start",
-            textfont={"color": "black"},
             marker={
                 "color": style["facecolor"],
                 "line": {"color": "#404040", "width": 0.5},
@@ -128,6 +123,20 @@ def _draw_lanes(figure, row: int, turns: Sequence[Turn], layout: Layout, *, with
             hovertext=[_hover_text(turns[index]) for index in picked],
             hoverinfo="text",
         )
+    # Above all bars, so that a label can also be read on a low one.
+    draw(
+        "labels",
+        every,
+        [BAR_HEIGHT] * len(turns),
+        in_legend=False,
+        marker={"color": "rgba(0, 0, 0, 0)"},
+        text=[escape(turn["label"] or "") for turn in turns],
+        textposition="inside",
+        insidetextanchor="start",
+        textfont={"color": "black"},
+        textangle=0,
+        hoverinfo="skip",
+    )
     count = len(layout.speakers)
     names = [escape(str(name)) if name is not None else "(unknown)" for name in layout.speakers]
     places = [count - 1 - place + BAR_HEIGHT / 2 for place in range(count)]

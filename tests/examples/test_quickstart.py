@@ -119,11 +119,3 @@ def test_the_shipped_conversation_is_what_its_script_writes(tmp_path):
     shipped = sorted(path.name for path in (QUICKSTART / "conversation").iterdir())
     assert shipped == sorted(path.name for path in tmp_path.iterdir())
     assert (tmp_path / "metadata.csv").read_text() == (QUICKSTART / "conversation" / "metadata.csv").read_text()
-
-
-def test_the_readmes_code_runs(monkeypatch, capsys):
-    monkeypatch.chdir(ROOT)
-    (code,) = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), flags=re.DOTALL)
-    assert len(code.strip().splitlines()) <= 16
-    exec(compile(code, "README.md", "exec"), {})
-    assert len(re.findall(r"surprise \d\.\d\d", capsys.readouterr().out)) == 12

@@ -98,6 +98,8 @@ def test_all_has_everything():
         "all",
         "lora",
         "browser",
+        "docs",
+        "release",
         "test",
         *["formats", "granite", "html", "live", "schema", "serve", "space", "voxtral"],
     }
