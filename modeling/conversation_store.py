@@ -93,6 +93,17 @@ class ConversationStore:
         with self._lock:
             return list(self._live)
 
+    def names(self) -> list[str]:
+        """Names of all conversations that are not forgotten, in memory or stored, in alphabetical order."""
+        with self._lock:
+            live = {name for name, entry in self._live.items() if entry.cache is not None}
+        return sorted({*live, *self._states.names()})
+
+    def forget_expired(self) -> None:
+        """Forget the conversations that nobody used for their time to live, also where the store is not used."""
+        with self._lock:
+            self._forget_expired()
+
     @contextlib.contextmanager
     def conversation(
         self, name: str, *, reset: bool = False, anew: bool | None = None

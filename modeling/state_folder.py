@@ -33,6 +33,8 @@ _OWN_NAME = re.compile("[0-9a-f]{32}")
 _LONGEST = 100 * 365 * 24 * 3600.0
 # Marker files beside a state: a process holds the conversation in memory only; that process ended without saving it.
 _AT_HAND, _LOST = "at_hand", "lost"
+# Beside a state, too: the name of its conversation, which its folder's name does not give away.
+_NAME = "name"
 # How long the loss of a conversation's history is remembered.
 _LOST_SECONDS = 24 * 3600.0
 
@@ -97,6 +99,7 @@ class StateFolder:
         write_state(folder, content)
         # The modification time holds the time of expiry.
         os.utime(folder / STATE_FILE, (now, now + min(seconds, _LONGEST)))
+        (folder / _NAME).write_bytes(name.encode("utf-8", "surrogatepass"))
         (folder / _AT_HAND).unlink(missing_ok=True)
 
     def keep_in_memory(self, name: str) -> None:
@@ -107,7 +110,14 @@ class StateFolder:
             (folder / _AT_HAND).touch()
         except OSError as error:
             logger.warning_once(f"If this process is killed, lost conversations will go unnoticed: {error}")
-        (folder / STATE_FILE).unlink(missing_ok=True)
+        for file in (STATE_FILE, _NAME):
+            (folder / file).unlink(missing_ok=True)
+
+    def names(self) -> list[str]:
+        """Names of the conversations whose states are stored here, but for those that earlier versions wrote."""
+        states = [path for path in self._folder.glob(f"*/{STATE_FILE}") if _OWN_NAME.fullmatch(path.parent.name)]
+        files = [path.with_name(_NAME) for path in states if not _is_over(path)]
+        return sorted(file.read_bytes().decode("utf-8", "surrogatepass") for file in files if file.is_file())
 
     def is_lost(self, name: str) -> bool:
         """Whether a process that held the conversation in memory was killed."""
@@ -124,6 +134,7 @@ class StateFolder:
             for path in self._folder.glob(f"*/{name}"):
                 if _OWN_NAME.fullmatch(path.parent.name) and _is_over(path):
                     path.unlink(missing_ok=True)
+                    (path.parent / _NAME).unlink(missing_ok=True)
                     _remove_if_empty(path.parent)
 
     @contextlib.contextmanager
@@ -152,7 +163,7 @@ def _is_over(path: Path) -> bool:
 
 
 def _delete(folder: Path) -> None:
-    for name in (STATE_FILE, _AT_HAND, _LOST):
+    for name in (STATE_FILE, _NAME, _AT_HAND, _LOST):
         (folder / name).unlink(missing_ok=True)
     _remove_if_empty(folder)
 

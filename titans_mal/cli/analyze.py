@@ -20,6 +20,7 @@ from ..export import FORMATS, check_package, choose_label, describe_turn, export
 from ..extras import MissingExtraError, extra
 from ..progress import with_progress
 from ..quickstart import TINY_CHECKPOINT
+from .analyze_batch import analyze_batch
 from .follow import follow_stream
 from .messages import console, errors, errors_in_one_line, warn
 from .options import Model
@@ -90,6 +91,19 @@ def analyze(
     speaker: Annotated[
         str | None, typer.Option(help="The speaker, for --follow or a recording without segments.")
     ] = None,
+    batch: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FOLDER_OR_LIST",
+            help="Score an archive: all recordings of a folder, or of a text file with a path a line, each cut by the "
+            ".rttm of its name beside it, by --channels, or at pauses.",
+        ),
+    ] = None,
+    output_dir: Annotated[
+        Path | None,
+        typer.Option(help="Folder for --batch: a JSON for each recording, summary.csv and problems.csv."),
+    ] = None,
+    num_processes: Annotated[int, typer.Option(min=1, help="Processes for --batch.")] = 1,
 ) -> None:
     """Print the emotion of each turn; optionally write files and draw a timeline."""
     wanted = None if labels is None else [label.strip() for label in labels.split(",")]
@@ -98,6 +112,19 @@ def analyze(
             _check_follow(inputs, segments, output, json_out, timeline, no_memory, both, format=format)
             follow_stream(
                 model or tiny_checkpoint(), sampling_rate, speaker, format, labels=wanted, unknown_below=unknown_below
+            )
+            return
+        if batch is not None:
+            others = (inputs, segments, crosstalk, output, json_out, timeline, no_memory, both, speaker)
+            _check_batch(*others, format=format)
+            analyze_batch(
+                batch,
+                output_dir,
+                model or tiny_checkpoint(),
+                num_processes=num_processes,
+                channels=channels,
+                labels=wanted,
+                unknown_below=unknown_below,
             )
             return
         _check_speaker_options(speaker, segments, channels, crosstalk)
@@ -218,6 +245,13 @@ def tiny_checkpoint() -> str:
         "trained on it, such as titans-mal train makes."
     )
     return str(TINY_CHECKPOINT)
+
+
+def _check_batch(*others, format: str) -> None:
+    if any(others) or format != "table":
+        raise ValueError(
+            "--batch goes with --output-dir, --num-processes, --model, --channels, --labels and --unknown-below only."
+        )
 
 
 def _check_follow(*others, format: str) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib.util
 import math
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from safetensors import SafetensorError
@@ -44,7 +44,25 @@ def serve(
     protect_operations: Annotated[
         bool, typer.Option("--protect-operations", help="Require the token for /metrics and /docs too.")
     ] = False,
-    time_to_live: Annotated[float, typer.Option(help="Seconds until an unused conversation is forgotten.")] = 3600.0,
+    forget_after: Annotated[
+        float,
+        typer.Option(
+            "--forget-after", "--time-to-live", help="Seconds after which an unused conversation is deleted."
+        ),
+    ] = 3600.0,
+    alerts: Annotated[
+        Path | None, typer.Option(help="Rules of alerts, a TOML file: see examples/serving/alerts.toml.")
+    ] = None,
+    webhook: Annotated[str | None, typer.Option(help="URL to which alerts are sent as signed JSON.")] = None,
+    webhook_secret: Annotated[
+        str | None, typer.Option(envvar="TITANS_MAL_WEBHOOK_SECRET", help="Secret that signs alerts.")
+    ] = None,
+    webhook_allow: Annotated[
+        str | None,
+        typer.Option(
+            metavar="HOSTS", help="Hosts and networks that alerts may be sent to: hooks.example,10.1.0.0/16."
+        ),
+    ] = None,
 ) -> None:
     """Serve live conversations. /docs shows the API, /metrics is for Prometheus, /health for load balancers.
 
@@ -54,10 +72,7 @@ def serve(
         if log_format not in ("text", "json"):
             raise ValueError(f"--log-format is text or json, got {log_format!r}.")
         is_redis = states is not None and states.startswith(("redis://", "rediss://", "unix://"))
-        needed = ("fastapi", "uvicorn", "prometheus_client", "python_multipart", *(["redis"] if is_redis else []))
-        missing = [name for name in needed if not importlib.util.find_spec(name)]
-        if missing:
-            raise ValueError(f"The server needs {', '.join(missing)}: pip install 'titans_mal[serve]'")
+        _check_packages("redis" if is_redis else None)
         import torch
         import uvicorn
         from transformers import AutoProcessor
@@ -72,16 +87,13 @@ def serve(
             token=token,
             max_conversations=max_conversations,
             max_megabytes=max_megabytes,
-            time_to_live=time_to_live,
+            time_to_live=forget_after,
             turn_seconds=turn_seconds,
             protect_operations=protect_operations,
         )
         log_name = repr if log_names else name_hash()
-        place = None if states is None else Path(states)
-        if is_redis:
-            from ..server.redis_states import RedisStates
-
-            place = RedisStates(states)
+        place = _states(states, is_redis)
+        sender = _alerts(alerts, webhook, webhook_secret, webhook_allow, claims=place if is_redis else None)
         name = model or tiny_checkpoint()
         loaded = AutoModelForAudioEmotion.from_pretrained(name, dtype=dtype)
         loaded.to(device or ("cuda" if torch.cuda.is_available() else "cpu"))
@@ -92,12 +104,49 @@ def serve(
             max_wait_ms=max_wait_ms,
             max_live=max_live,
             states=place,
-            time_to_live=time_to_live,
+            time_to_live=forget_after,
             log_name=log_name,
         )
         is_json = log_format == "json"
         logs = {} if log_names and not is_json else {"log_config": log_config(as_json=is_json)}
         # Accepted turns are answered before the server stops.
         grace = math.ceil(turn_seconds) + 5
-        app = create_app(pool, settings, log_name=log_name)
+        app = create_app(pool, settings, log_name=log_name, alerts=sender)
         uvicorn.run(app, host=host, port=port, timeout_graceful_shutdown=grace, **logs)
+
+
+def _check_packages(*more: str | None) -> None:
+    needed = ("fastapi", "uvicorn", "prometheus_client", "python_multipart", *filter(None, more))
+    missing = [name for name in needed if not importlib.util.find_spec(name)]
+    if missing:
+        raise ValueError(f"The server needs {', '.join(missing)}: pip install 'titans_mal[serve]'")
+
+
+def _states(states: str | None, is_redis: bool) -> Any:
+    """What a pool takes as its `states`."""
+    if states is None or not is_redis:
+        return None if states is None else Path(states)
+    from ..server.redis_states import RedisStates
+
+    return RedisStates(states)
+
+
+def _alerts(rules: Path | None, url: str | None, secret: str | None, allowed: str | None, *, claims: Any) -> Any:
+    """The alerts of a server; None where there are no rules.
+
+    Raises:
+        ValueError: for rules without a webhook, its secret and where it may be, or the other way round.
+    """
+    given = {"--alerts": rules, "--webhook": url, "--webhook-secret": secret, "--webhook-allow": allowed}
+    missing = [name for name, value in given.items() if not value and name != "--webhook-secret"]
+    if len(missing) == 3:
+        return None
+    if missing or not secret:
+        raise ValueError(f"Alerts need {', '.join(given)}; {', '.join(missing or ['--webhook-secret'])} is missing.")
+    from ..server.alert_rules import read_rules
+    from ..server.alerts import Alerts
+    from ..server.webhook import AllowList, Webhook
+
+    found = read_rules(rules)
+    hosts = [entry.strip() for entry in str(allowed).split(",")]
+    return Alerts(found, Webhook(str(url), secret, AllowList(hosts)), claims)

@@ -193,6 +193,14 @@ class ConversationPool:
         cache = self._store.peek(conversation)
         return [] if cache is None else history_of(cache)
 
+    def names(self) -> list[str]:
+        """Names of all conversations that are not forgotten, in alphabetical order."""
+        return self._store.names()
+
+    def forget_expired(self) -> None:
+        """Forget the conversations that nobody used for their time to live, also where no turn comes."""
+        self._store.forget_expired()
+
     def forget(self, conversation: str) -> None:
         """Forget what was said; turns that wait are scored as those of a new conversation.
 

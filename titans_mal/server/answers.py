@@ -3,6 +3,7 @@
 from dataclasses import asdict, dataclass, field
 from typing import Literal
 
+from ..live.summary import SpeakerSummary
 from ..live.turns import TurnEmotion
 
 
@@ -74,6 +75,16 @@ class ConversationPage:
 
     conversations: list[ConversationName]
     next: str | None = None
+
+
+@dataclass(frozen=True)
+class ConversationSummary:
+    """What a conversation was like so far, by speaker; `time_constant` is that of the moods, in seconds."""
+
+    conversation: str
+    turns: int
+    time_constant: float
+    speakers: list[SpeakerSummary]
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Callable
 
@@ -12,9 +13,12 @@ from starlette.types import Scope
 
 from .._version import __version__
 from ..live.pool import ConversationPool
+from .alerts import Alerts
+from .asyncapi import PROTOCOL
 from .conversation_routes import conversation_routes
 from .errors import answer_errors
 from .gate import Gate, name_hash
+from .logs import logger
 from .operations import operation_routes
 from .service import Service
 from .settings import ServerSettings
@@ -26,6 +30,7 @@ def create_app(
     settings: ServerSettings | None = None,
     *,
     log_name: Callable[[str], str] | None = None,
+    alerts: Alerts | None = None,
 ) -> FastAPI:
     """The application; when it stops, it closes the pool, which scores what waits and saves all states.
 
@@ -33,22 +38,42 @@ def create_app(
         pool: that scores the turns.
         settings: None = the defaults.
         log_name: what stands for a conversation's name in logs; None: a hash with a key of this process.
+        alerts: that are sent of the pool's turns; None: none are.
     """
-    service = Service(pool, settings or ServerSettings())
-
-    @contextlib.asynccontextmanager
-    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        yield
-        await run_in_threadpool(pool.close)
+    service = Service(pool, settings or ServerSettings(), alerts)
 
     def may_operate(scope: Scope) -> bool:
         return not service.settings.protect_operations or service.is_allowed(HTTPConnection(scope))
 
     app = FastAPI(
-        title="titans_mal", version=__version__, summary="Emotions of live conversations.", lifespan=lifespan
+        title="titans_mal",
+        version=__version__,
+        summary="Emotions of live conversations.",
+        description=PROTOCOL,
+        lifespan=lambda app: _lifespan(service),
     )
     app.add_middleware(Gate, log_name=log_name or name_hash(), is_allowed=may_operate)
     for routes in (conversation_routes, stream_route, operation_routes):
         app.include_router(routes(service))
     answer_errors(app, service.metrics.refused)
     return app
+
+
+@contextlib.asynccontextmanager
+async def _lifespan(service: Service) -> AsyncIterator[None]:
+    """Forget conversations in time while the server runs; in the end, answer what waits and save all states."""
+    forgetting = asyncio.create_task(_forget_expired(service))
+    yield
+    forgetting.cancel()
+    await run_in_threadpool(service.pool.close)
+    if service.alerts is not None:
+        await run_in_threadpool(service.alerts.close)
+
+
+async def _forget_expired(service: Service) -> None:
+    while True:
+        await asyncio.sleep(min(60.0, service.settings.time_to_live / 20))
+        try:
+            await run_in_threadpool(service.forget_expired)
+        except OSError as error:
+            logger.warning("Conversations cannot be forgotten now: %s", error)

@@ -3,14 +3,25 @@
 Annotations are evaluated here: FastAPI reads them.
 """
 
+import bisect
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Header, HTTPException, Path, Query, Request
 from fastapi.concurrency import run_in_threadpool
 
-from .answers import ErrorAnswer, TurnAnswer, TurnList, turn_answer
+from ..live.summary import summarize
+from ..live.turns import TurnEmotion
+from .answers import (
+    ConversationName,
+    ConversationPage,
+    ConversationSummary,
+    ErrorAnswer,
+    TurnAnswer,
+    TurnList,
+    turn_answer,
+)
 from .file_turns import add_channels, add_turn
-from .queries import NoQuery, TurnQuery
+from .queries import NoQuery, PageQuery, SummaryQuery, TurnQuery
 from .service import Service, bearer
 from .uploads import AUDIO_BODY, read_audio
 
@@ -33,6 +44,12 @@ def conversation_routes(service: Service) -> APIRouter:
         prefix="/conversations", tags=["conversations"], dependencies=protected, responses=_errors(401, 422, 503)
     )
 
+    async def known_turns(name: str) -> list[TurnEmotion]:
+        turns = await run_in_threadpool(pool.history, name)
+        if not turns:
+            raise HTTPException(404, f"No turn of a conversation {name!r} is known.")
+        return turns
+
     @router.post("/{name}/turns", openapi_extra=AUDIO_BODY, responses=_errors(400, 408, 413, 504))
     async def turns(
         name: Name, request: Request, query: Annotated[TurnQuery, Query()], idempotency_key: RetryKey = None
@@ -51,18 +68,34 @@ def conversation_routes(service: Service) -> APIRouter:
             add = add_turn if query.channels == 1 else add_channels
             return await add(service, name, body, query, idempotency_key)
 
+    @router.get("")
+    async def names(query: Annotated[PageQuery, Query()]) -> ConversationPage:
+        """The names of the conversations that are not forgotten, page by page."""
+        known = await run_in_threadpool(pool.names)
+        first = 0 if query.after is None else bisect.bisect_right(known, query.after)
+        page = known[first : first + query.limit]
+        has_more = first + query.limit < len(known)
+        return ConversationPage([ConversationName(name) for name in page], page[-1] if has_more else None)
+
+    @router.get("/{name}/summary", responses=_errors(404))
+    async def summary(name: Name, query: Annotated[SummaryQuery, Query()]) -> ConversationSummary:
+        """What a conversation was like so far, by speaker.
+
+        The share of each emotion, the rolling mood, the longest run, the last change, and the line of each dimension
+        that the model has, as valence.
+        """
+        turns = await known_turns(name)
+        return ConversationSummary(name, len(turns), query.time_constant, summarize(turns, **query.model_dump()))
+
     @router.get("/{name}", responses=_errors(404))
     async def history(name: Name, _: Annotated[NoQuery, Query()]) -> list[TurnAnswer]:
         """The turns of a conversation so far."""
-        turns = await run_in_threadpool(pool.history, name)
-        if not turns:
-            raise HTTPException(404, f"No turn of a conversation {name!r} is known.")
+        turns = await known_turns(name)
         return [turn_answer(name, turn, min_seconds=pool.min_turn_seconds) for turn in turns]
 
     @router.delete("/{name}", status_code=204)
     async def forget(name: Name, _: Annotated[NoQuery, Query()]) -> None:
-        """Forget a conversation."""
-        await run_in_threadpool(pool.forget, name)
-        service.limit.forget(name)
+        """Forget a conversation: its state, its turns, and its name."""
+        await run_in_threadpool(service.forget, name)
 
     return router

@@ -32,9 +32,7 @@ class ConversationLimit:
         Raises:
             Refused: with 503, for a new conversation beyond the bound.
         """
-        now = time.monotonic()
-        while self._used_at and next(iter(self._used_at.values())) < now - self._time_to_live:
-            self._used_at.popitem(last=False)
+        self.forget_expired()
         if name not in self._used_at and len(self._used_at.keys() | (self._begun.keys() | {name})) > self._most:
             raise Refused(
                 503,
@@ -70,6 +68,12 @@ class ConversationLimit:
         """Count a conversation as used now."""
         self._used_at[name] = time.monotonic()
         self._used_at.move_to_end(name)
+
+    def forget_expired(self) -> None:
+        """Forget the names of conversations that nobody used for their time to live."""
+        now = time.monotonic()
+        while self._used_at and next(iter(self._used_at.values())) < now - self._time_to_live:
+            self._used_at.popitem(last=False)
 
     def forget(self, name: str) -> None:
         self._used_at.pop(name, None)

@@ -76,6 +76,9 @@ class ServerMetrics(PoolObserver):
         self._refused = Counter(
             "titans_mal_refused_turns", "Turns that were refused, by reason.", ["reason"], registry=self.registry
         )
+        self._alerts = Counter(
+            "titans_mal_alerts", "Tries to send an alert, by outcome.", ["outcome"], registry=self.registry
+        )
         pool.observe(self)
 
     def queued(self, waiting: int) -> None:
@@ -89,6 +92,10 @@ class ServerMetrics(PoolObserver):
             self._stages.labels(stage).observe(seconds)
         # A turn of a stream is submitted when it has been detected.
         self._latency.observe(sum(seconds for stage, seconds in stages.items() if stage != "detect"))
+
+    def alert(self, outcome: str) -> None:
+        """An alert was sent, will be sent again, or was dropped."""
+        self._alerts.labels(outcome).inc()
 
     def refused(self, reason: str) -> None:
         """A turn was refused."""

@@ -3,19 +3,20 @@
 Annotations are evaluated here: FastAPI reads them.
 """
 
-from typing import Annotated
+from typing import Annotated, Any
 
 from fastapi import APIRouter, HTTPException, Query, Response
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 
 from .._version import __version__
 from .answers import ErrorAnswer, Health
+from .asyncapi import asyncapi
 from .queries import NoQuery
 from .service import Service
 
 
 def operation_routes(service: Service) -> APIRouter:
-    """/health and /metrics."""
+    """/health, /metrics and /asyncapi.json."""
     router = APIRouter(tags=["operations"])
 
     @router.get("/health", responses={503: {"model": ErrorAnswer}})
@@ -29,5 +30,10 @@ def operation_routes(service: Service) -> APIRouter:
     def metrics(_: Annotated[NoQuery, Query()]) -> Response:
         """For Prometheus."""
         return Response(generate_latest(service.metrics.registry), media_type=CONTENT_TYPE_LATEST)
+
+    @router.get("/asyncapi.json")
+    def stream_protocol(_: Annotated[NoQuery, Query()]) -> dict[str, Any]:
+        """The WebSocket's protocol, as AsyncAPI."""
+        return asyncapi()
 
     return router

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 import redis
 from redis.lock import Lock
@@ -59,11 +59,31 @@ class RedisStates:
             if name in self._held:
                 # Raises where the lock ran out: the state may be another's. Else there is time to write.
                 self._held[name].reacquire()
-            self._redis.set(self._key(name), content, px=max(1, round(min(seconds, 1e9) * 1000)))
+            seconds = min(seconds, 1e9)
+            self._redis.set(self._key(name), content, px=max(1, round(seconds * 1000)))
+            self._redis.zadd(self._names, {name: time.time() + seconds})
 
     def delete(self, name: str) -> None:
         with _as_os_error():
             self._redis.delete(self._key(name))
+            self._redis.zrem(self._names, name)
+
+    def names(self) -> list[str]:
+        """Names of the conversations whose states are stored."""
+        with _as_os_error():
+            self._redis.zremrangebyscore(self._names, "-inf", time.time())
+            return sorted(name.decode() for name in self._redis.zrange(self._names, 0, -1))
+
+    def claim(self, conversation: str, rule: str, seconds: float) -> bool:
+        """Whether no server has claimed a rule of a conversation within the seconds that were given then."""
+        with _as_os_error():
+            return bool(self._redis.set(self._claim(conversation, rule), 1, px=round(seconds * 1000), nx=True))
+
+    def forget_claims(self, conversation: str, rules: Iterable[str]) -> None:
+        """Forget what was claimed of a conversation."""
+        keys = [self._claim(conversation, rule) for rule in rules]
+        with _as_os_error():
+            self._redis.delete(*keys)
 
     def forget_old(self) -> None:
         """Nothing to do: Redis forgets by itself."""
@@ -112,6 +132,14 @@ class RedisStates:
                     # A lock that was let go of, or lost, cannot be had again by renewing it.
                     with contextlib.suppress(redis.RedisError):
                         lock.reacquire()
+
+    @property
+    def _names(self) -> str:
+        """The key of a sorted set: names by when their states run out."""
+        return f"{self._prefix}:names"
+
+    def _claim(self, conversation: str, rule: str) -> str:
+        return f"{self._key(conversation)}:alert:{state_key(rule)}"
 
     def _key(self, name: str) -> str:
         return f"{self._prefix}:{state_key(name)}"

@@ -11,6 +11,7 @@ from fastapi.security.utils import get_authorization_scheme_param
 from starlette.requests import HTTPConnection
 
 from ..live.pool import ConversationPool
+from .alerts import Alerts
 from .errors import Refused
 from .limits import ConversationLimit
 from .metrics import ServerMetrics
@@ -29,17 +30,34 @@ class Service:
         pool: that scores turns.
         settings: bounds.
         limit: places of conversations and streams.
+        alerts: None: there are none.
         metrics: for Prometheus.
     """
 
     pool: ConversationPool
     settings: ServerSettings
+    alerts: Alerts | None = None
     limit: ConversationLimit = field(init=False)
     metrics: ServerMetrics = field(init=False)
 
     def __post_init__(self):
         self.limit = ConversationLimit(self.settings.max_conversations, self.settings.time_to_live)
         self.metrics = ServerMetrics(self.pool)
+        if self.alerts is not None:
+            self.pool.observe(self.alerts)
+            self.alerts.webhook.count = self.metrics.alert
+
+    def forget(self, name: str) -> None:
+        """Forget a conversation, and all that is known of it."""
+        self.pool.forget(name)
+        self.limit.forget(name)
+        if self.alerts is not None:
+            self.alerts.forget(name)
+
+    def forget_expired(self) -> None:
+        """Forget the conversations that nobody used for their time to live."""
+        self.pool.forget_expired()
+        self.limit.forget_expired()
 
     def is_allowed(self, connection: HTTPConnection) -> bool:
         """Whether a request or a WebSocket carries the token, where one is asked for."""

@@ -1,0 +1,233 @@
+"""Alerts: when a rule speaks, and how what it says reaches a server on loopback, and no other one."""
+
+import hashlib
+import hmac
+import json
+import threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import pytest
+from audio_files import to_wav
+from tiny_models import tone
+
+from titans_mal.cli.serve import _alerts
+from titans_mal.live import TurnEmotion
+from titans_mal.server.alert_rules import LabelRule, MoodRule, SurpriseRule, read_rules
+from titans_mal.server.alerts import Alerts, LocalClaims
+from titans_mal.server.webhook import AllowList, Webhook
+
+
+SHIPPED = Path(__file__).resolve().parents[3] / "examples" / "serving" / "alerts.toml"
+LOOPBACK = AllowList(["127.0.0.0/8"])
+
+
+def turns(*rows, speaker="customer"):
+    """Turns of (end, probability of angry, surprise)."""
+    made = []
+    for index, (end, angry, *surprise) in enumerate(rows):
+        scores = {"angry": angry, "neutral": 1 - angry}
+        made.append(
+            TurnEmotion(
+                index, speaker, end - 1.0, end, "angry", angry, scores, *(surprise or [0.5]), 0.01,
+                values={"valence": 1 - 2 * angry},
+            )
+        )  # fmt: skip
+    return made
+
+
+ANGRY = LabelRule(name="angry customer", speaker="customer", label="angry")
+
+
+@pytest.mark.parametrize(
+    ("rule", "rows", "speaks"),
+    [
+        (ANGRY, [(1, 0.7), (20, 0.6), (40, 0.9)], True),
+        (ANGRY, [(1, 0.7), (20, 0.6), (61, 0.9)], True),
+        (ANGRY, [(1, 0.7), (20, 0.6), (61.1, 0.9)], False),  # over a longer time
+        (ANGRY, [(1, 0.7), (20, 0.59), (40, 0.9)], False),  # two
+        (ANGRY, [(1, 0.7), (20, 0.7), (40, 0.9), (41, 0.1)], False),  # not the last one
+        (ANGRY, [(1, 0.7), (20, 0.2), (30, 0.7), (40, 0.9)], True),  # with another one between
+        (SurpriseRule(name="s", above=2.0), [(1, 0.5, 2.0)], False),
+        (SurpriseRule(name="s", above=2.0), [(1, 0.5, 2.1)], True),
+        (MoodRule(name="m", below=-0.1, time_constant=1e-3), [(1, 0.9), (31, 0.9)], True),
+        (MoodRule(name="m", below=-0.1, time_constant=1e-3), [(1, 0.9), (30, 0.9)], False),
+        (MoodRule(name="m", below=-0.1, time_constant=1e-3), [(1, 0.9), (15, 0.1), (31, 0.9)], False),
+        (MoodRule(name="m", below=-0.1, time_constant=1e9), [(1, 0.1), (31, 0.9), (99, 0.9)], False),  # it is slow
+        (MoodRule(name="m", below=-0.5, weights={"angry": -1}, time_constant=1e-3), [(1, 0.9), (31, 0.9)], True),
+    ],
+)
+def test_when_a_rule_speaks(rule, rows, speaks):
+    assert rule.speaks_of(turns(*rows)) is speaks
+
+
+def test_rules_are_of_a_speaker():
+    rows = [(1, 0.9), (2, 0.9), (3, 0.9)]
+    assert ANGRY.speaks_of(turns(*rows))
+    assert not ANGRY.speaks_of(turns(*rows, speaker="agent"))
+    # What others say between does not count.
+    mixed = [turn for pair in zip(turns(*rows), turns(*rows, speaker="agent")) for turn in pair]
+    assert not ANGRY.speaks_of(mixed)
+    assert ANGRY.speaks_of(mixed[:-1])
+
+
+def test_a_file_of_rules(tmp_path):
+    file = tmp_path / "alerts.toml"
+    file.write_text(
+        '[[label]]\nname = "angry customer"\nspeaker = "customer"\nlabel = "angry"\n'
+        '[[surprise]]\nname = "odd"\nabove = 2\ncool_down = 60\n'
+        '[[mood]]\nname = "low"\nbelow = -0.2\nseconds = 30\nweights = {angry = -1, happy = 1}\n'
+    )
+    rules = read_rules(file)
+    assert rules[0] == ANGRY
+    assert rules[1] == SurpriseRule(name="odd", above=2, cool_down=60)
+    assert rules[2] == MoodRule(name="low", below=-0.2, weights={"angry": -1, "happy": 1})
+    assert read_rules(SHIPPED)[0] == ANGRY
+    for text, told in (
+        ("", r"holds the tables \[\[label\]\]"),
+        ("x = 1", r"got \[\[x\]\]"),
+        ("[label]\nname = 'a'", "holds the tables"),
+        ("[[label]\n", "is not TOML"),
+        ("[[label]]\nname = 'a'", "rule 'a': .*missing"),
+        ("[[label]]\nname = 'a'\nlable = 'angry'", "a rule has the fields"),
+        ("[[label]]\nname = 'a'\nlabel = 'angry'\nat_least = 60", "at_least is a probability"),
+        ("[[label]]\nname = 'a'\nlabel = 'angry'\nwithin = 'long'", "within is a number above 0"),
+        ("[[surprise]]\nname = 'a'\nabove = nan", "above is a number"),
+        ("[[surprise]]\nname = ''\nabove = 1", "A rule has a name"),
+        ("[[surprise]]\nname = 'a'\nabove = 1\n[[surprise]]\nname = 'a'\nabove = 2", "a name of its own"),
+    ):
+        file.write_text(text)
+        with pytest.raises(ValueError, match=told):
+            read_rules(file)
+
+
+@pytest.fixture
+def receiver():
+    """A server on loopback that answers with the statuses it was given, the last one for ever."""
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_POST(self):
+            body = self.rfile.read(int(self.headers["Content-Length"]))
+            server.got.append((dict(self.headers), body))
+            status = server.statuses.pop(0) if len(server.statuses) > 1 else server.statuses[0]
+            self.send_response(status)
+            if status == 302:
+                self.send_header("Location", "/elsewhere")
+            self.end_headers()
+
+        def log_message(self, *arguments):
+            pass
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    server.got, server.statuses = [], [200]
+    server.url = f"http://127.0.0.1:{server.server_port}/hook?team=7"
+    threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
+    yield server
+    server.shutdown()
+    server.server_close()
+
+
+def test_alerts_of_a_server_are_signed_and_sent_once_in_a_while(serve, receiver):
+    now = [0.0]
+    webhook = Webhook(receiver.url, "secret", LOOPBACK)
+    alerts = Alerts([SurpriseRule(name="any", above=-1.0)], webhook, LocalClaims(lambda: now[0]))
+    client = serve(app={"alerts": alerts})
+    good = to_wav(tone(0.5))
+    for name in "aab":
+        assert client.post(f"/conversations/{name}/turns", content=good).status_code == 200
+    now[0] = 301.0
+    answer = client.post("/conversations/a/turns", content=good).json()
+    client.delete("/conversations/a")
+    client.post("/conversations/a/turns", content=good)  # another conversation of that name
+    webhook.close()
+    assert 'titans_mal_alerts_total{outcome="sent"} 4.0' in client.get("/metrics").text
+    sent = [json.loads(body) for _, body in receiver.got]
+    assert [(one["rule"], one["conversation"]) for one in sent] == [("any", name) for name in "abaa"]
+    assert len({one["id"] for one in sent}) == 4
+    assert {**answer, **sent[2]["turn"]} == answer
+    for headers, body in receiver.got:
+        signed = f"{headers['X-Titans-Timestamp']}.".encode() + body
+        assert headers["X-Titans-Signature"] == hmac.new(b"secret", signed, hashlib.sha256).hexdigest()
+
+
+@pytest.mark.parametrize(
+    ("statuses", "outcomes"),
+    [
+        ([500, 429, 204], ["retried", "retried", "sent"]),
+        ([503], ["retried", "retried", "dropped"]),
+        ([400], ["dropped"]),
+        ([302], ["dropped"]),  # which may lead anywhere
+    ],
+)
+def test_what_fails_is_tried_again(receiver, statuses, outcomes):
+    receiver.statuses, became, ended = list(statuses), [], threading.Event()
+
+    def count(outcome):
+        became.append(outcome)
+        if outcome != "retried":
+            ended.set()
+
+    webhook = Webhook(receiver.url, "secret", LOOPBACK, tries=3, first_delay=0.01, count=count)
+    webhook.send({"id": "1"})
+    assert ended.wait(30)
+    webhook.close()
+    assert became == outcomes
+    assert len(receiver.got) == len(outcomes)
+
+
+def test_a_server_that_stops_tries_what_waits_once_more(receiver):
+    receiver.statuses, became, failed = [500], [], threading.Event()
+
+    def count(outcome):
+        became.append(outcome)
+        failed.set()
+
+    webhook = Webhook(receiver.url, "secret", LOOPBACK, first_delay=3600, count=count)
+    webhook.send({"id": "1"})
+    assert failed.wait(30)
+    receiver.statuses = [200]
+    webhook.close()
+    webhook.send({"id": "2"})
+    assert became == ["retried", "sent", "dropped"]
+
+
+def test_no_address_outside_of_the_list(receiver, monkeypatch):
+    for allowed in (["10.0.0.0/8"], ["localhost"], ["hooks.example"]):
+        with pytest.raises(ValueError, match="is not among the hosts and networks"):
+            Webhook(receiver.url.replace("127.0.0.1", "localhost"), "secret", AllowList(allowed))
+    webhook = Webhook(receiver.url, "secret", LOOPBACK, count=lambda outcome: became.append(outcome))
+    became = []
+    # The name leads elsewhere later: nothing is sent there.
+    monkeypatch.setattr(
+        "titans_mal.server.webhook.socket.getaddrinfo", lambda *args, **kwargs: [(2, 1, 6, "", ("10.9.9.9", 80))]
+    )
+    webhook.send({"id": "1"})
+    webhook.close()
+    assert (became, receiver.got) == (["dropped"], [])
+
+
+def test_alerts_of_the_command(receiver, tmp_path):
+    assert _alerts(None, None, None, None, claims=None) is None
+    with pytest.raises(ValueError, match="--webhook-allow is missing"):
+        _alerts(SHIPPED, receiver.url, "s", None, claims=None)
+    with pytest.raises(ValueError, match="--webhook-secret is missing"):
+        _alerts(SHIPPED, receiver.url, None, "127.0.0.1", claims=None)
+    with pytest.raises(ValueError, match="is not among the hosts"):
+        _alerts(SHIPPED, receiver.url, "s", "10.0.0.0/8, hooks.example", claims=None)
+    _alerts(SHIPPED, receiver.url, "s", "10.0.0.0/8, 127.0.0.1", claims=None).close()
+
+
+@pytest.mark.parametrize(
+    ("url", "secret", "told"),
+    [
+        ("ftp://127.0.0.1/", "s", "at http:// or https://"),
+        ("http://user:pass@127.0.0.1/", "s", "without a user"),
+        ("http://127.0.0.1/", "", "has a secret"),
+    ],
+)
+def test_what_is_no_webhook(url, secret, told):
+    with pytest.raises(ValueError, match=told):
+        Webhook(url, secret, LOOPBACK)
+    for entries in ([], ["http://x"], [""]):
+        with pytest.raises(ValueError, match=r"Nothing is allowed|An entry is"):
+            AllowList(entries)

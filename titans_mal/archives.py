@@ -1,0 +1,243 @@
+"""Archives: thousands of recordings, one result each, over several processes and runs."""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import json
+import os
+import warnings
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from .data.audio import audio_blocks
+from .data.recordings import load_recording
+from .live.channels import channel_turns
+from .live.pool import ConversationPool, PoolError
+from .live.turn_detector import TurnDetector
+from .live.turns import RATE
+from .progress import with_progress
+from .safe_text import csv_cell
+
+
+SUFFIXES = frozenset(
+    {".wav", ".flac", ".ogg", ".opus", ".mp3", ".m4a", ".mp4", ".webm", ".mkv", ".aiff", ".aif", ".au", ".aac"}
+)
+# Recordings whose turns go through the model together.
+_TOGETHER = 16
+_RUN, _SUMMARY, _PROBLEMS = "run.json", "summary.csv", "problems.csv"
+
+
+@dataclass(frozen=True)
+class Recording:
+    """A recording of an archive.
+
+    Attributes:
+        path: of the sound file.
+        name: of its result, in the output folder, without ".json".
+    """
+
+    path: Path
+    name: str
+
+
+@dataclass
+class RecordingResult:
+    """What became of a recording.
+
+    Attributes:
+        recording: its path.
+        turns: as `TurnEmotion`, as dicts.
+        problems: turns that were left out, or why there are none.
+    """
+
+    recording: str
+    turns: list[dict[str, Any]] = field(default_factory=list)
+    problems: list[str] = field(default_factory=list)
+
+
+def find_recordings(archive: str | Path) -> list[Recording]:
+    """The recordings of a folder, with its sub-folders, or of a list: a text file with a path a line.
+
+    Args:
+        archive: the folder or the list; paths of a list are relative to its folder, and may be of missing files, which
+            are problems later.
+
+    Raises:
+        FileNotFoundError: if there is neither.
+        ValueError: if there is no recording in it.
+    """
+    archive = Path(archive)
+    if archive.is_dir():
+        root = archive
+        paths = sorted(path for path in archive.rglob("*") if path.suffix.lower() in SUFFIXES and path.is_file())
+    else:
+        root = archive.parent
+        lines = archive.read_text(encoding="utf-8-sig").splitlines()
+        paths = [root / line.strip() for line in lines if line.strip()]
+    if not paths:
+        raise ValueError(f"{archive} holds no recording: a folder of sound files, or a text file with a path a line.")
+    return [Recording(path, _result_name(path, root)) for path in dict.fromkeys(paths)]
+
+
+def _result_name(path: Path, root: Path) -> str:
+    inside = Path(os.path.normpath(path)).is_relative_to(os.path.normpath(root))
+    if inside:
+        return str(Path(os.path.normpath(path)).relative_to(os.path.normpath(root)))
+    return f"{path.name}-{hashlib.sha256(str(path).encode()).hexdigest()[:8]}"
+
+
+class ArchiveRun:
+    """The results of an archive in a folder: what is there is not done again.
+
+    Args:
+        folder: is made if it does not exist.
+        settings: by which results are made; a folder with those of others is rejected.
+
+    Raises:
+        ValueError: for a folder of other settings, naming what differs.
+    """
+
+    def __init__(self, folder: str | Path, settings: dict[str, Any]):
+        self._folder = Path(folder)
+        self._folder.mkdir(parents=True, exist_ok=True)
+        path, now = self._folder / _RUN, json.loads(json.dumps(settings))
+        if not path.exists():
+            _write(path, json.dumps(now, indent=2))
+        before = json.loads(path.read_text(encoding="utf-8"))
+        differing = sorted(key for key in {*now, *before} if before.get(key) != now.get(key))
+        if differing:
+            raise ValueError(
+                f"{self._folder} holds results with another {' and '.join(differing)}: choose another folder."
+            )
+
+    def read(self, recording: Recording) -> RecordingResult | None:
+        """The result of a recording; None where it is not done."""
+        try:
+            return RecordingResult(**json.loads(self._path(recording).read_text(encoding="utf-8")))
+        except FileNotFoundError:
+            return None
+
+    def is_done(self, recording: Recording) -> bool:
+        """Whether a recording need not be done again; one without a turn is tried again."""
+        result = self.read(recording)
+        return result is not None and bool(result.turns)
+
+    def write(self, recording: Recording, result: RecordingResult) -> None:
+        path = self._path(recording)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        _write(path, json.dumps(asdict(result), indent=2, ensure_ascii=False) + "\n")
+
+    def write_tables(self, recordings: Sequence[Recording]) -> tuple[int, int]:
+        """Write summary.csv, a row a recording, and problems.csv; how many recordings and problems there are."""
+        results = [found for found in map(self.read, recordings) if found is not None]
+        labels = sorted({turn["label"] for result in results for turn in result.turns if turn["label"] is not None})
+        problems = [[result.recording, problem] for result in results for problem in result.problems]
+        rows = [_summary_row(result, labels) for result in results]
+        head = ["recording", "turns", "speakers", "seconds", *(f"share_{label}" for label in labels), "problems"]
+        _write_table(self._folder / _SUMMARY, head, rows)
+        _write_table(self._folder / _PROBLEMS, ["recording", "problem"], problems)
+        return len(rows), len(problems)
+
+    def _path(self, recording: Recording) -> Path:
+        return self._folder / f"{recording.name}.json"
+
+
+def analyze_archive(
+    recordings: Sequence[Recording],
+    pool: ConversationPool,
+    run: ArchiveRun,
+    *,
+    speakers: Sequence[str] | None = None,
+    description: str = "recordings",
+) -> None:
+    """Score each recording that is not done, several at a time, and write its result.
+
+    A recording is cut by the .rttm of its name beside it, at the pauses of each channel where `speakers` are named, or
+    at the pauses of its speech. What cannot be read or used becomes a problem of its result, and the others go on.
+
+    Args:
+        recordings: of this process.
+        pool: that scores turns.
+        run: where results are.
+        speakers: who talks on each channel; None: channels are mixed.
+    """
+    left = [recording for recording in recordings if not run.is_done(recording)]
+
+    def one(recording: Recording) -> None:
+        run.write(recording, _result_of(recording, pool, speakers))
+
+    with ThreadPoolExecutor(_TOGETHER) as threads:
+        for _ in with_progress(threads.map(one, left), total=len(left), description=description):
+            pass
+
+
+def _result_of(recording: Recording, pool: ConversationPool, speakers: Sequence[str] | None) -> RecordingResult:
+    result = RecordingResult(str(recording.path))
+    # A path may be longer than a name.
+    conversation = hashlib.sha256(recording.name.encode("utf-8", "surrogateescape")).hexdigest()
+    try:
+        for audio, speaker, start, end in _turns(recording.path, speakers):
+            rate = None if isinstance(audio, str) else RATE
+            try:
+                turn = pool.push(conversation, audio, rate, speaker=speaker, start=start)
+                result.turns.append(asdict(turn))
+            except (ValueError, PoolError) as error:
+                result.problems.append(f"turn from {start:.2f} to {end:.2f} s: {error}")
+        if not result.turns and not result.problems:
+            result.problems.append("no speech was found")
+    except (ValueError, OSError) as error:
+        result.problems.append(str(error))
+    finally:
+        pool.forget(conversation)
+    return result
+
+
+def _turns(path: Path, speakers: Sequence[str] | None) -> Iterator[tuple[Any, str | None, float, float]]:
+    """Audio, speaker, start and end of each turn of a recording."""
+    segments = path.with_suffix(".rttm")
+    if segments.is_file():
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", UserWarning)  # of segments that are left out, which are problems here
+            table = load_recording(path, segments)
+        for row in sorted(table["test"], key=lambda row: row["end"]):
+            yield row["audio"]["path"], row["speaker"], row["start"], row["end"]
+    elif speakers is not None:
+        for channel, turn in channel_turns(path, speakers):
+            yield turn.waveform, speakers[channel], turn.start, turn.end
+    else:
+        detector = TurnDetector()
+        for piece in audio_blocks(path, RATE):
+            for turn in detector.feed(piece, RATE):
+                yield turn.waveform, None, turn.start, turn.end
+        for turn in detector.flush():
+            yield turn.waveform, None, turn.start, turn.end
+
+
+def _summary_row(result: RecordingResult, labels: Sequence[str]) -> list[Any]:
+    counts = Counter(turn["label"] for turn in result.turns)
+    labelled = sum(counts[label] for label in labels)
+    speakers = {turn["speaker"] for turn in result.turns} - {None}
+    shares = [round(counts[label] / labelled, 4) if labelled else "" for label in labels]
+    seconds = round(sum(turn["end"] - turn["start"] for turn in result.turns), 3)
+    return [result.recording, len(result.turns), len(speakers), seconds, *shares, len(result.problems)]
+
+
+def _write_table(path: Path, head: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
+    unfinished = path.with_name(f"{path.name}.unfinished")
+    with unfinished.open("w", encoding="utf-8", newline="") as file:
+        table = csv.writer(file, lineterminator="\n")
+        table.writerow(head)
+        table.writerows([csv_cell(cell) for cell in row] for row in rows)
+    unfinished.replace(path)
+
+
+def _write(path: Path, text: str) -> None:
+    """All of a file or nothing of it."""
+    unfinished = path.with_name(f"{path.name}.{os.getpid()}.unfinished")
+    unfinished.write_text(text, encoding="utf-8")
+    unfinished.replace(path)

@@ -1,0 +1,175 @@
+"""Rules of alerts: when the turns of a conversation call for somebody's attention."""
+
+from __future__ import annotations
+
+import math
+import tomllib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+from ..live.summary import rolling_mean
+from ..live.turns import TurnEmotion
+
+
+@dataclass(frozen=True, kw_only=True)
+class AlertRule:
+    """What every rule has.
+
+    Attributes:
+        name: of the rule, in what is sent.
+        speaker: whose turns count; None: everybody's.
+        cool_down: seconds in which a rule speaks once of a conversation.
+
+    Raises:
+        ValueError: for a number out of its range.
+    """
+
+    name: str
+    speaker: str | None = None
+    cool_down: float = 300.0
+
+    def __post_init__(self):
+        if not self.name or not isinstance(self.name, str):
+            raise ValueError("A rule has a name.")
+        _check_above(0, self, "cool_down")
+
+    def speaks_of(self, turns: Sequence[TurnEmotion]) -> bool:
+        """Whether the last of a conversation's turns calls for an alert."""
+        if not turns or not self._counts(turns[-1]):
+            return False
+        return self._matches([turn for turn in turns if self._counts(turn)])
+
+    def _counts(self, turn: TurnEmotion) -> bool:
+        return self.speaker is None or turn.speaker == self.speaker
+
+    def _matches(self, turns: list[TurnEmotion]) -> bool:
+        raise NotImplementedError
+
+
+@dataclass(frozen=True, kw_only=True)
+class LabelRule(AlertRule):
+    """`turns` turns with a label, each of at least a probability, that end within so many seconds.
+
+    Attributes:
+        label: of the model.
+        at_least: its probability.
+        turns: how many.
+        within: seconds from the end of the first to the end of the last.
+    """
+
+    label: str
+    at_least: float = 0.6
+    turns: int = 3
+    within: float = 60.0
+
+    def __post_init__(self):
+        super().__post_init__()
+        _check_above(0, self, "turns", "within")
+        if not 0 <= self.at_least <= 1:
+            raise ValueError(f"The rule {self.name!r}: at_least is a probability, got {self.at_least!r}.")
+
+    def _matches(self, turns: list[TurnEmotion]) -> bool:
+        last = turns[-1].end
+        angry = [turn for turn in turns if turn.scores.get(self.label, 0.0) >= self.at_least]
+        recent = [turn for turn in angry if turn.end >= last - self.within]
+        return angry[-1:] == turns[-1:] and len(recent) >= self.turns
+
+
+@dataclass(frozen=True, kw_only=True)
+class SurpriseRule(AlertRule):
+    """A turn that surprises the memory by more than `above`."""
+
+    above: float
+
+    def __post_init__(self):
+        super().__post_init__()
+        _check_above(-math.inf, self, "above")
+
+    def _matches(self, turns: list[TurnEmotion]) -> bool:
+        return turns[-1].surprise > self.above
+
+
+@dataclass(frozen=True, kw_only=True)
+class MoodRule(AlertRule):
+    """A mood that stays below `below` for so many seconds.
+
+    Attributes:
+        below: the bound.
+        seconds: for which the mood was below it at the end of every turn.
+        time_constant: of the mood, an exponential mean, in seconds.
+        weights: of each label's probability, which make the mood of a turn: {happy = 1, angry = -1}; without them it
+            is the model's valence.
+    """
+
+    below: float
+    seconds: float = 30.0
+    time_constant: float = 30.0
+    weights: Mapping[str, float] = field(default_factory=dict)
+
+    def __post_init__(self):
+        super().__post_init__()
+        _check_above(0, self, "seconds", "time_constant")
+        _check_above(-math.inf, self, "below")
+
+    def _matches(self, turns: list[TurnEmotion]) -> bool:
+        spoken = [turn for turn in turns if (turn.scores if self.weights else "valence" in turn.values)]
+        if not spoken or spoken[-1] is not turns[-1]:
+            return False
+        times = [turn.end for turn in spoken]
+        moods = rolling_mean(times, [self._mood(turn) for turn in spoken], self.time_constant)
+        since = len(moods)
+        while since and moods[since - 1] < self.below:
+            since -= 1
+        return since < len(moods) and times[-1] - times[since] >= self.seconds
+
+    def _mood(self, turn: TurnEmotion) -> float:
+        if not self.weights:
+            return turn.values["valence"]
+        return sum(weight * turn.scores.get(label, 0.0) for label, weight in self.weights.items())
+
+
+RULES: dict[str, type[AlertRule]] = {"label": LabelRule, "surprise": SurpriseRule, "mood": MoodRule}
+
+
+def read_rules(path: str | Path) -> list[AlertRule]:
+    """The rules of a TOML file: tables `[[label]]`, `[[surprise]]` and `[[mood]]`, each with the fields of its rule.
+
+    Raises:
+        FileNotFoundError: if there is no file.
+        ValueError: for what is no TOML, a kind or field that is not known, or a value out of its range; it names the
+            file and the rule.
+    """
+    try:
+        content = tomllib.loads(Path(path).read_text(encoding="utf-8"))
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ValueError(f"{path} is not TOML: {error}") from None
+    if not content or {*content} - {*RULES} or not all(isinstance(rules, list) for rules in content.values()):
+        raise ValueError(f"{path} holds the tables {_tables(RULES)}, got {_tables(content) or 'none'}.")
+    rules = [_rule(RULES[kind], given, str(path)) for kind, several in content.items() for given in several]
+    names = [rule.name for rule in rules]
+    if len({*names}) < len(names):
+        raise ValueError(f"{path}: each rule has a name of its own, got {', '.join(names)}.")
+    return rules
+
+
+def _rule(kind: type[AlertRule], given: Any, path: str) -> AlertRule:
+    known = {one.name for one in fields(kind)}
+    if not isinstance(given, dict) or {*given} - known:
+        raise ValueError(f"{path}: a rule has the fields {', '.join(sorted(known))}, got {given}.")
+    try:
+        return kind(**given)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"{path}, rule {given.get('name')!r}: {error}") from None
+
+
+def _tables(names: Mapping[str, Any]) -> str:
+    return ", ".join(f"[[{name}]]" for name in names)
+
+
+def _check_above(bound: float, rule: AlertRule, *names: str) -> None:
+    for name in names:
+        value = getattr(rule, name)
+        if isinstance(value, bool) or not isinstance(value, int | float) or not bound < value < math.inf:
+            raise ValueError(f"{name} is a number above {bound}, got {value!r}.")

@@ -1,0 +1,84 @@
+"""Alerts: rules over the turns of each conversation, whose news go to a webhook."""
+
+from __future__ import annotations
+
+import threading
+import time
+import uuid
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import asdict
+from datetime import UTC, datetime
+from typing import Protocol
+
+from ..live.pool import PoolObserver
+from ..live.turns import TurnEmotion
+from .alert_rules import AlertRule
+from .webhook import Webhook
+
+
+class Claims(Protocol):
+    """Who may speak of a rule and a conversation: the first who asks, once in so many seconds."""
+
+    def claim(self, conversation: str, rule: str, seconds: float) -> bool: ...
+
+    def forget_claims(self, conversation: str, rules: Iterable[str]) -> None: ...
+
+
+class LocalClaims:
+    """Claims of one server; of several, `RedisStates` has common ones."""
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic):
+        self._clock, self._lock = clock, threading.Lock()
+        self._until: dict[tuple[str, str], float] = {}
+
+    def claim(self, conversation: str, rule: str, seconds: float) -> bool:
+        """Whether nobody has claimed it within the seconds that were given then."""
+        now = self._clock()
+        with self._lock:
+            self._until = {key: until for key, until in self._until.items() if until > now}
+            if (conversation, rule) in self._until:
+                return False
+            self._until[conversation, rule] = now + seconds
+            return True
+
+    def forget_claims(self, conversation: str, rules: Iterable[str]) -> None:
+        """Forget what was claimed of a conversation."""
+        with self._lock:
+            for rule in rules:
+                self._until.pop((conversation, rule), None)
+
+
+class Alerts(PoolObserver):
+    """Sends an alert where a rule speaks of a turn, at most once a rule and conversation within its cool-down.
+
+    Args:
+        rules: of which each turn is asked.
+        webhook: to which alerts go, as `{"id", "rule", "conversation", "at", "turn"}`.
+        claims: None: this server's own.
+    """
+
+    def __init__(self, rules: Sequence[AlertRule], webhook: Webhook, claims: Claims | None = None):
+        self._rules, self.webhook = list(rules), webhook
+        self._claims = claims or LocalClaims()
+
+    def answered(self, conversation: str, turns: list[TurnEmotion], stages: Mapping[str, float]) -> None:
+        for rule in self._rules:
+            if rule.speaks_of(turns) and self._claims.claim(conversation, rule.name, rule.cool_down):
+                self.webhook.send(
+                    {
+                        "id": uuid.uuid4().hex,
+                        "rule": rule.name,
+                        "conversation": conversation,
+                        "at": datetime.now(UTC).isoformat(timespec="milliseconds"),
+                        "turn": asdict(turns[-1]),
+                    }
+                )
+
+    def forget(self, conversation: str) -> None:
+        """Forget what was said of a conversation, so that one of the same name begins with nothing."""
+        if self._rules:
+            self._claims.forget_claims(conversation, [rule.name for rule in self._rules])
+
+    def close(self) -> None:
+        """Try what waits once more, and end."""
+        self.webhook.close()
