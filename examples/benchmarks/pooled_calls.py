@@ -2,7 +2,7 @@
 
 Each call pushes its turns as fast as they are answered. The two ways alternate; medians are printed.
 
-    python examples/benchmarks/live_calls.py [--calls 200] [--turns 4] [--rounds 3]
+    python examples/benchmarks/pooled_calls.py [--calls 200] [--turns 4] [--rounds 3]
 """
 
 from __future__ import annotations
