@@ -12,7 +12,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import ClassVar
 
-from torch import Tensor
+import torch
+from torch import Tensor, nn
 from transformers import PreTrainedConfig
 from transformers.dynamic_module_utils import get_relative_import_files
 
@@ -92,7 +93,7 @@ class CheckpointSavingMixin(HostLoraMixin):
         if self.config.adapter_only:
             self._check_host_is_unchanged(state)
             self._check_is_not_the_base(save_directory)
-            weights = extension
+            weights = extension = self._in_adapter_dtype(extension)
             # One file, with this model's weight names even if the base's files use other names.
             kwargs |= {"max_shard_size": sys.maxsize, "save_original_format": False}
         memory = {key.partition(".")[2]: t for key, t in extension.items() if key.startswith("titans_memory.")}
@@ -141,6 +142,15 @@ class CheckpointSavingMixin(HostLoraMixin):
         if self.publisher is None:
             return super().push_to_hub(repo_id, **kwargs)
         return type(self).publisher(self, repo_id, **kwargs)
+
+    def _in_adapter_dtype(self, extension: dict[str, Tensor]) -> dict[str, Tensor]:
+        """The weights as an adapter's file stores them: those of linear layers in `config.adapter_dtype`."""
+        dtype = getattr(torch, self.config.adapter_dtype)
+        linear = {f"{name}.weight" for name, module in self.named_modules() if isinstance(module, nn.Linear)}
+        return {
+            key: tensor.to(dtype) if key in linear and dtype != torch.float32 else tensor
+            for key, tensor in extension.items()
+        }
 
     def _check_host_is_unchanged(self, state: dict[str, Tensor]) -> None:
         in_full = "Set model.config.adapter_only = False to save in full."

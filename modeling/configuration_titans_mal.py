@@ -20,6 +20,7 @@ from .neural_memory import READ_ORDERS, STEP_BOUNDS, STEP_RULES
 SCOPES = ("conversation", "speaker")
 FEATURE_MAPS = ("identity", "quadratic")
 READOUTS = ("verbalizer", "linear")
+ADAPTER_DTYPES = ("float32", "bfloat16")
 
 # Upper bounds that no useful memory exceeds, and that keep a wrong value from exhausting the machine.
 _MOST = {
@@ -190,6 +191,8 @@ class AudioEmotionConfigMixin(HostConfig):
         emotion_temperature: above 0; divides the logits before the softmax in the pipeline, live calls and the
             server. `emotion_logits`, losses and states do not depend on it. `titans-mal calibrate` fits it.
         adapter_only: whether `save_pretrained` writes the name of the base instead of the host's weights.
+        adapter_dtype: "float32", or "bfloat16" to store the linear layers of an adapter in half the bytes, rounded.
+            They are float32 after loading, as states are; states of the unrounded model are rejected.
         base_model_name_or_path, base_model_revision, base_model_subfolder: the host checkpoint that the memory was
             made for.
         base_fingerprint: of the base's weights when loaded, set by `from_base`; a base in a folder is checked against
@@ -218,6 +221,7 @@ class AudioEmotionConfigMixin(HostConfig):
     emotion_prompt: str = DEFAULT_EMOTION_PROMPT
     emotion_temperature: float = 1.0
     adapter_only: bool = False
+    adapter_dtype: str = "float32"
     base_model_name_or_path: str | None = None
     base_model_revision: str | None = None
     base_model_subfolder: str = ""
@@ -256,6 +260,8 @@ class AudioEmotionConfigMixin(HostConfig):
         temperature = self.emotion_temperature
         if isinstance(temperature, bool) or not isinstance(temperature, int | float) or not 0 < temperature < math.inf:
             raise ValueError(f"emotion_temperature must be a number above 0, got {temperature!r}.")
+        if self.adapter_dtype not in ADAPTER_DTYPES:
+            raise ValueError(f"adapter_dtype must be one of {ADAPTER_DTYPES}, got {self.adapter_dtype!r}.")
         if not isinstance(self.emotion_prompt, str):
             raise ValueError(f"emotion_prompt must be text, got {reprlib.repr(self.emotion_prompt)}.")
         self._check_labels()

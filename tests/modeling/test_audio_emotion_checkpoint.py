@@ -867,3 +867,27 @@ def test_the_host_can_be_taken_out_again():
     model = tiny_model()
     with model.disable_memory():
         assert torch.equal(model(**tiny_turns(2)).logits, host_of(model)(**tiny_turns(2)).logits)
+
+
+@torch.no_grad()
+def test_an_adapter_in_bfloat16_is_half_as_large_and_loads_as_it_was_saved(base, tmp_path):
+    """Computed in float32, as rounded; saved again, nothing changes any more."""
+    model = make_from(base)
+    model.titans_memory.layers[0].output_proj.weight.normal_(std=0.02)
+    sizes = {}
+    for dtype in ("float32", "bfloat16"):
+        model.config.adapter_dtype = dtype
+        model.save_pretrained(tmp_path / dtype)
+        sizes[dtype] = (tmp_path / dtype / "model.safetensors").stat().st_size
+    assert sizes["bfloat16"] < 0.75 * sizes["float32"]
+    loaded = AutoModelForAudioEmotion.from_pretrained(tmp_path / "bfloat16")
+    weight = loaded.titans_memory.layers[0].output_proj.weight
+    assert weight.dtype == torch.float32
+    assert torch.equal(weight, model.titans_memory.layers[0].output_proj.weight.bfloat16().float())
+    assert loaded.config.memory_config.weights_fingerprint == loaded.titans_memory.fingerprint()
+    loaded.save_pretrained(tmp_path / "again")
+    again, before = ((tmp_path / name / "model.safetensors").read_bytes() for name in ("again", "bfloat16"))
+    assert again == before
+    model.config.adapter_dtype = "int8"
+    with pytest.raises(ValueError, match="adapter_dtype must be one of"):
+        model.config.check()

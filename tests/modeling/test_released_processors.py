@@ -11,8 +11,10 @@ from tiny_hosts import HOSTS
 from tiny_models import tone
 
 from titans_mal import AutoModelForAudioEmotion
+from titans_mal.data.corpora import CORPORA
 from titans_mal.modeling.checkpoint_files import load_processor
 from titans_mal.modeling.configuration_titans_mal import DEFAULT_EMOTION_PROMPT
+from titans_mal.modeling.label_words import find_label_tokens
 from titans_mal.training.windows import without_weights
 
 
@@ -105,6 +107,17 @@ def test_labels_are_the_tokens_that_an_answer_begins_with(name, processor, model
     for label, token in zip(LABELS, tokens):
         assert processor.tokenizer(label, add_special_tokens=False)["input_ids"][0] == token
         assert label.startswith(processor.tokenizer.decode([token]))
+
+
+def test_the_label_sets_of_all_corpora_have_different_first_tokens(name, processor):
+    """For each of these tokenizers, so that one look at the host's output scores them."""
+    sets = {
+        tuple(dict.fromkeys(words.values())) for corpus in CORPORA.values() for words in corpus.label_sets.values()
+    }
+    prompt = "" if name == "Voxtral" else "<|im_start|>assistant\n"
+    for labels in sets:
+        tokens = find_label_tokens(processor.tokenizer, prompt, labels)
+        assert all(isinstance(token, int) for token in tokens), labels
 
 
 def test_a_transcript_writes_no_placeholder_and_ends_no_turn(name, processor, model):
