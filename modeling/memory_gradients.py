@@ -297,7 +297,6 @@ def _bound_backward(gradient: Tensor | None, bounded: Tensor, limit: Tensor) -> 
 def l2_normalize(tensor: Tensor) -> Tensor:
     """Scale each row of the tensor (..., width) to an L2 norm of one; rows of zeros stay zero. Contiguous."""
     return _norm(tensor, 1, 1e-24)  # the square of the smallest norm in `F.normalize`
-    return _norm(tensor, 1, 1e-24)  # the square of what `F.normalize` takes for the smallest norm
 
 
 def rms_normalize(tensor: Tensor, eps: float = 1e-6) -> Tensor:

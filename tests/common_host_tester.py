@@ -86,7 +86,7 @@ class CommonHostTester:
         assert torch.equal(text, plain.generate(**turns, max_new_tokens=4))
 
     @torch.no_grad()
-    def test_without_memory_it_is_the_host_also_after_training(self, model, host, remembering):
+    def test_without_memory_it_equals_the_host_after_training_too(self, model, host, remembering):
         plain, turns = host.plain(), host.turns(2)
         plain.load_state_dict({k: v for k, v in model.state_dict().items() if not k.startswith("titans_memory")})
         before = state_of(remembering)
@@ -100,7 +100,7 @@ class CommonHostTester:
         assert_same_state(before, state_of(remembering))
 
     @torch.no_grad()
-    def test_a_memory_of_voices_leaves_a_first_turn_as_the_host_has_it(self, host, tmp_path):
+    def test_a_voice_memory_leaves_a_first_turn_exactly_as_in_the_host(self, host, tmp_path):
         memory = {"layers": [0, 2], "voice_layers": [0, 2], "voice_key_dim": 4}
         model, ids = host.model(memory_config=memory), torch.tensor([0, 1, 1, 0, 1])
         turns = host.turns(len(ids))
@@ -171,7 +171,7 @@ class CommonHostTester:
         assert not torch.allclose(before.emotion_logits[4], after.emotion_logits[4], atol=1e-4)
 
     @torch.no_grad()
-    def test_hidden_states_show_the_residual_at_the_sound_only(self, model, host, remembering):
+    def test_hidden_states_include_the_residual_at_audio_positions_only(self, model, host, remembering):
         turns = host.turns(2)
         ours = model(**turns, memory_cache=remembering, output_hidden_states=True).hidden_states
         with model.disable_memory():
@@ -267,7 +267,7 @@ class CommonHostTester:
         both = model(**turns, labels=words, emotion_labels=labels).loss
         torch.testing.assert_close(both, emotion + text)
 
-    def test_lora_on_the_language_model_leaves_the_memory_to_itself(self, model, host):
+    def test_lora_on_the_language_model_does_not_touch_the_memory(self, model, host):
         decoder = next(name for name, module in model.named_modules() if module is model.get_decoder())
         attention = rf"{decoder}\.layers\.\d+\.self_attn\.\w+_proj"
         config = LoraConfig(r=2, target_modules=attention, modules_to_save=["titans_memory"])
@@ -283,7 +283,7 @@ class CommonHostTester:
     # --- Saving and loading
 
     @torch.no_grad()
-    def test_a_checkpoint_of_the_plain_class_loads_whole(self, host, tmp_path):
+    def test_a_checkpoint_of_the_plain_class_loads_completely(self, host, tmp_path):
         plain = host.plain()
         plain.save_pretrained(tmp_path)
         with host.patches():
@@ -335,7 +335,7 @@ class CommonHostTester:
         assert output.emotion_logits.isfinite().all()
 
     @torch.no_grad()
-    def test_dispatched_by_accelerate_it_writes_to_the_cache_itself(self, model, host, remembering):
+    def test_a_dispatched_model_writes_to_the_given_cache(self, model, host, remembering):
         turns = host.turns(2)
         expected = remembering.clone()
         logits = model(**turns, memory_cache=expected).logits

@@ -158,7 +158,7 @@ def check_audio(content, tmp_path) -> None:
 
 
 @pytest.mark.parametrize("name", CRAFTED)
-def test_crafted_audio_is_refused_at_every_door(name, tmp_path, model, processor):
+def test_crafted_audio_is_rejected_at_every_entry_point(name, tmp_path, model, processor):
     """Of the file, the pipeline and the pool; and the conversation goes on as if it had not been."""
     content = CRAFTED[name]
     (tmp_path / "turn.wav").write_bytes(content)

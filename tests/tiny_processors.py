@@ -212,10 +212,10 @@ GEMMA_NAMES |= {"image_token": "<image>", "boi_token": "<boi>", "eoi_token": "<e
 
 
 def gemma3n(folder: Path) -> ProcessorMixin:
-    sounds = {"<audio>": GEMMA3N_SOUNDS + 1, "<boa>": 102, "<eoa>": GEMMA3N_SOUNDS}
+    recordings = {"<audio>": GEMMA3N_SOUNDS + 1, "<boa>": 102, "<eoa>": GEMMA3N_SOUNDS}
     images = {"<image>": GEMMA3N_IMAGES + 1, "<boi>": 101, "<eoi>": GEMMA3N_IMAGES}
     return without_eyes(
-        "Gemma3nProcessor", image_processor=None, tokenizer=tokenizer(sounds | images, **GEMMA_NAMES),
+        "Gemma3nProcessor", image_processor=None, tokenizer=tokenizer(recordings | images, **GEMMA_NAMES),
         feature_extractor=transformers.Gemma3nAudioFeatureExtractor(feature_size=32), audio_seq_length=20,
         chat_template="<s>" + chat_template("<audio>"),
     )  # fmt: skip

@@ -23,7 +23,7 @@ def write_talks(folder: Path) -> Path:
         turns = [(s, talk, turn) for s, talks in TALKS.items() for talk, n in talks.items() for turn in range(n)]
         for split, talk, turn in turns:
             name = f"{talk}{turn}.wav"
-            sound = tone(0.4 + 0.1 * (turn % 3), frequency=100 + 40 * turn + 11 * ord(talk) % 50)
-            (folder / name).write_bytes(to_wav(sound))
+            audio = tone(0.4 + 0.1 * (turn % 3), frequency=100 + 40 * turn + 11 * ord(talk) % 50)
+            (folder / name).write_bytes(to_wav(audio))
             table.writerow([name, talk, turn, "XY"[turn % 2], LABELS[(turn + ord(talk)) % 4], split])
     return folder

@@ -61,7 +61,7 @@ def test_intervals_hold_the_value_and_are_paired():
     assert paired < alone
 
 
-def test_seeds_are_averaged_and_other_turns_refused():
+def test_seeds_are_averaged_and_other_turns_rejected():
     from gap import Scores, difference, gap_closed
 
     one, other = scores(0.5), scores(0.9)
@@ -108,7 +108,7 @@ def test_features_hold_the_script():
     assert set(pool(whispers.features, whispers.mask)[:, -1].round().tolist()) == {0.0, 1.0}
 
 
-def test_streams_of_speakers_hold_each_turn_once_in_order():
+def test_speaker_streams_hold_each_turn_once_in_order():
     from turn_features import draw_scripts, hear
 
     turns = hear(draw_scripts(interleaved(speakers=3), 4, seed=(0,)), seed=(0,))
@@ -141,7 +141,7 @@ def listener_that_adds(**options):
 
 
 @torch.no_grad()
-def test_a_memory_that_is_never_written_hears_each_turn_alone(heard):
+def test_a_memory_that_is_never_written_scores_each_turn_alone(heard):
     never, reset, memory = listener_that_adds(write=False), listener_that_adds(), listener_that_adds()
     reset.is_reset = True
     torch.testing.assert_close(never(heard), reset(heard))
@@ -152,7 +152,7 @@ def test_a_memory_that_is_never_written_hears_each_turn_alone(heard):
 
 
 @torch.no_grad()
-def test_what_a_convolution_brings_beyond_a_turn_is_not_written():
+def test_convolution_outputs_beyond_a_turn_are_not_written():
     import variants
 
     layer = listener_that_adds(layer=variants.Convolved).layer
@@ -175,7 +175,7 @@ def test_variants_of_the_layer_run_and_remember(heard, variant):
 
 
 @torch.no_grad()
-def test_a_fresh_rival_hears_no_later_turn_and_no_more_than_its_prompt(heard):
+def test_a_new_baseline_sees_no_later_turn_and_only_its_prompt(heard):
     from rivals import PromptHistory
 
     listener = PromptHistory(turns=2)
@@ -185,7 +185,7 @@ def test_a_fresh_rival_hears_no_later_turn_and_no_more_than_its_prompt(heard):
     assert changed.tolist() == [False] * 3 + [True] * 3 + [False] * 2
 
 
-def test_normalisation_takes_the_voice_of_the_speaker_away(heard):
+def test_normalisation_removes_the_speakers_voice(heard):
     from rivals import SpeakerNormalised
 
     listener = SpeakerNormalised()
@@ -231,7 +231,7 @@ def test_a_suite_runs_from_seed_to_table_and_picture(suite, tmp_path):
     assert len((tmp_path / suite / "table.md").read_text().splitlines()) == len(table.splitlines())
 
 
-def test_every_bar_is_of_a_suite():
+def test_every_threshold_belongs_to_a_suite():
     import features
 
     assert set(features.TO_REACH) <= set(SUITES)

@@ -37,7 +37,7 @@ def heard(modules, host):
     return modules["spoken_suites"].hear_suite(*host, SUITES["baseline"](), 3, SEED)[1]
 
 
-def test_what_the_front_made_once_gives_the_logits_of_the_whole_model(modules, heard):
+def test_stored_encoder_features_give_the_logits_of_the_full_model(modules, heard):
     model, processor = modules["spoken_suites"].load_host(seed=1)
     for layer in model.titans_memory.layers:
         torch.nn.init.normal_(layer.output_proj.weight, std=0.1)  # a fresh memory says nothing
@@ -50,7 +50,7 @@ def test_what_the_front_made_once_gives_the_logits_of_the_whole_model(modules, h
     assert (cached - heard.host_logits[1]).abs().max() > 0.1
 
 
-def test_a_table_is_heard_like_the_suite_that_it_is_made_of(modules, host, heard):
+def test_a_table_gives_the_same_turns_as_its_suite(modules, host, heard):
     table = synthetic_conversations(3, seed=SEED)
     from_table = modules["spoken_suites"].hear_table(*host, table, unscored=2)
     assert torch.equal(from_table.labels, heard.labels)
@@ -58,13 +58,13 @@ def test_a_table_is_heard_like_the_suite_that_it_is_made_of(modules, host, heard
     torch.testing.assert_close(from_table.host_logits, heard.host_logits, rtol=0, atol=0.05)  # 16-bit sound
 
 
-def test_without_training_every_memory_is_the_host(modules, host, heard):
+def test_untrained_memories_equal_the_host(modules, host, heard):
     for how in ({}, {"resets": True}, {"writes": False}):
         logits = modules["sound_listeners"].memory_logits(host[0], heard, **how)
         torch.testing.assert_close(logits, heard.host_logits, rtol=0, atol=1e-4)
 
 
-def test_no_turn_in_the_prompt_is_utterance_only(modules, host, heard):
+def test_without_turns_in_the_prompt_it_equals_utterance_only(modules, host, heard):
     logits = modules["sound_history"].history_logits(host[0], heard, 0)
     torch.testing.assert_close(logits, heard.host_logits, rtol=0, atol=1e-4)
 
@@ -93,7 +93,7 @@ def test_prompts_answer_each_turn_once(modules, turns, history):
         assert all(len(stretch.turns) <= history + 1 for stretch in stretches)
 
 
-def test_a_prompt_may_hold_the_turns_of_one_speaker_alone(modules, host, heard):
+def test_a_prompt_may_hold_only_the_turns_of_one_speaker(modules, host, heard):
     history_logits = modules["sound_history"].history_logits
     own = history_logits(host[0], heard, 8, by_speaker=True)
     speakers = heard.speakers[0]
@@ -111,7 +111,7 @@ def test_a_temporary_lora_starts_as_the_host_and_leaves_it(modules, heard):
     torch.testing.assert_close(afterwards, heard.host_logits, rtol=0, atol=1e-4)
 
 
-def test_the_command_runs_with_every_rival_and_goes_on_where_it_stopped(modules, tmp_path, capsys):
+def test_the_command_runs_with_every_baseline_and_resumes(modules, tmp_path, capsys):
     sound = modules["sound"]
     sizes = {"seeds": 2, "steps": 1, "conversations": 2, "test_conversations": 2, "output": tmp_path}
     sound.main("interleaved", rivals="all", **sizes)
@@ -130,7 +130,7 @@ def test_the_command_runs_with_every_rival_and_goes_on_where_it_stopped(modules,
     assert (tmp_path / "interleaved.md").read_text() == table
 
 
-def test_what_was_tried_is_printed_by_a_command(modules, tmp_path, capsys):
+def test_a_command_prints_the_variants_that_were_tried(modules, tmp_path, capsys):
     tried = ["after block 0 alone", "keys and values from the block's input", "told who talks"]
     sizes = {"steps": 1, "conversations": 2, "test_conversations": 2, "output": tmp_path}
     modules["sound_explore"].main("baseline", tried=";".join(tried), **sizes)

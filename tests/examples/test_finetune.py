@@ -79,7 +79,7 @@ def uninterrupted(data, tmp_path_factory):
     return output, run(data, output, "--gradient-accumulation-steps", "2")
 
 
-def test_what_it_prints_and_leaves(uninterrupted, data):
+def test_the_script_prints_and_writes_its_results(uninterrupted, data):
     output, printed = uninterrupted
     assert "Parameters: memory " in printed
     assert ", lora " in printed
@@ -133,7 +133,7 @@ def test_an_interrupted_training_reaches_the_same_weights(uninterrupted, data, t
     assert losses(output) == losses(uninterrupted[0])
 
 
-def test_it_refuses_to_train_with_fewer_processes_than_wanted(data, tmp_path):
+def test_training_with_fewer_processes_than_launched_is_rejected(data, tmp_path):
     done = subprocess.run(
         command(data, tmp_path / "out", "--processes", "2"),
         capture_output=True,

@@ -107,7 +107,7 @@ def test_the_picture_in_the_repository_is_the_demos(demo):
     assert abs(drawn - kept).mean() < 0.01  # of 1; another matplotlib may draw letters otherwise
 
 
-def test_the_demo_wants_a_folder(tmp_path):
+def test_the_demo_needs_a_folder(tmp_path):
     result = CliRunner().invoke(app, ["demo", "--output", str(tmp_path / "none")])
     assert result.exit_code == 1
     assert "none is no folder" in " ".join(result.output.split())

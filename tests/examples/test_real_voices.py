@@ -163,7 +163,7 @@ def study(real):
     return corpus, part, test
 
 
-def test_copies_are_other_speakers_of_the_same_people(real):
+def test_copies_are_different_speakers(real):
     speakers, emotions = corpus_of()
     features = np.arange(len(speakers), dtype=np.float32)[:, None]
     corpus = real["study"].Corpus.of(

@@ -45,19 +45,19 @@ def handler(folder, monkeypatch):
 
 
 @pytest.fixture(scope="module")
-def sounds(tmp_path_factory):
+def recordings(tmp_path_factory):
     """Bytes of three sound files."""
     import scipy.io.wavfile
 
-    folder, sounds = tmp_path_factory.mktemp("sounds"), []
+    folder, recordings = tmp_path_factory.mktemp("sounds"), []
     for place, frequency in enumerate((180, 220, 300)):
         scipy.io.wavfile.write(folder / f"{place}.wav", 16_000, tone(0.6 + 0.2 * place, frequency=frequency))
-        sounds.append((folder / f"{place}.wav").read_bytes())
-    return sounds
+        recordings.append((folder / f"{place}.wav").read_bytes())
+    return recordings
 
 
-def text(sound: bytes) -> str:
-    return base64.b64encode(sound).decode()
+def text(audio: bytes) -> str:
+    return base64.b64encode(audio).decode()
 
 
 def scores(answer):
@@ -65,9 +65,9 @@ def scores(answer):
     return [turn["scores"] for turn in answer]
 
 
-def test_one_conversation_in_every_form(handler, sounds):
+def test_one_conversation_in_every_form(handler, recordings):
     """In one request, or turn by turn under a name, as bytes, as text or as turns."""
-    whole = handler({"inputs": {"turns": [{"audio": text(sound), "speaker": "A"} for sound in sounds]}})
+    whole = handler({"inputs": {"turns": [{"audio": text(audio), "speaker": "A"} for audio in recordings]}})
     assert [turn["turn_index"] for turn in whole] == [0, 1, 2]
     assert {*whole[0]} == {
         "turn_index", "speaker", "start", "end", "label", "score", "scores", "surprise", "processed_seconds",
@@ -75,25 +75,25 @@ def test_one_conversation_in_every_form(handler, sounds):
     json.dumps(whole)
     parameters = {"conversation": "call 17"}
     answers = [
-        *handler({"inputs": sounds[0], "parameters": parameters}),
-        *handler({"inputs": "data:audio/wav;base64," + text(sounds[1]), "parameters": parameters}),
-        *handler({"inputs": {"audio": text(sounds[2])}, "parameters": {**parameters, "speaker": "A"}}),
+        *handler({"inputs": recordings[0], "parameters": parameters}),
+        *handler({"inputs": "data:audio/wav;base64," + text(recordings[1]), "parameters": parameters}),
+        *handler({"inputs": {"audio": text(recordings[2])}, "parameters": {**parameters, "speaker": "A"}}),
     ]
     assert [turn["turn_index"] for turn in answers] == [0, 1, 2]
     assert scores(answers) == scores(whole)
     assert answers[2]["speaker"] == "A"
     # It remembers: alone, the last turn sounds otherwise, and so it does when the conversation begins anew.
-    alone = scores(handler({"inputs": sounds[2]}))
+    alone = scores(handler({"inputs": recordings[2]}))
     assert alone != scores(answers)[2:]
-    assert scores(handler({"inputs": [text(sounds[2])], "parameters": {**parameters, "reset": True}})) == alone
+    assert scores(handler({"inputs": [text(recordings[2])], "parameters": {**parameters, "reset": True}})) == alone
     assert handler({"inputs": None, "parameters": {**parameters, "reset": True}}) == []
-    assert scores(handler({"inputs": sounds[2], "parameters": parameters})) == alone
+    assert scores(handler({"inputs": recordings[2], "parameters": parameters})) == alone
 
 
-def test_memory_can_be_left_out(handler, sounds, folder):
+def test_memory_can_be_left_out(handler, recordings, folder):
     pipe = AudioEmotionPipeline(model=handler.pipeline.model, processor=handler.pipeline.processor)
-    answer = handler({"inputs": [text(sound) for sound in sounds], "parameters": {"memory": False}})
-    assert scores(answer) == [turn["scores"] for turn in pipe(sounds, memory=False)]
+    answer = handler({"inputs": [text(audio) for audio in recordings], "parameters": {"memory": False}})
+    assert scores(answer) == [turn["scores"] for turn in pipe(recordings, memory=False)]
     assert answer[0]["surprise"] is None
 
 
@@ -134,50 +134,50 @@ def test_memory_can_be_left_out(handler, sounds, folder):
         (["good", {"audio": "good", "start": -1.0}], {}, "Entry 1: a turn must start at 0 s or later, got -1.0 s"),
     ],
 )
-def test_a_bad_request_is_told_and_changes_no_state(handler, sounds, inputs, parameters, told):
+def test_a_bad_request_is_reported_and_changes_no_state(handler, recordings, inputs, parameters, reported):
     def filled(value):
         if isinstance(value, list):
             return [filled(item) for item in value]
         if isinstance(value, dict):
             return {key: filled(item) for key, item in value.items()}
-        return text(sounds[0]) if value == "good" else value
+        return text(recordings[0]) if value == "good" else value
 
     named = {"conversation": "x", **parameters} if isinstance(parameters, dict) else parameters
-    first = handler({"inputs": sounds[0], "parameters": {"conversation": "x", "reset": True}})
+    first = handler({"inputs": recordings[0], "parameters": {"conversation": "x", "reset": True}})
     answer = handler({"inputs": filled(inputs), "parameters": named})
     assert answer["status"] == 400
-    with pytest.raises(AssertionError, match=told):
+    with pytest.raises(AssertionError, match=reported):
         raise AssertionError(answer["error"])
-    second = handler({"inputs": sounds[1], "parameters": {"conversation": "x"}})
-    assert scores(first + second) == scores(handler({"inputs": [text(sounds[0]), text(sounds[1])]}))
+    second = handler({"inputs": recordings[1], "parameters": {"conversation": "x"}})
+    assert scores(first + second) == scores(handler({"inputs": [text(recordings[0]), text(recordings[1])]}))
 
 
-def test_requests_of_another_kind(handler, sounds):
-    for data in (None, [1], "x", {"inputs": sounds[0], "conversation": "x"}):
+def test_requests_of_another_kind(handler, recordings):
+    for data in (None, [1], "x", {"inputs": recordings[0], "conversation": "x"}):
         assert "inputs and parameters, and nothing else" in handler(data)["error"]
     # A name that is in no alphabet of ours, and one that is a number.
     for name in ("\U0001f600", 17):
         for index in range(2):
-            (turn,) = handler({"inputs": sounds[0], "parameters": {"conversation": name, "memory": None}})
+            (turn,) = handler({"inputs": recordings[0], "parameters": {"conversation": name, "memory": None}})
             assert turn["turn_index"] == index
     for index in range(4):
-        handler({"inputs": sounds[0], "parameters": {"conversation": f"another {index}"}})
+        handler({"inputs": recordings[0], "parameters": {"conversation": f"another {index}"}})
     assert len(handler.store.live) == 2
 
 
-def test_turns_overlap_between_requests(handler, sounds):
+def test_turns_overlap_between_requests(handler, recordings):
     """Who talks long ends last, and started first."""
     for index, start in enumerate((10.0, 1.0)):
-        turn = {"audio": text(sounds[0]), "start": start, "end": 12.0 + index}
+        turn = {"audio": text(recordings[0]), "start": start, "end": 12.0 + index}
         (answer,) = handler({"inputs": turn, "parameters": {"conversation": "clock"}})
         assert (answer["turn_index"], answer["start"]) == (index, start)
 
 
-def test_reset_without_a_name_is_told(handler):
+def test_reset_without_a_name_is_reported(handler):
     assert "give it as conversation" in handler({"inputs": None, "parameters": {"reset": True}})["error"]
 
 
-def test_it_runs_on_published_packages_alone(folder, sounds, tmp_path):
+def test_it_runs_with_published_packages_only(folder, recordings, tmp_path):
     """As an endpoint does: the repository in a folder, its handler imported from there, no titans_mal."""
     script = f"""
 import sys
@@ -192,8 +192,8 @@ handler.store.save()
 print("answers:", json.dumps(answers))
 """
     shutil.copy(inspect.getfile(EndpointHandler), tmp_path / "handler.py")
-    for place, sound in enumerate(sounds[:2]):
-        (tmp_path / f"{place}.wav").write_bytes(sound)
+    for place, audio in enumerate(recordings[:2]):
+        (tmp_path / f"{place}.wav").write_bytes(audio)
     environment = {
         "HF_HOME": str(tmp_path / "home"),
         "PATH": os.environ["PATH"],
@@ -203,7 +203,7 @@ print("answers:", json.dumps(answers))
     assert run.returncode == 0, run.stderr
     answers = json.loads(run.stdout.rpartition("answers:")[2])
     handler = EndpointHandler(str(folder))
-    expected = handler({"inputs": [text(sound) for sound in sounds[:2]]})
+    expected = handler({"inputs": [text(audio) for audio in recordings[:2]]})
     for (one,), other in zip(answers, expected):
         assert one["scores"] == pytest.approx(other["scores"], abs=1e-6)
     assert len(list(tmp_path.glob("*/conversation_memory.safetensors"))) == 1

@@ -172,7 +172,7 @@ def _check_heard(turns: list[dict], pipe: AudioEmotionPipeline, files: list[Path
         assert turn["without_memory"]["scores"] == pytest.approx(alone["scores"], abs=1e-5)
 
 
-def test_a_conversation_is_heard_shown_downloaded_and_forgotten(page, tmp_path):
+def test_a_conversation_is_scored_shown_downloaded_and_reset(page, tmp_path):
     expect(_rows(page)).to_have_count(0)
     expect(_button(page, "Download JSON")).to_be_disabled()
     page.screenshot(path=tmp_path / "empty.png", full_page=True)
@@ -216,7 +216,7 @@ def test_the_memory_goes_from_turn_to_turn_as_in_the_pipeline(page, pipe):
     assert turns[2]["scores"] != pytest.approx(turns[2]["without_memory"]["scores"], abs=1e-2)
 
 
-def test_bad_sound_is_told_and_changes_nothing(page, pipe, bad_sound):
+def test_bad_audio_is_reported_and_changes_nothing(page, pipe, bad_sound):
     _add(page, TURNS[0])
     expect(_rows(page)).to_have_count(1)
     before = _downloaded(page)

@@ -18,7 +18,7 @@ EXPECTED = PCM / np.float32(32768)
 
 
 @pytest.mark.parametrize("dtype", [np.int32, np.int64])
-def test_16_bit_samples_in_wider_integers_are_seen(dtype):
+def test_16_bit_samples_in_wider_integers_are_detected(dtype):
     with pytest.warns(UserWarning, match=f"is {np.dtype(dtype)} with a peak of 3277: it is treated as 16-bit samples"):
         waveform = load_audio((PCM.astype(dtype), RATE))
     np.testing.assert_array_equal(waveform, EXPECTED)
@@ -28,7 +28,7 @@ def test_16_bit_samples_in_wider_integers_are_seen(dtype):
 
 
 @pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64])
-def test_integers_in_floats_are_refused(dtype):
+def test_integers_in_floats_are_rejected(dtype):
     samples = (PCM // 100).astype(dtype)  # quiet ones too
     with pytest.raises(ValueError, match=r"holds integers as float\d\d with a peak of 33, where full scale is 1.0"):
         load_audio((samples, RATE))
@@ -37,7 +37,7 @@ def test_integers_in_floats_are_refused(dtype):
 @pytest.mark.parametrize(
     "samples", [PCM.astype(np.uint32) & 0x7FFF, PCM.astype(np.int64) << 20, PCM.astype(np.int32) << 8]
 )
-def test_integers_of_no_known_scale_are_refused(samples):
+def test_integers_of_unknown_scale_are_rejected(samples):
     with pytest.raises(ValueError, match="so its full scale is unknown: give int16"):
         load_audio((samples, RATE))
 
@@ -46,7 +46,7 @@ def test_integers_of_no_known_scale_are_refused(samples):
     "samples", [PCM, PCM.astype(np.int32) << 16, EXPECTED, EXPECTED.astype(np.float64), EXPECTED.tolist(),
                 torch.from_numpy(EXPECTED), torch.from_numpy(PCM), torch.from_numpy(EXPECTED).requires_grad_()]
 )  # fmt: skip
-def test_samples_whose_scale_is_known(samples):
+def test_samples_of_known_scale(samples):
     np.testing.assert_allclose(load_audio((samples, RATE)), EXPECTED, atol=1e-7)
 
 
@@ -67,7 +67,7 @@ def test_a_tensor_of_bfloat16():
     np.testing.assert_array_equal(load_audio((tensor, RATE)), tensor.float().numpy())
 
 
-def test_a_little_beyond_full_scale_is_taken():
+def test_slightly_above_full_scale_is_accepted():
     """As resampling and files of floats make it."""
     loud = 20 * EXPECTED
     np.testing.assert_array_equal(load_audio((loud, RATE)), loud.astype(np.float32))
@@ -93,7 +93,7 @@ def test_shapes_and_rates(array, rate, message):
         channels_of(array, rate)
 
 
-def test_every_door():
+def test_every_entry_point():
     model, processor = tiny_model(), tiny_processor()
     pipe, analyzer = AudioEmotionPipeline(model=model, processor=processor), ConversationAnalyzer(model, processor)
     expected = pipe((PCM, RATE))["scores"]

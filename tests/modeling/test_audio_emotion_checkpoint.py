@@ -52,7 +52,7 @@ def make_from(base, *, seed=3, **kwargs):
 
 
 @torch.no_grad()
-def heard(model):
+def scored(model):
     """Emotion and text logits of two turns of a conversation."""
     turns = {n: t.to(model.dtype) if t.is_floating_point() else t for n, t in tiny_turns(2).items()}
     output = model(**turns, conversation_ids=[0, 0])
@@ -60,7 +60,7 @@ def heard(model):
 
 
 def assert_same(model, other):
-    for one, two in zip(heard(model), heard(other)):
+    for one, two in zip(scored(model), scored(other)):
         assert torch.equal(one, two)
 
 
@@ -212,7 +212,7 @@ def test_a_sharded_base(base, tmp_path):
     assert_same(model, AutoModelForAudioEmotion.from_pretrained(tmp_path / "full"))
 
 
-def test_a_base_that_lacks_weights_is_refused(base, tmp_path):
+def test_a_base_that_lacks_weights_is_rejected(base, tmp_path):
     weights = load_file(base / "model.safetensors")
     for file in base.iterdir():
         (tmp_path / file.name).write_bytes(file.read_bytes())
@@ -241,7 +241,7 @@ def test_a_changed_host_is_not_lost_silently(base, tmp_path, change):
     assert_same(model, AutoModelForAudioEmotion.from_pretrained(tmp_path / "full"))
 
 
-def test_swapped_rows_of_a_host_weight_are_noticed(base, tmp_path):
+def test_swapped_rows_of_a_host_weight_are_detected(base, tmp_path):
     """The same numbers in other places."""
     model = make_from(base)
     with torch.no_grad():
@@ -250,7 +250,7 @@ def test_swapped_rows_of_a_host_weight_are_noticed(base, tmp_path):
         model.save_pretrained(tmp_path)
 
 
-def test_a_state_dict_that_is_handed_in_is_filtered(base, tmp_path):
+def test_a_given_state_dict_is_filtered(base, tmp_path):
     model = make_from(base)
     state = {key: tensor.clone() for key, tensor in model.state_dict().items()}
     state["titans_memory.layers.0.output_proj.weight"] += 1
@@ -274,7 +274,7 @@ def test_a_model_without_a_base_cannot_be_saved_as_adapter(tmp_path):
         model.save_pretrained(tmp_path)
 
 
-def test_an_adapter_with_other_weights_is_refused(base, tmp_path):
+def test_an_adapter_with_other_weights_is_rejected(base, tmp_path):
     make_from(base).save_pretrained(tmp_path)
     file = tmp_path / "model.safetensors"
     weights = load_file(file)
@@ -284,7 +284,7 @@ def test_an_adapter_with_other_weights_is_refused(base, tmp_path):
         AutoModelForAudioEmotion.from_pretrained(tmp_path)
 
 
-def test_a_full_checkpoint_that_lacks_weights_is_refused(tmp_path):
+def test_a_full_checkpoint_that_lacks_weights_is_rejected(tmp_path):
     tiny_model().save_pretrained(tmp_path)
     weights = load_file(tmp_path / "model.safetensors")
     weights.pop("titans_memory.layers.1.query_proj.weight")
@@ -294,13 +294,13 @@ def test_a_full_checkpoint_that_lacks_weights_is_refused(tmp_path):
 
 
 @pytest.mark.parametrize("readout", ["verbalizer", "linear"])
-def test_the_processor_is_saved_along(base, tmp_path, readout):
+def test_the_processor_is_saved_with_the_model(base, tmp_path, readout):
     make_from(base, emotion_readout=readout).save_pretrained(tmp_path)
     processor = AutoProcessor.from_pretrained(tmp_path)
     assert type(processor).__name__ == "Qwen2AudioProcessor"
 
 
-def test_a_base_without_a_processor_does_for_a_linear_readout(tmp_path):
+def test_a_base_without_a_processor_works_with_a_linear_readout(tmp_path):
     tiny_host().save_pretrained(tmp_path / "bare")
     make_from(tmp_path / "bare", emotion_readout="linear").save_pretrained(tmp_path / "adapter")
     assert AutoModelForAudioEmotion.from_pretrained(tmp_path / "adapter").config.labels == list(LABELS)
@@ -308,7 +308,7 @@ def test_a_base_without_a_processor_does_for_a_linear_readout(tmp_path):
         make_from(tmp_path / "bare")
 
 
-def test_labels_that_begin_with_one_token_are_refused_before_weights_are_loaded(base, monkeypatch):
+def test_labels_with_a_common_first_token_are_rejected_before_loading(base, monkeypatch):
     monkeypatch.setattr(Qwen2AudioMALForAudioEmotion, "_load_host", lambda *args: pytest.fail("weights were loaded"))
     labels = {0: "neutral", 1: "sad", 2: "sad word1"}
     with pytest.raises(ValueError, match=r"The labels \['sad', 'sad word1'\] begin with the same token"):
@@ -319,17 +319,17 @@ def test_labels_that_begin_with_one_token_are_refused_before_weights_are_loaded(
         make_from(base, memory_config={"layers": [2, 1]})
 
 
-def test_labels_that_begin_with_one_token_are_fine_for_a_linear_readout(base):
+def test_labels_with_a_common_first_token_work_with_a_linear_readout(base):
     model = make_from(base, id2label={0: "neutral", 1: "sad", 2: "sad word1"}, emotion_readout="linear")
-    assert heard(model)[0].shape == (2, 3)
+    assert scored(model)[0].shape == (2, 3)
 
 
-def test_a_verbalizer_without_label_tokens_is_refused():
+def test_a_verbalizer_without_label_tokens_is_rejected():
     with pytest.raises(ValueError, match="needs label_token_ids in the config"):
         tiny_model(label_token_ids=None)
 
 
-def test_another_host_is_refused(tmp_path):
+def test_another_host_is_rejected(tmp_path):
     (tmp_path / "config.json").write_text(json.dumps({"model_type": "bert"}))
     with pytest.raises(ValueError, match=r"No memory for a host of type 'bert': supported are .*'qwen2_audio'"):
         AutoModelForAudioEmotion.from_base(tmp_path, id2label=ID2LABEL)
@@ -380,7 +380,7 @@ def test_a_state_belongs_to_the_weights_that_wrote_it_saved_or_not(base, tmp_pat
 
 
 @pytest.mark.parametrize("change", ["fused", "foreach", "in place", "replaced", "data while it trains"])
-def test_changed_weights_are_noticed_however_they_are_changed(base, change):
+def test_every_change_of_weights_is_detected(base, change):
     model, turns = make_from(base), tiny_turns(2)
     cache = ConversationMemoryCache(model.config, batch_size=2)
     with torch.no_grad():
@@ -403,7 +403,7 @@ def test_changed_weights_are_noticed_however_they_are_changed(base, change):
 
 
 @torch.no_grad()
-def test_a_call_looks_at_no_weight_and_changes_no_configuration(base, tmp_path, monkeypatch):
+def test_a_call_reads_no_weights_and_changes_no_configuration(base, tmp_path, monkeypatch):
     make_from(base).save_pretrained(tmp_path)
     model = AutoModelForAudioEmotion.from_pretrained(tmp_path)
     monkeypatch.setattr(model_identity, "weights_fingerprint", lambda weights: pytest.fail("the weights were read"))
@@ -417,7 +417,7 @@ def test_a_call_looks_at_no_weight_and_changes_no_configuration(base, tmp_path, 
 
 
 @torch.no_grad()
-def test_what_unknown_weights_wrote_stays_of_unknown_origin(base):
+def test_a_state_of_unknown_weights_keeps_an_unknown_origin(base):
     model, turns = make_from(base), tiny_turns(2)
     cache = ConversationMemoryCache(model.config, batch_size=2)
     model.train()(**turns, memory_cache=cache)
@@ -466,7 +466,7 @@ def test_an_adapter_of_any_shard_size_or_variant_loads_again(base, tmp_path):
 
 
 @pytest.mark.parametrize("adapter_only", [True, False])
-def test_what_a_folder_holds_beside_the_weights_comes_back(base, tmp_path, adapter_only):
+def test_other_files_of_a_checkpoint_are_restored(base, tmp_path, adapter_only):
     model = make_from(base)
     model.config.adapter_only = adapter_only
     model.generation_config.max_new_tokens = 3
@@ -477,7 +477,7 @@ def test_what_a_folder_holds_beside_the_weights_comes_back(base, tmp_path, adapt
     assert type(AutoProcessor.from_pretrained(tmp_path / "second")).__name__ == "Qwen2AudioProcessor"
 
 
-def test_the_processor_is_there_before_anything_is_uploaded(base, tmp_path, monkeypatch):
+def test_the_processor_is_available_before_any_upload(base, tmp_path, monkeypatch):
     model, seen = make_from(base), []
     monkeypatch.setattr(
         transformers.PreTrainedModel, "save_pretrained", lambda self, folder, **kwargs: seen.extend(os.listdir(folder))
@@ -508,7 +508,7 @@ def test_a_base_in_a_subfolder(base, tmp_path):
     assert_same(model, AutoModelForAudioEmotion.from_pretrained(tmp_path / "adapter"))
 
 
-def test_folders_that_are_not_there(base, tmp_path, monkeypatch):
+def test_missing_folders(base, tmp_path, monkeypatch):
     for load in (AutoModelForAudioEmotion.from_pretrained, Qwen2AudioMALForAudioEmotion.from_pretrained):
         with pytest.raises(FileNotFoundError, match=r"The checkpoint .*nowhere does not exist"):
             load(tmp_path / "nowhere")
@@ -525,13 +525,13 @@ def test_folders_that_are_not_there(base, tmp_path, monkeypatch):
         AutoModelForAudioEmotion.from_pretrained(tmp_path / "adapter")
 
 
-def test_a_host_without_memory_is_told_from_a_checkpoint(base):
+def test_a_host_without_memory_is_distinguished_from_a_checkpoint(base):
     with pytest.raises(ValueError, match="is not a model with memory: from_base adds a memory to a host"):
         AutoModelForAudioEmotion.from_pretrained(base)
 
 
 @pytest.mark.parametrize("model_type", ["voxtral_realtime", "vibevoice_asr"])
-def test_hosts_that_cannot_carry_a_memory_are_refused_by_name(tmp_path, model_type):
+def test_unsupported_hosts_are_rejected_by_name(tmp_path, model_type):
     (tmp_path / "config.json").write_text(json.dumps({"model_type": model_type}))
     with pytest.raises(ValueError, match=f"No memory for a host of type '{model_type}': V"):
         AutoModelForAudioEmotion.from_base(tmp_path, id2label=ID2LABEL)
@@ -551,11 +551,11 @@ def with_lora(model, name="default", **kwargs):
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @torch.no_grad()
-def test_a_lora_on_the_host_lies_beside_the_memory(base, tmp_path, dtype):
+def test_a_lora_on_the_host_is_saved_beside_the_memory(base, tmp_path, dtype):
     model = make_from(base, dtype=dtype)
-    before = heard(model)
+    before = scored(model)
     with_lora(model)
-    assert not torch.equal(heard(model)[0], before[0])
+    assert not torch.equal(scored(model)[0], before[0])
     model.save_pretrained(tmp_path / "first")
     assert not (tmp_path / "first" / "adapter_config.json").exists()  # transformers would take it for one of PEFT's
     loaded = AutoModelForAudioEmotion.from_pretrained(tmp_path / "first", dtype=dtype)
@@ -576,7 +576,7 @@ def test_a_lora_on_the_host_lies_beside_the_memory(base, tmp_path, dtype):
     assert_same(model, AutoModelForAudioEmotion.from_pretrained(tmp_path / "third", dtype=dtype))
 
 
-def test_a_lora_that_is_lost_or_stale_is_noticed(base, tmp_path):
+def test_a_lost_or_stale_lora_is_detected(base, tmp_path):
     model = with_lora(make_from(base))
     model.save_pretrained(tmp_path)
     weights = (tmp_path / "lora" / "adapter_model.safetensors").read_bytes()
@@ -627,7 +627,7 @@ def test_adapters_of_peft_are_not_lost_silently(base, tmp_path):
 def test_a_lora_is_saved_as_it_is_loaded(base, tmp_path):
     """Active, at its own scale, on blocks that are there."""
     model = with_lora(make_from(base))
-    expected = heard(model)
+    expected = scored(model)
     model.disable_adapters()
     with pytest.raises(ValueError, match=r"now \[\] are: call enable_adapters"):
         model.save_pretrained(tmp_path / "model")
@@ -643,7 +643,7 @@ def test_a_lora_is_saved_as_it_is_loaded(base, tmp_path):
     layer.unmerge()
     model = with_lora(make_from(base))
     model.save_pretrained(tmp_path / "model")
-    assert all(map(torch.equal, heard(AutoModelForAudioEmotion.from_pretrained(tmp_path / "model")), expected))
+    assert all(map(torch.equal, scored(AutoModelForAudioEmotion.from_pretrained(tmp_path / "model")), expected))
     kwargs = {"device_map": "auto", "max_memory": {"cpu": "120KB"}, "offload_folder": tmp_path / "offload"}
     with pytest.raises(ValueError, match="offloaded blocks of the host"):
         AutoModelForAudioEmotion.from_pretrained(tmp_path / "model", **kwargs)
@@ -656,7 +656,7 @@ def test_modules_that_a_lora_trains_in_full(base, tmp_path, dtype):
     model.lm_head.modules_to_save["default"].weight.mul_(1.5)
     model.save_pretrained(tmp_path)
     assert_same(model, AutoModelForAudioEmotion.from_pretrained(tmp_path, dtype=dtype))
-    heard(AutoModelForAudioEmotion.from_pretrained(tmp_path, dtype=torch.bfloat16))
+    scored(AutoModelForAudioEmotion.from_pretrained(tmp_path, dtype=torch.bfloat16))
 
 
 def test_a_lora_leaves_the_memory_trainable(base):
@@ -714,7 +714,7 @@ def test_saving_loses_nothing(base, tmp_path):
 
 @pytest.mark.parametrize("change", ["signs", "three signs", "layers"])
 @torch.no_grad()
-def test_every_change_of_a_host_is_noticed(base, change):
+def test_every_change_of_a_host_is_detected(base, change):
     """Those too that sums of numbers miss."""
     model = make_from(base).to(torch.float64 if change == "signs" else torch.float32)
     before = host_checksums(model.state_dict(), without=("titans_memory",))
@@ -731,7 +731,7 @@ def test_every_change_of_a_host_is_noticed(base, change):
     assert host_fingerprint(before) != host_fingerprint(after)
 
 
-def test_a_base_that_is_another_host_is_refused_by_both_names(base, tmp_path):
+def test_a_wrong_base_is_rejected_naming_both(base, tmp_path):
     make_from(base).save_pretrained(tmp_path / "adapter")
     fingerprint = json.loads((tmp_path / "adapter" / "config.json").read_text())["base_fingerprint"]
     assert fingerprint.startswith("float32-")
@@ -743,8 +743,8 @@ def test_a_base_that_is_another_host_is_refused_by_both_names(base, tmp_path):
     weights["language_model.lm_head.weight"][0, 0] += 1
     save_file(weights, tmp_path / "copy" / "model.safetensors", {"format": "pt"})
     other = {"base_model_name_or_path": str(tmp_path / "copy")}
-    told = rf"The base {tmp_path}/copy is not the host that the adapter {tmp_path}/adapter was made for"
-    with pytest.raises(ValueError, match=told):
+    reported = rf"The base {tmp_path}/copy is not the host that the adapter {tmp_path}/adapter was made for"
+    with pytest.raises(ValueError, match=reported):
         load(tmp_path / "adapter", **other)
     # In another dtype it cannot be told, and one may pass over it.
     load(tmp_path / "adapter", dtype=torch.bfloat16, **other)
@@ -754,8 +754,10 @@ def test_a_base_that_is_another_host_is_refused_by_both_names(base, tmp_path):
     config = json.loads((tmp_path / "copy" / "config.json").read_text())
     config["text_config"]["intermediate_size"] = 48
     (tmp_path / "copy" / "config.json").write_text(json.dumps(config))
-    told = r"The base .*copy of the adapter .*adapter is not .*: text_config\.intermediate_size is 48, expected 64\."
-    with pytest.raises(ValueError, match=told):
+    message = (
+        r"The base .*copy of the adapter .*adapter is not .*: text_config\.intermediate_size is 48, expected 64\."
+    )
+    with pytest.raises(ValueError, match=message):
         load(tmp_path / "adapter", **other)
     (tmp_path / "copy" / "config.json").write_text(json.dumps({"model_type": "bert"}))
     with pytest.raises(ValueError, match=r"The base .*copy of the adapter .*: it is a 'bert' checkpoint"):
@@ -779,7 +781,7 @@ def test_a_quantised_base_leaves_the_memory_as_it_is(base, tmp_path):
         for key, weight in child.named_parameters():
             assert type(weight) is torch.nn.Parameter
             assert torch.equal(weight, plain.get_parameter(f"{name}.{key}")), key
-    scores, exact = heard(quantised)[0], heard(plain)[0]
+    scores, exact = scored(quantised)[0], scored(plain)[0]
     assert not torch.equal(scores, exact)
     torch.testing.assert_close(scores, exact, rtol=0, atol=0.1)
     # How it was loaded is no property of the adapter.
@@ -808,7 +810,7 @@ def test_code_travels_with_the_model(tmp_path):
     """A machine without this package loads it as remote code, and gets the same numbers."""
     model = tiny_model()
     model.save_pretrained(tmp_path / "model")
-    torch.save((tiny_turns(2), heard(model)[0]), tmp_path / "expected.pt")
+    torch.save((tiny_turns(2), scored(model)[0]), tmp_path / "expected.pt")
     script = f"""
 import sys
 class NoPackage:
@@ -863,7 +865,7 @@ print("all", len({names!r}))
 
 
 @torch.no_grad()
-def test_the_host_can_be_taken_out_again():
+def test_the_host_can_be_extracted():
     model = tiny_model()
     with model.disable_memory():
         assert torch.equal(model(**tiny_turns(2)).logits, host_of(model)(**tiny_turns(2)).logits)

@@ -25,7 +25,7 @@ def level(waveform) -> float:
 
 
 @pytest.mark.parametrize("source", ["path", "str", "bytes", "dict of bytes", "dict of path", "array", "dict of array"])
-def test_every_kind_of_source_gives_the_same(source, tmp_path):
+def test_every_type_of_source_gives_the_same_audio(source, tmp_path):
     wave_bytes = to_wav(tone())
     path = tmp_path / "turn.wav"
     path.write_bytes(wave_bytes)
@@ -131,14 +131,14 @@ def test_integers_are_pcm():
         ((np.array(["a", "b"]), RATE), ValueError, "must be"),
     ],
 )
-def test_what_is_no_sound_is_refused(source, error, message):
+def test_invalid_audio_is_rejected(source, error, message):
     with pytest.raises(error, match=message):
         load_audio(source)
 
 
 @pytest.mark.parametrize("keep", [30, 0.5, 0.9])
 @pytest.mark.parametrize("form", ["wav", "flac", "aiff", "au"])
-def test_truncated_files_are_refused(form, keep, tmp_path):
+def test_truncated_files_are_rejected(form, keep, tmp_path):
     codec = "flac" if form == "flac" else "pcm_s16be"
     data = to_wav(tone(2.0)) if form == "wav" else encode(tone(2.0), codec, form)
     path = tmp_path / f"cut.{form}"
@@ -159,7 +159,7 @@ def test_a_wav_whose_last_byte_of_padding_is_counted_but_missing_is_read():
     assert load_audio(bytes(data)).shape == (RATE,)
 
 
-def test_a_film_without_sound_is_refused():
+def test_a_video_without_audio_is_rejected():
     buffer = io.BytesIO()
     with av.open(buffer, "w", format="matroska") as file:
         stream = file.add_stream("mpeg4", rate=10)
@@ -182,14 +182,14 @@ def test_a_film_without_sound_is_refused():
         (np.stack([tone(), tone()]), r"must be \(samples,\), got \(2, 16000\)"),
     ],
 )
-def test_turns_that_cannot_be_used_are_refused(waveform, message):
+def test_unusable_turns_are_rejected(waveform, message):
     with pytest.raises(ValueError, match=message):
         check_waveform(waveform, RATE)
 
 
 @pytest.mark.parametrize("peak", [150.0, 32767.0, 1e19, 3e38])
 @pytest.mark.parametrize("channels", [1, 2])
-def test_audio_far_beyond_full_scale_is_refused_with_its_peak(peak, channels):
+def test_audio_far_above_full_scale_is_rejected_with_its_peak(peak, channels):
     """Finite numbers, whose squares are not; two channels that cancel each other are no better."""
     samples = np.full((channels, RATE), -peak, np.float32)
     samples[0] = peak
@@ -202,7 +202,7 @@ def test_audio_far_beyond_full_scale_is_refused_with_its_peak(peak, channels):
         check_waveform(samples[0], RATE)
 
 
-def test_audio_somewhat_beyond_full_scale_is_taken_as_it_is():
+def test_audio_slightly_above_full_scale_is_unchanged():
     np.testing.assert_array_equal(load_audio((90 * tone(level=1.0), RATE)), 90 * tone(level=1.0))
 
 
@@ -214,7 +214,7 @@ def test_longer_turns_are_cut_with_a_warning():
 
 @pytest.mark.parametrize("extension", ["wav", "flac", "mp3", "ogg"])
 @pytest.mark.parametrize(("start", "end"), [(0, 1.5), (2.3, 3.7), (4.5, 9)])
-def test_a_part_of_a_file_is_that_part_of_its_sound(tmp_path, extension, start, end):
+def test_a_part_of_a_file_gives_that_part_of_its_audio(tmp_path, extension, start, end):
     file = tmp_path / f"call #1.{extension}"
     soundfile.write(file, 0.1 * np.random.default_rng(0).standard_normal(5 * 16_000), 16_000)
     whole, part = load_audio(file), load_audio(part_of_file(file, start, end))
@@ -223,7 +223,7 @@ def test_a_part_of_a_file_is_that_part_of_its_sound(tmp_path, extension, start, 
     assert audio_seconds(file) == pytest.approx(5, abs=0.08)
 
 
-def test_parts_that_are_none(tmp_path):
+def test_invalid_parts(tmp_path):
     file = tmp_path / "a.wav"
     soundfile.write(file, 0.1 * np.ones(16_000), 16_000)
     with pytest.raises(AudioDecodingError, match="no samples"):

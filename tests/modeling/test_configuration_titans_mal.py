@@ -93,7 +93,7 @@ def test_prompt_names_the_labels():
     assert config.prompt_text() == "One of neutral, happy, sad, angry?"
 
 
-def test_a_name_that_is_none_of_its_fields_is_refused():
+def test_an_unknown_field_is_rejected():
     with pytest.raises(ValueError, match=r"TitansMemoryConfig has no \['layer'\]; it has \[.*'layers'"):
         TitansMemoryConfig(layer=[3])
     again = TitansMemoryConfig.from_dict(TitansMemoryConfig(layers=[3]).to_dict())
@@ -121,7 +121,7 @@ def test_a_name_that_is_none_of_its_fields_is_refused():
         ("emotion_prompt", ["{labels}"], "emotion_prompt must be text"),
     ],
 )
-def test_what_a_file_may_hold_is_one_kind_of_error(field, value, message):
+def test_invalid_files_raise_one_type_of_error(field, value, message):
     fields = {"id2label": dict(enumerate(LABELS)), "emotion_prompt": "emotion ?", field: value}
     with pytest.raises(ValueError, match=message) as error:
         Qwen2AudioMALConfig(**host_config(), **fields)

@@ -69,10 +69,10 @@ def test_reset(model):
     cache = written(model)
     cache.reset(rows=[1])
     assert cache.turns.tolist() == [2, 0, 2]
-    heard = listen(model, cache)
+    scored = listen(model, cache)
     fresh = listen(model, ConversationMemoryCache(model.config, batch_size=3))
-    torch.testing.assert_close(heard[1], fresh[1], rtol=0, atol=1e-5)
-    torch.testing.assert_close(heard[[0, 2]], listen(model, written(model))[[0, 2]], rtol=0, atol=1e-5)
+    torch.testing.assert_close(scored[1], fresh[1], rtol=0, atol=1e-5)
+    torch.testing.assert_close(scored[[0, 2]], listen(model, written(model))[[0, 2]], rtol=0, atol=1e-5)
     cache.reset()
     assert not cache.is_initialized
     assert torch.equal(listen(model, cache), fresh)
@@ -118,7 +118,7 @@ def test_other_keys_and_steps_are_another_memory(model, memory):
 
 @pytest.mark.parametrize("memory", [{"step_bound": "gram"}, {"feature_map": "quadratic", "depth": 1}])
 @torch.no_grad()
-def test_other_keys_and_steps_go_on_from_a_file(tmp_path, memory):
+def test_other_keys_and_steps_continue_from_a_file(tmp_path, memory):
     model = tiny_model(memory)
     cache = written(model)
     cache.save_pretrained(tmp_path)
@@ -131,16 +131,16 @@ def test_select_reorder_and_repeat(model):
     cache = written(model)
     turns = tiny_turns(3, seed=99)
     with torch.no_grad():
-        heard = model(**turns, memory_cache=cache, update_memory=False).emotion_logits
+        scored = model(**turns, memory_cache=cache, update_memory=False).emotion_logits
         selected = cache.clone()
         selected.batch_select_indices(torch.tensor([2, 0]))
         picked = model(**rows_of(turns, [2, 0]), memory_cache=selected, update_memory=False).emotion_logits
-        torch.testing.assert_close(picked, heard[[2, 0]], rtol=0, atol=1e-5)
+        torch.testing.assert_close(picked, scored[[2, 0]], rtol=0, atol=1e-5)
         repeated = cache.clone()
         repeated.batch_repeat_interleave(2)
         rows = [0, 0, 1, 1, 2, 2]
         doubled = model(**rows_of(turns, rows), memory_cache=repeated, update_memory=False).emotion_logits
-        torch.testing.assert_close(doubled, heard[rows], rtol=0, atol=1e-5)
+        torch.testing.assert_close(doubled, scored[rows], rtol=0, atol=1e-5)
     cache.reorder_cache(torch.tensor([1, 1, 0]))
     assert torch.equal(cache.layers[0].weights[0][0], cache.layers[0].weights[0][1])
 
@@ -165,7 +165,7 @@ def test_update_writes_chosen_streams(model):
         cache.update(one, 2)
 
 
-def test_crop_is_refused(model):
+def test_crop_is_rejected(model):
     with pytest.raises(ValueError, match=r"cannot be cropped: take a snapshot"):
         written(model).crop(3)
 
@@ -223,10 +223,10 @@ def test_stack_and_split(model):
     assert stacked.batch_size == 3
     assert stacked.turns.tolist() == [2, 2, 0]
     with torch.no_grad():
-        heard = model(**turns, memory_cache=stacked).emotion_logits
+        scored = model(**turns, memory_cache=stacked).emotion_logits
         for row, cache in enumerate(caches):
             alone = model(**rows_of(turns, [row]), memory_cache=cache).emotion_logits
-            torch.testing.assert_close(heard[[row]], alone, rtol=0, atol=1e-5)
+            torch.testing.assert_close(scored[[row]], alone, rtol=0, atol=1e-5)
     for part, cache in zip(stacked.split(), caches):
         assert part.turns.tolist() == cache.turns.tolist()
         for x, y in zip(part.layers[1].weights, cache.layers[1].weights):
@@ -265,7 +265,7 @@ def test_a_state_with_more_than_ten_matrices_keeps_their_order(tmp_path):
     assert_same_state(state_of(cache), state_of(ConversationMemoryCache.from_pretrained(tmp_path, model.config)))
 
 
-def test_a_state_of_another_model_is_refused(model, tmp_path):
+def test_a_state_of_another_model_is_rejected(model, tmp_path):
     written(model).save_pretrained(tmp_path)
     with pytest.raises(ValueError, match=r"belong to different models: .*memory_config"):
         ConversationMemoryCache.from_pretrained(tmp_path, tiny_config({"chunk_size": 8}))
@@ -273,7 +273,7 @@ def test_a_state_of_another_model_is_refused(model, tmp_path):
         ConversationMemoryCache.from_pretrained(tmp_path / "elsewhere", model.config)
 
 
-def test_a_broken_state_is_refused(model, tmp_path):
+def test_a_broken_state_is_rejected(model, tmp_path):
     written(model).save_pretrained(tmp_path)
     file = next(tmp_path.iterdir())
     file.write_bytes(file.read_bytes()[:-100])
@@ -281,9 +281,9 @@ def test_a_broken_state_is_refused(model, tmp_path):
         ConversationMemoryCache.from_pretrained(tmp_path, model.config)
 
 
-def test_caches_that_do_not_fit_are_refused(model):
+def test_mismatched_caches_are_rejected(model):
     turns = tiny_turns(2)
-    with pytest.raises(ValueError, match=r"there are 2 and the\s+cache has 3"):
+    with pytest.raises(ValueError, match=r"it has 2 rows and the cache has 3"):
         model(**turns, memory_cache=ConversationMemoryCache(model.config, batch_size=3))
     with pytest.raises(ValueError, match="The model and the cache belong to different models"):
         model(**turns, memory_cache=ConversationMemoryCache(tiny_config({"num_heads": 4}), batch_size=2))
@@ -300,7 +300,7 @@ def test_batch_size_is_checked(model, batch_size):
         ConversationMemoryCache(model.config, batch_size=batch_size)
 
 
-def test_a_config_without_memory_is_refused():
+def test_a_config_without_memory_is_rejected():
     with pytest.raises(ValueError, match=r"config must be the config of a model with memory, got Qwen2Config"):
         ConversationMemoryCache(tiny_config().get_text_config(decoder=True))
 
@@ -319,7 +319,7 @@ def test_both_ways_of_addressing_do_not_mix(model):
 
 
 @pytest.mark.parametrize("ids", [[1], [1, 2, 3], [[1, 2]], [0.5, 1.5], ["a", "b"]])
-def test_ids_that_do_not_fit_are_refused(model, ids):
+def test_mismatched_ids_are_rejected(model, ids):
     cache = ConversationMemoryCache(model.config, batch_size=2)
     with pytest.raises(ValueError, match=r"conversation_ids must be \(2,\) integers, one per row"):
         model(**tiny_turns(2), memory_cache=cache, conversation_ids=ids)
@@ -341,7 +341,7 @@ def test_resetting_every_row_forgets_everything(model):
 
 
 @torch.no_grad()
-def test_a_state_that_lacks_something_is_refused():
+def test_an_incomplete_state_is_rejected():
     model = tiny_model()
     cache = ConversationMemoryCache(model.config)
     model(**tiny_turns(1), memory_cache=cache)
@@ -383,7 +383,7 @@ def test_notes_go_with_the_state(tmp_path):
 
 
 @torch.no_grad()
-def test_an_edit_of_a_state_is_noticed():
+def test_an_edited_state_is_detected():
     """Wherever it is; and what says nothing of its contents is read as states of earlier versions are."""
     model = tiny_model()
     cache = ConversationMemoryCache(model.config)
@@ -404,7 +404,7 @@ def test_an_edit_of_a_state_is_noticed():
 
 
 @torch.no_grad()
-def test_headers_that_were_made_up_are_refused():
+def test_forged_headers_are_rejected():
     model = tiny_model({"scope": "speaker", "max_speakers": 2})
     cache = ConversationMemoryCache(model.config)
     model(**tiny_turns(1), memory_cache=cache, speaker_ids=[7])

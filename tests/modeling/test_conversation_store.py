@@ -19,23 +19,23 @@ def model():
 
 
 @torch.no_grad()
-def hear(model, cache, seed):
+def score(model, cache, seed):
     return model(**tiny_turns(1, seed=seed), memory_cache=cache).emotion_logits
 
 
 def fail_in_the_second_turn(model, cache):
-    hear(model, cache, seed=1)
+    score(model, cache, seed=1)
     model(**tiny_turns(1), memory_cache=cache, conversation_ids=[1, 2])
 
 
-def test_conversations_leave_for_disk_and_come_back_bit_by_bit(model, tmp_path):
+def test_conversations_are_moved_to_disk_and_restored_bit_identically(model, tmp_path):
     store = ConversationStore(model, tmp_path, max_live=2)
     alone = {name: ConversationMemoryCache(model.config) for name in "abcd"}
     for turn in range(3):
         for place, name in enumerate("abcd"):
             with store.conversation(name) as cache:
-                expected = hear(model, alone[name], seed=10 * place + turn)
-                assert torch.equal(hear(model, cache, seed=10 * place + turn), expected)
+                expected = score(model, alone[name], seed=10 * place + turn)
+                assert torch.equal(score(model, cache, seed=10 * place + turn), expected)
                 assert_same_state(state_of(cache), state_of(alone[name]))
     assert store.live == ["c", "d"]
     # What is at hand lies nowhere else: were the process to end, no older state would be taken for it.
@@ -48,18 +48,18 @@ def test_conversations_leave_for_disk_and_come_back_bit_by_bit(model, tmp_path):
             assert_same_state(state_of(cache), state_of(alone[name]))
 
 
-def test_the_least_recently_used_leaves_first(model):
+def test_the_least_recently_used_conversation_is_evicted_first(model):
     store = ConversationStore(model, max_live=2)
     for name in "abac":
         with store.conversation(name) as cache:
-            hear(model, cache, seed=0)
+            score(model, cache, seed=0)
     assert store.live == ["a", "c"]
 
 
-def test_what_fails_leaves_the_conversation_as_it_was(model, tmp_path):
+def test_a_failure_leaves_the_conversation_unchanged(model, tmp_path):
     store = ConversationStore(model, tmp_path)
     with store.conversation("a") as cache:
-        hear(model, cache, seed=0)
+        score(model, cache, seed=0)
         before = state_of(cache)
     for reset in (False, True):
         with pytest.raises(ValueError, match="conversation_ids"), store.conversation("a", reset=reset) as cache:
@@ -79,7 +79,7 @@ def test_conversations_are_forgotten_after_a_time(model, tmp_path, monkeypatch):
     now = time.time()
     for name in "ab":  # "a" goes to disk
         with store.conversation(name) as cache:
-            hear(model, cache, seed=0)
+            score(model, cache, seed=0)
     (on_disk,) = tmp_path.glob("*/*.safetensors")
     monkeypatch.setattr("time.time", lambda: now + 90)
     with store.conversation("b") as cache:
@@ -87,32 +87,32 @@ def test_conversations_are_forgotten_after_a_time(model, tmp_path, monkeypatch):
     os.utime(on_disk, (now - 20, now - 20))
     with store.conversation("a") as cache:
         assert cache.turns.tolist() == [0]
-        hear(model, cache, seed=0)  # "b" goes to disk
+        score(model, cache, seed=0)  # "b" goes to disk
     monkeypatch.setattr("time.time", lambda: now + 300)
     with store.conversation("b") as cache:
         assert cache.turns.tolist() == [0]
-        hear(model, cache, seed=0)
+        score(model, cache, seed=0)
     # One at hand, by another clock; and neither saving nor leaving for disk is using it.
     later = time.monotonic() + 90
     monkeypatch.setattr("time.monotonic", lambda: later)
     store.save()
     with store.conversation("c") as cache:
-        hear(model, cache, seed=0)
+        score(model, cache, seed=0)
     monkeypatch.setattr("time.time", lambda: now + 300 + 20)
     with store.conversation("b") as cache:
         assert cache.turns.tolist() == [0]
     with store.conversation("b") as cache:
-        hear(model, cache, seed=0)
+        score(model, cache, seed=0)
     monkeypatch.setattr("time.monotonic", lambda: later + 200)
     with store.conversation("b") as cache:
         assert cache.turns.tolist() == [0]
 
 
-def test_a_name_leads_nowhere_else(model, tmp_path):
+def test_names_cannot_escape_the_folder(model, tmp_path):
     store = ConversationStore(model, tmp_path / "states")
     for name in ("../../up", "/etc/passwd", "a" * 5000, "\0", "née", "\ud800"):
         with store.conversation(name) as cache:
-            hear(model, cache, seed=0)
+            score(model, cache, seed=0)
     store.save()
     assert {path.name for path in tmp_path.iterdir()} == {"states"}
     assert len(list((tmp_path / "states").iterdir())) == 6
@@ -122,13 +122,13 @@ def test_a_name_leads_nowhere_else(model, tmp_path):
     assert len(store.live) == 6
 
 
-def test_what_others_put_into_the_folder_stays(model, tmp_path, monkeypatch):
+def test_foreign_files_in_the_folder_are_kept(model, tmp_path, monkeypatch):
     cache = ConversationMemoryCache(model.config)
-    hear(model, cache, seed=0)
+    score(model, cache, seed=0)
     cache.save_pretrained(tmp_path / "my_model")
     store = ConversationStore(model, tmp_path, time_to_live=100)
     with store.conversation("a") as cache:
-        hear(model, cache, seed=0)
+        score(model, cache, seed=0)
     store.save()
     (own,) = {path.parent for path in tmp_path.glob("*/*.safetensors")} - {tmp_path / "my_model"}
     (own / "notes.txt").write_text("mine")
@@ -144,7 +144,7 @@ def test_what_others_put_into_the_folder_stays(model, tmp_path, monkeypatch):
     assert (tmp_path / "my_model" / "conversation_memory.safetensors").is_file()
 
 
-def test_one_thread_has_a_conversation_once(model):
+def test_a_thread_cannot_use_a_conversation_twice(model):
     store = ConversationStore(model)
     with store.conversation("a"):
         with pytest.raises(RuntimeError, match="in use by this thread"), store.conversation("a"):
@@ -157,23 +157,23 @@ def test_one_thread_has_a_conversation_once(model):
         pass
 
 
-def test_a_state_of_other_weights_is_refused_until_begun_anew(model, tmp_path):
+def test_a_state_of_other_weights_is_rejected_until_reset(model, tmp_path):
     store = ConversationStore(model, tmp_path)
     with store.conversation("a") as cache:
-        hear(model, cache, seed=0)
+        score(model, cache, seed=0)
     store.save()
     other = tiny_model(seed=1)
-    hear(other, ConversationMemoryCache(other.config), seed=0)
+    score(other, ConversationMemoryCache(other.config), seed=0)
     store = ConversationStore(other, tmp_path)
     with pytest.raises(ValueError, match="other weights"), store.conversation("a"):
         pass
     assert store.live == []
     with store.conversation("a", reset=True) as cache:
-        hear(other, cache, seed=0)
+        score(other, cache, seed=0)
     assert store.live == ["a"]
 
 
-def test_a_full_disk_keeps_conversations_at_hand(model, tmp_path, monkeypatch, caplog):
+def test_a_full_disk_keeps_conversations_in_memory(model, tmp_path, monkeypatch, caplog):
     def full(*args):
         raise OSError(28, "No space left on device")
 
@@ -181,7 +181,7 @@ def test_a_full_disk_keeps_conversations_at_hand(model, tmp_path, monkeypatch, c
     monkeypatch.setattr("pathlib.Path.write_bytes", full)
     for name in "ab":
         with store.conversation(name) as cache:
-            hear(model, cache, seed=0)
+            score(model, cache, seed=0)
     assert store.live == ["a", "b"]
     assert "'a' stays in memory: writing it to disk failed" in caplog.text
     monkeypatch.undo()
@@ -198,7 +198,7 @@ def test_many_threads(model, tmp_path):
     def work(name):
         try:
             with store.conversation(name) as cache:
-                hear(model, cache, seed=7)
+                score(model, cache, seed=7)
         except Exception as error:
             errors.append(error)
 
@@ -210,7 +210,7 @@ def test_many_threads(model, tmp_path):
     assert not errors
     alone = ConversationMemoryCache(model.config)
     for _ in range(8):
-        hear(model, alone, seed=7)
+        score(model, alone, seed=7)
     for name in {*names}:
         with store.conversation(name) as cache:
             assert_same_state(state_of(cache), state_of(alone))
@@ -254,7 +254,7 @@ def test_a_folder_belongs_to_one_process(model, tmp_path):
     assert in_another_process(tmp_path).returncode == 0
 
 
-def test_what_a_killed_process_lost_is_reported(model, tmp_path, caplog):
+def test_states_lost_by_a_killed_process_are_reported(model, tmp_path, caplog):
     """Of its conversations "a" went to disk, and "b" and "c" were in its memory."""
     assert in_another_process(tmp_path).returncode == 0
     store = ConversationStore(model, tmp_path)
@@ -262,7 +262,7 @@ def test_what_a_killed_process_lost_is_reported(model, tmp_path, caplog):
     for name, turns, notes in (("a", 1, {}), ("b", 0, {"history_lost": True}), ("d", 0, {})):
         with store.conversation(name) as cache:
             assert (cache.turns.tolist(), cache.notes) == ([turns], notes)
-            hear(model, cache, seed=0)
+            score(model, cache, seed=0)
     # It is kept with the conversation until that is begun again.
     store.save()
     with ConversationStore(model, tmp_path).conversation("b") as cache:
@@ -277,7 +277,7 @@ def test_what_a_killed_process_lost_is_reported(model, tmp_path, caplog):
 def test_a_state_in_memory_is_not_lost_while_the_process_lives(model, tmp_path, caplog):
     store = ConversationStore(model, tmp_path)
     with store.conversation("a") as cache:
-        hear(model, cache, seed=0)
+        score(model, cache, seed=0)
     with ConversationStore(model, tmp_path).conversation("a") as cache:
         assert cache.notes == {}
     assert "killed" not in caplog.text
@@ -288,6 +288,6 @@ def test_names_in_logs(model, tmp_path, monkeypatch, caplog):
     monkeypatch.setattr("pathlib.Path.write_bytes", lambda *args: (_ for _ in ()).throw(OSError(28, "full")))
     for name in ("Erika", "b"):
         with store.conversation(name) as cache:
-            hear(model, cache, seed=0)
+            score(model, cache, seed=0)
     assert "conversation hash stays in memory" in caplog.text
     assert "Erika" not in caplog.text

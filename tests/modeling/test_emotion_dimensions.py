@@ -26,7 +26,7 @@ def test_concordance_is_that_of_its_definition():
     )
 
 
-def test_what_is_not_known_is_left_out():
+def test_unknown_targets_are_ignored():
     rng = np.random.default_rng(1)
     values, targets = rng.normal(size=(2, 20, 2))
     targets[:5, 0] = np.nan

@@ -45,7 +45,7 @@ def test_labels_of_any_integer_type(dtype):
     assert loss == emotion_loss(logits, [1, -1, 3], dict(enumerate("abcd")))
 
 
-def test_labels_that_are_no_integers_are_refused():
+def test_labels_must_be_integers():
     with pytest.raises(ValueError, match=r"emotion_labels must be \(2,\) integers"):
         emotion_loss(torch.randn(2, 4), torch.tensor([True, False]), dict(enumerate("abcd")))
 

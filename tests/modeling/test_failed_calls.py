@@ -172,7 +172,7 @@ def test_a_state_that_would_not_be_finite(conversation):
     assert_untouched(conversation, ValueError, call, match="memory of conversation 9 would hold")
 
 
-def test_a_training_leaves_out_what_it_cannot_refuse():
+def test_training_skips_turns_that_are_not_finite():
     """Its processes wait for each other, and it skips such steps by itself."""
     model, turns = tiny_model().train(), tiny_turns(2, seed=4)
     cache, good = (ConversationMemoryCache(model.config, batch_size=2) for _ in range(2))
@@ -189,7 +189,7 @@ def test_a_training_leaves_out_what_it_cannot_refuse():
             assert torch.equal(tensor[1], kept[1])
 
 
-def test_a_return_dict_that_is_none(conversation):
+def test_an_invalid_return_dict(conversation):
     def call(model, cache):
         turns = tiny_turns(2)
         model(**turns, memory_cache=cache, conversation_ids=[1, 2], return_dict=torch.ones(2))

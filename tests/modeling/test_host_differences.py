@@ -32,7 +32,7 @@ def composite_qwen3_omni():
     ("name", "composite"), [("Qwen2_5Omni", composite_qwen2_5_omni), ("Qwen3OmniMoe", composite_qwen3_omni)]
 )
 @torch.no_grad()
-def test_a_thinker_is_taken_out_of_the_whole(name, composite, tmp_path):
+def test_a_thinker_is_extracted_from_the_full_checkpoint(name, composite, tmp_path):
     whole, host = composite().eval(), HOSTS[name]
     whole.config.thinker_config.eos_token_id = 77
     whole.save_pretrained(tmp_path / "whole")
@@ -51,7 +51,7 @@ def test_a_thinker_is_taken_out_of_the_whole(name, composite, tmp_path):
 # --- Placeholders without sound
 
 
-def test_only_the_first_placeholders_of_a_run_hold_sound():
+def test_only_the_first_placeholders_of_a_run_hold_audio():
     placeholders = torch.tensor([[0, 1, 1, 1, 0, 1, 1, 1], [1, 1, 1, 0, 0, 0, 0, 0]]).bool()
     filled = filled_placeholders(placeholders, 3, torch.tensor([2, 3, 1]))
     assert filled.int().tolist() == [[0, 1, 1, 0, 0, 1, 1, 1], [1, 0, 0, 0, 0, 0, 0, 0]]
@@ -59,16 +59,16 @@ def test_only_the_first_placeholders_of_a_run_hold_sound():
 
 @pytest.mark.parametrize("frames", [[24, 90, 49], [1, 96, 16], [33, 17, 64]])
 @torch.no_grad()
-def test_gemma3n_hears_what_its_encoder_hears(frames):
+def test_gemma3n_audio_positions_match_its_encoder(frames):
     model, turns = HOSTS["Gemma3n"].model(), HOSTS["Gemma3n"].turns(3, frames=frames)
     mask = turns["input_features_mask"]
     padded = model.model.get_audio_features(turns["input_features"], ~mask, return_dict=True).audio_mel_mask
-    heard = model.audio_mask(turns["input_ids"], turns).sum(-1)
-    assert heard.tolist() == (~padded).sum(-1).tolist()
+    scored = model.audio_mask(turns["input_ids"], turns).sum(-1)
+    assert scored.tolist() == (~padded).sum(-1).tolist()
 
 
 @torch.no_grad()
-def test_voxtral_leaves_out_the_silence_that_it_is_padded_with():
+def test_voxtral_ignores_its_padding_of_silence():
     host = HOSTS["Voxtral"]
     model, turns = host.model(), host.turns(2, frames=[40, 64])
     assert model.audio_mask(turns["input_ids"], turns).sum(-1).tolist() == [5, 8]
@@ -81,7 +81,7 @@ def test_voxtral_leaves_out_the_silence_that_it_is_padded_with():
 
 
 @torch.no_grad()
-def test_a_placeholder_that_pads_as_well_is_no_sound_where_it_pads():
+def test_a_placeholder_used_for_padding_is_not_audio():
     """GLM-ASR's placeholder is called `<|pad|>`; a static cache hides the mask that tells one from the other."""
     host = HOSTS["GlmAsr"]
     model, turns = host.model(), host.turns(2, frames=[30, 90])
@@ -105,7 +105,7 @@ def test_a_placeholder_that_pads_as_well_is_no_sound_where_it_pads():
 
 @pytest.mark.parametrize("name", ["Gemma3n", "Gemma4"])
 @torch.no_grad()
-def test_blocks_that_share_keys_and_values_do_not_hear_a_residual(name, caplog):
+def test_blocks_that_share_keys_and_values_ignore_the_residual(name, caplog):
     """In a host whose last two of four blocks share theirs, an answer hears only of what was added before block 1."""
     host = HOSTS[name]
     text = host.fields()["text_config"] | {"num_kv_shared_layers": 2}
@@ -126,19 +126,19 @@ def test_blocks_that_share_keys_and_values_do_not_hear_a_residual(name, caplog):
 # --- Granite Speech, whose checkpoints carry a LoRA of their own
 
 
-def test_granite_with_a_lora_is_not_deaf_without_peft(monkeypatch):
+def test_granite_with_a_lora_needs_peft(monkeypatch):
     monkeypatch.setattr(modeling_granite_speech_mal, "is_peft_available", lambda: False)
     with pytest.raises(ImportError, match="uses a LoRA for audio, which needs PEFT"):
         HOSTS["GraniteSpeech"].model(has_lora_adapter=True)
 
 
-def test_a_checkpoint_that_hears_nothing_is_refused():
+def test_a_checkpoint_without_audio_is_rejected():
     with pytest.raises(ValueError, match="cannot process audio: its audio_config is None"):
         HOSTS["Gemma4"].model(audio_config=None)
 
 
 @torch.no_grad()
-def test_granite_brings_its_own_lora(tmp_path):
+def test_granite_has_its_own_lora(tmp_path):
     host = HOSTS["GraniteSpeech"]
     torch.manual_seed(0)
     fields = host.fields() | {"has_lora_adapter": True}
@@ -161,8 +161,8 @@ def test_granite_brings_its_own_lora(tmp_path):
     model.save_pretrained(tmp_path / "adapter")
     assert not (tmp_path / "adapter" / "adapter_config.json").exists()
     again = AutoModelForAudioEmotion.from_pretrained(tmp_path / "adapter")
-    heard = [each(**turns, conversation_ids=[0, 0]).emotion_logits for each in (model, again)]
-    torch.testing.assert_close(*heard, rtol=0, atol=1e-6)
+    scored = [each(**turns, conversation_ids=[0, 0]).emotion_logits for each in (model, again)]
+    torch.testing.assert_close(*scored, rtol=0, atol=1e-6)
     cache = ConversationMemoryCache(model.config, batch_size=2)
     model.generate(**turns, memory_cache=cache, max_new_tokens=2)
     assert cache.turns.tolist() == [1, 1]

@@ -58,8 +58,8 @@ def test_from_a_file_to_scores(model, processor, files):
     cache = ConversationMemoryCache(model.config)
     for path in files:
         inputs = model.prepare_turn(processor, path)
-        sound = model.audio_mask(inputs["input_ids"], inputs)
-        assert 2 <= sound.sum() <= 50
+        audio = model.audio_mask(inputs["input_ids"], inputs)
+        assert 2 <= audio.sum() <= 50
         output = model(**inputs, memory_cache=cache)
         assert output.emotion_logits.shape == (1, len(LABELS))
         assert output.emotion_logits.isfinite().all()
@@ -68,7 +68,7 @@ def test_from_a_file_to_scores(model, processor, files):
 
 
 @torch.no_grad()
-def test_the_length_of_the_sound_is_that_of_what_is_written(model, processor, files):
+def test_the_number_of_written_tokens_follows_the_audio_length(model, processor, files):
     """And not that of a window that it is padded to."""
     tokens = []
     for path in files:
@@ -78,7 +78,7 @@ def test_the_length_of_the_sound_is_that_of_what_is_written(model, processor, fi
 
 
 @torch.no_grad()
-def test_turns_of_other_lengths_beside_it_change_no_turn(name, model, processor, files):
+def test_a_turn_does_not_depend_on_the_length_of_others_in_the_batch(name, model, processor, files):
     skip_where_the_host_cannot(HOSTS[name], "batches of sound")
     together = model(**model.prepare_turn(processor, files)).emotion_logits
     for row, path in enumerate(files):
@@ -100,7 +100,7 @@ WINDOWS |= dict.fromkeys(("AudioFlamingo3", "MusicFlamingo", "GlmAsr"), 6)
 
 
 @pytest.mark.filterwarnings("ignore:Audio duration")
-def test_a_longer_turn_than_the_host_hears_is_cut(name, model, processor):
+def test_a_turn_longer_than_the_window_is_cut(name, model, processor):
     window = WINDOWS[name]
     assert model.max_turn_seconds(processor) == window
 
@@ -139,7 +139,7 @@ def test_batches_are_padded_on_the_left_whatever_the_tokenizer_does(name, model,
 
 @pytest.mark.parametrize("kwargs", [{"num_beams": 2}, {"do_sample": True, "num_return_sequences": 2}])
 @torch.no_grad()
-def test_beams_over_several_windows_write_what_was_heard(name, model, processor, kwargs):
+def test_beams_over_several_windows_write_the_audio(name, model, processor, kwargs):
     if name not in ("AudioFlamingo3", "MusicFlamingo", "GlmAsr"):
         pytest.skip(f"{name} hears one window a turn (Voxtral's are of 30 s)")
     turn = model.prepare_turn(processor, tone(5.0), sampling_rate=16_000)
@@ -166,7 +166,7 @@ SHORTEST = {"GlmAsr": 0.16, "Phi4Multimodal": 0.12, "Gemma3n": 0.2}
 
 
 @torch.no_grad()
-def test_short_turns_are_padded_to_what_the_host_takes(true_frames, name, model, processor):
+def test_short_turns_are_padded_to_the_hosts_minimum(true_frames, name, model, processor):
     """Also where it has longer tokens than others; alone, and beside longer ones."""
     if hasattr(processor, "max_audio_len"):
         processor.max_audio_len = 600
@@ -184,7 +184,7 @@ def test_short_turns_are_padded_to_what_the_host_takes(true_frames, name, model,
     assert model.prepare_turn(processor, [turn, (tone(0.9), 16_000)])["input_ids"].shape[0] == 2
 
 
-def test_the_pipeline_takes_any_host(model, processor, files):
+def test_the_pipeline_works_with_any_host(model, processor, files):
     turns = AudioEmotionPipeline(model=model, processor=processor)([str(path) for path in files])
     assert [turn["file"] for turn in turns] == [str(path) for path in files]
     assert all(abs(sum(turn["scores"].values()) - 1) < 1e-5 for turn in turns)

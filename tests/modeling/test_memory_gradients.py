@@ -123,7 +123,7 @@ def test_only_the_arguments_are_kept():
     assert {tensor.data_ptr() for tensor in kept} == {tensor.data_ptr() for tensor in tensors}
 
 
-def test_a_second_differentiation_is_refused():
+def test_a_second_differentiation_is_rejected():
     tensors = make_arguments(1)
     loss = run(BY_HAND, None, tensors)[0].square().sum()
     (gradient,) = torch.autograd.grad(loss, tensors[:1], create_graph=True)
@@ -141,7 +141,7 @@ def test_autocast_does_not_reach_the_backward_pass():
     assert all(map(torch.equal, actual, expected))
 
 
-def test_reading_and_writing_go_by_hand_where_gradients_are_wanted(monkeypatch):
+def test_manual_gradients_are_used_where_gradients_are_needed(monkeypatch):
     called = []
     for function in BY_HAND:
         name = function.__name__
@@ -198,7 +198,7 @@ def test_a_norm_keeps_zeros_and_has_a_finite_gradient(name):
 
 
 @pytest.mark.parametrize("name", [*NORMS, "module"])
-def test_of_a_norm_one_tensor_is_kept(name):
+def test_a_norm_saves_one_tensor(name):
     """What is given, or with scales what goes in."""
     tensor, kept = make_tensor(), []
     norm = make_modules()[0] if name == "module" else NORMS[name][0]
@@ -209,7 +209,7 @@ def test_of_a_norm_one_tensor_is_kept(name):
 
 
 @pytest.mark.parametrize("name", [*NORMS, "module"])
-def test_a_second_differentiation_of_a_norm_is_refused(name):
+def test_a_second_differentiation_of_a_norm_is_rejected(name):
     tensor, norm = make_tensor(), make_modules()[0] if name == "module" else NORMS[name][0]
     (gradient,) = torch.autograd.grad(norm(tensor).square().sum(), tensor, create_graph=True)
     with pytest.raises(RuntimeError, match="once_differentiable"):

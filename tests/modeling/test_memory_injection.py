@@ -113,21 +113,21 @@ def test_a_failed_attach_leaves_the_host_untouched(monkeypatch):
     assert snapshot() == before
 
 
-def test_a_layer_that_reaches_no_answer_is_pointed_out(caplog):
+def test_a_layer_without_effect_is_reported(caplog):
     attach_memory(tiny_host(), TitansMemoryConfig(layers=[0, 2], num_heads=2, head_dim=8))
     assert not caplog.records
     attach_memory(tiny_host(), TitansMemoryConfig(layers=[0, 3], num_heads=2, head_dim=8))
     assert "layers [3]: a residual added after block 3 or later cannot influence" in caplog.text
 
 
-def test_attaching_twice_is_refused():
+def test_attaching_twice_is_rejected():
     host = tiny_host()
     attach_memory(host, TitansMemoryConfig(layers=[0], num_heads=2, head_dim=8))
     with pytest.raises(ValueError, match="already has a memory"):
         attach_memory(host, TitansMemoryConfig(layers=[1]))
 
 
-def test_a_layer_that_the_host_does_not_have_is_refused_when_the_model_is_made():
+def test_a_missing_layer_is_rejected_when_the_model_is_created():
     with pytest.raises(ValueError, match=r"layers \[7\] do not exist: the host has blocks 0 to 3"):
         tiny_model({"layers": [0, 7]})
 

@@ -71,7 +71,7 @@ def test_a_memory_at_its_bound_is_good():
     assert NeuralMemoryState((matrix,), (matrix,)).is_within_bounds().tolist() == [True]
 
 
-def test_of_a_bound_the_results_alone_are_kept():
+def test_a_bound_saves_only_its_results():
     state, kept = draw_state().map(Tensor.requires_grad_), []
     with torch.autograd.graph.saved_tensors_hooks(lambda saved: kept.append(saved) or saved, lambda saved: saved):
         results = bound_state_by_hand(state).tensors
@@ -131,7 +131,7 @@ def test_ten_thousand_turns_in_short(monkeypatch):
 
 @pytest.mark.parametrize("gate", [0.0, 1.0])
 @pytest.mark.parametrize("name", ["forget", "momentum", "step"])
-def test_saturated_gates_give_no_number_that_is_not_one(name, gate):
+def test_saturated_gates_give_finite_numbers(name, gate):
     state = make_state(2, dtype=torch.float32)
     _, keys, values, gates = make_tokens(21, dtype=torch.float32)
     gates[name] = torch.full_like(gates[name], gate)
@@ -231,7 +231,7 @@ def test_a_turn_that_would_diverge_reads_the_same_unwritten():
 
 
 @torch.no_grad()
-def test_a_memory_that_diverges_does_so_alone():
+def test_a_diverging_memory_does_not_affect_others():
     """Nor in other streams of the call, and not in later turns of its own."""
     model = diverging()
     turns = tiny_turns(12)

@@ -20,7 +20,7 @@ def scores(results):
     return np.array([[turn["scores"][label] for label in LABELS] for turn in results])
 
 
-def test_one_dictionary_a_turn(pipe):
+def test_one_dictionary_per_turn(pipe):
     results = pipe(TURNS)
     assert len(results) == 4
     for index, turn in enumerate(results):
@@ -113,7 +113,7 @@ def test_a_bad_turn_is_named_and_not_written(pipe, audio, message):
     assert_same_state(state_of(expected), state_of(cache))
 
 
-def test_turns_out_of_order_are_refused(pipe):
+def test_turns_out_of_order_are_rejected(pipe):
     turns = [{"audio": turn, "turn_index": index} for turn, index in zip(TURNS, (3, 2))]
     with pytest.raises(ValueError, match="must come in order: entry 1 has turn_index=2 after 3"):
         pipe(turns)
@@ -140,7 +140,7 @@ def test_turns_overlap(pipe):
         ({"start": 10**400}, "Entry 1: start must be a number of seconds, got 1000"),
     ],
 )
-def test_times_that_cannot_be(pipe, times, message):
+def test_impossible_times(pipe, times, message):
     with pytest.raises(ValueError, match=message):
         pipe([TURNS[0], {"audio": TURNS[1], **times}])
 
@@ -156,14 +156,14 @@ def test_turns_that_are_processed_whole_say_so(pipe, seconds):
     assert pipe((turn, RATE))["processed_seconds"] == len(turn) / RATE
 
 
-def test_unknown_fields_of_a_turn_are_refused(pipe):
-    with pytest.raises(ValueError, match=r"got \['speker'\] in it"):
+def test_unknown_fields_of_a_turn_are_rejected(pipe):
+    with pytest.raises(ValueError, match=r"it also has \['speker'\]"):
         pipe({"audio": TURNS[0], "speker": "A"})
     # A row of a table of conversations is a turn; its label is not heard.
     assert pipe({"audio": TURNS[0], "emotion": 1})["scores"] == pipe({"audio": TURNS[0], "emotion": 3})["scores"]
 
 
-def test_unknown_arguments_are_refused(pipe):
+def test_unknown_arguments_are_rejected(pipe):
     with pytest.raises(ValueError, match="accepts memory_cache, memory and split_long, got"):
         pipe(TURNS, top_k=2)
 

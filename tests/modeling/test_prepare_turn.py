@@ -68,7 +68,7 @@ def test_templates_that_look_for_the_key_or_for_the_type(condition):
     assert (tiny_model().prepare_turn(processor, (tone(), RATE))["input_ids"] == AUDIO).sum() == 25
 
 
-def test_a_template_that_leaves_out_the_question_is_refused(processor):
+def test_a_template_that_drops_the_prompt_is_rejected(processor):
     processor = tiny_processor()
     processor.chat_template = "{% for message in messages %}<|audio_bos|><|AUDIO|><|audio_eos|>{% endfor %}"
     with pytest.raises(ValueError, match=r"The chat template drops the prompt 'emotion \?'"):
@@ -84,7 +84,7 @@ def test_a_template_that_does_not_write_the_audio_once_is_rejected(times):
         tiny_model().prepare_turn(processor, (tone(), RATE))
 
 
-def test_a_template_that_begins_with_the_token_for_it_gets_no_second_one():
+def test_a_template_with_the_bos_token_gets_no_second_one():
     processor = tiny_processor()
     processor.tokenizer.bos_token = "<s>"
     processor.tokenizer._tokenizer.post_processor = TemplateProcessing(
@@ -109,12 +109,12 @@ def test_inputs_are_in_the_models_dtype(processor):
         (np.full(RATE, np.nan), "not finite"),
     ],
 )
-def test_unusable_sound_is_refused(processor, audio, message):
+def test_unusable_audio_is_rejected(processor, audio, message):
     with pytest.raises(ValueError, match=message):
         tiny_model().prepare_turn(processor, (audio, RATE))
 
 
-def test_a_turn_of_less_than_two_audio_tokens_is_refused(processor):
+def test_a_turn_of_fewer_than_two_audio_tokens_is_rejected(processor):
     """A host that makes none of any turn."""
     model = tiny_model()
     model.config.audio_token_id = AUDIO + 1
@@ -125,7 +125,7 @@ def test_a_turn_of_less_than_two_audio_tokens_is_refused(processor):
 
 
 @pytest.mark.parametrize("seconds", [0.0001, 0.01, 0.06])
-def test_a_shorter_turn_than_the_host_takes_is_padded_with_silence(processor, seconds):
+def test_a_turn_below_the_hosts_minimum_is_padded_with_silence(processor, seconds):
     model = tiny_model()
     shortest = model.min_turn_seconds(processor)
     turn = tone(seconds, frequency=4_000) + np.float32(0.01)
@@ -135,7 +135,7 @@ def test_a_shorter_turn_than_the_host_takes_is_padded_with_silence(processor, se
     assert all(torch.equal(short[name], expected[name]) for name in expected)
 
 
-def test_one_warning_of_all_turns_that_are_cut(processor):
+def test_one_warning_for_all_cut_turns(processor):
     with pytest.warns(UserWarning, match="are used") as warned:
         tiny_model().prepare_turn(processor, [(tone(seconds), RATE) for seconds in (4.0, 1.0, 5.0, 6.0, 7.0)])
     (message,) = [str(one.message) for one in warned]

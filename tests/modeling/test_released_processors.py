@@ -120,7 +120,7 @@ def test_the_label_sets_of_all_corpora_have_different_first_tokens(name, process
         assert all(isinstance(token, int) for token in tokens), labels
 
 
-def test_a_transcript_writes_no_placeholder_and_ends_no_turn(name, processor, model):
+def test_special_tokens_in_a_transcript_have_no_effect(name, processor, model):
     model.config.emotion_prompt = "They said: {transcript} Emotion?"
     said = f"well {processor.audio_token} then <|im_end|> [/INST] <|end|> so"
     plain = model.prepare_turn(processor, (tone(2), 16_000), transcripts="well then so")
@@ -150,7 +150,7 @@ def test_another_template_of_qwen2_audio_gives_the_same_prompt(qwen2_audio):
     assert prompt_of_qwen2_audio(qwen2_audio, template) == "<|AUDIO|>".join(PROMPTS["Qwen2Audio"])
 
 
-def test_the_template_of_a_tokenizer_that_knows_no_audio_is_rejected(qwen2_audio):
+def test_the_template_of_a_text_only_tokenizer_is_rejected(qwen2_audio):
     """As that of Qwen2-Audio's tokenizer, which is Qwen2's."""
     template = (
         "{% for message in messages %}<|im_start|>{{ message['role'] }}\n{{ message['content'] }}<|im_end|>\n"

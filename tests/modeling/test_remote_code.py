@@ -69,8 +69,8 @@ def test_a_repository_runs_with_transformers_and_torch_alone(tmp_path):
     for answer in answers:
         expected = model(**inputs, memory_cache=cache).emotion_logits.detach()
         assert answer[0] == pytest.approx(expected[0].tolist(), abs=1e-5)
-    told = ("pip install av", "pip install av soxr", "pip install peft")
-    assert len(errors) == len(told)
-    for error, command in zip(errors, told):
+    reported = ("pip install av", "pip install av soxr", "pip install peft")
+    assert len(errors) == len(reported)
+    for error, command in zip(errors, reported):
         assert command in error
     shutil.rmtree(tmp_path / "environment")

@@ -62,7 +62,7 @@ def test_a_folder_gives_the_same_numbers(name):
 
 @pytest.mark.parametrize("name", ["full", "adapter"])
 @torch.no_grad()
-def test_a_conversation_goes_on_from_its_state(name):
+def test_a_conversation_continues_from_its_state(name):
     model = load_model(name)
     cache = ConversationMemoryCache.from_pretrained(SAVED / name / "state", model.config)
     assert_call_is_as_it_was(name, model, cache, CALLS - 1)
@@ -74,7 +74,7 @@ def test_a_conversation_goes_on_from_its_state(name):
         assert_call_is_as_it_was(name, model, cache, CALLS - 1)
 
 
-def test_a_live_conversation_goes_on_from_its_state():
+def test_a_live_conversation_continues_from_its_state():
     model = load_model("adapter")
     analyzer = ConversationAnalyzer(model, model.processor)
     analyzer.load(SAVED / "live")

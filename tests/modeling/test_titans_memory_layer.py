@@ -164,7 +164,7 @@ def test_turns_of_one_stream_walk_through_its_memory(read, step_rule):
 
 
 @pytest.mark.parametrize("read", ["history", "chunk"])
-def test_what_is_beyond_a_turn_gets_no_residual_and_a_turn_without_tokens_writes_nothing(read):
+def test_padding_gets_no_residual_and_empty_turns_write_nothing(read):
     layer, states = make_layer(read=read), hidden_states(rows=2)
     states[0, 6:] = torch.inf  # whatever it holds
     before = layer.initial_state(2)
@@ -177,7 +177,7 @@ def test_what_is_beyond_a_turn_gets_no_residual_and_a_turn_without_tokens_writes
     assert output.surprise[1].isnan()
 
 
-def test_what_is_beyond_a_turn_has_no_part_in_the_gradients():
+def test_padding_does_not_affect_the_gradients():
     layer, states = make_layer(), hidden_states(rows=2)
     gradients = []
     for tokens in (states[:, :6], states):
@@ -234,7 +234,7 @@ def test_a_compiled_layer_learns_the_same(memory):
         (r"lengths must be \(3,\)", {"batch_sizes": [2, 1], "lengths": torch.tensor([4])}),
     ],
 )
-def test_what_does_not_fit_is_refused(message, arguments):
+def test_mismatched_arguments_are_rejected(message, arguments):
     layer = make_layer()
     with pytest.raises(ValueError, match=message):
         layer(hidden_states(rows=3), layer.initial_state(2), **arguments)
@@ -256,7 +256,7 @@ def test_silence_is_no_surprise():
     assert layer(torch.zeros(1, 5, HIDDEN), layer.initial_state(1)).surprise.tolist() == [0.0]
 
 
-def test_what_no_later_turn_reads_learns_nothing():
+def test_turns_without_a_later_reader_get_no_gradient():
     layer = make_layer()
     layer(hidden_states(), layer.initial_state(3)).residual.sum().backward()
     assert layer.key_proj.weight.grad is None
@@ -273,12 +273,12 @@ def test_turns_that_are_only_read_see_what_was_before_the_call():
     assert torch.equal(output.state.weights[0], before.weights[0])
 
 
-def test_what_is_only_read_is_not_rejected():
+def test_reading_alone_is_never_rejected():
     layer = make_layer(read="chunk", step_rule="paper")
     assert layer(hidden_states(), layer.initial_state(3), write=False).is_rejected is None
 
 
-def test_a_turn_of_no_tokens_is_nothing():
+def test_a_turn_without_tokens_changes_nothing():
     layer = make_layer(read="chunk")
     before = layer.initial_state(2)
     output = layer(torch.empty(2, 0, HIDDEN), before)

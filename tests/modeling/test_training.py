@@ -140,7 +140,7 @@ def test_accumulated_emotion_labels_weigh_as_those_of_one_batch(name, tmp_path):
     torch.testing.assert_close(accumulated, whole, rtol=0, atol=1e-3 * float(whole.abs().max()))
 
 
-def test_emotion_labels_without_audio_are_refused():
+def test_emotion_labels_without_audio_are_rejected():
     with pytest.raises(ValueError, match="emotion_labels were given, but input_ids hold no audio"):
         tiny_model()(input_ids=torch.tensor([[8, 9]]), emotion_labels=torch.tensor([1]))
 
@@ -227,17 +227,17 @@ def test_four_threads_with_four_caches_agree_with_serial_runs():
     @torch.no_grad()
     def converse(number):
         cache = ConversationMemoryCache(model.config)
-        heard = []
+        scored = []
         for turn in range(6):
             turns = tiny_turns(1, seed=10 * number + turn)
             # Every other thread hears its host now and then; that must not reach the others.
             if number % 2 and turn == 3:
                 with model.disable_memory():
-                    heard.append(model(**turns, memory_cache=cache).emotion_logits)
+                    scored.append(model(**turns, memory_cache=cache).emotion_logits)
             else:
-                heard.append(model(**turns, memory_cache=cache).emotion_logits)
+                scored.append(model(**turns, memory_cache=cache).emotion_logits)
             model.generate(**turns, memory_cache=cache, update_memory=False, max_new_tokens=2)
-        return torch.cat(heard), cache
+        return torch.cat(scored), cache
 
     serial = [converse(number) for number in range(4)]
     parallel: dict[int, tuple] = {}
@@ -246,8 +246,8 @@ def test_four_threads_with_four_caches_agree_with_serial_runs():
         thread.start()
     for thread in threads:
         thread.join()
-    for number, (heard, cache) in enumerate(serial):
-        torch.testing.assert_close(parallel[number][0], heard, rtol=0, atol=1e-6)
+    for number, (scored, cache) in enumerate(serial):
+        torch.testing.assert_close(parallel[number][0], scored, rtol=0, atol=1e-6)
         assert parallel[number][1].turns.tolist() == cache.turns.tolist() == [6 - number % 2]
 
 

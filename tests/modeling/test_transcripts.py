@@ -44,7 +44,7 @@ def test_without_the_placeholder_a_transcript_changes_nothing(processor):
     assert torch.equal(without["input_ids"], given["input_ids"])
 
 
-def test_what_is_said_is_no_token_of_the_prompt(model, processor):
+def test_transcripts_contain_no_special_tokens(model, processor):
     said = "word1 <|AUDIO|> {labels} <|im_end|> word2"
     inputs = model.prepare_turn(processor, [tone(), tone()], sampling_rate=16_000, transcripts=[said, ""])
     audio = (inputs["input_ids"] == AUDIO).sum(-1)
@@ -53,7 +53,7 @@ def test_what_is_said_is_no_token_of_the_prompt(model, processor):
     assert words_of(inputs["input_ids"][0]) == [VOCABULARY[word] for word in ("word1", "<unk>", "word2")]
 
 
-def test_transcripts_of_other_turns_are_refused(model, processor):
+def test_the_number_of_transcripts_is_checked(model, processor):
     with pytest.raises(ValueError, match="got 1 for 2 turns"):
         model.prepare_turn(processor, [tone(), tone()], sampling_rate=16_000, transcripts=["word1"])
 
@@ -80,7 +80,7 @@ def test_the_pipeline_reads_it_from_the_turn(model, processor):
 
 
 @pytest.mark.parametrize("name", PROCESSORS)
-def test_every_host_takes_transcripts(name, tmp_path):
+def test_every_host_supports_transcripts(name, tmp_path):
     """Two turns that differ in what is said differ in their tokens, and not in their audio."""
     if name == "Voxtral":
         pytest.importorskip("mistral_common", reason="Voxtral's processor needs mistral-common[audio]")

@@ -125,7 +125,7 @@ def test_prefill_and_decoding_step_by_step_equal_one_pass(host, listen):
 
 
 @torch.no_grad()
-def test_generation_goes_on_from_the_keys_and_values_of_an_earlier_one(host, listen):
+def test_generation_continues_from_an_earlier_key_value_cache(host, listen):
     model, turns = host.model(), host.turns(2)
     memory = listen(model)
     kwargs = {**GREEDY, "suppress_tokens": [host.audio, PAD], "return_dict_in_generate": True}
@@ -178,7 +178,7 @@ def test_every_trainable_parameter_gets_a_gradient(host, listen):
 
 
 @torch.no_grad()
-def test_a_copy_is_a_model_of_its_own(host, listen):
+def test_copies_are_independent_models(host, listen):
     model, turns = host.model(), host.turns(2)
     memory = listen(model)
     expected = model(**turns, **memory).logits

@@ -22,7 +22,7 @@ def fresh(scorer, count=1):
     return [ConversationMemoryCache(scorer.model.config) for _ in range(count)]
 
 
-def test_it_is_the_model(processor):
+def test_scores_equal_the_models(processor):
     scorer = TurnScorer(tiny_model(), processor)
     (cache,), expected = fresh(scorer), ConversationMemoryCache(scorer.model.config)
     for waveform in TURNS:
@@ -54,7 +54,7 @@ def test_together_equals_one_by_one(processor, scope):
     assert all(cache.notes["mine"] == 1 for cache in together)
 
 
-def test_speakers_are_named_where_the_memory_is_theirs(processor):
+def test_speakers_are_required_with_a_memory_per_speaker(processor):
     scorer = TurnScorer(tiny_model({"scope": "speaker", "max_speakers": 2}), processor)
     (cache,) = fresh(scorer)
     for name in ("Ada", "Ben"):
@@ -83,7 +83,7 @@ def test_names_do_not_matter_where_the_memory_is_of_the_conversation(processor):
     assert "speakers" not in one.notes
 
 
-def test_what_is_too_long_says_how_much_was_processed(processor):
+def test_long_turns_report_how_much_was_processed(processor):
     scorer = TurnScorer(tiny_model(), processor)
     (turn,) = scorer.score([tone(4.0)], [None], fresh(scorer))
     (cut,) = scorer.score([tone(4.0)[: 3 * RATE]], [None], fresh(scorer))

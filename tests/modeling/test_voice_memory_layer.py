@@ -61,7 +61,7 @@ def expected_residuals(layer: VoiceMemoryLayer, turns: list[Tensor]) -> list[Ten
 @pytest.mark.parametrize("scope", ["conversation", "speaker"])
 @pytest.mark.parametrize("fields", [{}, {"voice_step": 0.6, "voice_key_offset": 2.0, "voice_shrinkage": 3.0}])
 @torch.no_grad()
-def test_the_layer_computes_what_its_equations_say(scope: str, fields: dict):
+def test_the_layer_matches_its_equations(scope: str, fields: dict):
     layer = make_layer(scope=scope, **fields)
     lengths = torch.tensor([5, 3, 4, 1, 2, 5])
     hidden = hidden_of(6)
@@ -109,7 +109,7 @@ def test_a_turn_without_audio_is_neither_written_nor_changed():
 
 
 @torch.no_grad()
-def test_what_is_recalled_stays_bounded_over_a_long_call():
+def test_the_recalled_voice_stays_bounded_over_a_long_call():
     layer = make_layer(voice_step=0.9)
     state = layer.initial_state(1)
     for turn in range(300):
@@ -120,7 +120,7 @@ def test_what_is_recalled_stays_bounded_over_a_long_call():
 
 
 @torch.no_grad()
-def test_a_fresh_layer_adds_nothing_and_nothing_of_it_trains():
+def test_a_new_layer_adds_nothing_and_is_frozen():
     memory = TitansMemory(TitansMemoryConfig(layers=[0, 1], voice_layers=[1]), HIDDEN)
     voice = memory.layers[1].double()
     state = voice(hidden_of(2), voice.initial_state(2)).state
@@ -131,7 +131,7 @@ def test_a_fresh_layer_adds_nothing_and_nothing_of_it_trains():
 
 
 @torch.no_grad()
-def test_gradients_reach_the_host_through_what_is_recalled():
+def test_gradients_reach_the_host_through_the_recalled_voice():
     layer, hidden = make_layer(), hidden_of(2).requires_grad_()
     with torch.enable_grad():
         layer(hidden, layer.initial_state(1), batch_sizes=[1, 1]).residual[1].sum().backward()
@@ -162,6 +162,6 @@ def test_a_state_belongs_to_the_voices_that_wrote_it(tmp_path):
             ConversationMemoryCache.from_pretrained(tmp_path, tiny_model({**memory, **other}).config)
 
 
-def test_fields_of_voices_say_nothing_of_a_model_without_them():
+def test_voice_fields_do_not_matter_without_voice_layers():
     without = [state_identity(tiny_model({"voice_step": step}).config) for step in (0.1, 0.2)]
     assert without[0] == without[1]

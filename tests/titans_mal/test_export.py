@@ -65,14 +65,14 @@ def test_textgrid_is_read_back(tmp_path):
 
 
 @pytest.mark.parametrize("name", FORMATS)
-def test_what_a_format_cannot_hold(name):
+def test_limits_of_formats(name):
     timeless = [turn(0, "A", None, None)]
     several = [turn(0, "A", 0, 1), turn(0, "A", 0, 1, conversation_id="other")]
     if name in ("rttm", "vtt", "textgrid"):
         with pytest.raises(ValueError, match=f"{name} needs at least one turn, and the start and end of every turn"):
             export_turns(timeless, name)
         for odd in ([], [turn(0, "A", float("nan"), 1.0)], [turn(0, "A", 1.0, 1.0)]):
-            with pytest.raises(ValueError, match="needs turns"):
+            with pytest.raises(ValueError, match="needs at least one turn"):
                 export_turns(odd, name)
         with pytest.raises(ValueError, match=rf"{name} needs turns of one conversation, got \['call 1', 'other'\]"):
             export_turns(several, name)

@@ -30,7 +30,7 @@ def test_the_group_ends_after_the_models_that_hold_it(tmp_path):
     assert done.stdout.splitlines() == ["model gone first: True", "still a group: False"], done.stderr
 
 
-def test_one_process_has_nothing_to_leave(monkeypatch):
+def test_a_single_process_has_no_group_to_leave(monkeypatch):
     monkeypatch.setattr(torch.distributed, "destroy_process_group", lambda: pytest.fail("there is no group to end"))
     end_processes()
     assert not torch.distributed.is_initialized()

@@ -34,7 +34,7 @@ def test_importing_is_light():
     assert run(f"import sys, titans_mal; print({heavy} & set(sys.modules))").strip() == "set()"
 
 
-def test_sound_and_tables_do_not_need_torch(tmp_path):
+def test_audio_and_tables_do_not_need_torch(tmp_path):
     code = "import sys; from titans_mal import load_audio; print('torch' in sys.modules)"
     assert run(code).strip() == "False"
 

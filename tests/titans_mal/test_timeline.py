@@ -178,7 +178,7 @@ def test_gold_label_is_marked_where_it_differs():
     assert legend_texts(timeline_figure(make_turns(["joy"], emotion="joy")))[-1] == "full height: probability 1"
 
 
-def test_turns_without_times_stand_at_their_index():
+def test_turns_without_times_are_drawn_at_their_index():
     turns = make_turns(["joy"] * 3)
     turns[1]["end"] = None
     lanes, surprise = timeline_figure(turns).axes
@@ -192,7 +192,7 @@ def test_labels_are_written_on_few_turns_only():
     assert not many.texts
 
 
-def test_a_dollar_is_no_formula(tmp_path):
+def test_dollar_signs_are_not_math(tmp_path):
     turns = make_turns(["joy"], speakers=("$x^{",))
     assert draw_timeline(turns, tmp_path / "a.png", title="$ and $\\").stat().st_size > 1000
 
@@ -269,7 +269,7 @@ def test_html_of_few_turns_and_of_many(tmp_path, count):
     assert '"surprise"' not in shown
 
 
-def test_a_dollar_is_a_dollar(tmp_path):
+def test_dollar_signs_are_literal(tmp_path):
     """In matplotlib two of them hold a formula, and one that is none breaks the picture."""
     odd = "$\\frac{$ a_b^"
     turns = make_turns([odd, "sad"], emotions=[odd, "sad"], speakers=(odd, "Bob"), emotion=odd)

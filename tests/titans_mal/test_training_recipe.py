@@ -9,7 +9,7 @@ RESTRICTED = {"licences": {"ravdess": "CC BY-NC-SA 4.0", "emodb": "CC0 1.0"}}
 
 
 @pytest.mark.parametrize("license", ["apache-2.0", "cc-by-4.0", None, "cc-by-sa-4.0-ncx"])
-def test_a_licence_for_commercial_use_is_refused_for_a_non_commercial_corpus(license):
+def test_a_commercial_licence_is_rejected_for_a_non_commercial_corpus(license):
     with pytest.raises(ValueError, match=r"ravdess.*CC BY-NC-SA 4\.0.*with 'nc'"):
         check_licence(RESTRICTED, license)
 

@@ -31,7 +31,7 @@ def read_hub_dataset(
     allowed = (*REQUIRED_COLUMNS, *_OPTIONAL_COLUMNS)
     unknown = sorted(set(columns) - set(allowed))
     if unknown:
-        f"columns must map from {allowed} to columns of the dataset, got {unknown}."
+        raise ValueError(f"columns must map from {allowed} to columns of the dataset, got {unknown}.")
     named = {ours: columns.get(ours, ours) for ours in allowed}
     problems: list[Problem] = []
     tables = load_dataset(name).items()

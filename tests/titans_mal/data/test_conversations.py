@@ -68,7 +68,7 @@ def test_labels_splits_transcripts_and_order(tmp_path):
     assert splits["test"].features["emotion"].names == ["sad", "happy"]
 
 
-def test_conversations_that_are_told_in_turns_are_sorted_apart(tmp_path):
+def test_interleaved_conversations_are_separated(tmp_path):
     rows = [turn(i, conversation_id="xy"[i % 2], turn_index=i // 2, start=i, end=i + 0.5) for i in range(6)]
     table = load_conversations(write(tmp_path, rows))["test"]
     assert list(table["conversation_id"]) == list("xxxyyy")
@@ -88,7 +88,7 @@ def test_labels_and_times_may_be_missing(tmp_path):
 
 
 @pytest.mark.parametrize("column", REQUIRED_COLUMNS)
-def test_a_missing_column_is_named_beside_those_that_are_there(tmp_path, column):
+def test_a_missing_column_is_named_with_the_present_ones(tmp_path, column):
     columns = [name for name in turn() if name != column]
     with pytest.raises(ValueError, match=rf"lacks the columns \['{column}'\]; it has \['{columns[0]}'"):
         load_conversations(write(tmp_path, [turn()], columns))
@@ -105,13 +105,13 @@ WRONG = [
     (turn(0, turn_index="first"), "turn_index must be an integer from 0, got 'first'"),
     (turn(0, turn_index=0.5), r"turn_index must be an integer from 0, got '0\.5'"),
     (turn(0, turn_index=-1), "turn_index must be an integer"),
-    (turn(0, turn_index=8), "conversation 'talk' has turn 8 already"),
+    (turn(0, turn_index=8), "conversation 'talk' already has turn 8"),
     (turn(0, split="train"), "conversation 'talk' is in the splits 'test' and 'train'"),
 ]
 
 
 @pytest.mark.parametrize(("row", "message"), WRONG)
-def test_a_line_that_cannot_be_used_is_left_out_and_named(tmp_path, row, message):
+def test_an_unusable_line_is_dropped_and_named(tmp_path, row, message):
     write(tmp_path, [turn(8, split="test"), {"split": "test"} | row, turn(9, split="test")])
     with pytest.warns(
         UserWarning, match=rf"turns that cannot be used \(1 \w+\), first .*metadata\.csv.*line 3: {message}"
@@ -126,22 +126,23 @@ def test_a_line_that_cannot_be_used_is_left_out_and_named(tmp_path, row, message
         load_conversations(tmp_path, strict=True)
 
 
-def test_nothing_but_lines_that_cannot_be_used(tmp_path):
+def test_only_unusable_lines(tmp_path):
     with (
         pytest.warns(UserWarning, match="2 unreadable"),
         pytest.raises(
-            ValueError, match=r"no turn can be used; of the first, unreadable: .*line 2: conversation_id is empty"
+            ValueError,
+            match=r"there is no usable turn; the first problem is unreadable: .*line 2: conversation_id is empty",
         ),
     ):
         load_conversations(write(tmp_path, [turn(0, conversation_id=""), turn(1, conversation_id="")]))
 
 
-def test_who_is_not_named_is_nobody_and_not_one_person(tmp_path):
+def test_unnamed_speakers_are_not_one_person(tmp_path):
     table = load_conversations(write(tmp_path, [turn(0, speaker=" "), turn(1, speaker="unknown")]))["test"]
     assert table["speaker"][:] == [None, "unknown"]
 
 
-def test_turns_come_by_their_index_whatever_the_order_of_lines_and_times(tmp_path):
+def test_turns_are_sorted_by_their_index(tmp_path):
     """Who talks long starts before and ends after what the other says meanwhile."""
     rows = [turn(1, start=0.0, end=9.0), turn(0, start=3.0, end=3.5)]
     table = load_conversations(write(tmp_path, rows))["test"]
@@ -154,7 +155,7 @@ def test_a_start_just_before_the_recording_is_its_start(tmp_path):
     assert [problem.kind for problem in conversations.problems] == ["early"]
 
 
-def test_a_line_of_another_length_is_left_out(tmp_path):
+def test_a_line_of_another_length_is_dropped(tmp_path):
     write(tmp_path, [turn(0)])
     with open(tmp_path / "metadata.csv", "a", encoding="utf-8") as file:
         file.write("turn_0.wav,talk,1\n,,,,,,\n")
@@ -202,16 +203,18 @@ def test_nothing_to_read(tmp_path):
         load_conversations(tmp_path)
 
 
-def test_blanks_make_no_new_people(tmp_path):
+def test_blanks_do_not_create_speakers(tmp_path):
     rows = [turn(0, speaker="A ", emotion=" sad", split="train "), turn(1, speaker=" A", emotion="sad", split="train")]
     table = load_conversations(write(tmp_path, rows))["train"]
     assert table["speaker"][:] == ["A", "A"]
     assert table.features["emotion"].names == ["sad"]
 
 
-def test_labels_that_may_be_misspelt_are_told(tmp_path):
+def test_possibly_misspelt_labels_are_reported(tmp_path):
     folder = write(tmp_path, [turn(i) for i in range(3)])
-    with pytest.warns(UserWarning, match=r"No turn has the labels \['hapy'\], and those of \['happy', 'neutral'\]"):
+    with pytest.warns(
+        UserWarning, match=r"No turn has the labels \['hapy'\], and turns labelled \['happy', 'neutral'\]"
+    ):
         load_conversations(folder, label_set=["hapy", "sad"])
     with warnings.catch_warnings():
         warnings.simplefilter("error")
@@ -220,7 +223,7 @@ def test_labels_that_may_be_misspelt_are_told(tmp_path):
 
 
 @pytest.mark.parametrize("name", ["./none", "iemocapp", "no such folder", "a/b/c"])
-def test_what_can_be_no_dataset_is_not_looked_for_on_the_hub(name):
+def test_invalid_names_are_not_looked_up_on_the_hub(name):
     with pytest.raises(FileNotFoundError, match=r"is neither a folder, nor a Hub dataset .* nor one of \['iemocap'"):
         load_conversations(name)
 

@@ -35,7 +35,7 @@ def labels_of(table) -> list:
 
 
 @pytest.mark.parametrize("name", CORPORA)
-def test_what_holds_for_every_corpus(trees, name):
+def test_properties_of_every_corpus(trees, name):
     corpus = CORPORA[name]
     conversations = load(trees, name, num_proc=2)
     seen = set()
@@ -59,7 +59,7 @@ def test_what_holds_for_every_corpus(trees, name):
 
 
 @pytest.mark.parametrize("name", [name for name, corpus in CORPORA.items() if corpus.fold_groups])
-def test_folds_part_conversations_and_their_groups(trees, name):
+def test_folds_separate_conversations_and_groups(trees, name):
     groups = load(trees, name)
     total = sum(table.num_rows for table in groups.values())
     tested = []
@@ -103,7 +103,7 @@ def test_iemocap(trees):
 def test_iemocap_one_folder_up_and_in_part(tmp_path):
     corpus_trees.iemocap(tmp_path / "IEMOCAP_full_release", sessions=[2])
     assert list(load_conversations("IEMOCAP", data_dir=tmp_path)) == ["session2"]
-    with pytest.raises(ValueError, match="no turn of session1, which fold 1 tests"):
+    with pytest.raises(ValueError, match="no turn of session1, the test data of fold 1"):
         load_conversations("iemocap", data_dir=tmp_path, fold=1)
 
 
@@ -125,7 +125,7 @@ def test_iemocap_with_copies_holes_and_a_table_twice(tmp_path):
         load_conversations("iemocap", data_dir=tmp_path)
 
 
-def test_a_split_that_cannot_be_heard_is_an_error(tmp_path):
+def test_a_split_without_usable_audio_is_an_error(tmp_path):
     corpus_trees.iemocap(tmp_path)
     for path in (tmp_path / "Session1" / "sentences").rglob("*.wav"):
         path.unlink()
@@ -136,7 +136,7 @@ def test_a_split_that_cannot_be_heard_is_an_error(tmp_path):
         load_conversations("iemocap", data_dir=tmp_path, fold=1)
 
 
-def test_rows_that_cannot_be_read_are_left_out_and_named(tmp_path):
+def test_unreadable_rows_are_dropped_and_named(tmp_path):
     corpus_trees.meld(tmp_path)
     table = tmp_path / "dev_sent_emo.csv"
     table.write_text(table.read_text(encoding="utf-8").replace("00:16:15,000", "soon"), encoding="utf-8")
@@ -200,7 +200,7 @@ def test_meld_in_wav_and_without_the_folders_of_its_splits(tmp_path):
     assert {problem.kind for problem in found.problems} >= {"renamed"}
 
 
-def test_folders_that_unpacking_made_twice(tmp_path):
+def test_duplicated_folders_of_an_archive(tmp_path):
     corpus_trees.meld(tmp_path)
     (tmp_path / "train" / "train_splits").rename(tmp_path / "clips")
     (tmp_path / "train" / "train_splits").mkdir()
@@ -262,7 +262,7 @@ def test_meld(trees):
     assert np.abs(waveform).max() < 0.01
     with pytest.raises(ValueError, match=r"meld: turns cannot be used \(.*broken: .*dia125_utt3\.mp4"):
         load_conversations("meld", data_dir=trees["meld"], strict=True)
-    with pytest.raises(ValueError, match="MELD has splits of its own and no folds, got fold=1"):
+    with pytest.raises(ValueError, match="MELD has its own splits and no folds, got fold=1"):
         load_conversations("meld", data_dir=trees["meld"], fold=1)
 
 
@@ -428,12 +428,12 @@ def test_the_gender_of_a_speaker(trees, name, expected):
 
 
 @pytest.mark.parametrize("name", CORPORA)
-def test_what_is_not_there_is_said(name, tmp_path):
+def test_missing_parts_are_reported(name, tmp_path):
     with pytest.raises(ValueError, match="needs data_dir"):
         load_conversations(name)
-    with pytest.raises(FileNotFoundError, match="is no folder"):
+    with pytest.raises(FileNotFoundError, match="is not a folder"):
         load_conversations(name, data_dir=tmp_path / "none")
-    with pytest.raises(FileNotFoundError, match="holds no"):
+    with pytest.raises(FileNotFoundError, match="has no"):
         load_conversations(name, data_dir=tmp_path)
     with pytest.raises(ValueError, match="must be one of"):
         load_conversations(name, data_dir=tmp_path, label_set="5-class")
@@ -441,7 +441,7 @@ def test_what_is_not_there_is_said(name, tmp_path):
         load_conversations(name, data_dir=tmp_path, label_set=["ecstatic"])
 
 
-def test_iemocaps_raters_share_their_votes(trees):
+def test_iemocaps_votes_are_distributions(trees):
     """Each turn of the tree has the votes neutral, and anger or frustration; its talker's own view does not count."""
     for label_set, share in (("4-class", 2 / 3), ("6-class", 1 / 2)):
         table = load(trees, "iemocap", label_set=label_set, fold=1)["test"]

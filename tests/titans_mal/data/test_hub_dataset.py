@@ -31,13 +31,13 @@ def rows(**names):
     """Three turns of "b" and two of "a", of which one is broken, told in another order than they were said."""
     made = []
     for number, (talk, index) in enumerate([("b", 2), ("b", 0), ("a", 1), ("b", 1), ("a", 0)]):
-        sound = b"RIFF" if number == 3 else to_wav(tone(0.5, frequency=100 + 50 * number))
+        audio = b"RIFF" if number == 3 else to_wav(tone(0.5, frequency=100 + 50 * number))
         made.append(
             {
                 names.get("conversation_id", "conversation_id"): talk,
                 "turn_index": index,
                 "speaker": number % 2,
-                "audio": {"bytes": sound, "path": f"{number}.wav"},
+                "audio": {"bytes": audio, "path": f"{number}.wav"},
                 names.get("emotion", "emotion"): number % 3,
                 "note": "not ours",
             }
@@ -65,7 +65,7 @@ def test_rows_that_are_turns(hub):
 
 
 @pytest.mark.filterwarnings("ignore:.*cannot be used")
-def test_columns_of_other_names(hub):
+def test_renamed_columns(hub):
     hub(rows(conversation_id="dialogue", emotion="label"), label=LABELS)
     given = {"conversation_id": "dialogue", "emotion": "label"}
     table = load_conversations("org/talks", columns=given)["test"]
@@ -79,7 +79,7 @@ def test_columns_of_other_names(hub):
         load_conversations("org/talks", columns={**given, "emotion": "feeling"})
 
 
-def test_rows_without_sound_or_speaker(hub):
+def test_rows_without_audio_or_speaker(hub):
     made = rows()
     made[0]["audio"] = made[1]["speaker"] = None
     hub(made, emotion=LABELS)
@@ -91,7 +91,7 @@ def test_rows_without_sound_or_speaker(hub):
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
-        ({"turn_index": 0}, "row 3: turn 0 of 'b' is row 1 as well"),
+        ({"turn_index": 0}, "row 3: turn 0 of 'b' is also row 1"),
         ({"turn_index": None}, "row 3: turn_index must be an integer from 0, got None"),
         ({"turn_index": -1}, "got -1"),
         ({"conversation_id": None}, "row 3: conversation_id is empty: None"),
@@ -99,7 +99,7 @@ def test_rows_without_sound_or_speaker(hub):
         ({"start": float("nan"), "end": 1.0}, "row 3: a turn must start"),
     ],
 )
-def test_rows_that_are_no_turns_are_left_out_and_named(hub, fields, message):
+def test_invalid_rows_are_dropped_and_named(hub, fields, message):
     made = [{**row, "start": 0.0, "end": 1.0} for row in rows()]
     made[3] |= fields
     hub(made, emotion=LABELS)
@@ -112,7 +112,7 @@ def test_rows_that_are_no_turns_are_left_out_and_named(hub, fields, message):
         load_conversations("org/talks", strict=True)
 
 
-def test_files_of_rows_are_looked_at_again_when_they_change(hub, tmp_path):
+def test_changed_files_are_inspected_again(hub, tmp_path):
     made = rows()[:1]
     path = tmp_path / "sound.wav"
     made[0]["audio"] = {"bytes": None, "path": str(path)}
@@ -122,7 +122,7 @@ def test_files_of_rows_are_looked_at_again_when_they_change(hub, tmp_path):
         assert load_conversations("org/talks")["test"]["seconds"][:] == [seconds]
 
 
-def test_numbers_without_names_are_no_labels(hub):
+def test_labels_need_names(hub):
     hub(rows())
     with pytest.raises(ValueError, match="'emotion' must be a ClassLabel or strings, got int64"):
         load_conversations("org/talks")

@@ -30,7 +30,7 @@ def looked(monkeypatch):
 
 
 @pytest.mark.filterwarnings("ignore:.*cannot be used")
-def test_files_are_looked_at_once_until_one_changes(tmp_path, looked):
+def test_files_are_inspected_once_until_one_changes(tmp_path, looked):
     corpus_trees.iemocap(tmp_path, sessions=[1])
     first = load_conversations("iemocap", data_dir=tmp_path, fold=1)["test"]
     assert len(looked) == first.num_rows == 10
@@ -109,6 +109,6 @@ def test_problems_are_listed_by_kind():
         ("synthetic-baseline", {"fold": 1}, "fold does not apply"),
     ],
 )
-def test_arguments_that_have_no_meaning(name, options, message):
+def test_arguments_that_do_not_apply(name, options, message):
     with pytest.raises(ValueError, match=message):
         load_conversations(name, **options)

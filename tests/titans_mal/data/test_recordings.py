@@ -49,7 +49,7 @@ def test_turns_are_parts_of_the_recording(recording, tmp_path, name, content, fi
         assert table["transcript"][:] == [None, "Yes."]
 
 
-def test_an_unnamed_speaker_is_nobody(recording, tmp_path):
+def test_an_unnamed_speaker_is_none(recording, tmp_path):
     (tmp_path / "a.rttm").write_text(
         "".join(f"SPEAKER call 1 0 1 <NA> <NA> {name} <NA>\n" for name in ("<NA>", "unknown"))
     )
@@ -92,7 +92,7 @@ def test_segments_that_do_not_fit(recording):
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
-        ("a.txt", "", r"come from \.rttm, \.json, \.csv, got 'a\.txt'"),
+        ("a.txt", "", r"must be in a file of type \.rttm, \.json, \.csv, got 'a\.txt'"),
         ("a.rttm", "", "has no segments"),
         ("a.rttm", "SPEAKER call 1 0.5\n", "line 1: a SPEAKER line must have 8 to 10 fields .* got 4"),
         ("a.rttm", RTTM + "SPEAKER other 1 1 1 <NA> <NA> A <NA> <NA>", r"several recordings \['call', 'other'\]"),
@@ -107,13 +107,13 @@ def test_segments_that_do_not_fit(recording):
         ("a.csv", "start,end,transcript\n1,2,Well, hello\n", "line 2: there are more fields than columns"),
     ],
 )
-def test_files_that_cannot_be_read_say_why(tmp_path, name, content, message):
+def test_unreadable_files_give_a_reason(tmp_path, name, content, message):
     (tmp_path / name).write_text(content)
     with pytest.raises(ValueError, match=message):
         read_segments(tmp_path / name)
 
 
-def test_what_can_be_read_is_used_and_the_rest_is_listed(recording, tmp_path):
+def test_readable_lines_are_used_and_the_others_listed(recording, tmp_path):
     """Of each kind of file a line that cannot be read, between two that can."""
     contents = {
         "a.rttm": "".join(f"SPEAKER call 1 {start} 1 <NA> <NA> A\n" for start in ("0", "soon", "2")),
@@ -144,7 +144,7 @@ def test_what_can_be_read_is_used_and_the_rest_is_listed(recording, tmp_path):
         "call 1 0.5 3.0 <NA> <NA> Speaker 1 <NA>",
     ],
 )
-def test_blanks_in_names_are_seen(tmp_path, line):
+def test_blanks_in_names_are_detected(tmp_path, line):
     (tmp_path / "a.rttm").write_text(f";; a comment\nSPEAKER {line}\n")
     with pytest.raises(ValueError, match=r"a\.rttm, line 2: a SPEAKER line must have 8 to 10 fields without blanks"):
         read_segments(tmp_path / "a.rttm")
@@ -193,7 +193,7 @@ def test_a_start_just_before_the_recording_is_its_start(recording):
 
 
 @pytest.mark.parametrize("times", [["1 3000", "4 5000"], ["0 1000", "1000 2000", "3000 1000"]])
-def test_times_that_are_no_seconds(recording, tmp_path, times):
+def test_invalid_times(recording, tmp_path, times):
     (tmp_path / "a.rttm").write_text("".join(f"SPEAKER call 1 {time} <NA> <NA> A\n" for time in times))
     with (
         pytest.warns(UserWarning, match=r"a\.rttm, line 1: .* are its times in seconds"),
@@ -210,7 +210,7 @@ def test_a_few_segments_beyond_the_recording_are_left_out_and_most_are_an_error(
         load_recording(recording, [segments[0], segments[2], Segment(4.0, 8.0)])
 
 
-def test_a_pointer_in_the_place_of_a_file(tmp_path):
+def test_a_git_lfs_pointer_instead_of_a_file(tmp_path):
     (tmp_path / "a.rttm").write_text("version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 1\n")
     with pytest.raises(ValueError, match="is a Git LFS pointer"):
         read_segments(tmp_path / "a.rttm")
@@ -224,7 +224,7 @@ def stereo(tmp_path):
     return tmp_path / "call.wav", signals
 
 
-def test_a_segment_has_the_audio_of_its_channel(stereo, tmp_path):
+def test_a_segment_uses_its_channel(stereo, tmp_path):
     file, signals = stereo
     (tmp_path / "a.rttm").write_text("".join(f"SPEAKER call {n} {n} 1 <NA> <NA> S{n} <NA> <NA>\n" for n in (1, 2)))
     (tmp_path / "a.csv").write_text("start,end,channel\n1,2,1\n2,3,2\n")
@@ -234,15 +234,15 @@ def test_a_segment_has_the_audio_of_its_channel(stereo, tmp_path):
             warnings.simplefilter("error")
             table = load_recording(file, tmp_path / name)["test"]
             for row, signal, first in zip(table, signals, (16_000, 32_000), strict=True):
-                heard = load_audio(row["audio"])
-                np.testing.assert_allclose(heard, signal[first : first + 16_000], atol=5e-5)
+                scored = load_audio(row["audio"])
+                np.testing.assert_allclose(scored, signal[first : first + 16_000], atol=5e-5)
     assert table[1]["audio"]["path"].endswith("#t=2.000000,3.000000&channel=2")
     np.testing.assert_allclose(load_audio(f"{file}#t=0,1&channel=1"), signals[0][:16_000], atol=5e-5)
     with pytest.raises(ValueError, match="has no channel 3: its channels are 1 to 2"):
         load_audio(f"{file}#t=0,1&channel=3")
 
 
-def test_channels_that_are_not_there(stereo, recording):
+def test_missing_channels(stereo, recording):
     segments = [Segment(0, 1), Segment(1, 2, channel=3)]
     with pytest.warns(UserWarning, match="segment 1: channel 3, of a recording with 2"):
         load_recording(stereo[0], segments)

@@ -45,7 +45,7 @@ def test_by_speaker():
 def test_too_few_to_split():
     with pytest.raises(ValueError, match=r"too few units of speaker .* joined by common speakers"):
         drawn(talks({f"c{number}": "AB" for number in range(20)}), by="speaker")
-    with pytest.raises(ValueError, match="by conversation there are too few"):
+    with pytest.raises(ValueError, match="there are too few units of conversation"):
         drawn(talks({"c0": "AB"}), by="conversation")
     turns = talks({"c0": "AB", "c1": "AB"})
     turns[0].group = "train"
@@ -63,6 +63,6 @@ def test_too_few_to_split():
         (("speaker", 0.5, 0.5), "above 0 and together below 1"),
     ],
 )
-def test_options_that_make_no_splits(options, message):
+def test_options_without_splits(options, message):
     with pytest.raises(ValueError, match=message):
         check_split_options(*options)

@@ -18,8 +18,8 @@ def test_speaker_centring_is_that_of_the_readouts_input():
     weight, bias = rng.standard_normal((3, 16)), rng.standard_normal(3)
     hidden, training = rng.standard_normal((8, 16)), 2 + rng.standard_normal((50, 16))
     expected = []
-    for row, talker in enumerate(zip(CONVERSATIONS, SPEAKERS)):
-        before = [hidden[i] for i in range(row) if (CONVERSATIONS[i], SPEAKERS[i]) == talker]
+    for row, speaker in enumerate(zip(CONVERSATIONS, SPEAKERS)):
+        before = [hidden[i] for i in range(row) if (CONVERSATIONS[i], SPEAKERS[i]) == speaker]
         n = len(before)
         centred = hidden[row] - n / (n + 2) * (np.mean(before, 0) - training.mean(0)) if n else hidden[row]
         expected.append(weight @ centred + bias)
@@ -54,14 +54,14 @@ def test_dialogues_are_decoded_as_by_going_through_all_paths():
 def test_baselines_do_not_use_later_turns():
     rng = np.random.default_rng(2)
     logits, prior, transitions = rng.standard_normal((8, 3)), np.full(3, 1 / 3), rng.dirichlet(np.ones(3), size=3)
-    for rival in (
+    for baseline in (
         lambda x, n: decode_dialogues(x, CONVERSATIONS[:n], prior, transitions),
         lambda x, n: speaker_centred(x, CONVERSATIONS[:n], SPEAKERS[:n], np.ones(3)),
     ):
-        np.testing.assert_array_equal(rival(logits[:4], 4), rival(logits, 8)[:4])
+        np.testing.assert_array_equal(baseline(logits[:4], 4), baseline(logits, 8)[:4])
 
 
-def test_transitions_that_say_nothing_change_nothing():
+def test_uniform_transitions_change_nothing():
     logits = np.random.default_rng(3).standard_normal((8, 3))
     prior = np.array([0.2, 0.5, 0.3])
     decoded = decode_dialogues(logits, CONVERSATIONS, prior, np.tile(prior, (3, 1)))

@@ -38,7 +38,7 @@ def test_the_error_by_hand():
     assert found["log_loss"] == pytest.approx(-np.mean(np.log([0.95, 0.05, 0.65, 0.65, 0.65, 1.0])))
 
 
-def test_answers_as_sure_as_they_are_right_have_no_error():
+def test_calibrated_answers_have_no_error():
     rng = np.random.default_rng(0)
     logits = 2 * rng.standard_normal((40_000, 4))
     labels = [rng.choice(4, p=p) for p in softmax(logits, -1)]
@@ -66,10 +66,10 @@ def test_coverage_and_the_threshold_of_a_wanted_accuracy():
     confidence = np.array([0.9, 0.8, 0.8, 0.6, 0.5])
     right = np.array([True, True, False, True, False])
     curve = coverage_curve(confidence, right)
-    told = [(p["threshold"], p["coverage"], p["accuracy"]) for p in curve]
+    reported = [(p["threshold"], p["coverage"], p["accuracy"]) for p in curve]
     # Both turns of 0.8 are answered, or neither.
     expected = [(0.5, 1.0, 0.6), (0.6, 0.8, 0.75), (0.8, 0.6, 2 / 3), (0.9, 0.2, 1.0)]
-    assert told == [pytest.approx(point) for point in expected]
+    assert reported == [pytest.approx(point) for point in expected]
     assert threshold_for(confidence, right, 0.7)["threshold"] == 0.6
     assert threshold_for(confidence, right, 0.6)["coverage"] == 1.0
     assert threshold_for(confidence, right, 0.9)["threshold"] == 0.9

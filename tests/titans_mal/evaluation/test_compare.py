@@ -52,11 +52,11 @@ def make_report(
         "batch_size": 4,
     }
     rng = rng if rng_seed is None else np.random.default_rng(rng_seed)
-    heard = {
+    scored = {
         name: {"logits": {row: rng.standard_normal(2).tolist() for row in range(turns)}, "texts": {}, "surprise": {}}
         for name in ("memory", "reads_off")
     }
-    lines = [{"group": 0, "not_heard": {}, "heard": heard}]
+    lines = [{"group": 0, "not_heard": {}, "heard": scored}]
     return build_report(run, table, lines, train=None, resamples=100, groups=1, problems=[], processes=1)
 
 
@@ -81,7 +81,7 @@ def test_means_and_pooled_folds():
     assert "Mean of 3 reports" in text
 
 
-def test_conversations_of_folds_are_not_one_for_their_names():
+def test_conversations_of_different_folds_may_share_names():
     """Of six in each fold there is no telling; of twelve there is."""
     reports = [make_report(fold=fold, turns=30) for fold in (1, 2)]
     assert reports[0].columns["memory"]["metrics"]["wa"]["interval"] is None
@@ -136,7 +136,7 @@ def test_no_mean_over_models_that_differ_in_more_than_seed_or_fold(differing):
     assert "standard deviation over seeds" in text
 
 
-def test_models_stand_in_the_table_with_what_they_are():
+def test_models_are_described_in_the_table():
     one = make_report(**trained(0) | MODELS["layers"] | MODELS["lora"])
     two = make_report(**trained(5) | MODELS["scope"])
     lines = comparison_markdown([one, two]).splitlines()
@@ -156,14 +156,14 @@ def test_seeds_of_several_folds_deviate_by_seed():
     assert (uneven["varies"], uneven["mean"]["memory"]["ua"]["deviation"]) == (None, None)
 
 
-def test_runs_without_a_recipe_are_known_by_their_names():
+def test_runs_without_a_recipe_are_matched_by_name():
     names = ["out/seed1/model", "out/seed-2/model", "other/seed3/model"]
     reports = [make_report(name=name, weights=name, rng_seed=i) for i, name in enumerate(names)]
     assert [group["runs"] for group in compare_reports(reports)["groups"]] == [2, 1]
     assert "The training of these runs is not recorded" in comparison_markdown(reports)
 
 
-def test_reports_of_another_major_version_are_refused():
+def test_reports_of_another_major_version_are_rejected():
     old = make_report(name="old")
     old.content["schema_version"] = 1
     with pytest.raises(ProtocolError, match=r"schema versions \[1, 2\]"):
@@ -182,12 +182,12 @@ def test_reports_of_another_major_version_are_refused():
         ({"seed": 1}, "data: "),
     ],
 )
-def test_other_protocols_are_refused(other, message):
+def test_other_protocols_are_rejected(other, message):
     with pytest.raises(ProtocolError, match=f"cannot be compared in one table: .*({message})"):
         compare_reports([make_report(), make_report(**other)])
 
 
-def test_a_fold_twice_on_other_turns_is_refused():
+def test_a_fold_with_different_turns_is_rejected():
     with pytest.raises(ProtocolError, match="Reports of fold 2 were measured on different turns"):
         compare_reports([make_report(fold=1), make_report(fold=2), make_report(fold=2, seed=1)])
     with pytest.raises(ProtocolError, match="Reports with and without a fold"):
@@ -208,7 +208,7 @@ def test_a_fold_twice_on_other_turns_is_refused():
         compare_reports([])
 
 
-def test_what_is_no_report(tmp_path):
+def test_invalid_reports(tmp_path):
     with pytest.raises(FileNotFoundError, match="There is no evaluation report"):
         EvaluationReport.load(tmp_path)
     (tmp_path / "report.json").write_text("{")
@@ -283,7 +283,7 @@ def test_the_command_writes_markdown_csv_and_latex(tmp_path):
     assert (done.exit_code, "--paired compares two reports, got 1" in done.output) == (1, True)
 
 
-def test_a_report_of_a_later_version_is_refused(tmp_path):
+def test_a_report_of_a_later_version_is_rejected(tmp_path):
     report = make_report()
     report.save(tmp_path)
     text = (tmp_path / "report.json").read_text()

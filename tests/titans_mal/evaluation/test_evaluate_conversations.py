@@ -83,7 +83,7 @@ def stream(model, processor, turns, cache, **options) -> np.ndarray:
     return np.array(logits)
 
 
-def test_conditions_are_what_they_say(model, processor, tmp_path):
+def test_conditions_match_their_descriptions(model, processor, tmp_path):
     talks = write_talks(tmp_path / "talks", speakers=lambda talk, turn: f"{talk}{turn % 2}")
     report = evaluated(model, processor, talks, tmp_path / "out")
     heard = heard_logits(tmp_path / "out")
@@ -129,7 +129,7 @@ def test_conditions_are_what_they_say(model, processor, tmp_path):
 
 
 @pytest.mark.parametrize("scope", ["conversation", "speaker"])
-def test_another_history_is_as_long_as_the_own(processor, tmp_path, monkeypatch, scope):
+def test_another_history_has_the_same_length(processor, tmp_path, monkeypatch, scope):
     """Counted in the memory before every scored turn, also where a turn of the partner or an own one is unusable."""
 
     def sound(talk, turn):
@@ -168,7 +168,7 @@ def test_another_history_is_as_long_as_the_own(processor, tmp_path, monkeypatch,
     assert max(map(sum, seen["other_state"].values())) == 2
 
 
-def test_conversations_that_share_their_speakers_are_no_foreign_history(model, processor, talks, tmp_path):
+def test_conversations_with_common_speakers_are_not_partners(model, processor, talks, tmp_path):
     report = evaluated(model, processor, talks, tmp_path / "out", conditions=["memory", "other_state"])
     assert "other_state" not in report.columns
     assert report.content["without_partner"] == 4
@@ -214,7 +214,7 @@ def test_batches_do_not_change_the_numbers(model, processor, talks, tmp_path):
 
 
 @pytest.mark.filterwarnings("ignore:No turn has the labels")
-def test_gold_labels_reach_nothing_that_is_heard(model, processor, tmp_path):
+def test_gold_labels_do_not_reach_the_model(model, processor, tmp_path):
     """Over the whole path, from the files on."""
     datasets = {
         "right": write_talks(tmp_path / "right"),
@@ -248,7 +248,7 @@ def test_a_later_turn_changes_no_earlier_one(model, processor, talks, tmp_path):
     np.testing.assert_allclose(two["reset"][changed + 1 :], one["reset"][changed + 1 :], atol=2e-5)
 
 
-def test_a_stopped_run_goes_on(model, processor, talks, tmp_path, monkeypatch):
+def test_a_stopped_run_is_resumed(model, processor, talks, tmp_path, monkeypatch):
     whole = evaluated(model, processor, talks, tmp_path / "whole")
     hear, groups = runner._score, []
 
@@ -292,7 +292,7 @@ def test_a_stopped_run_goes_on(model, processor, talks, tmp_path, monkeypatch):
         evaluated(model, processor, talks, tmp_path / "out")
 
 
-def test_a_group_that_is_missing_is_not_taken_for_wrong_answers(model, processor, talks, tmp_path, monkeypatch):
+def test_a_missing_group_does_not_count_as_wrong_answers(model, processor, talks, tmp_path, monkeypatch):
     evaluated(model, processor, talks, tmp_path / "out")
     read = Progress.read
     monkeypatch.setattr(Progress, "read", lambda self: read(self)[:1] + read(self)[2:])
@@ -301,7 +301,7 @@ def test_a_group_that_is_missing_is_not_taken_for_wrong_answers(model, processor
         evaluated(model, processor, talks, tmp_path / "out")
 
 
-def test_a_turn_that_could_not_be_heard_is_tried_again(model, processor, talks, tmp_path):
+def test_a_turn_that_could_not_be_scored_is_tried_again(model, processor, talks, tmp_path):
     whole = (tmp_path / "talks" / "b1.wav").read_bytes()
     os.remove(tmp_path / "talks" / "b1.wav")
     report = evaluated(model, processor, talks, tmp_path / "out", conditions=["memory"])
@@ -340,14 +340,14 @@ def test_two_processes_give_the_numbers_of_one(model, processor, talks, tmp_path
         np.testing.assert_array_equal(first[name], second[name])
 
 
-def test_processes_that_do_not_know_of_each_other_are_refused(monkeypatch):
+def test_unconnected_processes_are_rejected(monkeypatch):
     assert process_state().num_processes == 1
     monkeypatch.setenv("WORLD_SIZE", "2")
     with pytest.raises(RuntimeError, match="started 2 processes, but accelerate was initialised with 1"):
         process_state()
 
 
-def test_turns_that_cannot_be_heard_are_left_out_of_every_column(model, processor, tmp_path):
+def test_unusable_turns_are_left_out_of_every_condition(model, processor, tmp_path):
     def sound(talk, turn):
         return {("b", 1): np.zeros(8000), ("b", 2): tone(0.03), ("c", 0): tone(4.0)}.get((talk, turn))
 
@@ -403,7 +403,7 @@ def test_generated_text(model, processor, talks, tmp_path):
     assert "no label named" in (tmp_path / "out" / "report.md").read_text()
 
 
-def test_what_is_written(model, processor, talks, tmp_path):
+def test_written_files(model, processor, talks, tmp_path):
     own = np.bincount(talks["emotion"]).argmax()
     other = (own + 1) % len(LABELS)
     train = talks.select(range(3)).map(lambda row: {"emotion": int(other)})
@@ -442,7 +442,7 @@ def test_labels_in_another_order_and_fewer_of_them(model, processor, talks, tmp_
     assert report.protocol["turns"] == 16
 
 
-def test_one_conversation_has_no_other(model, processor, talks, tmp_path):
+def test_a_single_conversation_has_no_partner(model, processor, talks, tmp_path):
     report = evaluated(model, processor, talks.select(range(3)), tmp_path / "out")
     assert "other_state" not in report.columns
     assert report.columns["memory"]["metrics"]["wa"]["interval"] is None
@@ -470,7 +470,7 @@ def test_arguments_are_checked_before_anything_is_written(model, processor, talk
     assert not (tmp_path / "out").exists()
 
 
-def test_data_that_the_model_does_not_know(model, processor, talks, tmp_path):
+def test_unknown_labels_are_rejected(model, processor, talks, tmp_path):
     folder = tmp_path / "talks"
     foreign = load_conversations(folder, label_set={"sad": "sadness", "happy": "happy"})["test"]
     with pytest.raises(ValueError, match=r"labels \['sadness'\] that the model does not know; it knows \['neutral'"):
@@ -496,7 +496,7 @@ def test_data_that_the_model_does_not_know(model, processor, talks, tmp_path):
         evaluated(broken, processor, talks, tmp_path / "out")
 
 
-def test_a_table_of_ones_own(model, processor, talks, tmp_path):
+def test_a_custom_table(model, processor, talks, tmp_path):
     """Without columns that are not needed, in another format, and taken apart."""
     own = talks.remove_columns(["seconds", "split", "start", "end", "transcript"]).with_format("numpy")
     report = evaluated(model, processor, own.filter(lambda row: row["conversation_id"] != "a"), tmp_path / "own")

@@ -41,7 +41,7 @@ def test_evaluate_loads_the_module_by_its_path():
         ([0], [-2], 2, "Labels must be -1"),
     ],
 )
-def test_indices_that_cannot_be(references, predictions, num_labels, message):
+def test_invalid_indices(references, predictions, num_labels, message):
     with pytest.raises(ValueError, match=message):
         EmotionMetrics().compute(references=references, predictions=predictions, num_labels=num_labels)
 
@@ -87,7 +87,7 @@ def coverage(conversations: int) -> float:
     return covered / 200
 
 
-def test_intervals_cover_what_they_are_for():
+def test_intervals_have_their_coverage():
     assert 0.88 <= coverage(40) <= 0.99
 
 
@@ -122,7 +122,7 @@ def test_floors():
     assert copies.tolist() == [7, 7, 1, 7, 7]
 
 
-def test_a_speakers_usual_logits_are_taken_off():
+def test_a_speakers_usual_logits_are_subtracted():
     rng = np.random.default_rng(0)
     labels = rng.integers(3, size=400)
     speakers = [str(i % 4) for i in range(400)]

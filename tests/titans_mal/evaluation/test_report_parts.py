@@ -72,7 +72,7 @@ def with_lora(folder):
     return model
 
 
-def test_a_lora_brings_two_conditions(processor, tables, tmp_path):
+def test_a_lora_adds_two_conditions(processor, tables, tmp_path):
     model = with_lora(tmp_path / "base")
     requires_grad = {name: p.requires_grad for name, p in model.named_parameters()}
     report = evaluated(model, processor, tables, tmp_path / "out", conditions=None)
@@ -195,7 +195,7 @@ def test_the_same_arguments_write_the_same_report(model, processor, tables, tmp_
         assert content == written[1][name], name
 
 
-def test_other_seeds_shuffle_otherwise(model, processor, tables, tmp_path):
+def test_other_seeds_give_other_shuffles(model, processor, tables, tmp_path):
     reports = [
         evaluated(model, processor, tables, tmp_path / str(seed), conditions=["shuffled"], seed=seed)
         for seed in (0, 1)

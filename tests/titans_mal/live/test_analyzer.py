@@ -49,7 +49,7 @@ def test_state_does_not_grow_and_is_forgotten(model, processor):
     assert without_latency(push_all(analyzer, TURNS)) == without_latency(first)
 
 
-def test_it_goes_on_from_a_folder(model, processor, tmp_path):
+def test_it_continues_from_a_folder(model, processor, tmp_path):
     whole = ConversationAnalyzer(model, processor)
     push_all(whole, TURNS)
     first = ConversationAnalyzer(model, processor)
@@ -62,7 +62,7 @@ def test_it_goes_on_from_a_folder(model, processor, tmp_path):
     assert without_latency(second.history) == without_latency(whole.history)
 
 
-def test_what_cannot_be_loaded_leaves_the_conversation(model, processor, tmp_path):
+def test_a_failed_load_leaves_the_conversation_unchanged(model, processor, tmp_path):
     analyzer = ConversationAnalyzer(model, processor)
     push_all(analyzer, TURNS[:2])
     before = analyzer.history

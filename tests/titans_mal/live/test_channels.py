@@ -40,12 +40,12 @@ def test_each_channel_is_cut_at_its_own_pauses_into_one_conversation(call):
         np.testing.assert_array_equal(heard, channels[segment.channel - 1][first : first + len(heard)])
 
 
-def test_what_leaks_over_is_a_turn_where_the_level_is_beyond_it(call):
+def test_crosstalk_is_a_turn_only_above_the_level(call):
     assert len(channel_segments(call, ["caller", "agent"], crosstalk_db=60.0)) > 3
 
 
 @pytest.mark.parametrize("speakers", [["A"], ["A", "B", "C"], ["A", "A"], ["A", " "]])
-def test_names_are_of_the_channels(call, speakers):
+def test_one_name_per_channel(call, speakers):
     with pytest.raises(ValueError, match="has 2 channels: name who talks on each"):
         channel_segments(call, speakers)
 

@@ -37,7 +37,7 @@ def assert_same(turns, expected):
 
 
 @pytest.mark.parametrize("max_live", [1, 100])
-def test_calls_are_heard_together_as_if_alone(model, processor, alone, max_live):
+def test_batched_calls_give_the_scores_of_single_calls(model, processor, alone, max_live):
     with ConversationPool(model, processor, max_batch=4, max_wait_ms=50, max_live=max_live) as pool:
         futures = {call: [] for call in alone}
         for place in range(4):
@@ -72,7 +72,7 @@ def test_many_threads_push(model, processor, alone):
             assert_same(pool.history(f"call {call}"), expected)
 
 
-def test_it_goes_on_after_a_stop(model, processor, alone, tmp_path):
+def test_it_continues_after_a_stop(model, processor, alone, tmp_path):
     turns = turns_of(0)
     with ConversationPool(model, processor, states=tmp_path) as pool:
         for i in range(2):
@@ -106,7 +106,7 @@ def test_a_turn_that_fails_fails_alone(processor):
         assert pool.counters()["failures"] == 1
 
 
-def test_bad_turns_are_refused_before_they_wait(model, processor):
+def test_bad_turns_are_rejected_before_they_wait(model, processor):
     with ConversationPool(model, processor) as pool:
         pool.push("a", tone(0.5), RATE, start=3.0)
         for audio, kwargs, message in (
@@ -155,7 +155,7 @@ def test_looking_changes_nothing(model, processor, tmp_path):
         assert [pool.push(name, tone(0.5), RATE).turn_index for name in "ab"] == [1, 1]
 
 
-def test_names_that_are_none(model, processor):
+def test_invalid_names(model, processor):
     with ConversationPool(model, processor) as pool:
         for name in (17, ["x"], None):
             with pytest.raises(TypeError, match="name must be a string"):

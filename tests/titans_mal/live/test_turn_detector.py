@@ -88,7 +88,7 @@ def test_other_rates_and_a_rate_that_changes():
     assert [turn.start for turn in turns] == pytest.approx([start for start, _ in times], abs=0.3)
 
 
-def test_a_bad_piece_is_refused_and_the_stream_goes_on():
+def test_a_bad_piece_is_rejected_and_the_stream_continues():
     detector = TurnDetector(ends=[1.0])
     detector.feed(tone(0.5), RATE)
     for chunk, rate, message in (
@@ -115,7 +115,7 @@ def test_wrong_settings():
             TurnDetector(ends=ends)
 
 
-def test_an_analyzer_hears_a_stream():
+def test_an_analyzer_processes_a_stream():
     model, processor = tiny_model(), tiny_processor()
     sound, times = stream()
     live = ConversationAnalyzer(model, processor)

@@ -80,7 +80,7 @@ def hub(tmp_path_factory):
 def published(hub, tmp_path_factory):
     """The machine that published an adapter twice, then one with a LoRA, and a model in full; and its expectations."""
     machine = Machine(hub, tmp_path_factory.mktemp("publisher") / "machine")
-    told = machine.run(
+    reported = machine.run(
         MAKE
         + """
 expected = {}
@@ -101,7 +101,7 @@ model.config.adapter_only = True
 model.save_pretrained("adapter")
 """
     )
-    assert re.search(rf"url {hub.url}/org/full/commit/[0-9a-f]{{40}}", told)
+    assert re.search(rf"url {hub.url}/org/full/commit/[0-9a-f]{{40}}", reported)
     # The base goes on; adapters stay with the revision that they were made for.
     changed = tmp_path_factory.mktemp("changed")
     torch.manual_seed(5)
@@ -247,18 +247,18 @@ except ValueError as error:
 def test_the_card_of_the_repo(hub, published, machine):
     text = hub.files("org/adapter")["README.md"].decode()
     card = ModelCard(text)
-    told = card.data.to_dict()
-    assert (told["base_model"], told["base_model_relation"]) == ("org/base", "adapter")
-    assert told["widget"][0]["src"] == f"{hub.url}/org/adapter/resolve/main/examples/turn_0.wav"
+    reported = card.data.to_dict()
+    assert (reported["base_model"], reported["base_model_relation"]) == ("org/base", "adapter")
+    assert reported["widget"][0]["src"] == f"{hub.url}/org/adapter/resolve/main/examples/turn_0.wav"
     # Its code runs as it stands there.
     with_package, without = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
     labels = machine.run(with_package).split()
     assert len(labels) == 2
     assert [line.split()[0] for line in machine.run(WITHOUT_PACKAGE + without).splitlines()] == labels
-    assert [output["output"][0]["label"] for output in told["widget"]] == labels
+    assert [output["output"][0]["label"] for output in reported["widget"]] == labels
 
 
-def test_what_cannot_be_loaded_is_told_by_name(hub, published, machine, tmp_path):
+def test_loading_errors_name_the_checkpoint(hub, published, machine, tmp_path):
     files = hub.files("org/adapter")
     config = json.loads(files["config.json"])
     without_weights = {name: content for name, content in files.items() if name != "model.safetensors"}
@@ -372,17 +372,17 @@ def test_publishing_by_command(hub, published, machine):
     app = hub.files("org/app", repo_type="space")
     assert {*app} == {".gitattributes", "README.md", "app.py", "requirements.txt", "timeline.py"}
     assert listed == {*files, *app} - {"LICENSE", ".gitattributes"}
-    refused = machine.run(command.format([*arguments, "--private"]), fails=True)
-    assert "Error: org/by-command exists and is public" in refused
+    rejected = machine.run(command.format([*arguments, "--private"]), fails=True)
+    assert "Error: org/by-command exists and is public" in rejected
     assert hub.files("org/by-command") == files
     machine.run(command.format([*arguments, "--revision", "next"]))
     assert hub.files("org/by-command") == files
     assert "handler.py" in hub.files("org/by-command", "next")
-    refused = machine.run(command.format(["publish", "adapter", "name"]), fails=True)
-    assert refused.strip() == "Error: The name of a repository must be \"org/name\", got 'name'."
+    rejected = machine.run(command.format(["publish", "adapter", "name"]), fails=True)
+    assert rejected.strip() == "Error: The name of a repository must be \"org/name\", got 'name'."
     config = json.loads((folder / "config.json").read_text())
     (folder / "config.json").write_text(json.dumps(config | {"base_model_name_or_path": "org/gone"}))
-    refused = machine.run(command.format(["publish", "adapter", "org/orphan-too"]), fails=True)
-    assert "The base org/gone at revision" in refused
-    assert "of the adapter org/orphan-too is not on the Hub" in refused
+    rejected = machine.run(command.format(["publish", "adapter", "org/orphan-too"]), fails=True)
+    assert "The base org/gone at revision" in rejected
+    assert "of the adapter org/orphan-too is not on the Hub" in rejected
     assert "models/org/orphan-too" not in hub.repos

@@ -73,7 +73,7 @@ def test_turns_over_http(serve, model, processor):
     assert {"/conversations/{name}/turns", "/conversations/{name}", "/health"} <= {*interface["paths"]}
 
 
-def test_what_is_refused(serve):
+def test_rejected_requests(serve):
     client = serve(ServerSettings(max_megabytes=0.2, max_seconds=1.0, max_conversations=2))
     good = wav(tone(0.5))
 
@@ -131,7 +131,7 @@ def test_a_token(serve):
     assert client.get("/health").status_code == 200
 
 
-def test_too_slow_and_too_many(serve):
+def test_slow_and_excessive_requests(serve):
     client = serve(ServerSettings(turn_seconds=0.01), max_batch=100, max_wait_ms=1000, max_waiting=1)
     content = wav(tone(0.5))
     answers = [client.post(f"/conversations/{name}/turns", content=content) for name in "ab"]
@@ -182,7 +182,7 @@ def test_a_stream(serve, model, processor):
     assert turns == [turn for turn in client.get("/conversations/a").json() if turn["turn_index"]]
 
 
-def test_a_client_that_goes_away_takes_its_turn_with_it(serve):
+def test_the_turn_of_a_disconnected_client_is_discarded(serve):
     client = serve()
     with client.websocket_connect("/conversations/a/stream") as stream:
         stream.send_bytes(pcm(np.concatenate([SPEECH[0], np.zeros(RATE, np.float32)])))

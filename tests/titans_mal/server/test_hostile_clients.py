@@ -35,7 +35,7 @@ def test_a_limit_holds_for_turns_that_begin_together(serve):
     assert sorted(statuses) == [200] * 3 + [503] * 9
 
 
-def test_a_turn_that_fails_takes_no_place(serve):
+def test_a_failed_turn_does_not_count(serve):
     client = serve(ServerSettings(max_conversations=1))
     for name in "ab":
         assert client.post(f"/conversations/{name}/turns", content=b"no audio").status_code == 422
@@ -44,7 +44,7 @@ def test_a_turn_that_fails_takes_no_place(serve):
     assert client.post("/conversations/a/turns", content=GOOD).status_code == 503
 
 
-def test_silent_streams_take_no_conversations_place(serve):
+def test_silent_streams_do_not_count_as_conversations(serve):
     client = serve(ServerSettings(max_conversations=2, idle_seconds=0.2))
     with (
         client.websocket_connect("/conversations/a/stream") as one,
@@ -77,7 +77,7 @@ def test_silent_streams_take_no_conversations_place(serve):
         "",
     ],
 )
-def test_a_message_that_is_none_is_answered(serve, message):
+def test_an_invalid_message_is_answered(serve, message):
     client = serve()
     with client.websocket_connect("/conversations/a/stream") as stream:
         stream.send_text(message)
@@ -106,7 +106,7 @@ def test_a_stream_whose_states_cannot_be_read_is_closed(serve, monkeypatch):
 @pytest.mark.parametrize(
     "address", ["/conversations/a%ff", "/conversations/a?speaker=%fe", "/conversations/%ed%a0%80"]
 )
-def test_names_that_are_not_utf8_are_refused_and_not_merged(serve, address):
+def test_names_outside_utf8_are_rejected_and_not_merged(serve, address):
     client = serve()
     name, _, query = address.partition("?")
     answer = client.post(f"{name}/turns?{query}", content=GOOD)
@@ -119,7 +119,7 @@ def test_names_that_are_not_utf8_are_refused_and_not_merged(serve, address):
 
 
 @pytest.mark.parametrize("what", ["name", "speaker", "key"])
-def test_long_names_are_refused_in_short(serve, what):
+def test_long_names_are_rejected_with_a_short_message(serve, what):
     client, long = serve(), "x" * 1000
     answer = client.post(
         f"/conversations/{long if what == 'name' else 'a'}/turns",

@@ -71,7 +71,7 @@ def test_servers_share_conversations(model, url):
         pool.close()
 
 
-def test_one_conversation_is_in_one_place_at_a_time(model, url):
+def test_a_conversation_is_used_by_one_server_at_a_time(model, url):
     stores = [ConversationStore(model, RedisStates(url, prefix="locked", lock_seconds=0.5)) for _ in range(2)]
     with stores[0].conversation("a"), pytest.raises(OSError, match="in use elsewhere"), stores[1].conversation("a"):
         pass
@@ -79,7 +79,7 @@ def test_one_conversation_is_in_one_place_at_a_time(model, url):
         assert cache.turns.tolist() == [0]
 
 
-def test_a_busy_call_waits_and_others_are_heard(model, url):
+def test_a_busy_call_waits_while_others_are_scored(model, url):
     """As a server leaves a lock that was killed: until it runs out."""
     states = RedisStates(url, prefix="busy", lock_seconds=1.5)
     with ConversationPool(model, tiny_processor(), states=states) as pool:
@@ -120,7 +120,7 @@ def test_a_lock_is_not_renewed_for_ever(model, url):
     assert other.peek("a").notes == {"from": "other"}
 
 
-def test_a_lock_that_ran_out_writes_nothing(model, url, monkeypatch):
+def test_an_expired_lock_writes_nothing(model, url, monkeypatch):
     """As where the server stood still, so that it renewed nothing."""
     monkeypatch.setattr(RedisStates, "_renew", lambda self: None)
     slow, quick = (ConversationStore(model, RedisStates(url, prefix="slow", lock_seconds=0.3)) for _ in range(2))

@@ -104,7 +104,7 @@ def test_a_broken_file_is_computed_again(tmp_path):
 
 
 @torch.no_grad()
-def test_no_more_is_kept_than_the_host_reads(tmp_path):
+def test_only_positions_that_the_host_reads_are_stored(tmp_path):
     model = frozen(tiny_model())
     sizes = {}
     for frames in (30, 290):
@@ -127,7 +127,7 @@ def test_outside_of_it_the_model_is_as_it_was(tmp_path):
     assert "forward" not in vars(tower)
 
 
-def test_a_tower_that_is_not_frozen_is_refused(tmp_path):
+def test_a_trained_tower_is_rejected(tmp_path):
     model = tiny_model()
     with pytest.raises(ValueError, match="The audio tower is trained, so its output changes"):
         AudioTowerCache(model, tmp_path)
@@ -141,7 +141,7 @@ def test_a_tower_that_is_not_frozen_is_refused(tmp_path):
     assert not list(tmp_path.iterdir())
 
 
-def test_a_training_finds_what_an_earlier_one_kept(trainer_of, talks, tmp_path, monkeypatch):
+def test_a_training_reuses_the_cache_of_an_earlier_one(trainer_of, talks, tmp_path, monkeypatch):
     def train(**options):
         trainer = trainer_of(max_steps=3, own={"eval_dataset": talks["test"]}, **options)
         trainer.train()
@@ -156,7 +156,7 @@ def test_a_training_finds_what_an_earlier_one_kept(trainer_of, talks, tmp_path, 
     assert reading == filling
 
 
-def test_a_training_whose_tower_trains_is_refused_at_the_start(trainer_of, tmp_path):
+def test_training_with_a_trained_tower_is_rejected_at_the_start(trainer_of, tmp_path):
     model = tiny_model()
     model.requires_grad_(True)
     with pytest.raises(ValueError, match="The audio tower is trained"):

@@ -21,7 +21,7 @@ def training(tmp_path):
     return tmp_path
 
 
-def test_the_latest_whole_checkpoint_is_used(training):
+def test_the_latest_complete_checkpoint_is_used(training):
     assert last_good_checkpoint(training) == str(training / "checkpoint-10")
 
 
@@ -45,7 +45,7 @@ def test_the_latest_whole_checkpoint_is_used(training):
         (lambda c: (c / DIGESTS_FILE).write_text('{"\\u0000": "x"}'), "is missing"),
     ],
 )
-def test_a_corrupted_checkpoint_is_passed_over(training, harm, reason, caplog):
+def test_a_corrupted_checkpoint_is_skipped(training, harm, reason, caplog):
     harm(training / "checkpoint-10")
     assert reason in find_damage(training / "checkpoint-10")
     assert last_good_checkpoint(training) == str(training / "checkpoint-9")
@@ -59,7 +59,7 @@ def test_one_bit_is_enough(training):
     assert last_good_checkpoint(training) == str(training / "checkpoint-9")
 
 
-def test_there_may_be_none(tmp_path):
+def test_there_may_be_no_checkpoint(tmp_path):
     assert last_good_checkpoint(tmp_path / "nowhere") is None
     (tmp_path / "checkpoint-3").mkdir()
     assert last_good_checkpoint(tmp_path) is None

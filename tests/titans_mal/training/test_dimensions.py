@@ -172,7 +172,7 @@ def test_configurations_are_checked(fields, message):
         tiny_model(**fields)
 
 
-def test_a_rating_that_is_none(tmp_path):
+def test_an_invalid_rating(tmp_path):
     write_talks(tmp_path / "talks")
     path = tmp_path / "talks" / "metadata.csv"
     lines = path.read_text().splitlines()

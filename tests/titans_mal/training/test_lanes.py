@@ -14,14 +14,14 @@ def sampler(**how) -> LaneSampler:
 
 
 def epochs(sampler: LaneSampler, number: int) -> list:
-    heard = []
+    scored = []
     for epoch in range(number):
         sampler.epoch = epoch
-        heard += sampler
-    return heard
+        scored += sampler
+    return scored
 
 
-def test_every_conversation_is_heard_whole_in_order_and_by_one_lane():
+def test_every_conversation_is_processed_completely_in_order_by_one_lane():
     by_lane: dict[int, list] = {}
     for batch in epochs(sampler(), 12):
         for turn in batch:
@@ -75,16 +75,16 @@ def test_processes_share_what_one_process_accumulates(processes):
     assert [batch for group in zip(*shared) for batch in group] == alone
 
 
-def test_lanes_go_on_from_one_epoch_into_the_next():
-    heard = epochs(sampler(), 6)
+def test_lanes_continue_across_epochs():
+    scored = epochs(sampler(), 6)
     at = sampler()
     at.epoch = 4
-    assert list(at) == heard[4 * len(at) : 5 * len(at)]
+    assert list(at) == scored[4 * len(at) : 5 * len(at)]
     # A window that is not the first of its conversation stands at the beginning of some epoch.
-    firsts = [heard[epoch * len(at)][0] for epoch in range(1, 6)]
+    firsts = [scored[epoch * len(at)][0] for epoch in range(1, 6)]
     assert not all(turn.begins for turn in firsts)
 
 
-def test_the_seed_decides_the_order():
+def test_the_order_depends_on_the_seed():
     assert epochs(sampler(), 2) == epochs(sampler(), 2)
     assert epochs(sampler(), 2) != epochs(sampler(seed=4), 2)

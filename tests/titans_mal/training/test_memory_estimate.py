@@ -34,8 +34,8 @@ def test_a_twin_on_meta_has_the_models_parts_and_dtypes():
     twin = on_meta(model)
     assert all(parameter.is_meta for parameter in twin.parameters())
     assert trained_parameters(twin) == trained_parameters(model)
-    told = [{n: (p.shape, p.dtype) for n, p in m.named_parameters()} for m in (model, twin)]
-    assert told[0] == told[1]
+    reported = [{n: (p.shape, p.dtype) for n, p in m.named_parameters()} for m in (model, twin)]
+    assert reported[0] == reported[1]
 
 
 def test_it_is_what_autograd_saves(monkeypatch):

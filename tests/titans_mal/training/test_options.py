@@ -33,20 +33,20 @@ def other_than_default(name: str):
     return {bool: not default, int: 3, float: 0.5}.get(type(default), "other")
 
 
-def test_every_option_is_heeded_or_refused():
+def test_every_option_is_supported_or_rejected():
     """One that a new version of transformers brings belongs into one of the tables."""
     assert not set(FIELDS) - HONOURED - set(REJECTED)
     assert not HONOURED & set(REJECTED)
 
 
 @pytest.mark.parametrize("name", sorted(set(REJECTED) & set(FIELDS)))
-def test_an_option_that_would_be_passed_over_is_refused_by_name(name, tmp_path):
+def test_an_unsupported_option_is_rejected_by_name(name, tmp_path):
     with pytest.raises(ValueError, match=f"^{name}=.* is not supported: "):
         arguments(tmp_path / "out", **{name: other_than_default(name)})
     assert not (tmp_path / "out").exists()
 
 
-def test_an_option_that_is_not_known_yet_is_refused(tmp_path, monkeypatch):
+def test_an_unknown_option_is_rejected(tmp_path, monkeypatch):
     monkeypatch.setattr("titans_mal.training.options.HONOURED", HONOURED - {"weight_decay"})
     arguments(tmp_path)
     with pytest.raises(ValueError, match=r"weight_decay=0\.1 is not supported: .* is unknown here"):
@@ -70,7 +70,7 @@ def test_an_option_that_is_not_known_yet_is_refused(tmp_path, monkeypatch):
         ({"accelerator_config": {"even_batches": False}}, "even_batches"),
     ],
 )
-def test_values_that_are_refused(tmp_path, options, message):
+def test_rejected_values(tmp_path, options, message):
     with pytest.raises(ValueError, match=message):
         arguments(tmp_path, **options)
 
@@ -114,7 +114,7 @@ def test_caches_are_emptied_as_often_as_wanted(trainer_of, monkeypatch):
     assert len(emptied) == 2
 
 
-def test_a_loss_of_ones_own(trainer_of):
+def test_a_custom_loss(trainer_of):
     seen = []
 
     def own(outputs, labels, num_items_in_batch):
@@ -128,7 +128,7 @@ def test_a_loss_of_ones_own(trainer_of):
 
 
 @pytest.mark.parametrize("name", ["compute_metrics", "preprocess_logits_for_metrics", "data_collator"])
-def test_arguments_of_trainer_that_would_be_passed_over(trainer_of, name):
+def test_unsupported_arguments_of_trainer(trainer_of, name):
     with pytest.raises(ValueError, match=f"^{name} is not supported: "):
         trainer_of(own={name: print})
 

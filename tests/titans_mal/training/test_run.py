@@ -35,7 +35,7 @@ def invoke(command: str, base, talks, output, *options: str):
     return CliRunner().invoke(app, [command, *words, *options])
 
 
-def test_train_writes_a_model_and_a_report_and_warns_of_a_base_that_nobody_has(base, talks_folder, tmp_path):
+def test_train_writes_a_model_and_a_report_and_warns_of_a_local_base(base, talks_folder, tmp_path):
     done = invoke("train", base, talks_folder, tmp_path, "--memory-layers", "0", "--memory", SMALL)
     assert done.exit_code == 0, done.output
     assert "Warning: What is trained here cannot be published as it is: The base of this adapter is" in done.output
@@ -83,7 +83,7 @@ def one_line_error(done) -> str:
         (("--cache-audio", "kept", "--lora-r", "2", "--lora-audio-tower", "True"), "The audio tower is trained"),
     ],
 )
-def test_an_error_is_one_line(base, talks_folder, tmp_path, options, message):
+def test_errors_take_one_line(base, talks_folder, tmp_path, options, message):
     done = invoke("train", base, talks_folder, tmp_path / "out", "--memory-layers", "0", *options)
     assert done.exit_code == 1
     assert message in one_line_error(done)
@@ -141,7 +141,7 @@ def test_two_trainings_do_not_share_a_folder(tmp_path):
     lock(tmp_path / "out").release()
 
 
-def test_a_plain_host_can_be_had_from_the_repository(tmp_path):
+def test_a_plain_host_can_be_made_from_the_repository(tmp_path):
     script = Path(__file__).parents[3] / "examples" / "finetune" / "plain_host.py"
     runpy.run_path(str(script))["main"](tmp_path / "host")
     tiny = AutoModelForAudioEmotion.from_pretrained(script.parents[1] / "quickstart" / "tiny-qwen2-audio-mal")

@@ -50,7 +50,7 @@ def test_a_lora_is_on_every_block_and_on_nothing_else(adapter):
     assert trained_parameters(adapter)["lora"] > 0
 
 
-def test_a_lora_on_the_audio_tower_is_asked_for(adapter):
+def test_a_lora_on_the_audio_tower_is_optional(adapter):
     choose_trained_parts(adapter, lora_rank=2, lora_on_audio_tower=True)
     decoder = next(name for name, module in adapter.named_modules() if module is adapter.get_decoder())
     outside = [name for name in lora_layers(adapter) if not name.startswith(f"{decoder}.layers.")]
@@ -67,7 +67,7 @@ def test_a_lora_is_float32_whatever_the_host_is():
     assert model.get_input_embeddings().weight.dtype == torch.bfloat16
 
 
-def test_a_lora_that_was_loaded_goes_on_training():
+def test_a_loaded_lora_is_trained_further():
     model = tiny_model()
     model.config.adapter_only = True
     choose_trained_parts(model, lora_rank=2)
@@ -88,7 +88,7 @@ def test_a_lora_that_was_loaded_goes_on_training():
         ({"lora_rank": 4}, "saved in full cannot have a LoRA"),
     ],
 )
-def test_what_is_refused_changes_nothing(options, message):
+def test_rejected_options_change_nothing(options, message):
     model = tiny_model()
     before = [parameter.requires_grad for parameter in model.parameters()]
     with pytest.raises(ValueError, match=message):
@@ -108,7 +108,7 @@ def forbidden() -> dict[str, LoraConfig]:
 
 
 @pytest.mark.parametrize("name", forbidden())
-def test_an_adapter_on_memory_or_readout_is_refused_before_anything_changes(name):
+def test_an_adapter_on_memory_or_readout_is_rejected_before_anything_changes(name):
     model = tiny_model(emotion_readout="linear", label_token_ids=None)
     model.config.adapter_only = True
     before = [key for key, _ in model.named_modules()]
@@ -141,21 +141,21 @@ def wrapped(**config):
         {"target_modules": "all-linear"},
     ],
 )
-def test_a_wrapper_of_peft_is_refused_at_the_start(config, trainer_of):
+def test_a_peft_wrapper_is_rejected_at_the_start(config, trainer_of):
     with pytest.raises(ValueError, match=r"PeftModel saves its adapter without the memory: .* model.add_adapter"):
         choose_trained_parts(wrapped(**config))
     with pytest.raises(ValueError, match=r"PeftModel saves its adapter without the memory: .* model.add_adapter"):
         trainer_of(wrapped(**config))
 
 
-def test_what_a_wrapper_left_on_the_memory_is_refused_at_the_start(trainer_of):
+def test_an_adapter_on_the_memory_is_rejected_at_the_start(trainer_of):
     inner = wrapped(target_modules="all-linear").base_model.model
     for refuse in (choose_trained_parts, trainer_of):
         with pytest.raises(ValueError, match=r"A PEFT adapter targets \['titans_memory'\]"):
             refuse(inner)
 
 
-def test_parameters_that_train_are_printed_as_peft_does(capsys):
+def test_trainable_parameters_are_printed_as_by_peft(capsys):
     model = tiny_model()
     model.config.adapter_only = True
     choose_trained_parts(model, lora_rank=2)
@@ -168,7 +168,7 @@ def test_parameters_that_train_are_printed_as_peft_does(capsys):
     assert capsys.readouterr().out == expected
 
 
-def test_a_host_with_a_fresh_memory_is_frozen_and_says_so(tmp_path, caplog, monkeypatch):
+def test_a_new_model_has_a_frozen_host_and_a_message(tmp_path, caplog, monkeypatch):
     save_base(tmp_path / "base")
     # transformers' loggers hand nothing on.
     monkeypatch.setattr(logging.getLogger("transformers"), "propagate", True)

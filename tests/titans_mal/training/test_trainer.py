@@ -203,7 +203,7 @@ def test_soft_labels_are_found_by_name(build, talks):
 
 @pytest.mark.parametrize("lora", [False, True])
 @pytest.mark.parametrize("accumulation", [1, 2])
-def test_a_killed_training_goes_on_to_the_same_bits(build, adapter, tmp_path, lora, accumulation):
+def test_a_killed_training_resumes_bit_identically(build, adapter, tmp_path, lora, accumulation):
     make = adapter if lora else fresh_model
     how = {"max_steps": 7, "gradient_accumulation_steps": accumulation, "per_device_train_batch_size": 1}
     whole = build(make(), **how)
@@ -237,7 +237,7 @@ def test_a_signal_saves_and_stops(build, tmp_path):
     assert_equal(weights(resumed.model), weights(whole.model))
 
 
-def test_a_corrupted_checkpoint_gives_way_to_the_one_before(build, tmp_path):
+def test_a_corrupted_checkpoint_is_replaced_by_the_previous_one(build, tmp_path):
     whole = build(save_strategy="steps", save_steps=2)
     whole.train()
     path = tmp_path / "out" / "checkpoint-6" / "optimizer.pt"
@@ -262,7 +262,7 @@ def test_a_signal_does_not_wait_for_an_evaluation(build, tmp_path):
     assert not (tmp_path / "out" / "evaluation").exists()
 
 
-def test_handlers_are_given_back_when_a_training_breaks(build):
+def test_signal_handlers_are_restored_when_training_fails(build):
     before = signal.getsignal(signal.SIGINT)
     with pytest.raises(Killed):
         build(callbacks=[StopAfter(1, kill)]).train()
@@ -279,7 +279,7 @@ def test_a_finished_training_takes_no_further_step(build, tmp_path):
     assert not (tmp_path / "out" / "checkpoint-5").exists()
 
 
-def test_the_kept_checkpoints_are_whole(build, tmp_path):
+def test_the_kept_checkpoints_are_complete(build, tmp_path):
     """One that is broken does not count, and an older one is removed only when the new one can be relied on."""
     how = {"save_strategy": "steps", "save_steps": 2, "save_total_limit": 2}
     build(**how).train()
@@ -293,15 +293,15 @@ def test_the_kept_checkpoints_are_whole(build, tmp_path):
     assert (tmp_path / "out" / "checkpoint-6-broken").is_dir()
 
 
-def test_no_pickle_of_the_arguments_is_left(build, tmp_path):
+def test_the_arguments_are_not_pickled(build, tmp_path):
     build(save_strategy="steps", save_steps=3).train()
     assert not list(tmp_path.rglob("training_args.bin"))
 
 
-def test_other_lanes_or_data_are_not_gone_on_with(build, talks, tmp_path):
+def test_training_does_not_resume_with_other_lanes_or_data(build, talks, tmp_path):
     build(save_strategy="steps", save_steps=3).train()
     checkpoint = last_good_checkpoint(tmp_path / "out")
-    for other, told in (
+    for other, reported in (
         ({"window": 2}, "window: 3 then, 2 now"),
         (
             {"per_device_train_batch_size": 1, "gradient_accumulation_steps": 2},
@@ -310,7 +310,7 @@ def test_other_lanes_or_data_are_not_gone_on_with(build, talks, tmp_path):
         ({"data_seed": 7}, "seed: 42 then, 7 now"),
         ({"train": talks["train"].select(range(10))}, "conversations: "),
     ):
-        with pytest.raises(ValueError, match=told):
+        with pytest.raises(ValueError, match=reported):
             build(**other).train(resume_from_checkpoint=checkpoint)
 
 
@@ -372,9 +372,9 @@ def test_evaluations_on_the_way_and_the_best_model(build, tmp_path):
         learning_rate=0.05,
     )
     trainer.train()
-    told = [entry for entry in trainer.state.log_history if "eval_ua" in entry]
-    assert [entry["step"] for entry in told] == [2, 4, 6]
-    assert trainer.state.best_metric == max(entry["eval_ua"] for entry in told)
+    reported = [entry for entry in trainer.state.log_history if "eval_ua" in entry]
+    assert [entry["step"] for entry in reported] == [2, 4, 6]
+    assert trainer.state.best_metric == max(entry["eval_ua"] for entry in reported)
     assert (tmp_path / "out" / "evaluation" / "step-4" / "report.json").is_file()
     best = AutoModelForAudioEmotion.from_pretrained(trainer.state.best_model_checkpoint)
     assert_equal(weights(best), weights(trainer.model))
@@ -408,12 +408,12 @@ def test_memories_of_speakers(build):
         ({"evaluation_resamples": 10}, "at least 100, got 10"),
     ],
 )
-def test_arguments_that_are_refused(build, options, message):
+def test_rejected_arguments(build, options, message):
     with pytest.raises(ValueError, match=message):
         build(**options)
 
 
-def test_data_that_is_refused(build, talks):
+def test_rejected_data(build, talks):
     with pytest.raises(ValueError, match="No conversation has two turns"):
         build(train=talks["train"].filter(lambda row: row["turn_index"] == 0))
     frozen = tiny_model().requires_grad_(False)

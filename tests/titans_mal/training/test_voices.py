@@ -34,7 +34,7 @@ def make_layer(**fields) -> VoiceMemoryLayer:
 
 
 @torch.no_grad()
-def test_keys_tell_speakers_apart_who_were_not_fitted():
+def test_keys_distinguish_unseen_speakers():
     layer = make_layer()
     fit_voice_layer(layer, *made_up_turns(0))
     turns, speakers, _ = made_up_turns(1)
@@ -46,7 +46,7 @@ def test_keys_tell_speakers_apart_who_were_not_fitted():
 
 
 @torch.no_grad()
-def test_the_voice_that_is_taken_off_is_that_of_the_speaker():
+def test_the_subtracted_voice_is_the_speakers():
     layer = make_layer(voice_shrinkage=0.2)
     fit_voice_layer(layer, *made_up_turns(0))
     turns, _, _ = made_up_turns(1)
@@ -75,7 +75,7 @@ def test_the_classifier_knows_emotions_and_their_part_is_left_out():
 
 
 @torch.no_grad()
-def test_emotions_that_are_given_take_the_place_of_the_classifier():
+def test_given_emotions_replace_the_classifier():
     layer = make_layer()
     turns, speakers, emotions = made_up_turns(0)
     fit_voice_layer(layer, turns, speakers, emotions)
@@ -112,7 +112,7 @@ def test_two_emotions_of_more_labels_and_unknown_ones():
     assert (probabilities.argmax(-1)[known] == torch.tensor(some)[known]).float().mean() > 0.95
 
 
-def test_what_cannot_be_fitted_changes_nothing():
+def test_a_failed_fit_changes_nothing():
     layer = make_layer()
     before = {name: tensor.clone() for name, tensor in layer.state_dict().items()}
     turns, speakers, _ = made_up_turns(0)
@@ -129,7 +129,7 @@ def test_what_cannot_be_fitted_changes_nothing():
     assert all(tensor.equal(before[name]) for name, tensor in layer.state_dict().items())
 
 
-def test_a_model_is_fitted_trained_and_saved_with_its_memory_of_voices(processor, talks, trainer_of, tmp_path):
+def test_a_model_is_fitted_trained_and_saved_with_its_voice_memory(processor, talks, trainer_of, tmp_path):
     save_base(tmp_path / "base")
     memory = TitansMemoryConfig(layers=[0, 2], voice_layers=[0], voice_key_dim=1, num_heads=2, head_dim=8)
     labels = dict(enumerate(talks["train"].features["emotion"].names))
@@ -155,6 +155,6 @@ def test_a_model_is_fitted_trained_and_saved_with_its_memory_of_voices(processor
     assert logits[0].equal(logits[1])
 
 
-def test_a_model_without_a_memory_of_voices_is_refused(model, processor, talks):
+def test_a_model_without_a_voice_memory_is_rejected(model, processor, talks):
     with pytest.raises(ValueError, match="no memory of voices"):
         fit_voice_memory(model, processor, talks["train"])

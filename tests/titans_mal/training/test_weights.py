@@ -28,7 +28,7 @@ def trained(model) -> dict[str, torch.Tensor]:
     return {name: parameter.detach() for name, parameter in model.named_parameters() if parameter.requires_grad}
 
 
-def test_memory_and_lora_come_back(adapter, tmp_path):
+def test_memory_and_lora_are_restored(adapter, tmp_path):
     saved, fresh = adapter(lora_rank=2), adapter(lora_rank=2)
     with torch.no_grad():
         for parameter in trained(saved).values():
@@ -38,7 +38,7 @@ def test_memory_and_lora_come_back(adapter, tmp_path):
     torch.testing.assert_close(trained(fresh), trained(saved), rtol=0, atol=0)
 
 
-def test_a_lora_of_another_rank_is_refused(adapter, tmp_path):
+def test_a_lora_of_another_rank_is_rejected(adapter, tmp_path):
     adapter(lora_rank=2).save_pretrained(tmp_path)
     with pytest.raises(ValueError, match=r"has another rank or other layers than the model's: .*lora_A"):
         load_trained_weights(adapter(lora_rank=3), tmp_path)
@@ -48,7 +48,7 @@ def test_a_lora_of_another_rank_is_refused(adapter, tmp_path):
         load_trained_weights(adapter(lora_rank=2, lora_alpha=16), tmp_path)
 
 
-def test_weights_that_train_must_be_there(adapter, tmp_path):
+def test_trained_weights_must_exist(adapter, tmp_path):
     adapter().save_pretrained(tmp_path)
     with pytest.raises(ValueError, match=r"has no LoRA, but the model has the LoRA 'default'"):
         load_trained_weights(adapter(lora_rank=2), tmp_path)

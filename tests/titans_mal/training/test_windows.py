@@ -101,7 +101,7 @@ def test_a_training_with_pinned_batches(accelerator, talks, tmp_path):
     assert accelerator
 
 
-def test_turns_that_cannot_be_used_are_set_aside(talks_folder, tmp_path):
+def test_unusable_turns_are_skipped(talks_folder, tmp_path):
     """All but one; most batches have none, and are noise that is not scored and that no memory keeps."""
     shutil.copytree(talks_folder, tmp_path / "talks")
     talks = load_conversations(tmp_path / "talks", label_set=LABELS)

@@ -19,7 +19,7 @@ from titans_mal.data.synthetic.suites import (
 
 
 @pytest.mark.parametrize("name", SUITES)
-def test_history_never_harms_and_tells_nothing_of_strangers(name):
+def test_history_never_harms_and_is_uninformative_for_new_speakers(name):
     suite = SUITES[name]()
     alone, with_history = (best_accuracy(suite, uses_history=uses, conversations=150) for uses in (False, True))
     if name == "null":
@@ -34,8 +34,8 @@ def test_the_utterance_alone_against_its_closed_form():
     classifier = BayesClassifier(null(), uses_history=False)
     for number in range(10):
         turns = null().draw(np.random.default_rng(number)).turns
-        heard = np.array([(turn.pitch, turn.level) for turn in turns])
-        weights = np.exp(-0.5 * (((heard[:, None] - EMOTION_CHANGES) / spread) ** 2).sum(-1))
+        scored = np.array([(turn.pitch, turn.level) for turn in turns])
+        weights = np.exp(-0.5 * (((scored[:, None] - EMOTION_CHANGES) / spread) ** 2).sum(-1))
         np.testing.assert_allclose(classifier.predict(turns), weights / weights.sum(-1, keepdims=True), atol=2e-3)
 
 
@@ -44,14 +44,14 @@ def test_one_speaker_without_introduction_against_all_sequences_of_emotions():
     suite = emotional_start(turns=3, drift=0.0)
     script = suite.draw(np.random.default_rng(1))
     turns = [turn.__class__(0, turn.emotion, turn.pitch, turn.level) for turn in script.turns]
-    heard = np.array([(turn.pitch, turn.level) for turn in turns])
+    scored = np.array([(turn.pitch, turn.level) for turn in turns])
     # Turns of one speaker: the covariance of a sum of the common usual voice and of each turn's own scatter.
     weights = np.zeros(4)
     for emotions in itertools.product(range(4), repeat=3):
         density = 1.0
         for axis in (0, 1):
             covariance = SPEAKER_SPREAD[axis] ** 2 + TURN_SCATTER[axis] ** 2 * np.eye(3)
-            error = heard[:, axis] - EMOTION_CHANGES[list(emotions), axis]
+            error = scored[:, axis] - EMOTION_CHANGES[list(emotions), axis]
             density *= np.exp(-0.5 * error @ np.linalg.solve(covariance, error))
         weights[emotions[-1]] += density
     np.testing.assert_allclose(BayesClassifier(suite).predict(turns)[-1], weights / weights.sum(), atol=2e-3)
@@ -74,12 +74,12 @@ def test_a_carried_emotion_against_all_sequences_of_emotions():
     np.testing.assert_allclose(BayesClassifier(suite).predict(turns)[-1], weights / weights.sum(), atol=1e-6)
 
 
-def test_what_is_harder_has_a_lower_bound():
+def test_harder_suites_have_a_lower_bound():
     far, near = (best_accuracy(baseline(spread=s), uses_history=False, conversations=200) for s in (2.0, 0.5))
     assert far < near - 0.1
     fast, slow = (best_accuracy(emotional_start(drift=d), conversations=100) for d in (0.4, 0.05))
     assert fast < slow - 0.1
 
 
-def test_the_utterance_alone_does_not_tell_the_emotion():
+def test_the_utterance_alone_does_not_determine_the_emotion():
     assert 0.54 < best_accuracy(baseline(), uses_history=False) < 0.58

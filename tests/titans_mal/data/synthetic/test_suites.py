@@ -95,12 +95,12 @@ def test_with_a_delayed_binding_a_speaker_returns_after_that_many_turns(delay):
             assert turn.is_introduction == (first[turn.speaker] == index)
 
 
-def test_in_null_every_turn_is_a_strangers():
+def test_in_null_every_turn_has_a_new_speaker():
     for script in scripts(null(turns=6), 20):
         assert [turn.speaker for turn in script.turns] == list(range(6))
 
 
-def test_what_is_not_allowed_is_refused():
+def test_invalid_suites_are_rejected():
     with pytest.raises(ValueError, match="speakers must be 2 to 8, got 9"):
         interleaved(speakers=9)
     with pytest.raises(ValueError, match="spread and drift must be 0, got 1"):

@@ -7,7 +7,7 @@ from titans_mal.data.synthetic.voices import SAMPLING_RATE
 from titans_mal.data.table import COLUMNS
 
 
-def test_the_same_seed_gives_the_same_sound():
+def test_the_same_seed_gives_the_same_audio():
     one, same, other = (synthetic_conversations(2, seed=seed) for seed in (3, 3, 4))
     assert one.to_dict() == same.to_dict()
     assert one[0]["audio"]["bytes"] != other[0]["audio"]["bytes"]
@@ -37,5 +37,5 @@ def test_a_suite_is_spoken_by_its_script():
     assert table.info.dataset_name == "synthetic-carry-over"
 
 
-def test_introductions_are_heard_and_not_scored():
+def test_introductions_are_processed_but_not_scored():
     assert [emotion < 0 for emotion in synthetic_conversations(1, seed=0)["emotion"]] == [True, True] + [False] * 6
