@@ -108,7 +108,7 @@ def load_conversations(
             {split: synthetic_conversations(**given, suite=suite, split=split) for split, given in SPLITS.items()}
         )
     if corpus is not None:
-        source = _read_corpus(corpus, Path(data_dir).expanduser().absolute(), label_set, fold, emobox)
+        source = _read_corpus(corpus, data_dir, label_set, fold, emobox)
     elif is_hub:
         source = _read_hub(name, columns or {}, label_set)
     else:
@@ -130,7 +130,7 @@ class _Source:
 
     Attributes:
         audio: of a Hub dataset, for each split the column `audio`, one row per turn of the split in order.
-        findings: the result of inspecting each turn's audio.
+        findings: the result of inspecting each turn's audio; empty before `inspect`.
         split_longer_than: seconds; longer files become several turns. None: no file is split.
         has_votes: whether raters' votes are known for any turn.
         more: the `DIMENSIONS` and `GROUPS` that are known for any turn.
@@ -142,7 +142,7 @@ class _Source:
     fold: int | None = None
     problems: list[Problem] = field(default_factory=list)
     audio: dict[str, Dataset] | None = None
-    findings: list[dict] | None = None
+    findings: list[dict] = field(default_factory=list)
     split_longer_than: float | None = None
     has_votes: bool = field(init=False)
     more: list[str] = field(init=False)
@@ -158,11 +158,11 @@ class _Source:
         if self.audio is not None:
             (audio,) = self.audio.values()
             groups = [turn.group for turn in self.turns]
+            splits = list(dict.fromkeys(groups))
             self.audio = {
-                split: audio.select([row for row, group in enumerate(groups) if group == split])
-                for split in dict.fromkeys(groups)
+                split: audio.select([row for row, group in enumerate(groups) if group == split]) for split in splits
             }
-            self.turns.sort(key=lambda turn: list(self.audio).index(turn.group))
+            self.turns.sort(key=lambda turn: splits.index(turn.group))
 
     def inspect(self, **how) -> _Source:
         """Inspect the audio of every turn."""
@@ -188,9 +188,8 @@ class _Source:
             numbers[place] += 1
             pieces = self._pieces(turn, found)
             if found["kind"] is not None:
-                where = {"split": turn.group, "conversation_id": turn.conversation_id, "turn_index": turn_index}
                 file = turn.audio or f"{self.name}, row {positions[i]}"
-                self.problems.append(Problem(found["kind"], file, found["detail"], **where))
+                self.problems.append(Problem(found["kind"], file, found["detail"], *place, turn_index))
             if turn.start is not None and turn.start < 0:
                 self.problems.append(
                     Problem("early", turn.audio or self.name, f"{turn.start:g} s", *place, turn_index)
@@ -269,8 +268,11 @@ def _rows(content: str) -> Iterator[dict]:
 
 
 def _read_corpus(
-    corpus: Corpus, folder: Path, label_set, fold: int | None, emobox: str | Path | None = None
+    corpus: Corpus, data_dir: str | Path | None, label_set, fold: int | None, emobox: str | Path | None = None
 ) -> _Source:
+    if data_dir is None:
+        raise ValueError(f"{corpus.title} needs data_dir: the folder with your copy of it.")
+    folder = Path(data_dir).expanduser().absolute()
     if not folder.is_dir():
         raise FileNotFoundError(f"data_dir of {corpus.title} is not a folder: {folder}.")
     labels = corpus.label_set(label_set)
@@ -314,8 +316,8 @@ def _without_repeated(turns: list[Turn], problems: list[Problem]) -> tuple[list[
     first: dict[str, Turn] = {}
     for turn in turns:
         if first.setdefault(turn.audio, turn) is not turn:
-            place = {"split": turn.group, "conversation_id": turn.conversation_id}
-            problems.append(Problem("repeated", turn.audio, "the corpus' table lists it twice", **place))
+            place = (turn.group, turn.conversation_id)
+            problems.append(Problem("repeated", turn.audio, "the corpus' table lists it twice", *place))
     return list(first.values()), problems
 
 
@@ -369,8 +371,6 @@ def _check_arguments(name: str, corpus: Corpus | None, is_hub: bool, **given) ->
         raise ValueError("label_set is empty: give the name of a label set of the corpus, or labels.")
     if isinstance(label_set, str) and not has_label_sets:
         raise ValueError(f"{name!r} has no named label sets: give labels or a mapping, got label_set={label_set!r}.")
-    if has_label_sets and given["data_dir"] is None:
-        raise ValueError(f"{corpus.title} needs data_dir: the folder with your copy of it.")
     meaningful = {
         "data_dir": has_label_sets,
         "fold": has_label_sets,

@@ -54,7 +54,8 @@ def _read_split(
     audio = table.select_columns([named["audio"]]).cast_column(named["audio"], Audio(decode=False))
     if named["audio"] != "audio":
         audio = audio.rename_column(named["audio"], "audio")
-    turns, kept, seen = [], [], {}
+    turns, kept = [], []
+    seen: dict[tuple[str, int | None], int] = {}
     for number, row in enumerate(zip(*values.values())):
         try:
             turn = _as_turn(dict(zip(values, row)), split)

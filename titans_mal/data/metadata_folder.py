@@ -42,8 +42,9 @@ def read_metadata_folder(folder: Path) -> tuple[list[Turn], list[Problem]]:
     lines = read_table(path, _COLUMNS, required=REQUIRED_COLUMNS, numbers=(*_TIMES, *DIMENSIONS))
     if not lines:
         raise ValueError(f"{path} has no turns.")
-    turns: dict[tuple[str, int], Turn] = {}
-    places, problems, splits = {}, [], {}
+    turns: dict[tuple[str, int | None], Turn] = {}
+    places, problems = {}, []
+    splits: dict[str, str] = {}
     for line, row in lines:
         try:
             turn = _as_turn(row, folder.resolve())
@@ -62,7 +63,7 @@ def read_metadata_folder(folder: Path) -> tuple[list[Turn], list[Problem]]:
     return list(turns.values()), problems
 
 
-def _check_place(turn: Turn, turns: dict[tuple[str, int], Turn], splits: dict[str, str]) -> None:
+def _check_place(turn: Turn, turns: dict[tuple[str, int | None], Turn], splits: dict[str, str]) -> None:
     """Raise ValueError if the turn was already given, or its conversation is in another split."""
     name, group = turn.conversation_id, splits.setdefault(turn.conversation_id, turn.group)
     if (name, turn.turn_index) in turns:

@@ -62,9 +62,10 @@ def load_recording(
     rows = []
     for index, (place, segment) in enumerate(sorted(placed, key=lambda found: (found[1].start, found[1].end))):
         start, end = max(0.0, segment.start), min(segment.end, total)
-        where = {"split": "test", "conversation_id": name, "turn_index": index}
         found = _kinds(segment, start, end, total, channels)
-        problems += [Problem(kind, str(recording), f"{place}: {detail}", **where) for kind, detail in found]
+        problems += [
+            Problem(kind, str(recording), f"{place}: {detail}", "test", name, index) for kind, detail in found
+        ]
         if not any(kind == "outside" for kind, _ in found):
             rows.append(_row(recording, name, index, segment, start, end, channels))
     report_problems(problems, name=str(recording), strict=strict)

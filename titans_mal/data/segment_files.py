@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path, PurePath
 
 from ..modeling.json_text import parse_json
@@ -38,6 +39,8 @@ class Segment:
 
 # A segment with its place in its file, such as "line 3".
 Placed = tuple[str, Segment]
+# The same before parsing, which may raise a ValueError.
+_Unread = tuple[str, Callable[[], Segment]]
 
 _COLUMNS = {
     "start": ("start_time", "starttime", "begin", "onset"),
@@ -83,18 +86,13 @@ def read_segment_file(path: str | Path, names: Sequence[str]) -> tuple[list[Plac
         FileNotFoundError, ValueError: as `read_segments`.
     """
     path = Path(path)
-    readers = {
-        ".rttm": (_rttm_lines, _rttm_segment),
-        ".json": (_json_items, _segment),
-        ".csv": (_csv_rows, _segment),
-    }
+    readers = {".rttm": _rttm_lines, ".json": _json_items, ".csv": _csv_rows}
     if path.suffix.lower() not in readers:
         raise ValueError(f"Segments must be in a file of type {', '.join(readers)}, got {path.name!r}.")
-    items, parse = readers[path.suffix.lower()]
     placed, problems = [], []
-    for place, item in items(path, names):
+    for place, read in readers[path.suffix.lower()](path, names):
         try:
-            placed.append((place, parse(item)))
+            placed.append((place, read()))
         except ValueError as error:
             problems.append(Problem("unreadable", str(path), f"{place}: {error}"))
     if not placed:
@@ -102,7 +100,7 @@ def read_segment_file(path: str | Path, names: Sequence[str]) -> tuple[list[Plac
     return placed, problems
 
 
-def _rttm_lines(path: Path, names: Sequence[str]) -> list[tuple[str, list[str]]]:
+def _rttm_lines(path: Path, names: Sequence[str]) -> list[_Unread]:
     lines = [
         (f"line {number}", line.split())
         for number, line in enumerate(read_text(path).splitlines(), start=1)
@@ -115,7 +113,8 @@ def _rttm_lines(path: Path, names: Sequence[str]) -> list[tuple[str, list[str]]]
     if names and recordings and not wanted:
         raise ValueError(f"{path} has segments of {sorted(recordings)} but not of the recording {names[0]!r}.")
     others = recordings - wanted if names else ()
-    return [(place, fields) for place, fields in lines if len(fields) < 2 or fields[1] not in others]
+    kept = [(place, fields) for place, fields in lines if len(fields) < 2 or fields[1] not in others]
+    return [(place, partial(_rttm_segment, fields)) for place, fields in kept]
 
 
 def _is_one_of(recording: str, names: Sequence[str]) -> bool:
@@ -150,17 +149,18 @@ def _rttm_segment(fields: list[str]) -> Segment:
     return Segment(start, start + duration, speaker, channel=int(channel or 0) or None)
 
 
-def _json_items(path: Path, names: Sequence[str]) -> list[tuple[str, dict]]:
+def _json_items(path: Path, names: Sequence[str]) -> list[_Unread]:
     content = parse_json(read_text(path), str(path))
     listed = content.get("segments") if isinstance(content, dict) else content
     if not isinstance(listed, list) or not all(isinstance(segment, dict) for segment in listed):
         raise ValueError(f"{path} has no list of segments.")
-    return [(f"segment {number}", segment) for number, segment in enumerate(listed)]
+    return [(f"segment {number}", partial(_segment, segment)) for number, segment in enumerate(listed)]
 
 
-def _csv_rows(path: Path, names: Sequence[str]) -> list[tuple[str, dict]]:
+def _csv_rows(path: Path, names: Sequence[str]) -> list[_Unread]:
     times = ("start", "end")
-    return [(f"line {line}", row) for line, row in read_table(path, _COLUMNS, required=times, numbers=times)]
+    rows = read_table(path, _COLUMNS, required=times, numbers=times)
+    return [(f"line {line}", partial(_segment, row)) for line, row in rows]
 
 
 def _segment(fields: dict) -> Segment:

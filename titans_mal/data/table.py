@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import groupby
 
@@ -67,7 +67,7 @@ class Turn:
     group: str = "test"
     order: tuple = ()
     turn_index: int | None = None
-    more: dict[str, float | str | None] = field(default_factory=dict)
+    more: Mapping[str, float | str | None] = field(default_factory=dict)
 
     def __post_init__(self):
         check_text(self.conversation_id, "A conversation")

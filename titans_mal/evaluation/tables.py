@@ -126,9 +126,9 @@ def markdown_table(header: Sequence[str], rows: Iterable[Sequence]) -> str:
 def _csv_cells(cell, *, has_ends: bool, deviates: bool) -> list:
     if not isinstance(cell, Number):
         return [csv_cell(cell), *[""] * (2 * has_ends + deviates)]
-    ends = [""] * 2 if cell.interval is None else cell.interval
-    numbers = [cell.value, *ends * has_ends, *[cell.deviation] * deviates]
-    return ["" if value is None or value == "" else f"{100 * value:.4f}" for value in numbers]
+    ends: Sequence[float | None] = [None, None] if cell.interval is None else cell.interval
+    numbers = [cell.value, *(ends if has_ends else []), *([cell.deviation] if deviates else [])]
+    return ["" if value is None else f"{100 * value:.4f}" for value in numbers]
 
 
 def _latex(cell) -> str:

@@ -9,12 +9,18 @@ from dataclasses import dataclass
 from functools import partial
 from io import StringIO
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from ..problems import Problem
 from ..sound_files import DEPTH, extra_files, find_sounds
 from ..table import FEMALE, MALE, LabelSet, Turn
 from ..text_files import read_text
+
+
+class ClipReader(Protocol):
+    """Makes the turn of a table row, whose clip is in the folder of its split."""
+
+    def __call__(self, row: dict[str, str], /, clips: Path, split: str) -> Turn: ...
 
 
 @dataclass(frozen=True)
@@ -156,14 +162,14 @@ def read_clips(
     root: Path,
     splits: Mapping[str, tuple[str, Sequence[str]]],
     columns: Iterable[str],
-    as_turn: Callable[[dict[str, str], Path, str], Turn],
+    as_turn: ClipReader,
 ) -> tuple[list[Turn], list[Problem]]:
     """The turns of a corpus with a table and a folder of clips for each split.
 
     Args:
         splits: for each split, the name of its table and possible names of its folder, the original one first.
         columns: required columns of the tables.
-        as_turn: from a row, the folder and the split to the turn.
+        as_turn: makes the turn of a row.
 
     Raises:
         FileNotFoundError: if the table or clips of all splits are missing; for a single split this is a problem.

@@ -33,7 +33,8 @@ _GROUPS = {speaker: f"fold{number}" for number, pair in enumerate(_FOLDS, start=
 
 def read(root: Path) -> tuple[list[Turn], list[Problem]]:
     """All files whose name gives one of the ten speakers and an emotion; others are extra."""
-    turns, problems = {}, []
+    turns: dict[str, Turn] = {}
+    problems = []
     for path in sorted(sound_files(find_sounds(root, "wav", "", stem="[01][0-9][ab][0-9][0-9][wleaftn]*"))):
         found = _NAME.fullmatch(path.stem)
         if found is None or found[1] not in _GROUPS:

@@ -62,7 +62,8 @@ def read(root: Path) -> tuple[list[Turn], list[Problem]]:
     found += [root] if re.fullmatch("Session[1-5]", root.name) else []
     if not found:
         raise FileNotFoundError(f"{root} has no folders Session1 to Session5.")
-    turns, problems, sessions = [], [], {}
+    turns, problems = [], []
+    sessions: dict[str, Path] = {}
     for path in found:
         if sessions.setdefault(path.name, path) != path:
             problems.append(Problem("extra", str(path), f"a second copy of {sessions[path.name]}"))

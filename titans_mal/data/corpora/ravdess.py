@@ -25,7 +25,8 @@ def read(root: Path) -> tuple[list[Turn], list[Problem]]:
     """Speech only; songs are extra, and so are second copies of a file, which some archives contain."""
     folders = [path for depth in range(DEPTH) for path in sorted(root.glob("*/" * depth + "Actor_*")) if path.is_dir()]
     folders = sorted(folders) or [find_sounds(root, "", stem="03-*-*-*-*-*-*")]
-    turns, problems = {}, []
+    turns: dict[str, Turn] = {}
+    problems = []
     for path in (path for folder in folders for path in sorted(sound_files(folder))):
         found = _NAME.fullmatch(path.stem)
         if found is None or not 1 <= int(found[2]) <= len(_WORDS) or not 1 <= int(found[3]) <= 24:
