@@ -261,7 +261,7 @@ def _weights(layout: tuple[str, ...], channels: int) -> np.ndarray:
     return weights / weights.sum()
 
 
-def _resampled(blocks: Iterable[tuple[np.ndarray, int]], wanted: int) -> Iterator[np.ndarray]:
+def _resampled(blocks: Iterable[tuple[np.ndarray, int]], wanted: int) -> Generator[np.ndarray, None, None]:
     """The blocks at one rate; the result does not depend on how the audio is split into blocks."""
     resampler, current = None, None
     for samples, rate in blocks:

@@ -118,10 +118,10 @@ def state_to_bytes(tensors: dict[str, Tensor], identity: dict, rows: dict, notes
     """
     header = {"identity": identity, "rows": rows, "notes": notes}
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-    content = save(tensors, {name: json.dumps(value) for name, value in header.items()} | {"checksum": "0" * 64})
-    digest = hashlib.sha256(content).hexdigest().encode()
-    place = _CHECKSUM.search(content).start(1)
-    return b"".join([content[:place], digest, content[place + 64 :]])
+    zeros = "0" * 64
+    content = save(tensors, {name: json.dumps(value) for name, value in header.items()} | {"checksum": zeros})
+    empty, filled = (f'"checksum":"{digits}"'.encode() for digits in (zeros, hashlib.sha256(content).hexdigest()))
+    return content.replace(empty, filled, 1)
 
 
 def state_from_bytes(content: bytes, name: str = "given") -> tuple[dict[str, Tensor], dict, dict, dict]:

@@ -53,7 +53,7 @@ class MemoryChunk(NamedTuple):
         keys, values: (streams, heads, chunk_size, d_in or head_dim).
         to_weights, to_momentum: twice c and e, (streams, heads, chunk_size, 1).
         keep, carry, decay: A, b and m, (streams, heads, 1, 1).
-        count: n, the number of written tokens, at least 1, (streams, 1, 1, 1).
+        length: n, the number of written tokens, at least 1, (streams, 1, 1, 1).
     """
 
     keys: Tensor
@@ -63,11 +63,11 @@ class MemoryChunk(NamedTuple):
     keep: Tensor
     carry: Tensor
     decay: Tensor
-    count: Tensor
+    length: Tensor
 
     def without(self, streams: Tensor) -> MemoryChunk:
         """The chunk without tokens in the given streams, (streams,) bool, so that their state does not change."""
-        absent, ones = streams[:, None, None, None], ("keep", "decay", "count")
+        absent, ones = streams[:, None, None, None], ("keep", "decay", "length")
         filled = {name: tensor.masked_fill(absent, float(name in ones)) for name, tensor in self._asdict().items()}
         return MemoryChunk(**filled)
 
@@ -165,7 +165,7 @@ def write_chunk(
     inputs, outputs = hidden_pass(weights, chunk.keys)
     errors = inputs[-1] @ weights[-1] - chunk.values
     deltas, _ = half_gradients(weights, outputs, errors)
-    bounds = None if step_bound is None else curvature_bounds(weights, inputs, chunk.count, step_bound)
+    bounds = None if step_bound is None else curvature_bounds(weights, inputs, chunk.length, step_bound)
     new_weights, new_momentum = [], []
     for layer, (weight, momentum) in enumerate(zip(weights, state.momentum)):
         to_weights, to_momentum = chunk.to_weights, chunk.to_momentum
@@ -209,7 +209,8 @@ def half_gradients(
 
     Each is (streams, heads, tokens, width); weights and outputs as in `hidden_pass`, errors as in `write_chunk`.
     """
-    deltas, raised = [errors], []
+    deltas = [errors]
+    raised: list[Tensor] = []
     for weight, output in zip(weights[:0:-1], outputs[::-1]):
         raised.insert(0, deltas[0] @ weight.mT)
         deltas.insert(0, silu_backward(raised[0], output))
@@ -252,12 +253,12 @@ def curvature_bounds(
         count: n, (streams, 1, 1, 1).
         step_bound: "token" or "gram".
     """
-    bounds = []
-    behind = None
+    bounds: list[Tensor] = []
+    behind: Tensor | None = None
     with torch.set_grad_enabled(torch.is_grad_enabled() and step_bound == "token"):
         for layer in range(len(weights) - 1, -1, -1):
             if step_bound == "token":
-                smallest = 1
+                smallest = 1.0
                 own = torch.linalg.vector_norm(inputs[layer], dim=-1).amax(-1)[..., None, None].square()
             else:
                 smallest, own = SMALLEST_GRAM_BOUND, _gram_norm(inputs[layer]) / count

@@ -128,7 +128,7 @@ def _write_backward(state, chunk, step_bound, grad_state, momentum_needs_grad):
     weights = state.weights
     inputs, outputs = hidden_pass(weights, chunk.keys.contiguous())
     deltas, raised = half_gradients(weights, outputs, (inputs[-1] @ weights[-1]).sub_(chunk.values))
-    bounds = None if step_bound is None else curvature_bounds(weights, inputs, chunk.count, step_bound)
+    bounds = None if step_bound is None else curvature_bounds(weights, inputs, chunk.length, step_bound)
 
     factors = torch.cat([chunk.to_weights, chunk.to_momentum], dim=-1).neg_()  # the sums are subtracted
     grad_inputs, grad_deltas, grad_factors, grad_bounds = [], [], torch.zeros_like(factors), []
@@ -149,7 +149,7 @@ def _write_backward(state, chunk, step_bound, grad_state, momentum_needs_grad):
     grad_values = -grad_deltas[-1]
     grad_keys = _up_backward(weights, inputs, outputs, grad_deltas[-1], grad_weights, grad_inputs, grad_outputs)
     of_chunk = grad_keys, grad_values, *grad_factors.neg_().split(1, dim=-1), *of_chunk
-    return (*of_chunk, None), grad_weights, grad_momentum  # None: the count has no gradient
+    return (*of_chunk, None), grad_weights, grad_momentum  # None: the length has no gradient
 
 
 def _sums_backward(inputs, deltas, factors, grad_sums):
@@ -213,7 +213,7 @@ def _bounds_backward(weights, inputs, grad_bounds, grad_inputs, grad_weights) ->
     behind = [torch.ones_like(grad_bounds[0])]
     for slope in reversed(slopes):
         behind.insert(0, behind[0] * slope)
-    grad_behind = 0  # of p_{l+1} ... p_L, from the previous bounds
+    grad_behind: Tensor | float = 0.0  # of p_{l+1} ... p_L, from the previous bounds
     for layer, (x, grad_bound) in enumerate(zip(inputs, grad_bounds)):
         if layer:
             factor = 2 * SILU_SLOPE_SQUARED * grad_behind * behind[layer]

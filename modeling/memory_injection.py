@@ -20,6 +20,7 @@ logger = logging.get_logger(__name__)
 
 # The keyword argument that carries a `MemoryCall` from the top-level `forward` to the decoder blocks.
 CALL_KEYWORD = "memory_call"
+_NO_AUDIO = "This call has no audio, so there are no positions to read from or to add to."
 
 
 @dataclass
@@ -84,11 +85,15 @@ class MemoryCall:
 
     def audio_of(self, hidden_states: Tensor) -> Tensor:
         """(rows, sequence_length, hidden_size) -> (rows, capacity, hidden_size) at `positions`."""
+        if self.positions is None:
+            raise RuntimeError(_NO_AUDIO)
         positions = self.positions.to(hidden_states.device)
         return hidden_states.flatten(0, 1).index_select(0, positions.flatten()).unflatten(0, positions.shape)
 
     def add_to_audio(self, hidden_states: Tensor, residual: Tensor) -> Tensor:
         """Add `residual`, shaped as `audio_of` returns it, to the hidden states at `positions`."""
+        if self.positions is None:
+            raise RuntimeError(_NO_AUDIO)
         positions = self.positions.to(hidden_states.device).flatten()
         added = hidden_states.flatten(0, 1).index_add(0, positions, residual.to(hidden_states).flatten(0, 1))
         return added.view(hidden_states.shape)
@@ -188,7 +193,8 @@ def attach_memory(
             f"memory_config.layers {unread}: a residual added after block {last_read} or later cannot influence the "
             "positions after the audio."
         )
-    memory = TitansMemory(config, text_config.hidden_size).to(next(blocks.parameters()).device)
+    memory = TitansMemory(config, text_config.hidden_size)
+    nn.Module.to(memory, next(blocks.parameters()).device)
     handles = []
     try:
         # Prepended, so that hooks that record hidden states see the residual.
@@ -202,7 +208,7 @@ def attach_memory(
             handle.remove()
         raise
     model.titans_memory = memory
-    model._memory_handles = handles
+    vars(model)["_memory_handles"] = handles
 
 
 def detach_memory(model: PreTrainedModel) -> None:
@@ -213,6 +219,6 @@ def detach_memory(model: PreTrainedModel) -> None:
     """
     if not hasattr(model, "titans_memory"):
         raise ValueError("The model has no memory to detach.")
-    for handle in model._memory_handles:
+    for handle in vars(model).pop("_memory_handles"):
         handle.remove()
-    del model.titans_memory, model._memory_handles
+    del model.titans_memory

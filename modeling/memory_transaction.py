@@ -136,7 +136,7 @@ class MemoryTransaction:
     def expand(self, copies: int) -> None:
         """Let each row stand for `copies` identical rows, such as beams; only the first of them is written."""
         self.copies *= copies
-        if self.batch_sizes is not None:
+        if self.batch_sizes is not None and self.row_order is not None:
             self.batch_sizes = [size * copies for size in self.batch_sizes]
             self.row_order = (self.row_order[:, None] * copies + torch.arange(copies)).flatten()
 
@@ -153,6 +153,8 @@ class MemoryTransaction:
 
         Generated tokens are never audio, even if they equal the placeholder.
         """
+        if self.prompt_audio is None:
+            raise RuntimeError("Outside of generate, a call has no prompt whose audio could be looked up.")
         prompt = self.prompt_audio[:, start : start + length]
         return F.pad(prompt, (0, length - prompt.shape[1])).repeat_interleave(self.copies, dim=0)
 
@@ -207,19 +209,19 @@ class MemoryTransaction:
         if self._tokens is None:
             _check_logits(logits)
             return
-        self._leave_out_not_finite(logits)
+        tokens = self._leave_out_not_finite(self._tokens, logits)
         with contextlib.nullcontext() if torch.compiler.is_compiling() else _committing:
-            self._write()
+            self._write(tokens)
         self._warn_of_rejected()
 
-    def _write(self) -> None:
+    def _write(self, tokens: Tensor) -> None:
         # Tensors of a cache are replaced, never changed in place.
         if not torch.compiler.is_compiling() and self.cache.turns is not self._before.turns:
             raise RuntimeError(
                 "The memory_cache was changed during this call, perhaps by another thread: nothing was written. Use "
                 "one cache per thread, or a lock."
             )
-        after, tokens = self.cache.snapshot(), self._tokens
+        after = self.cache.snapshot()
         streams = None if self._is_whole_cache else self._streams_in_order
         for layer_idx, state in self._staged.items():
             after.update(state, layer_idx, streams)
@@ -233,11 +235,15 @@ class MemoryTransaction:
         after.weights_fingerprint = self._weights_fingerprint if is_known else None
         self.cache.adopt(after)
 
-    def _leave_out_not_finite(self, logits: Tensor | None) -> None:
-        """Restore the streams whose staged state is not finite, or raise (see `commit`)."""
+    def _leave_out_not_finite(self, tokens: Tensor, logits: Tensor | None) -> Tensor:
+        """Restore the streams whose staged state is not finite, or raise (see `commit`).
+
+        Returns:
+            The number of written tokens of each row, (rows,): `tokens`, or 0 in a restored stream.
+        """
         if not self._staged:
             _check_logits(logits)
-            return
+            return tokens
         is_compiling = torch.compiler.is_compiling()
         tensors = [tensor for state in self._staged.values() for tensor in state.tensors]
         device = tensors[0].device
@@ -247,7 +253,7 @@ class MemoryTransaction:
             # Check both together: every check synchronizes with an accelerator.
             are_good = is_finite.all() if logits is None else is_finite.all() & logits.isfinite().all().to(device)
             if bool(are_good):
-                return
+                return tokens
             _check_logits(logits)
             broken = self._streams_in_order[~is_finite.cpu()].tolist()
             names = "; ".join(self._name_of_stream(stream) for stream in broken)
@@ -261,7 +267,7 @@ class MemoryTransaction:
             self._staged[layer_idx] = self._keep_where(is_finite, layer_idx, state)
         of_streams = torch.ones(len(self.cache.turns), dtype=torch.bool, device=device)
         of_streams = of_streams.index_copy(0, self._streams_in_order.to(device), is_finite)
-        self._tokens = self._tokens * of_streams[self._row_streams.to(device)].to(self._tokens.device)
+        return tokens * of_streams[self._row_streams.to(device)].to(tokens.device)
 
     def _keep_where(self, is_finite: Tensor, layer_idx: int, state: NeuralMemoryState) -> NeuralMemoryState:
         """The staged state where `is_finite`, (streams,) bool, and the state before the call elsewhere."""

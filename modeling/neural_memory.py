@@ -120,7 +120,8 @@ def _split_turns(
     write: bool = True,
 ) -> list[_Turn]:
     """The tokens of each turn, and its chunks if it is written or read chunk by chunk."""
-    queries, chunks = [tokens.queries], []
+    queries: Sequence[Tensor] = [tokens.queries]
+    chunks: list[MemoryChunk] = []
     if tokens.keys.shape[2] and (write or read == "chunk"):
         chunks = cut_into_chunks(tokens, chunk_size=chunk_size, is_normalized=bound is not None)
         if read == "chunk":
@@ -128,13 +129,13 @@ def _split_turns(
     keys, values = tokens.keys.detach(), tokens.values.detach()
     if len(batch_sizes) == 1:  # avoid the copy in the gradient of a split
         return [_Turn(keys, values, queries, chunks)]
-    chunks_of_turns = [[] for _ in batch_sizes]
+    chunks_of_turns: list[list[MemoryChunk]] = [[] for _ in batch_sizes]
     for chunk in chunks:
         for of_turn, parts in zip(chunks_of_turns, zip(*[tensor.split(batch_sizes) for tensor in chunk])):
             of_turn.append(MemoryChunk(*parts))
     queries_of_turns = zip(*[tensor.split(batch_sizes) for tensor in queries])
-    parts = zip(keys.split(batch_sizes), values.split(batch_sizes), queries_of_turns, chunks_of_turns)
-    return [_Turn(*turn) for turn in parts]
+    turns = zip(keys.split(batch_sizes), values.split(batch_sizes), queries_of_turns, chunks_of_turns)
+    return [_Turn(*turn) for turn in turns]
 
 
 class _WrittenTurn(NamedTuple):
@@ -170,10 +171,11 @@ def _write_turn(state: NeuralMemoryState, turn: _Turn, bound: str | None) -> _Wr
     if not turn.chunks:
         return _WrittenTurn(read_memory(state.weights, *turn.queries), None, state)
     state = state.map(lambda tensor: tensor.to(turn.keys.dtype))
-    by_hand, in_place, retrieved, first_errors = uses_manual_gradients(), False, [], None
+    by_hand, in_place, first_errors = uses_manual_gradients(), False, None
+    parts: list[Tensor] = []
     for chunk, queries in zip_longest(turn.chunks, turn.queries):
         if queries is not None:
-            retrieved.append(read_memory(state.weights, queries))
+            parts.append(read_memory(state.weights, queries))
         if by_hand:
             errors, state = write_chunk_by_hand(state, chunk, bound)
         else:
@@ -183,7 +185,7 @@ def _write_turn(state: NeuralMemoryState, turn: _Turn, bound: str | None) -> _Wr
         first_errors = errors if first_errors is None else first_errors
     clip = bound is not None
     state = bound_state_by_hand(state) if clip and by_hand else bound_state(state, clip=clip, in_place=in_place)
-    retrieved = _join(retrieved, dim=2)
+    retrieved = _join(parts, dim=2)
     if len(turn.queries) > 1:  # the last chunk is padded
         retrieved = retrieved[:, :, : turn.keys.shape[2]]
     return _WrittenTurn(retrieved, first_errors, state)
@@ -199,7 +201,7 @@ def _square_errors(state: NeuralMemoryState, turn: _Turn, first: Tensor | None) 
     return _join([torch.linalg.vector_norm(part, dim=-1).square() for part in errors], dim=2)
 
 
-def _join(tensors: Sequence[Tensor], dim: int = 0) -> Tensor:
+def _join(tensors: list[Tensor], dim: int = 0) -> Tensor:
     return tensors[0] if len(tensors) == 1 else torch.cat(tensors, dim)
 
 

@@ -28,6 +28,8 @@ class RMSNorm(nn.RMSNorm):
         eps: added to the mean square.
     """
 
+    eps: float
+
     def __init__(self, width: int, *, eps: float = 1e-6):
         super().__init__(width, eps=eps)
 
@@ -143,8 +145,8 @@ class TitansMemoryLayer(nn.Module):
         dtype = torch.promote_types(normed.dtype, torch.float32)
         queries, keys = self._queries_and_keys(normed, dtype)
         values = rms_normalize(self._heads(self.value_proj(normed), dtype))
-        gates = torch.sigmoid(self.write_gates(normed).to(dtype)).transpose(1, 2).chunk(3, dim=1)
-        return MemoryTokens(queries, keys, values, *gates, written)
+        forget, decay, step = torch.sigmoid(self.write_gates(normed).to(dtype)).transpose(1, 2).chunk(3, dim=1)
+        return MemoryTokens(queries, keys, values, forget, decay, step, written)
 
     def _queries_and_keys(self, normed: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
         """Queries and keys of the tokens, (rows, heads, tokens, d_in); zero where `normed` is zero."""
@@ -178,7 +180,7 @@ class TitansMemory(PreTrainedModel):
 
     config_class = TitansMemoryConfig
     base_model_prefix = ""
-    _no_split_modules = ("TitansMemoryLayer", "VoiceMemoryLayer")
+    _no_split_modules = ("TitansMemoryLayer", "VoiceMemoryLayer")  # type: ignore[assignment]  # only read
     # transformers passes the host's attention implementation on to every child model.
     _supports_sdpa = _supports_flash_attn = _supports_flex_attn = True
 

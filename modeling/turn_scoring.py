@@ -163,14 +163,14 @@ class TurnScorer:
     def scored(self, output, processed_seconds: Sequence[float]) -> list[ScoredTurn]:
         """The scored turns in the output of `forward`, one per row."""
         config, surprise = self.model.config, output.memory_surprise
-        rows = len(processed_seconds)
+        rows, dimensions = len(processed_seconds), config.emotion_dimensions
         logits = [None] * rows if output.emotion_logits is None else output.emotion_logits.cpu()
         labels = () if output.emotion_logits is None else tuple(config.labels)
         surprises = [None] * rows if surprise is None else surprise.float().mean(-1).tolist()
         values = [()] * rows if output.emotion_values is None else output.emotion_values.tolist()
         return [
-            ScoredTurn(logit, labels, *rest, config.emotion_temperature, dict(zip(config.emotion_dimensions, numbers)))
-            for logit, *rest, numbers in zip(logits, surprises, processed_seconds, values)
+            ScoredTurn(logit, labels, mean, seconds, config.emotion_temperature, dict(zip(dimensions, numbers)))
+            for logit, mean, seconds, numbers in zip(logits, surprises, processed_seconds, values)
         ]
 
 

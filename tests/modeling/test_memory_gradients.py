@@ -89,7 +89,7 @@ def test_no_gradient_goes_through_the_gram_bound():
     """That of a write whose step is divided by the same numbers, given."""
     tensors = make_arguments(1)
     chunk, state = MemoryChunk(*tensors[1:-2]), NeuralMemoryState.from_tensors(tensors[-2:])
-    (bound,) = curvature_bounds(state.weights, [chunk.keys], chunk.count, "gram")
+    (bound,) = curvature_bounds(state.weights, [chunk.keys], chunk.length, "gram")
     assert not bound.requires_grad
     divided = chunk._replace(to_weights=chunk.to_weights / bound, to_momentum=chunk.to_momentum / bound)
     wanted = [chunk.keys, state.weights[0]]
