@@ -35,14 +35,11 @@ class AudioEmotionMixin(TurnInputsMixin, AudioEmotionCheckpointMixin):
         memory_cache_class: the class of `memory_cache`, for code that cannot import it from the model's module.
         row_wise_tower: the name of an audio tower whose output for each row does not depend on the rest of the batch,
             so that it can be cached; None if it does.
-        hidden_states_index: for a host whose blocks carry several versions of the hidden states, (versions, rows,
-            positions, hidden_size): the version that the memory reads and adds to.
     """
 
     output_class: type[AudioEmotionOutput]
     host_output_class: type[ModelOutput] | None = None
     row_wise_tower: ClassVar[str | None] = None
-    hidden_states_index: int | None = None
     memory_cache_class: type[ConversationMemoryCache] = ConversationMemoryCache
 
     def __init_subclass__(cls, **kwargs):
@@ -95,6 +92,14 @@ class AudioEmotionMixin(TurnInputsMixin, AudioEmotionCheckpointMixin):
     def audio_token_id(self) -> int:
         """The id of the host's audio placeholder."""
         return self.config.audio_token_id
+
+    @property
+    def hidden_states_index(self) -> int | None:
+        """The version of the hidden states that the memory reads and adds to, if a host's blocks carry several.
+
+        The hidden states are then (versions, rows, positions, hidden_size); None: without the first dimension.
+        """
+        return None
 
     def audio_mask(self, input_ids: Tensor, inputs: dict) -> Tensor:
         """(rows, positions) bool: the positions that hold a turn's audio, which read the memory and are written.
@@ -218,7 +223,7 @@ class AudioEmotionMixin(TurnInputsMixin, AudioEmotionCheckpointMixin):
         """
         input_ids = None if kwargs.get("inputs_embeds") is not None else kwargs.get("input_ids", inputs)
         transaction = self._begin(memory_cache, input_ids, conversation_ids, speaker_ids, update_memory)
-        if transaction is not None:
+        if transaction is not None and input_ids is not None:
             transaction.prompt_audio = self.audio_mask(input_ids, kwargs)
             kwargs["memory_cache"] = transaction
         with self._generating_in.one_more():
@@ -324,7 +329,7 @@ class AudioEmotionMixin(TurnInputsMixin, AudioEmotionCheckpointMixin):
             )
 
     def _emotion_logits(self, output, call: MemoryCall, inputs: dict, *, steps_on: bool) -> Tensor | None:
-        if self.config.emotion_readout is None:
+        if self.config.emotion_readout is None or call.last_positions is None:
             return None
         if self.config.emotion_readout == "linear":
             return _read(self.emotion_head, call)
@@ -380,6 +385,8 @@ class AudioEmotionMixin(TurnInputsMixin, AudioEmotionCheckpointMixin):
 
 def _read(head: nn.Linear, call: MemoryCall) -> Tensor:
     """(rows, features): a head's output for the last hidden state of each row; float32, or float64 for such a head."""
+    if call.last_hidden_state is None:
+        raise RuntimeError("The host's forward did not run the decoder whose last hidden state the readout needs.")
     weight = head.weight
     with torch.autocast(weight.device.type, enabled=False):
         values = head(call.last_hidden_state.to(weight.device, weight.dtype))

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import get_args
 
 from torch import Tensor
+from transformers import PreTrainedModel
 from transformers.utils import ModelOutput
 
 from .conversation_memory_cache import ConversationMemoryCache
@@ -34,7 +35,7 @@ class AudioEmotionOutput(ModelOutput):
     memory_cache: ConversationMemoryCache | None = None
 
 
-def annotated_output(host: type) -> type[ModelOutput]:
+def annotated_output(host: type[PreTrainedModel]) -> type[ModelOutput]:
     """The output class in the return annotation of the host's `forward`."""
     annotation = inspect.signature(host.forward, eval_str=True).return_annotation
     declared = [t for t in (*get_args(annotation), annotation) if isinstance(t, type) and issubclass(t, ModelOutput)]
@@ -64,5 +65,5 @@ def with_signature(forward: Callable, host_forward: Callable) -> Callable:
     own = [p for p in inspect.signature(forward).parameters.values() if p.kind is p.KEYWORD_ONLY]
     var_keyword = [p for p in parameters if p.kind is p.VAR_KEYWORD]
     named = [p for p in parameters if p.kind is not p.VAR_KEYWORD]
-    wrapped.__signature__ = inspect.Signature([*named, *own, *var_keyword])
+    vars(wrapped)["__signature__"] = inspect.Signature([*named, *own, *var_keyword])
     return wrapped

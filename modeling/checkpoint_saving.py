@@ -63,7 +63,9 @@ class CheckpointSavingMixin(HostLoraMixin):
         """The modules that the model has in addition to its host's."""
         return tuple(name for name in EXTENSION_NAMES if hasattr(self, name))
 
-    def save_pretrained(self, save_directory: str | os.PathLike, *, state_dict: dict | None = None, **kwargs) -> None:
+    def save_pretrained(  # type: ignore[override]  # keyword-only, and publishes nothing
+        self, save_directory: str | os.PathLike, *, state_dict: dict | None = None, **kwargs
+    ) -> None:
         """Write model, config, code and, if known, the processor.
 
         With `config.adapter_only`, this is memory and readout, a LoRA on the host (in the subfolder `lora/`), and the
@@ -125,7 +127,7 @@ class CheckpointSavingMixin(HostLoraMixin):
             if quantizer is not None:
                 self.hf_quantizer = quantizer
 
-    def push_to_hub(self, repo_id: str, **kwargs) -> str:
+    def push_to_hub(self, repo_id: str, **kwargs) -> str:  # type: ignore[override]  # keyword-only
         """Publish the model in one commit; if titans_mal is installed, with its card and endpoint handler.
 
         Args:
@@ -139,9 +141,11 @@ class CheckpointSavingMixin(HostLoraMixin):
             ValueError: for an adapter whose base is a folder, and as `save_pretrained`; nothing is uploaded.
         """
         check_base_is_public(self.config)
-        if self.publisher is None:
-            return super().push_to_hub(repo_id, **kwargs)
-        return type(self).publisher(self, repo_id, **kwargs)
+        publisher = type(self).publisher
+        if publisher is None:
+            # What transformers wraps the method in loses its `self`.
+            return super().push_to_hub(repo_id, **kwargs)  # type: ignore[arg-type]
+        return publisher(self, repo_id, **kwargs)
 
     def _in_adapter_dtype(self, extension: dict[str, Tensor]) -> dict[str, Tensor]:
         """The weights as an adapter's file stores them: those of linear layers in `config.adapter_dtype`."""
@@ -182,7 +186,7 @@ def save_code(model_class: type, config: PreTrainedConfig, folder: str | os.Path
     # Imported here and not at the top: transformers copies every file that a module imports from its folder.
     from .pipeline_audio_emotion import AudioEmotionPipeline, custom_pipelines
 
-    source = Path(sys.modules[model_class.__module__].__file__)
+    source = Path(inspect.getfile(model_class))
     names = {"AutoConfig": type(config), **dict.fromkeys(_AUTO_MODELS, model_class)}
     config.auto_map = {key: f"{source.stem}.{value.__name__}" for key, value in names.items()}
     config.custom_pipelines = custom_pipelines()

@@ -338,7 +338,8 @@ class AudioEmotionConfigMixin(HostConfig):
     @property
     def labels(self) -> list[str]:
         """The emotion labels in the order of their ids."""
-        return [self.id2label[index] for index in sorted(self.id2label)]
+        names = self.id2label or {}
+        return [names[index] for index in sorted(names)]
 
     @property
     def words(self) -> list[str]:

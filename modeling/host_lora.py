@@ -164,7 +164,8 @@ def save_lora(
     config = copy.deepcopy(model.peft_config[name])
     config.inference_mode = True
     config.base_model_name_or_path = model.config.base_model_name_or_path
-    config.revision = model.config.base_model_revision
+    # An attribute of PEFT's class, which transformers' protocol for it does not list.
+    config.revision = model.config.base_model_revision  # type: ignore[attr-defined]
     config.save_pretrained(str(folder))
     save_file(weights, folder / _WEIGHTS_FILE, {"format": "pt"})
 
@@ -204,7 +205,10 @@ def load_lora(model: PreTrainedModel, name: str | os.PathLike, hub: dict, *, is_
     if path is None:
         return False
     peft = _peft()
-    weights = _read_weights(cached_file(name, _WEIGHTS_FILE, **hub))
+    weights_path = cached_file(name, _WEIGHTS_FILE, **hub)
+    if weights_path is None:
+        raise OSError(f"The LoRA of {name} has no {_WEIGHTS_FILE}.")
+    weights = _read_weights(weights_path)
     config = peft.PeftConfig.from_pretrained(os.path.dirname(path))
     config.inference_mode = True
     model.add_adapter(config, LORA_NAME)

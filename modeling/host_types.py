@@ -75,19 +75,38 @@ class SavedState(Protocol):
 
 
 if TYPE_CHECKING:
+    from .configuration_titans_mal import AudioEmotionConfigMixin
+    from .titans_memory_layer import TitansMemory
 
     class HostModel(PreTrainedModel):
         """The host's model class, which follows the mixins in a host's bases."""
 
         config: Any
-        titans_memory: Any
+        config_class: type[AudioEmotionConfigMixin]
+        processor: Any
+        titans_memory: TitansMemory
         emotion_head: nn.Linear
+        emotion_values_head: nn.Linear
         _host_parameters: list[str]
+
+        @property
+        def extension_names(self) -> tuple[str, ...]: ...
+
+        @classmethod
+        def label_tokens_of(cls, config: Any, processor: Any) -> list[int]: ...
 
         def audio_mask(self, input_ids: Tensor, inputs: Any) -> Tensor: ...
 
+        def generate(self, *args: Any, **kwargs: Any) -> Any: ...
+
+        def _expand_inputs_for_generation(
+            self, expand_size: int = 1, *args: Any, **kwargs: Any
+        ) -> tuple[Tensor, dict[str, Any]]: ...
+
     class HostConfig(PreTrainedConfig):
         """The host's configuration class."""
+
+        id2label: dict[int, str] | None
 
     SavedStateBase = SavedState
 else:

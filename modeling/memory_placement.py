@@ -7,11 +7,12 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
+from .host_types import HostModel
 from .memory_injection import decoder_blocks
 from .titans_memory_layer import make_layer
 
 
-def keep_memory_with_its_blocks(model: nn.Module, *, is_fresh: bool) -> None:
+def keep_memory_with_its_blocks(model: HostModel, *, is_fresh: bool) -> None:
     """Put each memory layer on the device of its decoder block, without accelerate's hooks.
 
     A `device_map` treats the memory as one more module at the end of the model, and may offload it. The memory is
@@ -31,9 +32,9 @@ def keep_memory_with_its_blocks(model: nn.Module, *, is_fresh: bool) -> None:
         memory.layers[position] = new.to(_execution_device(blocks[index]))
     for name in {*model.extension_names} - {"titans_memory"}:
         old = getattr(model, name)
-        new = nn.Linear(old.in_features, old.out_features)
-        _take_over(new, old, model._init_weights if is_fresh else None)
-        setattr(model, name, new.to(_execution_device(blocks[-1])))
+        head = nn.Linear(old.in_features, old.out_features)
+        _take_over(head, old, model._init_weights if is_fresh else None)
+        setattr(model, name, head.to(_execution_device(blocks[-1])))
 
 
 def _execution_device(block: nn.Module) -> torch.device:
@@ -57,7 +58,7 @@ def _weights_in_memory(module: nn.Module) -> dict[str, Tensor]:
         from accelerate.utils import align_module_device
     except ImportError as error:
         raise ImportError("A device_map needs accelerate: pip install accelerate") from error
-    weights = {}
+    weights: dict[str, Tensor] = {}
     for prefix, part in module.named_modules():
         with align_module_device(part):
             own = part.named_parameters(recurse=False)

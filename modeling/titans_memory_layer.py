@@ -178,6 +178,7 @@ class TitansMemory(PreTrainedModel):
         hidden_size: of the host's decoder blocks.
     """
 
+    config: TitansMemoryConfig
     config_class = TitansMemoryConfig
     base_model_prefix = ""
     _no_split_modules = ("TitansMemoryLayer", "VoiceMemoryLayer")  # type: ignore[assignment]  # only read

@@ -20,7 +20,7 @@ from titans_mal.modeling.titans_memory_layer import RMSNorm
 
 
 TOKENS, WIDTH = 5, 8
-COUNT = 1 + MemoryChunk._fields.index("count")  # its place in `make_arguments`; it has no gradient
+LENGTH = 1 + MemoryChunk._fields.index("length")  # its place in `make_arguments`; it has no gradient
 PLAIN, BY_HAND = (read_chunk, write_chunk), (read_chunk_by_hand, write_chunk_by_hand)
 NORMS = {
     "l2": (l2_normalize, lambda tensor: F.normalize(tensor, dim=-1)),
@@ -111,7 +111,7 @@ def test_frozen_arguments_get_no_gradient():
     for tensor in tensors[-4:]:
         tensor.requires_grad_(False)
     sum(output.sum() for output in run(BY_HAND, "token", tensors)).backward()
-    without = {COUNT, *range(len(tensors) - 4, len(tensors))}
+    without = {LENGTH, *range(len(tensors) - 4, len(tensors))}
     assert {index for index, tensor in enumerate(tensors) if tensor.grad is None} == without
 
 
@@ -134,7 +134,7 @@ def test_a_second_differentiation_is_rejected():
 def test_autocast_does_not_reach_the_backward_pass():
     tensors = [tensor.detach().float().requires_grad_() for tensor in make_arguments(2)]
     loss = sum(output.sum() for output in run(BY_HAND, "token", tensors))
-    wanted = [tensor for index, tensor in enumerate(tensors) if index != COUNT]
+    wanted = [tensor for index, tensor in enumerate(tensors) if index != LENGTH]
     expected = torch.autograd.grad(loss, wanted, retain_graph=True)
     with torch.autocast("cpu", torch.bfloat16):
         actual = torch.autograd.grad(loss, wanted)
