@@ -8,11 +8,11 @@ import os
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import gradio as gr
 from timeline import draw_figure
-from transformers import Pipeline, pipeline
+from transformers import pipeline
 
 
 MODEL_ID = os.environ.get("MODEL_ID", "{{ repo_id }}")  # a repository of the Hub, or a folder
@@ -30,6 +30,15 @@ except for medical or safety reasons: AI Act, Regulation (EU) 2024/1689, Article
 COLUMNS = ["turn", "speaker", "with memory", "without memory", "surprise"]
 
 
+class EmotionPipeline(Protocol):
+    """What the page uses of an `AudioEmotionPipeline`, whose code comes with the model."""
+
+    model: Any
+    processor: Any
+
+    def __call__(self, turn: dict[str, Any], **kwargs: Any) -> dict[str, Any]: ...
+
+
 @dataclass(frozen=True)
 class Conversation:
     """The turns heard so far, with memory and without it, and the memory's cache; never changed in place."""
@@ -38,7 +47,7 @@ class Conversation:
     turns_without_memory: tuple[dict[str, Any], ...] = ()
     cache: Any = None
 
-    def hear(self, pipe: Pipeline, path: str, speaker: str | None) -> Conversation:
+    def hear(self, pipe: EmotionPipeline, path: str, speaker: str | None) -> Conversation:
         """The conversation with one more turn.
 
         Raises:
@@ -79,8 +88,8 @@ def told(turn: dict[str, Any]) -> str:
     return ", ".join([*label, *(f"{name} {value:.2f}" for name, value in turn.get("values", {}).items())])
 
 
-def build_app(pipe: Pipeline) -> gr.Blocks:
-    """The page; `pipe` is an `AudioEmotionPipeline`."""
+def build_app(pipe: EmotionPipeline) -> gr.Blocks:
+    """The page."""
     limit = pipe.model.max_turn_seconds(pipe.processor)
     sound_label = "Turn" if limit is None else f"Turn (its first {limit:g} s are heard)"
 
@@ -134,11 +143,12 @@ def build_app(pipe: Pipeline) -> gr.Blocks:
     return app
 
 
-def launch(pipe: Pipeline, **kwargs: Any) -> None:
+def launch(pipe: EmotionPipeline, **kwargs: Any) -> None:
     """Serve the page until the process is stopped; `kwargs` are those of Gradio's `launch`."""
     app = build_app(pipe)
     app.launch(footer_links=["gradio"], max_file_size="20mb", run_history=False, **kwargs)
 
 
 if __name__ == "__main__":
-    launch(pipeline("audio-emotion", model=MODEL_ID, trust_remote_code=True))
+    # A task of the repository, which transformers does not list.
+    launch(pipeline("audio-emotion", model=MODEL_ID, trust_remote_code=True))  # type: ignore[call-overload]

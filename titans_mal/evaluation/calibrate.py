@@ -13,7 +13,7 @@ from datasets import Dataset
 from ..modeling.json_text import read_json
 from .calibration import calibration_of, fit_temperature, probabilities_of, threshold_for
 from .evaluate_conversations import PROGRESS_FOLDER, check_data, score_table
-from .protocol import model_of, protocol_of
+from .protocol import Reading, model_of, protocol_of
 
 
 @dataclass(frozen=True)
@@ -62,7 +62,7 @@ def calibrate(
     """
     dataset = dataset.with_format(None)
     check_data(model, dataset)
-    reading = {"readout": "logits", "max_new_tokens": 1, "seed": 0}
+    reading: Reading = {"readout": "logits", "max_new_tokens": 1, "seed": 0}
     run = {"protocol": protocol_of(model, processor, dataset, **reading), "model": model_of(model)}
     # The answers do not depend on the temperature: a run that was calibrated can be gone on from.
     run["model"].pop("temperature")

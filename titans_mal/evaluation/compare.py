@@ -118,7 +118,8 @@ def compare_paired(first: EvaluationReport, second: EvaluationReport) -> dict[st
     bootstrap = {"resamples": first.content["bootstrap"]["resamples"], "seed": first.protocol["seed"]}
     return {
         name: compare_predictions(
-            *(_places(report.predictions, name, labels) for report in (first, second)),
+            _places(first.predictions, name, labels),
+            _places(second.predictions, name, labels),
             np.where(_has(first.predictions, name) & _has(second.predictions, name), references, -1),
             conversations,
             len(labels),
@@ -174,7 +175,7 @@ def _group_parts(group: RunGroup, numbers: dict, titles: dict[str, str]) -> list
 
 
 def _conditions_table(metrics: dict[str, dict], titles: dict[str, str]) -> str:
-    rows = [[titles[name], *map(Number.of, found.values())] for name, found in metrics.items()]
+    rows: list[Sequence] = [[titles[name], *map(Number.of, found.values())] for name, found in metrics.items()]
     return Table("conditions", ["condition", *METRIC_TITLES.values()], rows).markdown()
 
 

@@ -8,6 +8,7 @@ import numpy as np
 from datasets import Dataset
 
 from .statistics import bootstrap_interval
+from .table_scoring import TableScores
 
 
 def concordance_of(moments: np.ndarray) -> np.ndarray:
@@ -56,7 +57,7 @@ def targets_of(dataset: Dataset, dimensions: Sequence[str]) -> dict[str, np.ndar
 
 
 def dimension_results(
-    scores: Mapping[str, Mapping[str, dict]],
+    scores: Mapping[str, TableScores],
     dimensions: Sequence[str],
     dataset: Dataset,
     *,
@@ -66,19 +67,19 @@ def dimension_results(
     """For each condition, the `concordance` of each dimension in the table.
 
     Args:
-        scores: of each condition, by kind and row; `values` in the order of `dimensions`.
+        scores: of each condition; `values` in the order of `dimensions`.
         without: rows that are not scored.
         bootstrap: `resamples` and `seed`.
     """
     targets, conversations = targets_of(dataset, dimensions), dataset["conversation_id"][:]
     left_out = set(without)
     results: dict[str, dict] = {}
-    for condition, kinds in scores.items():
+    for condition, scored in scores.items():
         for name, gold in targets.items():
             place = list(dimensions).index(name)
-            rows = [row for row in sorted(kinds["values"]) if row not in left_out and not np.isnan(gold[row])]
+            rows = [row for row in sorted(scored.values) if row not in left_out and not np.isnan(gold[row])]
             if rows:
-                values = np.array([kinds["values"][row][place] for row in rows])
+                values = np.array([scored.values[row][place] for row in rows])
                 found = concordance(values, gold[rows], [conversations[row] for row in rows], **bootstrap)
                 results.setdefault(condition, {})[name] = found
     return results

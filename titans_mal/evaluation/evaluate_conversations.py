@@ -20,7 +20,7 @@ from .conditions import CONDITIONS
 from .dimensions import targets_of
 from .lora_conditions import ALL_CONDITIONS
 from .progress import Progress
-from .protocol import audio_fingerprint, model_of, protocol_of
+from .protocol import Reading, audio_fingerprint, model_of, protocol_of
 from .report import EvaluationReport, build_report
 from .table_scoring import Group, TableScorer, make_groups
 
@@ -82,7 +82,7 @@ def evaluate_conversations(
             finite, or an `output_dir` that holds another run.
     """
     dataset = dataset.with_format(None)
-    reading = {"readout": readout, "max_new_tokens": max_new_tokens, "seed": seed}
+    reading: Reading = {"readout": readout, "max_new_tokens": max_new_tokens, "seed": seed}
     _check_arguments(model, conditions, batch_size=batch_size, resamples=resamples, **reading)
     check_data(model, dataset, train)
     conditions = _possible(_conditions_of(model) if conditions is None else conditions, dataset)
@@ -90,7 +90,7 @@ def evaluate_conversations(
     protocol = protocol_of(model, processor, dataset, **reading)
     name = str(output_dir) if name is None and model.loaded_from is None else name
     run = {"protocol": protocol, "model": model_of(model, name), "conditions": conditions, "batch_size": batch_size}
-    how = {"batch_size": batch_size, "strict": strict, **reading}
+    how: _How = {"batch_size": batch_size, "strict": strict, **reading}
     lines, groups = score_table(model, processor, dataset, output_dir / PROGRESS_FOLDER, run, conditions, **how)
     training_logits = None
     if train is not None and "reads_off" in conditions and readout == "logits" and read_labels(model.config):
@@ -119,6 +119,13 @@ def evaluate_conversations(
         warn_of_cut_turns(cut, model.max_turn_seconds(processor))
     state.wait_for_everyone()
     return EvaluationReport.load(output_dir)
+
+
+class _How(Reading):
+    """Of `score_table`."""
+
+    batch_size: int
+    strict: bool
 
 
 def score_table(

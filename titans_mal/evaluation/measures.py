@@ -94,10 +94,10 @@ def compare_predictions(
     **bootstrap,
 ) -> dict:
     """The metrics of the first predictions minus those of the second on the same turns, and McNemar's test."""
-    counts = [confusions(predicted, references, conversations, num_labels) for predicted in (first, second)]
+    ours, theirs = (confusions(predicted, references, conversations, num_labels) for predicted in (first, second))
     metrics = {}
     for name in METRICS:
-        value, ends = difference(*counts, name, **bootstrap)
+        value, ends = difference(ours, theirs, name, **bootstrap)
         metrics[name] = {"value": value, "interval": ends}
     scored = references >= 0
     return {"metrics": metrics, "mcnemar": mcnemar(*((p == references)[scored] for p in (first, second)))}

@@ -8,6 +8,7 @@ import zlib
 from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
+from typing import TypedDict
 
 from datasets import Dataset
 from transformers.utils import cached_file
@@ -31,6 +32,14 @@ def major_version(content: dict) -> int:
 
 class ProtocolError(ValueError):
     """Reports of different protocols were compared."""
+
+
+class Reading(TypedDict):
+    """How an evaluation gets answers: `readout` is "logits" or "text", `max_new_tokens` of text, `seed` as there."""
+
+    readout: str
+    max_new_tokens: int
+    seed: int
 
 
 def protocol_of(model, processor, dataset: Dataset, *, readout: str, max_new_tokens: int, seed: int) -> dict:

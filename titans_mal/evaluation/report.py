@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
 import numpy as np
@@ -19,7 +19,7 @@ from .lora_conditions import ALL_CONDITIONS
 from .measures import Turns, by_group, by_history, compare_predictions, confusion_and_recall, mean_by_history, measure
 from .report_file import PREDICTIONS_FILE, SCHEMA_VERSION, EvaluationReport
 from .report_tables import TITLES, TITLES_WITH_LORA
-from .table_scoring import parse_label
+from .table_scoring import TableScores, parse_label
 
 
 __all__ = ["PREDICTIONS_FILE", "EvaluationReport", "build_report", "measure"]
@@ -53,7 +53,7 @@ class _Column:
 
     predicted: np.ndarray
     covered: np.ndarray
-    rows: np.ndarray | None = None
+    rows: np.ndarray = field(default_factory=lambda: np.zeros(0, dtype=int))
     logits: np.ndarray | None = None
     unparsable: float | None = None
 
@@ -104,11 +104,11 @@ def build_report(
         raise ValueError(
             f"None of the turns with labels could be scored; the first reason is {next(iter(not_scored.values()))}"
         )
-    found = {name: _condition(kinds, turns) for name, kinds in scores.items()}
+    found = {name: _condition(scored, turns) for name, scored in scores.items()}
     columns = {name: column for name, column in found.items() if column is not None}
     temperature = run["model"].get("temperature", 1.0)
     rivals, left_out = _rivals(columns.get("reads_off"), turns, train, training_logits, temperature)
-    if "other_state" in found and not (scores["other_state"]["logits"] or scores["other_state"]["texts"]):
+    if "other_state" in found and not (scores["other_state"].logits or scores["other_state"].texts):
         left_out["other_state"] = NO_PARTNER
     columns |= rivals | _floors(turns, train)
     columns = {name: columns[name] for name in TITLES if name in columns}
@@ -130,7 +130,7 @@ def build_report(
         "without_partner": without_partner,
         "differences": _differences(columns, turns, **bootstrap),
         "groups": by_group({name: columns[name].predicted for name in _BY_GROUP if name in columns}, turns),
-        "surprise": mean_by_history(scores["memory"]["surprise"] if "memory" in scores else {}, turns.depths),
+        "surprise": mean_by_history(scores["memory"].surprise if "memory" in scores else {}, turns.depths),
         "not_heard": _not_scored(dataset, not_scored),
         "cut": _cut(dataset, lines, processed),
         "problems": [str(problem) for problem in problems],
@@ -138,29 +138,29 @@ def build_report(
     return EvaluationReport(content, _predictions(dataset, columns, turns, temperature, processed))
 
 
-def _merge(lines: list[dict]) -> dict[str, dict[str, dict[int, object]]]:
-    """By condition and kind (`logits`, `texts`, `surprise`), the scores of each row."""
-    scores: dict = defaultdict(lambda: defaultdict(dict))
+def _merge(lines: list[dict]) -> dict[str, TableScores]:
+    """The scores of all groups, by condition."""
+    scores: dict[str, TableScores] = defaultdict(TableScores)
     for line in lines:
         for name, kinds in line["heard"].items():
-            for kind, values in kinds.items():
-                scores[name][kind] |= {int(row): value for row, value in values.items()}
+            of_group = {kind: {int(row): value for row, value in rows.items()} for kind, rows in kinds.items()}
+            scores[name].add(TableScores(**of_group))
     return scores
 
 
-def _condition(kinds: Mapping[str, dict], turns: Turns) -> _Column | None:
+def _condition(scores: TableScores, turns: Turns) -> _Column | None:
     """None for a condition that no turn with a label has."""
     total = len(turns.references)
-    rows = np.array(sorted({*kinds["logits"], *kinds["texts"]}), dtype=int)
+    rows = np.array(sorted({*scores.logits, *scores.texts}), dtype=int)
     if not turns.scored[rows].any():
         return None
-    if kinds["texts"]:
+    if scores.texts:
         predicted, covered = np.full(total, -1), np.zeros(total, dtype=bool)
         covered[rows] = True
-        for row, text in kinds["texts"].items():
+        for row, text in scores.texts.items():
             predicted[row] = parse_label(text, turns.labels)
         return _Column(predicted, covered, unparsable=float((predicted[turns.scored & covered] < 0).mean()))
-    return _Column.of_logits(np.array([kinds["logits"][row] for row in rows]), rows, total)
+    return _Column.of_logits(np.array([scores.logits[row] for row in rows]), rows, total)
 
 
 def _rivals(
@@ -208,7 +208,7 @@ def _floors(turns: Turns, train: Dataset | None) -> dict[str, _Column]:
 def _numbers(name: str, column: _Column, turns: Turns, temperature: float, **bootstrap) -> dict:
     turns = turns.only(column.covered)
     metrics = measure(column.predicted, turns.references, turns.conversations, len(turns.labels), **bootstrap)
-    description = ALL_CONDITIONS[name].__doc__ if name in ALL_CONDITIONS else _DESCRIPTIONS[name]
+    description = ALL_CONDITIONS[name].__doc__ or "" if name in ALL_CONDITIONS else _DESCRIPTIONS[name]
     calibration = None
     if column.logits is not None:
         scored = turns.references[column.rows] >= 0

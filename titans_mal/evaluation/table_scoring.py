@@ -93,13 +93,15 @@ def make_groups(table: Dataset, batch_size: int) -> list[Group]:
     rows = rows_by_conversation(table)
     speakers = table["speaker"][:]
     partners = _partners({name: (len(found), {speakers[row] for row in found}) for name, found in rows.items()})
-    groups, size = [], batch_size
+    groups: list[Group] = []
+    size = batch_size
     for name in rows:
         if size >= batch_size:
             groups.append(Group(len(groups), []))
             size = 0
         number = len(groups[-1].conversations)
-        turns, partner = (_turns(rows.get(of, ()), number, speakers) for of in (name, partners[name]))
+        turns, of = _turns(rows[name], number, speakers), partners[name]
+        partner = [] if of is None else _turns(rows[of], number, speakers)
         groups[-1].conversations.append(Conversation(name, turns, partner))
         size += len(turns)
     return groups

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from importlib.metadata import metadata
 from importlib.resources import files
 from pathlib import Path
+from typing import Any
 from urllib.parse import quote, unquote
 
 from huggingface_hub import EvalResult, ModelCard, ModelCardData, hf_hub_url
@@ -149,7 +150,7 @@ def _card_data(config: PreTrainedConfig, repo_id: str, facts: CardFacts, example
         for example in examples
     ]
     metrics = sorted({_METRICS[name] for _ in facts.reports for name in _METRICS})
-    more = {
+    more: dict[str, Any] = {
         "base_model_relation": ("adapter" if config.adapter_only else "finetune") if base else None,
         "widget": widget or None,
     }
@@ -239,7 +240,7 @@ def _report_section(content: dict, repo_id: str, picture: str) -> str:
 
 def _requirement(package: str) -> str:
     """The declared version range of a dependency."""
-    for line in metadata("titans-mal").get_all("Requires-Dist"):
+    for line in metadata("titans-mal").get_all("Requires-Dist", ()):
         if line.startswith(package) and "extra" not in line:
             return ",".join(sorted(line.removeprefix(package).strip(" ()").split(","), reverse=True))
     raise LookupError(f"titans_mal declares no dependency on {package}.")

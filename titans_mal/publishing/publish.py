@@ -130,7 +130,7 @@ def publish_folder(
     return publication
 
 
-def publish_model(model, repo_id: str, *, max_shard_size: int | str = "50GB", **kwargs) -> str:
+def publish_model(model, repo_id: str, *, max_shard_size: int | str = "50GB", **kwargs) -> str | None:
     """Publish a model; called by `model.push_to_hub`.
 
     Args:
@@ -172,7 +172,9 @@ def upload(
         The URL of the commit, or of the pull request.
     """
     existing = api.list_repo_files(repo_id, revision=revision, repo_type=kwargs.get("repo_type"))
-    operations = [CommitOperationAdd(name, path) for name, path in files.items()]
+    operations: list[CommitOperationAdd | CommitOperationDelete] = [
+        CommitOperationAdd(name, path) for name, path in files.items()
+    ]
     operations += [CommitOperationDelete(name) for name in existing if is_stale(name) and name not in files]
     info = api.create_commit(repo_id, operations, commit_message=message, revision=revision, **kwargs)
     return info.pr_url or info.commit_url

@@ -188,4 +188,5 @@ def _code(folder: Path) -> set[str]:
     missing = sorted({path.name for path in modules if not path.is_file()})
     if missing:
         raise FileNotFoundError(f"{folder} lacks its code ({', '.join(missing)}): save the model again.")
-    return {Path(file).name for path in modules for file in (path, *get_relative_import_files(path))}
+    imported = {Path(file).name for path in modules for file in get_relative_import_files(path)}
+    return imported | {path.name for path in modules}

@@ -45,14 +45,16 @@ class RedisStates:
         self._most_seconds = most_seconds
         self._held: dict[str, Lock] = {}
         # Renews the locks of the turns that are being processed; there is one while there are locks.
-        self._guard, self._renewer = threading.Lock(), None
+        self._guard = threading.Lock()
+        self._renewer: threading.Thread | None = None
         with _as_os_error():
             self._redis = redis.Redis.from_url(url)
             self._redis.ping()
 
     def read(self, name: str) -> bytes | None:
         with _as_os_error():
-            return self._redis.get(self._key(name))
+            content = self._redis.get(self._key(name))
+        return content if isinstance(content, bytes) else None
 
     def write(self, name: str, content: bytes, seconds: float) -> None:
         with _as_os_error():
