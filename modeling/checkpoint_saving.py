@@ -127,7 +127,7 @@ class CheckpointSavingMixin(HostLoraMixin):
             if quantizer is not None:
                 self.hf_quantizer = quantizer
 
-    def push_to_hub(self, repo_id: str, **kwargs) -> str:  # type: ignore[override]  # keyword-only
+    def push_to_hub(self, repo_id: str, **kwargs) -> str | None:  # type: ignore[override]  # keyword-only
         """Publish the model in one commit; if titans_mal is installed, with its card and endpoint handler.
 
         Args:
@@ -135,7 +135,7 @@ class CheckpointSavingMixin(HostLoraMixin):
             kwargs: for `titans_mal.publish_model`; without titans_mal, for transformers' `push_to_hub`.
 
         Returns:
-            The URL of the commit.
+            The URL of the commit; None if titans_mal was asked not to upload.
 
         Raises:
             ValueError: for an adapter whose base is a folder, and as `save_pretrained`; nothing is uploaded.

@@ -16,7 +16,7 @@ from transformers.utils import logging
 
 from .conversation_memory_cache import ConversationMemoryCache
 from .host_types import AudioHost
-from .state_folder import ConversationInUse, StateFolder, StatesInUse, state_key
+from .state_folder import ConversationInUse, SharedStates, StateFolder, StatesInUse, state_key
 
 
 __all__ = ["LOST", "ConversationInUse", "ConversationStore", "StateFolder", "StatesInUse", "state_key"]
@@ -49,7 +49,7 @@ class ConversationStore:
     Args:
         model: a model with memory; states written by other weights are rejected.
         states: where states that are not in memory are stored as safetensors: a folder, from which a later store can
-            load them; None: a temporary folder; or an object with the methods of `StateFolder`. If it is shared with
+            load them; None: a temporary folder; or a `StateFolder` or `SharedStates`. If it is shared with
             other processes, no state is kept in memory, and each is written immediately after use.
         max_live: number of conversations kept in memory; beyond it, the least recently used are moved to disk, and
             are restored bit-identically. States still in memory when a process ends without `save` are lost;
@@ -69,7 +69,7 @@ class ConversationStore:
     def __init__(
         self,
         model: AudioHost,
-        states: StateFolder | str | Path | None = None,
+        states: StateFolder | SharedStates | str | Path | None = None,
         *,
         max_live: int = 64,
         time_to_live: float = 3600.0,
@@ -80,7 +80,9 @@ class ConversationStore:
                 f"max_live must be at least 1 and time_to_live above 0, got {max_live} and {time_to_live}."
             )
         self._model, self._max_live, self._time_to_live = model, max_live, time_to_live
-        self._states = StateFolder(states) if states is None or isinstance(states, str | Path) else states
+        self._states: StateFolder | SharedStates = (
+            StateFolder(states) if states is None or isinstance(states, str | Path) else states
+        )
         self._log_name = log_name
         self._lock = threading.Lock()
         self._live: OrderedDict[str, _Entry] = OrderedDict()
@@ -264,7 +266,7 @@ class ConversationStore:
 
     def _note(self, name: str, entry: _Entry) -> None:
         """Mark the stored state as outdated, so that it is not used if the process is killed."""
-        if entry.cache is not None and not entry.is_noted:
+        if entry.cache is not None and not entry.is_noted and not self._states.is_shared:
             self._states.keep_in_memory(name)
             entry.is_noted = True
 

@@ -13,8 +13,9 @@ import time
 import weakref
 from collections import Counter
 from collections.abc import Iterator
+from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, Protocol
 
 from transformers.utils import logging
 
@@ -58,6 +59,27 @@ class StatesInUse(OSError):
     """Another process is using the folder of states."""
 
 
+class SharedStates(Protocol):
+    """Conversation states that several processes use, none of which holds one between its calls.
+
+    The methods are those of `StateFolder`; `lock` raises `ConversationInUse`.
+    """
+
+    is_shared: Literal[True]
+
+    def read(self, name: str) -> bytes | None: ...
+
+    def write(self, name: str, content: bytes, seconds: float) -> None: ...
+
+    def delete(self, name: str) -> None: ...
+
+    def names(self) -> list[str]: ...
+
+    def forget_old(self) -> None: ...
+
+    def lock(self, name: str) -> AbstractContextManager[None]: ...
+
+
 class StateFolder:
     """Conversation states in a folder, one subfolder each; only one process may use it at a time.
 
@@ -72,7 +94,7 @@ class StateFolder:
     """
 
     # Whether other processes write to the same states.
-    is_shared = False
+    is_shared: Literal[False] = False
 
     def __init__(self, folder: str | Path | None = None):
         if folder is None:

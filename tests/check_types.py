@@ -16,21 +16,6 @@ ROOT = Path(__file__).resolve().parents[1]
 CACHE = ROOT / ".mypy_cache"
 OPEN = frozenset(
     {
-        "titans_mal/cli/data.py",
-        "titans_mal/cli/follow.py",
-        "titans_mal/cli/messages.py",
-        "titans_mal/cli/serve.py",
-        "titans_mal/cli/train.py",
-        "titans_mal/training/audio_cache.py",
-        "titans_mal/training/interruptions.py",
-        "titans_mal/training/memory_estimate.py",
-        "titans_mal/training/run.py",
-        "titans_mal/training/run_options.py",
-        "titans_mal/training/run_report.py",
-        "titans_mal/training/trained_parts.py",
-        "titans_mal/training/trainer.py",
-        "titans_mal/training/voices.py",
-        "titans_mal/training/weights.py",
     }
 )
 # What a user may write wrong, and a type checker must see.

@@ -6,7 +6,7 @@ from . import auto as auto  # registers the hosts
 from .modeling.checkpoint_saving import CheckpointSavingMixin
 
 
-def _publish(model, repo_id: str, **kwargs) -> str:
+def _publish(model, repo_id: str, **kwargs) -> str | None:
     from .publishing import publish_model
 
     return publish_model(model, repo_id, **kwargs)

@@ -32,10 +32,10 @@ def build_processor() -> Qwen2AudioProcessor:
     special = ["<pad>", "<|im_start|>", "<|im_end|>", "<|audio_bos|>", "<|audio_eos|>", "<|AUDIO|>", "<unk>"]
     words = ["user", "assistant", *PROMPT.split(), *EMOTIONS, *PITCH_WORDS, *LEVEL_WORDS, *TRACT_WORDS]
     vocabulary = {word: index for index, word in enumerate([*special, *words])}
-    tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
-    tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    words_only = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
+    words_only.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
     tokenizer = PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer,
+        tokenizer_object=words_only,
         pad_token="<pad>",
         eos_token="<|im_end|>",
         unk_token="<unk>",

@@ -133,8 +133,8 @@ def train_host(host, processor, *, utterances: int, steps: int, seed: int, batch
     """Teach the host to describe single utterances."""
     rng = np.random.default_rng(seed)
     drawn = [draw_utterance(rng) for _ in range(utterances)]
-    inputs = [prepare(processor, *map(list, zip(*drawn[start : start + 500]))) for start in range(0, utterances, 500)]
-    inputs = collate(inputs, processor.tokenizer.pad_token_id)
+    parts = [prepare(processor, *map(list, zip(*drawn[start : start + 500]))) for start in range(0, utterances, 500)]
+    inputs = collate(parts, processor.tokenizer.pad_token_id)
     answer_length = 4
 
     def batches():
@@ -169,15 +169,15 @@ def hear(model, processor, waveforms: list[np.ndarray]) -> dict[str, torch.Tenso
 
 def train_memory(model, processor, *, conversations: int, steps: int, seed: int, batch_size: int = 16) -> None:
     """Train the memory alone on conversations: all turns of a batch of them in one forward."""
-    parts, labels = [], []
+    parts, emotions = [], []
     for number in range(conversations):
         # Some begin with any emotion, so that the memory learns what to make of a turn that nothing came before.
         suite = baseline() if number % 4 else dataclasses.replace(baseline(), introduced=False)
         rng = np.random.default_rng((seed, number))
         script = suite.draw(rng)
         parts.append(hear(model, processor, speak(script, rng)))
-        labels.append([-1 if turn.is_introduction else turn.emotion for turn in script.turns])
-    labels = torch.tensor(labels)
+        emotions.append([-1 if turn.is_introduction else turn.emotion for turn in script.turns])
+    labels = torch.tensor(emotions)
     rng = np.random.default_rng(seed)
 
     def batches():

@@ -59,6 +59,7 @@ def check(
     from ..data.conversations import load_conversations
     from ..data.overview import list_problems, overview
     from ..data.problems import UnusableTurns
+    from ..data.table import Conversations
 
     with errors_in_one_line(), warnings.catch_warnings():
         # Problems are listed below.
@@ -80,7 +81,7 @@ def check(
             )
             problems, failure = conversations.problems, None
         except UnusableTurns as error:
-            conversations, problems, failure = {}, error.problems, error
+            conversations, problems, failure = Conversations({}), error.problems, error
         counts = overview(conversations, problems)
         if json_out is not None:
             listed = {**counts, "listed": [vars(problem) for problem in problems]}

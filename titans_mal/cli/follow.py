@@ -52,7 +52,8 @@ def _pieces(sampling_rate: int) -> Iterator[np.ndarray]:
     """Pieces of audio as they arrive; an incomplete sample at the end is dropped."""
     size = max(2, round(_SECONDS * sampling_rate) * 2)
     rest = b""
-    while content := sys.stdin.buffer.read1(size):
+    # A method of what standard input is, though not of every binary stream.
+    while content := sys.stdin.buffer.read1(size):  # type: ignore[union-attr]
         content = rest + content
         whole = len(content) // 2 * 2
         rest = content[whole:]

@@ -37,6 +37,7 @@ def errors_in_one_line(*kinds: type[Exception]) -> Iterator[None]:
     """
     from ..modeling.turn_rules import CutTurnWarning
 
+    expected: tuple[type[Exception], ...] = (ValueError, OSError, MissingExtraError, *kinds)
     with warnings.catch_warnings():
         show = warnings.showwarning
         warnings.showwarning = lambda message, category, *rest: (
@@ -44,6 +45,6 @@ def errors_in_one_line(*kinds: type[Exception]) -> Iterator[None]:
         )
         try:
             yield
-        except (ValueError, OSError, MissingExtraError, *kinds) as error:
+        except expected as error:
             errors.print(f"Error: {' '.join(str(error).split())}", style="red", soft_wrap=True, markup=False)
             raise typer.Exit(1) from error

@@ -108,7 +108,7 @@ def serve(
             log_name=log_name,
         )
         is_json = log_format == "json"
-        logs = {} if log_names and not is_json else {"log_config": log_config(as_json=is_json)}
+        logs: dict[str, Any] = {} if log_names and not is_json else {"log_config": log_config(as_json=is_json)}
         # Accepted turns are answered before the server stops.
         grace = math.ceil(turn_seconds) + 5
         app = create_app(pool, settings, log_name=log_name, alerts=sender)
@@ -141,7 +141,7 @@ def _alerts(rules: Path | None, url: str | None, secret: str | None, allowed: st
     missing = [name for name, value in given.items() if not value and name != "--webhook-secret"]
     if len(missing) == 3:
         return None
-    if missing or not secret:
+    if missing or not secret or rules is None:
         raise ValueError(f"Alerts need {', '.join(given)}; {', '.join(missing or ['--webhook-secret'])} is missing.")
     from ..server.alert_rules import read_rules
     from ..server.alerts import Alerts

@@ -17,6 +17,7 @@ import numpy as np
 from ..modeling.audio_loading import MAX_TURN_SECONDS
 from ..modeling.conversation_memory_cache import ConversationMemoryCache
 from ..modeling.conversation_store import LOST, ConversationInUse, ConversationStore, StateFolder, state_key
+from ..modeling.state_folder import SharedStates
 from ..modeling.turn_rules import check_text
 from ..modeling.turn_scoring import ScoredTurn
 from .label_settings import LabelSettings
@@ -83,7 +84,7 @@ class ConversationPool:
         max_batch: int = 16,
         max_wait_ms: float = 5.0,
         max_live: int = 256,
-        states: StateFolder | str | Path | None = None,
+        states: StateFolder | SharedStates | str | Path | None = None,
         time_to_live: float = 3600.0,
         max_waiting: int = 1024,
         max_waiting_megabytes: float = 512.0,

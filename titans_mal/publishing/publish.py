@@ -140,7 +140,7 @@ def publish_model(model, repo_id: str, *, max_shard_size: int | str = "50GB", **
         kwargs: for `publish_folder`.
 
     Returns:
-        The URL of the commit.
+        The URL of the commit; None if nothing was uploaded.
     """
     with tempfile.TemporaryDirectory() as folder:
         model.save_pretrained(folder, max_shard_size=max_shard_size)

@@ -6,6 +6,7 @@ import contextlib
 import threading
 import time
 from collections.abc import Iterable, Iterator
+from typing import Literal
 
 import redis
 from redis.lock import Lock
@@ -30,7 +31,7 @@ class RedisStates:
         ConversationInUse: from `lock`.
     """
 
-    is_shared = True
+    is_shared: Literal[True] = True
 
     def __init__(
         self,
@@ -74,7 +75,8 @@ class RedisStates:
         """Names of the conversations whose states are stored."""
         with _as_os_error():
             self._redis.zremrangebyscore(self._names, "-inf", time.time())
-            return sorted(name.decode() for name in self._redis.zrange(self._names, 0, -1))
+            stored = self._redis.zrange(self._names, 0, -1)
+        return sorted(name.decode() for name in stored if isinstance(name, bytes))
 
     def claim(self, conversation: str, rule: str, seconds: float) -> bool:
         """Whether no server has claimed a rule of a conversation within the seconds that were given then."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field, fields
+from typing import TYPE_CHECKING
 
 import torch
 from transformers import TrainingArguments
@@ -48,6 +49,9 @@ class ConversationTrainingArguments(TrainingArguments):
             states (see `options.REJECTED`).
         RuntimeError: if the processes that a launcher started are not connected.
     """
+
+    if TYPE_CHECKING:
+        output_dir: str = "trainer_output"  # what transformers makes of None
 
     window: int = field(default=8, metadata={"help": "Number of turns of a conversation per step; at least 2."})
     class_weights: str = field(default="none", metadata={"help": "Weights of the labels: none or balanced."})

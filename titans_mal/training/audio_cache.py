@@ -59,7 +59,7 @@ class AudioTowerCache:
             )
         self.folder = Path(folder) / f"{type(self._tower).__name__}-{fingerprint}"
         self.found = self.computed = 0
-        self._compute: Callable | None = None
+        self._compute: Callable = self._tower.forward
         self._depth = 0
 
     def __enter__(self) -> AudioTowerCache:
@@ -89,8 +89,8 @@ class AudioTowerCache:
         }
         masks = [_mask_of(by_row, row) for row in range(rows)]
         paths = [self.folder / f"{name}.safetensors" for name in _names(input_features, masks)]
-        hidden = [_read(path) for path in paths]
-        left = [row for row, found in enumerate(hidden) if found is None]
+        hidden = {row: found for row, path in enumerate(paths) if (found := _read(path)) is not None}
+        left = [row for row in range(rows) if row not in hidden]
         self.found += rows - len(left)
         self.computed += len(left)
         if left:
@@ -98,7 +98,7 @@ class AudioTowerCache:
             for row, computed in zip(left, self._run_tower(input_features[left], some)):
                 hidden[row] = computed
                 _write(paths[row], computed, _positions_read(masks[row], len(computed)))
-        output = torch.stack([found.to(input_features.device) for found in hidden])
+        output = torch.stack([hidden[row].to(input_features.device) for row in range(rows)])
         return BaseModelOutputWithPooling(last_hidden_state=output.to(input_features.dtype))
 
     def _run_tower(self, input_features: Tensor, kwargs: dict) -> Tensor:

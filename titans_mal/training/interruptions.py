@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import signal
 import threading
+from collections.abc import Callable
+from types import FrameType
+from typing import Any
 
 import torch
 from accelerate import PartialState
@@ -33,7 +36,7 @@ class StopOnSignal(TrainerCallback):
 
     def __init__(self):
         self.received: int | None = None
-        self._before: dict[int, object] = {}
+        self._before: dict[int, Callable[[int, FrameType | None], Any] | int | None] = {}
 
     def on_train_begin(self, args, state, control, **kwargs):
         self.received = None

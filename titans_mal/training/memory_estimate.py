@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 import torch
 from torch import nn
-from transformers import PreTrainedModel
 
+from ..modeling.audio_emotion_mixin import AudioEmotionMixin
 from ..modeling.conversation_memory_cache import ConversationMemoryCache
 from ..modeling.memory_injection import CALL_KEYWORD, MemoryCall
 from ..modeling.memory_transaction import MemoryTransaction
@@ -74,7 +74,7 @@ class MemoryEstimate:
         return ", ".join(f"{name} {getattr(self, name) / 2**30:.2f} GiB" for name in parts)
 
 
-def on_meta(model: PreTrainedModel) -> PreTrainedModel:
+def on_meta(model: AudioEmotionMixin) -> AudioEmotionMixin:
     """A copy of a model on the meta device, with its dtypes, LoRA and `requires_grad` flags, but without values."""
     with torch.device("meta"):
         twin = type(model)(copy.deepcopy(model.config))
@@ -89,7 +89,7 @@ def on_meta(model: PreTrainedModel) -> PreTrainedModel:
 
 
 def estimate_training_memory(
-    model: PreTrainedModel, shape: StepShape, *, gradient_checkpointing: bool = False
+    model: AudioEmotionMixin, shape: StepShape, *, gradient_checkpointing: bool = False
 ) -> MemoryEstimate:
     """The bytes of a training step on one device, without sharding.
 
@@ -120,7 +120,7 @@ def estimate_training_memory(
     )
 
 
-def _saved_bytes(model: PreTrainedModel, shape: StepShape) -> tuple[list[int], int, int]:
+def _saved_bytes(model: AudioEmotionMixin, shape: StepShape) -> tuple[list[int], int, int]:
     """Bytes saved for the backward pass by each block and by everything else, and bytes of the blocks' inputs."""
     decoder = model.get_decoder()
     ledger = _Ledger(model, decoder.layers)
@@ -144,7 +144,7 @@ def _saved_bytes(model: PreTrainedModel, shape: StepShape) -> tuple[list[int], i
 class _Ledger:
     """Attributes the tensors saved by autograd to the decoder block that is running, or to the rest."""
 
-    def __init__(self, model: PreTrainedModel, blocks: nn.ModuleList):
+    def __init__(self, model: AudioEmotionMixin, blocks: nn.ModuleList):
         self.of_blocks = [0] * len(blocks)
         self.outside = 0
         self._blocks = blocks

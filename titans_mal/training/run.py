@@ -9,13 +9,14 @@ from pathlib import Path
 import filelock
 import numpy as np
 from datasets import Dataset, DatasetDict
-from transformers import AutoProcessor, PreTrainedModel, set_seed
+from transformers import AutoProcessor, set_seed
 
 from ..auto import AutoModelForAudioEmotion
 from ..data.conversations import load_conversations
 from ..evaluation.calibrate import calibrate
 from ..evaluation.evaluate_conversations import evaluate_conversations
 from ..evaluation.report import EvaluationReport
+from ..modeling.audio_emotion_mixin import AudioEmotionMixin
 from ..modeling.checkpoint_saving import check_base_is_public
 from ..modeling.configuration_titans_mal import TitansMemoryConfig, read_labels
 from ..processes import process_state
@@ -100,7 +101,7 @@ def run_training(
             held.release()
 
 
-def load_model(options: ModelOptions, labels: list[str]) -> PreTrainedModel:
+def load_model(options: ModelOptions, labels: list[str]) -> AudioEmotionMixin:
     """A host with a fresh memory on `memory_layers`; without these, a model that has a memory already.
 
     Warns of a model that could not be published.

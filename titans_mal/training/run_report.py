@@ -31,7 +31,7 @@ def print_start(trainer: ConversationTrainer) -> None:
     shape = StepShape(args.per_device_train_batch_size, args.window, positions, audio_tokens)
     parts = {name: count for name, count in trained_parameters(model).items() if count}
     try:
-        estimate = estimate_training_memory(on_meta(model), shape, gradient_checkpointing=args.checkpoint_blocks)
+        estimate = str(estimate_training_memory(on_meta(model), shape, gradient_checkpointing=args.checkpoint_blocks))
     except NotEstimatedError as error:
         estimate = f"not estimated: {error}"
     batches = args.gradient_accumulation_steps * args.world_size

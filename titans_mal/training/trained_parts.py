@@ -6,8 +6,9 @@ import re
 from collections.abc import Iterator
 
 from torch import nn
-from transformers import PreTrainedModel
 from transformers.utils import is_peft_available
+
+from ..modeling.audio_emotion_mixin import AudioEmotionMixin
 
 
 # Parts of the names of vision modules.
@@ -15,7 +16,7 @@ _VISION = ("visual", "vision", "image")
 
 
 def choose_trained_parts(
-    model: PreTrainedModel,
+    model: AudioEmotionMixin,
     *,
     lora_rank: int | None = None,
     lora_alpha: float | None = None,
@@ -59,7 +60,7 @@ def choose_trained_parts(
                 parameter.requires_grad_(True)
 
 
-def check_is_saved_whole(model: PreTrainedModel) -> None:
+def check_is_saved_whole(model: AudioEmotionMixin) -> None:
     """Check before training that saving the model will lose nothing.
 
     Raises:
@@ -76,7 +77,7 @@ def check_is_saved_whole(model: PreTrainedModel) -> None:
     model.check_adapters()
 
 
-def _add_lora(model: PreTrainedModel, rank: int, alpha: float, dropout: float, on_audio_tower: bool) -> None:
+def _add_lora(model: AudioEmotionMixin, rank: int, alpha: float, dropout: float, on_audio_tower: bool) -> None:
     from peft import LoraConfig
 
     names = list(_linear_layers(model, on_audio_tower=on_audio_tower))
@@ -84,7 +85,13 @@ def _add_lora(model: PreTrainedModel, rank: int, alpha: float, dropout: float, o
         raise ValueError("The host's decoder blocks have no linear layers for a LoRA.")
     # One pattern for all blocks, to keep adapter_config.json readable.
     patterns = sorted({re.sub(r"\\\.\d+\\\.", r"\\.\\d+\\.", re.escape(name)) for name in names})
-    config = LoraConfig(r=rank, lora_alpha=alpha, lora_dropout=dropout, target_modules="|".join(patterns))
+    # PEFT computes with any number, and declares an integer.
+    config = LoraConfig(
+        r=rank,
+        lora_alpha=alpha,  # type: ignore[arg-type]
+        lora_dropout=dropout,
+        target_modules="|".join(patterns),
+    )
     model.add_adapter(config)
     for name, parameter in model.named_parameters():
         if parameter.requires_grad and ".lora_" in name:
@@ -92,7 +99,7 @@ def _add_lora(model: PreTrainedModel, rank: int, alpha: float, dropout: float, o
             parameter.data = parameter.data.float()
 
 
-def _linear_layers(model: PreTrainedModel, *, on_audio_tower: bool) -> Iterator[str]:
+def _linear_layers(model: AudioEmotionMixin, *, on_audio_tower: bool) -> Iterator[str]:
     """Names of the linear layers of the decoder blocks, and optionally of the modules that make audio tokens."""
     blocks = {id(module) for block in model.get_decoder().layers for module in block.modules()}
     decoder = {id(module) for module in model.get_decoder().modules()}
@@ -107,7 +114,7 @@ def _linear_layers(model: PreTrainedModel, *, on_audio_tower: bool) -> Iterator[
             yield name
 
 
-def trained_parameters(model: PreTrainedModel) -> dict[str, int]:
+def trained_parameters(model: AudioEmotionMixin) -> dict[str, int]:
     """The number of trained parameters by part: `memory`, `readout`, `lora`, `host`; and of `frozen` ones."""
     parts = dict.fromkeys(("memory", "readout", "lora", "host", "frozen"), 0)
     own = {"titans_memory": "memory", "emotion_head": "readout", "emotion_values_head": "readout"}

@@ -11,6 +11,7 @@ import warnings
 from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import torch
 from datasets import Dataset
@@ -25,6 +26,7 @@ from ..data.problems import Problem
 from ..data.table import SOFT_LABELS
 from ..evaluation.evaluate_conversations import check_data, evaluate_conversations
 from ..evaluation.report import EvaluationReport
+from ..modeling.audio_emotion_mixin import AudioEmotionMixin
 from ..modeling.configuration_titans_mal import read_labels
 from ..modeling.emotion_dimensions import concordance_loss
 from ..modeling.json_text import read_json
@@ -72,6 +74,10 @@ class ConversationTrainer(Trainer):
             out of order, too many speakers for the memory, no scored turn, or no column `emotion_probabilities` where
             soft labels are wanted; and for a model of which nothing trains, or saving would lose a part.
     """
+
+    args: ConversationTrainingArguments
+    model: AudioEmotionMixin
+    train_dataset: TurnDataset
 
     def __init__(
         self,
@@ -162,12 +168,17 @@ class ConversationTrainer(Trainer):
             generator=torch.Generator(),
         )
 
-    def train(self, resume_from_checkpoint: str | bool | None = None, **kwargs):
+    def train(
+        self,
+        resume_from_checkpoint: str | bool | None = None,
+        trial: Any = None,
+        ignore_keys_for_eval: list[str] | None = None,
+    ) -> TrainOutput:
         """As Trainer's; goes on from whole checkpoints alone.
 
         Args:
             resume_from_checkpoint: a folder, or True for the last checkpoint of `output_dir` that is whole.
-            kwargs: of `transformers.Trainer.train`.
+            trial, ignore_keys_for_eval: as in `transformers.Trainer.train`.
 
         Raises:
             ValueError: for a checkpoint that is not whole, none in `output_dir`, or one of other lanes or data.
@@ -189,7 +200,7 @@ class ConversationTrainer(Trainer):
                 return TrainOutput(state.global_step, 0.0, {})
         try:
             with self._audio_cache:
-                return super().train(resume_from_checkpoint or None, **kwargs)
+                return super().train(resume_from_checkpoint or None, trial, ignore_keys_for_eval)
         finally:
             self.stopped.restore_handlers()
 
@@ -200,7 +211,7 @@ class ConversationTrainer(Trainer):
             return self.args.max_steps
         return math.ceil(self.args.num_train_epochs * self.lane_sampler.steps_per_epoch)
 
-    def training_step(self, model, inputs: dict, num_items_in_batch: Tensor | None = None) -> Tensor:
+    def training_step(self, model, inputs: dict, num_items_in_batch: Tensor | int | None = None) -> Tensor:
         """Forward and backward of a batch; the lanes' memory goes on from here, cut from the graph."""
         inputs = dict(inputs)
         self._set_aside(inputs.pop(PROBLEMS, ()))
@@ -287,7 +298,7 @@ class ConversationTrainer(Trainer):
             prefixes = {f"{metric_key_prefix}_{name}": table for name, table in _evaluation_sets(tables).items()}
             several = (self.evaluate(table, ignore_keys, prefix) for prefix, table in prefixes.items())
             return {name: value for metrics in several for name, value in metrics.items()}
-        if hasattr(self.optimizer, "eval"):
+        if self.optimizer is not None and hasattr(self.optimizer, "eval"):
             self.optimizer.eval()  # of optimisers without a schedule, which evaluate other weights than they train
         report = self._write_report(tables, "" if metric_key_prefix == "eval" else metric_key_prefix)
         metrics = {f"{metric_key_prefix}_{name}": value for name, value in _metrics_of(report).items()}
@@ -380,7 +391,7 @@ class ConversationTrainer(Trainer):
     def _load_best_model(self) -> None:
         if self.is_fsdp_enabled:
             super()._load_best_model()
-        else:
+        elif self.state.best_model_checkpoint is not None:
             load_trained_weights(self.model, self.state.best_model_checkpoint)
 
 

@@ -12,11 +12,11 @@ from sklearn.decomposition import PCA
 from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
 from sklearn.linear_model import LogisticRegression
 from torch import Tensor
-from transformers import PreTrainedModel
 
 from ..data.audio import load_turn
 from ..data.problems import Problem, report_problems
 from ..data.virtual_speakers import VirtualSpeaker, other_voices
+from ..modeling.audio_emotion_mixin import AudioEmotionMixin
 from ..modeling.turn_scoring import TurnScorer
 from ..modeling.voice_memory_layer import VoiceMemoryLayer
 
@@ -33,7 +33,7 @@ GROUPS = 5
 
 @torch.no_grad()
 def fit_voice_memory(
-    model: PreTrainedModel, processor, table: Dataset, *, batch_size: int = 16, virtual_voices: int = 0
+    model: AudioEmotionMixin, processor, table: Dataset, *, batch_size: int = 16, virtual_voices: int = 0
 ) -> None:
     """Fit all memories of voices of a model to the turns of a training split, each turn by itself.
 
@@ -73,7 +73,7 @@ def fit_voice_memory(
 
 
 def _means_of_turns(
-    model: PreTrainedModel,
+    model: AudioEmotionMixin,
     scorer: TurnScorer,
     table: Dataset,
     rows: Sequence[int],

@@ -7,13 +7,13 @@ from pathlib import Path
 
 import torch
 from safetensors.torch import load_file
-from transformers import PreTrainedModel
 
+from ..modeling.audio_emotion_mixin import AudioEmotionMixin
 from ..modeling.host_lora import has_lora, lora_misfits, read_lora, read_lora_config
 
 
 @torch.no_grad()
-def load_trained_weights(model: PreTrainedModel, folder: str | os.PathLike) -> None:
+def load_trained_weights(model: AudioEmotionMixin, folder: str | os.PathLike) -> None:
     """Load the weights of a checkpoint of this model: memory and readout, its LoRA, or all weights.
 
     Args:
@@ -35,7 +35,7 @@ def load_trained_weights(model: PreTrainedModel, folder: str | os.PathLike) -> N
         raise ValueError(f"{folder} lacks {len(missing)} of the trained weights: {missing[:3]}, ...")
 
 
-def _load_lora(model: PreTrainedModel, folder: Path) -> set[str]:
+def _load_lora(model: AudioEmotionMixin, folder: Path) -> set[str]:
     """The names of the parameters that were loaded."""
     from peft import set_peft_model_state_dict
 
@@ -45,7 +45,8 @@ def _load_lora(model: PreTrainedModel, folder: Path) -> set[str]:
     weights = read_lora(folder)
     if wrong := lora_misfits(model, name, weights):
         raise ValueError(f"The LoRA of {folder} has another rank or other layers than the model's: {wrong[:3]}, ...")
-    saved, own = read_lora_config(folder).lora_alpha, model.peft_config[name].lora_alpha
+    # An attribute of PEFT's class, which transformers' protocol for it does not list.
+    saved, own = read_lora_config(folder).lora_alpha, model.peft_config[name].lora_alpha  # type: ignore[attr-defined]
     if saved != own:
         raise ValueError(f"The LoRA of {folder} has lora_alpha {saved}, but the model's is {own}.")
     set_peft_model_state_dict(model, weights, adapter_name=name)
