@@ -38,6 +38,8 @@ class EmotionPipeline(Protocol):
 
     def __call__(self, turn: dict[str, Any], **kwargs: Any) -> dict[str, Any]: ...
 
+    def seconds_of(self, audio: bytes) -> float: ...
+
 
 @dataclass(frozen=True)
 class Conversation:

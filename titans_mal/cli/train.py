@@ -87,7 +87,7 @@ def sweep(given: Sequence[str]) -> int:
             for layers in swept.memory_layers
             for memory in swept.memory or ["{}"]
         ]
-        runs = {output / _name(options.memory_layers, options.memory_fields): options for options in models}
+        runs = {output / _name(options.memory_layers or (), options.memory_fields): options for options in models}
         reports = []
         for number, (folder, options) in enumerate(runs.items(), start=1):
             if not (folder / REPORT_FOLDER / "report.json").is_file():

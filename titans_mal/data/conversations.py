@@ -286,7 +286,7 @@ def _read_corpus(
     if not turns:
         first = f": {problems[0]}" if problems else "."
         raise UnusableTurns(f"{folder} has no readable turn of {corpus.title}{first}", problems)
-    if emobox is not None:
+    if emobox is not None and fold is not None:
         _warn_of_unknown_words(corpus, turns)
         turns, extra = take_emobox_splits(turns, Path(emobox).expanduser(), corpus.name, fold)
         return _Source(corpus.name, turns, replace(labels, name=f"{labels.name} (EmoBox)"), fold, problems + extra)

@@ -4,7 +4,7 @@ Annotations are evaluated here, by pydantic.
 """
 
 from dataclasses import replace
-from typing import Annotated
+from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
@@ -45,9 +45,11 @@ class LabelQuery(NoQuery):
 
     def label_settings(self, default: LabelSettings) -> LabelSettings:
         """The server's settings, but for what was given."""
-        given = self.model_dump(include={"labels", "unknown_below", "temperature", "score"}, exclude_none=True)
-        lists = {name: _names(given[name]) for name in ("labels", "score") if name in given}
-        return replace(default, **{**given, **lists})
+        given: dict[str, Any] = self.model_dump(
+            include={"labels", "unknown_below", "temperature", "score"}, exclude_none=True
+        )
+        given |= {name: _names(given[name]) for name in ("labels", "score") if name in given}
+        return replace(default, **given)
 
 
 class ChannelQuery(LabelQuery):

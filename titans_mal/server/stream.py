@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import MutableMapping
 from dataclasses import asdict
-from typing import Any
 
 import numpy as np
 from fastapi import WebSocket, WebSocketDisconnect

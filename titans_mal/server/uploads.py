@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 
 from fastapi import Request
 from starlette.datastructures import Headers, UploadFile
@@ -54,7 +54,7 @@ async def read_audio(request: Request, settings: ServerSettings) -> bytes:
 
 
 async def _file_of_form(headers: Headers, body: bytes) -> bytes:
-    async def whole() -> AsyncIterator[bytes]:
+    async def whole() -> AsyncGenerator[bytes, None]:
         yield body
 
     try:

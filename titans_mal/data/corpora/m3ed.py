@@ -27,7 +27,8 @@ def read(root: Path) -> tuple[list[Turn], list[Problem]]:
     path = find(root, "annotation.json")
     annotation = parse_json(read_text(path), str(path), dict)
     audio = find_sounds(root, "modality_speech", "", stem="?_*_*_*")
-    turns, problems = [], []
+    turns: list[Turn] = []
+    problems: list[Problem] = []
     for split in ("train", "val", "test"):
         movies = read_text(find(root, f"movie_list_{split}.txt")).split()
         missing = sorted(set(movies) - set(annotation))
@@ -36,9 +37,9 @@ def read(root: Path) -> tuple[list[Turn], list[Problem]]:
         for movie in movies:
             clips = annotation[movie]
             for clip, content in clips.items() if isinstance(clips, dict) else ((movie, None),):
-                dialogue = content.get("Dialog") if isinstance(content, dict) else None
+                content = content if isinstance(content, dict) else {}
                 as_turn = partial(_turn, movie, clip, content, audio, split)
-                part, unreadable = turns_of_json(path, clip, dialogue, as_turn, split)
+                part, unreadable = turns_of_json(path, clip, content.get("Dialog"), as_turn, split)
                 turns, problems = turns + part, problems + unreadable
     problems += extra_files(audio, [turn.audio for turn in turns])
     return turns, problems
