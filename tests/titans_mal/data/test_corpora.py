@@ -401,7 +401,7 @@ def test_the_splits_of_emobox(trees, tmp_path):
         load(trees, "iemocap", emobox=clone)
     with pytest.raises(ValueError, match="has splits of its own, which EmoBox takes"):
         load(trees, "meld", emobox=clone, fold=1)
-    with pytest.raises(ValueError, match="emobox has no meaning for 'synthetic-baseline'"):
+    with pytest.raises(ValueError, match="emobox does not apply to 'synthetic-baseline'"):
         load_conversations("synthetic-baseline", emobox=clone)
     _emobox(tmp_path, "iemocap", 2, train=["Ses01F_impro01_F000"], test=["Ses01F_impro01_F001"])
     with pytest.raises(ValueError, match="has turns of 'Ses01F_impro01' in 'test' and in 'train'"):

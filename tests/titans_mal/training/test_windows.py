@@ -123,7 +123,7 @@ def test_unusable_turns_are_skipped(talks_folder, tmp_path):
 def test_turns_beyond_the_hosts_window_are_reported_at_the_start(talks, tmp_path):
     seconds = [4.0 + row if row < 2 else 1.0 for row in range(talks["train"].num_rows)]
     table = talks["train"].remove_columns("seconds").add_column("seconds", seconds)
-    with pytest.warns(CutTurnWarning, match=r"2 turns last longer than the host processes: \w+, turn 0 \(4\.0 s\), "):
+    with pytest.warns(CutTurnWarning, match=r"2 turns are longer than the host's window: \w+, turn 0 \(4\.0 s\), "):
         trainer_on(tmp_path, {"train": table})
 
 
