@@ -98,7 +98,7 @@ def _csv(turns: Sequence[Turn]) -> str:
     buffer = io.StringIO(newline="")
     table = csv.writer(buffer, lineterminator="\n")
     dimensions = list(turns[0].get("values") or ()) if turns else []
-    table.writerow([*_FIELDS, *(f"score_{label}" for label in labels), *dimensions, _LAST])
+    table.writerow([*_FIELDS, *(f"score_{label}" for label in labels), *map(csv_cell, dimensions), _LAST])
     for turn in turns:
         numbers = [*(turn["scores"][label] for label in labels), *(turn["values"][name] for name in dimensions)]
         table.writerow([*(csv_cell(turn.get(name)) for name in _FIELDS), *numbers, csv_cell(turn.get(_LAST))])

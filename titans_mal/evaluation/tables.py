@@ -80,7 +80,7 @@ class Table:
         file = io.StringIO()
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(
-            title
+            csv_cell(title)
             for name, ends, deviation in zip(self.header, has_ends, deviates)
             for title in [name, *[f"{name} low", f"{name} high"] * ends, *[f"{name} deviation"] * deviation]
         )

@@ -52,3 +52,8 @@ def test_files(tmp_path):
     TABLE.save(tmp_path / "tables")
     assert (tmp_path / "tables" / "metrics.csv").read_text() == TABLE.csv()
     assert (tmp_path / "tables" / "metrics.tex").read_text() == TABLE.latex()
+
+
+def test_headers_are_no_formulas():
+    """Titles of columns are labels, which a corpus names."""
+    assert Table("recall", ["=1+1", "WA"], [["a", 1]]).csv().startswith("'=1+1,WA\n")
