@@ -11,7 +11,7 @@ from pathlib import Path, PurePath
 from ..modeling.json_text import parse_json
 from ..modeling.turn_rules import check_text
 from .problems import Problem, report_problems
-from .text_files import parse_seconds, read_table, read_text
+from .text_files import our_names, parse_seconds, read_table, read_text
 
 
 @dataclass(frozen=True)
@@ -44,7 +44,7 @@ _Unread = tuple[str, Callable[[], Segment]]
 
 _COLUMNS = {
     "start": ("start_time", "starttime", "begin", "onset"),
-    "end": ("end_time", "endtime", "stop"),
+    "end": ("end_time", "endtime", "stop", "offset"),
     "speaker": ("speaker_id", "speaker_label"),
     "transcript": ("text", "transcription", "utterance"),
     "channel": (),
@@ -154,7 +154,8 @@ def _json_items(path: Path, names: Sequence[str]) -> list[_Unread]:
     listed = content.get("segments") if isinstance(content, dict) else content
     if not isinstance(listed, list) or not all(isinstance(segment, dict) for segment in listed):
         raise ValueError(f"{path} has no list of segments.")
-    return [(f"segment {number}", partial(_segment, segment)) for number, segment in enumerate(listed)]
+    named = (dict(zip(our_names(list(segment), _COLUMNS), segment.values())) for segment in listed)
+    return [(f"segment {number}", partial(_segment, segment)) for number, segment in enumerate(named)]
 
 
 def _csv_rows(path: Path, names: Sequence[str]) -> list[_Unread]:

@@ -5,8 +5,10 @@ from __future__ import annotations
 import codecs
 import csv
 import math
+import re
 from collections.abc import Mapping, Sequence
 from io import StringIO
+from itertools import islice
 from pathlib import Path
 
 from ..modeling.audio_decoding import check_pointer
@@ -60,19 +62,19 @@ def read_table(
         FileNotFoundError, ValueError: as `read_text`; also for a column that is missing or there twice.
     """
     text = read_text(path)
-    ours = {other: name for name, others in columns.items() for other in (name, *others)}
-    first = next((line for line in text.splitlines() if line.strip()), "")
+    first, *more = [line for line in text.splitlines() if line.strip()] or [""]
+    if is_separator_line := re.fullmatch(r"sep=.", first.strip()) is not None:  # of Excel
+        first = more[0] if more else ""
+    ours = _ours(columns)
     separator = max(_SEPARATORS, key=lambda mark: sum(_plain(name) in ours for name in first.split(mark)))
     reader = csv.reader(StringIO(text, newline=""), delimiter=separator)
     try:
-        header = next((row for row in reader if any(map(str.strip, row))), [])
+        filled = (row for row in reader if any(map(str.strip, row)))
+        header = next(islice(filled, int(is_separator_line), None), [])
         rows = [(reader.line_num, row) for row in reader if any(map(str.strip, row))]
     except csv.Error as error:
         raise ValueError(f"{path}, line {reader.line_num}: {error}") from error
-    # Our own name of a column comes before others that it may have.
-    own = {_plain(name) for name in header}.intersection(columns)
-    names = [ours.get(_plain(name), name) for name in header]
-    names = [name if our in own and _plain(name) != our else our for name, our in zip(header, names)]
+    names = our_names(header, columns)
     repeated = sorted({name for name in names if names.count(name) > 1 and name})
     if repeated:
         raise ValueError(f"{path} has the columns {repeated} more than once.")
@@ -81,6 +83,13 @@ def read_table(
         raise ValueError(f"{path} lacks the columns {missing}; it has {header}.")
     with_commas = () if separator == "," else numbers
     return [(line, _fields(names, row, with_commas)) for line, row in rows]
+
+
+def our_names(names: Sequence[str], columns: Mapping[str, Sequence[str]]) -> list[str]:
+    """Our name of each column or field that has one; our own name comes before others, which then stay as they are."""
+    ours, own = _ours(columns), {_plain(name) for name in names}.intersection(columns)
+    found = [ours.get(_plain(name), name) for name in names]
+    return [name if our in own and _plain(name) != our else our for name, our in zip(names, found)]
 
 
 def parse_seconds(value) -> float:
@@ -98,8 +107,14 @@ def parse_seconds(value) -> float:
     return seconds
 
 
+def _ours(columns: Mapping[str, Sequence[str]]) -> dict[str, str]:
+    return {other: name for name, others in columns.items() for other in (name, *others)}
+
+
 def _plain(name: str) -> str:
-    return name.strip().strip('"').strip().lower().replace(" ", "_")
+    """A column's name in small letters, without the unit of seconds that it may end with."""
+    plain = name.strip().strip('"').strip().lower().replace(" ", "_")
+    return re.sub(r"_(s|secs?|seconds)$|_?[(\[](s|secs?|seconds)[)\]]$", "", plain)
 
 
 def _fields(names: list[str], row: list[str], with_commas: Sequence[str]) -> dict:

@@ -184,6 +184,21 @@ def test_tables_of_other_programs(recording, tmp_path, encoding, separator):
     assert (row["start"], row["end"], row["speaker"], row["transcript"]) == (0.5, 2.0, "J\u00fcrgen", "\u00a1Hola!")
 
 
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("a.csv", "sep=;\nstart;end\n0,5;2\n"),
+        ("a.csv", "Start (s),End [sec],transcript_s\n0.5,2,x\n"),
+        ("a.csv", "onset,offset\n0.5,2\n"),
+        ("a.json", '[{"Start": 0.5, "END": 2, "begin": 7}]'),
+    ],
+)
+def test_columns_of_other_programs(tmp_path, name, content):
+    (tmp_path / name).write_text(content)
+    (segment,) = read_segments(tmp_path / name)
+    assert (segment.start, segment.end) == (0.5, 2.0)
+
+
 def test_a_start_just_before_the_recording_is_its_start(recording):
     conversations = load_recording(recording, [Segment(-0.1, 1.0, "A"), Segment(-0.05, 0.5)])
     assert conversations["test"]["start"][:] == [0.0, 0.0]
