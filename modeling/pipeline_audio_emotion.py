@@ -14,7 +14,7 @@ from transformers.pipelines import PIPELINE_REGISTRY
 from .audio_loading import MAX_TURN_SECONDS
 from .conversation_memory_cache import ConversationMemoryCache
 from .conversation_store import ConversationStore
-from .turn_rules import check_text, check_times, check_turn_index, pieces_at_pauses, warn_of_cut_turns
+from .turn_rules import MAX_NAME, check_text, check_times, check_turn_index, pieces_at_pauses, warn_of_cut_turns
 from .turn_scoring import TurnScorer
 
 
@@ -96,6 +96,8 @@ class AudioEmotionPipeline(Pipeline):
         _, parameters, _ = AudioEmotionPipeline._sanitize_parameters(self, **kwargs)
         parameters = {**self._forward_params, **parameters}
         cache, split_long = parameters.pop("memory_cache", None), parameters.pop("split_long", False)
+        if cache is not None and not hasattr(cache, "adopt"):  # that of the package may go with remote code
+            raise ValueError(f"memory_cache must be a ConversationMemoryCache, got {type(cache).__name__}.")
         if cache is not None and len({turn.get("conversation_id") for turn in turns}) > 1:
             raise ValueError("With a memory_cache all turns must belong to one conversation.")
         caches: dict[Any, ConversationMemoryCache] = {}
@@ -193,8 +195,10 @@ class AudioEmotionPipeline(Pipeline):
         for position, turn in enumerate(turns):
             conversation, name = turn.get("conversation_id"), f"entry {position}"
             for what in ("conversation_id", "speaker"):
-                if turn.get(what) is not None:
-                    check_text(str(turn[what]), f"{what} of {name}")
+                value = turn.get(what)
+                if value is not None:
+                    is_number = isinstance(value, int | np.integer) and abs(value) < 10**MAX_NAME
+                    check_text(str(value) if is_number else value, f"{what} of {name}")
             check_turn_index(turn.get("turn_index"), last.get(conversation), name=name)
             start, end = check_times(turn.get("start"), turn.get("end"), name=f"Entry {position}")
             index = turn.get("turn_index")

@@ -163,7 +163,15 @@ def test_unknown_fields_of_a_turn_are_rejected(pipe):
     assert pipe({"audio": TURNS[0], "emotion": 1})["scores"] == pipe({"audio": TURNS[0], "emotion": 3})["scores"]
 
 
+@pytest.mark.parametrize(("field", "value"), [("conversation_id", [1]), ("speaker", ["A"]), ("speaker", "B" * 201)])
+def test_names_that_are_none(pipe, field, value):
+    with pytest.raises(ValueError, match=f"{field} of entry 0"):
+        pipe([{"audio": TURNS[0], field: value}])
+
+
 def test_unknown_arguments_are_rejected(pipe):
+    with pytest.raises(ValueError, match="memory_cache must be a ConversationMemoryCache, got int"):
+        pipe(TURNS, memory_cache=5)
     with pytest.raises(ValueError, match="accepts memory_cache, memory and split_long, got"):
         pipe(TURNS, top_k=2)
 

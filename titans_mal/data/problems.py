@@ -125,7 +125,7 @@ def look_at(audio: dict | None, *, max_seconds: float, decode: bool) -> dict:
             return found | {"kind": "silent", "detail": "every sample is zero"}
     except FileNotFoundError:
         return found | {"kind": "missing", "detail": "no such file"}
-    except AudioDecodingError as error:
+    except (AudioDecodingError, OSError) as error:  # also a file that nobody may read
         return found | {"kind": "broken", "detail": str(error)}
     if seconds <= 0:
         return found | {"kind": "broken", "detail": "it has no samples"}

@@ -235,7 +235,7 @@ class TableScorer:
         """The audio of a row; the error of one that cannot be used."""
         try:
             return self._scorer.load(self._audio[row]["audio"])
-        except FileNotFoundError as error:
+        except OSError as error:
             return AudioDecodingError(str(error))
         except ValueError as error:
             return error

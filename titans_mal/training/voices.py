@@ -113,7 +113,7 @@ def _usable(table: Dataset, rows: Sequence[int], sampling_rate: int) -> list[int
         try:
             load_turn(turn["audio"], sampling_rate)
             usable.append(row)
-        except (ValueError, FileNotFoundError) as error:
+        except (ValueError, OSError) as error:
             file = f"row {row}, {turn['audio']['path'] or 'bytes'}"
             place = {"conversation_id": turn["conversation_id"], "turn_index": turn["turn_index"]}
             problems.append(Problem.of_error(error, file, **place))

@@ -78,7 +78,7 @@ class TurnDataset(torch.utils.data.Dataset):
         row = self._table[turn.row]
         try:
             waveform = load_turn(row["audio"], sampling_rate=self._sampling_rate)
-        except (ValueError, FileNotFoundError) as error:
+        except (ValueError, OSError) as error:
             place = {"split": row.get("split"), "conversation_id": row["conversation_id"]}
             file = row["audio"]["path"] or "bytes"
             problem = Problem.of_error(error, f"row {turn.row}, {file}", **place, turn_index=row["turn_index"])
