@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from transformers.utils import ModelOutput
 
 from .audio_emotion_checkpoint import AudioEmotionCheckpointMixin
-from .audio_emotion_output import AudioEmotionOutput, annotated_output, extend_output, with_signature
+from .audio_emotion_output import HOST_CACHE, AudioEmotionOutput, annotated_output, extend_output, with_signature
 from .conversation_memory_cache import ConversationMemoryCache
 from .emotion_dimensions import concordance_loss
 from .emotion_readout import answer_logits, emotion_loss, label_logits, last_unmasked_positions
@@ -176,7 +176,7 @@ class AudioEmotionMixin(TurnInputsMixin, AudioEmotionCheckpointMixin):
         if call is not None and call.positions is not None:
             fields["emotion_logits"] = self._emotion_logits(output, call, kwargs, steps_on=steps_on)
             if steps_on and given_use_cache is False:
-                fields.pop("past_key_values")
+                fields.pop(HOST_CACHE)
             if self.config.emotion_dimensions:
                 fields["emotion_values"] = _read(self.emotion_values_head, call)
             fields["memory_surprise"] = call.stacked_surprise()
@@ -289,7 +289,8 @@ class AudioEmotionMixin(TurnInputsMixin, AudioEmotionCheckpointMixin):
         Raises:
             ValueError: for audio features that are not finite, if a memory would be computed from them.
         """
-        input_ids, past = kwargs.get("input_ids"), kwargs.get("past_key_values")
+        input_ids, past = kwargs.get("input_ids"), kwargs.get(HOST_CACHE)
+        past = kwargs.get("past_key_values") if past is None else past
         if input_ids is None or (transaction is not None and transaction.is_closed and past is not None):
             return None
         keep = kwargs.pop("logits_to_keep", 0) if "logits_to_keep" not in self._host_parameters else 0
@@ -350,7 +351,7 @@ class AudioEmotionMixin(TurnInputsMixin, AudioEmotionCheckpointMixin):
         Raises:
             ValueError: without the keys and values of the prompts, or for rows that are padded on the right.
         """
-        past = output.past_key_values
+        past = output.get(HOST_CACHE)
         if past is None or past.is_compileable or int(past.get_seq_length()) < call.sequence_length:
             raise ValueError(
                 "Whole label words need the prompt's keys and values in a cache that grows, which a static cache and "
@@ -363,7 +364,7 @@ class AudioEmotionMixin(TurnInputsMixin, AudioEmotionCheckpointMixin):
 
         def step(tokens: Sequence[int]) -> Tensor:
             answer = torch.tensor([tokens], device=ids.device).expand(len(ids), -1)
-            further = {"past_key_values": copy_of_cache(past), "use_cache": True, "return_dict": True}
+            further = {HOST_CACHE: copy_of_cache(past), "use_cache": True, "return_dict": True}
             if mask is not None:
                 further["attention_mask"] = torch.cat([mask, mask.new_ones(answer.shape)], dim=1)
                 further["position_ids"] = self._answer_positions(further["attention_mask"], answer.shape[1])

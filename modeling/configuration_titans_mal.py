@@ -207,7 +207,7 @@ class AudioEmotionConfigMixin(HostConfig):
     """
 
     # Trainer gathers every other field of an output.
-    keys_to_ignore_at_inference: ClassVar[list[str]] = ["past_key_values", "memory_cache"]
+    keys_to_ignore_at_inference: ClassVar[list[str]] = ["past_key_values", "cache", "memory_cache"]
     # Larger models that contain the host: model type -> name of the host's configuration in theirs.
     part_of: ClassVar[dict[str, str]] = {}
     # Fields of configurations in the format of the host's authors, which transformers reads as defaults.

@@ -8,12 +8,14 @@ from __future__ import annotations
 import copy
 import math
 import os
+from importlib import metadata
 from pathlib import Path
 
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
-from transformers import PreTrainedModel
-from transformers.utils import cached_file
+from transformers import PreTrainedModel, __version__
+from transformers.integrations.peft import MIN_PEFT_VERSION
+from transformers.utils import cached_file, check_peft_version, is_peft_available
 
 from .host_types import HostModel
 
@@ -42,8 +44,10 @@ class HostLoraMixin(HostModel):
         """As transformers' `add_adapter`; the base's adapters stay active, and the memory's trainability is unchanged.
 
         Raises:
+            ImportError: if PEFT is not installed, or older than this transformers demands.
             ValueError: for an adapter on memory or readout, which are trained and saved on their own.
         """
+        _peft()
         on_extension = sorted({name.split(".")[0] for name in _targets_on(self, adapter_config, self.extension_names)})
         if on_extension:
             raise ValueError(_ON_EXTENSION.format(on_extension))
@@ -197,7 +201,7 @@ def load_lora(model: PreTrainedModel, name: str | os.PathLike, hub: dict, *, is_
 
     Raises:
         OSError: if a needed LoRA or its safetensors weights do not exist (pickles are never loaded).
-        ImportError: if PEFT is not installed.
+        ImportError: if PEFT is not installed, or older than this transformers demands.
         ValueError: if its weights do not fit the host.
     """
     hub = {**hub, "subfolder": os.path.join(hub.get("subfolder") or "", LORA_FOLDER)}
@@ -264,10 +268,27 @@ def _peft():
     """Import PEFT, only where it is needed.
 
     Raises:
-        ImportError: if it is not installed.
+        ImportError: if it is not installed, or older than this transformers demands.
     """
     try:  # Inside `try`, since transformers would otherwise require PEFT from everybody who loads this code.
         import peft
     except ImportError as error:
         raise ImportError("The model has a LoRA, which needs PEFT: pip install peft") from error
+    problem = peft_problem()
+    if problem is not None:
+        raise ImportError(problem)
     return peft
+
+
+def peft_problem() -> str | None:
+    """Why every adapter will fail with the installed versions; None if none will, or without PEFT."""
+    if not is_peft_available():
+        return None
+    try:
+        check_peft_version(min_version=MIN_PEFT_VERSION)
+    except ValueError:
+        return (
+            f"transformers {__version__} needs PEFT {MIN_PEFT_VERSION} or newer for any LoRA, and "
+            f"{metadata.version('peft')} is installed: pip install --upgrade peft, or pip install 'transformers<5.24'."
+        )
+    return None

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import warnings
+
 from . import auto as auto  # registers the hosts
 from .modeling.checkpoint_saving import CheckpointSavingMixin
+from .modeling.host_lora import peft_problem
 
 
 def _publish(model, repo_id: str, **kwargs) -> str | None:
@@ -13,3 +16,7 @@ def _publish(model, repo_id: str, **kwargs) -> str | None:
 
 
 CheckpointSavingMixin.publisher = staticmethod(_publish)
+
+_problem = peft_problem()
+if _problem is not None:
+    warnings.warn(_problem, UserWarning, stacklevel=2)

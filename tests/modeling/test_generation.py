@@ -1,10 +1,13 @@
 """`generate` reads the history, writes a turn exactly once, and leaves one row a conversation."""
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 from tiny_models import AUDIO, VOCABULARY, assert_same_state, rows_of, state_of, tiny_host, tiny_model, tiny_turns
 
 from titans_mal import ConversationMemoryCache
+from titans_mal.modeling.audio_emotion_output import HOST_CACHE
 
 
 MODES = {
@@ -182,3 +185,13 @@ def test_copies_of_prompts_with_other_numbers_of_sounds_are_refused(sounds, mode
     with pytest.raises(ValueError, match=r"one audio window per prompt, but prompts \[\d\] have none"):
         model.generate(**inputs, memory_cache=cache, max_new_tokens=2, **MODES[mode])
     assert_same_state(state_of(cache), before)
+
+
+@pytest.mark.parametrize("name", ["past_key_values", "cache"])
+def test_a_decoding_step_is_known_by_both_names_of_the_key_value_cache(name):
+    """transformers 5.24 renamed it; a step that is not known as one would look for audio in the prompt's beginning."""
+    if name not in (HOST_CACHE, "past_key_values"):
+        pytest.skip("this transformers does not have that name")
+    transaction = SimpleNamespace(is_closed=True, prompt_audio=None)
+    call = {"input_ids": torch.ones(1, 1, dtype=torch.long), name: object()}
+    assert tiny_model()._memory_call(transaction, call, None) is None

@@ -13,6 +13,7 @@ from common_host_tester import skip_where_the_host_cannot
 from tiny_hosts import HOSTS, PAD
 
 from titans_mal import ConversationMemoryCache
+from titans_mal.modeling.audio_emotion_output import HOST_CACHE
 
 
 GREEDY = {"do_sample": False, "pad_token_id": PAD}
@@ -135,7 +136,7 @@ def test_generation_continues_from_an_earlier_key_value_cache(host, listen):
     mask = torch.cat([turns["attention_mask"], ids.new_ones(2, ids.shape[1] - turns["input_ids"].shape[1])], dim=1)
     # The sound was heard; only its keys and values are needed now.
     rest = model.generate(
-        input_ids=ids, attention_mask=mask, past_key_values=first.past_key_values, **memory, max_new_tokens=2,
+        input_ids=ids, attention_mask=mask, **{HOST_CACHE: first[HOST_CACHE]}, **memory, max_new_tokens=2,
         min_new_tokens=2, **kwargs,
     )  # fmt: skip
     assert torch.equal(rest.sequences, whole)
