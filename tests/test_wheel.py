@@ -65,7 +65,7 @@ def test_the_metadata_is_complete(built, wheel):
         (name,) = [name for name in archive.namelist() if name.endswith(".dist-info/METADATA")]
         metadata = email.message_from_bytes(archive.read(name))
     assert metadata["Author"]
-    assert metadata["License-Expression"] == "Apache-2.0"
+    assert "Apache-2.0" in (metadata["License-Expression"], metadata["License"])
     assert metadata.get_all("Project-URL")
     assert metadata["Requires-Python"] == ">=3.11"
     assert metadata["Description-Content-Type"] == "text/markdown"
