@@ -127,6 +127,8 @@ class Part:
         self._weight = int(is_train[: corpus.originals].sum())
         self._emotions = torch.from_numpy(corpus.emotions)
         self._layer: dict[str, Tensor] | None = None
+        # What readouts are fitted to, which depends on the memory's options and not on the penalty.
+        self._turns: dict[tuple, tuple[np.ndarray, np.ndarray]] = {}
         self._beliefs = torch.zeros(len(corpus.emotions), labels)
         self._beliefs[is_train] = held_out_emotions(self._fitted[0], corpus.people[is_train], self._fitted[2])
         self._dialogues = self._compose(corpus, is_train, seed)
@@ -177,28 +179,37 @@ class Part:
             penalty: inverse weight of the readout's L2 penalty, for as many turns as there are utterances that are
                 no copies.
         """
-        rng = np.random.default_rng(seed)
-        torch.manual_seed(int(rng.integers(2**31)))
         listener = self.make(name, **options)
-        if name == "utterance":
-            turns, emotions = self._fitted[0], self._fitted[2]
+        if isinstance(listener, Attention):
+            self._attend(listener, np.random.default_rng(seed))
+            turns, emotions = self._turns_of(listener)
         else:
-            batch = Batch.of(self._dialogues, self.hidden)
-            if isinstance(listener, Attention):
-                self._attend(listener, rng)
-            if isinstance(listener, Memory):
-                listener.beliefs = self._beliefs
-            with torch.no_grad():
-                turns = listener.eval().turns(batch)[batch.mask]
-            if isinstance(listener, Memory):
-                listener.beliefs = None
-            emotions = self._emotions[batch.utterances[batch.mask]].numpy()
+            key = (name, *options.items())
+            if key not in self._turns:
+                self._turns[key] = self._turns_of(listener)
+            turns, emotions = self._turns[key]
         strength = penalty * self._weight / len(turns)
         fitted = LogisticRegression(C=strength, class_weight="balanced", max_iter=200, tol=1e-3).fit(turns, emotions)
         with torch.no_grad():
             listener.readout.weight.copy_(torch.from_numpy(fitted.coef_))
             listener.readout.bias.copy_(torch.from_numpy(fitted.intercept_))
         return listener.eval()
+
+    def _turns_of(self, listener: Utterance) -> tuple[np.ndarray, np.ndarray]:
+        """(turns, width) and (turns,): what the readout is fitted to."""
+        if type(listener) is Utterance:
+            return self._fitted[0].numpy(), self._fitted[2]
+        if isinstance(listener, Memory):
+            listener.beliefs = self._beliefs
+        # A few dialogues at a time, whose states fit into the processor's cache.
+        starts = range(0, len(self._dialogues), BATCH)
+        batches = [Batch.of(self._dialogues[start : start + BATCH], self.hidden) for start in starts]
+        with torch.no_grad():
+            turns = torch.cat([listener.eval().turns(batch)[batch.mask] for batch in batches])
+        if isinstance(listener, Memory):
+            listener.beliefs = None
+        emotions = torch.cat([self._emotions[batch.utterances[batch.mask]] for batch in batches])
+        return turns.numpy(), emotions.numpy()
 
     @torch.no_grad()
     def try_options(self, test: TestDialogues, *, seed: Sequence[int]) -> Iterator[tuple[tuple, Tensor]]:
@@ -219,6 +230,7 @@ class Part:
 
     def _attend(self, listener: Attention, rng: np.random.Generator) -> None:
         """Train what a listener attends to, and a readout along."""
+        torch.manual_seed(int(rng.integers(2**31)))
         optimizer = torch.optim.AdamW(listener.parameters(), lr=LEARNING_RATE, weight_decay=0.05)
         schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, LEARNING_RATE, total_steps=STEPS, pct_start=0.1)
         drop = torch.nn.Dropout(0.5)
