@@ -5,6 +5,7 @@ import sys
 from pathlib import Path
 
 import corpus_trees
+import pytest
 from tiny_models import tiny_model, tiny_processor
 
 
@@ -15,6 +16,7 @@ def run(*arguments) -> subprocess.CompletedProcess:
     return subprocess.run([sys.executable, str(SCRIPT), *map(str, arguments)], capture_output=True, text=True)
 
 
+@pytest.mark.slow
 def test_folds_are_evaluated_and_pooled(tmp_path):
     for fold in range(1, 6):
         folder = tmp_path / f"model-{fold}"

@@ -111,6 +111,7 @@ def test_a_temporary_lora_starts_as_the_host_and_leaves_it(modules, heard):
     torch.testing.assert_close(afterwards, heard.host_logits, rtol=0, atol=1e-4)
 
 
+@pytest.mark.slow
 def test_the_command_runs_with_every_baseline_and_resumes(modules, tmp_path, capsys):
     sound = modules["sound"]
     sizes = {"seeds": 2, "steps": 1, "conversations": 2, "test_conversations": 2, "output": tmp_path}

@@ -102,6 +102,7 @@ def test_the_script_prints_and_writes_its_results(uninterrupted, data):
     assert "holds a training already" in done.stderr
 
 
+@pytest.mark.slow
 def test_two_processes_learn_what_one_does(uninterrupted, data, tmp_path):
     """The same lanes, accumulated by one process or shared by two over gloo: losses within 1e-4."""
     run(data, tmp_path / "out", "--processes", "2", config="two_processes_cpu")
@@ -111,6 +112,7 @@ def test_two_processes_learn_what_one_does(uninterrupted, data, tmp_path):
         torch.testing.assert_close(two[name], one[name], rtol=0, atol=2e-3)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
 def test_an_interrupted_training_reaches_the_same_weights(uninterrupted, data, tmp_path, number):
     output = tmp_path / "out"

@@ -39,6 +39,7 @@ def test_the_loop_is_unrolled():
     assert all(line[0] == "titans-mal" for line in lines)
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:.*turns:UserWarning")
 def test_the_chain_on_synthetic_audio(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)

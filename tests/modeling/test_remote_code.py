@@ -51,6 +51,7 @@ def test_transformers_demands_no_other_package(path):
     assert {*get_imports(path)} - sys.stdlib_module_names <= {"torch", "transformers", "safetensors", "numpy"}
 
 
+@pytest.mark.slow
 def test_a_repository_runs_with_transformers_and_torch_alone(tmp_path):
     model, processor = tiny_model(), tiny_processor()
     folder, wav = tmp_path / "model", tmp_path / "turn.wav"

@@ -60,6 +60,7 @@ def answers(tmp_path_factory):
     return json.loads(run.stdout.partition("answers:")[2].splitlines()[0])
 
 
+@pytest.mark.slow
 def test_the_core_analyses_and_evaluates(answers):
     for name in ("folder", "file", "evaluate"):
         assert answers[name][0] == 0, answers[name][1]
@@ -67,6 +68,7 @@ def test_the_core_analyses_and_evaluates(answers):
     assert "pip install 'titans_mal[live]'" in " ".join(answers["file"][1].split())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "extra"),
     [("vtt", "formats"), ("textgrid", "formats"), ("html", "html"), ("follow", "live"), ("serve", "serve"),

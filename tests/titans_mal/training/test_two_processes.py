@@ -37,6 +37,7 @@ def test_a_sharded_step_is_that_of_a_whole_model(memory_is):
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("micro_step", [3, 4])
 def test_a_step_that_is_not_finite_in_one_process_is_skipped_in_both(talks_folder, tmp_path, micro_step):
     """The first or the last of the second step's two, of which only the last shares gradients."""
@@ -45,6 +46,7 @@ def test_a_step_that_is_not_finite_in_one_process_is_skipped_in_both(talks_folde
     assert "the weights of both processes are the same" in printed
 
 
+@pytest.mark.slow
 def test_a_signal_to_one_process_stops_both_after_the_same_step(talks_folder, tmp_path):
     printed = in_two_processes("two_process_training.py", talks_folder, tmp_path / "out", "signal", 3)
     assert f"stopped at 2 by {signal.SIGTERM.value}" in printed
