@@ -74,7 +74,7 @@ def _read_lists(folder: Path, corpus: str, fold: int) -> dict[str, str]:
         for number, line in enumerate(read_text(path).splitlines(), start=1):
             file = parse_json(line, f"{path}, line {number}", dict).get("wav") if line.strip() else ""
             if not isinstance(file, str):
-                raise ValueError(f"{path}, line {number}: wav must name a file, got {file!r}.")
+                raise ValueError(f"{path}, line {number}: wav must name a file, got {file!r:.100}.")
             splits |= {_stem(file): split} if file else {}
     return splits
 

@@ -136,13 +136,13 @@ def _rttm_fault(fields: list[str]) -> bool:
 
 
 def _is_number(text: str) -> bool:
-    return re.fullmatch(r"[-+]?(\d+\.?\d*|\.\d+)([eE][-+]?\d+)?", text) is not None
+    return re.fullmatch(r"[-+]?(\d+(\.\d*)?|\.\d+)([eE][-+]?\d+)?", text) is not None
 
 
 def _rttm_segment(fields: list[str]) -> Segment:
     if _rttm_fault(fields):
         raise ValueError(
-            f"a SPEAKER line must have 8 to 10 fields without blanks, got {len(fields)}: {' '.join(fields)!r}."
+            f"a SPEAKER line must have 8 to 10 fields without blanks, got {len(fields)}: {' '.join(fields)!r:.200}."
         )
     start, duration = map(parse_seconds, fields[3:5])
     speaker, channel = ("" if field == "<NA>" else field for field in (fields[7], fields[2]))
@@ -179,4 +179,4 @@ def _channel(value) -> int | None:
     try:
         return int(str(value).strip())
     except ValueError:
-        raise ValueError(f"channel must be an integer from 1, got {value!r}.") from None
+        raise ValueError(f"channel must be an integer from 1, got {value!r:.100}.") from None

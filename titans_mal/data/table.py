@@ -142,7 +142,7 @@ def whole_turn_index(value) -> int:
     except (TypeError, ValueError):
         number = -1.0
     if not (number >= 0 and number.is_integer()):
-        raise ValueError(f"turn_index must be an integer from 0, got {value!r}.")
+        raise ValueError(f"turn_index must be an integer from 0, got {value!r:.100}.")
     return int(number)
 
 
@@ -166,7 +166,7 @@ def clock_seconds(time: str) -> float:
     """
     found = re.fullmatch(r"(?:(\d+):)?(\d+):(\d+(?:[.,]\d+)?)", time.strip())
     if found is None:
-        raise ValueError(f"a time must have the form h:mm:ss, got {time!r}.")
+        raise ValueError(f"a time must have the form h:mm:ss, got {time!r:.100}.")
     hours, minutes, seconds = found.groups(default="0")
     return int(hours) * 3600 + int(minutes) * 60 + float(seconds.replace(",", "."))
 

@@ -103,7 +103,7 @@ def parse_seconds(value) -> float:
     except (TypeError, ValueError):
         seconds = math.nan
     if not math.isfinite(seconds) or isinstance(value, bool):
-        raise ValueError(f"a time is a number of seconds or h:mm:ss, got {value!r}.")
+        raise ValueError(f"a time is a number of seconds or h:mm:ss, got {value!r:.100}.")
     return seconds
 
 

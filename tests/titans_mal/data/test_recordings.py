@@ -287,3 +287,14 @@ def test_channels_that_differ_are_mixed_with_one_warning(stereo, tmp_path):
         warnings.simplefilter("error")
         load_audio(tmp_path / "alike.wav")
         load_recording(tmp_path / "alike.wav", [Segment(0, 1)])
+
+
+@pytest.mark.parametrize("field", [3, 5, 8])
+def test_errors_do_not_repeat_what_is_long(tmp_path, field):
+    """Nor does a field of a megabyte keep a pattern busy."""
+    fields = "SPEAKER call 1 1 2 <NA> <NA> A <NA> <NA>".split()
+    fields[field] = "9" * 10**6 + "x"
+    (tmp_path / "a.rttm").write_text(" ".join(fields))
+    with pytest.raises(ValueError, match="line 1") as error:
+        read_segments(tmp_path / "a.rttm")
+    assert len(str(error.value)) < 1000

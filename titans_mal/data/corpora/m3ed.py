@@ -67,7 +67,7 @@ def _seconds(time: str) -> float:
     """Seconds in `hours:minutes:seconds:frames`, from the beginning of the clip."""
     found = re.fullmatch(r"(\d+):(\d+):(\d+):(\d+)", time.strip())
     if found is None:
-        raise ValueError(f"A time of M3ED must have the form hh:mm:ss:ff, got {time!r}.")
+        raise ValueError(f"A time of M3ED must have the form hh:mm:ss:ff, got {time!r:.100}.")
     hours, minutes, seconds, frames = map(int, found.groups())
     return hours * 3600 + minutes * 60 + seconds + frames / _FRAMES_PER_SECOND
 
