@@ -292,7 +292,7 @@ def test_channels_that_differ_are_mixed_with_one_warning(stereo, tmp_path):
 @pytest.mark.parametrize("field", [3, 5, 8])
 def test_errors_do_not_repeat_what_is_long(tmp_path, field):
     """Nor does a field of a megabyte keep a pattern busy."""
-    fields = "SPEAKER call 1 1 2 <NA> <NA> A <NA> <NA>".split()
+    fields = ["SPEAKER", "call", "1", "1", "2", "<NA>", "<NA>", "A", "<NA>", "<NA>"]
     fields[field] = "9" * 10**6 + "x"
     (tmp_path / "a.rttm").write_text(" ".join(fields))
     with pytest.raises(ValueError, match="line 1") as error:
