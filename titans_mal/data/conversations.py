@@ -61,7 +61,8 @@ def load_conversations(
             `#t=0,60`, which datasets cannot embed: `save_to_disk` raises); audio that a Hub dataset holds as bytes is
             not cut.
         split_longer_than: seconds, such as the host's window: a longer file becomes several turns with the same label,
-            cut at its pauses, and the later turns of its conversation are renumbered. None: no file is split.
+            cut at its pauses, and the later turns of its conversation are renumbered; not of a Hub dataset. None: no
+            file is split.
         decode: find broken and silent audio by decoding every file; False reads only headers.
         split_by: for data without its own splits: draw "train", "test" and "validation" by "conversation", or by
             "speaker", so that no speaker is in two of them. None: the data's own splits, or "test" if it has none.
@@ -209,7 +210,8 @@ class _Source:
 
     def _pieces(self, turn: Turn, found: dict) -> list[dict]:
         """What was found of a turn, which changes for one that is split; and of each of its pieces."""
-        if self.split_longer_than is None or found["kind"] != "long":
+        # A Hub dataset keeps its own column of audio.
+        if self.split_longer_than is None or found["kind"] != "long" or self.audio is not None:
             return [found]
         try:
             pieces = pieces_of_turn(turn.audio, self.split_longer_than)

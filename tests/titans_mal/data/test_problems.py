@@ -112,3 +112,9 @@ def test_problems_are_listed_by_kind():
 def test_arguments_that_do_not_apply(name, options, message):
     with pytest.raises(ValueError, match=message):
         load_conversations(name, **options)
+
+
+@pytest.mark.skipif(not os.path.exists("/proc/self/mem"), reason="a file that cannot be read is there on Linux alone")
+def test_a_file_that_cannot_be_read_is_a_problem_like_others():
+    found = problems.look_at({"bytes": None, "path": "/proc/self/mem"}, max_seconds=60.0, decode=False)
+    assert (found["kind"], found["seconds"]) == ("broken", None)
