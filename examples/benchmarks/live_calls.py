@@ -73,17 +73,23 @@ class Connections:
 
     def __init__(self, port: int):
         self._port = port
-        self._free: list[tuple[asyncio.StreamReader, asyncio.StreamWriter]] = []
+        self._free: list[tuple[float, asyncio.StreamReader, asyncio.StreamWriter]] = []
+
+    async def _connect(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+        return await asyncio.open_connection("127.0.0.1", self._port)
 
     async def post(self, path: str, body: bytes) -> dict | None:
         """The answer to a turn; None where it is none."""
-        reader, writer = self._free.pop() if self._free else await asyncio.open_connection("127.0.0.1", self._port)
+        # The server closes a connection that is idle for five seconds.
+        while self._free and self._free[-1][0] < time.perf_counter() - 4:
+            self._free.pop()[2].close()
+        _, reader, writer = self._free.pop() if self._free else (0, *await self._connect())
         head = f"POST {path} HTTP/1.1\r\nHost: x\r\nContent-Type: audio/wav\r\nContent-Length: {len(body)}\r\n\r\n"
         writer.write(head.encode() + body)
         lines = (await reader.readuntil(b"\r\n\r\n")).decode("latin-1").lower().split("\r\n")
         length = next(int(line.split(":")[1]) for line in lines if line.startswith("content-length"))
         content = await reader.readexactly(length)
-        self._free.append((reader, writer))
+        self._free.append((time.perf_counter(), reader, writer))
         return json.loads(content) if " 200 " in lines[0] else None
 
 

@@ -15,7 +15,7 @@ from rich.table import Table
 from rich.text import Text
 from safetensors import SafetensorError
 
-from ..data.audio import audio_blocks, part_of_file
+from ..data.audio import audio_blocks, load_audio, part_of_file
 from ..export import FORMATS, check_package, choose_label, describe_turn, export_turns
 from ..extras import MissingExtraError, extra
 from ..progress import with_progress
@@ -91,6 +91,15 @@ def analyze(
     speaker: Annotated[
         str | None, typer.Option(help="The speaker, for --follow or a recording without segments.")
     ] = None,
+    speakers_by: Annotated[
+        str | None,
+        typer.Option(
+            metavar="DIR_OR_REPO",
+            help="Name the speakers of one recording without segments by their voices, with a model for speaker "
+            "verification: microsoft/wavlm-base-plus-sv.",
+        ),
+    ] = None,
+    max_speakers: Annotated[int | None, typer.Option(min=1, help="Number of speakers for --speakers-by.")] = None,
     batch: Annotated[
         Path | None,
         typer.Option(
@@ -115,7 +124,7 @@ def analyze(
             )
             return
         if batch is not None:
-            others = (inputs, segments, crosstalk, output, json_out, timeline, no_memory, both, speaker)
+            others = (inputs, segments, crosstalk, output, json_out, timeline, no_memory, both, speaker, speakers_by)
             _check_batch(*others, format=format)
             analyze_batch(
                 batch,
@@ -127,11 +136,13 @@ def analyze(
                 unknown_below=unknown_below,
             )
             return
-        _check_speaker_options(speaker, segments, channels, crosstalk)
+        _check_speaker_options(speaker, segments, channels, crosstalk, speakers_by, max_speakers)
         if not inputs:
             raise ValueError("No input: give a folder, audio files or a recording, or --follow.")
         _check_outputs(json_out, timeline, output, format=format)
         turns = _channel_turns(inputs, channels, crosstalk) if channels else list(_turns(inputs, segments, speaker))
+        if speakers_by is not None:
+            turns = _with_speakers(turns, speakers_by, max_speakers)
         pipe = _load(model or tiny_checkpoint())
         scored = _analyze(turns, pipe, memory=not no_memory, split_long=split_long)
         usable = [turn for turn, results in zip(turns, scored) if results]
@@ -263,15 +274,31 @@ def _check_follow(*others, format: str) -> None:
 
 
 def _check_speaker_options(
-    speaker: str | None, segments: Path | None, channels: str | None, crosstalk: float | None
+    speaker: str | None,
+    segments: Path | None,
+    channels: str | None,
+    crosstalk: float | None,
+    speakers_by: str | None,
+    max_speakers: int | None,
 ) -> None:
-    given = [
-        name for name, value in (("--speaker", speaker), ("--segments", segments), ("--channels", channels)) if value
-    ]
+    options = {"--speaker": speaker, "--segments": segments, "--channels": channels, "--speakers-by": speakers_by}
+    given = [name for name, value in options.items() if value]
     if len(given) > 1:
         raise ValueError(f"{' and '.join(given)} all define the speakers: give only one of them.")
     if crosstalk is not None and not channels:
         raise ValueError("--crosstalk needs --channels.")
+    if max_speakers is not None and speakers_by is None:
+        raise ValueError("--max-speakers needs --speakers-by.")
+
+
+def _with_speakers(turns: list[dict], model_name: str, max_speakers: int | None) -> list[dict]:
+    """The turns of one recording, each with a speaker whom it sounds like."""
+    from ..live.speakers import SpeakerAssigner, VoiceEmbedder
+
+    if len({turn["file"].partition("#")[0] for turn in turns}) > 1 or any(turn.get("speaker") for turn in turns):
+        raise ValueError("--speakers-by is for one recording whose speakers are not known.")
+    assigner = SpeakerAssigner(VoiceEmbedder(model_name), max_speakers=max_speakers)
+    return [{**turn, "speaker": assigner.assign(load_audio(turn["audio"]))} for turn in turns]
 
 
 def _channel_turns(inputs: list[Path], channels: str, crosstalk: float | None) -> list[dict]:

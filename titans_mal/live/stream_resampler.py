@@ -22,13 +22,13 @@ class StreamResampler:
 
     def feed(self, samples: np.ndarray, rate: int) -> np.ndarray:
         """What is known at 16 kHz after the next samples, (channels, samples) float32 as they are."""
-        before = self._empty()
+        before = None
         if rate != self._rate:
             before = self.flush()
             self._rate = rate
             self._resampler = None if rate == RATE else soxr.ResampleStream(rate, RATE, self._channels, "float32")
         after = samples if self._resampler is None else _resampled(self._resampler, samples, last=False)
-        return np.concatenate([before, after], axis=1)
+        return after if before is None else np.concatenate([before, after], axis=1)
 
     def flush(self) -> np.ndarray:
         """What is left at the end, or before the rate changes."""

@@ -118,7 +118,7 @@ def test_some_labels_and_unknown(model, processor):
     for options, message in (
         ({"labels": ["bored"]}, r"labels must be different labels out of \['neutral', .* got \['bored'\]"),
         ({"labels": []}, "labels must be different labels out of"),
-        ({"labels": ["sad", "sad"]}, "each once"),
+        ({"labels": ["sad", "sad"]}, "labels must be different"),
         ({"unknown_below": 1.5}, r"unknown_below must be in \[0, 1\], got 1.5"),
     ):
         with pytest.raises(ValueError, match=message):

@@ -160,7 +160,7 @@ def test_invalid_names(model, processor):
         for name in (17, ["x"], None):
             with pytest.raises(TypeError, match="name must be a string"):
                 pool.submit(name, tone(0.5), RATE)
-        with pytest.raises(ValueError, match="speaker is name must be a string"):
+        with pytest.raises(ValueError, match="speaker: the name must be a string"):
             pool.submit("a", tone(0.5), RATE, speaker=3)
         assert pool.push("a", tone(0.5), RATE).turn_index == 0
 

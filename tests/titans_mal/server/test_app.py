@@ -6,6 +6,7 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 import urllib.request
 from pathlib import Path
@@ -232,6 +233,37 @@ class Server:
             return json.load(answer)
 
 
+@pytest.mark.slow
+def test_a_server_that_is_stopped_under_load_answers_what_it_accepted(tmp_path):
+    """Turns that wait when SIGTERM comes are answered and saved; the next server goes on from them."""
+    body, answers = wav(tone(2.0)), []
+    calls = [f"call-{i}" for i in range(40)]
+    with Server("--states", str(tmp_path), "--max-batch", "1") as server:
+
+        def post(name):
+            answers.append(server.post(name, body)["turn_index"])
+
+        threads = [threading.Thread(target=post, args=(name,)) for name in calls]
+        for thread in threads:
+            thread.start()
+        metrics = f"http://127.0.0.1:{server.port}/metrics"
+        while True:
+            with urllib.request.urlopen(metrics, timeout=30) as answer:
+                text = answer.read().decode()
+            if f"titans_mal_queue_turns_count {len(calls)}.0" in text:
+                break
+        waiting = float(text.split("\ntitans_mal_waiting ")[1].split("\n")[0])
+        server.process.send_signal(signal.SIGTERM)
+        for thread in threads:
+            thread.join()
+    assert waiting > 0
+    assert answers == [0] * len(calls)
+    assert server.process.returncode == 0
+    with Server("--states", str(tmp_path)) as server:
+        assert [server.post(name, body)["turn_index"] for name in calls[::13]] == [1] * 4
+
+
+@pytest.mark.slow
 def test_states_outlive_the_server(tmp_path):
     sounds = [
         (QUICKSTART / "conversation" / name).read_bytes()

@@ -1,0 +1,88 @@
+"""Who talks in audio of one channel, by how voices sound: each turn is given to the speaker whose voice it is like."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import torch
+
+from .turns import RATE
+
+
+# Shorter turns say too little of a voice to change what is known of one.
+_LEAST_SECONDS = 1.0
+
+
+class SpeakerAssigner:
+    """Names the speakers of a conversation "speaker 1", "speaker 2", ... in the order in which they first talk.
+
+        assigner = SpeakerAssigner(VoiceEmbedder("microsoft/wavlm-base-plus-sv"))
+        assigner.assign(waveform)
+
+    A turn is given to the speaker whose mean embedding is the most similar to its own, by the cosine, or to a new one
+    where none is similar enough. A turn shorter than a second is given to the most similar speaker, and makes a new
+    one only if there is none yet.
+
+    Args:
+        embed: gives the embedding (dimensions,) of a turn's waveform (samples,) at 16 kHz, as `VoiceEmbedder` does.
+        threshold: the similarity, in (-1, 1), from which on two turns are of one speaker. It depends on the
+            embeddings: fit it on recordings of your own.
+        max_speakers: of a conversation; None: there is no bound.
+
+    Raises:
+        ValueError: for a threshold or a bound out of its range.
+    """
+
+    def __init__(
+        self, embed: Callable[[np.ndarray], np.ndarray], *, threshold: float = 0.86, max_speakers: int | None = None
+    ):
+        if not -1 < threshold < 1:
+            raise ValueError(f"threshold must be in (-1, 1), got {threshold!r}.")
+        if max_speakers is not None and max_speakers < 1:
+            raise ValueError(f"max_speakers must be at least 1, or None, got {max_speakers!r}.")
+        self._embed, self._threshold, self._most = embed, threshold, max_speakers
+        # The sum of the normalised embeddings of each speaker's turns.
+        self._voices: list[np.ndarray] = []
+
+    def assign(self, waveform: np.ndarray) -> str:
+        """The name of who talks in the next turn, (samples,) at 16 kHz."""
+        voice = np.asarray(self._embed(waveform), np.float64)
+        voice = voice / max(np.linalg.norm(voice), 1e-12)
+        similar = [float(voice @ known) / max(np.linalg.norm(known), 1e-12) for known in self._voices]
+        best = max(range(len(similar)), key=similar.__getitem__, default=None)
+        is_short = len(waveform) < _LEAST_SECONDS * RATE
+        has_room = self._most is None or len(self._voices) < self._most
+        if best is None or (similar[best] < self._threshold and has_room and not is_short):
+            self._voices.append(voice)
+            return f"speaker {len(self._voices)}"
+        if not is_short:
+            self._voices[best] = self._voices[best] + voice
+        return f"speaker {best + 1}"
+
+
+class VoiceEmbedder:
+    """Embeddings of voices by a model of transformers for speaker verification (`AutoModelForAudioXVector`).
+
+    Args:
+        name: of a folder or a Hub repository, such as "microsoft/wavlm-base-plus-sv".
+        revision: of the repository.
+
+    Raises:
+        OSError, ValueError: if there is no such model.
+    """
+
+    def __init__(self, name: str, *, revision: str | None = None):
+        from transformers import AutoFeatureExtractor, AutoModelForAudioXVector
+
+        self._extractor: Any = AutoFeatureExtractor.from_pretrained(name, revision=revision)
+        self._model: Any = AutoModelForAudioXVector.from_pretrained(name, revision=revision).eval()
+
+    @torch.inference_mode()
+    def __call__(self, waveform: np.ndarray) -> np.ndarray:
+        """(dimensions,) of a waveform (samples,) at 16 kHz; one too short for the model is repeated."""
+        while len(waveform) < _LEAST_SECONDS * RATE:
+            waveform = np.concatenate([waveform, waveform])
+        inputs = self._extractor(waveform, sampling_rate=RATE, return_tensors="pt")
+        return self._model(**inputs).embeddings[0].float().numpy()
