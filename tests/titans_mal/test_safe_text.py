@@ -1,0 +1,33 @@
+"""Names from outside, in formats in which they could act."""
+
+import pytest
+
+from titans_mal.safe_text import csv_cell, markdown_text
+
+
+@pytest.mark.parametrize("text", ["=1+1", "+1", "-1", "@A", "\t=1", "\r=1", "\n=1", "\uff1d1"])
+def test_text_that_a_spreadsheet_would_compute_is_marked(text):
+    cell = csv_cell(text)
+    assert cell.startswith("'")
+    assert cell[1:] == text.replace("\r", "\n")
+
+
+@pytest.mark.parametrize("value", ["happy", "1 + 1", "", -1.5, None])
+def test_other_cells_are_left_as_they_are(value):
+    assert csv_cell(value) == value
+
+
+@pytest.mark.parametrize(
+    ("text", "line"),
+    [
+        ("a|b", "a\\|b"),
+        ("a\nb", "a b"),
+        ("\\|", "\\\\\\|"),
+        ("[a](b)", "[a]\\(b)"),
+        ("<b>", "&lt;b>"),
+        ("`a`", "\\`a\\`"),
+        (3, "3"),
+    ],
+)
+def test_markdown_text_is_one_line_without_markup(text, line):
+    assert markdown_text(text) == line
