@@ -35,11 +35,14 @@ class AudioEmotionMixin(TurnInputsMixin, AudioEmotionCheckpointMixin):
         memory_cache_class: the class of `memory_cache`, for code that cannot import it from the model's module.
         row_wise_tower: the name of an audio tower whose output for each row does not depend on the rest of the batch,
             so that it can be cached; None if it does.
+        tower_mixes_padding: whether the padding of a batch changes shorter turns, in the features or in the tower;
+            evaluation and pool then batch turns of one length only.
     """
 
     output_class: type[AudioEmotionOutput]
     host_output_class: type[ModelOutput] | None = None
     row_wise_tower: ClassVar[str | None] = None
+    tower_mixes_padding: ClassVar[bool] = False
     memory_cache_class: type[ConversationMemoryCache] = ConversationMemoryCache
 
     def __init_subclass__(cls, **kwargs):

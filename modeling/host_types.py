@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from contextlib import AbstractContextManager
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -27,6 +27,7 @@ class AudioHost(Protocol):
     emotion_head: nn.Linear
     memory_cache_class: Any
     training: bool
+    tower_mixes_padding: ClassVar[bool]
 
     @property
     def audio_token_id(self) -> int: ...

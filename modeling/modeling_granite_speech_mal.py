@@ -21,6 +21,7 @@ class GraniteSpeechMALForAudioEmotion(AudioEmotionMixin, GraniteSpeechForConditi
     config_class = GraniteSpeechMALConfig
     accepts_loss_kwargs = False  # the host accepts num_items_in_batch but ignores it in its loss
     has_window = False
+    tower_mixes_padding = True
     prompt_is_text = True
 
     def __init__(self, config: GraniteSpeechMALConfig, *args, **kwargs):

@@ -19,6 +19,7 @@ class Phi4MultimodalMALForAudioEmotion(AudioEmotionMixin, Phi4MultimodalForCausa
 
     config_class = Phi4MultimodalMALConfig
     has_window = False
+    tower_mixes_padding = True
     prompt_is_text = True
 
     @property

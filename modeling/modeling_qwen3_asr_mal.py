@@ -23,6 +23,7 @@ class Qwen3ASRMALForAudioEmotion(AudioEmotionMixin, Qwen3ASRForConditionalGenera
 
     config_class = Qwen3ASRMALConfig
     has_window = False
+    tower_mixes_padding = True
 
     @classmethod
     def turn_messages(cls, config, processor) -> list[dict]:

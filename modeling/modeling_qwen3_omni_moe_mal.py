@@ -22,3 +22,4 @@ class Qwen3OmniMoeMALForAudioEmotion(AudioEmotionMixin, Qwen3OmniMoeThinkerForCo
 
     config_class = Qwen3OmniMoeMALConfig
     has_window = False
+    tower_mixes_padding = True

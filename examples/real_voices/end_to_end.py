@@ -103,6 +103,7 @@ def main(
     blocks: Annotated[int, typer.Option(help="Of the language model that are kept.")] = 2,
     steps: Annotated[int, typer.Option(help="Of training.")] = 4,
     turns: Annotated[int, typer.Option(help="Of each dialogue.")] = 4,
+    license: Annotated[str, typer.Option(help="Of the model, which that of the voices bounds.")] = "cc-by-nc-sa-4.0",
 ) -> None:
     """Make the host, train, answer, publish as a dry run, load by the repository's own code, and compare."""
     corpus = read_voices(voices)
@@ -124,7 +125,7 @@ def main(
     model.save_pretrained(repository)
     recipe = {"dataset": corpus.name, LICENCES: {corpus.name: corpus.licence or "not stated"}}
     (repository / RECIPE_FILE).write_text(json.dumps(recipe, indent=2) + "\n")
-    publication = publish_folder(repository, "org/real-voices", dry_run=True, language=["en"])
+    publication = publish_folder(repository, "org/real-voices", dry_run=True, license=license, language=["en"])
     print(f"published as a dry run: {len(publication.files)} files")
 
     here = [turn["scores"] for turn in AudioEmotionPipeline(model=model, processor=model.processor)(files)]

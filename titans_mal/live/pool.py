@@ -56,8 +56,8 @@ class ConversationPool:
             future.result().label  # not to be waited for in a callback of a future, which runs where turns are scored
 
     The turns of a conversation are scored strictly in the order in which they were submitted. A turn that fails fails
-    alone, and leaves its conversation as it was; one that is cancelled while it waits is not scored. Where a host's
-    audio tower processes the padding of a batch, give `max_batch=1`.
+    alone, and leaves its conversation as it was; one that is cancelled while it waits is not scored. Where the padding
+    of a batch changes shorter turns of a host (`tower_mixes_padding`), turns of one length are batched.
 
     Args:
         model: with memory; it is put into evaluation mode.
@@ -347,6 +347,11 @@ class ConversationPool:
     def _score_together(self, opened: list[tuple[WaitingTurn, ConversationMemoryCache]]) -> list[Any]:
         """The `ScoredTurn` of each turn, or its error; if a batch fails, each is scored alone, to see whose it was."""
         turns, caches = zip(*opened)
+        lengths = {len(turn.waveform) for turn in turns} if self._scorer.model.tower_mixes_padding else set()
+        if len(lengths) > 1:
+            of_length = {n: [one for one in opened if len(one[0].waveform) == n] for n in lengths}
+            scored = {n: iter(self._score_together(some)) for n, some in of_length.items()}
+            return [next(scored[len(turn.waveform)]) for turn in turns]
         try:
             waveforms, speakers = zip(*((turn.waveform, turn.speaker) for turn in turns))
             return [*self._scorer.score(waveforms, speakers, caches)]
