@@ -49,8 +49,8 @@ class SpeakerAssigner:
     def assign(self, waveform: np.ndarray) -> str:
         """The name of who talks in the next turn, (samples,) at 16 kHz."""
         voice = np.asarray(self._embed(waveform), np.float64)
-        voice = voice / max(np.linalg.norm(voice), 1e-12)
-        similar = [float(voice @ known) / max(np.linalg.norm(known), 1e-12) for known in self._voices]
+        voice = voice / max(float(np.linalg.norm(voice)), 1e-12)
+        similar = [float(voice @ known) / max(float(np.linalg.norm(known)), 1e-12) for known in self._voices]
         best = max(range(len(similar)), key=similar.__getitem__, default=None)
         is_short = len(waveform) < _LEAST_SECONDS * RATE
         has_room = self._most is None or len(self._voices) < self._most

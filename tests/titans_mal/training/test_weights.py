@@ -44,7 +44,7 @@ def test_a_lora_of_another_rank_is_rejected(adapter, tmp_path):
         load_trained_weights(adapter(lora_rank=3), tmp_path)
     with pytest.raises(ValueError, match=r"has another rank or other layers than the model's: .*audio_tower"):
         load_trained_weights(adapter(lora_rank=2, lora_on_audio_tower=True), tmp_path)
-    with pytest.raises(ValueError, match=r"has lora_alpha 4, and the model's 16"):
+    with pytest.raises(ValueError, match=r"has lora_alpha 4, but the model's is 16"):
         load_trained_weights(adapter(lora_rank=2, lora_alpha=16), tmp_path)
 
 
