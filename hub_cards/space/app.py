@@ -1,4 +1,4 @@
-"""Emotions of a conversation, turn by turn, heard with the memory of what was said before and without it."""
+"""Emotions of a conversation, turn by turn, with the memory of what was said before and without it."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import html
 import json
 import os
 import tempfile
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -16,11 +17,16 @@ from transformers import pipeline
 
 
 MODEL_ID = os.environ.get("MODEL_ID", "{{ repo_id }}")  # a repository of the Hub, or a folder
+MODEL = f"`{MODEL_ID}`" if Path(MODEL_ID).is_dir() else f"[{MODEL_ID}](https://huggingface.co/{MODEL_ID})"
+# Turns of synthetic voices, each named for its speaker: turn_00_A.wav.
+EXAMPLES = sorted((Path(__file__).resolve().parent / "examples").glob("*.wav"))
 
-INTRO = """# Emotions in a conversation, with and without memory
+INTRO = f"""# Emotions in a conversation, with and without memory
 
-Give the turns of a conversation one after the other, by file or by microphone. The model hears each turn twice: with
-its memory of the turns before, and alone. *Surprise* says how badly the memory had predicted a turn.
+Give the turns of a conversation one after the other, by file or by microphone, or click on examples. Each turn is
+scored twice: with the memory of the turns before, and alone. *Surprise* says how badly the memory predicted a turn.
+
+Model: {MODEL}
 """
 NOTES = """**The law.** In the European Union it is prohibited to infer the emotions of people at work or in education,
 except for medical or safety reasons: AI Act, Regulation (EU) 2024/1689, Article 5(1)(f).
@@ -28,6 +34,7 @@ except for medical or safety reasons: AI Act, Regulation (EU) 2024/1689, Article
 **Your data.** The app keeps none: sounds, pictures and downloads are temporary files, which it deletes within an hour.
 """
 COLUMNS = ["turn", "speaker", "with memory", "without memory", "surprise"]
+WAITING_COLUMNS = ["file", "speaker"]
 
 
 class EmotionPipeline(Protocol):
@@ -43,30 +50,30 @@ class EmotionPipeline(Protocol):
 
 @dataclass(frozen=True)
 class Conversation:
-    """The turns heard so far, with memory and without it, and the memory's cache; never changed in place."""
+    """The turns so far, scored with memory and without it, and the memory's cache; never changed in place."""
 
     turns: tuple[dict[str, Any], ...] = ()
     turns_without_memory: tuple[dict[str, Any], ...] = ()
     cache: Any = None
 
-    def hear(self, pipe: EmotionPipeline, path: str, speaker: str | None) -> Conversation:
+    def with_turn(self, pipe: EmotionPipeline, path: str, speaker: str | None) -> Conversation:
         """The conversation with one more turn.
 
         Raises:
-            ValueError: for sound that cannot be used.
+            ValueError: for audio that cannot be used.
         """
         cache = pipe.model.memory_cache_class(pipe.model.config) if self.cache is None else self.cache.snapshot()
         sound = Path(path).read_bytes()
         turn = {"audio": sound, "file": Path(path).name, "turn_index": len(self.turns), "speaker": speaker}
-        alone, heard = pipe(turn, memory=False), pipe(turn, memory_cache=cache)
+        alone, scored = pipe(turn, memory=False), pipe(turn, memory_cache=cache)
         start = self.turns[-1]["end"] if self.turns else 0.0
         times = {"start": start, "end": round(start + pipe.seconds_of(sound), 3)}
-        return Conversation((*self.turns, heard | times), (*self.turns_without_memory, alone | times), cache)
+        return Conversation((*self.turns, scored | times), (*self.turns_without_memory, alone | times), cache)
 
-    def next_speaker(self) -> str:
-        """Who is likely to talk next: the last one who is not the present speaker."""
-        speakers = [turn["speaker"] for turn in reversed(self.turns)] or ["B"]
-        return next((name for name in speakers if name not in (None, speakers[0])), "A" if speakers[0] != "A" else "B")
+    @property
+    def speakers(self) -> list[str | None]:
+        """Of each turn."""
+        return [turn["speaker"] for turn in self.turns]
 
     def rows(self) -> list[list[str]]:
         """The table, with `COLUMNS`."""
@@ -76,12 +83,18 @@ class Conversation:
         ]
 
     def to_json(self) -> str:
-        """The turns, each with what was heard of it without memory."""
+        """The turns, each with its scores without memory."""
         turns = [
             turn | {"without_memory": {name: alone[name] for name in ("label", "score", "scores")}}
             for turn, alone in zip(self.turns, self.turns_without_memory)
         ]
         return json.dumps(turns, indent=2, ensure_ascii=False)
+
+
+def next_speaker(speakers: Sequence[str | None]) -> str:
+    """Who is likely to talk next: the last one who is not the present speaker."""
+    present, *earlier = [*reversed(speakers)] or ["B"]
+    return next((name for name in earlier if name not in (None, present)), "A" if present != "A" else "B")
 
 
 def told(turn: dict[str, Any]) -> str:
@@ -93,7 +106,7 @@ def told(turn: dict[str, Any]) -> str:
 def build_app(pipe: EmotionPipeline) -> gr.Blocks:
     """The page."""
     limit = pipe.model.max_turn_seconds(pipe.processor)
-    sound_label = "Turn" if limit is None else f"Turn (its first {limit:g} s are heard)"
+    sound_label = "Turn" if limit is None else f"Turn (its first {limit:g} s are used)"
 
     def show(conversation: Conversation) -> list[Any]:
         picture = download = None
@@ -104,22 +117,44 @@ def build_app(pipe: EmotionPipeline) -> gr.Blocks:
             download.write_text(conversation.to_json(), encoding="utf-8")
             draw_figure(conversation.turns, picture, turns_without_memory=conversation.turns_without_memory)
         button = gr.DownloadButton(value=download, interactive=download is not None)
-        return [conversation, conversation.rows(), picture, button, conversation.next_speaker(), None]
+        suggested = next_speaker(conversation.speakers)
+        return [conversation, conversation.rows(), picture, button, suggested, None, *show_waiting([], [])]
 
-    def add_turns(conversation: Conversation, sounds: str | list[str] | None, speaker: str | None) -> Any:
-        """All of the sounds become turns, or none."""
-        heard = conversation
+    def show_waiting(paths: list[str], speakers: list[str]) -> list[Any]:
+        rows = [[Path(path).name, speaker] for path, speaker in zip(paths, speakers)]
+        return [
+            paths,
+            gr.Dataframe(value=rows, headers=WAITING_COLUMNS, visible=bool(paths)),
+            gr.Button(visible=bool(paths)),
+        ]
+
+    def wait(conversation: Conversation, paths: list[str], speaker: str | None) -> list[Any]:
+        """Files to be added, with the speakers that are likely."""
+        speakers: list[str] = []
+        for _ in paths:
+            named = (speaker or "").strip() if not speakers else ""
+            speakers.append(named or next_speaker([*conversation.speakers, *speakers]))
+        return show_waiting(paths, speakers)
+
+    def add_turns(conversation: Conversation, turns: list[tuple[str, str | None]]) -> Any:
+        """All of the files become turns, or none."""
         try:
-            if not sounds:
-                raise ValueError("There is no sound yet: choose a file or record one.")
-            for path in [sounds] if isinstance(sounds, str) else sounds:
-                heard = heard.hear(pipe, path, (speaker or "").strip() or None)
-                speaker = heard.next_speaker()
+            for path, speaker in turns:
+                conversation = conversation.with_turn(pipe, path, (speaker or "").strip() or None)
         except ValueError as error:
             # After a gr.Error, "Error" would cover the table and the picture.
             gr.Warning(f"Nothing was added. {html.escape(str(error))}")
             return gr.skip()
-        return show(heard)
+        return show(conversation)
+
+    def add_one(conversation: Conversation, path: str | None, speaker: str | None) -> Any:
+        if not path:
+            gr.Warning("Nothing was added. There is no audio yet: choose a file or record one.")
+            return gr.skip()
+        return add_turns(conversation, [(path, speaker)])
+
+    def add_waiting(conversation: Conversation, paths: list[str], rows: list[list[str]]) -> Any:
+        return add_turns(conversation, [(path, speaker) for path, (_, speaker) in zip(paths, rows)])
 
     with gr.Blocks(title="Emotions in a conversation", analytics_enabled=False, delete_cache=(600, 3000)) as app:
         conversation = gr.State(Conversation(), time_to_live=3000)
@@ -129,18 +164,29 @@ def build_app(pipe: EmotionPipeline) -> gr.Blocks:
                 sound = gr.Audio(label=sound_label, type="filepath", buttons=[], elem_id="sound")
                 speaker = gr.Dropdown(["A", "B"], label="Speaker (type any name)", allow_custom_value=True)
                 add = gr.Button("Add turn", variant="primary")
-                several = gr.UploadButton("Add several files", file_count="multiple", file_types=["audio"])
+                several = gr.UploadButton("Choose several files", file_count="multiple", file_types=["audio"])
+                waiting = gr.State([])
+                waiting_table = gr.Dataframe(
+                    headers=WAITING_COLUMNS, label="To be added (speakers can be changed)", type="array",
+                    visible=False, interactive=True, static_columns=[0], column_count=2,
+                )  # fmt: skip
+                add_all = gr.Button("Add these turns", visible=False)
                 reset = gr.Button("New conversation")
+                if EXAMPLES:
+                    examples = [[str(path), path.stem.rpartition("_")[2]] for path in EXAMPLES]
+                    gr.Examples(examples, [sound, speaker], label="Examples (synthetic voices)")
             with gr.Column(scale=5, min_width=320):
                 picture = gr.Image(show_label=False, interactive=False, buttons=["download", "fullscreen"])
                 table = gr.Dataframe(headers=COLUMNS, label="Turns", interactive=False)
                 download = gr.DownloadButton("Download JSON", interactive=False)
         gr.Markdown(NOTES)
 
-        outputs = [conversation, table, picture, download, speaker, sound]
+        waits = [waiting, waiting_table, add_all]
+        outputs = [conversation, table, picture, download, speaker, sound, *waits]
         # One turn at a time: several conversations share the model.
-        add.click(add_turns, [conversation, sound, speaker], outputs, concurrency_id="model")
-        several.upload(add_turns, [conversation, several, speaker], outputs, concurrency_id="model")
+        add.click(add_one, [conversation, sound, speaker], outputs, concurrency_id="model")
+        several.upload(wait, [conversation, several, speaker], waits)
+        add_all.click(add_waiting, [conversation, waiting, waiting_table], outputs, concurrency_id="model")
         reset.click(lambda: show(Conversation()), None, outputs)
     return app
 

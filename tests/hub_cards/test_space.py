@@ -154,7 +154,8 @@ def _add(page: Page, file: Path, speaker: str | None = None) -> None:
 
 
 def _add_several(page: Page, files: list[Path]) -> None:
-    page.get_by_test_id("Add several files-upload-button").set_input_files(files)
+    page.get_by_test_id("Choose several files-upload-button").set_input_files(files)
+    _button(page, "Add these turns").click()
 
 
 def _downloaded(page: Page) -> list[dict]:
@@ -187,7 +188,7 @@ def test_a_conversation_is_scored_shown_downloaded_and_reset(page, tmp_path):
     page.screenshot(path=tmp_path / "two_turns.png", full_page=True)
 
     _button(page, "Add turn").click()
-    expect(page.get_by_text("There is no sound yet")).to_be_visible()
+    expect(page.get_by_text("There is no audio yet")).to_be_visible()
     expect(_rows(page)).to_have_count(2)
     page.screenshot(path=tmp_path / "no_sound.png", full_page=True)
 
@@ -256,3 +257,27 @@ def test_a_turn_is_recorded(page):
     expect(_rows(page)).to_have_count(1)
     (turn,) = _downloaded(page)
     assert turn["end"] > 0.3
+
+
+def test_each_of_several_files_has_a_speaker_that_can_be_changed(page):
+    page.get_by_test_id("Choose several files-upload-button").set_input_files(TURNS[:2])
+    waiting = page.get_by_role("grid", name="To be added").get_by_role("row").filter(has=page.get_by_role("gridcell"))
+    expect(waiting).to_have_count(2)
+    speaker = waiting.nth(1).get_by_role("gridcell").last
+    speaker.dblclick()
+    page.keyboard.press("ControlOrMeta+A")
+    page.keyboard.type("Bob")
+    page.keyboard.press("Enter")
+    _button(page, "Add these turns").click()
+    expect(_rows(page)).to_have_count(2)
+    assert [turn["speaker"] for turn in _downloaded(page)] == ["A", "Bob"]
+
+
+def test_an_example_is_clicked(page):
+    expect(page.get_by_text("Model:")).to_be_visible()
+    page.get_by_text("turn_01_B.wav").first.click()
+    page.locator("#sound").get_by_role("button", name="Clear").wait_for()
+    _button(page, "Add turn").click()
+    expect(_rows(page)).to_have_count(1)
+    (turn,) = _downloaded(page)
+    assert turn["speaker"] == "B"

@@ -10,6 +10,7 @@ from huggingface_hub import HfApi
 from jinja2 import Template
 
 from .. import timeline_figure
+from ..quickstart import CONVERSATION
 from .model_card import TEMPLATES
 from .publish import Publication, check_repo_id, create_repo, upload
 from .repository import replace_text
@@ -18,6 +19,8 @@ from .repository import replace_text
 # The version that the app was tested with.
 GRADIO_VERSION = "6.31.0"
 _FILES = ("README.md", "app.py", "requirements.txt", "timeline.py")
+# Turns to click on, of the conversation that the demo analyses.
+_EXAMPLES = ("turn_00_A.wav", "turn_01_B.wav", "turn_03_A.wav")
 
 
 def write_space(folder: str | Path, repo_id: str, *, has_lora: bool = False) -> dict[str, Path]:
@@ -41,7 +44,10 @@ def write_space(folder: str | Path, repo_id: str, *, has_lora: bool = False) -> 
     requirements = (TEMPLATES / "space" / "requirements.txt").read_text(encoding="utf-8")
     replace_text(folder / "requirements.txt", requirements + ("peft\n" if has_lora else ""))
     shutil.copyfile(timeline_figure.__file__, folder / "timeline.py")
-    return {name: folder / name for name in _FILES}
+    (folder / "examples").mkdir(exist_ok=True)
+    for name in _EXAMPLES:
+        shutil.copyfile(CONVERSATION / name, folder / "examples" / name)
+    return {name: folder / name for name in (*_FILES, *(f"examples/{name}" for name in _EXAMPLES))}
 
 
 def publish_space(
