@@ -212,6 +212,14 @@ def time_prefill(model, inputs: dict, cache: ConversationMemoryCache, *, repeats
     return alternate({"memory": lambda: prefill(memory=True), "host": lambda: prefill(memory=False)}, repeats=repeats)
 
 
+def second_turn(model, inputs: dict) -> Tensor:
+    """The emotion logits of a turn that reads what the first one wrote."""
+    cache = ConversationMemoryCache(model.config)
+    for _ in range(2):
+        logits = model(**inputs, memory_cache=cache, logits_to_keep=1).emotion_logits
+    return logits
+
+
 @torch.inference_mode()
 def measure(host: str, config, folder: Path, *, seconds: float, repeats: int) -> dict:
     model_class = getattr(titans_mal, f"{host}MALForAudioEmotion")
@@ -223,21 +231,22 @@ def measure(host: str, config, folder: Path, *, seconds: float, repeats: int) ->
         folder, id2label=LABELS, memory_config={"layers": layers}, emotion_readout="linear", dtype=torch.bfloat16
     ).eval()
     loading = time.perf_counter() - began
-    for layer in model.titans_memory.layers:
-        layer.output_proj.weight.normal_(std=0.02)  # as after training: the memory has an effect
+    for name in model.extension_names:  # as after training: the memory has an effect, and float32 weights
+        for parameter in getattr(model, name).parameters():
+            parameter.add_(0.02 * torch.randn_like(parameter))
     inputs, cache = turn_of(model, host, seconds), ConversationMemoryCache(model.config)
 
     times = time_prefill(model, inputs, cache, repeats=repeats)
-    reference = model(**inputs).emotion_logits
+    reference = second_turn(model, inputs)
     sizes = adapter_sizes(model, folder / "adapters")
     peak = peak_bytes()
     del model
     reference_cache = cache.nbytes
     again = AutoModelForAudioEmotion.from_pretrained(folder / "adapters" / "float32", dtype=torch.bfloat16).eval()
-    is_equal = torch.equal(again(**inputs).emotion_logits, reference)
+    is_equal = torch.equal(second_turn(again, inputs), reference)
     del again
     rounded = AutoModelForAudioEmotion.from_pretrained(folder / "adapters" / "bfloat16", dtype=torch.bfloat16).eval()
-    changed = float((rounded(**inputs).emotion_logits - reference).abs().max())
+    changed = float((second_turn(rounded, inputs) - reference).abs().max())
     ratios = [with_memory / without for with_memory, without in zip(times["memory"], times["host"])]
     return {
         "host": host,
