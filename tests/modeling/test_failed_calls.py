@@ -152,7 +152,7 @@ def test_features_that_are_not_finite(of_each_rule, way, number):
             **turns, memory_cache=cache, conversation_ids=[2, 9], **({} if way == "forward" else {"max_new_tokens": 2})
         )
 
-    assert_untouched(of_each_rule, ValueError, call, match="input_features must be finite, and 1 of its")
+    assert_untouched(of_each_rule, ValueError, call, match="input_features must be finite, but 1 of its")
 
 
 @pytest.mark.parametrize(("block", "ids"), [(0, [1, 2]), (1, [2, 2]), (3, [2, 3])])
@@ -169,7 +169,7 @@ def test_a_state_that_would_not_be_finite(conversation):
         with breaking(model.titans_memory.layers[1].value_proj, row=0):
             model(**tiny_turns(2, seed=4), memory_cache=cache, conversation_ids=[9, 2])
 
-    assert_untouched(conversation, ValueError, call, match="memory of conversation 9 would hold")
+    assert_untouched(conversation, ValueError, call, match="memory of conversation 9 would not be finite")
 
 
 def test_training_skips_turns_that_are_not_finite():
