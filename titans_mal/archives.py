@@ -1,4 +1,4 @@
-"""Archives: thousands of recordings, one result each, over several processes and runs."""
+"""Archives of thousands of recordings, with one result each, processed by several processes and resumable runs."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from .safe_text import csv_cell
 SUFFIXES = frozenset(
     {".wav", ".flac", ".ogg", ".opus", ".mp3", ".m4a", ".mp4", ".webm", ".mkv", ".aiff", ".aif", ".au", ".aac"}
 )
-# Recordings whose turns go through the model together.
+# Number of recordings whose turns are batched together.
 _TOGETHER = 16
 _RUN, _SUMMARY, _PROBLEMS = "run.json", "summary.csv", "problems.csv"
 
@@ -37,8 +37,8 @@ class Recording:
     """A recording of an archive.
 
     Attributes:
-        path: of the sound file.
-        name: of its result, in the output folder, without ".json".
+        path: of the audio file.
+        name: of its result in the output folder, without ".json".
     """
 
     path: Path
@@ -47,12 +47,12 @@ class Recording:
 
 @dataclass
 class RecordingResult:
-    """What became of a recording.
+    """The result of a recording.
 
     Attributes:
         recording: its path.
-        turns: as `TurnEmotion`, as dicts.
-        problems: turns that were left out, or why there are none.
+        turns: `TurnEmotion`s as dicts.
+        problems: dropped turns, or why there are no turns.
     """
 
     recording: str
@@ -61,15 +61,15 @@ class RecordingResult:
 
 
 def find_recordings(archive: str | Path) -> list[Recording]:
-    """The recordings of a folder, with its sub-folders, or of a list: a text file with a path a line.
+    """The recordings of a folder and its subfolders, or of a list: a text file with one path per line.
 
     Args:
-        archive: the folder or the list; paths of a list are relative to its folder, and may be of missing files, which
-            are problems later.
+        archive: the folder or the list; paths in a list are relative to its folder, and missing files are reported as
+            problems later.
 
     Raises:
-        FileNotFoundError: if there is neither.
-        ValueError: if there is no recording in it.
+        FileNotFoundError: if it does not exist.
+        ValueError: if it has no recordings.
     """
     archive = Path(archive)
     if archive.is_dir():
@@ -80,7 +80,9 @@ def find_recordings(archive: str | Path) -> list[Recording]:
         lines = archive.read_text(encoding="utf-8-sig").splitlines()
         paths = [root / line.strip() for line in lines if line.strip()]
     if not paths:
-        raise ValueError(f"{archive} holds no recording: a folder of sound files, or a text file with a path a line.")
+        raise ValueError(
+            f"{archive} has no recordings: give a folder of audio files, or a file with one path per line."
+        )
     return [Recording(path, _result_name(path, root)) for path in dict.fromkeys(paths)]
 
 
@@ -92,14 +94,14 @@ def _result_name(path: Path, root: Path) -> str:
 
 
 class ArchiveRun:
-    """The results of an archive in a folder: what is there is not done again.
+    """The results of an archive in a folder; finished recordings are not processed again.
 
     Args:
-        folder: is made if it does not exist.
-        settings: by which results are made; a folder with those of others is rejected.
+        folder: created if it does not exist.
+        settings: that determine the results; a folder with other settings is rejected.
 
     Raises:
-        ValueError: for a folder of other settings, naming what differs.
+        ValueError: for a folder with other settings, naming what differs.
     """
 
     def __init__(self, folder: str | Path, settings: dict[str, Any]):
@@ -116,14 +118,14 @@ class ArchiveRun:
             )
 
     def read(self, recording: Recording) -> RecordingResult | None:
-        """The result of a recording; None where it is not done."""
+        """The result of a recording; None if it is not finished."""
         try:
             return RecordingResult(**json.loads(self._path(recording).read_text(encoding="utf-8")))
         except FileNotFoundError:
             return None
 
     def is_done(self, recording: Recording) -> bool:
-        """Whether a recording need not be done again; one without a turn is tried again."""
+        """Whether a recording is finished; one without turns is tried again."""
         result = self.read(recording)
         return result is not None and bool(result.turns)
 
@@ -133,7 +135,7 @@ class ArchiveRun:
         _write(path, json.dumps(asdict(result), indent=2, ensure_ascii=False) + "\n")
 
     def write_tables(self, recordings: Sequence[Recording]) -> tuple[int, int]:
-        """Write summary.csv, a row a recording, and problems.csv; how many recordings and problems there are."""
+        """Write summary.csv, with one row per recording, and problems.csv; return the numbers of both."""
         results = [found for found in map(self.read, recordings) if found is not None]
         labels = sorted({turn["label"] for result in results for turn in result.turns if turn["label"] is not None})
         problems = [[result.recording, problem] for result in results for problem in result.problems]
@@ -155,16 +157,16 @@ def analyze_archive(
     speakers: Sequence[str] | None = None,
     description: str = "recordings",
 ) -> None:
-    """Score each recording that is not done, several at a time, and write its result.
+    """Score each unfinished recording, several at a time, and write its result.
 
-    A recording is cut by the .rttm of its name beside it, at the pauses of each channel where `speakers` are named, or
-    at the pauses of its speech. What cannot be read or used becomes a problem of its result, and the others go on.
+    A recording is split by an .rttm file of the same name beside it, at the pauses of each channel if `speakers` are
+    given, or at pauses in speech. Errors become problems of the recording's result, and the others continue.
 
     Args:
         recordings: of this process.
-        pool: that scores turns.
-        run: where results are.
-        speakers: who talks on each channel; None: channels are mixed.
+        pool: scores the turns.
+        run: the results.
+        speakers: the speaker on each channel; None: channels are mixed.
     """
     left = [recording for recording in recordings if not run.is_done(recording)]
 
@@ -178,7 +180,7 @@ def analyze_archive(
 
 def _result_of(recording: Recording, pool: ConversationPool, speakers: Sequence[str] | None) -> RecordingResult:
     result = RecordingResult(str(recording.path))
-    # A path may be longer than a name.
+    # A path may be longer than the maximal length of a name.
     conversation = hashlib.sha256(recording.name.encode("utf-8", "surrogateescape")).hexdigest()
     try:
         for audio, speaker, start, end in _turns(recording.path, speakers):
@@ -202,7 +204,7 @@ def _turns(path: Path, speakers: Sequence[str] | None) -> Iterator[tuple[Any, st
     segments = path.with_suffix(".rttm")
     if segments.is_file():
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore", UserWarning)  # of segments that are left out, which are problems here
+            warnings.simplefilter("ignore", UserWarning)  # about dropped segments, which are reported as problems
             table = load_recording(path, segments)
         for row in sorted(table["test"], key=lambda row: row["end"]):
             yield row["audio"]["path"], row["speaker"], row["start"], row["end"]
@@ -237,7 +239,7 @@ def _write_table(path: Path, head: Sequence[str], rows: Sequence[Sequence[Any]])
 
 
 def _write(path: Path, text: str) -> None:
-    """All of a file or nothing of it."""
+    """Write a file atomically."""
     unfinished = path.with_name(f"{path.name}.{os.getpid()}.unfinished")
     unfinished.write_text(text, encoding="utf-8")
     unfinished.replace(path)

@@ -99,7 +99,7 @@ def test_the_script_prints_and_writes_its_results(uninterrupted, data):
     # A second training does not mix with the first.
     done = subprocess.run(command(data, output), capture_output=True, text=True, timeout=300, env=ENVIRONMENT)
     assert done.returncode != 0
-    assert "holds a training already" in done.stderr
+    assert "already holds a training" in done.stderr
 
 
 @pytest.mark.slow
@@ -144,5 +144,5 @@ def test_training_with_fewer_processes_than_launched_is_rejected(data, tmp_path)
         env=ENVIRONMENT,
     )
     assert done.returncode != 0
-    assert "2 processes are expected, and there are 1" in done.stderr
+    assert "2 processes are expected, but there are 1" in done.stderr
     assert not (tmp_path / "out").exists()

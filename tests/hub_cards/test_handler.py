@@ -98,7 +98,7 @@ def test_memory_can_be_left_out(handler, recordings, folder):
 
 
 @pytest.mark.parametrize(
-    ("inputs", "parameters", "told"),
+    ("inputs", "parameters", "reported"),
     [
         (None, {}, "inputs hold no audio"),
         ("", {}, "inputs hold no audio"),

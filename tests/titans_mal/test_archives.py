@@ -63,7 +63,7 @@ def test_what_is_an_archive(archive, tmp_path):
     assert [recording.path.name for recording in found] == ["call.wav", CLIPS[0].name, "missing.wav"]
     assert found[0].name == "a/call.wav"
     assert found[1].name.startswith(f"{CLIPS[0].name}-")
-    with pytest.raises(ValueError, match="holds no recording"):
+    with pytest.raises(ValueError, match="has no recordings"):
         find_recordings(tmp_path)
     with pytest.raises(FileNotFoundError):
         find_recordings(tmp_path / "none")

@@ -1,4 +1,4 @@
-"""Sound from files, bytes and arrays; it lives in `modeling`, for the pipeline takes it along to the Hub."""
+"""Audio from files, bytes and arrays; implemented in `modeling`, since the pipeline needs it on the Hub."""
 
 from __future__ import annotations
 
@@ -42,10 +42,10 @@ __all__ = [
 
 
 def pieces_of_turn(audio, max_seconds: float) -> list[tuple[float, float]]:
-    """The start and end, in seconds, of the pieces of up to `max_seconds` that a turn is cut into at its pauses.
+    """Start and end, in seconds, of the pieces of up to `max_seconds` into which a turn is split at pauses.
 
     Args:
-        audio: what `load_audio` takes.
+        audio: a source for `load_audio`.
 
     Raises:
         FileNotFoundError, ValueError: as `load_audio` and `pieces_at_pauses`.
@@ -56,10 +56,10 @@ def pieces_of_turn(audio, max_seconds: float) -> list[tuple[float, float]]:
 
 
 def load_turn(audio, sampling_rate: int = 16_000) -> np.ndarray:
-    """The audio of a turn of a table, at its own length: the host's inputs are padded or cut to fit it.
+    """The audio of a turn of a table, at its full length: the host's inputs are padded or cut later.
 
     Args:
-        audio: what `load_audio` takes.
+        audio: a source for `load_audio`.
         sampling_rate: of the result, in Hz.
 
     Raises:

@@ -1,4 +1,4 @@
-"""The splits of EmoBox (Ma et al. 2024, arXiv 2406.07162), so that numbers stand beside published ones.
+"""The splits of EmoBox (Ma et al. 2024, arXiv 2406.07162), for comparison with published numbers.
 
     git clone https://github.com/emo-box/EmoBox
     EmoBox/data/ravdess/fold_1/ravdess_{train,valid,test}_fold_1.jsonl     {"wav": ".../03-01-01-01-01-01-01.wav", ...}
@@ -23,20 +23,20 @@ _SPLITS = {"train": "train", "valid": "dev", "test": "test"}
 def take_emobox_splits(
     turns: Sequence[Turn], folder: Path, corpus: str, fold: int
 ) -> tuple[list[Turn], list[Problem]]:
-    """Give each turn the split of EmoBox's lists; turns that are not listed are history, and are not scored.
+    """Assign each turn the split of EmoBox's lists; turns that are not listed are history, and not scored.
 
     Args:
-        turns: of a whole corpus; they are changed in place.
+        turns: of a whole corpus; modified in place.
         folder: EmoBox's `data`, or its clone.
         corpus: our name of it.
-        fold: from 1 on.
+        fold: from 1.
 
     Returns:
-        The turns of conversations with a listed turn, and how many others there are.
+        The turns of conversations with a listed turn, and the number of other turns.
 
     Raises:
         FileNotFoundError: if there are no such lists.
-        ValueError: for lists that cannot be read, that name no turn of the corpus, or part a conversation.
+        ValueError: for unreadable lists, lists without a turn of the corpus, or that divide a conversation.
     """
     listed = _read_lists(folder, corpus.replace("-", ""), fold)
     splits: dict[str, str] = {}
@@ -51,7 +51,7 @@ def take_emobox_splits(
             )
     kept = [turn for turn in turns if turn.conversation_id in splits]
     if not kept:
-        raise ValueError(f"EmoBox's fold {fold} of {corpus} in {folder} names no turn of this copy.")
+        raise ValueError(f"EmoBox's fold {fold} of {corpus} in {folder} lists no turn of this copy.")
     for turn in kept:
         turn.group = splits[turn.conversation_id]
     missing = len(turns) - len(kept)
@@ -65,7 +65,7 @@ def _read_lists(folder: Path, corpus: str, fold: int) -> dict[str, str]:
     found = [root / f"fold_{fold}" for root in roots if (root / f"fold_{fold}").is_dir()]
     if not found:
         known = sorted(path.name for root in roots for path in root.glob("fold_*"))
-        raise FileNotFoundError(f"{folder} holds no fold_{fold} of {corpus}; it has {known or 'no folds of it'}.")
+        raise FileNotFoundError(f"{folder} has no fold_{fold} of {corpus}; it has {known or 'no folds of it'}.")
     splits: dict[str, str] = {}
     for part, split in _SPLITS.items():
         path = found[0] / f"{corpus}_{part}_fold_{fold}.jsonl"

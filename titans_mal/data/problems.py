@@ -1,4 +1,4 @@
-"""What of a corpus cannot be used, or not as it is: found by looking at every file, counted, and listed."""
+"""Problems of a corpus: unusable or corrected turns, found by inspecting every file, counted and listed."""
 
 from __future__ import annotations
 
@@ -26,21 +26,21 @@ from .audio import MIN_SECONDS, AudioDecodingError, SilentAudio, audio_seconds, 
 
 MAX_SECONDS = 60.0
 
-# What is found, and what is done about it.
+# Kinds of problems, and their consequence.
 KINDS = {
-    "missing": "left out: the table names a file that is not there",
-    "broken": "left out: the file is no sound, or truncated",
-    "absent": "not there: a part of the corpus",
-    "repeated": "left out: the same sound has a turn already",
-    "silent": "left out: every sample is zero",
-    "outside": "left out: the turn has no length, or lies beyond the recording",
-    "unreadable": "left out: a line of a table that cannot be used",
-    "early": "cut: it starts at 0 s, and not before",
-    "renamed": "used: the file is named otherwise than the table names it, or of another format",
-    "long": "cut: only its beginning is heard",
-    "split": "used: cut at its pauses into several turns",
-    "short": "padded with silence when it is heard",
-    "extra": "ignored: a file that the table does not know",
+    "missing": "dropped: the table names a file that does not exist",
+    "broken": "dropped: the file is not audio, or truncated",
+    "absent": "missing: a part of the corpus",
+    "repeated": "dropped: the same audio already has a turn",
+    "silent": "dropped: every sample is zero",
+    "outside": "dropped: the turn has no length, or is beyond the recording",
+    "unreadable": "dropped: an unusable line of a table",
+    "early": "cut: it starts before 0 s",
+    "renamed": "used: the file has another name or format than in the table",
+    "long": "cut: only its beginning is used",
+    "split": "used: split at pauses into several turns",
+    "short": "padded with silence",
+    "extra": "ignored: a file that is not in the table",
 }
 _FINDINGS = Features(
     {"seconds": Value("float64"), "kind": Value("string"), "detail": Value("string"), "path": Value("string")}
@@ -50,13 +50,13 @@ LEFT_OUT = ("missing", "broken", "absent", "repeated", "silent", "outside", "unr
 
 @dataclass(frozen=True)
 class Problem:
-    """Something that is not as it should be.
+    """A problem with a file or turn.
 
     Attributes:
         kind: one of `KINDS`.
-        file: the sound.
+        file: the audio file.
         detail: what was found.
-        split, conversation_id, turn_index: of the turn; None where the file belongs to none.
+        split, conversation_id, turn_index: of the turn; None if the file belongs to no turn.
     """
 
     kind: str
@@ -72,7 +72,7 @@ class Problem:
 
     @classmethod
     def of_error(cls, error: Exception, file: str, **turn) -> Problem:
-        """That of a turn whose audio cannot be loaded, by the error of `load_turn`."""
+        """The problem of a turn whose audio cannot be loaded, from the error of `load_turn`."""
         kinds = {FileNotFoundError: "missing", SilentAudio: "silent"}
         return cls(kinds.get(type(error), "broken"), file, str(error), **turn)
 
@@ -82,10 +82,10 @@ class Problem:
 
 
 class UnusableTurns(ValueError):
-    """No turn, or no turn of a split, can be used.
+    """No turn, or no turn of a split, is usable.
 
     Attributes:
-        problems: all of them.
+        problems: all problems.
     """
 
     def __init__(self, message: str, problems: Sequence[Problem]):
@@ -95,7 +95,7 @@ class UnusableTurns(ValueError):
 
 @contextlib.contextmanager
 def quietly() -> Iterator[None]:
-    """Without the progress bars of datasets, for what takes no time."""
+    """Disable the progress bars of datasets within this context, for fast operations."""
     was_shown = not are_progress_bars_disabled()
     disable_progress_bars()
     try:
@@ -106,15 +106,15 @@ def quietly() -> Iterator[None]:
 
 
 def look_at(audio: dict | None, *, max_seconds: float, decode: bool) -> dict:
-    """How long a sound is and what is wrong with it.
+    """Length and problems of a turn's audio.
 
     Args:
-        audio: a dict with `bytes` or `path`; None: there is no sound.
-        max_seconds: what is longer is cut.
-        decode: read it whole, instead of its header.
+        audio: a dict with `bytes` or `path`; None: no audio.
+        max_seconds: longer audio is cut.
+        decode: decode all of it, instead of reading its header.
 
     Returns:
-        `seconds` (None if left out), `kind` and `detail` (None if nothing is wrong), and `path` as it is to be heard.
+        `seconds` (None if dropped), `kind` and `detail` (None without a problem), and `path` of the audio to use.
     """
     if audio is None or not (audio["bytes"] or audio["path"]):
         return {"seconds": None, "kind": "missing", "detail": "there is no sound", "path": None}
@@ -130,7 +130,7 @@ def look_at(audio: dict | None, *, max_seconds: float, decode: bool) -> dict:
     if seconds <= 0:
         return found | {"kind": "broken", "detail": "it has no samples"}
     if seconds > max_seconds and audio["bytes"] is None and "#t=" not in audio["path"]:
-        detail = f"{seconds:.1f} s, of which the first {max_seconds:g} s are heard"
+        detail = f"{seconds:.1f} s, of which the first {max_seconds:g} s are used"
         part = part_of_file(audio["path"], 0, max_seconds)
         return {"seconds": max_seconds, "kind": "long", "detail": detail, "path": part}
     if seconds < MIN_SECONDS:
@@ -141,11 +141,11 @@ def look_at(audio: dict | None, *, max_seconds: float, decode: bool) -> dict:
 def look_at_all(
     sounds: Sequence[str] | Dataset, *, max_seconds: float, decode: bool, num_proc: int | None
 ) -> list[dict]:
-    """`look_at` every sound; what was seen is kept by datasets' cache until a file changes.
+    """`look_at` every audio; results are kept in the cache of datasets until a file changes.
 
     Args:
         sounds: paths, or a dataset with the column `audio`.
-        num_proc: processes that look.
+        num_proc: number of processes.
     """
     if not isinstance(sounds, Dataset):
         content = json.dumps([{"path": path, "stamp": file_stamp(path)} for path in sounds])
@@ -162,7 +162,7 @@ def look_at_all(
         remove_columns=sounds.column_names,
         num_proc=num_proc,
         features=_FINDINGS,
-        desc="Looking at the sound",
+        desc="Inspecting audio",
     )
     return looked.to_list()
 
@@ -173,7 +173,7 @@ def _paths(content: str) -> Iterator[dict]:
 
 
 def file_stamp(path: str) -> str:
-    """What changes when a file does."""
+    """A text that changes when a file does."""
     try:
         status = os.stat(path)
     except OSError:
@@ -182,15 +182,15 @@ def file_stamp(path: str) -> str:
 
 
 def _look_at_row(row: dict, *, max_seconds: float, decode: bool, version: str, stamps: str) -> dict:
-    # Version and stamps are there for the cache: a later version looks again, and so does one whose files changed.
+    # Version and stamps are part of the cache key: files are inspected again by later versions and when they change.
     return look_at(row["audio"], max_seconds=max_seconds, decode=decode)
 
 
 def report_problems(problems: Sequence[Problem], *, name: str, strict: bool) -> None:
-    """Warn of turns that are left out, in one line; with `strict`, raise instead.
+    """Warn about dropped turns, in one line; with `strict`, raise instead.
 
     Raises:
-        UnusableTurns: with `strict`, naming the first ones, if a turn is left out.
+        UnusableTurns: with `strict`, naming the first ones, if a turn is dropped.
     """
     left_out = [problem for problem in problems if problem.kind in LEFT_OUT]
     if not left_out:

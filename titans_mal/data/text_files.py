@@ -1,4 +1,4 @@
-"""Text and tables as programs write them: in the usual encodings, separators and spellings of a column's name."""
+"""Read text and tables with the usual encodings, separators and spellings of column names."""
 
 from __future__ import annotations
 
@@ -19,21 +19,21 @@ _SEPARATORS = (",", ";", "\t", "|")
 
 
 def read_text(path: str | Path, *, errors: str = "strict") -> str:
-    """A file in UTF-8, UTF-16 or Windows-1252, without its byte order mark.
+    """Read a file in UTF-8, UTF-16 or Windows-1252, without its byte order mark.
 
     Args:
-        errors: what becomes of bytes that are none of them, as of `bytes.decode`.
+        errors: handling of undecodable bytes, as for `bytes.decode`.
 
     Raises:
         FileNotFoundError: if there is no such file.
-        ValueError: for a Git LFS pointer in the file's place, or bytes that are no text.
+        ValueError: for a Git LFS pointer instead of the file, or undecodable bytes.
     """
     data = Path(path).read_bytes()
     check_pointer(data, str(path))
     try:
         if data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
             return data.decode("utf-16")
-        # Without a mark, the zero byte of a first ASCII character tells which byte comes first.
+        # Without a mark, the zero byte of a first ASCII character shows the byte order.
         if 0 in data[:2]:
             return data.decode("utf-16-be" if data[0] == 0 else "utf-16-le")
         try:
@@ -41,7 +41,7 @@ def read_text(path: str | Path, *, errors: str = "strict") -> str:
         except UnicodeDecodeError:
             return data.decode("cp1252", errors)
     except UnicodeDecodeError as error:
-        raise ValueError(f"{path} is no text in UTF-8, UTF-16 or Windows-1252: {error}") from error
+        raise ValueError(f"{path} is not text in UTF-8, UTF-16 or Windows-1252: {error}") from error
 
 
 def read_table(
@@ -50,16 +50,16 @@ def read_table(
     """Read a table with a header, separated by commas, semicolons, tabs or bars.
 
     Args:
-        columns: our names, each with other names that count as it; capitals and blanks do not matter.
-        required: our names of columns that must be there.
-        numbers: our names of columns of numbers: where commas do not separate fields, they are decimal points there.
+        columns: our names, each with alternative names; capitals and blanks are ignored.
+        required: our names of required columns.
+        numbers: our names of numeric columns, where decimal commas are allowed if fields are not separated by commas.
 
     Returns:
-        Of each row that is not blank, its line in the file and its fields by our names; the key None holds fields
-        beyond the header, and a field that the row lacks is None.
+        For each row that is not blank, its line in the file and its fields by our names; the key None holds fields
+        beyond the header, and missing fields are None.
 
     Raises:
-        FileNotFoundError, ValueError: as `read_text`; also for a column that is missing or there twice.
+        FileNotFoundError, ValueError: as `read_text`; also for a missing or repeated column.
     """
     text = read_text(path)
     first, *more = [line for line in text.splitlines() if line.strip()] or [""]
@@ -103,7 +103,7 @@ def parse_seconds(value) -> float:
     except (TypeError, ValueError):
         seconds = math.nan
     if not math.isfinite(seconds) or isinstance(value, bool):
-        raise ValueError(f"a time is a number of seconds or h:mm:ss, got {value!r:.100}.")
+        raise ValueError(f"a time must be a number of seconds or h:mm:ss, got {value!r:.100}.")
     return seconds
 
 
@@ -122,6 +122,6 @@ def _fields(names: list[str], row: list[str], with_commas: Sequence[str]) -> dic
     for name in with_commas:
         if fields.get(name):
             fields[name] = fields[name].replace(",", ".")
-    # Separators at the end of a line, as spreadsheets leave them, are no fields.
+    # Ignore separators at the end of a line, which spreadsheets may write.
     beyond = [field for field in row[len(names) :] if field.strip()]
     return fields | ({None: beyond} if beyond else {})

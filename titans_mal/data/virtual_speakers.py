@@ -1,4 +1,4 @@
-"""Virtual speakers: audio changed as if another person had spoken it, or through another microphone and room."""
+"""Virtual speakers: audio changed as if spoken by another person, or recorded in another room or by another device."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ TAPS = 512
 
 @dataclass(frozen=True)
 class VirtualSpeaker:
-    """One change of the voice and the channel, which is applied to all turns of a speaker alike.
+    """A change of voice and channel that is applied to all turns of a speaker.
 
     Attributes:
-        speed: the audio is resampled by this factor, which scales pitch, formants and tempo alike.
-        impulse_response: (taps,) float64 at 16 kHz, of microphone and room; None leaves the channel as it is.
-        level: of the result over the level of the input, in dB.
-        noise_level: of the added noise below the level of the speech, in dB; infinite for none.
+        speed: resampling factor, which scales pitch, formants and tempo alike.
+        impulse_response: (taps,) float64 at 16 kHz, of microphone and room; None: the channel is unchanged.
+        level: change of the level, in dB.
+        noise_level: level of added noise below the speech, in dB; infinite for no noise.
     """
 
     speed: float = 1.0
@@ -34,10 +34,10 @@ class VirtualSpeaker:
 
     @classmethod
     def draw(cls, rng: np.random.Generator, *, voice: bool = True, channel: bool = True) -> VirtualSpeaker:
-        """A random one.
+        """Draw a random change.
 
         Args:
-            rng: the source of randomness.
+            rng: random generator.
             voice: change the speed, between 0.86 and 1.16.
             channel: change the microphone, the room (reverberation time 0.05 to 0.5 s), the level (-20 to 6 dB) and
                 the noise (15 to 45 dB below the speech).
@@ -49,7 +49,7 @@ class VirtualSpeaker:
         return cls(speed, response, level=rng.uniform(-20, 6), noise_level=rng.uniform(15, 45))
 
     def __call__(self, waveform: np.ndarray, sampling_rate: int = RATE) -> np.ndarray:
-        """(samples,) float32 of another length where the speed changes; silence stays silence.
+        """(samples,) float32, of another length if the speed changes; silence stays silence.
 
         Args:
             waveform: (samples,) float32 in [-1, 1].
@@ -68,7 +68,7 @@ class VirtualSpeaker:
         changed = fftconvolve(changed, response)[delay : delay + len(changed)]
         changed = changed * np.sqrt(power / max(float(np.mean(changed**2)), 1e-12))
         if np.isfinite(self.noise_level):
-            # The same noise for all turns of the speaker, so that a change can be repeated.
+            # Same noise for all turns of the speaker, so that the change is reproducible.
             noise = np.random.default_rng(len(response)).standard_normal(len(changed))
             changed = changed + noise * np.sqrt(power) * 10 ** (-self.noise_level / 20)
         changed = changed * 10 ** (self.level / 20)
@@ -76,18 +76,18 @@ class VirtualSpeaker:
 
 
 def other_voices(speakers: Iterable[str], copy: int) -> dict[str, VirtualSpeaker]:
-    """Another voice for each speaker.
+    """Draw another voice for each speaker.
 
     Args:
         speakers: their names.
-        copy: the seed, at least 1: other numbers give other voices, and the same names and number the same ones.
+        copy: the seed, at least 1; the same names and seed give the same voices.
     """
     rng = np.random.default_rng((copy, 0))
     return {name: VirtualSpeaker.draw(rng, channel=False) for name in sorted(set(speakers))}
 
 
 def _draw_microphone(rng: np.random.Generator) -> np.ndarray:
-    """(512,) a filter of linear phase: a tilt, four peaks or dips, and in part a low-pass and a high-pass."""
+    """(512,) a linear-phase filter: a tilt, four peaks or dips, and sometimes a low-pass and a high-pass."""
     frequencies = np.linspace(0, RATE / 2, TAPS // 2 + 1)
     gain = rng.uniform(-3, 3) * np.log2((frequencies + 200) / 1000)
     for _ in range(4):
@@ -102,7 +102,7 @@ def _draw_microphone(rng: np.random.Generator) -> np.ndarray:
 
 
 def _draw_room(rng: np.random.Generator) -> np.ndarray:
-    """(samples,) the direct path, and noise that decays by 60 dB in the reverberation time."""
+    """(samples,) the direct path, and noise that decays by 60 dB within the reverberation time."""
     seconds = rng.uniform(0.05, 0.5)
     times = np.arange(int(seconds * RATE)) / RATE
     response = rng.standard_normal(len(times)) * 10 ** (-3 * times / seconds) * rng.uniform(0, 0.15)

@@ -1,4 +1,4 @@
-"""`calibrate`: a temperature for a model's probabilities, fitted on a validation split."""
+"""`calibrate`: fit a temperature for a model's probabilities on a validation split."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ from .protocol import Reading, model_of, protocol_of
 
 @dataclass(frozen=True)
 class Calibration:
-    """The temperature of a model, and its answers to the turns that it was fitted on.
+    """The temperature of a model, and the logits that it was fitted on.
 
     Attributes:
-        temperature: that was fitted.
-        before: the temperature that the model had.
-        logits: (turns, labels), with memory on, of the turns that have a label.
+        temperature: the fitted one.
+        before: the model's previous temperature.
+        logits: (turns, labels), with memory on, of turns with a label.
         references: (turns,) their labels.
     """
 
@@ -33,11 +33,11 @@ class Calibration:
     references: np.ndarray
 
     def numbers(self, temperature: float) -> dict:
-        """`calibration_of` these turns at a temperature."""
+        """`calibration_of` these turns at a given temperature."""
         return calibration_of(probabilities_of(self.logits, temperature), self.references)
 
     def threshold_for(self, accuracy: float) -> dict | None:
-        """As `calibration.threshold_for`, of these turns at the fitted temperature."""
+        """As `calibration.threshold_for`, for these turns at the fitted temperature."""
         probabilities = probabilities_of(self.logits, self.temperature)
         return threshold_for(probabilities.max(-1), probabilities.argmax(-1) == self.references, accuracy)
 
@@ -45,17 +45,17 @@ class Calibration:
 def calibrate(
     model, processor, dataset: Dataset, output_dir: str | Path, *, batch_size: int = 16, strict: bool = False
 ) -> Calibration:
-    """Fit `config.emotion_temperature` on a validation split, by the log loss of the answers with memory on.
+    """Fit `config.emotion_temperature` on a validation split, by the log loss with memory on.
 
-    The model keeps it in its configuration; `save_pretrained`, or `save_temperature` into a folder, writes it.
+    The model's configuration is updated; use `save_pretrained`, or `save_temperature` with a folder, to save it.
 
     Args:
         model: with memory.
         processor: of its host.
-        dataset: a split that the model was not trained on, and that no number is reported of.
-        output_dir: for what was scored; a stopped run goes on from it.
+        dataset: a split used neither for training nor for reported numbers.
+        output_dir: for the scores, from which a stopped run is resumed.
         batch_size: turns scored at once.
-        strict: raise where a turn's audio cannot be used.
+        strict: raise if a turn's audio is unusable.
 
     Raises:
         ValueError: as `evaluate_conversations`.
@@ -64,7 +64,7 @@ def calibrate(
     check_data(model, dataset)
     reading: Reading = {"readout": "logits", "max_new_tokens": 1, "seed": 0}
     run = {"protocol": protocol_of(model, processor, dataset, **reading), "model": model_of(model)}
-    # The answers do not depend on the temperature: a run that was calibrated can be gone on from.
+    # Logits do not depend on the temperature, so a run of a calibrated model can be resumed too.
     run["model"].pop("temperature")
     folder = Path(output_dir) / PROGRESS_FOLDER
     lines, _ = score_table(
@@ -80,14 +80,14 @@ def calibrate(
 
 
 def save_temperature(folder: str | Path, temperature: float) -> None:
-    """Write a temperature into the configuration of a model's folder, whose other files are left as they are.
+    """Write a temperature into the configuration of a model's folder; other files are unchanged.
 
     Raises:
         FileNotFoundError: if there is no configuration.
     """
     path = Path(folder) / "config.json"
     if not path.is_file():
-        raise FileNotFoundError(f"{folder} holds no model: config.json is missing.")
+        raise FileNotFoundError(f"{folder} is not the folder of a model: config.json is missing.")
     config = read_json(path, dict)
     config["emotion_temperature"] = temperature
     unfinished = path.with_suffix(".unfinished")

@@ -1,4 +1,4 @@
-"""`evaluate_conversations`: one report of a model on conversations, with its controls, by any number of processes."""
+"""`evaluate_conversations`: evaluate a model on conversations under all conditions, with any number of processes."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from .table_scoring import Group, TableScorer, make_groups
 
 READOUTS = ("logits", "text")
 PROGRESS_FOLDER = "progress"
-# Of the training split, for the mean of its answers.
+# Number of turns of the training split that are scored for the mean of its logits.
 TRAINING_TURNS = 512
 
 
@@ -48,38 +48,37 @@ def evaluate_conversations(
     problems: Sequence[Problem] = (),
     strict: bool = False,
 ) -> EvaluationReport:
-    """Score every conversation with memory and under its controls, and write one report.
+    """Score every conversation with memory and under control conditions, and write a report.
 
-    Conversations go whole through the model, many turns at once, over all processes of `accelerate launch`; the
-    numbers do not depend on how many there are. A run that was stopped goes on where it was when it is called again
-    with the same arguments.
+    Whole conversations are scored, many turns at once, by all processes of `accelerate launch`; the numbers do not
+    depend on the number of processes. A stopped run is resumed by calling it again with the same arguments.
 
     Args:
-        model: with memory; its device is left as it is. It is put into evaluation mode.
+        model: with memory; it stays on its device, and is put into evaluation mode.
         processor: of its host.
-        dataset: a split of `load_conversations`; turns with a label below 0 are processed and not scored.
-        output_dir: gets `report.json`, `report.md`, `predictions.jsonl` and the pictures.
-        name: what the report calls the model: its folder or repo. None: what it was loaded from; for a model that
-            was not loaded, `output_dir`. A `training_recipe.json` there enters the report.
-        train: the training split, for the majority floor and the rivals that are made of it: its label transitions,
-            and the mean of its answers with memory off, for which up to `TRAINING_TURNS` of its turns are scored.
-            None takes the majority from `dataset` itself and leaves these rivals out, which the report says.
-        conditions: of `CONDITIONS` and, with a LoRA on the host, of `LORA_CONDITIONS`; "memory" and "reads_off" are
-            needed for what depends on them. None: all.
-        batch_size: turns scored at once. It changes numbers by no more than their rounding.
-        readout: "logits" as the model's config reads them (label tokens or linear head), or "text", generated and
+        dataset: a split of `load_conversations`; turns with a label below 0 are processed but not scored.
+        output_dir: for `report.json`, `report.md`, `predictions.jsonl` and the plots.
+        name: of the model in the report: its folder or repo. None: where it was loaded from; for a model that was not
+            loaded, `output_dir`. A `training_recipe.json` there is included in the report.
+        train: the training split, for the majority floor and baselines that need it: its label transitions, and the
+            mean of its logits with memory off, for which up to `TRAINING_TURNS` of its turns are scored. None: the
+            majority is that of `dataset` itself, and the report states that these baselines are left out.
+        conditions: names in `CONDITIONS` and, with a LoRA on the host, `LORA_CONDITIONS`; "memory_off" and
+            "memory_half" may be written for "reads_off" and "half_reads". None: all.
+        batch_size: turns scored at once; numbers depend on it only by rounding.
+        readout: "logits" by the model's configured readout (label tokens or linear head), or "text", generated and
             parsed.
         max_new_tokens: of generated text.
-        resamples: of the bootstrap; at least 100.
-        seed: of the bootstrap, of the shuffled histories and of the turns of the training split.
+        resamples: number of bootstrap resamples; at least 100.
+        seed: of the bootstrap, the shuffled histories and the turns of the training split.
         problems: of the data, listed in the report. It also lists turns longer than the host's window, of which only
-            the beginning was processed, as one warning says.
-        strict: raise where a turn's audio cannot be used, instead of leaving it out of every condition.
+            the beginning was processed, with one warning.
+        strict: raise if a turn's audio is unusable, instead of leaving it out of every condition.
 
     Raises:
-        ValueError: for arguments that are not allowed, labels that the model does not know, a table without scored
-            turns, turns out of order, more speakers than the memory has room for, logits that are not
-            finite, or an `output_dir` that holds another run.
+        ValueError: for invalid arguments, labels unknown to the model, a table without scored turns, turns out of
+            order, more speakers than the memory can hold, logits that are not finite, or an `output_dir` with another
+            run.
     """
     dataset = dataset.with_format(None)
     reading: Reading = {"readout": readout, "max_new_tokens": max_new_tokens, "seed": seed}
@@ -131,7 +130,7 @@ class _How(Reading):
 def score_table(
     model, processor, table: Dataset, folder: Path, run: dict, conditions: Sequence[str], *, strict: bool, **how
 ) -> tuple[list[dict], list[Group]]:
-    """Score a table under conditions, or go on where it was stopped; what was scored of each group, and the groups."""
+    """Score a table under conditions, resuming a stopped run; returns the scores of each group, and the groups."""
     state = process_state()
     stored = Progress(folder, {**run, "sound": audio_fingerprint(table)}, state)
     groups = make_groups(table, how["batch_size"])
@@ -145,7 +144,7 @@ def score_table(
 
 
 def _sample(train: Dataset, seed: int) -> Dataset:
-    """Up to `TRAINING_TURNS` turns of a training split, drawn at random, in their order."""
+    """Up to `TRAINING_TURNS` random turns of a training split, in their order."""
     if train.num_rows <= TRAINING_TURNS:
         return train
     rows = np.random.default_rng(seed).choice(train.num_rows, TRAINING_TURNS, replace=False)
@@ -161,41 +160,41 @@ def _check_arguments(model, conditions, *, readout: str, **integers: int) -> Non
     if readout not in READOUTS:
         raise ValueError(f"readout must be one of {READOUTS}, got {readout!r}.")
     for name, value in integers.items():
-        # Fewer resamples make no interval.
+        # Fewer resamples give no interval.
         least = {"seed": 0, "resamples": 100}.get(name, 1)
         if isinstance(value, bool) or not isinstance(value, int) or value < least:
             raise ValueError(f"{name} must be an integer of at least {least}, got {value!r}.")
 
 
 def _conditions_of(model) -> list[str]:
-    """All conditions that a model can have."""
+    """All conditions that apply to a model."""
     return list(ALL_CONDITIONS if model.added_adapters else CONDITIONS)
 
 
 def _possible(conditions: Sequence[str], dataset: Dataset) -> list[str]:
-    """The conditions without those that the data cannot have: one conversation has no other to read the state of."""
+    """The conditions that apply to the data: with a single conversation, there is no other state to read."""
     is_alone = len(set(dataset["conversation_id"])) == 1
     possible = [name for name in conditions if not (is_alone and name == "other_state")]
     if not possible:
-        raise ValueError("The condition other_state needs several conversations, the dataset has one.")
+        raise ValueError("The condition other_state needs several conversations, but the dataset has one.")
     return possible
 
 
 def check_data(model, dataset: Dataset, train: Dataset | None = None) -> None:
-    """Refuse a table that a model cannot be evaluated or trained on.
+    """Check that a model can be evaluated or trained on a table.
 
     Args:
         model: with memory.
         dataset: the table.
-        train: another one, of the same labels.
+        train: another table, with the same labels.
 
     Raises:
-        ValueError: as `evaluate_conversations` says.
+        ValueError: as `evaluate_conversations`.
     """
     missing = [name for name in REQUIRED_COLUMNS if name not in dataset.column_names]
     if missing or not isinstance(dataset.features["emotion"], ClassLabel):
         raise ValueError(
-            f"The dataset needs the columns {list(REQUIRED_COLUMNS)} as load_conversations gives them, with emotion a "
+            f"The dataset needs the columns {list(REQUIRED_COLUMNS)} of load_conversations, with emotion a "
             f"ClassLabel; it has {dict(dataset.features)}."
         )
     labels, known = dataset.features["emotion"].names, read_labels(model.config)
@@ -219,13 +218,13 @@ def check_data(model, dataset: Dataset, train: Dataset | None = None) -> None:
         train.features["emotion"].names != labels or not any(emotion >= 0 for emotion in train["emotion"])
     ):
         raise ValueError(
-            f"train must have scored turns and the labels {labels}, it has {train.features['emotion'].names}."
+            f"train must have scored turns and the labels {labels}, but has {train.features['emotion'].names}."
         )
     _check_conversations(model, dataset)
 
 
 def _check_conversations(model, dataset: Dataset) -> None:
-    """Refuse turns out of order, and speakers that the memory has no room for, or that are not named."""
+    """Check the order of turns, and that speakers are given and fit into the memory."""
     latest: dict[str, int] = {}
     speakers: dict[str, dict[str, None]] = {}
     memory = model.config.memory_config
@@ -265,7 +264,7 @@ def _evaluating(model) -> Iterator[None]:
 
 
 def _with_bar(groups: list[Group], *, shown: bool) -> Iterator[Group]:
-    """The groups, while standard error counts their turns."""
+    """The groups, with a progress bar on standard error that counts turns."""
     if not shown:
         return iter(groups)
     total = sum(len(group.turns) for group in groups)

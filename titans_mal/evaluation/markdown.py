@@ -1,4 +1,4 @@
-"""A report for people, in Markdown."""
+"""A report as Markdown."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ from .report_tables import (
 )
 
 
-# A group's table is shown whole up to so many rows.
+# Tables of groups with more rows are not included.
 _MOST_ROWS = 30
 
 
 def report_markdown(content: dict) -> str:
-    """The Markdown of a report's content, for the folder that also holds its pictures."""
+    """The content of a report as Markdown, for the folder that also holds its plots."""
     protocol, columns = content["protocol"], content["columns"]
     parts = [
         f"# {markdown_text(content['model']['name'])} on {markdown_text(protocol['corpus'])}",
@@ -38,14 +38,14 @@ def report_markdown(content: dict) -> str:
     parts += ["\n".join(f"Left out: {name}, since {reason}." for name, reason in left_out.items())] * bool(left_out)
     if "other_state" in columns and content.get("without_partner"):
         parts.append(
-            f"{content['without_partner']} of {protocol['conversations']} conversations have no partner, another one "
-            "of at least as many turns, less one, that shares no speaker: they are left out of "
+            f"{content['without_partner']} of {protocol['conversations']} conversations have no partner (another one "
+            "with no common speaker and at most one turn less): they are left out of "
             f"'{columns['other_state']['title']}'."
         )
     if content["differences"]:
         parts += [
-            "## Memory on, minus each other condition\n\nPercentage points on the same turns. McNemar's test takes "
-            "turns for independent; the intervals, by conversation, do not.",
+            "## Memory on, minus each other condition\n\nPercentage points on the same turns. McNemar's test assumes "
+            "independent turns; the intervals, by conversation, do not.",
             difference_table(content).markdown(),
         ]
     parts += [
@@ -95,7 +95,7 @@ def _dimension_parts(content: dict) -> list[str]:
     if not table.rows:
         return []
     return [
-        "## Dimensions\n\nConcordance correlation coefficient (CCC) with what raters gave, times 100.",
+        "## Dimensions\n\nConcordance correlation coefficient (CCC) with the raters' values, times 100.",
         table.markdown(),
     ]
 
@@ -106,14 +106,14 @@ def _calibration_parts(content: dict) -> list[str]:
         return []
     temperature = content["model"].get("temperature", 1.0)
     parts = [
-        "## Calibration\n\nExpected calibration error: how far, on average, a probability is from the share of turns "
-        f"that are right at it, in percentage points. Probabilities are of the temperature {temperature:.3g}.",
+        "## Calibration\n\nExpected calibration error: the mean difference between a probability and the share of "
+        f"correct turns at it, in percentage points. The temperature of the probabilities is {temperature:.3g}.",
         table.markdown(),
         "![Calibration](calibration.png)",
     ]
     if coverage.rows:
         parts += [
-            "Where turns below a probability are called unknown (`--unknown-below`), with memory on:",
+            "If turns below a probability are labelled unknown (`--unknown-below`), with memory on:",
             coverage.markdown(),
         ]
     return parts

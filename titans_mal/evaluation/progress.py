@@ -1,4 +1,4 @@
-"""What was scored so far, on disk: a stopped run goes on from it, with any number of processes."""
+"""Scores of a run on disk, from which a stopped run is resumed with any number of processes."""
 
 from __future__ import annotations
 
@@ -12,18 +12,18 @@ from ..modeling.json_text import read_json
 
 
 class Progress:
-    """A folder with `run.json` and a file for each group that was scored, each written at once or not at all.
+    """A folder with `run.json` and a file for each scored group, each written atomically.
 
     Args:
         folder: of one run.
-        run: what the run is of; a folder of another one is refused.
-        state: of the processes, all of which make a `Progress` together.
+        run: description of the run; a folder of another run is rejected.
+        state: of the processes, all of which create a `Progress` together.
 
     Attributes:
-        done: numbers of the groups that need not be scored again; those with turns that could not be scored are.
+        done: numbers of finished groups; groups with unusable turns are scored again.
 
     Raises:
-        ValueError: if the folder holds another run, naming what differs, or a file that cannot be read.
+        ValueError: if the folder holds another run, naming what differs, or an unreadable file.
     """
 
     def __init__(self, folder: Path, run: dict, state: PartialState):
@@ -42,11 +42,11 @@ class Progress:
                 f"or remove {folder}."
             )
         self.done = {group["group"] for group in self.read() if not group["not_heard"]}
-        # Nobody writes before everybody has read, so that all share out the same groups.
+        # No process writes before all have read, so that all see the same unfinished groups.
         state.wait_for_everyone()
 
     def write(self, group: dict) -> None:
-        """Keep the scores of a group.
+        """Store the scores of a group.
 
         Raises:
             ValueError: for a number that is not finite.

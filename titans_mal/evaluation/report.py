@@ -1,4 +1,4 @@
-"""From all that was scored to the report of an evaluation."""
+"""Build the report of an evaluation from all scores."""
 
 from __future__ import annotations
 
@@ -26,29 +26,29 @@ __all__ = ["PREDICTIONS_FILE", "EvaluationReport", "build_report", "measure"]
 
 _DESCRIPTIONS = {
     "speaker_normalised": "Logits with memory off, normalised by their running mean and deviation for the speaker.",
-    "speaker_centred": "Memory off; from the readout's input the mean of the speaker's n earlier turns is taken off, "
-    "and that of the training split put back, with the weight n / (n + 2).",
-    "transitions": "Probabilities with memory off, decoded over the dialogue with the emotion transitions of the "
-    "training split, forward only.",
+    "speaker_centred": "Memory off; the mean over the speaker's n earlier turns is subtracted from the readout's input "
+    "and that of the training split added, with the weight n / (n + 2).",
+    "transitions": "Probabilities with memory off, decoded over the dialogue (forward only) with the emotion "
+    "transitions of the training split.",
     "majority": "The most frequent label, for every turn.",
-    "copy_previous": "The gold label of the speaker's latest scored turn, which no model may see; else the majority.",
+    "copy_previous": "The gold label of the speaker's latest scored turn (not available to models), or the majority.",
 }
-# Results are split by group for these alone.
+# Conditions with results by group.
 _BY_GROUP = ("memory", "reads_off")
 NO_TRAINING_SPLIT = "there is no training split"
-NO_PARTNER = "no conversation has another of at least as many turns, less one, that shares no speaker with it"
+NO_PARTNER = "no conversation has a partner (no common speaker, at most one turn less)"
 NO_LOGITS = "answers are generated, without logits"
 
 
 @dataclass
 class _Column:
-    """The answers of a condition, a rival or a floor.
+    """The predictions of a condition, baseline or floor.
 
     Attributes:
         predicted: (turns,), -1 for none.
-        covered: (turns,) bool, the turns that the condition has.
-        logits: (scored rows, labels) of the rows `rows`; None where there are no probabilities.
-        unparsable: of generated text, the share of answers that name no label.
+        covered: (turns,) bool, the turns that the condition covers.
+        logits: (scored rows, labels) of the rows `rows`; None without probabilities.
+        unparsable: for generated text, the share of answers without a label.
     """
 
     predicted: np.ndarray
@@ -77,23 +77,23 @@ def build_report(
     training_logits: np.ndarray | None = None,
     without_partner: int = 0,
 ) -> EvaluationReport:
-    """The report of all that was scored.
+    """Build the report from all scores.
 
     Args:
         run: `protocol`, `model`, `conditions` and `batch_size`.
         lines: the scores of each group.
-        groups: how many there must be.
+        groups: expected number of groups.
         training_logits: (turns, labels), with memory off, of turns of the training split.
-        without_partner: conversations that "other_state" cannot have.
+        without_partner: number of conversations without a partner for "other_state".
 
     Raises:
-        ValueError: if no turn that has a label could be scored, or a group was not.
+        ValueError: if no turn with a label could be scored, or a group is missing.
     """
     missing = sorted(set(range(groups)) - {line["group"] for line in lines})
     if missing:
-        raise ValueError(f"The groups {missing} of {groups} were not scored: run the evaluation again to go on.")
+        raise ValueError(f"The groups {missing} of {groups} were not scored: run the evaluation again to resume it.")
     not_scored = {int(row): reason for line in lines for row, reason in line["not_heard"].items()}
-    # Scores of earlier versions do not hold it.
+    # Missing in scores of earlier versions.
     processed = {int(row): seconds for line in lines for row, seconds in line.get("processed", {}).items()}
     turns = Turns.of(dataset, list(not_scored))
     dimensions = run["model"].get("dimensions", [])
@@ -149,7 +149,7 @@ def _merge(lines: list[dict]) -> dict[str, TableScores]:
 
 
 def _condition(scores: TableScores, turns: Turns) -> _Column | None:
-    """None for a condition that no turn with a label has."""
+    """The predictions of a condition; None if it covers no turn with a label."""
     total = len(turns.references)
     rows = np.array(sorted({*scores.logits, *scores.texts}), dtype=int)
     if not turns.scored[rows].any():
@@ -170,7 +170,7 @@ def _rivals(
     training_logits: np.ndarray | None,
     temperature: float,
 ) -> tuple[dict[str, _Column], dict[str, str]]:
-    """What is made of the answers with memory off; and why a rival is left out."""
+    """Baselines computed from the logits with memory off; and why others are left out."""
     if alone is None:
         return {}, {}
     if alone.logits is None:
@@ -190,7 +190,7 @@ def _rivals(
         left_out["transitions"] = NO_TRAINING_SPLIT
     else:
         chances = emotion_transitions(train["emotion"], train["conversation_id"], len(turns.labels))
-        # Of the probabilities at the model's temperature, and again as logits of it.
+        # Computed from probabilities at the model's temperature, and scaled back to logits.
         decoded = temperature * decode_dialogues(alone.logits / temperature, conversations, *chances)
         rivals["transitions"] = _Column.of_logits(decoded, rows, total)
     return rivals, left_out
@@ -225,7 +225,7 @@ def _numbers(name: str, column: _Column, turns: Turns, temperature: float, **boo
 
 
 def _differences(columns: Mapping[str, _Column], turns: Turns, **bootstrap) -> dict[str, dict]:
-    """Memory on minus every other column, on the turns that this has."""
+    """Memory on minus every other condition, on the turns that both cover."""
     if "memory" not in columns:
         return {}
     memory = columns["memory"]
@@ -249,7 +249,7 @@ def _not_scored(dataset: Dataset, reasons: dict[int, str]) -> list[dict]:
 
 
 def _cut(dataset: Dataset, lines: list[dict], processed: dict[int, float]) -> list[dict]:
-    """The turns of which only the beginning was processed, and their seconds."""
+    """The turns of which only the beginning was processed, with their lengths."""
     columns = dataset.select_columns(["conversation_id", "turn_index"])
     cut = {int(row): seconds for line in lines for row, seconds in line.get("cut", {}).items()}
     return [

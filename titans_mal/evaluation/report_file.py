@@ -1,4 +1,4 @@
-"""The report of an evaluation on disk: its numbers as JSON of a written schema, tables, pictures and predictions."""
+"""The report of an evaluation on disk: JSON with a schema, tables, plots and predictions."""
 
 from __future__ import annotations
 
@@ -10,20 +10,20 @@ from ..modeling.json_text import parse_json, read_json
 from .report_schema import check_schema
 
 
-# Major.minor; a report of another major version has other conditions.
+# Major.minor; conditions have another meaning in another major version.
 SCHEMA_VERSION = "2.1"
 REPORT_FILE, PREDICTIONS_FILE, TABLES_FOLDER = "report.json", "predictions.jsonl", "tables"
 
 
 @dataclass
 class EvaluationReport:
-    """A report and the predictions that it is made of.
+    """A report with its predictions.
 
     Attributes:
-        content: as `report.schema.json` says.
-        predictions: one dict a turn that was scored: `conversation_id`, `turn_index`, `speaker`, `label`, `predicted`,
-            a label for each condition (None: an answer that names none), `probabilities`, for each condition that has
-            them, those of all labels, and `processed_seconds`.
+        content: as described by `report.schema.json`.
+        predictions: one dict per scored turn: `conversation_id`, `turn_index`, `speaker`, `label`, `predicted` (the
+            label for each condition; None: an answer without a label), `probabilities` (of all labels, for each
+            condition with probabilities) and `processed_seconds`.
     """
 
     content: dict
@@ -33,8 +33,8 @@ class EvaluationReport:
         version = self.content.get("schema_version") if isinstance(self.content, dict) else None
         if _is_later(version):
             raise ValueError(
-                f"The report has schema version {version}, and this version of titans_mal reads up to "
-                f"{SCHEMA_VERSION}: use a later one."
+                f"The report has schema version {version}, but this version of titans_mal reads only up to "
+                f"{SCHEMA_VERSION}: use a later version."
             )
         check_schema(self.content)
 
@@ -47,7 +47,7 @@ class EvaluationReport:
         return self.content["columns"]
 
     def save(self, folder: str | Path) -> None:
-        """Write into a folder: JSON, Markdown, predictions, pictures (PNG and PDF) and tables (CSV and LaTeX)."""
+        """Write into a folder: JSON, Markdown, predictions, plots (PNG and PDF) and tables (CSV and LaTeX)."""
         from .markdown import report_markdown
         from .pictures import draw_calibration, draw_confusion, draw_history
         from .report_tables import report_tables
@@ -67,14 +67,14 @@ class EvaluationReport:
 
     @classmethod
     def load(cls, path: str | Path) -> EvaluationReport:
-        """Read what `save` wrote.
+        """Read a report written by `save`.
 
         Args:
             path: the folder, or its `report.json`.
 
         Raises:
             FileNotFoundError: if there is no report.
-            ValueError: if it is none by the schema, saying where.
+            ValueError: if it does not match the schema, naming the position.
         """
         path = Path(path)
         path = path / REPORT_FILE if path.is_dir() else path

@@ -1,4 +1,4 @@
-"""Scores the turns of whole conversations, many at once: from a table's audio to logits or text."""
+"""Score whole conversations of a table, many turns at once: from audio to logits or text."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ class GroupTurn:
 
     Attributes:
         row: in the table.
-        conversation: number within its group, which is its row of the cache.
-        speaker: as the table names it.
+        conversation: number within its group, which is also its row in the cache.
+        speaker: name in the table.
     """
 
     row: int
@@ -39,8 +39,8 @@ class Conversation:
 
     Attributes:
         turns: all of its turns, in order.
-        partner: those of another conversation that shares no speaker with it and has at least as many turns, less one;
-            empty where there is none.
+        partner: the turns of another conversation with no common speaker and at most one turn less; empty if there is
+            none.
     """
 
     name: str
@@ -50,7 +50,7 @@ class Conversation:
 
 @dataclass
 class Group:
-    """Conversations that are scored together, the unit of work that processes share and a stopped run resumes from."""
+    """Conversations that are scored together: the unit of work for processes and for resuming."""
 
     number: int
     conversations: list[Conversation]
@@ -65,13 +65,13 @@ class Group:
 
 @dataclass
 class TableScores:
-    """What a model gives for turns, by their row in the table.
+    """The output of a model for turns, by their row in the table.
 
     Attributes:
-        logits: one for each label of the data; empty where text is generated.
-        texts: generated answers; empty where logits are read.
+        logits: one per label of the data; empty if text is generated.
+        texts: generated answers; empty if logits are used.
         surprise: mean over the memory layers; empty without memory.
-        values: one for each of the model's `emotion_dimensions`; empty without any.
+        values: one per dimension in the model's `emotion_dimensions`; empty without any.
     """
 
     logits: dict[int, list[float]] = field(default_factory=dict)
@@ -80,7 +80,7 @@ class TableScores:
     values: dict[int, list[float]] = field(default_factory=dict)
 
     def add(self, other: TableScores) -> None:
-        """Take in the scores of other turns."""
+        """Add the scores of other turns."""
         self.logits |= other.logits
         self.texts |= other.texts
         self.surprise |= other.surprise
@@ -88,8 +88,8 @@ class TableScores:
 
 
 def make_groups(table: Dataset, batch_size: int) -> list[Group]:
-    """All conversations of a table in its order, whole, until a group has `batch_size` turns; the same for any number
-    of processes."""
+    """Group the conversations of a table in order, until a group has `batch_size` turns; independent of the number of
+    processes."""
     rows = rows_by_conversation(table)
     speakers = table["speaker"][:]
     partners = _partners({name: (len(found), {speakers[row] for row in found}) for name, found in rows.items()})
@@ -108,10 +108,10 @@ def make_groups(table: Dataset, batch_size: int) -> list[Group]:
 
 
 def _partners(conversations: dict[str, tuple[int, set[str]]]) -> dict[str, str | None]:
-    """For each conversation the next one, after the last the first, that is long enough and shares no speaker.
+    """For each conversation, the next one (cyclically) that is long enough and has no common speaker.
 
     Args:
-        conversations: turns and speakers of each.
+        conversations: number of turns and speakers of each.
     """
     names = list(conversations)
     partners = {}
@@ -133,16 +133,16 @@ class TableScorer:
     Args:
         model: with memory.
         processor: of its host.
-        table: with the columns `audio` and `emotion`, whose labels are all known to the model.
+        table: with the columns `audio` and `emotion`; the model knows all of its labels.
         batch_size: turns scored at once.
-        readout: "logits", as the model's config reads them, or "text", generated.
+        readout: "logits", by the model's configured readout, or "text", generated.
         max_new_tokens: of generated text.
-        seed: of what is random.
+        seed: of random choices.
 
     Attributes:
-        not_scored: why, for each row of the table whose audio cannot be used.
-        seconds: of the audio of each row of the group.
-        processed_seconds: how much of it the host took, of each row that was scored.
+        not_scored: the reason, for each row whose audio is unusable.
+        seconds: length of the audio of each row of the group.
+        processed_seconds: length that the host processed, for each scored row.
     """
 
     def __init__(self, model, processor, table, *, batch_size, readout, max_new_tokens, seed):
@@ -163,7 +163,7 @@ class TableScorer:
         self._waveforms: dict[int, np.ndarray] = {}
 
     def load(self, group: Group) -> None:
-        """Decode the audio of a group, and forget that of the one before."""
+        """Decode the audio of a group, and forget that of the previous group."""
         partners = (turn for conversation in group.conversations for turn in conversation.partner)
         rows = sorted({turn.row for turn in (*group.turns, *partners)})
         with ThreadPoolExecutor(4) as threads:
@@ -175,11 +175,11 @@ class TableScorer:
         self.processed_seconds = {}
 
     def score(self, turns, cache: ConversationMemoryCache | None, *, update_memory: bool = True) -> TableScores:
-        """Score turns in order, those of one conversation as history of the later ones.
+        """Score turns in order; turns of a conversation are history for its later turns.
 
         Args:
-            cache: carries each conversation on in the row of its number; None: every turn has no history.
-            update_memory: False reads `cache` and leaves it.
+            cache: holds each conversation in the row of its number; None: turns have no history.
+            update_memory: False reads `cache` without changing it.
         """
         scores = TableScores()
         for batch, given, seconds in self._batches(turns, cache, update_memory=update_memory):
@@ -198,17 +198,17 @@ class TableScorer:
             numbers = [(row, n) for row in rows for n in (*scores.logits.get(row, ()), *scores.values.get(row, ()))]
             broken = sorted({row for row, number in numbers if not math.isfinite(number)})
             if broken:
-                raise ValueError(f"The model's logits are not finite for the rows {broken} of the dataset.")
+                raise ValueError(f"The model's logits are not finite for rows {broken} of the dataset.")
             scores.surprise |= {row: turn.surprise for row, turn in zip(rows, scored) if turn.surprise is not None}
         return scores
 
     def write(self, turns, cache: ConversationMemoryCache) -> None:
-        """Process turns for what they leave in `cache` alone."""
+        """Process turns only to write them into `cache`."""
         for _, given, _ in self._batches(turns, cache):
             self.model(**given, logits_to_keep=1)
 
     def usable(self, turns: Sequence[GroupTurn]) -> list[GroupTurn]:
-        """The turns whose audio can be used; the others are skipped."""
+        """The turns with usable audio."""
         return [turn for turn in turns if turn.row in self._waveforms]
 
     def _batches(self, turns, cache, *, update_memory: bool = True) -> Iterator[tuple[list[GroupTurn], dict, list]]:
@@ -242,7 +242,7 @@ class TableScorer:
         return self.processor.tokenizer.batch_decode(answers, skip_special_tokens=True)
 
     def _waveform(self, row: int) -> np.ndarray | ValueError:
-        """The audio of a row; the error of one that cannot be used."""
+        """The audio of a row, or the error if it is unusable."""
         try:
             return self._scorer.load(self._audio[row]["audio"])
         except OSError as error:
@@ -252,7 +252,7 @@ class TableScorer:
 
 
 def parse_label(text: str, labels: Sequence[str]) -> int:
-    """The label that an answer names: the only one of them that it has as a word, in any case; -1 otherwise.
+    """The label named by an answer: the only label that occurs as a word, ignoring case; -1 otherwise.
 
     "Happy." and "The speaker is happy" name "happy"; "happy or sad", "not happy", "unhappy" and "joyful" name none of
     (happy, sad).
@@ -265,6 +265,6 @@ def parse_label(text: str, labels: Sequence[str]) -> int:
 
 
 def _words(text: str) -> str:
-    """Lower-case words between single spaces; all else parts words."""
+    """Lower-case words separated by single spaces; other characters separate words."""
     words = re.findall(r"[^\W_]+", text.lower())
     return f" {' '.join(words)} "

@@ -1,4 +1,4 @@
-"""A whole training: from options to a saved adapter with its recipe and its report."""
+"""A complete training run: from options to a saved adapter with its recipe and report."""
 
 from __future__ import annotations
 
@@ -29,11 +29,11 @@ from .trainer import ConversationTrainer
 from .voices import fit_voice_memory
 
 
-# Of a training's folder: what it ends with.
+# Files and folders written at the end of a training.
 MODEL_FOLDER, REPORT_FOLDER = "model", "report"
-# What the validation split's turns were scored with to calibrate the model.
+# Scores of the validation split, for calibration.
 CALIBRATION_FOLDER = "calibration"
-# Copies of the training speakers that a memory of voices is fitted to, as examples/real_voices measured.
+# Number of copies of the training speakers for fitting a voice memory; measured in examples/real_voices.
 VIRTUAL_VOICES = 4
 
 
@@ -45,18 +45,18 @@ def run_training(
     *,
     label_set=None,
 ) -> tuple[int, EvaluationReport | None]:
-    """Train, save an adapter with its recipe, and evaluate it on the test split under all controls.
+    """Train, save an adapter with its recipe, and evaluate it on the test split under all conditions.
 
     Args:
-        label_set: as `load_conversations` takes it; None: what `data_options` says, as the name of a set.
+        label_set: for `load_conversations`; None: the name in `data_options`.
 
     Returns:
-        The exit status, 0 or 128 and the number of the signal that stopped the training, and the report; None where
-        the training was stopped, or there is no test split.
+        The exit status (0, or 128 plus the number of the signal that stopped the training), and the report; None if
+        the training was stopped or there is no test split.
 
     Raises:
-        ValueError: for options that are not allowed, a folder that holds or gets another training, data without a
-            training split, and as `ConversationTrainer`.
+        ValueError: for invalid options, a folder that holds or is used by another training, data without a training
+            split, and as `ConversationTrainer`.
     """
     output, state = Path(arguments.output_dir), process_state()
     checkpoint = enter(output, run)
@@ -73,7 +73,7 @@ def run_training(
             )
             raise ValueError(f"calibrate needs {lacking}.")
         if model.config.takes_transcript and not any(train["transcript"]):
-            raise ValueError(f"The prompt holds a transcript, and no turn of {data_options.dataset} has one.")
+            raise ValueError(f"The prompt includes a transcript, but no turn of {data_options.dataset} has one.")
         processor = AutoProcessor.from_pretrained(model_options.base_model, revision=model_options.base_revision)
         if model.config.memory_config.voice_layers and checkpoint is None:
             copies = VIRTUAL_VOICES if arguments.virtual_speakers else 0
@@ -85,7 +85,7 @@ def run_training(
         trainer.train(resume_from_checkpoint=checkpoint)
         print_peak()
         if trainer.stopped.received is not None and trainer.state.global_step < trainer.total_steps:
-            state.print(f"Stopped by a signal at step {trainer.state.global_step}: --resume goes on.")
+            state.print(f"Stopped by a signal at step {trainer.state.global_step}: use --resume to continue.")
             return 128 + trainer.stopped.received, None
         if run.calibrate:
             calibrate(
@@ -102,9 +102,9 @@ def run_training(
 
 
 def load_model(options: ModelOptions, labels: list[str]) -> AudioEmotionMixin:
-    """A host with a fresh memory on `memory_layers`; without these, a model that has a memory already.
+    """A host with a new memory on `memory_layers`; without them, a model that already has a memory.
 
-    Warns of a model that could not be published.
+    Warns if the model could not be published.
     """
     how = {"revision": options.base_revision, "dtype": options.dtype}
     if not options.memory_layers:
@@ -120,7 +120,7 @@ def load_model(options: ModelOptions, labels: list[str]) -> AudioEmotionMixin:
     try:
         check_base_is_public(model.config)
     except ValueError as error:
-        warnings.warn(f"What is trained here cannot be published as it is: {error}", UserWarning, stacklevel=2)
+        warnings.warn(f"The trained model cannot be published as it is: {error}", UserWarning, stacklevel=2)
     choose_trained_parts(
         model,
         lora_rank=options.lora_r,
@@ -132,7 +132,7 @@ def load_model(options: ModelOptions, labels: list[str]) -> AudioEmotionMixin:
 
 
 def load_data(options: DataOptions, seed: int, *, label_set=None) -> tuple[DatasetDict, Dataset, Dataset | None]:
-    """All splits; what is trained on; and what evaluations on the way score.
+    """All splits; the training split; and the data of evaluations during training.
 
     Raises:
         ValueError: for data without a training split.
@@ -153,7 +153,7 @@ def load_data(options: DataOptions, seed: int, *, label_set=None) -> tuple[Datas
         )
     if "train" not in splits:
         raise ValueError(
-            f"{options.dataset} has no split 'train' to train on; it has {list(splits)}. Draw splits by split_by and "
+            f"{options.dataset} has no split 'train' for training; it has {list(splits)}. Draw splits by split_by and "
             "test_share, or give a fold."
         )
     if options.split_by is not None and "validation" in splits:
@@ -165,10 +165,10 @@ def load_data(options: DataOptions, seed: int, *, label_set=None) -> tuple[Datas
 
 
 def hold_out(train: Dataset, share: float, *, seed: int) -> tuple[Dataset, Dataset | None]:
-    """The conversations that are trained on, and a random share of them that only evaluations on the way score.
+    """The training conversations, and a random share of them that is only used for evaluations during training.
 
     Raises:
-        ValueError: for a share that leaves nothing to train on.
+        ValueError: for a share that leaves no training data.
     """
     names = list(dict.fromkeys(train["conversation_id"]))
     if not 0 <= share < 1 or (share and len(names) < 2):
@@ -183,28 +183,28 @@ def hold_out(train: Dataset, share: float, *, seed: int) -> tuple[Dataset, Datas
 
 
 def enter(output: Path, options: RunOptions) -> str | None:
-    """Check that a training may begin, or go on, in a folder; the checkpoint that it goes on from.
+    """Check that a training may start or resume in a folder; returns the checkpoint to resume from.
 
     Raises:
-        ValueError: if it holds one already, or there are other processes than are expected.
+        ValueError: if it already holds a training, or the number of processes differs from the expected one.
     """
     state = process_state()
     if options.processes and state.num_processes != options.processes:
-        raise ValueError(f"{options.processes} processes are expected, and there are {state.num_processes}.")
+        raise ValueError(f"{options.processes} processes are expected, but there are {state.num_processes}.")
     checkpoint = last_good_checkpoint(output) if options.resume else None
     if any(output.glob("checkpoint-*")):
         if not options.resume:
-            raise ValueError(f"{output} holds a training already: give --resume, or another --output-dir.")
+            raise ValueError(f"{output} already holds a training: give --resume, or another --output-dir.")
         if checkpoint is None:
-            state.print("No checkpoint is whole: the training begins again.")
+            state.print("No checkpoint is complete: the training starts from the beginning.")
     return checkpoint
 
 
 def lock(output: Path) -> filelock.BaseFileLock:
-    """Keep other trainings out of a folder, until what is returned is released.
+    """Lock a folder against other trainings, until the returned lock is released.
 
     Raises:
-        ValueError: if another holds it.
+        ValueError: if another training has locked it.
     """
     output.mkdir(parents=True, exist_ok=True)
     held = filelock.FileLock(output / ".lock")
@@ -216,13 +216,13 @@ def lock(output: Path) -> filelock.BaseFileLock:
 
 
 def _finish(trainer: ConversationTrainer, processor, splits: DatasetDict, options: dict) -> EvaluationReport | None:
-    """Save what was trained with its recipe, and evaluate it under all controls."""
+    """Save the trained model with its recipe, and evaluate it under all conditions."""
     output = Path(trainer.args.output_dir)
     trainer.save_model(str(output / MODEL_FOLDER))
     if trainer.is_world_process_zero():
         processor.save_pretrained(output / MODEL_FOLDER)
         write_recipe(trainer, options, output / MODEL_FOLDER)
-    # The report of every process holds the recipe.
+    # The report of every process needs the recipe.
     trainer.accelerator.wait_for_everyone()
     if "test" not in splits:
         return None

@@ -1,4 +1,4 @@
-"""The options of a training from the command line; the rest are those of `ConversationTrainingArguments`."""
+"""Command-line options of a training, in addition to those of `ConversationTrainingArguments`."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from ..modeling.json_text import parse_json
 from .arguments import ConversationTrainingArguments
 
 
-# Where they are not those of transformers.
+# Defaults that differ from those of transformers.
 DEFAULTS = {
     "per_device_train_batch_size": 4,
     "per_device_eval_batch_size": 32,
@@ -30,47 +30,48 @@ DEFAULTS = {
 
 @dataclass
 class ModelOptions:
-    """What is trained."""
+    """The model to train."""
 
-    base_model: str = field(metadata={"help": "A host, or a model with memory; a folder or a Hub repo."})
+    base_model: str = field(metadata={"help": "Folder or Hub repo of a host, or of a model with memory."})
     base_revision: str | None = field(default=None, metadata={"help": "Commit of the base model."})
-    memory_layers: list[int] | None = field(default=None, metadata={"help": "Blocks that get a fresh memory."})
+    memory_layers: list[int] | None = field(default=None, metadata={"help": "Blocks that get a new memory, from 0."})
     memory: str = field(default="{}", metadata={"help": "Other fields of TitansMemoryConfig, as JSON."})
     with_transcript: bool = field(
-        default=False, metadata={"help": "Put what is said in a turn into its prompt; the data needs transcripts."}
+        default=False,
+        metadata={"help": "Include the transcript of a turn in its prompt; the data must have transcripts."},
     )
     emotion_prompt: str | None = field(
-        default=None, metadata={"help": "What is asked after the audio; {labels} and {transcript} are filled in."}
+        default=None, metadata={"help": "Instruction after the audio; may contain {labels} and {transcript}."}
     )
     lora_r: int | None = field(default=None, metadata={"help": "Rank of a LoRA on the language model."})
     lora_alpha: float | None = field(
-        default=None, metadata={"help": "Its scale times its rank; default: twice the rank."}
+        default=None, metadata={"help": "Scale of the LoRA times its rank. Default: twice the rank."}
     )
-    lora_dropout: float = field(default=0.0, metadata={"help": "Of the LoRA's inputs."})
-    lora_audio_tower: bool = field(default=False, metadata={"help": "A LoRA on the audio tower too."})
-    dtype: str = field(default="auto", metadata={"help": "Of the host: auto, float32, bfloat16."})
+    lora_dropout: float = field(default=0.0, metadata={"help": "Dropout of the LoRA's inputs, from 0 to 1."})
+    lora_audio_tower: bool = field(default=False, metadata={"help": "Also add the LoRA to the audio tower."})
+    dtype: str = field(default="auto", metadata={"help": "Precision of the host: auto, float32 or bfloat16."})
 
     def __post_init__(self):
         if self.memory_fields and not self.memory_layers:
-            raise ValueError("memory needs memory_layers: a model that has a memory keeps it as it is.")
+            raise ValueError("memory needs memory_layers: an existing memory keeps its configuration.")
         if (self.emotion_prompt is not None or self.with_transcript) and not self.memory_layers:
-            raise ValueError("A prompt needs memory_layers: a model that has a memory keeps the prompt it was given.")
+            raise ValueError("A prompt needs memory_layers: a model that already has a memory keeps its prompt.")
         if self.emotion_prompt is not None and self.with_transcript:
             raise ValueError("with_transcript has its own prompt: write {transcript} into emotion_prompt instead.")
 
     @property
     def prompt(self) -> str:
-        """What a model with a fresh memory asks after the audio."""
+        """The instruction after the audio for a model with a new memory."""
         if self.with_transcript:
             return f'The speaker says: "{TRANSCRIPT}" {DEFAULT_EMOTION_PROMPT}'
         return DEFAULT_EMOTION_PROMPT if self.emotion_prompt is None else self.emotion_prompt
 
     @property
     def memory_fields(self) -> dict:
-        """What `memory` says.
+        """Parse the option `memory`.
 
         Raises:
-            ValueError: if it is no JSON object of fields of `TitansMemoryConfig`.
+            ValueError: if it is not a JSON object with fields of `TitansMemoryConfig`.
         """
         names = ({own.name for own in fields(config)} for config in (TitansMemoryConfig, PreTrainedConfig))
         allowed = next(names) - next(names) - {"layers", "weights_fingerprint"}
@@ -88,39 +89,39 @@ class ModelOptions:
 
 @dataclass
 class DataOptions:
-    """What it is trained on."""
+    """The training data."""
 
     dataset: str = field(metadata={"help": "A corpus, a folder with metadata.csv, or a Hub dataset."})
-    data_dir: str | None = field(default=None, metadata={"help": "Where your copy of a corpus lies."})
+    data_dir: str | None = field(default=None, metadata={"help": "Folder with your copy of the corpus."})
     label_set: str | None = field(
         default=None,
-        metadata={"help": "Of the corpus (4-class), labels (sad,happy), or a mapping (excited=happy,sad=sad)."},
+        metadata={"help": "A label set (4-class), labels (sad,happy), or a mapping (excited=happy,sad=sad)."},
     )
-    fold: int | None = field(default=None, metadata={"help": "The fold that is tested."})
-    emobox: str | None = field(default=None, metadata={"help": "A clone of EmoBox, whose fold gives the splits."})
+    fold: int | None = field(default=None, metadata={"help": "Number of the test fold, from 1."})
+    emobox: str | None = field(default=None, metadata={"help": "A clone of EmoBox, whose fold defines the splits."})
     split_longer_than: float | None = field(
-        default=None, metadata={"help": "Seconds: a longer file becomes several turns, cut at its pauses."}
+        default=None, metadata={"help": "Seconds above which a file is split at pauses into several turns."}
     )
     split_by: str | None = field(
         default=None,
-        metadata={"help": "Draw splits of data that has none: by conversation, or by speaker, none in two of them."},
+        metadata={"help": "Draw splits for data without splits: by 'conversation' or by 'speaker'."},
     )
-    test_share: float | None = field(default=None, metadata={"help": "Of the turns, for split_by."})
-    split_seed: int = field(default=0, metadata={"help": "Of split_by."})
+    test_share: float | None = field(
+        default=None, metadata={"help": "Share of the turns in the test split, for split_by."}
+    )
+    split_seed: int = field(default=0, metadata={"help": "Random seed of split_by."})
     validation_share: float | None = field(
         default=None,
-        metadata={"help": "Of the training, for evaluations on the way. Default: the dev split, or 0.1."},
+        metadata={"help": "Share held out for evaluations during training. Default: the dev split, or 0.1."},
     )
 
 
 @dataclass
 class RunOptions:
-    """How it is run."""
+    """How the training is run."""
 
-    processes: int = field(
-        default=0, metadata={"help": "How many processes must be there; 0: as many as were launched."}
-    )
-    resume: bool = field(default=False, metadata={"help": "Go on from the last checkpoint that is whole."})
+    processes: int = field(default=0, metadata={"help": "Expected number of processes; 0: any number."})
+    resume: bool = field(default=False, metadata={"help": "Resume from the last complete checkpoint."})
     calibrate: bool = field(
         default=False, metadata={"help": "Fit the temperature of the probabilities on the validation split."}
     )
@@ -130,15 +131,14 @@ Options = tuple[ModelOptions, DataOptions, RunOptions, ConversationTrainingArgum
 
 
 def parse_options(given: Sequence[str] | None = None, *, program: str | None = None) -> Options:
-    """What a command line says.
+    """Parse the command line.
 
     Args:
-        given: its words; None: those that Python was started with.
-        program: how the command is called in its help; None: as Python was started.
+        given: its arguments; None: those of the Python process.
+        program: name of the command in its help; None: that of the Python process.
 
     Raises:
-        ValueError: for values that are not allowed. Words that are no options end the process with status 2, as
-            argparse does.
+        ValueError: for invalid values. Unknown arguments end the process with status 2, as in argparse.
     """
     usage = "%(prog)s --base-model MODEL --memory-layers N ... --dataset DATA --output-dir FOLDER [options; --help]"
     kinds = (ModelOptions, DataOptions, RunOptions, ConversationTrainingArguments)

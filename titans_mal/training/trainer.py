@@ -1,4 +1,4 @@
-"""`ConversationTrainer`: transformers' Trainer, which hears windows of conversations and carries their memory on."""
+"""`ConversationTrainer`: transformers' Trainer for windows of conversations, carrying the memory between steps."""
 
 from __future__ import annotations
 
@@ -44,35 +44,35 @@ from .weights import load_trained_weights
 from .windows import IS_NOISE, PROBLEMS, VALUES, TurnDataset, WindowCollator
 
 
-# Reports of evaluations on the way, in the folder of the training.
+# Subfolder for reports of evaluations during training.
 EVALUATION_FOLDER = "evaluation"
-# Of a checkpoint: the lanes' states, and what decides which turns they hear.
+# Files of a checkpoint: the lanes' states, and the data that determines which turns they process.
 LANES_FOLDER, PLAN_FILE = "lanes", "plan.json"
-# What an evaluation on the way hears; the last one has all controls.
+# Conditions of an evaluation during training; the final one has all conditions.
 _EVALUATED = ("memory", "reads_off")
 
 
 class ConversationTrainer(Trainer):
-    """Trains a model on conversations, the turns of a window in one forward.
+    """Trains a model on conversations, with all turns of a window in one forward pass.
 
-    What is frozen stays so: `choose_trained_parts` says what trains.
+    Frozen parameters stay frozen: use `choose_trained_parts` to choose what is trained.
 
     Args:
         model: with memory.
         args: of the training.
         processor: of the host.
         train_dataset, eval_dataset: splits of `load_conversations`; several evaluation sets as a dict by name.
-        kwargs: of `transformers.Trainer`, but for those that `options.REJECTED_ARGUMENTS` names. A `compute_loss_func`
-            gets the outputs, the emotion labels and `num_items_in_batch`, the scored turns of the whole step.
+        kwargs: for `transformers.Trainer`, except those in `options.REJECTED_ARGUMENTS`. A `compute_loss_func`
+            receives the outputs, the emotion labels and `num_items_in_batch`, the scored turns of the whole step.
 
     Attributes:
-        stopped: knows whether a signal ended the training.
-        problems: turns of this process's batches so far whose audio cannot be used.
+        stopped: whether, and by which signal, the training was stopped.
+        problems: unusable turns in this process's batches so far.
 
     Raises:
-        ValueError: for arguments that would be passed over; for data with labels that the model does not know, turns
-            out of order, too many speakers for the memory, no scored turn, or no column `emotion_probabilities` where
-            soft labels are wanted; and for a model of which nothing trains, or saving would lose a part.
+        ValueError: for unsupported arguments; for data with labels unknown to the model, turns out of order, too many
+            speakers for the memory, no scored turn, or no column `emotion_probabilities` for soft labels; and for a
+            model without trained parameters, or of which saving would lose a part.
     """
 
     args: ConversationTrainingArguments
@@ -94,7 +94,7 @@ class ConversationTrainer(Trainer):
             _check_own_loss(args)
         check_is_saved_whole(model)
         if not any(parameter.requires_grad for parameter in model.parameters()):
-            raise ValueError("Nothing of the model trains: choose_trained_parts(model) first.")
+            raise ValueError("The model has no trained parameters: call choose_trained_parts(model) first.")
         check_data(model, train_dataset)
         for table in _evaluation_sets(eval_dataset).values():
             check_data(model, table)
@@ -119,9 +119,9 @@ class ConversationTrainer(Trainer):
         window = model.max_turn_seconds(processor)
         warn_of_cut_turns(_longer_turns(train_dataset, window), window)
         if model.config.memory_config.read == "history" and max(map(len, turns.conversations)) < 2:
-            raise ValueError("No conversation has two turns: there is no history that a memory could learn to use.")
+            raise ValueError("No conversation has two turns, so there is no history that a memory could learn to use.")
         super().__init__(model, args, collator, train_dataset=turns, eval_dataset=eval_dataset, **kwargs)
-        # The loss is divided by the scored turns of the whole step, and not once more by its micro-steps.
+        # The loss is divided by the scored turns of the whole step, and must not be divided by accumulation steps.
         self.model_accepts_loss_kwargs = True
         self._class_weights = None
         if args.class_weights == "balanced":
@@ -136,13 +136,13 @@ class ConversationTrainer(Trainer):
 
     @property
     def skipped(self) -> SkippedSteps:
-        """Counts the steps that were not finite."""
-        # Trainer may put another in its place where it restores callbacks from a checkpoint.
+        """Counts the skipped steps."""
+        # Trainer may replace the callback when it restores callbacks from a checkpoint.
         return next(callback for callback in self.callback_handler.callbacks if isinstance(callback, SkippedSteps))
 
     @cached_property
     def lane_sampler(self) -> LaneSampler:
-        """Which turns this process hears in each of its steps."""
+        """Determines the turns of each step of this process."""
         return LaneSampler(
             self.train_dataset.conversations,
             window=self.args.window,
@@ -154,7 +154,7 @@ class ConversationTrainer(Trainer):
         )
 
     def get_train_dataloader(self) -> DataLoader:
-        """The batches of this process; they are not for accelerate to share out once more."""
+        """The batches of this process, without accelerate's own distribution."""
         return DataLoader(
             self.train_dataset,
             batch_sampler=self.lane_sampler,
@@ -164,7 +164,8 @@ class ConversationTrainer(Trainer):
             prefetch_factor=self.args.dataloader_prefetch_factor,
             multiprocessing_context=self.args.dataloader_multiprocessing_context,
             pin_memory=self.args.dataloader_pin_memory and torch.accelerator.is_available(),
-            # Of its own, so that making an iterator draws nothing from what a resumed training must find as it was.
+            # A separate generator, so that creating an iterator does not change the random state of a resumed
+            # training.
             generator=torch.Generator(),
         )
 
@@ -174,19 +175,19 @@ class ConversationTrainer(Trainer):
         trial: Any = None,
         ignore_keys_for_eval: list[str] | None = None,
     ) -> TrainOutput:
-        """As Trainer's; goes on from whole checkpoints alone.
+        """As Trainer's, but resumes only from complete checkpoints.
 
         Args:
-            resume_from_checkpoint: a folder, or True for the last checkpoint of `output_dir` that is whole.
+            resume_from_checkpoint: a folder, or True for the last complete checkpoint of `output_dir`.
             trial, ignore_keys_for_eval: as in `transformers.Trainer.train`.
 
         Raises:
-            ValueError: for a checkpoint that is not whole, none in `output_dir`, or one of other lanes or data.
+            ValueError: for an incomplete or missing checkpoint, or one of other lanes or data.
         """
         if resume_from_checkpoint is True:
             resume_from_checkpoint = last_good_checkpoint(self.args.output_dir)
             if resume_from_checkpoint is None:
-                raise ValueError(f"{self.args.output_dir} holds no checkpoint that is whole.")
+                raise ValueError(f"{self.args.output_dir} has no complete checkpoint.")
         elif resume_from_checkpoint and (wrong := find_damage(resume_from_checkpoint)):
             raise ValueError(f"{resume_from_checkpoint} cannot be resumed: {wrong}.")
         if resume_from_checkpoint:
@@ -194,7 +195,7 @@ class ConversationTrainer(Trainer):
                 set_aside_broken(self.args.output_dir, after=resume_from_checkpoint)
             state = TrainerState.load_from_json(str(Path(resume_from_checkpoint) / TRAINER_STATE_NAME))
             if state.global_step >= self.total_steps:
-                # Trainer would take one more step before it looks.
+                # Otherwise Trainer would take one more step before it stops.
                 self._load_from_checkpoint(resume_from_checkpoint)
                 self.state = state
                 return TrainOutput(state.global_step, 0.0, {})
@@ -206,19 +207,19 @@ class ConversationTrainer(Trainer):
 
     @property
     def total_steps(self) -> int:
-        """Optimiser steps of the whole training."""
+        """Number of optimiser steps of the whole training."""
         if self.args.max_steps > 0:
             return self.args.max_steps
         return math.ceil(self.args.num_train_epochs * self.lane_sampler.steps_per_epoch)
 
     def training_step(self, model, inputs: dict, num_items_in_batch: Tensor | int | None = None) -> Tensor:
-        """Forward and backward of a batch; the lanes' memory goes on from here, cut from the graph."""
+        """Forward and backward pass of a batch; carries the lanes' memory, detached from the graph."""
         inputs = dict(inputs)
         self._set_aside(inputs.pop(PROBLEMS, ()))
         is_noise = inputs.pop(IS_NOISE, False)
         cache = self._lane_states.of_batch(inputs["conversation_ids"].tolist(), inputs.pop("begins").tolist())
         before = cache.snapshot()
-        # Backward in any case: processes that wait for each other's gradients would wait for ever.
+        # Always run backward, since other processes wait for this one's gradients.
         loss = super().training_step(model, {**inputs, "memory_cache": cache}, num_items_in_batch)
         if any_process(not bool(torch.isfinite(loss))):
             cache.restore(before)
@@ -230,19 +231,19 @@ class ConversationTrainer(Trainer):
         return loss
 
     def _set_aside(self, problems: Sequence[Problem]) -> None:
-        """Note turns whose audio cannot be used, with one warning of the first; training goes on without them."""
+        """Record unusable turns, with one warning for the first; training continues without them."""
         if problems and not self.problems:
             warnings.warn(
-                f"The training goes on without turns that cannot be used, first {problems[0]}; `trainer.problems` "
-                "lists them, and load_conversations(..., decode=True) leaves them out.",
+                f"Training continues without unusable turns, the first is {problems[0]}; `trainer.problems` lists "
+                "them, and load_conversations(..., decode=True) drops them beforehand.",
                 stacklevel=2,
             )
         self.problems += [problem for problem in problems if problem not in self.problems]
 
     def compute_loss(self, model, inputs: dict, return_outputs: bool = False, num_items_in_batch=None):
-        """The summed loss of the scored turns over their number in the whole step, of all processes.
+        """The summed loss of the scored turns, divided by their number in the whole step over all processes.
 
-        Of a model with `emotion_dimensions`, 1 - CCC of each batch is added, weighted by its turns that have values.
+        For a model with `emotion_dimensions`, 1 - CCC of each batch is added, weighted by its turns with values.
         """
         labels, probabilities = inputs.pop("emotion_labels"), inputs.pop(SOFT_LABELS, None)
         values = inputs.pop(VALUES, None)
@@ -263,7 +264,7 @@ class ConversationTrainer(Trainer):
             if values is not None:
                 share = _with_values(values).to(self._valued_turns.device) / self._valued_turns
                 loss = loss + share * concordance_loss(output.emotion_values, values)
-        # Gradients are averaged over processes.
+        # Compensates for averaging gradients over processes.
         loss = loss * self.accelerator.num_processes
         return (loss, output) if return_outputs else loss
 
@@ -282,16 +283,17 @@ class ConversationTrainer(Trainer):
         ignore_keys: Sequence[str] | None = None,
         metric_key_prefix: str = "eval",
     ) -> dict[str, float]:
-        """Score whole conversations with memory on and off; the report stays in the training's folder.
+        """Score whole conversations with memory on and off, and write a report into the training's folder.
 
         Args:
-            eval_dataset: a table, or several by name, whose metrics are named after them; None: those of the trainer.
-            ignore_keys: of outputs; there are none to ignore.
-            metric_key_prefix: of the metrics' names; where it is not "eval", also the report's folder.
+            eval_dataset: a table, or several by name (part of the names of their metrics); None: the trainer's.
+            ignore_keys: ignored, for compatibility.
+            metric_key_prefix: of the metrics' names; if it is not "eval", also the report's folder.
 
         Returns:
-            `eval_ua`, `eval_wa` (memory on) and `eval_ua_reads_off`, of a model with `emotion_dimensions` their mean
-            concordance `eval_ccc` and `eval_ccc_reads_off`; of several tables, `eval_NAME_ua` and so on.
+            `eval_ua`, `eval_wa` (memory on) and `eval_ua_reads_off` (memory off); for a model with
+            `emotion_dimensions` also their mean concordance, `eval_ccc` and `eval_ccc_reads_off`; for several tables
+            `eval_NAME_ua` and so on.
         """
         tables = self.eval_dataset if eval_dataset is None else eval_dataset
         if isinstance(tables, dict):
@@ -299,7 +301,7 @@ class ConversationTrainer(Trainer):
             several = (self.evaluate(table, ignore_keys, prefix) for prefix, table in prefixes.items())
             return {name: value for metrics in several for name, value in metrics.items()}
         if self.optimizer is not None and hasattr(self.optimizer, "eval"):
-            self.optimizer.eval()  # of optimisers without a schedule, which evaluate other weights than they train
+            self.optimizer.eval()  # schedule-free optimisers evaluate other weights than they train
         report = self._write_report(tables, "" if metric_key_prefix == "eval" else metric_key_prefix)
         metrics = {f"{metric_key_prefix}_{name}": value for name, value in _metrics_of(report).items()}
         self.log(metrics)
@@ -307,10 +309,10 @@ class ConversationTrainer(Trainer):
         return metrics
 
     def _write_report(self, table: Dataset, name: str) -> EvaluationReport:
-        """Evaluate one table at this step, in a folder of its own."""
+        """Evaluate one table at this step, in its own folder."""
         folder = Path(self.args.output_dir) / EVALUATION_FOLDER / name / f"step-{self.state.global_step}"
         if self.is_world_process_zero():
-            # Of a run that was interrupted after it.
+            # From a run that was interrupted after this evaluation.
             shutil.rmtree(folder, ignore_errors=True)
         self.accelerator.wait_for_everyone()
         with self._audio_cache:
@@ -325,29 +327,29 @@ class ConversationTrainer(Trainer):
             )
 
     def predict(self, test_dataset, ignore_keys=None, metric_key_prefix: str = "test"):
-        """Refused: `evaluate(test_dataset, metric_key_prefix="test")` writes the report of a table.
+        """Not supported: use `evaluate(test_dataset, metric_key_prefix="test")`, which writes a report.
 
         Raises:
-            NotImplementedError: in any case.
+            NotImplementedError: always.
         """
         raise NotImplementedError(
-            "predict gives tensors of rows without their conversations: evaluate(test_dataset, "
+            "predict would return tensors without their conversations: use evaluate(test_dataset, "
             'metric_key_prefix="test") writes a report, and EvaluationReport.load(folder).predictions has every turn.'
         )
 
     def push_to_hub(self, *args, **kwargs):
-        """Refused: `titans-mal publish`, or `publish_folder`, writes what a repository should hold.
+        """Not supported: use `titans-mal publish` or `publish_folder`, which upload all needed files.
 
         Raises:
-            NotImplementedError: in any case.
+            NotImplementedError: always.
         """
         raise NotImplementedError(
-            "A trainer's push_to_hub would upload checkpoints and no card: save_model(folder), then "
+            "A trainer's push_to_hub would upload checkpoints and no card: use save_model(folder), then "
             "`titans-mal publish FOLDER ORG/NAME`."
         )
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-        """As Trainer's; tells how many steps were skipped, once one was, and no loss where all were."""
+        """As Trainer's; also logs the number of skipped steps, and no loss if all steps were skipped."""
         if "loss" in logs:
             if self.skipped.unlogged >= self.state.global_step - self._logged_step:
                 logs = {name: value for name, value in logs.items() if name != "loss"}
@@ -367,7 +369,7 @@ class ConversationTrainer(Trainer):
             self.args.save_total_limit = limit
         self.accelerator.wait_for_everyone()
         if self.args.should_save:
-            # Older ones are taken away when this one can be relied on.
+            # Remove older checkpoints only after this one is complete.
             seal_checkpoint(folder)
             if limit is not None:
                 keep_latest(self.args.output_dir, limit, best=self.state.best_model_checkpoint)
@@ -376,7 +378,7 @@ class ConversationTrainer(Trainer):
     def _save(self, output_dir: str | None = None, state_dict: dict | None = None) -> None:
         super()._save(output_dir, state_dict)
         if self.args.should_save:
-            # A pickle of the arguments, which nobody should have to trust.
+            # Remove the pickled arguments, which should not have to be trusted.
             (Path(output_dir or self.args.output_dir) / TRAINING_ARGS_NAME).unlink(missing_ok=True)
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model=None) -> None:
@@ -396,12 +398,12 @@ class ConversationTrainer(Trainer):
 
 
 def _with_values(values: Tensor) -> Tensor:
-    """How many turns have the value of any dimension."""
+    """Number of turns with a value for any dimension."""
     return (~values.isnan()).any(-1).sum()
 
 
 def _metrics_of(report: EvaluationReport) -> dict[str, float]:
-    """What an evaluation on the way logs of a report."""
+    """The metrics that are logged from a report during training."""
     metrics = {}
     for condition, suffix in zip(_EVALUATED, ("", "_reads_off")):
         if condition in report.columns:
@@ -415,7 +417,7 @@ def _metrics_of(report: EvaluationReport) -> dict[str, float]:
 
 
 class _SetEpoch(TrainerCallback):
-    """Tells the sampler which epoch begins, also where a training is resumed."""
+    """Sets the sampler's epoch, also in a resumed training."""
 
     def __init__(self, trainer: ConversationTrainer):
         self._sampler = trainer.lane_sampler
@@ -425,7 +427,7 @@ class _SetEpoch(TrainerCallback):
 
 
 def _check_plan(saved: dict, present: dict) -> None:
-    """Refuse to go on with other turns than those that the checkpoint's step stands before."""
+    """Check that a checkpoint is of a training with the same lanes and data."""
     differing = [
         f"{name}: {saved.get(name)} then, {present[name]} now" for name in present if saved.get(name) != present[name]
     ]
@@ -434,22 +436,22 @@ def _check_plan(saved: dict, present: dict) -> None:
 
 
 def _evaluation_sets(given: Dataset | dict[str, Dataset] | None) -> dict[str, Dataset]:
-    """Evaluation sets by name; a single one has none.
+    """Evaluation sets by name; a single set has no name.
 
     Raises:
-        ValueError: for names that could not be folders.
+        ValueError: for names that are not valid as folder names.
     """
     if given is None:
         return {}
     tables = given if isinstance(given, dict) else {"": given}
     wrong = [name for name in tables if tables is given and not re.fullmatch(r"[\w-]+", str(name))]
     if wrong:
-        raise ValueError(f"Evaluation sets are named by letters, digits, - and _, got {wrong}.")
+        raise ValueError(f"Names of evaluation sets may contain letters, digits, - and _, got {wrong}.")
     return tables
 
 
 def _longer_turns(table: Dataset, window: float | None) -> list[tuple[str, float]]:
-    """Name and length of the turns that are longer than what the host processes, where the table has lengths."""
+    """Name and length of turns that are longer than the host's window, if the table has lengths."""
     if window is None or "seconds" not in table.column_names:
         return []
     columns = table.select_columns(["conversation_id", "turn_index", "seconds"]).to_dict()
@@ -461,22 +463,22 @@ def _longer_turns(table: Dataset, window: float | None) -> list[tuple[str, float
 
 
 def _check_own_loss(args: ConversationTrainingArguments) -> None:
-    """Refuse options of the loss beside a `compute_loss_func`, which takes its place."""
+    """Check that a `compute_loss_func` is not combined with options of the loss that it replaces."""
     options = {
         "class_weights": args.class_weights != "none",
         "soft_labels": args.soft_labels,
         "label_smoothing_factor": args.label_smoothing_factor != 0,
     }
     if given := [name for name, is_given in options.items() if is_given]:
-        raise ValueError(f"compute_loss_func takes the place of the loss, so {given} would be passed over.")
+        raise ValueError(f"compute_loss_func replaces the loss, so {given} would have no effect.")
 
 
 def _check_soft_labels(table: Dataset) -> None:
     labels = table.features["emotion"].names
     if SOFT_LABELS not in table.column_names:
-        raise ValueError(f"soft_labels need the column {SOFT_LABELS}; the data has {table.column_names}.")
+        raise ValueError(f"soft_labels need the column {SOFT_LABELS}, but the data has {table.column_names}.")
     for row, (shares, label) in enumerate(zip(table[SOFT_LABELS], table["emotion"])):
         if label >= 0 and (
             shares is None or len(shares) != len(labels) or min(shares) < 0 or abs(sum(shares) - 1) > 1e-3
         ):
-            raise ValueError(f"{SOFT_LABELS} of row {row} must be {len(labels)} shares with the sum 1, got {shares}.")
+            raise ValueError(f"{SOFT_LABELS} of row {row} must be {len(labels)} shares that sum to 1, got {shares}.")

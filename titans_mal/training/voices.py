@@ -1,4 +1,4 @@
-"""Fits a memory of voices to the speakers and emotions of training turns, in closed form."""
+"""Fit a voice memory to the speakers and emotions of training turns, in closed form."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ from ..modeling.turn_scoring import TurnScorer
 from ..modeling.voice_memory_layer import VoiceMemoryLayer
 
 
-# Directions of a turn's mean that are looked at: the others are noise of a few speakers.
+# Number of principal components used; the others are noise from few speakers.
 DIRECTIONS = 200
 # Share of the covariance within speakers that is replaced by a multiple of the identity.
 SHRINKAGE = 0.1
 # Inverse weight of the classifier's L2 penalty.
 CLASSIFIER_C = 0.03
-# Groups of speakers that are left out in turn.
+# Number of groups of speakers for cross-fitting.
 GROUPS = 5
 
 
@@ -35,26 +35,26 @@ GROUPS = 5
 def fit_voice_memory(
     model: AudioEmotionMixin, processor, table: Dataset, *, batch_size: int = 16, virtual_voices: int = 0
 ) -> None:
-    """Fit all memories of voices of a model to the turns of a training split, each turn by itself.
+    """Fit all voice memory layers of a model to the turns of a training split.
 
-    Fit them after the host's LoRA is trained on single turns, and again when the host has changed: they stand on its
-    hidden states.
+    Fit them after training the host's LoRA on single turns, and again whenever the host changes, since they depend on
+    its hidden states.
 
     Args:
-        model: with `voice_layers`; it is put into evaluation mode for the time being.
+        model: with `voice_layers`; it is temporarily put into evaluation mode.
         processor: of its host.
-        table: a split of `load_conversations`, of more than `voice_key_dim` speakers, who have the same name in all
-            conversations. A turn that occurs in several conversations counts once.
-        batch_size: turns that are processed at once.
-        virtual_voices: how many copies of the turns in other voices are fitted to besides. A copy of a speaker is
-            another speaker, and its voice is the same in every run.
+        table: a split of `load_conversations`, with more than `voice_key_dim` speakers, whose names are the same in
+            all conversations. A turn that occurs in several conversations counts once.
+        batch_size: turns processed at once.
+        virtual_voices: number of additional copies of the turns in other voices. A copy of a speaker counts as another
+            speaker; the voices are the same in every run.
 
     Raises:
-        ValueError: for a model without a memory of voices, and as `fit_voice_layer`; nothing is changed then.
+        ValueError: for a model without voice memory layers, and as `fit_voice_layer`; the model is then unchanged.
     """
     layers = [layer for layer in model.titans_memory.layers if isinstance(layer, VoiceMemoryLayer)]
     if not layers:
-        raise ValueError("The model has no memory of voices: give TitansMemoryConfig voice_layers.")
+        raise ValueError("The model has no voice memory: give TitansMemoryConfig voice_layers.")
     scorer = TurnScorer(model, processor)
     rows = _usable(table, _different_turns(table), scorer.sampling_rate)
     speakers = [table[row]["speaker"] for row in rows]
@@ -64,7 +64,7 @@ def fit_voice_memory(
     labels = [model.config.labels.index(label) for label in table.features["emotion"].names]
     emotions = [labels[table[row]["emotion"]] if table[row]["emotion"] >= 0 else -1 for row in rows]
     emotions *= len(changes)
-    # A speaker in another voice is another one.
+    # A speaker in another voice counts as another speaker.
     speakers = [f"{name} {copy}" for copy in range(len(changes)) for name in speakers]
     for layer in layers:
         _check_fit(layer, pooled[layer], speakers)
@@ -80,7 +80,7 @@ def _means_of_turns(
     changes: Sequence[dict[str, VirtualSpeaker]],
     batch_size: int,
 ) -> dict[VoiceMemoryLayer, Tensor]:
-    """(turns, hidden_size) for each memory of voices: the mean hidden states of all rows, for each change in turn."""
+    """(turns, hidden_size) for each voice memory layer: mean hidden states of all rows, for each change in turn."""
     means: dict[VoiceMemoryLayer, list[Tensor]] = {
         layer: [] for layer in model.titans_memory.layers if isinstance(layer, VoiceMemoryLayer)
     }
@@ -91,7 +91,7 @@ def _means_of_turns(
         for change, start in product(changes, range(0, len(rows), batch_size)):
             turns = [table[row] for row in rows[start : start + batch_size]]
             inputs, _ = scorer.inputs([change[t["speaker"]](load_turn(t["audio"], rate), rate) for t in turns])
-            # A conversation of its own each, so that every memory is empty and adds nothing.
+            # Each turn is its own conversation, so that every memory is empty and adds nothing.
             ids = list(range(len(turns)))
             model(**inputs, conversation_ids=ids, speaker_ids=ids, update_memory=False, logits_to_keep=1)
     finally:
@@ -102,7 +102,7 @@ def _means_of_turns(
 
 
 def _usable(table: Dataset, rows: Sequence[int], sampling_rate: int) -> list[int]:
-    """The rows whose audio can be used, with a warning about the others.
+    """The rows with usable audio, with a warning about the others.
 
     Raises:
         UnusableTurns: if there is none.
@@ -117,12 +117,12 @@ def _usable(table: Dataset, rows: Sequence[int], sampling_rate: int) -> list[int
             file = f"row {row}, {turn['audio']['path'] or 'bytes'}"
             place = {"conversation_id": turn["conversation_id"], "turn_index": turn["turn_index"]}
             problems.append(Problem.of_error(error, file, **place))
-    report_problems(problems, name="The memory of voices", strict=not usable)
+    report_problems(problems, name="The voice memory", strict=not usable)
     return usable
 
 
 def _different_turns(table: Dataset) -> list[int]:
-    """The first row of each turn, which is known by its file and times; turns without a file are all different."""
+    """The first row of each turn, identified by file and times; turns without a file are all different."""
     columns = table.select_columns(["audio", "start", "end"])
     first: dict[tuple, int] = {}
     for row, turn in enumerate(columns):
@@ -132,7 +132,7 @@ def _different_turns(table: Dataset) -> list[int]:
 
 
 def _keep_means(means: list[Tensor]):
-    """A hook that keeps the mean hidden state of each turn that a layer is given."""
+    """A hook that stores the mean hidden state of each turn that a layer receives."""
 
     def keep(layer: VoiceMemoryLayer, args, kwargs) -> None:
         pooled = layer.pool(args[0], kwargs.get("lengths"))
@@ -145,19 +145,19 @@ def _keep_means(means: list[Tensor]):
 def fit_voice_layer(
     layer: VoiceMemoryLayer, pooled: Tensor, speakers: Sequence[str], emotions: Sequence[int] | None = None
 ) -> None:
-    """Fit a layer to turns: their mean and scale, who speaks, and what each emotion adds.
+    """Fit a layer to turns: mean and scale, speaker keys, and the effect of each emotion.
 
-    Keys come of linear discriminant analysis (Fisher 1936) on the first principal components, its covariance
-    shrunk; emotions by logistic regression on the same. The gain becomes one.
+    Keys are computed by linear discriminant analysis (Fisher 1936) on the first principal components, with shrunk
+    covariance; emotions by logistic regression on the same components. The gain becomes one.
 
     Args:
-        layer: it is changed in place.
-        pooled: (turns, hidden_size), the mean hidden state of each turn's audio tokens.
+        layer: modified in place.
+        pooled: (turns, hidden_size), mean hidden state of each turn's audio tokens.
         speakers: of each turn; more than `voice_key_dim` different ones.
-        emotions: of each turn, from 0 on, below 0 = not known; None leaves the emotion in what is written.
+        emotions: of each turn, from 0, below 0 = unknown; None: emotions are not removed from what is written.
 
     Raises:
-        ValueError: for numbers that are not finite or do not fit the layer, and for too few speakers.
+        ValueError: for values that are not finite or do not fit the layer, and for too few speakers.
     """
     _check_fit(layer, pooled, speakers)
     width, number = layer.config.voice_key_dim, len(set(speakers))
@@ -184,7 +184,7 @@ def _check_fit(layer: VoiceMemoryLayer, pooled: Tensor, speakers: Sequence[str])
     width, number = layer.config.voice_key_dim, len(set(speakers))
     if pooled.shape != (len(speakers), layer.hidden_size) or not bool(pooled.isfinite().all()):
         raise ValueError(
-            f"pooled must be finite and ({len(speakers)}, {layer.hidden_size}), got {tuple(pooled.shape)} or numbers "
+            f"pooled must be finite and ({len(speakers)}, {layer.hidden_size}), got {tuple(pooled.shape)} or values "
             "that are not finite."
         )
     if number <= width:
@@ -192,16 +192,16 @@ def _check_fit(layer: VoiceMemoryLayer, pooled: Tensor, speakers: Sequence[str])
 
 
 def held_out_emotions(pooled: Tensor, speakers: Sequence, emotions: Sequence[int], *, groups: int = GROUPS) -> Tensor:
-    """Probabilities of each turn's emotion by the classifier of `fit_voice_layer`, fitted to other speakers.
+    """Emotion probabilities of each turn by the classifier of `fit_voice_layer`, fitted to other speakers.
 
-    A classifier is surer of the turns that it was fitted to than of new ones. A readout that is trained on what the
-    memory makes of such turns would expect voices with less emotion in them than a new speaker's.
+    A classifier is more confident on its training turns than on new ones. A readout trained on such turns would expect
+    voices with less emotion in them than those of new speakers.
 
     Args:
-        pooled: (turns, hidden_size), as `fit_voice_layer` takes it.
+        pooled: (turns, hidden_size), as for `fit_voice_layer`.
         speakers: of each turn, at least two different ones.
-        emotions: of each turn, from 0 on.
-        groups: of speakers that are left out in turn; fewer where there are fewer speakers.
+        emotions: of each turn, from 0.
+        groups: number of groups of speakers that are left out in turn; at most the number of speakers.
 
     Returns:
         (turns, emotions) float32.
@@ -211,7 +211,7 @@ def held_out_emotions(pooled: Tensor, speakers: Sequence, emotions: Sequence[int
     """
     people = np.unique(np.asarray(speakers))
     if len(people) < 2:
-        raise ValueError("Turns of two speakers are needed at least to leave one out.")
+        raise ValueError("Turns of at least two speakers are needed to leave one out.")
     turns, labels = pooled.double().cpu().numpy(), np.asarray(emotions)
     turns = (turns - turns.mean(0)) / turns.std(0).clip(min=1e-5)
     projected = PCA(min(DIRECTIONS, *turns.shape), svd_solver="full").fit_transform(turns)
@@ -228,17 +228,17 @@ def _classifier() -> LogisticRegression:
 
 
 def _fit_emotions(layer: VoiceMemoryLayer, turns: np.ndarray, projected, components: PCA, emotions) -> None:
-    """The classifier of emotions, and the mean of each less the mean of all of them."""
+    """The emotion classifier, and the mean of each emotion minus the overall mean."""
     known = emotions >= 0
     present = np.unique(emotions[known])
     classifier = _classifier().fit(projected[known], emotions[known])
     weight, bias = classifier.coef_, classifier.intercept_
-    if len(present) == 2:  # scikit-learn keeps one row of a pair
+    if len(present) == 2:  # scikit-learn has one row for two classes
         weight, bias = np.concatenate([-weight, weight]) / 2, np.concatenate([-bias, bias]) / 2
     means = np.stack([turns[emotions == emotion].mean(0) for emotion in present])
     count = layer.config.voice_emotions
     all_weights, all_means = np.zeros((count, turns.shape[1])), np.zeros((count, turns.shape[1]))
-    all_bias = np.full(count, -1e4)  # an emotion that does not occur has no probability
+    all_bias = np.full(count, -1e4)  # probability zero for emotions that do not occur
     all_weights[present] = weight @ components.components_
     all_bias[present] = bias - weight @ components.components_ @ components.mean_
     all_means[present] = means - means.mean(0)

@@ -1,4 +1,4 @@
-"""From turns of a table to the inputs of one forward, on the CPU: audio, lanes, speakers and labels."""
+"""From turns of a table to the inputs of a forward pass, on the CPU: audio, lanes, speakers and labels."""
 
 from __future__ import annotations
 
@@ -20,22 +20,22 @@ from ..modeling.turn_scoring import TurnScorer
 from .lanes import LaneTurn
 
 
-# Of a batch: what raters gave as numbers, for a model with `emotion_dimensions`.
+# Key of a batch: raters' values, for a model with `emotion_dimensions`.
 VALUES = "emotion_value_labels"
-# Of a batch with turns whose audio cannot be used: their `Problem`s, and whether no other turn was left.
+# Keys of a batch with unusable turns: their `Problem`s, and whether no usable turn was left.
 PROBLEMS, IS_NOISE = "problems", "is_noise"
 
 
 class TurnDataset(torch.utils.data.Dataset):
-    """Turns of a table, as `LaneSampler` asks for them; in place of one whose audio cannot be used, its `Problem`.
+    """Turns of a table, as requested by `LaneSampler`; instead of an unusable turn, its `Problem`.
 
     Args:
         table: a split of `load_conversations`.
-        sampling_rate: that the host hears, in Hz.
-        label_columns: the model's number of each label of the table.
-        soft_labels: whether the column `emotion_probabilities` is given along.
-        dimensions: columns of numbers that are given along; one that the table lacks is not known of any turn.
-        virtual_speakers: probability with which a speaker of a conversation gets another voice and channel.
+        sampling_rate: of the host, in Hz.
+        label_columns: the model's number for each label of the table.
+        soft_labels: whether to include the column `emotion_probabilities`.
+        dimensions: numeric columns to include; a missing column counts as unknown for all turns.
+        virtual_speakers: probability that a speaker of a conversation gets another voice and channel.
         seed: of the virtual speakers.
 
     Attributes:
@@ -70,7 +70,7 @@ class TurnDataset(torch.utils.data.Dataset):
         return len(self._table)
 
     def longest_turn(self) -> LaneTurn:
-        """The turn of the longest sound, where the table tells its seconds; else the first."""
+        """The longest turn, if the table has lengths; else the first."""
         seconds = self._table["seconds"] if "seconds" in self._table.column_names else [0.0]
         return LaneTurn(max(range(len(seconds)), key=lambda row: seconds[row] or 0.0), lane=0, begins=True)
 
@@ -101,7 +101,7 @@ class TurnDataset(torch.utils.data.Dataset):
         return heard
 
     def _changed(self, waveform: np.ndarray, turn: LaneTurn) -> np.ndarray:
-        """The audio as a virtual speaker's: the same one for all turns of a speaker in a visit of a conversation."""
+        """The audio in the voice of a virtual speaker: the same for all turns of a speaker within a visit."""
         rng = np.random.default_rng((self._seed, self._first_rows[turn.row], self._speakers[turn.row], turn.visit))
         if rng.random() >= self._virtual_speakers:
             return waveform
@@ -109,14 +109,14 @@ class TurnDataset(torch.utils.data.Dataset):
 
 
 class WindowCollator:
-    """Makes the inputs of a batch of turns, whole windows of one or more lanes.
+    """Makes the inputs of a batch of turns: whole windows of one or more lanes.
 
-    All tensors are on the CPU, wherever the model is: a loader pins only these, and its workers must not use the
-    model's device. Whoever runs the model moves them.
+    All tensors are on the CPU, since data loaders only pin CPU tensors and their workers must not use the model's
+    device. The trainer moves them.
 
     Args:
-        model, processor: whose prompt is asked; the model's weights are not kept.
-        label_columns: as of `TurnDataset`, for the soft labels.
+        model, processor: for the prompt; the model's weights are not kept.
+        label_columns: as for `TurnDataset`, for soft labels.
     """
 
     def __init__(self, model: PreTrainedModel, processor, label_columns: Sequence[int]):
@@ -125,19 +125,19 @@ class WindowCollator:
         self._label_columns = list(label_columns)
 
     def __call__(self, turns: list[dict]) -> dict:
-        """What `ConversationTrainer` hands to the model.
+        """The inputs that `ConversationTrainer` passes to the model.
 
         Returns:
             The host's inputs (turns, ...), `conversation_ids` and `speaker_ids` (turns,), `begins` (the lanes whose
             conversation begins), `emotion_labels` (turns,), with soft labels `emotion_probabilities` (turns, labels)
-            and with dimensions `emotion_value_labels` (turns, dimensions). Turns that cannot be used are left out;
-            `PROBLEMS` says why, and `IS_NOISE` whether none was left.
+            and with dimensions `emotion_value_labels` (turns, dimensions). Unusable turns are left out; `PROBLEMS`
+            gives the reasons, and `IS_NOISE` tells whether none was left.
         """
         begins = [turn["lane"] for turn in turns if turn["begins"]]
         problems = [turn["problem"] for turn in turns if "problem" in turn]
         usable = [turn for turn in turns if "problem" not in turn]
         turns = usable or [self._noise_in(turns[0]["lane"])]
-        # The host's window is known before; that turns are longer is said once, of the table.
+        # Longer turns are reported once, for the whole table.
         inputs, _ = self._scorer.inputs([t["waveform"] for t in turns], [t["transcript"] for t in turns])
         batch = {
             **inputs,
@@ -157,7 +157,7 @@ class WindowCollator:
         return batch
 
     def _noise_in(self, lane: int) -> dict:
-        """A turn for a step without one, in which this process takes part all the same: nobody's, and not scored."""
+        """A turn of noise for a step without usable turns, in which this process must take part; it is not scored."""
         rate = self._scorer.sampling_rate
         noise = np.random.default_rng(0).uniform(-0.1, 0.1, rate // 2).astype(np.float32)
         turn = {"waveform": noise, "lane": lane, "speaker": 0, "label": -1, "transcript": None}
@@ -166,13 +166,14 @@ class WindowCollator:
 
 
 def without_weights(model: PreTrainedModel) -> Any:
-    """A stand-in for a model that prepares turns on the CPU in the model's dtype: its class and its configuration.
+    """Stands in for a model to prepare turns on the CPU in its dtype: it has only the class and the configuration.
 
-    Workers of a loader get it in place of the model, whose weights they would copy and whose device they cannot use.
+    Workers of a data loader get it instead of the model, whose weights they would copy and whose device they cannot
+    use.
     """
     stand_in = type(model).__new__(type(model))
     nn.Module.__init__(stand_in)
     stand_in.config = model.config
-    # A model is where its parameters are.
+    # transformers takes the device from the parameters.
     stand_in.like = nn.Parameter(torch.empty(0, dtype=model.dtype))
     return stand_in

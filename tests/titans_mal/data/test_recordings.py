@@ -98,12 +98,12 @@ def test_segments_that_do_not_fit(recording):
         ("a.rttm", RTTM + "SPEAKER other 1 1 1 <NA> <NA> A <NA> <NA>", r"several recordings \['call', 'other'\]"),
         ("a.rttm", "SPEAKER my call 1 0.5 1.0 <NA> <NA> A <NA> <NA>", "8 to 10 fields without blanks, got 11"),
         ("a.rttm", "SPEAKER my call 1 0.5 1.0 <NA> <NA> A <NA>", "fields without blanks, got 10"),
-        ("a.rttm", "SPEAKER call 1 x 1 <NA> <NA> A", "line 1: a time is a number of seconds or h:mm:ss, got 'x'"),
+        ("a.rttm", "SPEAKER call 1 x 1 <NA> <NA> A", "line 1: a time must be a number of seconds or h:mm:ss, got 'x'"),
         ("a.json", "{", "is not valid JSON"),
         ("a.json", '{"text": "hello"}', "has no list of segments"),
-        ("a.json", '[{"start": 1.0}]', "segment 0: a time is .* got None"),
+        ("a.json", '[{"start": 1.0}]', "segment 0: a time must be .* got None"),
         ("a.csv", "from,to\n1,2\n", r"lacks the columns \['start', 'end'\]; it has \['from', 'to'\]"),
-        ("a.csv", "start,end\n1,nan\n", "line 2: a time is"),
+        ("a.csv", "start,end\n1,nan\n", "line 2: a time must be"),
         ("a.csv", "start,end,transcript\n1,2,Well, hello\n", "line 2: there are more fields than columns"),
     ],
 )
@@ -122,7 +122,9 @@ def test_readable_lines_are_used_and_the_others_listed(recording, tmp_path):
     }
     for (name, content), place in zip(contents.items(), ("line 2", "segment 1", "line 3")):
         (tmp_path / name).write_text(content)
-        with pytest.warns(UserWarning, match=rf"\(1 unreadable\), first unreadable: .*{name}: {place}: a time is"):
+        with pytest.warns(
+            UserWarning, match=rf"\(1 unreadable\), first unreadable: .*{name}: {place}: a time must be"
+        ):
             conversations = load_recording(recording, tmp_path / name)
         assert conversations["test"]["start"][:] == [0.0, 2.0]
         assert [problem.kind for problem in conversations.problems] == ["unreadable"]

@@ -288,7 +288,7 @@ def test_a_report_of_a_later_version_is_rejected(tmp_path):
     report.save(tmp_path)
     text = (tmp_path / "report.json").read_text()
     (tmp_path / "report.json").write_text(text.replace('"schema_version": "2.1"', '"schema_version": "3.1"'))
-    with pytest.raises(ValueError, match=r"schema version 3\.1, and this version of titans_mal reads up to 2\.1"):
+    with pytest.raises(ValueError, match=r"schema version 3\.1, but this version of titans_mal reads only up to 2\.1"):
         EvaluationReport.load(tmp_path)
 
 

@@ -173,7 +173,7 @@ def test_conversations_with_common_speakers_are_not_partners(model, processor, t
     assert "other_state" not in report.columns
     assert report.content["without_partner"] == 4
     assert "shares no speaker with it" in report.content["left_out"]["other_state"]
-    assert "Left out: other_state, since no conversation has another" in (tmp_path / "out" / "report.md").read_text()
+    assert "Left out: other_state, since no conversation has a partner" in (tmp_path / "out" / "report.md").read_text()
 
 
 def test_shuffled_turns_keep_their_places(model, processor, talks, tmp_path):
@@ -492,7 +492,7 @@ def test_unknown_labels_are_rejected(model, processor, talks, tmp_path):
     with torch.no_grad():
         broken = tiny_model()
         broken.lm_head.weight.fill_(float("nan"))
-    with pytest.raises(ValueError, match=r"logits are not finite for the rows \[0, 1, 2, 3, 4\]"):
+    with pytest.raises(ValueError, match=r"logits are not finite for rows \[0, 1, 2, 3, 4\]"):
         evaluated(broken, processor, talks, tmp_path / "out")
 
 

@@ -38,13 +38,13 @@ def invoke(command: str, base, talks, output, *options: str):
 def test_train_writes_a_model_and_a_report_and_warns_of_a_local_base(base, talks_folder, tmp_path):
     done = invoke("train", base, talks_folder, tmp_path, "--memory-layers", "0", "--memory", SMALL)
     assert done.exit_code == 0, done.output
-    assert "Warning: What is trained here cannot be published as it is: The base of this adapter is" in done.output
+    assert "Warning: The trained model cannot be published as it is: The base of this adapter is" in done.output
     assert "| memory on |" in done.output
     assert AutoModelForAudioEmotion.from_pretrained(tmp_path / "model").config.memory_config.layers == [0]
     assert (tmp_path / "report" / "report.json").is_file()
     again = invoke("train", base, talks_folder, tmp_path, "--memory-layers", "0", "--memory", SMALL)
     assert again.exit_code == 1
-    assert one_line_error(again).endswith("holds a training already: give --resume, or another --output-dir.")
+    assert one_line_error(again).endswith("already holds a training: give --resume, or another --output-dir.")
 
 
 def test_train_fits_a_memory_of_voices_and_a_temperature(base, talks_folder, tmp_path):

@@ -189,7 +189,7 @@ def test_soft_labels(build, talks):
     assert losses(shared) != losses(plain)[:1]
     with pytest.raises(ValueError, match="soft_labels need the column emotion_probabilities"):
         build(soft_labels=True)
-    with pytest.raises(ValueError, match="row 0 must be 4 shares with the sum 1"):
+    with pytest.raises(ValueError, match="row 0 must be 4 shares that sum to 1"):
         build(train=table.add_column(SOFT_LABELS, [[0.5] * 4] * len(table)), soft_labels=True)
 
 
@@ -248,7 +248,7 @@ def test_a_corrupted_checkpoint_is_replaced_by_the_previous_one(build, tmp_path)
     resumed = build()
     resumed.train(resume_from_checkpoint=True)
     assert_equal(weights(resumed.model), weights(whole.model))
-    with pytest.raises(ValueError, match="holds no checkpoint that is whole"):
+    with pytest.raises(ValueError, match="has no complete checkpoint"):
         build(output_dir=str(tmp_path / "empty")).train(resume_from_checkpoint=True)
 
 
@@ -417,7 +417,7 @@ def test_rejected_data(build, talks):
     with pytest.raises(ValueError, match="No conversation has two turns"):
         build(train=talks["train"].filter(lambda row: row["turn_index"] == 0))
     frozen = tiny_model().requires_grad_(False)
-    with pytest.raises(ValueError, match="Nothing of the model trains"):
+    with pytest.raises(ValueError, match="The model has no trained parameters"):
         build(frozen)
     with pytest.raises(ValueError, match="must come in order"):
         build(train=talks["train"].select([1, 0]))

@@ -108,12 +108,10 @@ def test_unusable_turns_are_skipped(talks_folder, tmp_path):
     for audio in talks["train"]["audio"][1:]:
         Path(audio["path"]).write_bytes(b"")
     trainer = trainer_on(tmp_path / "out", talks)
-    message = (
-        r"goes on without turns that cannot be used, first broken: row \d+, .*\.wav \(\w+, turn \d\): .* is empty"
-    )
+    message = r"continues without unusable turns, the first is broken: row \d+, .*\.wav \(\w+, turn \d\): .* is empty"
     with pytest.warns(UserWarning, match=message) as warned:
         assert np.isfinite(losses(trainer)).all()
-    assert len([warning for warning in warned if "goes on without" in str(warning.message)]) == 1
+    assert len([warning for warning in warned if "continues without" in str(warning.message)]) == 1
     assert len(trainer.problems) == len(set(trainer.problems)) > 2
     batch = trainer.data_collator([trainer.train_dataset[LaneTurn(row, row, row == 2)] for row in (1, 2)])
     assert (batch["is_noise"], batch["begins"].tolist(), batch["emotion_labels"].tolist()) == (True, [2], [-1])
