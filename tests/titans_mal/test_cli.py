@@ -353,7 +353,7 @@ def test_a_call_with_one_speaker_per_channel(checkpoint, tmp_path):
         (["--channels", "A"], "has 2 channels"),
         (["--channels", "A,B", "--speaker", "C"], "--speaker and --channels all define the speakers"),
         (["--crosstalk", "20"], "--crosstalk needs --channels"),
-        (["--channels", "A,B", "--crosstalk", "-1"], "dB above 0"),
+        (["--channels", "A,B", "--crosstalk", "-1"], "above 0, in dB"),
     ):
         assert_fails(message, tmp_path / "call.wav", "--model", checkpoint, *options)
     assert "two channels with different audio" in analyze(tmp_path / "call.wav", "--model", checkpoint)

@@ -1,4 +1,4 @@
-"""`titans-mal demo`: what the memory does, in a minute and without a network."""
+"""`titans-mal demo`: show the effect of the memory in a minute, without a network."""
 
 from __future__ import annotations
 
@@ -11,11 +11,9 @@ from .messages import errors_in_one_line
 
 
 def demo(
-    output: Annotated[
-        Path, typer.Option(help="The folder that timeline.png is written to. Default: the current one.")
-    ] = Path(),
+    output: Annotated[Path, typer.Option(help="Folder for timeline.png. Default: the current folder.")] = Path(),
 ) -> None:
-    """Analyse the shipped conversation of made-up voices with the tiny checkpoint, with memory and without."""
+    """Analyse the included conversation of synthetic voices with the tiny checkpoint, with and without memory."""
     with errors_in_one_line():
         if not output.is_dir():
             raise NotADirectoryError(f"--output {output} is no folder.")

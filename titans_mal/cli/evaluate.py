@@ -40,7 +40,7 @@ def evaluate(
     conditions: Annotated[
         str | None,
         typer.Option(
-            help="Comma-separated, out of memory,reads_off,half_reads,reset,other_state,shuffled and, with a LoRA, "
+            help="Comma-separated, out of memory,memory_off,memory_half,reset,other_state,shuffled and, with a LoRA, "
             "host,host_memory. Default: all."
         ),
     ] = None,

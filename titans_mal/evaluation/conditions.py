@@ -65,6 +65,9 @@ CONDITIONS: dict[str, Callable[[TableScorer, Group], TableScores]] = {
     function.__name__: function for function in (memory, reads_off, half_reads, reset, other_state, shuffled)
 }
 
+# Names for users; reports keep the names of `CONDITIONS`, as in earlier versions.
+ALIASES = {"memory_off": "reads_off", "memory_half": "half_reads"}
+
 
 @contextlib.contextmanager
 def _scaled_reads(model, factor: float) -> Iterator[None]:

@@ -16,7 +16,7 @@ from ..modeling.configuration_titans_mal import read_labels
 from ..modeling.turn_rules import check_named, check_speakers, check_turn_index, warn_of_cut_turns
 from ..processes import process_state
 from ..progress import with_progress
-from .conditions import CONDITIONS
+from .conditions import ALIASES, CONDITIONS
 from .dimensions import targets_of
 from .lora_conditions import ALL_CONDITIONS
 from .progress import Progress
@@ -82,6 +82,8 @@ def evaluate_conversations(
     """
     dataset = dataset.with_format(None)
     reading: Reading = {"readout": readout, "max_new_tokens": max_new_tokens, "seed": seed}
+    if conditions is not None and not isinstance(conditions, str):
+        conditions = [ALIASES.get(name, name) for name in conditions]
     _check_arguments(model, conditions, batch_size=batch_size, resamples=resamples, **reading)
     check_data(model, dataset, train)
     conditions = _possible(_conditions_of(model) if conditions is None else conditions, dataset)

@@ -26,8 +26,8 @@ __all__ = ["PREDICTIONS_FILE", "EvaluationReport", "build_report", "measure"]
 
 _DESCRIPTIONS = {
     "speaker_normalised": "Logits with memory off, normalised by their running mean and deviation for the speaker.",
-    "speaker_centred": "Memory off; the mean over the speaker's n earlier turns is subtracted from the readout's input "
-    "and that of the training split added, with the weight n / (n + 2).",
+    "speaker_centred": "Memory off; the mean over the speaker's n earlier turns is subtracted from the readout's "
+    "input and that of the training split added, with the weight n / (n + 2).",
     "transitions": "Probabilities with memory off, decoded over the dialogue (forward only) with the emotion "
     "transitions of the training split.",
     "majority": "The most frequent label, for every turn.",

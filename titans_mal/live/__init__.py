@@ -1,4 +1,4 @@
-"""Conversations while they go on: one at a time, many at once, or out of one stream of sound."""
+"""Live conversations: one at a time, many at once, or from an audio stream."""
 
 from .analyzer import ConversationAnalyzer
 from .label_settings import LabelSettings

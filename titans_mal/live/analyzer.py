@@ -17,22 +17,22 @@ from .turns import RATE, LiveScorer, TurnEmotion, check_speaker, history_of, rem
 
 
 class ConversationAnalyzer:
-    """Scores the turns of one conversation as it goes on.
+    """Scores the turns of a live conversation.
 
         analyzer = ConversationAnalyzer(model, processor)
         analyzer.push("turn0.wav", speaker="A").label
 
-    Analyzers of several conversations may share a model, each in a thread of its own; pushes to one analyzer wait for
-    each other.
+    Analyzers of several conversations may share a model, each in its own thread; calls to one analyzer wait for each
+    other.
 
     Args:
         model: with memory; it is put into evaluation mode.
         processor: of its host.
         labels: of the model, to choose among; None = all.
-        unknown_below: a turn whose most probable label is less probable is "unknown".
+        unknown_below: the label is "unknown" if the most probable label is less probable than this.
 
     Raises:
-        ValueError: for labels that the model does not know, or an `unknown_below` outside of [0, 1].
+        ValueError: for unknown labels, or an `unknown_below` outside [0, 1].
     """
 
     def __init__(self, model, processor, *, labels: Sequence[str] | None = None, unknown_below: float = 0.0):
@@ -48,7 +48,7 @@ class ConversationAnalyzer:
 
     @property
     def nbytes(self) -> int:
-        """Bytes of the memory's state, which do not grow with the conversation."""
+        """Size of the memory's state in bytes, which does not grow with the conversation."""
         with self._lock:
             return self._cache.nbytes
 
@@ -60,18 +60,17 @@ class ConversationAnalyzer:
         speaker: str | None = None,
         start: float | None = None,
     ) -> TurnEmotion:
-        """Score one more turn.
+        """Score the next turn.
 
         Args:
-            audio: what `load_audio` takes, or an array (samples,) with its rate.
+            audio: a source for `load_audio`, or an array (samples,) with its rate.
             sampling_rate: of an array, in Hz; turns may have different ones.
-            speaker: who talks; needed where the memory is by speaker.
-            start: seconds of the conversation; None: as the turn before ends. Turns may overlap: they are taken in the
-                order in which they come, which is that of their ends.
+            speaker: required if the memory is kept per speaker.
+            start: seconds of the conversation; None: the end of the previous turn. Turns may overlap: they are
+                processed in the given order, which should be that of their ends.
 
         Raises:
-            ValueError: for audio that cannot be used, or a start that is before the conversation's; the conversation
-                is then as it was.
+            ValueError: for unusable audio, or a start before the conversation's; the conversation is then unchanged.
         """
         began = time.perf_counter()
         check_speaker(speaker)
@@ -98,16 +97,16 @@ class ConversationAnalyzer:
         speaker: str | None = None,
         **detection,
     ) -> Iterator[TurnEmotion]:
-        """Score audio that comes in pieces, as turns that are cut out of it; each is given as soon as it has ended.
+        """Score an audio stream: turns are cut out of it, and each is yielded as soon as it has ended.
 
-        Times go on from the end of the turn before the stream. What cannot be used of the stream (a turn of silence,
-        or shorter than 0.1 s) is passed over.
+        Times continue from the end of the turn before the stream. Unusable turns (silent, or shorter than 0.1 s) are
+        skipped.
 
         Args:
-            chunks: (samples,) of floats within [-1, 1] or of 16-bit integers, of any length.
+            chunks: (samples,) floats within [-1, 1] or 16-bit integers, of any length.
             sampling_rate: in Hz.
-            speaker: who talks in all of it.
-            detection: of `TurnDetector`: `ends` where the ends of turns are known, `min_silence`, `max_seconds`,
+            speaker: of the whole stream.
+            detection: options of `TurnDetector`: `ends` if the ends of turns are known, `min_silence`, `max_seconds`,
                 `threshold`.
 
         Raises:
@@ -132,31 +131,30 @@ class ConversationAnalyzer:
             self._cache.reset()
 
     def save(self, folder: str | Path) -> None:
-        """Write state and history, for `load` in another process to go on from.
+        """Save state and history, to be loaded by another process.
 
         Raises:
-            OSError: if it cannot be written, as on a full disk; the analyzer is as it was, and so is what was saved
-                there before.
+            OSError: if it cannot be written, as on a full disk; the analyzer and an earlier save are then unchanged.
         """
         with self._lock:
             self._cache.save_pretrained(folder)
 
     def load(self, folder: str | Path) -> None:
-        """Go on from what `save` wrote, in place of the present conversation.
+        """Replace the present conversation by one written by `save`.
 
         Raises:
-            FileNotFoundError: if there is nothing in the folder.
-            ValueError: if it cannot be read, belongs to another model, or is no state of an analyzer; the analyzer is
-                then as it was.
+            FileNotFoundError: if the folder holds no state.
+            ValueError: if the state is unreadable, belongs to another model, or is not that of an analyzer; the
+                analyzer is then unchanged.
         """
         model = self._scorer.model
         known = model.titans_memory.fingerprint()
         cache = ConversationMemoryCache.from_pretrained(folder, model.config, weights_fingerprint=known)
         turns, written = history_of(cache), int(cache.turns.sum())
         if cache.batch_size != 1:
-            raise ValueError(f"{folder} holds {cache.batch_size} conversations, and not one.")
+            raise ValueError(f"{folder} holds {cache.batch_size} conversations, expected one.")
         if len(turns) != written:
-            raise ValueError(f"{folder} holds the state of {written} turns, and a history of {len(turns)}.")
+            raise ValueError(f"{folder} holds the state of {written} turns, but a history of {len(turns)}.")
         cache.to(model.titans_memory.device)
         with self._lock:
             self._cache.adopt(cache)

@@ -1,4 +1,4 @@
-"""A call with a talker on each channel: each cut at its own pauses, without what leaks over from the others."""
+"""Calls with one speaker per channel: each channel is split at its own pauses, without crosstalk from the others."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from .turn_detector import SpokenTurn, TurnDetector, checked_piece
 from .turns import RATE
 
 
-# Samples of 16 kHz whose level is compared, and how many such pieces a talker's level is held for: echoes come late.
+# Samples (at 16 kHz) per level measurement, and for how many measurements a level is held, since echoes are delayed.
 _WINDOW, _HELD = 512, 4
 CROSSTALK_DB = 15.0
 
@@ -22,17 +22,17 @@ CROSSTALK_DB = 15.0
 def channel_segments(
     recording: str | Path, speakers: Sequence[str], *, crosstalk_db: float = CROSSTALK_DB
 ) -> list[Segment]:
-    """The turns of a recording with one talker on each channel, in order of time, for `load_recording`.
+    """The turns of a recording with one speaker per channel, in chronological order, for `load_recording`.
 
     Args:
-        recording: the sound file.
-        speakers: who talks on each of its channels, all different.
-        crosstalk_db: what is that much weaker than another channel at the same time, in dB, is taken for leakage of
-            that channel's talker, and is no turn.
+        recording: the audio file.
+        speakers: the speaker on each channel, all different.
+        crosstalk_db: audio that is this many dB weaker than another channel at the same time is treated as crosstalk
+            from that channel, and ignored.
 
     Raises:
-        FileNotFoundError, ValueError: as `load_audio`; also for another number of speakers than channels, the same
-            speaker twice, or a recording without speech.
+        FileNotFoundError, ValueError: as `load_audio`; also if the number of speakers differs from that of channels, a
+            speaker occurs twice, or the recording has no speech.
     """
     segments = [
         Segment(turn.start, turn.end, speakers[channel], channel=channel + 1)
@@ -50,12 +50,12 @@ def channel_turns(
     crosstalk_db: float = CROSSTALK_DB,
     max_seconds: float | None = None,
 ) -> list[tuple[int, SpokenTurn]]:
-    """What is said on each channel of a sound file: channels, from 0 on, and turns, in the order of their ends.
+    """The turns on each channel of an audio file: (channel from 0, turn), in the order of their ends.
 
     Args:
-        recording: the sound file, or its bytes.
-        speakers, crosstalk_db: as `channel_segments`.
-        max_seconds: that the file may last, by what is decoded.
+        recording: the audio file, or its bytes.
+        speakers, crosstalk_db: as for `channel_segments`.
+        max_seconds: maximal length of the file, measured while decoding.
 
     Raises:
         AudioTooLong: for a longer file.
@@ -64,7 +64,7 @@ def channel_turns(
     there = audio_channels(recording)
     if len(speakers) != there or len({*speakers}) != there or not all(map(str.strip, speakers)):
         name = "The audio" if isinstance(recording, bytes) else str(recording)
-        raise ValueError(f"{name} has {there} channels: name who talks on each, all different, got {[*speakers]}.")
+        raise ValueError(f"{name} has {there} channels: give a different speaker for each, got {[*speakers]}.")
     detector, turns = ChannelDetector(there, crosstalk_db), []
     numbers = range(1, there + 1)
     blocks = zip(*(audio_blocks(recording, RATE, channel=number, max_seconds=max_seconds) for number in numbers))
@@ -74,15 +74,15 @@ def channel_turns(
 
 
 class ChannelDetector:
-    """Cuts each channel of a stream at its own pauses, without what leaks over from the others.
+    """Splits each channel of a stream at its own pauses, without crosstalk from the others.
 
     Args:
-        channels: how many there are.
-        crosstalk_db: as `CrosstalkGate`.
-        detection: of `TurnDetector`.
+        channels: their number.
+        crosstalk_db: as for `CrosstalkGate`.
+        detection: options of `TurnDetector`.
 
     Raises:
-        ValueError: as these.
+        ValueError: as `CrosstalkGate` and `TurnDetector`.
     """
 
     def __init__(self, channels: int, crosstalk_db: float = CROSSTALK_DB, **detection):
@@ -90,23 +90,23 @@ class ChannelDetector:
         self._detectors = [TurnDetector(**detection) for _ in range(channels)]
 
     def feed(self, chunk: np.ndarray, sampling_rate: int) -> list[tuple[int, SpokenTurn]]:
-        """Take the next piece of the stream.
+        """Process the next piece of the stream.
 
         Args:
             chunk: (channels, samples) of floats within [-1, 1], or of 16-bit integers.
             sampling_rate: in Hz; may change between pieces.
 
         Returns:
-            Channel, from 0 on, and turn of those that ended, in the order of their ends.
+            The turns that ended, as (channel from 0, turn), in the order of their ends.
 
         Raises:
-            ValueError: as `TurnDetector.feed`; the stream goes on as if the piece had not come.
+            ValueError: as `TurnDetector.feed`; the piece is then ignored.
         """
         samples = np.stack([checked_piece(row, sampling_rate) for row in chunk])
         return self._detect(self._gate.feed(self._resampler.feed(samples, sampling_rate)), is_last=False)
 
     def flush(self) -> list[tuple[int, SpokenTurn]]:
-        """The stream has ended: the turns that go on end here."""
+        """End the stream, and with it all open turns."""
         last = self._gate.feed(self._resampler.flush())
         return self._detect(np.concatenate([last, self._gate.flush()], axis=1), is_last=True)
 
@@ -119,11 +119,11 @@ class ChannelDetector:
 
 
 class CrosstalkGate:
-    """Silences a channel where another one is much louder at the same time.
+    """Mutes a channel while another one is much louder.
 
     Args:
-        channels: how many there are.
-        crosstalk_db: by how much weaker a channel must be, in dB.
+        channels: their number.
+        crosstalk_db: how much weaker a channel must be, in dB.
 
     Raises:
         ValueError: for a level that is not above 0.
@@ -131,13 +131,13 @@ class CrosstalkGate:
 
     def __init__(self, channels: int, crosstalk_db: float = CROSSTALK_DB):
         if not crosstalk_db > 0:
-            raise ValueError(f"crosstalk_db is a number of dB above 0, got {crosstalk_db!r}.")
+            raise ValueError(f"crosstalk_db must be above 0, in dB, got {crosstalk_db!r}.")
         self._ratio = 10 ** (-crosstalk_db / 10)
         self._rest = np.zeros((channels, 0), np.float32)
         self._levels = np.zeros((channels, _HELD - 1))
 
     def feed(self, samples: np.ndarray) -> np.ndarray:
-        """The next samples, (channels, samples) at 16 kHz; up to 511 of them come out of the next call."""
+        """The next samples, (channels, samples) at 16 kHz; up to 511 of them are returned by the next call."""
         samples = np.concatenate([self._rest, samples], axis=1)
         count = samples.shape[1] // _WINDOW
         self._rest = samples[:, count * _WINDOW :]
@@ -152,6 +152,6 @@ class CrosstalkGate:
         return (windows * (own >= others * self._ratio)[:, :, None]).reshape(len(samples), -1)
 
     def flush(self) -> np.ndarray:
-        """What is left at the end, as it is."""
+        """The remaining samples at the end, unchanged."""
         rest, self._rest = self._rest, self._rest[:, :0]
         return rest

@@ -1,4 +1,4 @@
-"""How the label of a live turn is chosen: of a pool, of a call, or of one turn."""
+"""Settings for the label of a live turn: of a pool, a call, or a single turn."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ from ..modeling.turn_scoring import ScoredTurn
 
 @dataclass(frozen=True)
 class LabelSettings:
-    """What is answered of a turn's scores; what is written to the memory does not depend on it.
+    """How labels are chosen from a turn's scores; the memory does not depend on it.
 
     Attributes:
-        labels: to choose among; None = all of the model.
-        unknown_below: a turn whose most probable label is less probable is "unknown".
-        temperature: that divides the logits, in place of the model's `emotion_temperature`; None = that one.
-        score: the speakers whose emotion is answered; turns of others have no label and no scores. None = everybody.
+        labels: the labels to choose among; None = all of the model.
+        unknown_below: the label is "unknown" if the most probable label is less probable than this.
+        temperature: divides the logits, instead of the model's `emotion_temperature`; None = the model's.
+        score: the speakers whose emotion is returned; turns of others have no label and no scores. None = all.
 
     Raises:
-        ValueError: for a temperature that is not above 0, or a speaker that is no name.
+        ValueError: for a temperature that is not above 0, or an invalid speaker.
     """
 
     labels: Sequence[str] | None = None
@@ -37,11 +37,11 @@ class LabelSettings:
             check_text(speaker, "A speaker")
 
     def check(self, known: Sequence[str]) -> None:
-        """Raise a ValueError for labels that are not known, or an `unknown_below` outside of [0, 1]."""
+        """Raise ValueError for unknown labels, or an `unknown_below` outside [0, 1]."""
         check_labels(known, self.labels, self.unknown_below)
 
     def choose(self, turn: ScoredTurn, speaker: str | None) -> tuple[str | None, float | None, dict[str, float]]:
-        """Label, its probability and all probabilities of a turn; (None, None, {}) of a speaker who is not scored."""
+        """Label, its probability and all probabilities; (None, None, {}) for a speaker that is not scored."""
         if self.score is not None and speaker not in self.score:
             return None, None, {}
         if self.temperature is not None:

@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from ..deprecation import warn_renamed
 from ..modeling.audio_loading import MAX_TURN_SECONDS
 from ..modeling.conversation_memory_cache import ConversationMemoryCache
 from ..modeling.conversation_store import LOST, ConversationInUse, ConversationStore, StateFolder, state_key
@@ -29,48 +30,48 @@ __all__ = ["ConversationPool", "PoolError", "PoolObserver"]
 
 logger = logging.getLogger(__name__)
 
-# For which a turn waits whose conversation another server has; locks run out before.
+# How long a turn waits for a conversation used by another server; locks expire earlier.
 _BUSY_SECONDS = 90.0
-# Turns that the percentiles of the latency are taken of.
+# Number of turns for the percentiles of the latency.
 _LATENCIES = 1000
 
 
 class PoolObserver:
-    """What a pool reports to who derives from it, from the thread in which turns are scored, so be quick."""
+    """Events that a pool reports, from the scoring thread: implementations must be fast."""
 
     def queued(self, waiting: int) -> None:
-        """A turn waits, as one of so many."""
+        """A turn was queued; `waiting` turns are now in the queue."""
 
     def batch(self, turns: int) -> None:
-        """A batch of so many turns goes through the model."""
+        """A batch of `turns` turns is scored."""
 
     def answered(self, conversation: str, turns: list[TurnEmotion], stages: Mapping[str, float]) -> None:
-        """The last of a conversation's turns was answered, after so many seconds of each stage (`TurnFuture`)."""
+        """The last turn of a conversation was answered, with the seconds of each stage (see `TurnFuture`)."""
 
 
 class ConversationPool:
-    """Scores many conversations at once: turns of different ones that wait together go through the model as one batch.
+    """Scores many conversations at once: waiting turns of different conversations are scored in one batch.
 
         with ConversationPool(model, processor) as pool:
             future = pool.submit("call 17", samples, 8000, speaker="A")
-            future.result().label  # not to be waited for in a callback of a future, which runs where turns are scored
+            future.result().label  # must not be called in a callback of a future, which runs in the scoring thread
 
-    The turns of a conversation are scored strictly in the order in which they were submitted. A turn that fails fails
-    alone, and leaves its conversation as it was; one that is cancelled while it waits is not scored. Where the padding
-    of a batch changes shorter turns of a host (`tower_mixes_padding`), turns of one length are batched.
+    The turns of a conversation are scored strictly in the order of submission. A failed turn affects no other turn and
+    leaves its conversation unchanged; a turn that is cancelled while it waits is not scored. For a host whose audio tower
+    processes the padding of a batch (`tower_mixes_padding`), only turns of one length share a batch.
 
     Args:
         model: with memory; it is put into evaluation mode.
         processor: of its host.
-        max_batch: turns in a batch.
+        max_batch: maximal number of turns in a batch.
         max_wait_ms: milliseconds that a turn waits for others to fill its batch.
-        max_live: conversations at hand; others lie in `states` and come back bit by bit.
-        states: a folder, or what has the methods of `StateFolder`; None: a temporary folder.
-        time_to_live: seconds after which a conversation is forgotten that nobody used.
-        max_waiting: turns that may wait; more are refused.
-        max_waiting_megabytes: of their audio, 0.064 a second; one turn alone may always wait.
-        labels, unknown_below: as `ConversationAnalyzer`.
-        log_name: what stands for a conversation's name in logs.
+        max_live: number of conversations in memory; others are stored in `states`, and restored bit-identically.
+        states: a folder, or an object with the methods of `StateFolder`; None: a temporary folder.
+        time_to_live: seconds after which an unused conversation is forgotten.
+        max_waiting: maximal number of waiting turns; more are rejected.
+        max_waiting_megabytes: maximal size of their audio, 0.064 MB per second; a single turn is always accepted.
+        labels, unknown_below: as for `ConversationAnalyzer`.
+        log_name: returns the name under which a conversation appears in logs.
 
     Raises:
         ValueError: for a bound that is not above 0, and as `ConversationAnalyzer`.
@@ -117,20 +118,20 @@ class ConversationPool:
 
     @property
     def is_closed(self) -> bool:
-        """Whether no more turns are taken."""
+        """Whether the pool is closed."""
         return self._queue.is_closed or not self._worker.is_alive()
 
     @property
     def min_turn_seconds(self) -> float:
-        """The shortest turn that the model takes; a shorter one ends in silence."""
+        """The shortest turn that the model processes, in seconds; shorter ones are padded with silence."""
         return self._scorer.min_seconds
 
     def check(self, settings: LabelSettings) -> None:
-        """Raise a ValueError for settings that the model cannot answer."""
+        """Raise ValueError for settings that do not fit the model."""
         self._scorer.check(settings)
 
     def observe(self, observer: PoolObserver) -> None:
-        """Report to an observer from now on."""
+        """Report events to an observer from now on."""
         self._observers.append(observer)
 
     def submit(
@@ -141,31 +142,36 @@ class ConversationPool:
         *,
         speaker: str | None = None,
         start: float | None = None,
-        anew: bool = False,
+        reset: bool = False,
+        anew: bool | None = None,
         max_seconds: float = MAX_TURN_SECONDS,
         retry_key: str | None = None,
         settings: LabelSettings | None = None,
         stages: Mapping[str, float] | None = None,
     ) -> TurnFuture:
-        """Let a turn be scored when its batch is full or has waited long enough.
+        """Queue a turn, which is scored when its batch is full or has waited long enough.
 
         Args:
-            conversation: its name; a new one begins a conversation.
-            audio, sampling_rate, speaker, start: as `ConversationAnalyzer.push`.
-            anew: forget what was said in the conversation so far.
-            max_seconds: that the turn may last.
-            retry_key: of this turn; where one of the last 32 turns with a key had this one, it is answered again, and
-                nothing is written.
+            conversation: its name; a new name starts a conversation.
+            audio, sampling_rate, speaker, start: as for `ConversationAnalyzer.push`.
+            reset: start the conversation from scratch.
+            anew: deprecated name of `reset`.
+            max_seconds: maximal length of the turn.
+            retry_key: of this turn; if one of the last 32 turns with a key has the same key, its result is returned
+                again, and nothing is written.
             settings: of this turn; None: the pool's.
-            stages: seconds that were spent on the turn already, by stage.
+            stages: seconds already spent on the turn, by stage.
 
         Raises:
             AudioTooLong: for a longer turn.
-            ValueError: for other audio that cannot be used, a speaker that is no text, or labels that are not known.
-            TypeError: for a conversation that is not named by text.
+            ValueError: for other unusable audio, an invalid speaker, or unknown labels.
+            TypeError: for a conversation whose name is not a string.
             PoolError: if too many turns wait, the pool is closed or its worker has ended, or this process is a fork of
-                the one that made it.
+                the one that created the pool.
         """
+        if anew is not None:
+            warn_renamed("anew", "reset")
+            reset = anew
         began = time.perf_counter()
         state_key(conversation)
         check_text(conversation, "A conversation")
@@ -177,7 +183,7 @@ class ConversationPool:
         if self.is_closed:
             raise PoolError("The pool is closed.")
         waveform = self._scorer.load(audio, sampling_rate, max_seconds=max_seconds)
-        turn = WaitingTurn(conversation, waveform, speaker, start, anew, settings, began, retry_key)
+        turn = WaitingTurn(conversation, waveform, speaker, start, reset, settings, began, retry_key)
         turn.answer.stages.update(stages or {}, decode=turn.queued - began)
         if self.is_closed:
             raise PoolError("The pool is closed.")
@@ -186,24 +192,24 @@ class ConversationPool:
         return turn.answer
 
     def push(self, conversation: str, audio, sampling_rate: int | None = None, **kwargs) -> TurnEmotion:
-        """As `submit`, and wait for the answer."""
+        """Submit a turn and wait for its result; arguments and errors as `submit`."""
         return self.submit(conversation, audio, sampling_rate, **kwargs).result()
 
     def history(self, conversation: str) -> list[TurnEmotion]:
-        """The turns of a conversation so far; none of one that is not known."""
+        """The turns of a conversation so far; empty if it is unknown."""
         cache = self._store.peek(conversation)
         return [] if cache is None else history_of(cache)
 
     def names(self) -> list[str]:
-        """Names of all conversations that are not forgotten, in alphabetical order."""
+        """Names of all stored conversations, in alphabetical order."""
         return self._store.names()
 
     def forget_expired(self) -> None:
-        """Forget the conversations that nobody used for their time to live, also where no turn comes."""
+        """Forget expired conversations, even if no turns arrive."""
         self._store.forget_expired()
 
     def forget(self, conversation: str) -> None:
-        """Forget what was said; turns that wait are scored as those of a new conversation.
+        """Forget a conversation; turns that wait are scored as those of a new one.
 
         Raises:
             PoolError: if the pool is closed.
@@ -214,13 +220,13 @@ class ConversationPool:
             pass
 
     def counters(self) -> dict[str, Any]:
-        """How it goes.
+        """Statistics of the pool.
 
         Returns:
-            `turns` and `failures` so far, `waiting` now, `live` conversations, `batches` (how many there were of each
-            size), `latency` (seconds from submission to answer; the 50th, 95th and 99th percentile of the last
-            thousand; None before the first), and how many states were `evicted` to where states lie, `restored` from
-            there, `expired`, or `lost` with a process that was killed.
+            `turns` and `failures` so far, `waiting` now, `live` conversations, `batches` (number of batches by size),
+            `latency` (seconds from submission to answer; the 50th, 95th and 99th percentile of the last thousand
+            turns; None before the first), and the number of states that were `evicted` to storage, `restored` from it,
+            `expired`, or `lost` with a killed process.
         """
         with self._lock:
             latencies = list(self._latencies)
@@ -236,29 +242,29 @@ class ConversationPool:
             }
 
     def close(self) -> None:
-        """Score the turns that wait, write all conversations to disk, and take no more."""
+        """Score all waiting turns, write all conversations to disk, and close the pool."""
         self._queue.close()
         self._worker.join()
         self._store.save()
 
     def _work(self) -> None:
         while batch := self._queue.next_batch():
-            # From here on they cannot be cancelled; those that were are not scored.
+            # Turns cannot be cancelled any more from here; cancelled ones are not scored.
             batch = [one for one in batch if one.answer.running() or one.answer.set_running_or_notify_cancel()]
             try:
                 self._score(batch)
             except Exception as error:
-                # Nothing may stop the worker, on which all conversations wait.
+                # No exception may stop the worker, which serves all conversations.
                 for turn in batch:
                     if not turn.answer.done() and turn not in self._queue:
                         self._fail(turn, error)
 
     def _score(self, batch: list[WaitingTurn]) -> None:
-        """Answer each turn of a batch, of conversations that differ."""
+        """Score a batch of turns of different conversations."""
         began = time.perf_counter()
         with contextlib.ExitStack() as everything:
             opened = []
-            # In one order everywhere, so that processes that share conversations do not wait for each other.
+            # In a fixed order, so that processes that share conversations cannot deadlock.
             for turn in sorted(batch, key=lambda turn: turn.conversation):
                 turn.answer.stages["wait"] = began - turn.queued
                 held = everything.enter_context(contextlib.ExitStack())
@@ -266,7 +272,7 @@ class ConversationPool:
                     if (known := self._answered_before(turn)) is not None:
                         turn.answer.set_result(known)
                         continue
-                    cache = held.enter_context(self._store.conversation(turn.conversation, reset=turn.anew))
+                    cache = held.enter_context(self._store.conversation(turn.conversation, reset=turn.reset))
                     opened.append((turn, held, cache, start_after(cache, turn.start)))
                 except ConversationInUse as error:
                     self._try_later(turn, error)
@@ -289,17 +295,17 @@ class ConversationPool:
         self._report(lambda observer: observer.batch(size))
 
     def _answered_before(self, turn: WaitingTurn) -> TurnEmotion | None:
-        """The turn that a request repeats, by its key; also where it would begin the conversation again."""
+        """The turn that a request repeats, by its key; checked before a reset."""
         if turn.retry_key is None:
             return None
         try:
             with self._store.conversation(turn.conversation) as cache:
                 return answered_before(cache, turn.retry_key)
-        except (ValueError, TypeError):  # a state that cannot be read has no turns
+        except (ValueError, TypeError):  # an unreadable state has no turns
             return None
 
     def _try_later(self, turn: WaitingTurn, error: ConversationInUse) -> None:
-        """Let a turn wait on, first of its conversation; others are scored meanwhile."""
+        """Put a turn back as the first of its conversation; others are scored meanwhile."""
         if time.perf_counter() - turn.began > _BUSY_SECONDS:
             self._fail(turn, error)
         else:
@@ -315,7 +321,7 @@ class ConversationPool:
         *,
         began: float,
     ) -> None:
-        """Note a turn in its conversation, let go of that, and answer; its batch began at `began`."""
+        """Add a turn to its conversation, release it, and answer; its batch began at `began`."""
         try:
             with held:
                 if isinstance(result, Exception):
@@ -345,7 +351,7 @@ class ConversationPool:
         turn.answer.set_result(answer)
 
     def _score_together(self, opened: list[tuple[WaitingTurn, ConversationMemoryCache]]) -> list[Any]:
-        """The `ScoredTurn` of each turn, or its error; if a batch fails, each is scored alone, to see whose it was."""
+        """The `ScoredTurn` of each turn, or its error; after a failed batch, turns are scored one by one."""
         turns, caches = zip(*opened)
         lengths = {len(turn.waveform) for turn in turns} if self._scorer.model.tower_mixes_padding else set()
         if len(lengths) > 1:
@@ -369,5 +375,5 @@ class ConversationPool:
         for observer in self._observers:
             try:
                 to(observer)
-            except Exception:  # turns are answered whoever looks on
+            except Exception:  # an observer must not affect the turns
                 logger.exception("An observer of the pool failed.")

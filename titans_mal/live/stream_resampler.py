@@ -1,4 +1,4 @@
-"""Audio that comes in pieces, at one rate."""
+"""Resample audio that arrives in pieces."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from .turns import RATE
 
 
 class StreamResampler:
-    """Brings pieces of audio to 16 kHz, whatever rate each has.
+    """Resamples pieces of audio to 16 kHz; the rate may change between pieces.
 
     Args:
         channels: of the audio.
@@ -21,7 +21,7 @@ class StreamResampler:
         self._rate: int | None = None
 
     def feed(self, samples: np.ndarray, rate: int) -> np.ndarray:
-        """What is known at 16 kHz after the next samples, (channels, samples) float32 as they are."""
+        """The output at 16 kHz after the next samples, (channels, samples) float32."""
         before = None
         if rate != self._rate:
             before = self.flush()
@@ -31,7 +31,7 @@ class StreamResampler:
         return after if before is None else np.concatenate([before, after], axis=1)
 
     def flush(self) -> np.ndarray:
-        """What is left at the end, or before the rate changes."""
+        """The remaining output at the end, or before the rate changes."""
         rest = self._empty() if self._resampler is None else _resampled(self._resampler, self._empty(), last=True)
         self._resampler = self._rate = None
         return rest
@@ -41,5 +41,5 @@ class StreamResampler:
 
 
 def _resampled(resampler: soxr.ResampleStream, samples: np.ndarray, *, last: bool) -> np.ndarray:
-    """(channels, samples), which soxr takes the other way round."""
+    """(channels, samples); soxr uses the transposed order."""
     return resampler.resample_chunk(np.ascontiguousarray(samples.T), last=last).T

@@ -1,4 +1,4 @@
-"""What a conversation was like so far: shares, rolling mood, runs and changes, of its turns."""
+"""Summary of a conversation so far: shares of emotions, rolling mood, runs and changes."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from .turns import TurnEmotion
 
 @dataclass(frozen=True)
 class LabelRun:
-    """Successive turns of one speaker that have one label.
+    """Successive turns of one speaker with the same label.
 
     Attributes:
         label: of all of them.
-        turns: how many there are.
+        turns: their number.
         start, end: seconds of the conversation.
     """
 
@@ -28,7 +28,7 @@ class LabelRun:
 
 @dataclass(frozen=True)
 class LabelChange:
-    """A turn whose label is another one than that of the same speaker's turn before.
+    """A turn with another label than the previous turn of the same speaker.
 
     Attributes:
         before, after: the labels.
@@ -42,19 +42,19 @@ class LabelChange:
 
 @dataclass(frozen=True)
 class SpeakerSummary:
-    """The turns of one speaker; turns without a label (who is not scored) count in `turns` and `seconds` alone.
+    """Summary of one speaker; turns without a label (not scored) only count in `turns` and `seconds`.
 
     Attributes:
-        speaker: None where nobody is named.
-        turns: how many there are.
+        speaker: None if unknown.
+        turns: their number.
         seconds: of speech.
-        shares: of each label's turns in all turns with a label; they add up to 1.
-        shares_of_time: the same of seconds.
-        mood: of each label, the rolling mean of its probability at the end of the last turn (`rolling_mean`).
-        longest_run: of turns with one label; None without labels.
-        last_change: of the label; None where there was none.
-        dimensions: of each of the model's dimensions (valence, ...), [end of the turn in seconds, value, rolling mean]
-            of every turn.
+        shares: share of each label in all labelled turns; they sum to 1.
+        shares_of_time: the same, weighted by seconds.
+        mood: for each label, the rolling mean of its probability at the end of the last turn (`rolling_mean`).
+        longest_run: of turns with the same label; None without labels.
+        last_change: of the label; None if there was none.
+        dimensions: for each of the model's dimensions (valence, ...), [end of the turn in seconds, value, rolling
+            mean] of every turn.
     """
 
     speaker: str | None
@@ -72,7 +72,7 @@ def rolling_mean(times: Sequence[float], values: Sequence[float], time_constant:
     """The exponential mean at each time: m_0 = x_0, m_i = m_{i-1} + (1 - exp(-(t_i - t_{i-1}) / T)) (x_i - m_{i-1}).
 
     Args:
-        times: in seconds, not decreasing; a time before the one before it counts as that.
+        times: in seconds; a time before the previous one is replaced by that.
         values: at each time.
         time_constant: T, in seconds, after which a value's weight has fallen to 1/e.
     """
@@ -87,7 +87,7 @@ def rolling_mean(times: Sequence[float], values: Sequence[float], time_constant:
 
 
 def summarize(turns: Sequence[TurnEmotion], *, time_constant: float = 30.0) -> list[SpeakerSummary]:
-    """A summary of each speaker, in the order of their first turns.
+    """A summary of each speaker, in order of appearance.
 
     Args:
         turns: of a conversation, in order.

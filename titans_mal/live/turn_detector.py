@@ -1,4 +1,4 @@
-"""From a stream of sound to turns: cut where speech pauses (Silero VAD), or where turns are known to end."""
+"""Split an audio stream into turns: at pauses in speech (Silero VAD), or at given times."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ from .stream_resampler import StreamResampler
 from .turns import RATE
 
 
-# Samples that Silero VAD looks at at once, of 16 kHz.
+# Window of Silero VAD, in samples at 16 kHz.
 _WINDOW = 512
 _PAD_MS = 60
-# Seconds that are kept of what is no speech, for the padding of the turn that may follow.
+# Seconds of non-speech that are kept for padding the next turn.
 _KEPT_SECONDS = 0.5
 
 
@@ -40,7 +40,7 @@ class SpokenTurn:
 
 
 class TurnDetector:
-    """Cuts turns out of sound that comes in pieces.
+    """Cuts turns out of audio that arrives in pieces.
 
         detector = TurnDetector()
         for chunk in chunks:
@@ -48,18 +48,17 @@ class TurnDetector:
                 ...
         detector.flush()
 
-    A turn ends where speech pauses, or, with `ends`, at each of these times and nowhere else; what comes after the
-    last of them is no turn. A turn holds no more than `max_seconds`; what is longer goes on as another turn. What is
-    shorter than 0.1 s is left out.
+    A turn ends where speech pauses or, with `ends`, only at these times; audio after the last of them is ignored. A
+    longer turn than `max_seconds` is split. Turns shorter than 0.1 s are dropped.
 
     Args:
-        ends: seconds of the stream, increasing, at which turns end; None: where speech pauses.
+        ends: increasing times, in seconds of the stream, at which turns end; None: at pauses in speech.
         min_silence: seconds without speech that end a turn.
-        max_seconds: of a turn.
-        threshold: probability from which on a window is speech.
+        max_seconds: maximal length of a turn.
+        threshold: minimal probability of speech in a window.
 
     Raises:
-        ValueError: for `ends` that do not increase, or another value out of its range.
+        ValueError: for `ends` that do not increase, or another value out of range.
     """
 
     def __init__(
@@ -72,30 +71,30 @@ class TurnDetector:
     ):
         if not 0 < min_silence < max_seconds < 86_400 or not 0 < threshold < 1:
             raise ValueError(
-                "min_silence lies between 0 and max_seconds, which is below a day, and threshold between 0 and 1, got "
+                "min_silence must be between 0 and max_seconds (below a day), and threshold between 0 and 1, got "
                 f"{min_silence}, {max_seconds} and {threshold}."
             )
         if ends is not None and not all(math.isfinite(end) for end in ends):
             raise ValueError(f"ends must be numbers of seconds, got {list(ends)}.")
-        # What is left of them; empty where turns end at pauses.
+        # The remaining ends; empty if turns end at pauses.
         self._ends = [round(end * RATE) for end in ends or ()]
         if any(b <= a for a, b in zip([0, *self._ends], self._ends)):
-            raise ValueError(f"ends must increase, from above 0 on, got {list(ends or ())}.")
+            raise ValueError(f"ends must increase and be above 0, got {list(ends or ())}.")
         self._max_samples = round(max_seconds * RATE)
         self._detect: Any = None if ends is not None else _silero(threshold, min_silence)
         self._resampler = StreamResampler()
-        # Sound from sample `first` of the stream on; windows up to `seen` were looked at.
+        # Audio from sample `first` of the stream; windows up to `seen` have been processed.
         self._sound, self._first, self._seen = np.zeros(0, np.float32), 0, 0
-        # Where the turn starts that goes on; None between turns.
+        # Start of the open turn; None between turns.
         self._start: int | None = 0 if ends is not None else None
 
     @property
     def is_speaking(self) -> bool:
-        """Whether a turn goes on."""
+        """Whether a turn is open."""
         return self._start is not None
 
     def feed(self, chunk: np.ndarray, sampling_rate: int) -> list[SpokenTurn]:
-        """Take the next piece of the stream.
+        """Process the next piece of the stream.
 
         Args:
             chunk: (samples,) of floats within [-1, 1], or of 16-bit integers.
@@ -105,14 +104,14 @@ class TurnDetector:
             The turns that ended.
 
         Raises:
-            ValueError: for another shape, another kind of numbers, samples that are not finite, or no rate; the stream
-                goes on as if the piece had not come.
+            ValueError: for another shape or dtype, samples that are not finite, or an invalid rate; the piece is then
+                ignored.
         """
         self._extend(self._resampler.feed(checked_piece(chunk, sampling_rate)[None], sampling_rate))
         return self._turns()
 
     def flush(self) -> list[SpokenTurn]:
-        """The stream has ended: the turn that goes on ends here."""
+        """End the stream, and with it the open turn."""
         self._extend(self._resampler.flush())
         turns = self._turns()
         if self._start is not None:
@@ -163,7 +162,7 @@ class TurnDetector:
         return turns
 
     def _cut(self, end: int) -> list[SpokenTurn]:
-        """The turn from its start to a sample of the stream, from which on the next one may start."""
+        """The turn from its start to a sample of the stream, where the next one may start."""
         start, self._start = self._start or 0, end
         waveform = self._sound[start - self._first : end - self._first].copy()
         self._forget(end)
@@ -177,23 +176,23 @@ class TurnDetector:
 
 
 def _silero(threshold: float, min_silence: float):
-    """A detector of its own, for it keeps what it was given."""
+    """A separate detector, since it is stateful."""
     threads = torch.get_num_threads()
     with extra("live", "Cutting a stream at its pauses"):
         from silero_vad import VADIterator, load_silero_vad
 
-    torch.set_num_threads(threads)  # which the import sets to one
+    torch.set_num_threads(threads)  # the import sets it to one
     model = load_silero_vad()
     silence = round(min_silence * 1000)
     return VADIterator(model, threshold, RATE, min_silence_duration_ms=silence, speech_pad_ms=_PAD_MS)
 
 
 def checked_piece(chunk: np.ndarray, sampling_rate: int) -> np.ndarray:
-    """A piece of a stream, (samples,) float32 within [-1, 1]; arguments and errors of `TurnDetector.feed`."""
+    """A piece of a stream as (samples,) float32 within [-1, 1]; arguments and errors as `TurnDetector.feed`."""
     chunk = as_array(chunk)
     if chunk.ndim != 1 or (chunk.dtype.kind != "f" and chunk.dtype != np.int16):
         raise ValueError(
-            f"A piece of audio is (samples,) of floats or 16-bit integers, got {chunk.dtype} {chunk.shape}."
+            f"A piece of audio must be (samples,) of floats or 16-bit integers, got {chunk.dtype} {chunk.shape}."
         )
     check_rate(sampling_rate)
     samples = scale_of(chunk, "A piece of audio").of(chunk)

@@ -1,4 +1,4 @@
-"""Turns of many conversations that wait to be scored, and which of them make the next batch."""
+"""Queue of turns of many conversations, and the choice of the next batch."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from .turns import TurnEmotion
 
 
 class PoolError(RuntimeError):
-    """A pool takes no turn now."""
+    """The pool does not accept turns."""
 
 
 class TurnFuture(Future[TurnEmotion]):
-    """The answer to a turn that waits.
+    """The future result of a waiting turn.
 
     Attributes:
-        stages: seconds that the turn spent so far, by stage: "detect" (in a stream), "decode", "wait", "forward" and
+        stages: seconds that the turn has spent in each stage: "detect" (in a stream), "decode", "wait", "forward" and
             "store" (reading and writing the states of its batch).
     """
 
@@ -33,13 +33,13 @@ class TurnFuture(Future[TurnEmotion]):
 
 @dataclass(eq=False)
 class WaitingTurn:
-    """A turn that waits to be scored; times are of `time.perf_counter`."""
+    """A waiting turn; times are of `time.perf_counter`."""
 
     conversation: str
     waveform: np.ndarray
     speaker: str | None
     start: float | None
-    anew: bool
+    reset: bool
     settings: LabelSettings
     began: float
     retry_key: str | None = None
@@ -48,28 +48,28 @@ class WaitingTurn:
 
 
 class TurnQueue:
-    """A queue with bounds that hands out batches: the first turn that waits of each of several conversations.
+    """A bounded queue that returns batches: the first waiting turn of each of several conversations.
 
-    A batch is handed out when it is full, or when its first turn has waited long enough: as long as `max_wait_ms`
-    while turns come so often that another one is expected within that time, and not at all while they do not.
+    A batch is returned when it is full, or when its first turn has waited long enough: `max_wait_ms` if turns arrive
+    so often that another one is expected within that time, and not at all otherwise.
 
     Args:
-        max_batch: turns in a batch.
-        max_wait_ms: milliseconds that a turn waits for others to fill its batch, at most.
-        max_waiting: turns that may wait.
-        max_waiting_megabytes: of their audio; one turn alone may always wait.
+        max_batch: maximal number of turns in a batch.
+        max_wait_ms: maximal time, in milliseconds, that a turn waits for others to fill its batch.
+        max_waiting: maximal number of waiting turns.
+        max_waiting_megabytes: maximal size of their audio; a single turn is always accepted.
 
     Raises:
-        ValueError: for a bound out of its range.
+        ValueError: for a value out of range.
     """
 
-    # How much of the mean time between two turns the latest one is.
+    # Weight of the latest interval in the mean time between turns.
     _NEWEST = 0.2
 
     def __init__(self, *, max_batch: int, max_wait_ms: float, max_waiting: int, max_waiting_megabytes: float):
         if max_batch < 1 or max_waiting < 1 or not max_wait_ms >= 0 or not max_waiting_megabytes > 0:
             raise ValueError(
-                "max_batch and max_waiting are at least 1, max_wait_ms at least 0 and max_waiting_megabytes above 0, "
+                "max_batch and max_waiting must be at least 1, max_wait_ms at least 0, max_waiting_megabytes above 0, "
                 f"got {max_batch}, {max_waiting}, {max_wait_ms} and {max_waiting_megabytes}."
             )
         self._max_batch, self._max_wait, self._max_waiting = max_batch, max_wait_ms / 1000, max_waiting
@@ -77,7 +77,7 @@ class TurnQueue:
         self._turns: deque[WaitingTurn] = deque()
         self._changed = threading.Condition()
         self._is_closed = False
-        # Before a second turn has come, another one is expected.
+        # Until a second turn has arrived, another one is expected.
         self._gap = 0.0
         self._last: float | None = None
 
@@ -94,11 +94,11 @@ class TurnQueue:
 
     @property
     def wait(self) -> float:
-        """Seconds that a turn waits for others, as turns come now."""
+        """Seconds that a turn waits for others, at the present rate of turns."""
         return self._max_wait if self._gap < self._max_wait else 0.0
 
     def put(self, turn: WaitingTurn) -> int:
-        """Let a turn wait; how many do now.
+        """Queue a turn; returns the number of waiting turns.
 
         Raises:
             PoolError: if the queue is closed or full.
@@ -107,28 +107,28 @@ class TurnQueue:
             if self._is_closed:
                 raise PoolError("The pool is closed.")
             if len(self._turns) >= self._max_waiting:
-                raise PoolError(f"{len(self._turns)} turns wait already, which is as many as may.")
+                raise PoolError(f"The queue is full: {len(self._turns)} turns are waiting.")
             waiting = sum(one.waveform.nbytes for one in self._turns)
             if self._turns and waiting + turn.waveform.nbytes > self._max_bytes:
-                raise PoolError(f"Turns of {waiting / 1e6:.0f} MB wait already, which is as much as may.")
+                raise PoolError(f"The queue is full: turns of {waiting / 1e6:.0f} MB are waiting.")
             self._note_arrival(turn.queued)
             self._turns.append(turn)
             self._changed.notify()
             return len(self._turns)
 
     def put_back(self, turn: WaitingTurn) -> None:
-        """Let a turn wait on, first of its conversation."""
+        """Put a turn back as the first of its conversation."""
         with self._changed:
             self._turns.appendleft(turn)
 
     def close(self) -> None:
-        """Take no more turns; those that wait are handed out."""
+        """Accept no more turns; waiting turns are still returned."""
         with self._changed:
             self._is_closed = True
             self._changed.notify()
 
     def next_batch(self) -> list[WaitingTurn]:
-        """Wait for a batch; none when the queue is closed and empty."""
+        """Wait for a batch; empty when the queue is closed and empty."""
         with self._changed:
             while not self._turns and not self._is_closed:
                 self._changed.wait()
@@ -147,7 +147,7 @@ class TurnQueue:
 
     def _note_arrival(self, now: float) -> None:
         if self._last is not None:
-            # A long silence is soon forgotten.
+            # Limits the effect of a long silence.
             gap = min(max(0.0, now - self._last), 10 * self._max_wait)
             self._gap += self._NEWEST * (gap - self._gap)
         self._last = now

@@ -1,4 +1,4 @@
-"""One turn of a live conversation: its scores, and what is kept of it."""
+"""A turn of a live conversation: its scores, and its entry in the history."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from ..modeling.turn_scoring import ScoredTurn, TurnScorer
 from .label_settings import LabelSettings
 
 
-# In Hz, in which turns are measured and handed on.
+# Sampling rate of turns, in Hz.
 RATE = 16_000
 _NOTE = "turns"
 _RETRIES, _MOST_RETRIES = "retry_keys", 32
@@ -26,19 +26,19 @@ class TurnEmotion:
     """The emotion of a turn.
 
     Attributes:
-        turn_index: from 0 on.
-        speaker: as it was given.
+        turn_index: from 0.
+        speaker: as given.
         start, end: seconds of the conversation.
-        label: the most probable one; "unknown" where that is less probable than `unknown_below`; None of a model that
-            reads no labels, and of a speaker who is not scored.
+        label: the most probable one; "unknown" if that is less probable than `unknown_below`; None for a model without
+            labels, and for a speaker that is not scored.
         score: the probability of the most probable label; None likewise.
-        scores: of every label; they add up to 1. None of them likewise.
-        surprise: of the memory, mean over its layers.
+        scores: of all labels; they sum to 1. Empty likewise.
+        surprise: mean over the memory layers.
         latency: seconds from the call to the answer.
-        processed_seconds: of the turn; less than it lasts where it is longer than the host's window. None in states of
+        processed_seconds: of the turn; less than its length if it is longer than the host's window. None in states of
             earlier versions.
-        history_lost: earlier turns of the conversation were lost with a server that was killed.
-        values: of each of the model's `emotion_dimensions`.
+        history_lost: earlier turns of the conversation were lost with a killed server.
+        values: predictions for the model's `emotion_dimensions`.
     """
 
     turn_index: int
@@ -55,21 +55,21 @@ class TurnEmotion:
     values: dict[str, float] = field(default_factory=dict)
 
     def __post_init__(self):
-        # A history may come out of a file.
+        # The history may come from an untrusted file.
         if not isinstance(self.scores, dict) or not isinstance(self.values, dict):
-            raise TypeError("a turn's scores or values are no table")
+            raise TypeError("a turn's scores or values are not a table")
         numbers = [self.turn_index, self.start, self.end, self.surprise, self.latency, *self.values.values()]
         numbers += [] if self.score is None else [self.score]
         if not all(isinstance(number, int | float) for number in numbers):
-            raise TypeError("a turn's numbers are none")
+            raise TypeError("a turn's numbers are invalid")
 
 
 class LiveScorer:
-    """Scores the turns of live conversations, and chooses among some of the labels.
+    """Scores the turns of live conversations, and chooses their labels.
 
     Args:
-        model, processor: as `ConversationAnalyzer`.
-        settings: of turns that have none of their own.
+        model, processor: as for `ConversationAnalyzer`.
+        settings: for turns without their own.
 
     Raises:
         ValueError: as `check`.
@@ -87,11 +87,11 @@ class LiveScorer:
 
     @property
     def min_seconds(self) -> float:
-        """The shortest turn that the model takes."""
+        """The shortest turn that the model processes, in seconds."""
         return self.model.min_turn_seconds(self._scorer.processor)
 
     def check(self, settings: LabelSettings) -> None:
-        """Raise a ValueError for settings that the model cannot answer."""
+        """Raise ValueError for settings that do not fit the model."""
         settings.check(self._labels)
 
     @torch.inference_mode()
@@ -101,7 +101,7 @@ class LiveScorer:
         speakers: Sequence[str | None],
         caches: Sequence[ConversationMemoryCache],
     ) -> list[ScoredTurn]:
-        """As `TurnScorer.score`; the first turn that is cut to the host's window is warned of."""
+        """As `TurnScorer.score`; warns of the first turn that is cut to the host's window."""
         turns = self._scorer.score(waveforms, speakers, caches)
         lengths = [len(waveform) / self.sampling_rate for waveform in waveforms]
         cut = [length for turn, length in zip(turns, lengths) if turn.processed_seconds < length]
@@ -140,10 +140,10 @@ class LiveScorer:
 
 
 def history_of(cache: ConversationMemoryCache) -> list[TurnEmotion]:
-    """The turns that `remember` noted in a cache.
+    """The turns that `remember` stored in a cache.
 
     Raises:
-        ValueError: if they cannot be read.
+        ValueError: if they are unreadable.
     """
     try:
         return [_turn(turn) for turn in cache.notes.get(_NOTE, [])]
@@ -159,14 +159,14 @@ def _turn(noted: dict) -> TurnEmotion:
 
 
 def remember(cache: ConversationMemoryCache, turn: TurnEmotion, retry_key: str | None = None) -> None:
-    """Note a turn in the cache that it was written to, and the key by which a client may ask for it again."""
+    """Add a turn to the history in its cache, with the key by which a client may repeat the request."""
     cache.notes[_NOTE] = [*cache.notes.get(_NOTE, []), asdict(turn)]
     if retry_key is not None:
         cache.notes[_RETRIES] = [*cache.notes.get(_RETRIES, []), [retry_key, turn.turn_index]][-_MOST_RETRIES:]
 
 
 def answered_before(cache: ConversationMemoryCache, retry_key: str | None) -> TurnEmotion | None:
-    """The turn that was written with a key already; None where there is none."""
+    """The turn that was already written with a key; None if there is none."""
     if retry_key is None:
         return None
     places = [place for key, place in cache.notes.get(_RETRIES, []) if key == retry_key]
@@ -174,17 +174,17 @@ def answered_before(cache: ConversationMemoryCache, retry_key: str | None) -> Tu
 
 
 def check_speaker(speaker: str | None) -> None:
-    """Refuse what is no name of a speaker.
+    """Check the name of a speaker.
 
     Raises:
-        ValueError: for what is neither None nor a name, as `check_text` says.
+        ValueError: unless it is None or a valid name (see `check_text`).
     """
     if speaker is not None:
         check_text(speaker, "A speaker")
 
 
 def start_after(cache: ConversationMemoryCache, start: float | None) -> float:
-    """When a turn starts that comes next: as the one before it ends, unless it is given.
+    """The start of the next turn: as given, or the end of the previous turn.
 
     Raises:
         ValueError: as `check_times`.

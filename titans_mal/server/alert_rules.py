@@ -1,4 +1,4 @@
-"""Rules of alerts: when the turns of a conversation call for somebody's attention."""
+"""Rules for alerts: conditions on the turns of a conversation."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ from ..live.turns import TurnEmotion
 
 @dataclass(frozen=True, kw_only=True)
 class AlertRule:
-    """What every rule has.
+    """Fields shared by all rules.
 
     Attributes:
-        name: of the rule, in what is sent.
-        speaker: whose turns count; None: everybody's.
-        cool_down: seconds in which a rule speaks once of a conversation.
+        name: of the rule, part of the alert.
+        speaker: whose turns count; None: all.
+        cool_down: seconds after an alert in which the rule sends no other for the same conversation.
 
     Raises:
-        ValueError: for a number out of its range.
+        ValueError: for a value out of range.
     """
 
     name: str
@@ -32,11 +32,11 @@ class AlertRule:
 
     def __post_init__(self):
         if not self.name or not isinstance(self.name, str):
-            raise ValueError("A rule has a name.")
+            raise ValueError("A rule must have a name.")
         _check_above(0, self, "cool_down")
 
     def speaks_of(self, turns: Sequence[TurnEmotion]) -> bool:
-        """Whether the last of a conversation's turns calls for an alert."""
+        """Whether the last turn of a conversation triggers the rule."""
         if not turns or not self._counts(turns[-1]):
             return False
         return self._matches([turn for turn in turns if self._counts(turn)])
@@ -50,12 +50,12 @@ class AlertRule:
 
 @dataclass(frozen=True, kw_only=True)
 class LabelRule(AlertRule):
-    """`turns` turns with a label, each of at least a probability, that end within so many seconds.
+    """A number of turns with a label and a minimal probability that end within some seconds.
 
     Attributes:
         label: of the model.
-        at_least: its probability.
-        turns: how many.
+        at_least: its minimal probability.
+        turns: their number.
         within: seconds from the end of the first to the end of the last.
     """
 
@@ -68,7 +68,7 @@ class LabelRule(AlertRule):
         super().__post_init__()
         _check_above(0, self, "turns", "within")
         if not 0 <= self.at_least <= 1:
-            raise ValueError(f"The rule {self.name!r}: at_least is a probability, got {self.at_least!r}.")
+            raise ValueError(f"The rule {self.name!r}: at_least must be a probability, got {self.at_least!r}.")
 
     def _matches(self, turns: list[TurnEmotion]) -> bool:
         last = turns[-1].end
@@ -79,7 +79,7 @@ class LabelRule(AlertRule):
 
 @dataclass(frozen=True, kw_only=True)
 class SurpriseRule(AlertRule):
-    """A turn that surprises the memory by more than `above`."""
+    """A turn whose surprise is above `above`."""
 
     above: float
 
@@ -93,14 +93,14 @@ class SurpriseRule(AlertRule):
 
 @dataclass(frozen=True, kw_only=True)
 class MoodRule(AlertRule):
-    """A mood that stays below `below` for so many seconds.
+    """A mood that stays below `below` for some seconds.
 
     Attributes:
         below: the bound.
-        seconds: for which the mood was below it at the end of every turn.
-        time_constant: of the mood, an exponential mean, in seconds.
-        weights: of each label's probability, which make the mood of a turn: {happy = 1, angry = -1}; without them it
-            is the model's valence.
+        seconds: for which the mood must be below it at the end of every turn.
+        time_constant: of the mood's exponential mean, in seconds.
+        weights: of the labels' probabilities, whose sum is the mood of a turn: {happy = 1, angry = -1}; without them,
+            the mood is the model's valence.
     """
 
     below: float
@@ -138,19 +138,18 @@ def read_rules(path: str | Path) -> list[AlertRule]:
 
     Raises:
         FileNotFoundError: if there is no file.
-        ValueError: for what is no TOML, a kind or field that is not known, or a value out of its range; it names the
-            file and the rule.
+        ValueError: for invalid TOML, an unknown kind or field, or a value out of range; names the file and the rule.
     """
     try:
         content = tomllib.loads(Path(path).read_text(encoding="utf-8"))
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise ValueError(f"{path} is not TOML: {error}") from None
     if not content or {*content} - {*RULES} or not all(isinstance(rules, list) for rules in content.values()):
-        raise ValueError(f"{path} holds the tables {_tables(RULES)}, got {_tables(content) or 'none'}.")
+        raise ValueError(f"{path} may hold the tables {_tables(RULES)}, got {_tables(content) or 'none'}.")
     rules = [_rule(RULES[kind], given, str(path)) for kind, several in content.items() for given in several]
     names = [rule.name for rule in rules]
     if len({*names}) < len(names):
-        raise ValueError(f"{path}: each rule has a name of its own, got {', '.join(names)}.")
+        raise ValueError(f"{path}: the names of rules must differ, got {', '.join(names)}.")
     return rules
 
 
@@ -172,4 +171,4 @@ def _check_above(bound: float, rule: AlertRule, *names: str) -> None:
     for name in names:
         value = getattr(rule, name)
         if isinstance(value, bool) or not isinstance(value, int | float) or not bound < value < math.inf:
-            raise ValueError(f"{name} is a number above {bound}, got {value!r}.")
+            raise ValueError(f"{name} must be above {bound}, got {value!r}.")

@@ -1,4 +1,4 @@
-"""Alerts: rules over the turns of each conversation, whose news go to a webhook."""
+"""Alerts: rules on the turns of each conversation, sent to a webhook."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from .webhook import Webhook
 
 
 class Claims(Protocol):
-    """Who may speak of a rule and a conversation: the first who asks, once in so many seconds."""
+    """Ensures that an alert of a rule and conversation is sent only once within its cool-down."""
 
     def claim(self, conversation: str, rule: str, seconds: float) -> bool: ...
 
@@ -25,14 +25,14 @@ class Claims(Protocol):
 
 
 class LocalClaims:
-    """Claims of one server; of several, `RedisStates` has common ones."""
+    """Claims of a single server; several servers share claims by `RedisStates`."""
 
     def __init__(self, clock: Callable[[], float] = time.monotonic):
         self._clock, self._lock = clock, threading.Lock()
         self._until: dict[tuple[str, str], float] = {}
 
     def claim(self, conversation: str, rule: str, seconds: float) -> bool:
-        """Whether nobody has claimed it within the seconds that were given then."""
+        """Whether it has not been claimed within the last claim's seconds."""
         now = self._clock()
         with self._lock:
             self._until = {key: until for key, until in self._until.items() if until > now}
@@ -42,19 +42,19 @@ class LocalClaims:
             return True
 
     def forget_claims(self, conversation: str, rules: Iterable[str]) -> None:
-        """Forget what was claimed of a conversation."""
+        """Forget the claims of a conversation."""
         with self._lock:
             for rule in rules:
                 self._until.pop((conversation, rule), None)
 
 
 class Alerts(PoolObserver):
-    """Sends an alert where a rule speaks of a turn, at most once a rule and conversation within its cool-down.
+    """Sends an alert when a turn triggers a rule, at most once per rule and conversation within its cool-down.
 
     Args:
-        rules: of which each turn is asked.
-        webhook: to which alerts go, as `{"id", "rule", "conversation", "at", "turn"}`.
-        claims: None: this server's own.
+        rules: checked for each turn.
+        webhook: receives alerts as `{"id", "rule", "conversation", "at", "turn"}`.
+        claims: None: only those of this server.
     """
 
     def __init__(self, rules: Sequence[AlertRule], webhook: Webhook, claims: Claims | None = None):
@@ -75,10 +75,10 @@ class Alerts(PoolObserver):
                 )
 
     def forget(self, conversation: str) -> None:
-        """Forget what was said of a conversation, so that one of the same name begins with nothing."""
+        """Forget a conversation, so that a new one of the same name starts without history."""
         if self._rules:
             self._claims.forget_claims(conversation, [rule.name for rule in self._rules])
 
     def close(self) -> None:
-        """Try what waits once more, and end."""
+        """Try waiting alerts once more, and stop."""
         self.webhook.close()

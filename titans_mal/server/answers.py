@@ -1,4 +1,4 @@
-"""What the server answers; pydantic makes the JSON Schema of each."""
+"""The server's response models, from which pydantic makes JSON Schemas."""
 
 from dataclasses import asdict, dataclass, field
 from typing import Literal
@@ -13,9 +13,9 @@ class TurnAnswer(TurnEmotion):
 
     Attributes:
         conversation: its name.
-        cut_seconds: of the turn's end that the model did not process.
-        padded_seconds: of silence that the turn was filled up with, to the shortest that the model takes.
-        stages: seconds of each stage, where they were asked for by `debug`.
+        cut_seconds: length of the turn's end that was not processed.
+        padded_seconds: length of the silence added to reach the model's minimum.
+        stages: seconds of each stage, if requested by `debug`.
     """
 
     conversation: str
@@ -27,11 +27,11 @@ class TurnAnswer(TurnEmotion):
 def turn_answer(
     conversation: str, turn: TurnEmotion, *, min_seconds: float, stages: dict[str, float] | None = None
 ) -> TurnAnswer:
-    """The answer to a turn.
+    """The response for a turn.
 
     Args:
-        min_seconds: the shortest turn that the model takes.
-        stages: seconds of each stage; None: they are not answered.
+        min_seconds: the shortest turn that the model processes.
+        stages: seconds of each stage; None: not included.
     """
     seconds = turn.end - turn.start
     processed = seconds if turn.processed_seconds is None else turn.processed_seconds
@@ -42,7 +42,7 @@ def turn_answer(
 
 @dataclass(frozen=True)
 class ErrorAnswer:
-    """Why a request was not answered; `request_id` is in the server's log."""
+    """Error response; `request_id` is in the server's log."""
 
     detail: str
     request_id: str | None = None
@@ -50,14 +50,14 @@ class ErrorAnswer:
 
 @dataclass(frozen=True)
 class TurnError:
-    """Why a turn of several was not scored; in a stream, why a message or a turn changed nothing."""
+    """Error of one of several turns; in a stream, of a message or turn, which then changes nothing."""
 
     error: str
 
 
 @dataclass(frozen=True)
 class TurnList:
-    """The turns of a file with a talker on each channel, in the order of their ends."""
+    """The turns of a file with one speaker per channel, in the order of their ends."""
 
     conversation: str
     turns: list[TurnAnswer]
@@ -71,7 +71,7 @@ class ConversationName:
 
 @dataclass(frozen=True)
 class ConversationPage:
-    """Conversations in the order of their names; `next` is the `after` of the next page, None on the last."""
+    """Names of conversations in order; `next` is the `after` of the next page, None on the last."""
 
     conversations: list[ConversationName]
     next: str | None = None
@@ -79,7 +79,7 @@ class ConversationPage:
 
 @dataclass(frozen=True)
 class ConversationSummary:
-    """What a conversation was like so far, by speaker; `time_constant` is that of the moods, in seconds."""
+    """Summary of a conversation by speaker; `time_constant` is that of the moods, in seconds."""
 
     conversation: str
     turns: int

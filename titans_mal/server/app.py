@@ -32,13 +32,13 @@ def create_app(
     log_name: Callable[[str], str] | None = None,
     alerts: Alerts | None = None,
 ) -> FastAPI:
-    """The application; when it stops, it closes the pool, which scores what waits and saves all states.
+    """Create the application; at shutdown it closes the pool, which scores waiting turns and saves all states.
 
     Args:
-        pool: that scores the turns.
+        pool: scores the turns.
         settings: None = the defaults.
-        log_name: what stands for a conversation's name in logs; None: a hash with a key of this process.
-        alerts: that are sent of the pool's turns; None: none are.
+        log_name: returns the name under which a conversation appears in logs; None: a keyed hash.
+        alerts: sent for the pool's turns; None: no alerts.
     """
     service = Service(pool, settings or ServerSettings(), alerts)
 
@@ -61,7 +61,7 @@ def create_app(
 
 @contextlib.asynccontextmanager
 async def _lifespan(service: Service) -> AsyncIterator[None]:
-    """Forget conversations in time while the server runs; in the end, answer what waits and save all states."""
+    """Forget expired conversations while the server runs; at the end, answer waiting turns and save all states."""
     forgetting = asyncio.create_task(_forget_expired(service))
     yield
     forgetting.cancel()

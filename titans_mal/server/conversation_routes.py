@@ -26,9 +26,9 @@ from .service import Service, bearer
 from .uploads import AUDIO_BODY, read_audio
 
 
-Name = Annotated[str, Path(min_length=1, max_length=200, description="Of the conversation; a new one begins it.")]
+Name = Annotated[str, Path(min_length=1, max_length=200, description="Name of the conversation; created if new.")]
 RetryKey = Annotated[
-    str | None, Header(max_length=200, description="Of this turn: a request that repeats it adds none.")
+    str | None, Header(max_length=200, description="Key of this turn: repeated requests with it add no turn.")
 ]
 
 
@@ -54,14 +54,14 @@ def conversation_routes(service: Service) -> APIRouter:
     async def turns(
         name: Name, request: Request, query: Annotated[TurnQuery, Query()], idempotency_key: RetryKey = None
     ) -> TurnAnswer | TurnList:
-        """Score the next turn of a conversation: a sound file as the body, or as the file `audio` of a form.
+        """Score the next turn of a conversation: an audio file as the body, or as the file `audio` of a form.
 
-        With `channels=2&speakers=caller,agent` the file holds a talker on each channel: each is cut at its own
-        pauses, and the answer holds the turns of all, in the order of their ends.
+        With `channels=2&speakers=caller,agent` the file has one speaker per channel: each channel is split at its own
+        pauses, and the response holds the turns of all, in the order of their ends.
 
-        A request that the client gives up after its body was sent is processed all the same. One that is answered
-        with 504 says whether its turn was withdrawn. Sent again with the same `Idempotency-Key`, a turn that was
-        written is answered and not written twice.
+        A request is processed even if the client disconnects after sending its body. A 504 response says whether the
+        turn was withdrawn. If a request is repeated with the same `Idempotency-Key`, a turn that was already written
+        is returned and not written again.
         """
         with service.limit.place(name):
             body = await read_audio(request, service.settings)
@@ -70,7 +70,7 @@ def conversation_routes(service: Service) -> APIRouter:
 
     @router.get("")
     async def names(query: Annotated[PageQuery, Query()]) -> ConversationPage:
-        """The names of the conversations that are not forgotten, page by page."""
+        """The names of all stored conversations, page by page."""
         known = await run_in_threadpool(pool.names)
         first = 0 if query.after is None else bisect.bisect_right(known, query.after)
         page = known[first : first + query.limit]
@@ -79,10 +79,10 @@ def conversation_routes(service: Service) -> APIRouter:
 
     @router.get("/{name}/summary", responses=_errors(404))
     async def summary(name: Name, query: Annotated[SummaryQuery, Query()]) -> ConversationSummary:
-        """What a conversation was like so far, by speaker.
+        """Summary of a conversation by speaker.
 
-        The share of each emotion, the rolling mood, the longest run, the last change, and the line of each dimension
-        that the model has, as valence.
+        The share of each emotion, the rolling mood, the longest run, the last change, and the course of each dimension
+        of the model, such as valence.
         """
         turns = await known_turns(name)
         return ConversationSummary(name, len(turns), query.time_constant, summarize(turns, **query.model_dump()))
@@ -95,7 +95,7 @@ def conversation_routes(service: Service) -> APIRouter:
 
     @router.delete("/{name}", status_code=204)
     async def forget(name: Name, _: Annotated[NoQuery, Query()]) -> None:
-        """Forget a conversation: its state, its turns, and its name."""
+        """Delete a conversation: its state, its turns, and its name."""
         await run_in_threadpool(service.forget, name)
 
     return router

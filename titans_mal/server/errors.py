@@ -1,4 +1,4 @@
-"""Why a turn is refused: the status that a client gets, and the reason by which metrics count it."""
+"""Errors of requests: status for the client, and reason for metrics."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ RETRY = {"Retry-After": "1"}
 
 
 class Refused(HTTPException):
-    """A turn that is refused.
+    """A rejected turn.
 
     Args:
-        status: of HTTP.
-        detail: that the client reads.
-        reason: by which metrics count it.
-        headers: of the answer.
+        status: HTTP status.
+        detail: message for the client.
+        reason: label in metrics.
+        headers: of the response.
     """
 
     def __init__(self, status: int, detail: str, reason: str, headers: dict[str, str] | None = None):
@@ -33,7 +33,7 @@ class Refused(HTTPException):
 
 
 def reason_of(error: Exception) -> str:
-    """The reason of an error that a turn ended with."""
+    """The reason, for metrics, of an error of a turn."""
     if isinstance(error, Refused):
         return error.reason
     if isinstance(error, RequestValidationError | WebSocketRequestValidationError):
@@ -48,15 +48,15 @@ def reason_of(error: Exception) -> str:
 
 
 def request_id(scope: Scope) -> str | None:
-    """The id of a request, which `Gate` gave it."""
+    """The id that `Gate` gave a request."""
     return scope.get("state", {}).get("request_id")
 
 
 def answer_errors(app: FastAPI, count: Callable[[str], None]) -> None:
-    """Answer each error with its detail and the request's id, and count refused turns by reason."""
+    """Answer errors with their detail and the request's id, and count rejected turns by reason."""
 
     def answer(request: Request, error: Exception, status: int, detail: str, headers=None) -> JSONResponse:
-        if request.method == "POST":  # as turns are sent, and nothing else
+        if request.method == "POST":  # only turns are sent by POST
             count(reason_of(error))
         return JSONResponse({"detail": detail, "request_id": request_id(request.scope)}, status, headers)
 
@@ -89,7 +89,7 @@ def answer_errors(app: FastAPI, count: Callable[[str], None]) -> None:
 
 
 def close_reason(error: object) -> str:
-    """An error in as many bytes as the closing of a WebSocket has room for."""
+    """An error message cut to the bytes that a WebSocket close frame may hold."""
     return str(error).encode("utf-8", "replace")[:120].decode("utf-8", "ignore")
 
 

@@ -1,4 +1,4 @@
-"""Turns that come as files: one of a speaker, or all of a file with a talker on each channel."""
+"""Turns that are sent as files: a single turn, or all turns of a file with one speaker per channel."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ async def add_turn(service: Service, name: str, body: bytes, query: TurnQuery, r
             body,
             speaker=query.speaker,
             start=query.start,
-            anew=query.anew,
+            reset=query.is_reset,
             max_seconds=service.settings.max_seconds,
             retry_key=retry_key,
             settings=query.label_settings(service.pool.label_settings),
@@ -42,16 +42,16 @@ async def add_turn(service: Service, name: str, body: bytes, query: TurnQuery, r
 
 
 async def add_channels(service: Service, name: str, body: bytes, query: TurnQuery, retry_key: str | None) -> TurnList:
-    """Score what is said on each channel of a file, in the order of the turns' ends.
+    """Score the turns on each channel of a file, in the order of their ends.
 
-    A turn that cannot be used is among the errors, and the others are scored; errors otherwise as `add_turn`.
+    Unusable turns are reported as errors, and the others are scored; other errors as in `add_turn`.
     """
     pool, speakers = service.pool, query.channel_speakers
     try:
         turns = await run_in_threadpool(channel_turns, body, speakers, max_seconds=service.settings.max_seconds)
     except AudioTooLong:
         raise _too_long(service) from None
-    offset = query.start if query.start is not None else await _end_of(service, name, anew=query.anew)
+    offset = query.start if query.start is not None else await _end_of(service, name, is_reset=query.is_reset)
     answers = TurnList(name, [])
     for place, (channel, turn) in enumerate(turns):
         start = offset + turn.start
@@ -63,7 +63,7 @@ async def add_channels(service: Service, name: str, body: bytes, query: TurnQuer
                 RATE,
                 speaker=speakers[channel],
                 start=start,
-                anew=query.anew and not answers.turns,
+                reset=query.is_reset and not answers.turns,
                 retry_key=None if retry_key is None else f"{place}:{retry_key}",
                 settings=query.label_settings(pool.label_settings),
             )
@@ -74,24 +74,24 @@ async def add_channels(service: Service, name: str, body: bytes, query: TurnQuer
     return answers
 
 
-async def _end_of(service: Service, name: str, *, anew: bool) -> float:
-    """Seconds at which a conversation ends so far; its last turn need not be the one that ends last."""
-    turns = [] if anew else await run_in_threadpool(service.pool.history, name)
+async def _end_of(service: Service, name: str, *, is_reset: bool) -> float:
+    """Seconds at which a conversation ends so far; the last turn is not always the one that ends last."""
+    turns = [] if is_reset else await run_in_threadpool(service.pool.history, name)
     return max((turn.end for turn in turns), default=0.0)
 
 
 def turn_error(speaker: str | None, start: float, end: float, error: Exception) -> str:
-    """What a client reads of a turn that was cut out and cannot be scored."""
+    """The message for a turn that was cut out and cannot be scored."""
     who = "" if speaker is None else f" of {speaker}"
     return f"The turn{who} from {start:.2f} to {end:.2f} s: {getattr(error, 'detail', error)}"
 
 
 def _too_long(service: Service) -> Refused:
-    return Refused(413, f"A turn lasts up to {service.settings.max_seconds:g} s.", "too_long")
+    return Refused(413, f"A turn may last up to {service.settings.max_seconds:g} s.", "too_long")
 
 
 async def _answer(service: Service, name: str, future: TurnFuture, query: TurnQuery) -> TurnAnswer:
-    """The answer to a turn, which is withdrawn where it takes too long and has not begun."""
+    """The result of a turn, which is withdrawn if it takes too long and has not begun."""
     seconds = service.settings.turn_seconds
     try:
         turn = await asyncio.wait_for(asyncio.wrap_future(future), seconds)

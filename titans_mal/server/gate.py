@@ -1,4 +1,4 @@
-"""What every request passes: it gets an id, its names are UTF-8, and logs do not tell who talks with whom."""
+"""Middleware for every request: assigns an id, checks that names are UTF-8, and logs without names."""
 
 from __future__ import annotations
 
@@ -22,25 +22,25 @@ __all__ = ["Gate", "log_config", "name_hash"]
 
 _CONVERSATION = re.compile(r"(/conversations/)([^/]+)(.*)", re.DOTALL)
 _OPERATIONS = ("/metrics", "/docs", "/redoc", "/openapi.json", "/asyncapi.json")
-# An id that a client or a proxy gives a request is kept where it looks like one.
+# A client's or proxy's request id is kept if it has this form.
 _REQUEST_ID = re.compile(rb"[\w.:/+=-]{1,128}")
 _ID_HEADER = b"x-request-id"
 
 
 def name_hash() -> Callable[[str], str]:
-    """A function that gives the same short text for the same name, with a key of this process that nobody knows."""
+    """A function that maps a name to a short hash, keyed with a random key of this process."""
     key = secrets.token_bytes(32)
     return lambda name: hmac.new(key, name.encode("utf-8", "surrogatepass"), hashlib.sha256).hexdigest()[:12]
 
 
 class Gate:
-    """ASGI middleware: gives each request an id (the client's `X-Request-ID`, or a new one), which its answer has too,
-    refuses names that are not UTF-8, may protect operations, and logs each request in a line.
+    """ASGI middleware: gives each request an id (the client's `X-Request-ID`, or a new one), also in its response,
+    rejects names that are not UTF-8, may protect operations, and logs each request on one line.
 
     Args:
-        app: behind it.
-        log_name: what stands for a conversation's name in logs; queries are not logged.
-        is_allowed: whether a request may see metrics and documentation.
+        app: the wrapped application.
+        log_name: returns the name under which a conversation appears in logs; queries are not logged.
+        is_allowed: whether a request may access metrics and documentation.
     """
 
     def __init__(self, app: ASGIApp, *, log_name: Callable[[str], str], is_allowed: Callable[[Scope], bool]):
@@ -85,8 +85,8 @@ class Gate:
             try:
                 unquote_to_bytes(part).decode()
             except UnicodeDecodeError:
-                # Decoded with replacements, several names would be one.
-                return _answer(scope, 422, "A name or a parameter in the address is not UTF-8.")
+                # Decoding with replacement would map several names to one.
+                return _answer(scope, 422, "A name or parameter in the URL is not UTF-8.")
         if scope["path"].startswith(_OPERATIONS) and not self._is_allowed(scope):
             return _answer(scope, 401, "The bearer token is missing or wrong.")
         return None

@@ -1,4 +1,4 @@
-"""How many conversations and streams a server takes."""
+"""Limits for the number of conversations and streams."""
 
 from __future__ import annotations
 
@@ -11,32 +11,32 @@ from .errors import Refused
 
 
 class ConversationLimit:
-    """Counts the conversations that are not forgotten, and those that begin just now.
+    """Counts stored conversations, and those that are being created.
 
     Args:
-        most: conversations, and open streams.
-        time_to_live: seconds after which a conversation that nobody used does not count.
+        most: maximal number of conversations, and of open streams.
+        time_to_live: seconds after which an unused conversation does not count.
     """
 
     def __init__(self, most: int, time_to_live: float):
         self._most, self._time_to_live = most, time_to_live
         self._used_at: OrderedDict[str, float] = OrderedDict()
-        # Turns that are being processed, of each conversation: its place is taken before it is known to begin.
+        # Number of turns in progress per conversation, which reserves its place before it is created.
         self._begun: Counter[str] = Counter()
         self._streams = 0
 
     @contextlib.contextmanager
     def place(self, name: str) -> Iterator[None]:
-        """A place for a turn of a conversation; a new one has it for good once the block ends without an error.
+        """Reserve a place for a turn of a conversation; a new conversation keeps it if the block succeeds.
 
         Raises:
-            Refused: with 503, for a new conversation beyond the bound.
+            Refused: with 503, for a new conversation beyond the limit.
         """
         self.forget_expired()
         if name not in self._used_at and len(self._used_at.keys() | (self._begun.keys() | {name})) > self._most:
             raise Refused(
                 503,
-                f"{self._most} conversations go on, which is as many as may.",
+                f"The limit of {self._most} conversations is reached.",
                 "conversations",
                 {"Retry-After": "60"},
             )
@@ -51,13 +51,13 @@ class ConversationLimit:
 
     @contextlib.contextmanager
     def stream(self) -> Iterator[None]:
-        """A place for an open stream, which is not yet a conversation: that begins with its first turn.
+        """Reserve a place for an open stream, which becomes a conversation with its first turn.
 
         Raises:
-            Refused: with 503, for one beyond the bound.
+            Refused: with 503, beyond the limit.
         """
         if self._streams >= self._most:
-            raise Refused(503, f"{self._most} streams are open, which is as many as may.", "streams")
+            raise Refused(503, f"The limit of {self._most} open streams is reached.", "streams")
         self._streams += 1
         try:
             yield
@@ -65,12 +65,12 @@ class ConversationLimit:
             self._streams -= 1
 
     def use(self, name: str) -> None:
-        """Count a conversation as used now."""
+        """Mark a conversation as used now."""
         self._used_at[name] = time.monotonic()
         self._used_at.move_to_end(name)
 
     def forget_expired(self) -> None:
-        """Forget the names of conversations that nobody used for their time to live."""
+        """Forget the names of expired conversations."""
         now = time.monotonic()
         while self._used_at and next(iter(self._used_at.values())) < now - self._time_to_live:
             self._used_at.popitem(last=False)

@@ -1,4 +1,4 @@
-"""What the server writes to its log: lines for people, or one JSON object a line."""
+"""The server's log: readable lines, or one JSON object per line."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from typing import Any
 
 logger = logging.getLogger("titans_mal.server")
 
-# What every record has; what a record has beside it was given to it as a field.
+# Standard attributes of records; all others are extra fields.
 _RECORD = {*vars(logging.makeLogRecord({})), "message", "asctime", "color_message", "taskName"}
 
 
 class JsonFormatter(logging.Formatter):
-    """A record as a JSON object: time, level, logger, message, the fields it was given, and the traceback."""
+    """A record as JSON: time, level, logger, message, extra fields, and traceback."""
 
     def format(self, record: logging.LogRecord) -> str:
         line: dict[str, Any] = {
@@ -32,17 +32,17 @@ class JsonFormatter(logging.Formatter):
 
 
 class _WithoutPaths(logging.Filter):
-    """Leaves out the lines in which uvicorn names the address of a WebSocket."""
+    """Drops the lines in which uvicorn logs the address of a WebSocket."""
 
     def filter(self, record: logging.LogRecord) -> bool:
         return '"WebSocket ' not in str(record.msg)
 
 
 def log_config(*, as_json: bool = False) -> dict:
-    """uvicorn's logging, with the lines of `Gate` in place of its own, which hold names and queries.
+    """uvicorn's logging configuration, with `Gate`'s access lines instead of uvicorn's, which contain names.
 
     Args:
-        as_json: one JSON object a line, also of warnings of this package and of transformers.
+        as_json: one JSON object per line, also for warnings of this package and of transformers.
     """
     from uvicorn.config import LOGGING_CONFIG
 

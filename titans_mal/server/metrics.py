@@ -1,4 +1,4 @@
-"""What Prometheus reads: counters of the pool, and histograms, which add up over servers."""
+"""Metrics for Prometheus: counters of the pool, and histograms that can be summed over servers."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ from ..live.turns import TurnEmotion
 _SECONDS = (0.005, 0.01, 0.02, 0.03, 0.05, 0.075, 0.1, 0.15, 0.2, 0.3, 0.5, 0.75, 1, 1.5, 2, 3, 5, 10, 30, 60)
 _TURNS = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64, 128, 256, 512, 1024)
 _COUNTERS = {
-    "turns": ("turns", "Turns that were answered."),
-    "failures": ("failures", "Turns that failed after they had waited."),
-    "evicted": ("evicted_states", "States that left memory for where states lie."),
-    "restored": ("restored_states", "States that were read from where they lie."),
-    "expired": ("expired_states", "States at hand that were forgotten after their time to live."),
-    "lost": ("lost_states", "Conversations that go on without what a killed process had in memory."),
+    "turns": ("turns", "Scored turns."),
+    "failures": ("failures", "Turns that failed after waiting."),
+    "evicted": ("evicted_states", "States moved from memory to storage."),
+    "restored": ("restored_states", "States restored from storage."),
+    "expired": ("expired_states", "States in memory that expired."),
+    "lost": ("lost_states", "Conversations that continue without the state of a killed process."),
 }
 
 
 class PoolCollector(Collector):
-    """Asks a pool for its counters when Prometheus asks for them."""
+    """Reads a pool's counters when Prometheus requests them."""
 
     def __init__(self, pool: ConversationPool):
         self._pool = pool
@@ -34,12 +34,12 @@ class PoolCollector(Collector):
         counters = self._pool.counters()
         for key, (name, text) in _COUNTERS.items():
             yield CounterMetricFamily(f"titans_mal_{name}", text, value=counters[key])
-        yield GaugeMetricFamily("titans_mal_waiting", "Turns that wait.", value=counters["waiting"])
-        yield GaugeMetricFamily("titans_mal_live", "Conversations at hand.", value=counters["live"])
+        yield GaugeMetricFamily("titans_mal_waiting", "Waiting turns.", value=counters["waiting"])
+        yield GaugeMetricFamily("titans_mal_live", "Conversations in memory.", value=counters["live"])
 
 
 class ServerMetrics(PoolObserver):
-    """The metrics of a server; no name of a conversation or a speaker is in them.
+    """The metrics of a server; they contain no names of conversations or speakers.
 
     Args:
         pool: whose turns are counted.
@@ -53,13 +53,13 @@ class ServerMetrics(PoolObserver):
         self.registry.register(PoolCollector(pool))
         self._latency = Histogram(
             "titans_mal_latency_seconds",
-            "From submission of a turn to its answer.",
+            "Seconds from the submission of a turn to its answer.",
             buckets=_SECONDS,
             registry=self.registry,
         )
         self._stages = Histogram(
             "titans_mal_stage_seconds",
-            "Of each stage of a turn: detect, decode, wait, forward, store.",
+            "Seconds of each stage of a turn: detect, decode, wait, forward, store.",
             ["stage"],
             buckets=_SECONDS,
             registry=self.registry,
@@ -69,15 +69,15 @@ class ServerMetrics(PoolObserver):
         )
         self._queue = Histogram(
             "titans_mal_queue_turns",
-            "Turns that waited when a turn came, with it.",
+            "Waiting turns when a turn arrives, including it.",
             buckets=_TURNS,
             registry=self.registry,
         )
         self._refused = Counter(
-            "titans_mal_refused_turns", "Turns that were refused, by reason.", ["reason"], registry=self.registry
+            "titans_mal_refused_turns", "Rejected turns, by reason.", ["reason"], registry=self.registry
         )
         self._alerts = Counter(
-            "titans_mal_alerts", "Tries to send an alert, by outcome.", ["outcome"], registry=self.registry
+            "titans_mal_alerts", "Attempts to send an alert, by outcome.", ["outcome"], registry=self.registry
         )
         pool.observe(self)
 
@@ -98,5 +98,5 @@ class ServerMetrics(PoolObserver):
         self._alerts.labels(outcome).inc()
 
     def refused(self, reason: str) -> None:
-        """A turn was refused."""
+        """A turn was rejected."""
         self._refused.labels(reason).inc()

@@ -1,4 +1,4 @@
-"""What those ask for who run the server.
+"""Routes for operators.
 
 Annotations are evaluated here: FastAPI reads them.
 """
@@ -21,19 +21,19 @@ def operation_routes(service: Service) -> APIRouter:
 
     @router.get("/health", responses={503: {"model": ErrorAnswer}})
     async def health(_: Annotated[NoQuery, Query()]) -> Health:
-        """Whether the server takes turns."""
+        """Whether the server accepts turns."""
         if service.pool.is_closed:
-            raise HTTPException(503, "The server is about to stop.")
+            raise HTTPException(503, "The server is shutting down.")
         return Health("ok", __version__)
 
     @router.get("/metrics", response_class=Response)
     def metrics(_: Annotated[NoQuery, Query()]) -> Response:
-        """For Prometheus."""
+        """Metrics for Prometheus."""
         return Response(generate_latest(service.metrics.registry), media_type=CONTENT_TYPE_LATEST)
 
     @router.get("/asyncapi.json")
     def stream_protocol(_: Annotated[NoQuery, Query()]) -> dict[str, Any]:
-        """The WebSocket's protocol, as AsyncAPI."""
+        """The WebSocket protocol, as AsyncAPI."""
         return asyncapi()
 
     return router

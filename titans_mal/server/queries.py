@@ -1,8 +1,9 @@
-"""The query parameters of each address; others are rejected by name.
+"""Query parameters of each route; unknown ones are rejected by name.
 
 Annotations are evaluated here, by pydantic.
 """
 
+import warnings
 from dataclasses import replace
 from typing import Annotated, Any
 
@@ -32,19 +33,19 @@ class NoQuery(BaseModel):
 
 
 class LabelQuery(NoQuery):
-    """How labels are chosen; what is not given is as the server has it."""
+    """How labels are chosen; defaults are the server's."""
 
-    labels: str | None = Field(None, description="Choose among these alone: neutral,sad,...")
-    unknown_below: float | None = Field(None, ge=0, le=1, description="A less probable label is 'unknown'.")
+    labels: str | None = Field(None, description="Choose among these labels only: neutral,sad,...")
+    unknown_below: float | None = Field(None, ge=0, le=1, description="Below this probability a label is 'unknown'.")
     temperature: float | None = Field(
-        None, gt=0, allow_inf_nan=False, description="Divides the logits, in place of the model's own."
+        None, gt=0, allow_inf_nan=False, description="Divides the logits, instead of the model's temperature."
     )
     score: str | None = Field(
-        None, description="Answer the emotion of these speakers alone: caller,...; others are written to the memory."
+        None, description="Return only the emotions of these speakers: caller,...; all turns are written to memory."
     )
 
     def label_settings(self, default: LabelSettings) -> LabelSettings:
-        """The server's settings, but for what was given."""
+        """The server's settings with the given changes."""
         given: dict[str, Any] = self.model_dump(
             include={"labels", "unknown_below", "temperature", "score"}, exclude_none=True
         )
@@ -53,37 +54,45 @@ class LabelQuery(NoQuery):
 
 
 class ChannelQuery(LabelQuery):
-    """Who talks: one speaker, or one on each channel."""
+    """Speaker of mono audio, or speakers of the channels."""
 
-    speaker: Speaker = Field(None, description="Who talks, in mono audio.")
-    channels: int = Field(1, ge=1, le=_MOST_CHANNELS, description="Of the audio, each with a talker of its own.")
-    speakers: str | None = Field(None, description="Who talks on each channel: caller,agent.")
-    debug: bool = Field(False, description="Answer the seconds of each stage of a turn.")
+    speaker: Speaker = Field(None, description="The speaker of mono audio.")
+    channels: int = Field(1, ge=1, le=_MOST_CHANNELS, description="Number of channels, with one speaker each.")
+    speakers: str | None = Field(None, description="The speaker on each channel: caller,agent.")
+    debug: bool = Field(False, description="Include the seconds of each stage of a turn.")
 
     @model_validator(mode="after")
     def _talkers(self):
         names = self.channel_speakers
         if self.channels > 1 and (len({*names} - {""}) != self.channels or len(names) != self.channels):
             raise ValueError(
-                f"speakers name who talks on each of {self.channels} channels, all different: caller,agent."
+                f"speakers must name a different speaker for each of {self.channels} channels, as in caller,agent."
             )
         if self.channels > 1 and self.speaker is not None:
-            raise ValueError("speaker is of mono audio; of several channels give speakers.")
+            raise ValueError("speaker is for mono audio; for several channels give speakers.")
         if self.channels == 1 and self.speakers is not None:
-            raise ValueError("speakers are of several channels: give channels=2, or speaker.")
+            raise ValueError("speakers is for several channels: give channels=2, or speaker.")
         if any(len(name) > 200 for name in names):
-            raise ValueError("A speaker has a name of up to 200 characters.")
+            raise ValueError("The name of a speaker may have up to 200 characters.")
         return self
 
     @property
     def channel_speakers(self) -> list[str]:
-        """Who talks on each of several channels."""
+        """The speaker on each of several channels."""
         return [] if self.speakers is None else _names(self.speakers)
 
 
 class TurnQuery(ChannelQuery):
-    start: float | None = Field(None, description="Seconds; None: as the turn before ends.")
-    anew: bool = Field(False, description="Forget what was said so far.")
+    start: float | None = Field(None, description="Seconds. Default: the end of the previous turn.")
+    reset: bool = Field(False, description="Start the conversation from scratch.")
+    anew: bool = Field(False, description="Deprecated name of reset.", deprecated=True)
+
+    @property
+    def is_reset(self) -> bool:
+        """Whether the conversation is to start from scratch, under either name."""
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", DeprecationWarning)
+            return self.reset or self.anew
 
 
 class StreamQuery(ChannelQuery):
@@ -91,13 +100,13 @@ class StreamQuery(ChannelQuery):
 
 
 class PageQuery(NoQuery):
-    limit: int = Field(100, ge=1, le=1000, description="Names on a page.")
-    after: str | None = Field(None, max_length=200, description="The last name of the page before.")
+    limit: int = Field(100, ge=1, le=1000, description="Number of names on a page.")
+    after: str | None = Field(None, max_length=200, description="The last name of the previous page.")
 
 
 class SummaryQuery(NoQuery):
     time_constant: float = Field(
-        30.0, gt=0, allow_inf_nan=False, description="Seconds of the exponential mean that is the rolling mood."
+        30.0, gt=0, allow_inf_nan=False, description="Time constant of the rolling mood, in seconds."
     )
 
 

@@ -1,4 +1,4 @@
-"""States of conversations in Redis, for several servers that hear the same conversations."""
+"""Conversation states in Redis, for several servers of the same conversations."""
 
 from __future__ import annotations
 
@@ -15,19 +15,20 @@ from ..modeling.conversation_store import ConversationInUse, state_key
 
 
 class RedisStates:
-    """What `ConversationStore` asks of its `states`, in Redis.
+    """The interface that `ConversationStore` expects of its `states`, in Redis.
 
     Args:
         url: "redis://host:port/db".
         prefix: of all keys.
-        lock_seconds: after which a conversation is free again whose server went away while it processed a turn. A
-            server that goes on renews its locks meanwhile, so a turn may take longer.
-        most_seconds: for which a lock is renewed; a turn that takes longer hangs.
-        wait_seconds: for a conversation that is in use elsewhere.
+        lock_seconds: after which the lock of a conversation expires if its server has disappeared. A running server
+            renews its locks, so a turn may take longer.
+        most_seconds: maximal time for which a lock is renewed; a turn that takes longer is stuck.
+        wait_seconds: maximal time to wait for a conversation that is in use elsewhere.
 
     Raises:
-        OSError: from its methods, where Redis does not answer, or did not for `lock_seconds` during a turn, so that
-            the conversation may be another server's by now.
+        OSError: from its methods, if Redis does not answer, or has not for `lock_seconds` during a turn, so that
+        another
+            server may have taken the conversation.
         ConversationInUse: from `lock`.
     """
 
@@ -45,7 +46,7 @@ class RedisStates:
         self._prefix, self._lock_seconds, self._wait_seconds = prefix, lock_seconds, wait_seconds
         self._most_seconds = most_seconds
         self._held: dict[str, Lock] = {}
-        # Renews the locks of the turns that are being processed; there is one while there are locks.
+        # Renews the locks of turns in progress; exists while there are locks.
         self._guard = threading.Lock()
         self._renewer: threading.Thread | None = None
         with _as_os_error():
@@ -60,7 +61,7 @@ class RedisStates:
     def write(self, name: str, content: bytes, seconds: float) -> None:
         with _as_os_error():
             if name in self._held:
-                # Raises where the lock ran out: the state may be another's. Else there is time to write.
+                # Raises if the lock has expired, since the state may now be another server's.
                 self._held[name].reacquire()
             seconds = min(seconds, 1e9)
             self._redis.set(self._key(name), content, px=max(1, round(seconds * 1000)))
@@ -79,22 +80,22 @@ class RedisStates:
         return sorted(name.decode() for name in stored if isinstance(name, bytes))
 
     def claim(self, conversation: str, rule: str, seconds: float) -> bool:
-        """Whether no server has claimed a rule of a conversation within the seconds that were given then."""
+        """Whether no server has claimed a rule of a conversation within the claim's seconds."""
         with _as_os_error():
             return bool(self._redis.set(self._claim(conversation, rule), 1, px=round(seconds * 1000), nx=True))
 
     def forget_claims(self, conversation: str, rules: Iterable[str]) -> None:
-        """Forget what was claimed of a conversation."""
+        """Forget the claims of a conversation."""
         keys = [self._claim(conversation, rule) for rule in rules]
         with _as_os_error():
             self._redis.delete(*keys)
 
     def forget_old(self) -> None:
-        """Nothing to do: Redis forgets by itself."""
+        """Nothing to do: Redis expires keys itself."""
 
     @contextlib.contextmanager
     def lock(self, name: str) -> Iterator[None]:
-        """Keep a conversation to oneself."""
+        """Lock a conversation."""
         lock = self._redis.lock(
             f"{self._key(name)}:lock",
             timeout=self._lock_seconds,
@@ -115,12 +116,12 @@ class RedisStates:
         finally:
             with self._guard:
                 del self._held[name]
-            # One that could not be renewed is somebody else's by now; `write` has reported it.
+            # Another server may hold a lock that could not be renewed; `write` has reported it.
             with contextlib.suppress(redis.RedisError):
                 lock.release()
 
     def _renew(self) -> None:
-        """Renew the locks that are held, several times before they run out, until there are none."""
+        """Renew all held locks, several times before they expire, until there are none."""
         since: dict[Lock, float] = {}
         while True:
             time.sleep(self._lock_seconds / 4)
@@ -133,13 +134,13 @@ class RedisStates:
             since = {lock: since.get(lock, now) for lock in held}
             for lock, began in since.items():
                 if now - began < self._most_seconds:
-                    # A lock that was let go of, or lost, cannot be had again by renewing it.
+                    # A lock that was released or lost must not be renewed.
                     with contextlib.suppress(redis.RedisError):
                         lock.reacquire()
 
     @property
     def _names(self) -> str:
-        """The key of a sorted set: names by when their states run out."""
+        """The key of a sorted set: names by the time when their states expire."""
         return f"{self._prefix}:names"
 
     def _claim(self, conversation: str, rule: str) -> str:

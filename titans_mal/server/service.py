@@ -1,4 +1,4 @@
-"""What the server's routes share: the pool, its bounds, and who may use it."""
+"""Shared by the server's routes: the pool, its limits, and authorisation."""
 
 from __future__ import annotations
 
@@ -18,19 +18,19 @@ from .metrics import ServerMetrics
 from .settings import ServerSettings
 
 
-# So that `/docs` has a field for the token.
+# Adds a field for the token to `/docs`.
 bearer = HTTPBearer(auto_error=False)
 
 
 @dataclass
 class Service:
-    """A server's parts.
+    """The parts of a server.
 
     Attributes:
-        pool: that scores turns.
-        settings: bounds.
-        limit: places of conversations and streams.
-        alerts: None: there are none.
+        pool: scores turns.
+        settings: of the server.
+        limit: counts conversations and streams.
+        alerts: None: no alerts.
         metrics: for Prometheus.
     """
 
@@ -48,25 +48,25 @@ class Service:
             self.alerts.webhook.count = self.metrics.alert
 
     def forget(self, name: str) -> None:
-        """Forget a conversation, and all that is known of it."""
+        """Forget a conversation and everything known about it."""
         self.pool.forget(name)
         self.limit.forget(name)
         if self.alerts is not None:
             self.alerts.forget(name)
 
     def forget_expired(self) -> None:
-        """Forget the conversations that nobody used for their time to live."""
+        """Forget expired conversations."""
         self.pool.forget_expired()
         self.limit.forget_expired()
 
     def is_allowed(self, connection: HTTPConnection) -> bool:
-        """Whether a request or a WebSocket carries the token, where one is asked for."""
+        """Whether a request or WebSocket carries the token, if one is required."""
         if self.settings.token is None:
             return True
         scheme, sent = get_authorization_scheme_param(connection.headers.get("authorization"))
         return scheme.lower() == "bearer" and secrets.compare_digest(sent.encode(), self.settings.token.encode())
 
     def check_token(self, request: Request) -> None:
-        """Refuse a request without the token."""
+        """Reject a request without the token."""
         if not self.is_allowed(request):
             raise Refused(401, "The bearer token is missing or wrong.", "token", {"WWW-Authenticate": "Bearer"})

@@ -1,4 +1,4 @@
-"""The bounds of a server."""
+"""Settings of a server."""
 
 from __future__ import annotations
 
@@ -7,21 +7,21 @@ from dataclasses import asdict, dataclass
 
 @dataclass(frozen=True)
 class ServerSettings:
-    """Bounds of a server.
+    """Limits of a server.
 
     Attributes:
-        token: that a client must send as "Authorization: Bearer ..."; None: none is asked for.
-        max_megabytes: of the body of a turn.
-        max_seconds: of the audio of a turn, as it is decoded: a small file may hold much, and its header may lie.
-        max_conversations: that are not forgotten; a new one beyond them is refused.
-        time_to_live: seconds after which a conversation counts no more that nobody used; that of the pool.
-        turn_seconds: that the sending of a turn may take, and the answer.
-        stream_seconds: that a WebSocket may be open.
-        idle_seconds: that the client of a WebSocket may send nothing.
-        protect_operations: ask for the token also where metrics and documentation are; /health is open.
+        token: that clients must send as "Authorization: Bearer ..."; None: no token is required.
+        max_megabytes: maximal size of the body of a turn.
+        max_seconds: maximal length of a turn, measured while decoding, since headers may be wrong.
+        max_conversations: maximal number of stored conversations; new ones beyond it are rejected.
+        time_to_live: seconds after which an unused conversation is forgotten; the same as the pool's.
+        turn_seconds: maximal time for sending a turn, and for answering it.
+        stream_seconds: maximal time that a WebSocket may be open.
+        idle_seconds: maximal time that the client of a WebSocket may send nothing.
+        protect_operations: also require the token for metrics and documentation; /health is open.
 
     Raises:
-        ValueError: for a bound that is not above 0, or an empty token.
+        ValueError: for a value that is not above 0, or an empty token.
     """
 
     token: str | None = None
@@ -37,8 +37,8 @@ class ServerSettings:
     def __post_init__(self):
         bounds = {name: value for name, value in asdict(self).items() if name not in ("token", "protect_operations")}
         if not all(value > 0 for value in bounds.values()):
-            raise ValueError(f"The bounds of a server are above 0, got {bounds}.")
+            raise ValueError(f"The limits of a server must be above 0, got {bounds}.")
         if self.token is not None and (not self.token or not self.token.isascii()):
-            raise ValueError("The token is empty or no ASCII: give one, or none at all.")
+            raise ValueError("The token must be ASCII and not empty; None means that no token is required.")
         if self.protect_operations and self.token is None:
-            raise ValueError("Without a token nothing is protected: give one beside protect_operations.")
+            raise ValueError("protect_operations needs a token.")

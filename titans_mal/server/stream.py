@@ -24,15 +24,15 @@ from .service import Service
 
 
 async def serve_stream(websocket: WebSocket, service: Service, name: str, query: StreamQuery) -> None:
-    """Score a stream until the client ends it, or one of the server's bounds does.
+    """Score a stream until the client ends it, or a limit is reached.
 
-    The client sends binary messages: pieces of audio, 16-bit integers, little-endian, at `sampling_rate`, of several
-    channels interleaved. The server cuts each channel at its pauses and answers each turn with a JSON message. A JSON
-    message of the client changes what follows: `{"speaker": "B"}` (the turn that goes on ends there; of one channel
-    only), `{"sampling_rate": 8000}`, or `{"end": true}` (the last turns end; the server answers them and closes). A
-    message that cannot be used is answered with `{"error": ...}` and changes nothing; so is a turn that cannot be
-    used, with its times. If a client disconnects during a turn, that turn is discarded. A conversation has one stream
-    at a time: turns are scored in the order of their ends.
+    The client sends binary messages: pieces of audio as 16-bit little-endian integers at `sampling_rate`, with several
+    channels interleaved. The server splits each channel at its pauses and answers each turn with a JSON message. JSON
+    messages of the client change what follows: `{"speaker": "B"}` (ends the open turn; mono only),
+    `{"sampling_rate": 8000}`, or `{"end": true}` (ends the open turns; the server answers them and closes). An invalid
+    message is answered with `{"error": ...}` and changes nothing, and so is an unusable turn, with its times. If a
+    client disconnects during a turn, that turn is discarded. A conversation has one stream at a time: turns are scored
+    in the order of their ends.
     """
     await websocket.accept()
     seconds = service.settings.stream_seconds
@@ -45,10 +45,10 @@ async def serve_stream(websocket: WebSocket, service: Service, name: str, query:
     except TimeoutError:
         await websocket.close(1008, f"A stream may be open for {seconds:g} s.")
     except (OSError, PoolError) as error:
-        # As where Redis does not answer: later it may.
+        # For example if Redis does not answer: the client may try again later.
         await websocket.close(1013, close_reason(error))
     except WebSocketDisconnect:
-        return  # there is nobody to answer
+        return  # the client is gone
 
 
 class _Stream:
@@ -63,7 +63,7 @@ class _Stream:
         self._pool.check(self._settings)
         self._detector = await run_in_threadpool(ChannelDetector, self._channels)
         turns = await run_in_threadpool(self._pool.history, self._name)
-        # Turns may overlap, so that the last one is not always the one that ends last.
+        # Turns may overlap, so the last one is not always the one that ends last.
         self._offset = max((turn.end for turn in turns), default=0.0)
         while True:
             message = await self._next_message()
@@ -91,7 +91,7 @@ class _Stream:
         if len(content) % (2 * self._channels):
             of_channels = "" if self._channels == 1 else f" of each of {self._channels} channels"
             raise ValueError(
-                f"Sound comes as 16-bit integers{of_channels}, and {len(content)} bytes are no whole number of them."
+                f"Audio must be 16-bit integers{of_channels}, but {len(content)} bytes are not a multiple."
             )
         samples = np.frombuffer(content, "<i2").reshape(-1, self._channels).T
         began = time.perf_counter()
@@ -102,12 +102,12 @@ class _Stream:
         """Whether the client ends the stream."""
         wanted = parse_json(text, "The message")
         if not isinstance(wanted, dict) or not wanted or {*wanted} - {"speaker", "sampling_rate", "end"}:
-            raise ValueError(f"A message holds speaker, sampling_rate or end, got {text[:200]}.")
+            raise ValueError(f"A message must hold speaker, sampling_rate or end, got {text[:200]}.")
         speaker, rate = wanted.get("speaker", self._speakers[0]), wanted.get("sampling_rate", self._rate)
         if type(rate) is not int or not isinstance(wanted.get("end", True), bool):
-            raise ValueError(f"sampling_rate is a whole number and end true, got {text[:200]}.")
+            raise ValueError(f"sampling_rate must be an integer and end true, got {text[:200]}.")
         if "speaker" in wanted and self._channels > 1:
-            raise ValueError(f"Who talks on each of {self._channels} channels does not change in a stream.")
+            raise ValueError(f"The speakers of {self._channels} channels cannot change within a stream.")
         check_rate(rate)
         check_speaker(speaker)
         if "speaker" in wanted or wanted.get("end"):
@@ -118,13 +118,13 @@ class _Stream:
         return wanted.get("end", False)
 
     async def _answer(self, turns: list[tuple[int, SpokenTurn]], seconds: float) -> None:
-        """Score turns of channels, which it took so many seconds to detect, and answer each."""
+        """Score turns of channels, whose detection took `seconds`, and answer each."""
         for channel, turn in turns:
             speaker, start, end = self._speakers[channel], self._offset + turn.start, self._offset + turn.end
             try:
                 answer = await self._score(turn, speaker, start, seconds)
             except (ValueError, OSError, PoolError, Refused) as error:
-                # The stream goes on, with whoever talks next.
+                # The stream continues with the next turn.
                 self._service.metrics.refused(reason_of(error))
                 await self._websocket.send_json({"error": turn_error(speaker, start, end, error)})
             else:

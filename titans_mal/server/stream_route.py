@@ -1,4 +1,4 @@
-"""The address of the WebSocket.
+"""The route of the WebSocket.
 
 Annotations are evaluated here: FastAPI reads them.
 """

@@ -1,4 +1,4 @@
-"""The audio that a request carries: as its body, or as the file `audio` of a form."""
+"""The audio of a request: its body, or the file `audio` of a form."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from .errors import Refused
 from .settings import ServerSettings
 
 
-# What a request with audio looks like, for the OpenAPI document.
+# Request bodies with audio, for the OpenAPI document.
 AUDIO_BODY = {
     "requestBody": {
         "required": True,
@@ -35,7 +35,7 @@ AUDIO_BODY = {
 
 
 class _InMemory(MultiPartParser):
-    # No audio is written to disk, not for a moment: the body is in memory, and bounded.
+    # Audio is never written to disk: the body is kept in memory, and bounded.
     spool_max_size = sys.maxsize
 
 
@@ -43,13 +43,13 @@ async def read_audio(request: Request, settings: ServerSettings) -> bytes:
     """The encoded audio of a request.
 
     Raises:
-        Refused: for a body that is empty, too large, too slow, given up, or a form without the one file `audio`.
+        Refused: for a body that is empty, too large, too slow or aborted, or a form without exactly one file `audio`.
     """
     body = await _body(request, settings)
     if request.headers.get("content-type", "").split(";")[0].strip().lower() == "multipart/form-data":
         body = await _file_of_form(request.headers, body)
     if not body:
-        raise Refused(422, "The body is empty: send a sound file.", "empty")
+        raise Refused(422, "The body is empty: send an audio file.", "empty")
     return body
 
 
@@ -64,22 +64,22 @@ async def _file_of_form(headers: Headers, body: bytes) -> bytes:
     audio = form.get("audio")
     if len(form.multi_items()) != 1 or not isinstance(audio, UploadFile):
         given = ", ".join(name[:40] for name, _ in form.multi_items()) or "nothing"
-        raise Refused(422, f"A form holds one file, audio, and settings are in the query; got {given}.", "form")
+        raise Refused(422, f"A form must hold one file, audio; settings belong in the query; got {given}.", "form")
     return await audio.read()
 
 
 async def _body(request: Request, settings: ServerSettings) -> bytes:
-    """The body, of which no more is read than is allowed, and for no longer."""
+    """The body, reading at most the allowed bytes and seconds."""
     pieces, size, most = [], 0, settings.max_megabytes * 1_000_000
     try:
         async with asyncio.timeout(settings.turn_seconds):
             async for piece in request.stream():
                 size += len(piece)
                 if size > most:
-                    raise Refused(413, f"A turn is a sound file of up to {settings.max_megabytes:g} MB.", "too_large")
+                    raise Refused(413, f"An audio file may have up to {settings.max_megabytes:g} MB.", "too_large")
                 pieces.append(piece)
     except TimeoutError:
-        raise Refused(408, f"The body did not come within {settings.turn_seconds:g} s.", "slow_body") from None
+        raise Refused(408, f"The body did not arrive within {settings.turn_seconds:g} s.", "slow_body") from None
     except ClientDisconnect:
-        raise Refused(400, "The client went away.", "gone") from None
+        raise Refused(400, "The client disconnected.", "gone") from None
     return b"".join(pieces)

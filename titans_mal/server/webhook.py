@@ -1,4 +1,4 @@
-"""Sending signed JSON to an address that is allowed, again where it fails."""
+"""Send signed JSON to an allowed address, with retries."""
 
 from __future__ import annotations
 
@@ -22,22 +22,22 @@ from urllib.parse import urlsplit
 
 logger = logging.getLogger("titans_mal.server")
 
-# Answers after which a webhook is tried again; others that are no success are final. Redirects are not followed.
+# Responses after which a webhook is retried; other failures are final. Redirects are not followed.
 _LATER = {408, 425, 429, *range(500, 600)}
 _Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 
 
 class AllowList:
-    """Where a webhook may be.
+    """Allowed addresses of webhooks.
 
     A host is allowed by its name, at its public addresses; networks ("10.1.0.0/16", "127.0.0.1") allow addresses,
-    private ones too, whatever name leads to them.
+    including private ones, under any name.
 
     Args:
         entries: names of hosts, addresses and networks.
 
     Raises:
-        ValueError: for none, or what is neither.
+        ValueError: for an empty list or an invalid entry.
     """
 
     def __init__(self, entries: Sequence[str]):
@@ -48,47 +48,47 @@ class AllowList:
                 self._networks.append(ipaddress.ip_network(entry))
             except ValueError:
                 if not entry or "/" in entry or ":" in entry:
-                    raise ValueError(f"An entry is the name of a host, or a network, got {entry!r}.") from None
+                    raise ValueError(f"An entry must be the name of a host or a network, got {entry!r}.") from None
                 self._hosts.add(entry.lower())
         if not entries:
-            raise ValueError("Nothing is allowed: name the hosts or networks to which alerts may go.")
+            raise ValueError("Nothing is allowed: give the hosts or networks to which alerts may be sent.")
 
     def addresses(self, host: str, port: int) -> list[str]:
-        """The addresses of a host, at each of which it is allowed.
+        """The addresses of a host, all of which must be allowed.
 
         Raises:
-            PermissionError: if it has one that is not allowed.
+            PermissionError: if an address is not allowed.
             OSError: if it has none.
         """
         found = [ipaddress.ip_address(info[4][0]) for info in socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)]
         for address in found:
             is_public = host.lower() in self._hosts and address.is_global and not address.is_multicast
             if not is_public and not any(address in network for network in self._networks):
-                raise PermissionError(f"{host} at {address} is not among the hosts and networks that are allowed.")
+                raise PermissionError(f"{host} at {address} is not among the allowed hosts and networks.")
         return [str(address) for address in dict.fromkeys(found)]
 
 
 class Webhook:
-    """Posts JSON, signed, in a thread of its own; what fails is tried again, later each time.
+    """Posts signed JSON from a separate thread; failures are retried with increasing delays.
 
     A receiver checks `X-Titans-Signature`, the HMAC-SHA256 in hex of `X-Titans-Timestamp`, a dot and the body, with
     the common secret, and that the timestamp is recent.
 
     Args:
         url: http or https.
-        secret: of the signature.
-        allowed: where it may be; the host is looked up and checked before every try, and the address that was checked
-            is the one that is connected to.
-        tries: of each message.
-        first_delay: seconds before the second try; each later one takes twice as long, up to ten minutes.
+        secret: for the signature.
+        allowed: addresses; the host is resolved and checked before every try, and the connection goes to the checked
+            address.
+        tries: maximal number for each message.
+        first_delay: seconds before the second try; doubled for each later one, up to ten minutes.
         timeout: of a try, in seconds.
-        count: is given what became of each try: "sent", "retried", "dropped".
+        count: called with the outcome of each try: "sent", "retried" or "dropped".
 
     Attributes:
         count: likewise.
 
     Raises:
-        ValueError: for another kind of address, an empty secret, or a host that is not allowed.
+        ValueError: for an invalid URL, an empty secret, or a host that is not allowed.
     """
 
     _MOST = 1000
@@ -106,9 +106,9 @@ class Webhook:
     ):
         parts = urlsplit(url)
         if parts.scheme not in ("http", "https") or not parts.hostname or parts.username:
-            raise ValueError(f"A webhook is at http:// or https://, without a user, got {url!r}.")
+            raise ValueError(f"A webhook needs an http:// or https:// URL without a user, got {url!r}.")
         if not secret:
-            raise ValueError("A webhook has a secret, which signs what is sent.")
+            raise ValueError("A webhook needs a secret, which signs the messages.")
         self._host, self._is_tls = parts.hostname, parts.scheme == "https"
         self._port = parts.port or (443 if self._is_tls else 80)
         self._path = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
@@ -119,7 +119,7 @@ class Webhook:
         except PermissionError as error:
             raise ValueError(str(error)) from None
         except OSError as error:
-            logger.warning("The webhook's host cannot be looked up now: %s", error)
+            logger.warning("The webhook's host cannot be resolved now: %s", error)
         self._due: list[tuple[float, int, int, bytes]] = []
         self._numbers = itertools.count()
         self._changed = threading.Condition()
@@ -128,7 +128,7 @@ class Webhook:
         self._worker.start()
 
     def send(self, content: Mapping[str, Any]) -> None:
-        """Send a message soon; where a thousand wait already, it is dropped, and the log says so."""
+        """Queue a message; if a thousand are waiting, it is dropped with a log message."""
         body = json.dumps(content).encode()
         with self._changed:
             if self._is_closed or len(self._due) >= self._MOST:
@@ -138,7 +138,7 @@ class Webhook:
             self._changed.notify()
 
     def close(self) -> None:
-        """Try each message that waits once more, and end."""
+        """Try each waiting message once more, and stop."""
         with self._changed:
             self._is_closed = True
             self._changed.notify()
@@ -185,12 +185,12 @@ class Webhook:
         logger.warning("An alert is dropped: %s", why)
 
     def _post(self, body: bytes) -> int:
-        """The status of an answer."""
+        """The status of a response."""
         address = self._allowed.addresses(self._host, self._port)[0]
         now = str(int(time.time()))
         signature = hmac.new(self._secret, f"{now}.".encode() + body, hashlib.sha256).hexdigest()
         connection = http.client.HTTPConnection(self._host, self._port, timeout=self._timeout)
-        # It connects to no other address than the one that was checked, whatever the name leads to by now.
+        # Connects only to the address that was checked, whatever the name resolves to by now.
         connection.sock = socket.create_connection((address, self._port), self._timeout)
         try:
             if self._is_tls:

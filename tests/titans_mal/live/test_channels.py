@@ -46,7 +46,7 @@ def test_crosstalk_is_a_turn_only_above_the_level(call):
 
 @pytest.mark.parametrize("speakers", [["A"], ["A", "B", "C"], ["A", "A"], ["A", " "]])
 def test_one_name_per_channel(call, speakers):
-    with pytest.raises(ValueError, match="has 2 channels: name who talks on each"):
+    with pytest.raises(ValueError, match="has 2 channels: give a different speaker for each"):
         channel_segments(call, speakers)
 
 
@@ -70,5 +70,5 @@ def test_the_gate_gives_the_same_for_pieces_of_any_size(size):
     # The louder channel is as it was; the weaker one, 40 dB below, is silent.
     np.testing.assert_array_equal(gated[0, :9_728], samples[0, :9_728])
     assert not gated[1, :9_728].any()
-    with pytest.raises(ValueError, match="dB above 0"):
+    with pytest.raises(ValueError, match="above 0, in dB"):
         CrosstalkGate(2, 0.0)

@@ -123,7 +123,7 @@ def test_bad_turns_are_rejected_before_they_wait(model, processor):
 def test_too_many_wait(model, processor):
     with ConversationPool(model, processor, max_batch=100, max_wait_ms=60_000, max_waiting=2) as pool:
         futures = [pool.submit(name, tone(0.5), RATE) for name in "ab"]
-        with pytest.raises(RuntimeError, match="2 turns wait already"):
+        with pytest.raises(RuntimeError, match="2 turns are waiting"):
             pool.submit("c", tone(0.5), RATE)
     assert all(future.done() for future in futures)
 
@@ -176,5 +176,5 @@ def test_nothing_stops_the_worker(model, processor, monkeypatch):
 
 def test_wrong_bounds(model, processor):
     for wrong in ({"max_batch": 0}, {"max_waiting": 0}, {"max_wait_ms": -1}):
-        with pytest.raises(ValueError, match="max_batch and max_waiting are at least 1"):
+        with pytest.raises(ValueError, match="max_batch and max_waiting must be at least 1"):
             ConversationPool(model, processor, **wrong)

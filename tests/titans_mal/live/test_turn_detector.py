@@ -108,7 +108,7 @@ def test_a_bad_piece_is_rejected_and_the_stream_continues():
 
 def test_wrong_settings():
     for wrong in ({"min_silence": 0}, {"max_seconds": 0.1}, {"threshold": 1.0}):
-        with pytest.raises(ValueError, match="min_silence lies between"):
+        with pytest.raises(ValueError, match="min_silence must be between"):
             TurnDetector(**wrong)
     for ends in ([1.0, 1.0], [0.0], [2.0, 1.0]):
         with pytest.raises(ValueError, match="ends must increase"):

@@ -84,16 +84,16 @@ def test_a_file_of_rules(tmp_path):
     assert rules[2] == MoodRule(name="low", below=-0.2, weights={"angry": -1, "happy": 1})
     assert read_rules(SHIPPED)[0] == ANGRY
     for text, told in (
-        ("", r"holds the tables \[\[label\]\]"),
+        ("", r"may hold the tables \[\[label\]\]"),
         ("x = 1", r"got \[\[x\]\]"),
-        ("[label]\nname = 'a'", "holds the tables"),
+        ("[label]\nname = 'a'", "may hold the tables"),
         ("[[label]\n", "is not TOML"),
         ("[[label]]\nname = 'a'", "rule 'a': .*missing"),
         ("[[label]]\nname = 'a'\nlable = 'angry'", "a rule has the fields"),
-        ("[[label]]\nname = 'a'\nlabel = 'angry'\nat_least = 60", "at_least is a probability"),
-        ("[[label]]\nname = 'a'\nlabel = 'angry'\nwithin = 'long'", "within is a number above 0"),
-        ("[[surprise]]\nname = 'a'\nabove = nan", "above is a number"),
-        ("[[surprise]]\nname = ''\nabove = 1", "A rule has a name"),
+        ("[[label]]\nname = 'a'\nlabel = 'angry'\nat_least = 60", "at_least must be a probability"),
+        ("[[label]]\nname = 'a'\nlabel = 'angry'\nwithin = 'long'", "within must be above 0"),
+        ("[[surprise]]\nname = 'a'\nabove = nan", "above must be above"),
+        ("[[surprise]]\nname = ''\nabove = 1", "A rule must have a name"),
         ("[[surprise]]\nname = 'a'\nabove = 1\n[[surprise]]\nname = 'a'\nabove = 2", "a name of its own"),
     ):
         file.write_text(text)
@@ -193,7 +193,7 @@ def test_a_server_that_stops_tries_what_waits_once_more(receiver):
 
 def test_no_address_outside_of_the_list(receiver, monkeypatch):
     for allowed in (["10.0.0.0/8"], ["localhost"], ["hooks.example"]):
-        with pytest.raises(ValueError, match="is not among the hosts and networks"):
+        with pytest.raises(ValueError, match="is not among the allowed hosts and networks"):
             Webhook(receiver.url.replace("127.0.0.1", "localhost"), "secret", AllowList(allowed))
     webhook = Webhook(receiver.url, "secret", LOOPBACK, count=lambda outcome: became.append(outcome))
     became = []
@@ -212,7 +212,7 @@ def test_alerts_of_the_command(receiver, tmp_path):
         _alerts(SHIPPED, receiver.url, "s", None, claims=None)
     with pytest.raises(ValueError, match="--webhook-secret is missing"):
         _alerts(SHIPPED, receiver.url, None, "127.0.0.1", claims=None)
-    with pytest.raises(ValueError, match="is not among the hosts"):
+    with pytest.raises(ValueError, match="is not among the allowed hosts"):
         _alerts(SHIPPED, receiver.url, "s", "10.0.0.0/8, hooks.example", claims=None)
     _alerts(SHIPPED, receiver.url, "s", "10.0.0.0/8, 127.0.0.1", claims=None).close()
 
@@ -220,14 +220,14 @@ def test_alerts_of_the_command(receiver, tmp_path):
 @pytest.mark.parametrize(
     ("url", "secret", "told"),
     [
-        ("ftp://127.0.0.1/", "s", "at http:// or https://"),
+        ("ftp://127.0.0.1/", "s", "needs an http:// or https:// URL"),
         ("http://user:pass@127.0.0.1/", "s", "without a user"),
-        ("http://127.0.0.1/", "", "has a secret"),
+        ("http://127.0.0.1/", "", "needs a secret"),
     ],
 )
 def test_what_is_no_webhook(url, secret, told):
     with pytest.raises(ValueError, match=told):
         Webhook(url, secret, LOOPBACK)
     for entries in ([], ["http://x"], [""]):
-        with pytest.raises(ValueError, match=r"Nothing is allowed|An entry is"):
+        with pytest.raises(ValueError, match=r"Nothing is allowed|An entry must be"):
             AllowList(entries)

@@ -98,7 +98,7 @@ def test_rejected_requests(serve):
         assert answer[0] == status
         assert message in str(answer[1])
     assert post(good, "b")[0] == 200
-    assert post(good, "c") == (503, "2 conversations go on, which is as many as may.")
+    assert post(good, "c") == (503, "The limit of 2 conversations is reached.")
     assert client.delete("/conversations/b").status_code == 204
     assert post(good, "c")[0] == 200
     assert len(client.get("/conversations/a").json()) == 1
@@ -161,10 +161,10 @@ def test_a_stream(serve, model, processor):
                 stream.send_bytes(content[i : i + 3200])
             turns.append(stream.receive_json())
         for message, told in (
-            (b"odd", "no whole number"),
+            (b"odd", "are not a multiple"),
             ("no json", "Expecting value"),
             ('{"volume": 11}', "speaker, sampling_rate or end"),
-            ('{"sampling_rate": "high"}', "a whole number"),
+            ('{"sampling_rate": "high"}', "must be an integer"),
             ('{"sampling_rate": 5}', "from 1,000 to 768,000"),
         ):
             (stream.send_bytes if isinstance(message, bytes) else stream.send_text)(message)
@@ -194,9 +194,9 @@ def test_the_turn_of_a_disconnected_client_is_discarded(serve):
 
 
 def test_wrong_settings():
-    with pytest.raises(ValueError, match="bounds of a server are above 0"):
+    with pytest.raises(ValueError, match="limits of a server must be above 0"):
         ServerSettings(max_megabytes=0)
-    with pytest.raises(ValueError, match="token is empty"):
+    with pytest.raises(ValueError, match="token must be ASCII"):
         ServerSettings(token="")
 
 

@@ -45,7 +45,7 @@ def test_two_overlapping_talkers_of_one_stream(serve, call):
             stream.send_bytes(content[start : start + 64_000])
         for message, told in (
             (content[:2], "of each of 2 channels, and 2 bytes"),
-            ('{"speaker": "caller"}', "does not change in a stream"),
+            ('{"speaker": "caller"}', "cannot change within a stream"),
         ):
             (stream.send_bytes if isinstance(message, bytes) else stream.send_text)(message)
             while "error" not in (answer := stream.receive_json()):

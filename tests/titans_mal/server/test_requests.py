@@ -62,9 +62,9 @@ def test_who_is_not_scored_is_written_and_gets_no_label(serve, model, processor)
         ({"unknown_below": 1.5}, "unknown_below"),
         ({"temperature": 0}, "temperature"),
         ({"temperature": "nan"}, "temperature"),
-        ({"channels": 2}, "speakers name who talks"),
+        ({"channels": 2}, "speakers must name a different speaker"),
         ({"channels": 2, "speakers": "a,a"}, "all different"),
-        ({"channels": 2, "speakers": "a,b", "speaker": "a"}, "speaker is of mono audio"),
+        ({"channels": 2, "speakers": "a,b", "speaker": "a"}, "speaker is for mono audio"),
         ({"channels": 99, "speakers": "a,b"}, "channels"),
         ({"speakers": "a,b"}, "give channels=2"),
         ({"speeker": "A", "label": "sad"}, "Unknown parameters label, speeker; allowed are labels, "),
@@ -129,11 +129,11 @@ def test_a_form_with_a_file(serve, plain):
     answer = form(audio=("x.wav", GOOD, "audio/wav"))
     assert answer.json()["scores"] == pytest.approx(plain.scores, abs=1e-5)
     for status, told, answer in (
-        (422, "A form holds one file, audio", form(sound=("x.wav", GOOD))),
+        (422, "A form must hold one file, audio", form(sound=("x.wav", GOOD))),
         (422, "Too many files", form(audio=("x.wav", GOOD), other=("y.wav", GOOD))),
         (
             422,
-            "A form holds one file, audio",
+            "A form must hold one file, audio",
             client.post("/conversations/a/turns", data={"audio": "x"}, files={"y": GOOD}),
         ),
         (422, "The body is empty", form(audio=("x.wav", b""))),

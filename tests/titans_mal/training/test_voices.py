@@ -1,4 +1,4 @@
-"""Fitting a memory of voices: to turns whose speakers and emotions are known."""
+"""Fitting a voice memory: to turns whose speakers and emotions are known."""
 
 from __future__ import annotations
 
@@ -156,5 +156,5 @@ def test_a_model_is_fitted_trained_and_saved_with_its_voice_memory(processor, ta
 
 
 def test_a_model_without_a_voice_memory_is_rejected(model, processor, talks):
-    with pytest.raises(ValueError, match="no memory of voices"):
+    with pytest.raises(ValueError, match="no voice memory"):
         fit_voice_memory(model, processor, talks["train"])
