@@ -31,7 +31,7 @@ Model: {MODEL}
 NOTES = """**The law.** In the European Union it is prohibited to infer the emotions of people at work or in education,
 except for medical or safety reasons: AI Act, Regulation (EU) 2024/1689, Article 5(1)(f).
 
-**Your data.** The app keeps none: sounds, pictures and downloads are temporary files, which it deletes within an hour.
+**Your data.** The app keeps none: audio, pictures and downloads are temporary files, which it deletes within an hour.
 """
 COLUMNS = ["turn", "speaker", "with memory", "without memory", "surprise"]
 WAITING_COLUMNS = ["file", "speaker"]
@@ -63,11 +63,11 @@ class Conversation:
             ValueError: for audio that cannot be used.
         """
         cache = pipe.model.memory_cache_class(pipe.model.config) if self.cache is None else self.cache.snapshot()
-        sound = Path(path).read_bytes()
-        turn = {"audio": sound, "file": Path(path).name, "turn_index": len(self.turns), "speaker": speaker}
+        audio = Path(path).read_bytes()
+        turn = {"audio": audio, "file": Path(path).name, "turn_index": len(self.turns), "speaker": speaker}
         alone, scored = pipe(turn, memory=False), pipe(turn, memory_cache=cache)
         start = self.turns[-1]["end"] if self.turns else 0.0
-        times = {"start": start, "end": round(start + pipe.seconds_of(sound), 3)}
+        times = {"start": start, "end": round(start + pipe.seconds_of(audio), 3)}
         return Conversation((*self.turns, scored | times), (*self.turns_without_memory, alone | times), cache)
 
     @property
@@ -78,7 +78,7 @@ class Conversation:
     def rows(self) -> list[list[str]]:
         """The table, with `COLUMNS`."""
         return [
-            [str(turn["turn_index"]), turn["speaker"] or "", told(turn), told(alone), f"{turn['surprise']:.2f}"]
+            [str(turn["turn_index"]), turn["speaker"] or "", cell_of(turn), cell_of(alone), f"{turn['surprise']:.2f}"]
             for turn, alone in zip(self.turns, self.turns_without_memory)
         ]
 
@@ -97,7 +97,7 @@ def next_speaker(speakers: Sequence[str | None]) -> str:
     return next((name for name in earlier if name not in (None, present)), "A" if present != "A" else "B")
 
 
-def told(turn: dict[str, Any]) -> str:
+def cell_of(turn: dict[str, Any]) -> str:
     """The emotion of a turn and its probability, and the values of dimensions."""
     label = [] if turn["label"] is None else [f"{turn['label']} {turn['score']:.0%}"]
     return ", ".join([*label, *(f"{name} {value:.2f}" for name, value in turn.get("values", {}).items())])
@@ -161,7 +161,7 @@ def build_app(pipe: EmotionPipeline) -> gr.Blocks:
         gr.Markdown(INTRO)
         with gr.Row():
             with gr.Column(scale=2, min_width=320):
-                sound = gr.Audio(label=sound_label, type="filepath", buttons=[], elem_id="sound")
+                audio = gr.Audio(label=sound_label, type="filepath", buttons=[], elem_id="audio")
                 speaker = gr.Dropdown(["A", "B"], label="Speaker (type any name)", allow_custom_value=True)
                 add = gr.Button("Add turn", variant="primary")
                 several = gr.UploadButton("Choose several files", file_count="multiple", file_types=["audio"])
@@ -174,7 +174,7 @@ def build_app(pipe: EmotionPipeline) -> gr.Blocks:
                 reset = gr.Button("New conversation")
                 if EXAMPLES:
                     examples = [[str(path), path.stem.rpartition("_")[2]] for path in EXAMPLES]
-                    gr.Examples(examples, [sound, speaker], label="Examples (synthetic voices)")
+                    gr.Examples(examples, [audio, speaker], label="Examples (synthetic voices)")
             with gr.Column(scale=5, min_width=320):
                 picture = gr.Image(show_label=False, interactive=False, buttons=["download", "fullscreen"])
                 table = gr.Dataframe(headers=COLUMNS, label="Turns", interactive=False)
@@ -182,9 +182,9 @@ def build_app(pipe: EmotionPipeline) -> gr.Blocks:
         gr.Markdown(NOTES)
 
         waits = [waiting, waiting_table, add_all]
-        outputs = [conversation, table, picture, download, speaker, sound, *waits]
+        outputs = [conversation, table, picture, download, speaker, audio, *waits]
         # One turn at a time: several conversations share the model.
-        add.click(add_one, [conversation, sound, speaker], outputs, concurrency_id="model")
+        add.click(add_one, [conversation, audio, speaker], outputs, concurrency_id="model")
         several.upload(wait, [conversation, several, speaker], waits)
         add_all.click(add_waiting, [conversation, waiting, waiting_table], outputs, concurrency_id="model")
         reset.click(lambda: show(Conversation()), None, outputs)

@@ -139,7 +139,7 @@ def _picture(page: Page) -> Locator:
 
 
 def _choose(page: Page, file: Path) -> None:
-    sound = page.locator("#sound")
+    sound = page.locator("#audio")
     expect(sound.get_by_role("button", name="Clear")).to_have_count(0)
     sound.locator("input[type=file]").set_input_files(file)
     sound.get_by_role("button", name="Clear").wait_for()
@@ -229,7 +229,7 @@ def test_bad_audio_is_reported_and_changes_nothing(page, pipe, bad_sound):
 
     expect(_rows(page)).to_have_count(1)
     assert _downloaded(page) == before
-    page.locator("#sound").get_by_role("button", name="Clear").click()
+    page.locator("#audio").get_by_role("button", name="Clear").click()
     _add(page, TURNS[2])
     expect(_rows(page)).to_have_count(2)
     _check_heard(_downloaded(page), pipe, [TURNS[0], TURNS[2]])
@@ -247,7 +247,7 @@ def test_each_page_has_its_own_conversation(page, address):
 
 
 def test_a_turn_is_recorded(page):
-    sound = page.locator("#sound")
+    sound = page.locator("#audio")
     sound.get_by_role("button", name="Record audio").click()
     sound.get_by_role("button", name="Record", exact=True).click()
     page.wait_for_timeout(1000)
@@ -276,7 +276,7 @@ def test_each_of_several_files_has_a_speaker_that_can_be_changed(page):
 def test_an_example_is_clicked(page):
     expect(page.get_by_text("Model:")).to_be_visible()
     page.get_by_text("turn_01_B.wav").first.click()
-    page.locator("#sound").get_by_role("button", name="Clear").wait_for()
+    page.locator("#audio").get_by_role("button", name="Clear").wait_for()
     _button(page, "Add turn").click()
     expect(_rows(page)).to_have_count(1)
     (turn,) = _downloaded(page)

@@ -292,7 +292,7 @@ def _check_speaker_options(
 
 
 def _with_speakers(turns: list[dict], model_name: str, max_speakers: int | None) -> list[dict]:
-    """The turns of one recording, each with a speaker whom it sounds like."""
+    """The turns of one recording, each assigned to the speaker with the most similar voice."""
     from ..live.speakers import SpeakerAssigner, VoiceEmbedder
 
     if len({turn["file"].partition("#")[0] for turn in turns}) > 1 or any(turn.get("speaker") for turn in turns):

@@ -1,1 +1,1 @@
-"""Conversations and sound: reading, making and decoding them."""
+"""Conversations and audio: reading, creating and decoding them."""

@@ -117,7 +117,7 @@ def look_at(audio: dict | None, *, max_seconds: float, decode: bool) -> dict:
         `seconds` (None if dropped), `kind` and `detail` (None without a problem), and `path` of the audio to use.
     """
     if audio is None or not (audio["bytes"] or audio["path"]):
-        return {"seconds": None, "kind": "missing", "detail": "there is no sound", "path": None}
+        return {"seconds": None, "kind": "missing", "detail": "there is no audio", "path": None}
     found = {"seconds": None, "kind": None, "detail": None, "path": audio["path"]}
     try:
         seconds = audio_seconds(audio)
@@ -139,27 +139,27 @@ def look_at(audio: dict | None, *, max_seconds: float, decode: bool) -> dict:
 
 
 def look_at_all(
-    sounds: Sequence[str] | Dataset, *, max_seconds: float, decode: bool, num_proc: int | None
+    audios: Sequence[str] | Dataset, *, max_seconds: float, decode: bool, num_proc: int | None
 ) -> list[dict]:
     """`look_at` every audio; results are kept in the cache of datasets until a file changes.
 
     Args:
-        sounds: paths, or a dataset with the column `audio`.
+        audios: paths, or a dataset with the column `audio`.
         num_proc: number of processes.
     """
-    if not isinstance(sounds, Dataset):
-        content = json.dumps([{"path": path, "stamp": file_stamp(path)} for path in sounds])
+    if not isinstance(audios, Dataset):
+        content = json.dumps([{"path": path, "stamp": file_stamp(path)} for path in audios])
         with quietly():
-            sounds = Dataset.from_generator(_paths, gen_kwargs={"content": content})
+            audios = Dataset.from_generator(_paths, gen_kwargs={"content": content})
         stamps = ""
     else:
-        paths = sounds.flatten().select_columns(["audio.path"])["audio.path"]
+        paths = audios.flatten().select_columns(["audio.path"])["audio.path"]
         stamps = hashlib.sha256(json.dumps([file_stamp(path or "") for path in paths]).encode()).hexdigest()
     given = {"max_seconds": max_seconds, "decode": decode, "version": __version__, "stamps": stamps}
-    looked = sounds.map(
+    looked = audios.map(
         _look_at_row,
         fn_kwargs=given,
-        remove_columns=sounds.column_names,
+        remove_columns=audios.column_names,
         num_proc=num_proc,
         features=_FINDINGS,
         desc="Inspecting audio",

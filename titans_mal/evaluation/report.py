@@ -107,10 +107,10 @@ def build_report(
     found = {name: _condition(scored, turns) for name, scored in scores.items()}
     columns = {name: column for name, column in found.items() if column is not None}
     temperature = run["model"].get("temperature", 1.0)
-    rivals, left_out = _rivals(columns.get("reads_off"), turns, train, training_logits, temperature)
+    baselines, left_out = _baselines(columns.get("reads_off"), turns, train, training_logits, temperature)
     if "other_state" in found and not (scores["other_state"].logits or scores["other_state"].texts):
         left_out["other_state"] = NO_PARTNER
-    columns |= rivals | _floors(turns, train)
+    columns |= baselines | _floors(turns, train)
     columns = {name: columns[name] for name in TITLES if name in columns}
     run["protocol"]["scored"] = int(turns.scored.sum())
     titles = TITLES | (TITLES_WITH_LORA if run["model"].get("lora") else {})
@@ -163,7 +163,7 @@ def _condition(scores: TableScores, turns: Turns) -> _Column | None:
     return _Column.of_logits(np.array([scores.logits[row] for row in rows]), rows, total)
 
 
-def _rivals(
+def _baselines(
     alone: _Column | None,
     turns: Turns,
     train: Dataset | None,
@@ -178,22 +178,22 @@ def _rivals(
     rows, total, left_out = alone.rows, len(turns.references), {}
     conversations, speakers = ([column[row] for row in rows] for column in (turns.conversations, turns.speakers))
     normalised = speaker_normalised(alone.logits, conversations, speakers)
-    rivals = {"speaker_normalised": _Column.of_logits(normalised, rows, total, are_probable=False)}
+    baselines = {"speaker_normalised": _Column.of_logits(normalised, rows, total, are_probable=False)}
     if training_logits is None:
         left_out["speaker_centred"] = (
             NO_TRAINING_SPLIT if train is None else "no turn of the training split was scored"
         )
     else:
         centred = speaker_centred(alone.logits, conversations, speakers, training_logits.mean(0))
-        rivals["speaker_centred"] = _Column.of_logits(centred, rows, total)
+        baselines["speaker_centred"] = _Column.of_logits(centred, rows, total)
     if train is None:
         left_out["transitions"] = NO_TRAINING_SPLIT
     else:
         chances = emotion_transitions(train["emotion"], train["conversation_id"], len(turns.labels))
         # Computed from probabilities at the model's temperature, and scaled back to logits.
         decoded = temperature * decode_dialogues(alone.logits / temperature, conversations, *chances)
-        rivals["transitions"] = _Column.of_logits(decoded, rows, total)
-    return rivals, left_out
+        baselines["transitions"] = _Column.of_logits(decoded, rows, total)
+    return baselines, left_out
 
 
 def _floors(turns: Turns, train: Dataset | None) -> dict[str, _Column]:

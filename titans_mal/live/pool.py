@@ -57,7 +57,7 @@ class ConversationPool:
             future.result().label  # must not be called in a callback of a future, which runs in the scoring thread
 
     The turns of a conversation are scored strictly in the order of submission. A failed turn affects no other turn and
-    leaves its conversation unchanged; a turn that is cancelled while it waits is not scored. For a host whose audio tower
+    leaves its conversation unchanged; a turn that is cancelled while it waits is not scored. If a host's audio tower
     processes the padding of a batch (`tower_mixes_padding`), only turns of one length share a batch.
 
     Args:

@@ -1,4 +1,4 @@
-"""Who talks in audio of one channel, by how voices sound: each turn is given to the speaker whose voice it is like."""
+"""Speakers of mono audio by voice: each turn is assigned to the speaker with the most similar voice."""
 
 from __future__ import annotations
 

@@ -86,7 +86,7 @@ class TurnDataset(torch.utils.data.Dataset):
         if self._virtual_speakers:
             waveform = self._changed(waveform, turn)
         label = row["emotion"]
-        heard = {
+        item = {
             "waveform": waveform,
             "lane": turn.lane,
             "begins": turn.begins,
@@ -95,10 +95,10 @@ class TurnDataset(torch.utils.data.Dataset):
             "transcript": row.get("transcript"),
         }
         if self._dimensions:
-            heard["values"] = [math.nan if row.get(name) is None else row[name] for name in self._dimensions]
+            item["values"] = [math.nan if row.get(name) is None else row[name] for name in self._dimensions]
         if self._soft_labels:
-            heard["probabilities"] = row[SOFT_LABELS] or [0.0] * len(self._label_columns)
-        return heard
+            item["probabilities"] = row[SOFT_LABELS] or [0.0] * len(self._label_columns)
+        return item
 
     def _changed(self, waveform: np.ndarray, turn: LaneTurn) -> np.ndarray:
         """The audio in the voice of a virtual speaker: the same for all turns of a speaker within a visit."""
