@@ -266,7 +266,10 @@ def _open(source, *, probesize: int | None = None) -> Iterator[tuple]:
 @functools.cache
 def _codecs() -> str:
     """Names of all audio decoders; without a list, FFmpeg also decodes pictures, of any size, to describe them."""
-    from av.codec import Codec, codecs_available
+    try:
+        from av.codec import Codec, codecs_available
+    except ImportError as error:
+        raise ImportError("Decoding audio needs PyAV: pip install av soxr") from error
 
     names = []
     for name in codecs_available:

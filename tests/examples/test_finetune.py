@@ -79,6 +79,7 @@ def uninterrupted(data, tmp_path_factory):
     return output, run(data, output, "--gradient-accumulation-steps", "2")
 
 
+@pytest.mark.slow
 def test_the_script_prints_and_writes_its_results(uninterrupted, data):
     output, printed = uninterrupted
     assert "Parameters: memory " in printed
@@ -135,6 +136,7 @@ def test_an_interrupted_training_reaches_the_same_weights(uninterrupted, data, t
     assert losses(output) == losses(uninterrupted[0])
 
 
+@pytest.mark.slow
 def test_training_with_fewer_processes_than_launched_is_rejected(data, tmp_path):
     done = subprocess.run(
         command(data, tmp_path / "out", "--processes", "2"),

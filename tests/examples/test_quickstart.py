@@ -72,6 +72,7 @@ def test_evaluation_streams_like_the_pipeline(training, shipped):
     torch.testing.assert_close(logits.softmax(-1), scores, rtol=0, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_the_training_script_runs(tmp_path):
     few = {"utterances": 64, "host-steps": 2, "conversations": 16, "memory-steps": 2, "test-conversations": 2}
     arguments = [argument for name, value in few.items() for argument in (f"--{name}", str(value))]
@@ -101,6 +102,7 @@ def test_the_demo_shows_that_memory_helps(demo):
     assert [path.name for path in folder.iterdir()] == ["timeline.png"]
 
 
+@pytest.mark.slow
 def test_the_picture_in_the_repository_is_the_demos(demo):
     drawn, kept = (imread(folder / "timeline.png") for folder in (demo[1], QUICKSTART))
     assert drawn.shape == kept.shape

@@ -634,7 +634,7 @@ def test_a_lora_is_saved_as_it_is_loaded(base, tmp_path):
     model.enable_adapters()
     layer = model.get_decoder().layers[0].self_attn.q_proj
     layer.set_scale("default", 3)
-    with pytest.raises(ValueError, match=r"scale of the adapter 'default' at .*q_proj is"):
+    with pytest.raises(ValueError, match=r"adapter 'default' at .*q_proj has the scale 12\.0"):
         model.save_pretrained(tmp_path / "model")
     layer.set_scale("default", 1)
     layer.merge()
@@ -701,7 +701,7 @@ def test_saving_loses_nothing(base, tmp_path):
     state["lm_head.weight"][0] += 1
     with pytest.raises(ValueError, match=r"1 weights of the host differ .*lm_head"):
         model.save_pretrained(tmp_path / "adapter", state_dict=state)
-    with pytest.raises(ValueError, match=r"model\.push_to_hub\(repo_id\) does"):
+    with pytest.raises(ValueError, match=r"use model\.push_to_hub\(repo_id\)"):
         model.save_pretrained(tmp_path / "adapter", push_to_hub=True, repo_id="org/name")
     model.config.adapter_only = False
     other = make_from(base, seed=5)
@@ -833,6 +833,7 @@ print(type(model).__module__)
     assert run.stdout.startswith("transformers_modules.")
 
 
+@pytest.mark.slow
 @torch.no_grad()
 def test_every_hosts_code_travels(tmp_path):
     names = [name for name in HOSTS if name != "Gemma3n"]  # whose vision tower needs timm

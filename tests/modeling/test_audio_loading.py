@@ -226,7 +226,7 @@ def test_a_part_of_a_file_gives_that_part_of_its_audio(tmp_path, extension, star
 def test_invalid_parts(tmp_path):
     file = tmp_path / "a.wav"
     soundfile.write(file, 0.1 * np.ones(16_000), 16_000)
-    with pytest.raises(AudioDecodingError, match="no samples"):
+    with pytest.raises(AudioDecodingError, match="no audio samples"):
         load_audio(part_of_file(file, 2, 3))
     with pytest.raises(FileNotFoundError, match=r"b\.wav#t=0"):
         load_audio(f"{tmp_path}/b.wav#t=0,1")

@@ -244,6 +244,7 @@ def in_another_process(folder) -> subprocess.CompletedProcess:
     return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
 
 
+@pytest.mark.slow
 def test_a_folder_belongs_to_one_process(model, tmp_path):
     store = ConversationStore(model, tmp_path)
     again = ConversationStore(model, tmp_path)  # in this very process, one after the other

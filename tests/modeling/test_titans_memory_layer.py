@@ -196,6 +196,7 @@ def test_padding_does_not_affect_the_gradients():
     assert not seen[0][:, 6:].any()  # nor in passing: at zero, the gradient of a norm is huge
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "memory",
     [

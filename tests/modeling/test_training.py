@@ -176,7 +176,14 @@ def test_positional_arguments_are_those_of_the_host():
     assert torch.equal(output.logits, model(**turns).logits)
 
 
-@pytest.mark.parametrize("memory", [{}, {"read": "chunk"}, {"step_rule": "paper"}])
+@pytest.mark.parametrize(
+    "memory",
+    [
+        {},
+        pytest.param({"read": "chunk"}, marks=pytest.mark.slow),
+        pytest.param({"step_rule": "paper"}, marks=pytest.mark.slow),
+    ],
+)
 @torch.no_grad()
 def test_prefill_compiles_in_one_graph_and_agrees(memory):
     model, turns = tiny_model(memory), tiny_turns(2)

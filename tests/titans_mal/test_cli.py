@@ -216,7 +216,7 @@ def test_checking_data(conversations, tmp_path):
     out = tmp_path / "check.json"
     printed = run("data", "check", conversations, "--json", out)
     assert re.search(r"turns +5", printed)
-    assert "1 broken (left out" in printed
+    assert "1 broken (dropped" in printed
     assert str(conversations / "1.wav") in printed
     counts = json.loads(out.read_text())
     assert counts["splits"]["test"]["labels"] == {"sad": 5}
@@ -398,7 +398,7 @@ def test_all_problems_of_data_are_listed(conversations, tmp_path):
     table.write_text("\n".join([lines[0], "gone.wav" + lines[1][len("0.wav") :]]))
     printed = run("data", "check", conversations, code=1)
     assert "1 missing" in printed
-    assert "no turn can be used" in printed
+    assert "no audio file 'gone.wav'" in printed
 
 
 def test_splits_are_drawn(conversations, checkpoint, tmp_path):
@@ -419,6 +419,7 @@ def test_with_memory_and_without(conversations, checkpoint, tmp_path):
         assert "memory off" in (tmp_path / name).read_text(encoding="utf-8")
 
 
+@pytest.mark.slow
 def test_it_follows_a_stream(speech, checkpoint):
     """A process hears raw sound as it comes, and prints a turn before the stream has ended."""
     audio, starts = speech

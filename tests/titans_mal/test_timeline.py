@@ -254,7 +254,7 @@ def test_html_writes_labels_into_bars_and_may_share_its_script(tmp_path):
     page = draw_timeline(turns, tmp_path / "a.html", include_plotlyjs="directory")
     assert page.stat().st_size < 100_000
     assert (tmp_path / "plotly.min.js").is_file()
-    assert '"text":["anger"]' in page.read_text(encoding="utf-8")
+    assert '"text":["anger","joy"]' in page.read_text(encoding="utf-8")
     page = draw_timeline(turns, tmp_path / "b.html", include_plotlyjs="cdn")
     assert page.stat().st_size < 100_000
     with pytest.raises(ValueError, match="include_plotlyjs must be True, 'directory' or 'cdn', got 'elsewhere'"):

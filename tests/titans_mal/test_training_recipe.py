@@ -25,5 +25,5 @@ def test_other_licences_are_allowed():
 def test_a_recipe_is_a_table(tmp_path):
     assert read_recipe(tmp_path) == {}
     (tmp_path / "training_recipe.json").write_text("[]")
-    with pytest.raises(ValueError, match="names and values"):
+    with pytest.raises(ValueError, match="must hold a JSON object"):
         read_recipe(tmp_path)

@@ -145,6 +145,7 @@ def test_one_commit_holds_all_and_nothing_else(hub, published):
     assert (lora["base_model_name_or_path"], lora["revision"]) == ("org/base", hub.commits("org/base")[0])
 
 
+@pytest.mark.slow
 def test_loading_with_the_package(hub, published, machine):
     first = hub.commits("org/adapter")[1]
     machine.run(
@@ -244,6 +245,7 @@ except ValueError as error:
     assert printed.rpartition("turns:")[2] == with_package.rpartition("turns:")[2]
 
 
+@pytest.mark.slow
 def test_the_card_of_the_repo(hub, published, machine):
     text = hub.files("org/adapter")["README.md"].decode()
     card = ModelCard(text)
@@ -258,6 +260,7 @@ def test_the_card_of_the_repo(hub, published, machine):
     assert [output["output"][0]["label"] for output in reported["widget"]] == labels
 
 
+@pytest.mark.slow
 def test_loading_errors_name_the_checkpoint(hub, published, machine, tmp_path):
     files = hub.files("org/adapter")
     config = json.loads(files["config.json"])
@@ -296,6 +299,7 @@ print("all refused")
     assert printed.endswith("all refused\n")
 
 
+@pytest.mark.slow
 def test_a_broken_upload_leaves_the_old_revision(hub, published, machine):
     shutil.copytree(published.folder / "adapter", machine.folder / "adapter")
     machine.run(MAKE + 'make(1).push_to_hub("org/broken")')
@@ -324,6 +328,7 @@ assert torch.equal(heard(AutoModelForAudioEmotion.from_pretrained("org/broken"))
     )
 
 
+@pytest.mark.slow
 def test_publishing_by_command(hub, published, machine):
     """Takes the folder's own files, says what it leaves out, and takes old weights away."""
     folder = machine.folder / "adapter"

@@ -33,10 +33,10 @@ def test_the_latest_complete_checkpoint_is_used(training):
             "model.safetensors does not match its digest",
         ),
         (lambda c: (c / "lanes" / "state").unlink(), "lanes/state is missing"),
-        (lambda c: (c / DIGESTS_FILE).unlink(), "not written to its end"),
-        (lambda c: (c / DIGESTS_FILE).write_text('{"model'), "not written to its end"),
-        (lambda c: (c / DIGESTS_FILE).write_text("[" * 100_000), "not written to its end"),
-        (lambda c: (c / DIGESTS_FILE).write_bytes(b"\xff\xfe"), "not written to its end"),
+        (lambda c: (c / DIGESTS_FILE).unlink(), "is missing or broken"),
+        (lambda c: (c / DIGESTS_FILE).write_text('{"model'), "is missing or broken"),
+        (lambda c: (c / DIGESTS_FILE).write_text("[" * 100_000), "is missing or broken"),
+        (lambda c: (c / DIGESTS_FILE).write_bytes(b"\xff\xfe"), "is missing or broken"),
         *(
             (lambda c, text=text: (c / DIGESTS_FILE).write_text(text), "lists no files")
             for text in ("{}", "[]", "null")

@@ -59,6 +59,7 @@ def ccc(x, y) -> float:
     return 2 * r * x.std() * y.std() / (x.var() + y.var() + (x.mean() - y.mean()) ** 2)
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:.*pin_memory.*")
 @pytest.mark.parametrize("readout", ["verbalizer", None])
 def test_a_truth_that_is_known_is_learned_and_reported(processor, tmp_path, readout):

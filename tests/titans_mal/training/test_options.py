@@ -148,6 +148,7 @@ def test_restored_callbacks_still_skip_steps(trainer_of, tmp_path):
     assert all(bool(tensor.isfinite().all()) for tensor in resumed.model.state_dict().values())
 
 
+@pytest.mark.slow
 def test_several_evaluation_sets(trainer_of, talks, tmp_path):
     sets = {"short": talks["test"], "long-one": talks["train"]}
     trainer = trainer_of(

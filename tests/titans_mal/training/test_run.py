@@ -98,6 +98,7 @@ def test_help_and_unknown_options(base, talks_folder, tmp_path):
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.slow
 def test_a_sweep_gives_one_table(base, talks_folder, tmp_path):
     sweep = ("--memory-layers", "0", "2", "--memory-layers", "1", "--memory", SMALL)
     done = invoke("ablate", base, talks_folder, tmp_path, *sweep)

@@ -27,6 +27,7 @@ def in_two_processes(script: str, *arguments) -> str:
     return done.stdout
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("memory_is", ["sharded", "in the root"])
 def test_a_sharded_step_is_that_of_a_whole_model(memory_is):
     """FSDP2 by torch's own `fully_shard`: accelerate refuses it on a CPU."""

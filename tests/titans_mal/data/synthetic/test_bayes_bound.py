@@ -74,6 +74,7 @@ def test_a_carried_emotion_against_all_sequences_of_emotions():
     np.testing.assert_allclose(BayesClassifier(suite).predict(turns)[-1], weights / weights.sum(), atol=1e-6)
 
 
+@pytest.mark.slow
 def test_harder_suites_have_a_lower_bound():
     far, near = (best_accuracy(baseline(spread=s), uses_history=False, conversations=200) for s in (2.0, 0.5))
     assert far < near - 0.1
