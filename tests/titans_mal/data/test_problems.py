@@ -92,7 +92,7 @@ def test_depths():
 def test_problems_are_listed_by_kind():
     found = [Problem("broken", f"{i}.wav", "no sound") for i in range(3)] + [Problem("extra", "x.wav", "unknown")]
     lines = list_problems(found, most=2)
-    assert lines[0].startswith("3 broken (left out")
+    assert lines[0].startswith("3 broken (dropped")
     assert lines[3] == "  ... and 1 more"
     assert lines[4].startswith("1 extra (ignored")
     with pytest.raises(ValueError, match="kind must be one of"):

@@ -84,8 +84,8 @@ def test_it_continues_after_a_stop(model, processor, alone, tmp_path):
     with ConversationPool(model, processor, states=tmp_path) as pool:
         pool.push("call 0", turns[3], RATE, speaker="B")
         assert_same(pool.history("call 0"), alone[0])
-        # And anew.
-        assert_same([pool.push("call 0", turns[0], RATE, speaker="A", anew=True)], alone[0][:1])
+        # And from the start.
+        assert_same([pool.push("call 0", turns[0], RATE, speaker="A", reset=True)], alone[0][:1])
         pool.forget("call 0")
         assert pool.history("call 0") == []
 

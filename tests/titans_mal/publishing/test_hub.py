@@ -195,6 +195,7 @@ for repo, name in (("org/adapter", "second"), ("org/adapter-with-lora", "lora"),
     assert hub.requests[before:] == []
 
 
+@pytest.mark.slow
 def test_loading_without_the_package(published, machine):
     """With transformers and torch alone, by the code in the repo."""
     printed = machine.run(

@@ -94,7 +94,7 @@ def test_a_file_of_rules(tmp_path):
         ("[[label]]\nname = 'a'\nlabel = 'angry'\nwithin = 'long'", "within must be above 0"),
         ("[[surprise]]\nname = 'a'\nabove = nan", "above must be above"),
         ("[[surprise]]\nname = ''\nabove = 1", "A rule must have a name"),
-        ("[[surprise]]\nname = 'a'\nabove = 1\n[[surprise]]\nname = 'a'\nabove = 2", "a name of its own"),
+        ("[[surprise]]\nname = 'a'\nabove = 1\n[[surprise]]\nname = 'a'\nabove = 2", "names of rules must differ"),
     ):
         file.write_text(text)
         with pytest.raises(ValueError, match=told):

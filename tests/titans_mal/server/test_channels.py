@@ -44,7 +44,7 @@ def test_two_overlapping_talkers_of_one_stream(serve, call):
         for start in range(0, len(content), 64_000):
             stream.send_bytes(content[start : start + 64_000])
         for message, told in (
-            (content[:2], "of each of 2 channels, and 2 bytes"),
+            (content[:2], "of each of 2 channels, but 2 bytes"),
             ('{"speaker": "caller"}', "cannot change within a stream"),
         ):
             (stream.send_bytes if isinstance(message, bytes) else stream.send_text)(message)

@@ -63,7 +63,7 @@ def test_who_is_not_scored_is_written_and_gets_no_label(serve, model, processor)
         ({"temperature": 0}, "temperature"),
         ({"temperature": "nan"}, "temperature"),
         ({"channels": 2}, "speakers must name a different speaker"),
-        ({"channels": 2, "speakers": "a,a"}, "all different"),
+        ({"channels": 2, "speakers": "a,a"}, "different speaker for each of 2 channels"),
         ({"channels": 2, "speakers": "a,b", "speaker": "a"}, "speaker is for mono audio"),
         ({"channels": 99, "speakers": "a,b"}, "channels"),
         ({"speakers": "a,b"}, "give channels=2"),

@@ -141,6 +141,7 @@ def test_a_trained_tower_is_rejected(tmp_path):
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.slow
 def test_a_training_reuses_the_cache_of_an_earlier_one(trainer_of, talks, tmp_path, monkeypatch):
     def train(**options):
         trainer = trainer_of(max_steps=3, own={"eval_dataset": talks["test"]}, **options)

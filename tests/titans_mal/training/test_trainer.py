@@ -201,6 +201,7 @@ def test_soft_labels_are_found_by_name(build, talks):
     assert batch[SOFT_LABELS][0].tolist() == pytest.approx([0.0, 0.1, 0.2, 0.7])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("lora", [False, True])
 @pytest.mark.parametrize("accumulation", [1, 2])
 def test_a_killed_training_resumes_bit_identically(build, adapter, tmp_path, lora, accumulation):
