@@ -88,7 +88,7 @@ def doors():
 
     def post(client, **query):
         def send(sound, file):
-            answer = client.post("/conversations/call/turns", content=file, params={"anew": True, **query})
+            answer = client.post("/conversations/call/turns", content=file, params={"reset": True, **query})
             if answer.status_code == 422:
                 raise ValueError(answer.text)
             assert answer.status_code == 200, answer.text

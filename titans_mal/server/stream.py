@@ -88,10 +88,11 @@ class _Stream:
             raise ValueError(f"The client sent nothing for {seconds:g} s.") from None
 
     async def _take_audio(self, content: bytes) -> None:
-        if len(content) % (2 * self._channels):
-            of_channels = "" if self._channels == 1 else f" of each of {self._channels} channels"
+        frame = 2 * self._channels
+        if len(content) % frame:
+            per_channel = "" if self._channels == 1 else f" for each of {self._channels} channels"
             raise ValueError(
-                f"Audio must be 16-bit integers{of_channels}, but {len(content)} bytes are not a multiple."
+                f"Audio must be 16-bit integers{per_channel}: {len(content)} bytes are not a multiple of {frame}."
             )
         samples = np.frombuffer(content, "<i2").reshape(-1, self._channels).T
         began = time.perf_counter()

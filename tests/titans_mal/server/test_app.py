@@ -60,8 +60,8 @@ def test_turns_over_http(serve, model, processor):
         assert heard["scores"] == pytest.approx(turn.scores, abs=1e-5)
     history = client.get("/conversations/call 17").json()
     assert [turn["end"] for turn in history] == [turn.end for turn in expected]
-    anew = client.post("/conversations/call 17/turns", content=wav(sounds[2]), params={"anew": True}).json()
-    assert anew["turn_index"] == 0
+    again = client.post("/conversations/call 17/turns", content=wav(sounds[2]), params={"reset": True}).json()
+    assert again["turn_index"] == 0
     assert client.delete("/conversations/call 17").status_code == 204
     assert client.get("/conversations/call 17").status_code == 404
     metrics = client.get("/metrics").text

@@ -44,7 +44,7 @@ def test_two_overlapping_talkers_of_one_stream(serve, call):
         for start in range(0, len(content), 64_000):
             stream.send_bytes(content[start : start + 64_000])
         for message, told in (
-            (content[:2], "of each of 2 channels, but 2 bytes"),
+            (content[:2], "for each of 2 channels: 2 bytes"),
             ('{"speaker": "caller"}', "cannot change within a stream"),
         ):
             (stream.send_bytes if isinstance(message, bytes) else stream.send_text)(message)
@@ -76,7 +76,7 @@ def test_a_stereo_file_has_the_turns_of_both(serve, call):
     alone = {"content": to_wav(call[:, : 5 * RATE]), "params": QUERY}
     (turn,) = client.post("/conversations/a/turns", **alone).json()["turns"]
     assert turn["start"] == pytest.approx(last + 1.0, abs=0.25)
-    alone["params"] = {**QUERY, "start": 100, "anew": True}
+    alone["params"] = {**QUERY, "start": 100, "reset": True}
     (turn,) = client.post("/conversations/a/turns", **alone).json()["turns"]
     assert (turn["turn_index"], turn["start"]) == (0, pytest.approx(101.0, abs=0.25))
     # Sent again with its key, all of it is answered, and nothing is written or forgotten.

@@ -142,9 +142,9 @@ def test_a_turn_that_is_sent_again_is_written_once(serve):
         headers = {} if key is None else {"Idempotency-Key": key}
         return client.post("/conversations/a/turns", content=GOOD, params=params, headers=headers).json()
 
-    first, second = post("k1", anew=True), post("k2")
+    first, second = post("k1", reset=True), post("k2")
     assert (first["turn_index"], second["turn_index"]) == (0, 1)
-    assert post("k1", anew=True) == first
+    assert post("k1", reset=True) == first
     assert post("k2") == second
     assert len(client.get("/conversations/a").json()) == 2
     assert post(None)["turn_index"] == 2
