@@ -75,22 +75,16 @@ class VoiceMemoryLayer(nn.Module):
         lengths: Tensor | None = None,
         batch_sizes: Sequence[int] | None = None,
         write: bool = True,
-        emotions: Tensor | None = None,
     ) -> TitansMemoryOutput:
         """Read and write a batch of turns; arguments, return value and errors as `TitansMemoryLayer.forward`.
 
         The surprise is that of the turn's single token.
-
-        Args:
-            emotions: (rows, voice_emotions) probabilities in place of p, for training a readout on the very turns
-                that the layer was fitted to: there p comes from classifiers of other speakers
-                (`titans_mal.training.held_out_emotions`), or it is more certain than it will be on new speakers.
         """
         state = state(self) if callable(state) else state
         batch_sizes = [len(hidden_states)] if batch_sizes is None else list(batch_sizes)
         check_rows(hidden_states, state, lengths, batch_sizes)
         with without_autocast(hidden_states):
-            tokens = self._tokens(self.pool(hidden_states, lengths), lengths, emotions)
+            tokens = self._tokens(self.pool(hidden_states, lengths), lengths)
             processed = process_turns(
                 state, tokens, batch_sizes, read="history", chunk_size=1, step_rule="normalized", write=write
             )
@@ -122,12 +116,11 @@ class VoiceMemoryLayer(nn.Module):
             mean = hidden_states.masked_fill(absent[..., None], 0).sum(1) / lengths.clamp(min=1)[:, None]
         return (mean - self.voice_mean) / self.voice_scale
 
-    def _tokens(self, pooled: Tensor, lengths: Tensor | None, emotions: Tensor | None) -> MemoryTokens:
+    def _tokens(self, pooled: Tensor, lengths: Tensor | None) -> MemoryTokens:
         """One token per turn."""
         dtype = torch.promote_types(pooled.dtype, torch.float32)
         keys = self._keys(pooled).to(dtype)[:, None, None]
-        emotions = self.emotion_proj(pooled).softmax(-1) if emotions is None else emotions.to(pooled)
-        voices = pooled - emotions @ self.emotion_means
+        voices = pooled - self.emotion_proj(pooled).softmax(-1) @ self.emotion_means
         values = torch.cat([voices, torch.ones_like(voices[:, :1])], dim=-1).to(dtype)[:, None, None]
         written = None
         if lengths is not None:

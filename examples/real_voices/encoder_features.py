@@ -127,7 +127,9 @@ class Projection:
     def __init__(self, features: np.ndarray, components: int = 256):
         self._mean, self._scale = features.mean(0), features.std(0).clip(min=1e-5)
         standardised = torch.from_numpy((features - self._mean) / self._scale)
-        _, sizes, directions = torch.pca_lowrank(standardised, q=min(components, *features.shape), niter=4)
+        with torch.random.fork_rng():  # the same utterances give the same components
+            torch.manual_seed(0)
+            _, sizes, directions = torch.pca_lowrank(standardised, q=min(components, *features.shape), niter=4)
         variances = sizes.square() / (len(features) - 1)
         self._directions = directions / (variances + variances.mean()).sqrt()
 

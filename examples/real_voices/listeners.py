@@ -129,12 +129,10 @@ class Memory(Utterance):
 
     Attributes:
         layer: its layer.
-        beliefs: (utterances of the corpus, labels) probabilities of emotions in place of the layer's own, or None.
     """
 
     def __init__(self, width: int, labels: int, **memory):
         super().__init__(width, labels)
-        self.beliefs: Tensor | None = None
         config = TitansMemoryConfig(layers=[0], voice_layers=[0], voice_emotions=labels, **memory)
         self.layer = VoiceMemoryLayer(config, width)
 
@@ -143,9 +141,7 @@ class Memory(Utterance):
         rows = torch.cat(streams)
         turns = batch.turns[rows[:, 0], rows[:, 1]]
         state = self.layer.initial_state(len(streams[0]))
-        beliefs = None if self.beliefs is None else self.beliefs[batch.utterances[rows[:, 0], rows[:, 1]]]
-        sizes = [len(stream) for stream in streams]
-        output = self.layer(turns[:, None], state, batch_sizes=sizes, emotions=beliefs)
+        output = self.layer(turns[:, None], state, batch_sizes=[len(stream) for stream in streams])
         return self._scatter(batch, rows, output.residual[:, 0])
 
     def without_history(self, batch: Batch) -> Tensor:

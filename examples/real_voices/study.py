@@ -16,7 +16,7 @@ from sklearn.linear_model import LogisticRegression
 from torch import Tensor
 from torch.nn import functional as F
 
-from titans_mal.training.voices import fit_voice_layer, held_out_emotions
+from titans_mal.training.voices import fit_voice_layer
 
 
 # Of which an emotion of a real sequence is replaced by one drawn at random in training: rare ones are learnt too.
@@ -129,8 +129,6 @@ class Part:
         self._layer: dict[str, Tensor] | None = None
         # What readouts are fitted to, which depends on the memory's options and not on the penalty.
         self._turns: dict[tuple, tuple[np.ndarray, np.ndarray]] = {}
-        self._beliefs = torch.zeros(len(corpus.emotions), labels)
-        self._beliefs[is_train] = held_out_emotions(self._fitted[0], corpus.people[is_train], self._fitted[2])
         self._dialogues = self._compose(corpus, is_train, seed)
 
     def _compose(self, corpus: Corpus, is_train: np.ndarray, seed: Sequence[int]) -> list[Dialogue]:
@@ -199,15 +197,11 @@ class Part:
         """(turns, width) and (turns,): what the readout is fitted to."""
         if type(listener) is Utterance:
             return self._fitted[0].numpy(), self._fitted[2]
-        if isinstance(listener, Memory):
-            listener.beliefs = self._beliefs
         # A few dialogues at a time, whose states fit into the processor's cache.
         starts = range(0, len(self._dialogues), BATCH)
         batches = [Batch.of(self._dialogues[start : start + BATCH], self.hidden) for start in starts]
         with torch.no_grad():
             turns = torch.cat([listener.eval().turns(batch)[batch.mask] for batch in batches])
-        if isinstance(listener, Memory):
-            listener.beliefs = None
         emotions = torch.cat([self._emotions[batch.utterances[batch.mask]] for batch in batches])
         return turns.numpy(), emotions.numpy()
 

@@ -11,7 +11,6 @@ import wave
 from urllib.parse import quote
 
 import httpx
-from websockets.exceptions import ConnectionClosedOK
 from websockets.sync.client import connect
 
 
@@ -37,11 +36,8 @@ def main() -> None:
             for piece in pieces:  # of a microphone, as it is recorded
                 connection.send(piece)
             connection.send(json.dumps({"end": True}))
-            try:
-                while True:
-                    print(connection.recv())
-            except ConnectionClosedOK:
-                pass
+            for answer in connection:  # until the server closes the stream
+                print(answer)
 
 
 if __name__ == "__main__":

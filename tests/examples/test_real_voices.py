@@ -163,6 +163,12 @@ def study(real):
     return corpus, part, test
 
 
+def test_the_same_utterances_give_the_same_components(real):
+    features = np.random.default_rng(0).standard_normal((60, 40)).astype(np.float32)
+    first, again = (real["encoder_features"].Projection(features, 8)(features) for _ in range(2))
+    assert first.equal(again)
+
+
 def test_copies_are_different_speakers(real):
     speakers, emotions = corpus_of()
     features = np.arange(len(speakers), dtype=np.float32)[:, None]

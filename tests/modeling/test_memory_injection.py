@@ -175,4 +175,6 @@ def test_where_nothing_is_to_be_written_no_write_is_computed(monkeypatch):
         neural_memory, "write_chunk", lambda *arguments, **options: pytest.fail("a write was computed")
     )
     model = tiny_model()
-    model(**tiny_turns(2), memory_cache=ConversationMemoryCache(model.config, batch_size=2), update_memory=False)
+    cache = ConversationMemoryCache(model.config, batch_size=2)
+    assert model(**tiny_turns(2), memory_cache=cache, update_memory=False).memory_surprise.isfinite().all()
+    assert cache.turns.tolist() == [0, 0]

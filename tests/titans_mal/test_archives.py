@@ -130,13 +130,13 @@ def test_the_command_over_several_processes(archive, tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("arguments", "told"),
+    ("arguments", "expected"),
     [(["--batch", "x"], "give --output-dir"), (["--batch", "x", "--both", "--output-dir", "y"], "--batch goes with")],
 )
-def test_what_the_command_rejects(arguments, told):
+def test_what_the_command_rejects(arguments, expected):
     result = CliRunner().invoke(app, ["analyze", "--model", "m", *arguments])
     assert result.exit_code == 1
-    assert told in result.stderr
+    assert expected in result.stderr
 
 
 @pytest.mark.slow

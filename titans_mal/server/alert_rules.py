@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import tomllib
+from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
@@ -14,7 +15,7 @@ from ..live.turns import TurnEmotion
 
 
 @dataclass(frozen=True, kw_only=True)
-class AlertRule:
+class AlertRule(ABC):
     """Fields shared by all rules.
 
     Attributes:
@@ -44,8 +45,9 @@ class AlertRule:
     def _counts(self, turn: TurnEmotion) -> bool:
         return self.speaker is None or turn.speaker == self.speaker
 
+    @abstractmethod
     def _matches(self, turns: list[TurnEmotion]) -> bool:
-        raise NotImplementedError
+        """Whether these turns, the last of which is new, trigger the rule."""
 
 
 @dataclass(frozen=True, kw_only=True)

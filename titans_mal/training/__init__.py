@@ -5,7 +5,7 @@ from .audio_cache import AudioTowerCache
 from .checkpoints import last_good_checkpoint
 from .trained_parts import choose_trained_parts, trained_parameters
 from .trainer import ConversationTrainer
-from .voices import fit_voice_layer, fit_voice_memory, held_out_emotions
+from .voices import fit_voice_layer, fit_voice_memory
 
 
 __all__ = [
@@ -15,7 +15,6 @@ __all__ = [
     "choose_trained_parts",
     "fit_voice_layer",
     "fit_voice_memory",
-    "held_out_emotions",
     "last_good_checkpoint",
     "trained_parameters",
 ]

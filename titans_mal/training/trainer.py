@@ -333,7 +333,7 @@ class ConversationTrainer(Trainer):
             NotImplementedError: always.
         """
         raise NotImplementedError(
-            "predict would return tensors without their conversations: use evaluate(test_dataset, "
+            "predict would return tensors without their conversations: evaluate(test_dataset, "
             'metric_key_prefix="test") writes a report, and EvaluationReport.load(folder).predictions has every turn.'
         )
 

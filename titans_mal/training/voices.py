@@ -27,8 +27,6 @@ DIRECTIONS = 200
 SHRINKAGE = 0.1
 # Inverse weight of the classifier's L2 penalty.
 CLASSIFIER_C = 0.03
-# Number of groups of speakers for cross-fitting.
-GROUPS = 5
 
 
 @torch.no_grad()
@@ -191,47 +189,12 @@ def _check_fit(layer: VoiceMemoryLayer, pooled: Tensor, speakers: Sequence[str])
         raise ValueError(f"voice_key_dim={width} needs more than {width} training speakers, got {number}.")
 
 
-def held_out_emotions(pooled: Tensor, speakers: Sequence, emotions: Sequence[int], *, groups: int = GROUPS) -> Tensor:
-    """Emotion probabilities of each turn by the classifier of `fit_voice_layer`, fitted to other speakers.
-
-    A classifier is more confident on its training turns than on new ones. A readout trained on such turns would expect
-    voices with less emotion in them than those of new speakers.
-
-    Args:
-        pooled: (turns, hidden_size), as for `fit_voice_layer`.
-        speakers: of each turn, at least two different ones.
-        emotions: of each turn, from 0.
-        groups: number of groups of speakers that are left out in turn; at most the number of speakers.
-
-    Returns:
-        (turns, emotions) float32.
-
-    Raises:
-        ValueError: for a single speaker.
-    """
-    people = np.unique(np.asarray(speakers))
-    if len(people) < 2:
-        raise ValueError("Turns of at least two speakers are needed to leave one out.")
-    turns, labels = pooled.double().cpu().numpy(), np.asarray(emotions)
-    turns = (turns - turns.mean(0)) / turns.std(0).clip(min=1e-5)
-    projected = PCA(min(DIRECTIONS, *turns.shape), svd_solver="full").fit_transform(turns)
-    probabilities = np.zeros((len(turns), int(labels.max()) + 1), dtype=np.float32)
-    for group in range(min(groups, len(people))):
-        is_out = np.isin(speakers, people[group :: min(groups, len(people))])
-        classifier = _classifier().fit(projected[~is_out], labels[~is_out])
-        probabilities[np.ix_(is_out, classifier.classes_)] = classifier.predict_proba(projected[is_out])
-    return torch.from_numpy(probabilities)
-
-
-def _classifier() -> LogisticRegression:
-    return LogisticRegression(C=CLASSIFIER_C, class_weight="balanced", max_iter=1000)
-
-
 def _fit_emotions(layer: VoiceMemoryLayer, turns: np.ndarray, projected, components: PCA, emotions) -> None:
     """The emotion classifier, and the mean of each emotion minus the overall mean."""
     known = emotions >= 0
     present = np.unique(emotions[known])
-    classifier = _classifier().fit(projected[known], emotions[known])
+    classifier = LogisticRegression(C=CLASSIFIER_C, class_weight="balanced", max_iter=1000)
+    classifier.fit(projected[known], emotions[known])
     weight, bias = classifier.coef_, classifier.intercept_
     if len(present) == 2:  # scikit-learn has one row for two classes
         weight, bias = np.concatenate([-weight, weight]) / 2, np.concatenate([-bias, bias]) / 2

@@ -83,7 +83,7 @@ def test_a_file_of_rules(tmp_path):
     assert rules[1] == SurpriseRule(name="odd", above=2, cool_down=60)
     assert rules[2] == MoodRule(name="low", below=-0.2, weights={"angry": -1, "happy": 1})
     assert read_rules(SHIPPED)[0] == ANGRY
-    for text, told in (
+    for text, expected in (
         ("", r"may hold the tables \[\[label\]\]"),
         ("x = 1", r"got \[\[x\]\]"),
         ("[label]\nname = 'a'", "may hold the tables"),
@@ -97,7 +97,7 @@ def test_a_file_of_rules(tmp_path):
         ("[[surprise]]\nname = 'a'\nabove = 1\n[[surprise]]\nname = 'a'\nabove = 2", "names of rules must differ"),
     ):
         file.write_text(text)
-        with pytest.raises(ValueError, match=told):
+        with pytest.raises(ValueError, match=expected):
             read_rules(file)
 
 
@@ -218,15 +218,15 @@ def test_alerts_of_the_command(receiver, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("url", "secret", "told"),
+    ("url", "secret", "expected"),
     [
         ("ftp://127.0.0.1/", "s", "needs an http:// or https:// URL"),
         ("http://user:pass@127.0.0.1/", "s", "without a user"),
         ("http://127.0.0.1/", "", "needs a secret"),
     ],
 )
-def test_what_is_no_webhook(url, secret, told):
-    with pytest.raises(ValueError, match=told):
+def test_what_is_no_webhook(url, secret, expected):
+    with pytest.raises(ValueError, match=expected):
         Webhook(url, secret, LOOPBACK)
     for entries in ([], ["http://x"], [""]):
         with pytest.raises(ValueError, match=r"Nothing is allowed|An entry must be"):

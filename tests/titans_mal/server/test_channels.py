@@ -1,4 +1,4 @@
-"""Calls with a talker on each channel, live and as files."""
+"""Calls with one speaker per channel, live and as files."""
 
 import contextlib
 from pathlib import Path
@@ -36,21 +36,21 @@ def assert_all_turns_of_both(turns):
     assert ends == sorted(ends)
 
 
-def test_two_overlapping_talkers_of_one_stream(serve, call):
+def test_two_overlapping_speakers_of_one_stream(serve, call):
     client = serve()
     content = np.round(call.T * 32767).astype("<i2").tobytes()
     turns = []
     with client.websocket_connect("/conversations/a/stream", params={**QUERY, "score": "caller"}) as stream:
         for start in range(0, len(content), 64_000):
             stream.send_bytes(content[start : start + 64_000])
-        for message, told in (
+        for message, expected in (
             (content[:2], "for each of 2 channels: 2 bytes"),
             ('{"speaker": "caller"}', "cannot change within a stream"),
         ):
             (stream.send_bytes if isinstance(message, bytes) else stream.send_text)(message)
             while "error" not in (answer := stream.receive_json()):
                 turns.append(answer)
-            assert told in answer["error"]
+            assert expected in answer["error"]
         stream.send_json({"end": True})
         with contextlib.suppress(WebSocketDisconnect):
             while True:

@@ -55,7 +55,7 @@ def test_who_is_not_scored_is_written_and_gets_no_label(serve, model, processor)
 
 
 @pytest.mark.parametrize(
-    ("params", "told"),
+    ("params", "detail"),
     [
         ({"labels": "sad,bored"}, "labels must be"),
         ({"labels": "sad,sad"}, "labels must be"),
@@ -70,16 +70,16 @@ def test_who_is_not_scored_is_written_and_gets_no_label(serve, model, processor)
         ({"speeker": "A", "label": "sad"}, "Unknown parameters label, speeker; allowed are labels, "),
     ],
 )
-def test_wrong_settings_are_422(serve, params, told):
+def test_wrong_settings_are_422(serve, params, detail):
     client = serve()
     answer = post(client, **params)
     assert answer.status_code == 422
-    assert told in answer.json()["detail"]
+    assert detail in answer.json()["detail"]
     if "labels" in params:
         return  # which a stream is closed for, below
     with pytest.raises(WebSocketDenialResponse) as denied:
         client.websocket_connect("/conversations/a/stream", params=params).__enter__()
-    assert (denied.value.status_code, told in denied.value.json()["detail"]) == (422, True)
+    assert (denied.value.status_code, detail in denied.value.json()["detail"]) == (422, True)
 
 
 @pytest.mark.parametrize("address", ["/conversations/a", "/health", "/metrics"])
@@ -128,7 +128,7 @@ def test_a_form_with_a_file(serve, plain):
 
     answer = form(audio=("x.wav", GOOD, "audio/wav"))
     assert answer.json()["scores"] == pytest.approx(plain.scores, abs=1e-5)
-    for status, told, answer in (
+    for status, detail, answer in (
         (422, "A form must hold one file, audio", form(sound=("x.wav", GOOD))),
         (422, "Too many files", form(audio=("x.wav", GOOD), other=("y.wav", GOOD))),
         (
@@ -144,7 +144,7 @@ def test_a_form_with_a_file(serve, plain):
             client.post("/conversations/a/turns", content=b"--x\r\n", headers={"Content-Type": "multipart/form-data"}),
         ),
     ):
-        assert (answer.status_code, told in answer.json()["detail"]) == (status, True)
+        assert (answer.status_code, detail in answer.json()["detail"]) == (status, True)
     assert len(client.get("/conversations/a").json()) == 1
 
 

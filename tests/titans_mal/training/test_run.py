@@ -11,6 +11,7 @@ from typer.testing import CliRunner
 
 from titans_mal import AutoModelForAudioEmotion
 from titans_mal.cli import app
+from titans_mal.training import run
 from titans_mal.training.run import hold_out, lock
 from titans_mal.training.run_options import ModelOptions
 
@@ -47,9 +48,13 @@ def test_train_writes_a_model_and_a_report_and_warns_of_a_local_base(base, talks
     assert one_line_error(again).endswith("already holds a training: give --resume, or another --output-dir.")
 
 
-def test_train_fits_a_memory_of_voices_and_a_temperature(base, talks_folder, tmp_path):
+def test_train_fits_a_memory_of_voices_and_a_temperature(base, talks_folder, tmp_path, monkeypatch):
+    copies, fit = [], run.fit_voice_memory
+    monkeypatch.setattr(
+        run, "fit_voice_memory", lambda *given, **how: copies.append(how["virtual_voices"]) or fit(*given, **how)
+    )
     memory = '{"num_heads": 2, "head_dim": 8, "voice_layers": [0], "voice_key_dim": 1}'
-    fitted = ("--calibrate", "True", "--validation-share", "0.4", "--eval-strategy", "no")
+    fitted = ("--calibrate", "True", "--validation-share", "0.4", "--eval-strategy", "no", "--virtual-speakers", "0.5")
     done = invoke("train", base, talks_folder, tmp_path, "--memory-layers", "0", "2", "--memory", memory, *fitted)
     assert done.exit_code == 0, done.output
     model = AutoModelForAudioEmotion.from_pretrained(tmp_path / "model")
@@ -58,6 +63,7 @@ def test_train_fits_a_memory_of_voices_and_a_temperature(base, talks_folder, tmp
     voices = model.titans_memory.layers[0]
     assert voices.voice_gain == 1
     assert voices.voice_mean.any()
+    assert copies == [run.VIRTUAL_VOICES]
 
 
 def one_line_error(done) -> str:

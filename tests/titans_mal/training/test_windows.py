@@ -183,3 +183,11 @@ def test_as_many_speakers_are_virtual_as_is_asked_for(talks):
         ConversationTrainingArguments(output_dir="x", virtual_speakers=1.5)
     with pytest.raises(ValueError, match="drop one"):
         ConversationTrainingArguments(output_dir="x", virtual_speakers=0.5, cache_audio="y")
+
+
+def test_a_training_uses_virtual_speakers(talks, tmp_path):
+    first = LaneTurn(0, 0, True)
+    plain, changed = (
+        trainer_on(tmp_path, talks, virtual_speakers=share).train_dataset[first]["waveform"] for share in (0.0, 1.0)
+    )
+    assert len(changed) != len(plain)
