@@ -14,11 +14,10 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from .data.audio import audio_blocks
 from .data.recordings import load_recording
 from .live.channels import channel_turns
 from .live.pool import ConversationPool, PoolError
-from .live.turn_detector import TurnDetector
+from .live.turn_detector import spoken_turns
 from .live.turns import RATE
 from .progress import with_progress
 from .safe_text import csv_cell
@@ -212,11 +211,7 @@ def _turns(path: Path, speakers: Sequence[str] | None) -> Iterator[tuple[Any, st
         for channel, turn in channel_turns(path, speakers):
             yield turn.waveform, speakers[channel], turn.start, turn.end
     else:
-        detector = TurnDetector()
-        for piece in audio_blocks(path, RATE):
-            for turn in detector.feed(piece, RATE):
-                yield turn.waveform, None, turn.start, turn.end
-        for turn in detector.flush():
+        for turn in spoken_turns(path):
             yield turn.waveform, None, turn.start, turn.end
 
 

@@ -15,12 +15,12 @@ from rich.table import Table
 from rich.text import Text
 from safetensors import SafetensorError
 
-from ..data.audio import audio_blocks, load_audio, part_of_file
 from ..export import FORMATS, check_package, choose_label, describe_turn, export_turns
-from ..extras import MissingExtraError, extra
+from ..extras import extra
 from ..progress import with_progress
 from ..quickstart import TINY_CHECKPOINT
 from .analyze_batch import analyze_batch
+from .analyze_inputs import channel_turns, check_speaker_options, turns_of, with_speakers
 from .follow import follow_stream
 from .messages import console, errors, errors_in_one_line, warn
 from .options import Model
@@ -136,13 +136,13 @@ def analyze(
                 unknown_below=unknown_below,
             )
             return
-        _check_speaker_options(speaker, segments, channels, crosstalk, speakers_by, max_speakers)
+        check_speaker_options(speaker, segments, channels, crosstalk, speakers_by, max_speakers)
         if not inputs:
             raise ValueError("No input: give a folder, audio files or a recording, or --follow.")
         _check_outputs(json_out, timeline, output, format=format)
-        turns = _channel_turns(inputs, channels, crosstalk) if channels else list(_turns(inputs, segments, speaker))
+        turns = channel_turns(inputs, channels, crosstalk) if channels else list(turns_of(inputs, segments, speaker))
         if speakers_by is not None:
-            turns = _with_speakers(turns, speakers_by, max_speakers)
+            turns = with_speakers(turns, speakers_by, max_speakers)
         pipe = _load(model or tiny_checkpoint())
         scored = _analyze(turns, pipe, memory=not no_memory, split_long=split_long)
         usable = [turn for turn, results in zip(turns, scored) if results]
@@ -271,104 +271,6 @@ def _check_follow(*others, format: str) -> None:
             "--follow processes standard input with memory, and prints a table or, with --format jsonl, one line "
             "per turn."
         )
-
-
-def _check_speaker_options(
-    speaker: str | None,
-    segments: Path | None,
-    channels: str | None,
-    crosstalk: float | None,
-    speakers_by: str | None,
-    max_speakers: int | None,
-) -> None:
-    options = {"--speaker": speaker, "--segments": segments, "--channels": channels, "--speakers-by": speakers_by}
-    given = [name for name, value in options.items() if value]
-    if len(given) > 1:
-        raise ValueError(f"{' and '.join(given)} all define the speakers: give only one of them.")
-    if crosstalk is not None and not channels:
-        raise ValueError("--crosstalk needs --channels.")
-    if max_speakers is not None and speakers_by is None:
-        raise ValueError("--max-speakers needs --speakers-by.")
-
-
-def _with_speakers(turns: list[dict], model_name: str, max_speakers: int | None) -> list[dict]:
-    """The turns of one recording, each assigned to the speaker with the most similar voice."""
-    from ..live.speakers import SpeakerAssigner, VoiceEmbedder
-
-    if len({turn["file"].partition("#")[0] for turn in turns}) > 1 or any(turn.get("speaker") for turn in turns):
-        raise ValueError("--speakers-by is for one recording whose speakers are not known.")
-    assigner = SpeakerAssigner(VoiceEmbedder(model_name), max_speakers=max_speakers)
-    return [{**turn, "speaker": assigner.assign(load_audio(turn["audio"]))} for turn in turns]
-
-
-def _channel_turns(inputs: list[Path], channels: str, crosstalk: float | None) -> list[dict]:
-    """The turns of a recording with one speaker per channel."""
-    from ..data.recordings import load_recording
-    from ..live.channels import CROSSTALK_DB, channel_segments
-
-    if len(inputs) > 1 or inputs[0].is_dir():
-        raise ValueError(f"--channels needs exactly one recording, got {[str(path) for path in inputs]}.")
-    speakers = [name.strip() for name in channels.split(",")]
-    segments = channel_segments(inputs[0], speakers, crosstalk_db=CROSSTALK_DB if crosstalk is None else crosstalk)
-    return [
-        {**row, "file": row["audio"]["path"], "emotion": None} for row in load_recording(inputs[0], segments)["test"]
-    ]
-
-
-def _turns(inputs: list[Path], segments: Path | None, speaker: str | None) -> Iterator[dict]:
-    """The turns of a folder, of a recording split by segments or at pauses, or of one file per turn."""
-    if segments is not None:
-        if len(inputs) > 1 or inputs[0].is_dir():
-            raise ValueError(f"--segments needs exactly one recording, got {[str(path) for path in inputs]}.")
-        from ..data.recordings import load_recording
-
-        for row in load_recording(inputs[0], segments)["test"]:
-            yield {**row, "file": row["audio"]["path"], "emotion": None}
-        return
-    if len(inputs) == 1 and inputs[0].is_dir():
-        from ..data.conversations import load_conversations
-
-        for split in load_conversations(inputs[0], strict=True).values():
-            labels = split.features["emotion"].names
-            for row in split:
-                emotion = labels[row["emotion"]] if row["emotion"] >= 0 else None
-                yield {**row, "file": row["audio"]["path"], "emotion": emotion}
-        return
-    for index, path in enumerate(inputs):
-        if not path.is_file():
-            found = "is a folder" if path.is_dir() else "does not exist"
-            raise FileNotFoundError(f"{path} {found}: give one folder with metadata.csv, or audio files.")
-        parts = _parts_or_whole(path) if len(inputs) == 1 else []
-        if len(parts) < 2:
-            yield {"file": str(path), "audio": str(path), "turn_index": index, "speaker": speaker}
-        for turn_index, (start, end) in enumerate(parts if len(parts) > 1 else ()):
-            yield {
-                "file": str(path),
-                "audio": part_of_file(path, start, end),
-                "turn_index": turn_index,
-                "speaker": speaker,
-                "start": start,
-                "end": end,
-            }
-
-
-def _parts_or_whole(path: Path) -> list[tuple[float, float]]:
-    """Start and end of each turn in a recording; empty, with a warning, if the speech detector is not installed."""
-    try:
-        return _spoken_parts(path)
-    except MissingExtraError as error:
-        warn(f"{path.name} is processed as one turn. {error}")
-        return []
-
-
-def _spoken_parts(path: Path) -> list[tuple[float, float]]:
-    """Start and end of each turn in a recording, split at pauses in speech."""
-    from ..live.turn_detector import TurnDetector
-    from ..live.turns import RATE
-
-    detector = TurnDetector()
-    turns = [turn for piece in audio_blocks(path, RATE) for turn in detector.feed(piece, RATE)] + detector.flush()
-    return [(turn.start, turn.end) for turn in turns]
 
 
 def _load(model_name: str):

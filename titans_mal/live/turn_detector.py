@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
-from ..data.audio import MIN_SECONDS, check_level
+from ..data.audio import MIN_SECONDS, audio_blocks, check_level
 from ..extras import extra
 from ..modeling.audio_arrays import as_array, scale_of
 from ..modeling.audio_decoding import check_rate
@@ -185,6 +186,19 @@ def _silero(threshold: float, min_silence: float):
     model = load_silero_vad()
     silence = round(min_silence * 1000)
     return VADIterator(model, threshold, RATE, min_silence_duration_ms=silence, speech_pad_ms=_PAD_MS)
+
+
+def spoken_turns(recording: str | Path) -> Iterator[SpokenTurn]:
+    """The turns of an audio file, split at pauses in speech; it is decoded in blocks.
+
+    Raises:
+        FileNotFoundError, ValueError: as `audio_blocks`.
+        MissingExtraError: if the speech detector is not installed.
+    """
+    detector = TurnDetector()
+    for piece in audio_blocks(recording, RATE):
+        yield from detector.feed(piece, RATE)
+    yield from detector.flush()
 
 
 def checked_piece(chunk: np.ndarray, sampling_rate: int) -> np.ndarray:

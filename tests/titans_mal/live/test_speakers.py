@@ -6,7 +6,7 @@ from audio_files import to_wav
 from tiny_models import tone
 from transformers import Wav2Vec2FeatureExtractor, WavLMConfig, WavLMForXVector
 
-from titans_mal.cli.analyze import _check_speaker_options, _with_speakers
+from titans_mal.cli.analyze_inputs import check_speaker_options, with_speakers
 from titans_mal.live.speakers import SpeakerAssigner, VoiceEmbedder
 
 
@@ -71,12 +71,12 @@ def test_the_command_names_speakers_by_their_voices(tmp_path, monkeypatch):
     recording.write_bytes(to_wav(np.concatenate([np.full(2 * RATE, 0.25), np.full(2 * RATE, 0.5)])))
     turns = [{"file": str(recording), "audio": f"{recording}#t={start},{start + 2}"} for start in (0, 2, 0)]
     monkeypatch.setattr("titans_mal.live.speakers.VoiceEmbedder", lambda name: lambda audio: embed(360 * audio))
-    named = [turn["speaker"] for turn in _with_speakers(turns, "org/voices", None)]
+    named = [turn["speaker"] for turn in with_speakers(turns, "org/voices", None)]
     assert named == ["speaker 1", "speaker 2", "speaker 1"]
-    assert {turn["speaker"] for turn in _with_speakers(turns, "org/voices", 1)} == {"speaker 1"}
+    assert {turn["speaker"] for turn in with_speakers(turns, "org/voices", 1)} == {"speaker 1"}
     with pytest.raises(ValueError, match="one recording whose speakers are not known"):
-        _with_speakers([*turns, {"file": "other.wav"}], "org/voices", None)
+        with_speakers([*turns, {"file": "other.wav"}], "org/voices", None)
     with pytest.raises(ValueError, match="--segments and --speakers-by all define the speakers"):
-        _check_speaker_options(None, recording, None, None, "org/voices", None)
+        check_speaker_options(None, recording, None, None, "org/voices", None)
     with pytest.raises(ValueError, match="--max-speakers needs --speakers-by"):
-        _check_speaker_options(None, None, None, None, None, 2)
+        check_speaker_options(None, None, None, None, None, 2)
