@@ -113,3 +113,12 @@ class LaneSampler(Sampler[list[LaneTurn]]):
         rng = np.random.default_rng(self._seed)
         for visit in count():
             yield from ((index, visit) for index in rng.permutation(len(self._conversations)).tolist())
+
+
+def check_plan(saved: dict, present: dict) -> None:
+    """Check that a checkpoint is of a training with the same lanes and data."""
+    differing = [
+        f"{name}: {saved.get(name)} then, {present[name]} now" for name in present if saved.get(name) != present[name]
+    ]
+    if differing:
+        raise ValueError(f"The checkpoint is of a training with other lanes or data ({'; '.join(differing)}).")

@@ -8,10 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Collection
 from dataclasses import MISSING, Field, fields
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from transformers import TrainingArguments
 from transformers.trainer_pt_utils import AcceleratorConfig
+
+
+if TYPE_CHECKING:
+    from .arguments import ConversationTrainingArguments
 
 
 # Supported: as in Trainer itself, or implemented by `ConversationTrainer`.
@@ -165,3 +169,14 @@ def wants_best_metric(arguments: TrainingArguments) -> bool:
     """Whether evaluations choose checkpoints or the learning rate, so that a metric is needed."""
     by_metric = arguments.lr_scheduler_type in ("reduce_lr_on_plateau", "greedy")
     return arguments.load_best_model_at_end or by_metric or arguments.save_strategy == "best"
+
+
+def check_own_loss(args: ConversationTrainingArguments) -> None:
+    """Check that a `compute_loss_func` is not combined with options of the loss that it replaces."""
+    options = {
+        "class_weights": args.class_weights != "none",
+        "soft_labels": args.soft_labels,
+        "label_smoothing_factor": args.label_smoothing_factor != 0,
+    }
+    if given := [name for name, is_given in options.items() if is_given]:
+        raise ValueError(f"compute_loss_func replaces the loss, so {given} would have no effect.")

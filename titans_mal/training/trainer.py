@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import json
 import math
-import re
 import shutil
 import warnings
 from collections.abc import Sequence
@@ -36,9 +35,10 @@ from .audio_cache import AudioTowerCache
 from .checkpoints import find_damage, keep_latest, last_good_checkpoint, seal_checkpoint, set_aside_broken
 from .interruptions import SkippedSteps, StopOnSignal, any_process
 from .lane_states import LaneStates
-from .lanes import LaneSampler
+from .lanes import LaneSampler, check_plan
 from .losses import balanced_class_weights, summed_loss
-from .options import check_trainer_arguments
+from .options import check_own_loss, check_trainer_arguments
+from .tables import check_soft_labels, evaluation_sets, longer_turns
 from .trained_parts import check_is_saved_whole
 from .weights import load_trained_weights
 from .windows import IS_NOISE, PROBLEMS, VALUES, TurnDataset, WindowCollator
@@ -91,12 +91,12 @@ class ConversationTrainer(Trainer):
     ):
         check_trainer_arguments(kwargs)
         if kwargs.get("compute_loss_func") is not None:
-            _check_own_loss(args)
+            check_own_loss(args)
         check_is_saved_whole(model)
         if not any(parameter.requires_grad for parameter in model.parameters()):
             raise ValueError("The model has no trained parameters: call choose_trained_parts(model) first.")
         check_data(model, train_dataset)
-        for table in _evaluation_sets(eval_dataset).values():
+        for table in evaluation_sets(eval_dataset).values():
             check_data(model, table)
         self._audio_cache = AudioTowerCache(model, args.cache_audio) if args.cache_audio else contextlib.nullcontext()
         self._processor = processor
@@ -105,7 +105,7 @@ class ConversationTrainer(Trainer):
             [known.index(label) for label in train_dataset.features["emotion"].names] if known else []
         )
         if args.soft_labels:
-            _check_soft_labels(train_dataset)
+            check_soft_labels(train_dataset)
         turns = TurnDataset(
             train_dataset,
             sampling_rate=model.audio_extractor(processor).sampling_rate,
@@ -117,7 +117,7 @@ class ConversationTrainer(Trainer):
         )
         collator = WindowCollator(model, processor, self._label_columns)
         window = model.max_turn_seconds(processor)
-        warn_of_cut_turns(_longer_turns(train_dataset, window), window)
+        warn_of_cut_turns(longer_turns(train_dataset, window), window)
         if model.config.memory_config.read == "history" and max(map(len, turns.conversations)) < 2:
             raise ValueError("No conversation has two turns, so there is no history that a memory could learn to use.")
         super().__init__(model, args, collator, train_dataset=turns, eval_dataset=eval_dataset, **kwargs)
@@ -297,7 +297,7 @@ class ConversationTrainer(Trainer):
         """
         tables = self.eval_dataset if eval_dataset is None else eval_dataset
         if isinstance(tables, dict):
-            prefixes = {f"{metric_key_prefix}_{name}": table for name, table in _evaluation_sets(tables).items()}
+            prefixes = {f"{metric_key_prefix}_{name}": table for name, table in evaluation_sets(tables).items()}
             several = (self.evaluate(table, ignore_keys, prefix) for prefix, table in prefixes.items())
             return {name: value for metrics in several for name, value in metrics.items()}
         if self.optimizer is not None and hasattr(self.optimizer, "eval"):
@@ -383,7 +383,7 @@ class ConversationTrainer(Trainer):
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model=None) -> None:
         lanes = Path(resume_from_checkpoint) / LANES_FOLDER
-        _check_plan(read_json(lanes / PLAN_FILE, dict), self.lane_sampler.plan)
+        check_plan(read_json(lanes / PLAN_FILE, dict), self.lane_sampler.plan)
         if self.is_fsdp_enabled:
             super()._load_from_checkpoint(resume_from_checkpoint, model)
         else:
@@ -424,61 +424,3 @@ class _SetEpoch(TrainerCallback):
 
     def on_epoch_begin(self, args, state, control, **kwargs):
         self._sampler.epoch = state.global_step // self._sampler.steps_per_epoch
-
-
-def _check_plan(saved: dict, present: dict) -> None:
-    """Check that a checkpoint is of a training with the same lanes and data."""
-    differing = [
-        f"{name}: {saved.get(name)} then, {present[name]} now" for name in present if saved.get(name) != present[name]
-    ]
-    if differing:
-        raise ValueError(f"The checkpoint is of a training with other lanes or data ({'; '.join(differing)}).")
-
-
-def _evaluation_sets(given: Dataset | dict[str, Dataset] | None) -> dict[str, Dataset]:
-    """Evaluation sets by name; a single set has no name.
-
-    Raises:
-        ValueError: for names that are not valid as folder names.
-    """
-    if given is None:
-        return {}
-    tables = given if isinstance(given, dict) else {"": given}
-    wrong = [name for name in tables if tables is given and not re.fullmatch(r"[\w-]+", str(name))]
-    if wrong:
-        raise ValueError(f"Names of evaluation sets may contain letters, digits, - and _, got {wrong}.")
-    return tables
-
-
-def _longer_turns(table: Dataset, window: float | None) -> list[tuple[str, float]]:
-    """Name and length of turns that are longer than the host's window, if the table has lengths."""
-    if window is None or "seconds" not in table.column_names:
-        return []
-    columns = table.select_columns(["conversation_id", "turn_index", "seconds"]).to_dict()
-    return [
-        (f"{conversation}, turn {index}", seconds)
-        for conversation, index, seconds in zip(*columns.values())
-        if seconds is not None and seconds > window
-    ]
-
-
-def _check_own_loss(args: ConversationTrainingArguments) -> None:
-    """Check that a `compute_loss_func` is not combined with options of the loss that it replaces."""
-    options = {
-        "class_weights": args.class_weights != "none",
-        "soft_labels": args.soft_labels,
-        "label_smoothing_factor": args.label_smoothing_factor != 0,
-    }
-    if given := [name for name, is_given in options.items() if is_given]:
-        raise ValueError(f"compute_loss_func replaces the loss, so {given} would have no effect.")
-
-
-def _check_soft_labels(table: Dataset) -> None:
-    labels = table.features["emotion"].names
-    if SOFT_LABELS not in table.column_names:
-        raise ValueError(f"soft_labels need the column {SOFT_LABELS}, but the data has {table.column_names}.")
-    for row, (shares, label) in enumerate(zip(table[SOFT_LABELS], table["emotion"])):
-        if label >= 0 and (
-            shares is None or len(shares) != len(labels) or min(shares) < 0 or abs(sum(shares) - 1) > 1e-3
-        ):
-            raise ValueError(f"{SOFT_LABELS} of row {row} must be {len(labels)} shares that sum to 1, got {shares}.")
