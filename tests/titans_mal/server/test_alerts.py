@@ -196,14 +196,15 @@ def test_no_address_outside_of_the_list(receiver, monkeypatch):
         with pytest.raises(ValueError, match="is not among the allowed hosts and networks"):
             Webhook(receiver.url.replace("127.0.0.1", "localhost"), "secret", AllowList(allowed))
     webhook = Webhook(receiver.url, "secret", LOOPBACK, count=lambda outcome: became.append(outcome))
-    became = []
-    # The name leads elsewhere later: nothing is sent there.
+    became, connected = [], []
+    # The name resolves to another address later: no connection is made, to that one or to the one before.
+    monkeypatch.setattr("titans_mal.server.webhook.socket.create_connection", lambda *given: connected.append(given))
     monkeypatch.setattr(
         "titans_mal.server.webhook.socket.getaddrinfo", lambda *args, **kwargs: [(2, 1, 6, "", ("10.9.9.9", 80))]
     )
     webhook.send({"id": "1"})
     webhook.close()
-    assert (became, receiver.got) == (["dropped"], [])
+    assert (became, receiver.got, connected) == (["dropped"], [], [])
 
 
 def test_alerts_of_the_command(receiver, tmp_path):

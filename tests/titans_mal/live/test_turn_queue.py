@@ -1,0 +1,56 @@
+"""Queue of turns: when a batch is complete, and how long a turn waits for others."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from titans_mal.live.label_settings import LabelSettings
+from titans_mal.live.turn_queue import PoolError, TurnQueue, WaitingTurn
+
+
+def make_queue(**limits) -> TurnQueue:
+    given = {"max_batch": 3, "max_wait_ms": 100, "max_waiting": 8, "max_waiting_megabytes": 1} | limits
+    return TurnQueue(**given)
+
+
+def turn(conversation: str, queued: float = 0.0, samples: int = 10) -> WaitingTurn:
+    waveform = np.zeros(samples, np.float32)
+    return WaitingTurn(conversation, waveform, None, None, False, LabelSettings(), began=0.0, queued=queued)
+
+
+def test_a_turn_waits_only_while_turns_arrive_often():
+    queue = make_queue()
+    assert queue.wait == pytest.approx(0.1)  # until the rate is known
+    for number in range(3):
+        queue.put(turn("a", queued=0.02 * number))
+    assert queue.wait == pytest.approx(0.1)
+    queue.put(turn("a", queued=60.0))
+    assert queue.wait == 0.0
+    for number in range(4):
+        queue.put(turn("b", queued=60.0 + 0.01 * number))
+    assert queue.wait == pytest.approx(0.1)
+
+
+def test_a_batch_is_the_first_turn_of_each_conversation():
+    queue = make_queue(max_batch=2)
+    for name in ("a", "a", "b", "c"):
+        queue.put(turn(name))
+    batches = [[one.conversation for one in queue.next_batch()] for _ in range(2)]
+    assert batches == [["a", "b"], ["a", "c"]]
+    queue.close()
+    assert queue.next_batch() == []
+    with pytest.raises(PoolError, match="closed"):
+        queue.put(turn("a"))
+
+
+def test_the_queue_is_bounded_by_turns_and_by_bytes():
+    queue = make_queue(max_waiting=2)
+    queue.put(turn("a"))
+    assert queue.put(turn("b")) == 2
+    with pytest.raises(PoolError, match="2 turns are waiting"):
+        queue.put(turn("c"))
+    queue = make_queue()
+    queue.put(turn("a", samples=400_000))  # a single turn is always accepted
+    with pytest.raises(PoolError, match="turns of 2 MB are waiting"):
+        queue.put(turn("b"))
