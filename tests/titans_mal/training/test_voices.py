@@ -113,9 +113,6 @@ def test_a_model_is_fitted_trained_and_saved_with_its_voice_memory(processor, ta
     fit_voice_memory(model, processor, talks["train"])
     voices = {name: tensor.clone() for name, tensor in model.titans_memory.layers[0].state_dict().items()}
     assert voices["voice_gain"] == 1
-    fit_voice_memory(model, processor, talks["train"], virtual_voices=1)
-    assert not model.titans_memory.layers[0].speaker_proj.weight.equal(voices["speaker_proj.weight"])
-    voices = {name: tensor.clone() for name, tensor in model.titans_memory.layers[0].state_dict().items()}
     trainer_of(model).train()
     assert all(tensor.equal(voices[name]) for name, tensor in model.titans_memory.layers[0].state_dict().items())
     model.save_pretrained(tmp_path / "adapter")
@@ -132,3 +129,20 @@ def test_a_model_is_fitted_trained_and_saved_with_its_voice_memory(processor, ta
 def test_a_model_without_a_voice_memory_is_rejected(model, processor, talks):
     with pytest.raises(ValueError, match="no voice memory"):
         fit_voice_memory(model, processor, talks["train"])
+
+
+def test_copies_in_other_voices_are_other_speakers(processor, talks, tmp_path, monkeypatch):
+    save_base(tmp_path / "base")
+    memory = TitansMemoryConfig(layers=[0], voice_layers=[0], voice_key_dim=1)
+    labels = dict(enumerate(talks["train"].features["emotion"].names))
+    model = AutoModelForAudioEmotion.from_base(tmp_path / "base", id2label=labels, memory_config=memory)
+    given = []
+    monkeypatch.setattr("titans_mal.training.voices.fit_voice_layer", lambda layer, *turns: given.append(turns))
+    for copies in (0, 2):
+        fit_voice_memory(model, processor, talks["train"], virtual_voices=copies)
+    (alone, speakers, emotions), (pooled, all_speakers, all_emotions) = given
+    assert pooled[: len(alone)].equal(alone)
+    assert len(pooled) == len(all_speakers) == 3 * len(alone)
+    assert len({*all_speakers}) == 3 * len({*speakers})
+    assert all_emotions == 3 * emotions
+    assert not torch.allclose(pooled[len(alone) : 2 * len(alone)], alone, atol=1e-3)
