@@ -50,7 +50,7 @@ def measure(size: str, *, rows: int, tokens: int, seconds: float, device: str, f
 
 
 def shortened(inputs: dict, model, tokens: int) -> dict:
-    """Turns whose sound fills the first `tokens` audio tokens of the window, as most do."""
+    """Turns whose audio fills the first `tokens` audio tokens of the window, as most do."""
     ids = inputs["input_ids"]
     audio = (ids[0] == model.audio_token_id).nonzero().flatten()
     keep = torch.ones(ids.shape[1], dtype=torch.bool, device=ids.device)

@@ -38,14 +38,14 @@ def bytes_of(past: DynamicCache) -> int:
 
 @torch.inference_mode()
 def measure(model, upto: int, *, tokens: int, repeats: int) -> list[dict]:
-    heard = [turns(model, 1, tokens=tokens, seed=number) for number in range(upto)]
+    drawn = [turns(model, 1, tokens=tokens, seed=number) for number in range(upto)]
     cache = ConversationMemoryCache(model.config)
     with model.disable_memory():
-        past = model(**heard[0], use_cache=True).past_key_values
+        past = model(**drawn[0], use_cache=True).past_key_values
     shorten(past, 0)
     rows = []
     for number in range(1, upto + 1):
-        turn = heard[number - 1]
+        turn = drawn[number - 1]
         if number & (number - 1) == 0:  # a power of two
             before, length = cache.snapshot(), past.get_seq_length()
             mask = torch.ones(1, length + turn["input_ids"].shape[1], dtype=torch.long, device=model.device)
@@ -60,7 +60,7 @@ def measure(model, upto: int, *, tokens: int, repeats: int) -> list[dict]:
 
             def re_read(number=number):
                 with model.disable_memory():
-                    model(**together(heard[:number]), logits_to_keep=1)
+                    model(**together(drawn[:number]), logits_to_keep=1)
 
             def cached(turn=turn, length=length, mask=mask):
                 shorten(past, length)

@@ -115,7 +115,7 @@ async def flood(servers: list[Connections], bodies: list[bytes], seconds: float,
 
 
 def timetable(calls: int, lengths: list[float], seconds: float, seed: int) -> list[tuple[float, int, int]]:
-    """When turns end: time, call and number of the sound; each call begins somewhere within a turn."""
+    """When turns end: time, call and number of the recording; each call begins somewhere within a turn."""
     rng = np.random.default_rng(seed)
     turns = []
     for call in range(calls):
@@ -131,12 +131,12 @@ async def play(servers: list[Connections], bodies: list[bytes], turns: list[tupl
     """Send turns by their timetable: arrival, latency and server of each; latency None where it was not answered."""
     began = time.perf_counter()
 
-    async def one(place: int, at: float, call: int, sound: int):
+    async def one(place: int, at: float, call: int, turn: int):
         await asyncio.sleep(at - (time.perf_counter() - began))
         arrived = time.perf_counter() - began
         server = place % len(servers)
         try:
-            answer = await servers[server].post(f"/conversations/{name}-{call}/turns", bodies[sound])
+            answer = await servers[server].post(f"/conversations/{name}-{call}/turns", bodies[turn])
         except (OSError, asyncio.IncompleteReadError):
             answer = None
         return arrived, call, server, None if answer is None else time.perf_counter() - began - arrived
@@ -144,7 +144,7 @@ async def play(servers: list[Connections], bodies: list[bytes], turns: list[tupl
     return await asyncio.gather(*(one(place, *turn) for place, turn in enumerate(turns)))
 
 
-def batch_times(sounds: list[np.ndarray], max_batch: int, rounds: int = 5) -> dict[int, float]:
+def batch_times(turns: list[np.ndarray], max_batch: int, rounds: int = 5) -> dict[int, float]:
     """Seconds of a batch by its size, with reading and writing of states; on one core."""
     import torch
 
@@ -157,9 +157,7 @@ def batch_times(sounds: list[np.ndarray], max_batch: int, rounds: int = 5) -> di
         # A batch goes when it is full.
         with ConversationPool(model, processor, max_batch=size, max_wait_ms=10_000) as pool:
             for place in range(rounds + 1):
-                futures = [
-                    pool.submit(f"{call}", sounds[(call + place) % len(sounds)], 16_000) for call in range(size)
-                ]
+                futures = [pool.submit(f"{call}", turns[(call + place) % len(turns)], 16_000) for call in range(size)]
                 for future in futures:
                     future.result()
                 taken.append(max(future.stages["forward"] + future.stages["store"] for future in futures))
@@ -196,9 +194,9 @@ def main() -> None:
     if arguments.servers > 1 and not arguments.redis:
         parser.error("several servers share their states in Redis: give --redis")
     files = sorted((QUICKSTART / "conversation").glob("turn_*.wav"))
-    sounds, bodies = [load_audio(file) for file in files], [file.read_bytes() for file in files]
-    lengths = [len(sound) / 16_000 for sound in sounds]
-    times = batch_times(sounds, arguments.max_batch)
+    turns, bodies = [load_audio(file) for file in files], [file.read_bytes() for file in files]
+    lengths = [len(turn) / 16_000 for turn in turns]
+    times = batch_times(turns, arguments.max_batch)
     print(f"Batches: {', '.join(f'{size} turns {1000 * seconds:.0f} ms' for size, seconds in times.items())}\n")
     with ExitStack() as stack:
         states = stack.enter_context(tempfile.TemporaryDirectory())

@@ -29,17 +29,17 @@ def write_corpus(root: Path, turns: int, audio: bytes) -> None:
     for number, part in enumerate(np.array_split(np.arange(turns), len(places))):
         session, dialogue = places[number]
         name = f"Ses0{session}F_impro{dialogue:02d}"
-        sounds = root / f"Session{session}" / "sentences" / "wav" / name
+        recordings = root / f"Session{session}" / "sentences" / "wav" / name
         labels = root / f"Session{session}" / "dialog" / "EmoEvaluation"
-        sounds.mkdir(parents=True)
+        recordings.mkdir(parents=True)
         labels.mkdir(parents=True, exist_ok=True)
         lines = []
-        first = sounds / f"{name}_F000.wav"
+        first = recordings / f"{name}_F000.wav"
         first.write_bytes(audio)
         for index in range(len(part)):
             turn = f"{name}_{'FM'[index % 2]}{index:03d}"
             if index:
-                os.link(first, sounds / f"{turn}.wav")
+                os.link(first, recordings / f"{turn}.wav")
             start = (SECONDS + 1) * index
             lines.append(f"[{start:.4f} - {start + SECONDS:.4f}]\t{turn}\tneu\t[2.5000, 2.5000, 2.5000]")
         (labels / f"{name}.txt").write_text("\n".join(lines))

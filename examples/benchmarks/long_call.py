@@ -1,6 +1,6 @@
 """An hour of talk in one conversation: does memory grow, does a turn cost more at the end, is it faster than the talk?
 
-A made-up call of 600 turns of up to 6 s goes through a `ConversationAnalyzer`.
+A synthetic call of 600 turns of up to 6 s goes through a `ConversationAnalyzer`.
 
     python examples/benchmarks/long_call.py [--turns 600]
 """
@@ -54,9 +54,9 @@ def main() -> None:
         print(
             f"| {first + 1} to {first + part} | {latency:.4f} | {megabytes():.0f} | {analyzer.nbytes:,} |", flush=True
         )
-    heard = sum(turn.latency for turn in analyzer.history)
+    spent = sum(turn.latency for turn in analyzer.history)
     talk = analyzer.history[-1].end
-    print(f"\n{talk / 60:.1f} minutes of talk were heard in {heard / 60:.1f}: {talk / heard:.1f} times real time.")
+    print(f"\n{talk / 60:.1f} minutes of talk were processed in {spent / 60:.1f}: {talk / spent:.1f} times real time.")
 
 
 if __name__ == "__main__":

@@ -21,23 +21,23 @@ from titans_mal import AutoModelForAudioEmotion, ConversationAnalyzer, Conversat
 QUICKSTART = Path(__file__).resolve().parents[1] / "quickstart"
 
 
-def one_by_one(model, processor, calls: int, sounds: list) -> float:
+def one_by_one(model, processor, calls: int, turns: list) -> float:
     """Seconds for all turns of all calls."""
     analyzers = [ConversationAnalyzer(model, processor) for _ in range(calls)]
     began = time.perf_counter()
-    for sound in sounds:
+    for turn in turns:
         for analyzer in analyzers:
-            analyzer.push(sound, 16_000)
+            analyzer.push(turn, 16_000)
     return time.perf_counter() - began
 
 
-def together(model, processor, calls: int, sounds: list, max_batch: int) -> tuple[float, dict]:
+def together(model, processor, calls: int, turns: list, max_batch: int) -> tuple[float, dict]:
     """Seconds for all turns of all calls, each in a thread of its own, and the pool's counters."""
     with ConversationPool(model, processor, max_batch=max_batch, max_live=calls) as pool:
 
         def talk(call: int) -> None:
-            for sound in sounds:
-                pool.push(f"call {call}", sound, 16_000)
+            for turn in turns:
+                pool.push(f"call {call}", turn, 16_000)
 
         with ThreadPoolExecutor(calls) as threads:
             began = time.perf_counter()
@@ -58,12 +58,12 @@ def main() -> None:
     model = AutoModelForAudioEmotion.from_pretrained(arguments.model)
     processor = AutoProcessor.from_pretrained(arguments.model)
     files = sorted((QUICKSTART / "conversation").glob("turn_*.wav"))
-    sounds = [load_audio(files[i % len(files)]) for i in range(arguments.turns)]
+    turns = [load_audio(files[i % len(files)]) for i in range(arguments.turns)]
     total = arguments.calls * arguments.turns
     alone, pooled, counters = [], [], {}
     for _ in range(arguments.rounds):
-        alone.append(one_by_one(model, processor, arguments.calls, sounds))
-        seconds, counters = together(model, processor, arguments.calls, sounds, arguments.max_batch)
+        alone.append(one_by_one(model, processor, arguments.calls, turns))
+        seconds, counters = together(model, processor, arguments.calls, turns, arguments.max_batch)
         pooled.append(seconds)
     first, second = statistics.median(alone), statistics.median(pooled)
     print(f"| {arguments.calls} calls of {arguments.turns} turns | turns a second |")

@@ -1,8 +1,8 @@
-"""Configurations of the memory against the chosen one, each changed in one thing: the log of the README.
+"""Configurations of the memory that differ from the chosen one in one respect: the log of the README.
 
     python examples/evidence/explore.py baseline
 
-One seed and fewer steps than the evidence itself; differences are of the same 300 conversations, with their interval.
+One seed and fewer steps than the evidence itself; differences are over the same 300 conversations, with intervals.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ import torch
 import typer
 from features import ENTRIES, MEMORY, RESULTS, TEST, is_right, train
 from gap import Scores, difference, scored_turns
-from listeners import WithMemory
-from turn_features import draw_scripts, hear
+from models import WithMemory
+from turn_features import draw_scripts, draw_turns
 from variants import ActivatedKeys, Convolved, PlainValues, PooledWrite
 
 from titans_mal.data.synthetic.suites import SUITES
@@ -46,7 +46,7 @@ TRIED = {
     "chunks of 4, read by chunk": {"chunk_size": 4, "read": "chunk"},
     "plain step (paper)": {"step_rule": "paper"},
     "plain step (paper), step 0.03": {"step_rule": "paper", "initial_step": 0.03},
-    "told who talks": {"scope": "speaker"},
+    "given the speaker": {"scope": "speaker"},
     "a turn's mean written once": {"layer": PooledWrite},
     "SiLU on queries and keys": {"layer": ActivatedKeys},
     "convolution before keys and values": {"layer": Convolved},
@@ -57,26 +57,26 @@ TRIED = {
 def main(
     suite: Annotated[str, typer.Argument(help=f"One of {', '.join(SUITES)}.")],
     tried: Annotated[str, typer.Option(help="Which configurations, by semicolons.")] = ";".join(TRIED),
-    steps: Annotated[int, typer.Option(help="Of each training.")] = 300,
-    conversations: Annotated[int, typer.Option(help="Of the test.")] = 300,
+    steps: Annotated[int, typer.Option(help="Steps of each training.")] = 300,
+    conversations: Annotated[int, typer.Option(help="Number of test conversations.")] = 300,
     output: Annotated[Path, typer.Option(help="Folder of the results.")] = RESULTS / "explored",
 ) -> None:
-    """Train each configuration once, and print a table; ones tried into the same folder before stand in it too."""
+    """Train each configuration once, and print a table, which includes earlier results in the same folder."""
     torch.set_num_threads(1)
     drawn, path = SUITES[suite](), output / f"{suite}.json"
     output.mkdir(parents=True, exist_ok=True)
     scripts = draw_scripts(drawn, conversations, seed=(TEST,))
-    test = hear(scripts, seed=(TEST,))
+    test = draw_turns(scripts, seed=(TEST,))
     found = json.loads(path.read_text()) if path.exists() else {}
     for name in [CHOSEN, *tried.split(";")]:
         if name == CHOSEN and name in found:
             continue
         began = time.perf_counter()
         torch.manual_seed(0)
-        listener = WithMemory(**MEMORY | TRIED[name])
-        train(listener, drawn, learning_rate=ENTRIES["memory"].learning_rate, steps=steps, seed=0)
+        model = WithMemory(**MEMORY | TRIED[name])
+        train(model, drawn, learning_rate=ENTRIES["memory"].learning_rate, steps=steps, seed=0)
         with torch.no_grad():
-            right = is_right(listener(test), test).tolist()
+            right = is_right(model(test), test).tolist()
         found[name] = {"steps": steps, "right": right, "seconds": time.perf_counter() - began}
         path.write_text(json.dumps(found) + "\n")
     print(table({name: found[name] for name in TRIED if name in found}, scored_turns(scripts)[0]))

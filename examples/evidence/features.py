@@ -3,7 +3,7 @@
     python examples/evidence/features.py baseline
     python examples/evidence/features.py all
 
-Each listener is trained on fresh conversations of the suite and tried on 300 others, the same for all of them.
+Each model is trained on fresh conversations of the suite and tested on the same 300 others.
 """
 
 from __future__ import annotations
@@ -19,30 +19,30 @@ from typing import Annotated
 import numpy as np
 import torch
 import typer
-from gap import Listener, Scores, bound_scores, difference, draw_gaps, gap_closed, gap_table, scored_turns
-from listeners import UtteranceOnly, WithMemory
+from baselines import PromptHistory, SpeakerNormalised, TemporaryLora
+from gap import Row, Scores, bound_scores, difference, draw_gaps, gap_closed, gap_table, scored_turns
+from models import UtteranceOnly, WithMemory
 from optimisation import CosineAdamW
-from rivals import PromptHistory, SpeakerNormalised, TemporaryLora
 from torch import Tensor, nn
 from torch.nn import functional as F
-from turn_features import Turns, draw_scripts, hear
+from turn_features import Turns, draw_scripts, draw_turns
 
 from titans_mal.data.synthetic.suites import SUITES, Script, Suite
 
 
 RESULTS = Path(__file__).parent / "results" / "features"
-# The share of the gap that the memory is to close; null has no gap, and emotional-start no bar.
+# The share of the gap that the memory should close; null has no gap, and emotional-start no target.
 TO_REACH = {"baseline": 0.6, "interleaved": 0.5, "carry-over": 0.5, "delayed-binding": 0.4}
-# Chosen by what the README's log holds.
+# Chosen by the log in the README.
 MEMORY = {"num_heads": 4, "head_dim": 16, "depth": 1, "forget_half_life": 300.0}
 CONVERSATIONS = 32
-# First number of the seeds of training, of choosing, and of the test.
+# First numbers of the seeds of training, choosing and test.
 TRAINING, CHOOSING, TEST = 1, 2, 3
 
 
 @dataclass(frozen=True)
 class Entry:
-    """A listener: its name in the table, how it is made and trained; whether one seed has to do, or it is extra."""
+    """A model: its title in the table, how it is made and trained, whether it has one seed only, or is extra."""
 
     title: str
     make: Callable[[], nn.Module]
@@ -67,10 +67,10 @@ ENTRIES = {
     ),
     "deep": Entry("memory of depth 2", lambda: WithMemory(**MEMORY | {"depth": 2}), is_slow=True),
     "speaker-memory": Entry(
-        "memory of each speaker (told who talks)", lambda: WithMemory(**MEMORY, scope="speaker"), is_slow=True
+        "memory of each speaker (given the speaker)", lambda: WithMemory(**MEMORY, scope="speaker"), is_slow=True
     ),
     "never-written": Entry("learned memory, never written", lambda: WithMemory(**MEMORY, write=False), is_slow=True),
-    "normalised": Entry("z-normalised by speaker (told who talks)", SpeakerNormalised),
+    "normalised": Entry("z-normalised by speaker (given the speaker)", SpeakerNormalised),
     "lora": Entry("temporary LoRA", TemporaryLora),
     "prompt-2": Entry("2 turns in the prompt", lambda: PromptHistory(turns=2), 3e-3, is_slow=True),
     "prompt-4": Entry("4 turns in the prompt", lambda: PromptHistory(turns=4), 3e-3, is_slow=True),
@@ -84,42 +84,42 @@ def is_right(logits: Tensor, turns: Turns) -> np.ndarray:
     return (logits.argmax(-1) == turns.emotions.flatten())[turns.is_scored.flatten()].numpy()
 
 
-def train(listener: nn.Module, suite: Suite, *, learning_rate: float, steps: int, seed: int) -> None:
-    """AdamW with warm-up and cosine decay; each step hears conversations that were never heard before."""
-    parameters = [parameter for parameter in listener.parameters() if parameter.requires_grad]
+def train(model: nn.Module, suite: Suite, *, learning_rate: float, steps: int, seed: int) -> None:
+    """AdamW with warm-up and cosine decay; each step takes new conversations."""
+    parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
     optimizer = CosineAdamW(parameters, learning_rate=learning_rate, steps=steps)
-    listener.train()
+    model.train()
     for step in range(steps):
         numbers = (TRAINING, seed, step)
-        turns = hear(draw_scripts(suite, CONVERSATIONS, seed=numbers), seed=numbers)
+        turns = draw_turns(draw_scripts(suite, CONVERSATIONS, seed=numbers), seed=numbers)
         is_scored = turns.is_scored.flatten()
-        loss = F.cross_entropy(listener(turns)[is_scored], turns.emotions.flatten()[is_scored])
+        loss = F.cross_entropy(model(turns)[is_scored], turns.emotions.flatten()[is_scored])
         optimizer.step(loss)
-    listener.eval()
+    model.eval()
 
 
 def try_entry(name: str, suite: Suite, test: Turns, *, steps: int, seeds: int) -> dict[str, dict]:
-    """Train a listener once for each seed; what it gets right, its parameters and its time for a turn, by name.
+    """Train a model once for each seed; which turns it gets right, its parameters and its time for a turn, by name.
 
-    A memory is also tried with a reset before every turn, without training anew.
+    A trained memory is also tested with a reset before every turn.
     """
     right: dict[str, list[str]] = {name: []}
     seconds = 0.0
     for seed in range(1 if ENTRIES[name].is_slow else seeds):
         torch.manual_seed(seed)
-        listener = ENTRIES[name].make()
-        train(listener, suite, learning_rate=ENTRIES[name].learning_rate, steps=steps, seed=seed)
-        if isinstance(listener, TemporaryLora):
-            listener.choose_step(hear(draw_scripts(suite, 100, seed=(CHOOSING, seed)), seed=(CHOOSING, seed)))
+        model = ENTRIES[name].make()
+        train(model, suite, learning_rate=ENTRIES[name].learning_rate, steps=steps, seed=seed)
+        if isinstance(model, TemporaryLora):
+            model.choose_step(draw_turns(draw_scripts(suite, 100, seed=(CHOOSING, seed)), seed=(CHOOSING, seed)))
         began = time.perf_counter()
         with torch.no_grad():
-            right[name].append(_digits(is_right(listener(test), test)))
+            right[name].append(_digits(is_right(model(test), test)))
         seconds += time.perf_counter() - began
         if name == "memory":
-            listener.is_reset = True
+            model.is_reset = True
             with torch.no_grad():
-                right.setdefault("reset", []).append(_digits(is_right(listener(test), test)))
-    parameters = sum(parameter.numel() for parameter in listener.parameters())
+                right.setdefault("reset", []).append(_digits(is_right(model(test), test)))
+    parameters = sum(parameter.numel() for parameter in model.parameters())
     milliseconds = 1e3 * seconds / len(right[name]) / math.prod(test.shape)
     about = {"steps": steps, "parameters": parameters, "milliseconds": milliseconds}
     return {tried: {**about, "right": digits} for tried, digits in right.items()}
@@ -129,22 +129,22 @@ def _digits(right: np.ndarray) -> str:
     return "".join("01"[int(hit)] for hit in right)
 
 
-def load(path: Path, title: str, scripts: list[Script]) -> Listener:
+def load(path: Path, title: str, scripts: list[Script]) -> Row:
     """A row of the table out of what `try_entry` found."""
     found = json.loads(path.read_text())
     right = np.array([[digit == "1" for digit in digits] for digits in found["right"]])
-    return Listener(title, Scores(right, scored_turns(scripts)[0]), found["parameters"], found["milliseconds"])
+    return Row(title, Scores(right, scored_turns(scripts)[0]), found["parameters"], found["milliseconds"])
 
 
 def report(name: str, suite: Suite, scripts: list[Script], folder: Path) -> str:
-    """The table of all listeners that were tried into the folder, written there with a picture."""
+    """The table of all models with results in the folder, written there with a picture."""
     titles = {key: entry.title for key, entry in ENTRIES.items()}
     titles = {key: titles[key] for key in ("utterance", "memory")} | {"reset": "memory, reset every turn"} | titles
     rows = [load(folder / f"{key}.json", t, scripts) for key, t in titles.items() if (folder / f"{key}.json").exists()]
     utterance, bound = rows[0].scores, bound_scores(suite, scripts)
     bounds = [
-        Listener("best possible, utterance only", bound_scores(suite, scripts, uses_history=False)),
-        Listener("best possible", bound),
+        Row("best possible, utterance only", bound_scores(suite, scripts, uses_history=False)),
+        Row("best possible", bound),
     ]
     has_gap = name != "null"
     table = gap_table([*rows, *bounds], utterance, bound, has_gap=has_gap)
@@ -160,25 +160,27 @@ def report(name: str, suite: Suite, scripts: list[Script], folder: Path) -> str:
 
 def main(
     suite: Annotated[str, typer.Argument(help=f"One of {', '.join(SUITES)}; or all.")],
-    seeds: Annotated[int, typer.Option(help="Trainings of each listener; of the slow ones there is one.")] = 3,
-    steps: Annotated[int, typer.Option(help="Of each training.")] = 500,
-    rivals: Annotated[str, typer.Option(help=f"Which listeners, by commas, out of {', '.join(ENTRIES)}.")] = DEFAULT,
-    conversations: Annotated[int, typer.Option(help="Of the test.")] = 300,
+    seeds: Annotated[int, typer.Option(help="Trainings of each model; slow ones are trained once.")] = 3,
+    steps: Annotated[int, typer.Option(help="Steps of each training.")] = 500,
+    models: Annotated[
+        str, typer.Option(help=f"Which models, separated by commas, out of {', '.join(ENTRIES)}.")
+    ] = DEFAULT,
+    conversations: Annotated[int, typer.Option(help="Number of test conversations.")] = 300,
     output: Annotated[Path, typer.Option(help="Folder of results, tables and pictures.")] = RESULTS,
 ) -> None:
-    """Train and try the listeners, and print a table; ones tried into the same folder before stand in it too."""
+    """Train and test the models, and print a table, which includes earlier results in the same folder."""
     torch.set_num_threads(1)
-    chosen = rivals.split(",")
+    chosen = models.split(",")
     if unknown := set(chosen) - set(ENTRIES):
-        raise typer.BadParameter(f"rivals are out of {', '.join(ENTRIES)}, got {', '.join(sorted(unknown))}.")
+        raise typer.BadParameter(f"models must be out of {', '.join(ENTRIES)}, got {', '.join(sorted(unknown))}.")
     for name in SUITES if suite == "all" else [suite]:
         drawn, folder = SUITES[name](), output / name
         folder.mkdir(parents=True, exist_ok=True)
         scripts = draw_scripts(drawn, conversations, seed=(TEST,))
-        test = hear(scripts, seed=(TEST,))
+        test = draw_turns(scripts, seed=(TEST,))
         has_utterance = "utterance" in chosen or (folder / "utterance.json").exists()
-        for rival in chosen if has_utterance else ["utterance", *chosen]:
-            for tried, found in try_entry(rival, drawn, test, steps=steps, seeds=seeds).items():
+        for key in chosen if has_utterance else ["utterance", *chosen]:
+            for tried, found in try_entry(key, drawn, test, steps=steps, seeds=seeds).items():
                 (folder / f"{tried}.json").write_text(json.dumps(found) + "\n")
         print(f"\n{drawn.name}\n\n{report(name, drawn, scripts, folder)}", flush=True)
 

@@ -1,7 +1,7 @@
-"""How much of what history could tell a listener has learnt to use, with intervals by conversation.
+"""How much of the information in the history a model uses, with intervals by conversation.
 
-The gap lies between the same listener without history and the best possible one: (model - utterance) / (bound -
-utterance). All three are compared on the very same turns, so luck in which conversations were drawn cancels.
+Gap closed = (model - utterance) / (bound - utterance), where utterance is the same model without history and bound the
+best possible one. All three are compared on the same turns, so the luck of the draw cancels.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ Interval = tuple[float, float]
 
 @dataclass(frozen=True)
 class Scores:
-    """Which scored turns were told right.
+    """Which scored turns are right.
 
     Attributes:
         right: (seeds, turns) bool, one row for each training.
@@ -37,14 +37,14 @@ class Scores:
         return float(self.right.mean())
 
     def by_conversation(self) -> tuple[np.ndarray, np.ndarray]:
-        """(conversations,) turns that were told right, in the mean of the seeds, and how many there are."""
+        """(conversations,) turns that are right, averaged over the seeds, and all turns."""
         numbers = np.unique(self.conversations, return_inverse=True)[1]
         return np.bincount(numbers, self.right.mean(0)), np.bincount(numbers)
 
 
 @dataclass(frozen=True)
-class Listener:
-    """One row of a table: what a listener scored, how many parameters it trained, and its time for a turn."""
+class Row:
+    """One row of a table: the scores of a model, its trained parameters, and its time for a turn."""
 
     name: str
     scores: Scores
@@ -60,11 +60,11 @@ def scored_turns(scripts: Sequence[Script]) -> tuple[np.ndarray, np.ndarray]:
 
 
 def bound_scores(suite: Suite, scripts: Sequence[Script], *, uses_history: bool = True) -> Scores:
-    """What the best possible listener scores on these conversations; one seed, since nothing is trained."""
+    """The scores of the best possible model on these conversations; one seed, since nothing is trained."""
     classifier = BayesClassifier(suite, uses_history=uses_history)
-    told = [classifier.predict(script.turns).argmax(-1) for script in scripts]
+    predicted = [classifier.predict(script.turns).argmax(-1) for script in scripts]
     conversations, indices = scored_turns(scripts)
-    right = [told[c][i] == scripts[c].turns[i].emotion for c, i in zip(conversations, indices)]
+    right = [predicted[c][i] == scripts[c].turns[i].emotion for c, i in zip(conversations, indices)]
     return Scores(np.array(right)[None], conversations)
 
 
@@ -74,13 +74,13 @@ def gap_closed(
     """The share of the gap that `model` closes, and its 95 % interval.
 
     Args:
-        model: the listener with history.
-        utterance: the same listener without.
-        bound: the best possible listener.
+        model: with history.
+        utterance: the same model without history.
+        bound: the best possible model.
         resamples, seed: of the bootstrap over conversations.
 
     Raises:
-        ValueError: where there is no gap, or the scores are of different turns.
+        ValueError: there is no gap, or the scores are of different turns.
     """
     if bound.accuracy <= utterance.accuracy:
         raise ValueError(f"There is no gap: bound {bound.accuracy:.3f}, utterance only {utterance.accuracy:.3f}.")
@@ -88,14 +88,14 @@ def gap_closed(
 
 
 def difference(model: Scores, other: Scores, *, resamples: int = 2000, seed: int = 0) -> tuple[float, Interval]:
-    """Accuracy of one listener minus that of another, and its 95 % interval; arguments as `gap_closed`."""
+    """Accuracy of one model minus that of another, and its 95 % interval; arguments as `gap_closed`."""
     return _bootstrap((model, other), lambda m, o: m - o, resamples, seed)
 
 
 def _bootstrap(
     scores: Sequence[Scores], statistic: Callable[..., np.ndarray], resamples: int, seed: int
 ) -> tuple[float, Interval]:
-    """A statistic of the listeners' accuracies, paired: all see the conversations that were drawn."""
+    """A statistic of the models' accuracies, paired: each resample takes the same conversations for all."""
     if any(not np.array_equal(s.conversations, scores[0].conversations) for s in scores):
         raise ValueError("Scores can only be compared on the same turns.")
     right = np.stack([s.by_conversation()[0] for s in scores])
@@ -107,29 +107,29 @@ def _bootstrap(
     return float(value), (float(low), float(high))
 
 
-def gap_table(listeners: Sequence[Listener], utterance: Scores, bound: Scores, *, has_gap: bool = True) -> str:
-    """A Markdown table of listeners, as it stands in the README.
+def gap_table(rows: Sequence[Row], utterance: Scores, bound: Scores, *, has_gap: bool = True) -> str:
+    """The Markdown table of the README.
 
     Args:
-        listeners: the rows.
+        rows: of the table.
         utterance, bound: the ends of the gap.
-        has_gap: False where history tells nothing: points of accuracy against utterance only in its place.
+        has_gap: False if history carries no information: then points of accuracy over utterance only.
     """
-    head = "gap closed" if has_gap else "points against utterance only"
+    head = "gap closed" if has_gap else "points over utterance only"
     lines = [
-        f"| listener | seeds | accuracy, % | {head} (95 % interval) | parameters trained | ms a turn |",
+        f"| model | seeds | accuracy, % | {head} (95 % interval) | parameters trained | ms a turn |",
         "| --- | ---: | ---: | ---: | ---: | ---: |",
     ]
-    for row in listeners:
+    for row in rows:
         if has_gap:
             value, (low, high) = gap_closed(row.scores, utterance, bound)
-            told = f"{value:.2f} ({low:.2f} to {high:.2f})"
+            cell = f"{value:.2f} ({low:.2f} to {high:.2f})"
         else:
             value, (low, high) = difference(row.scores, utterance)
-            told = f"{100 * value:+.1f} ({100 * low:+.1f} to {100 * high:+.1f})"
+            cell = f"{100 * value:+.1f} ({100 * low:+.1f} to {100 * high:+.1f})"
         parameters = "-" if row.parameters is None else f"{row.parameters:,}"
         milliseconds = "-" if row.milliseconds is None else f"{row.milliseconds:.2g}"
-        cells = (row.name, len(row.scores.right), f"{100 * row.scores.accuracy:.1f}", told, parameters, milliseconds)
+        cells = (row.name, len(row.scores.right), f"{100 * row.scores.accuracy:.1f}", cell, parameters, milliseconds)
         lines.append("| " + " | ".join(map(str, cells)) + " |")
     return "\n".join(lines)
 
@@ -142,7 +142,7 @@ def draw_gaps(
     label: str = "gap closed",
     to_reach: float | None = None,
 ) -> Path:
-    """A picture: a bar with its interval for each name, and a line at what is to be reached."""
+    """A picture: a bar with its interval for each name, and a line at the target."""
     figure = Figure(figsize=(8, 1.2 + 0.35 * len(gaps)), layout="constrained", dpi=150)
     axes = figure.subplots()
     values = np.array([value for value, _ in gaps.values()])

@@ -1,4 +1,4 @@
-"""How every listener of the evidence is trained."""
+"""How every model of the evidence is trained."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""Scripted conversations, spoken and heard by what is frozen: the front of the host runs once for each turn.
+"""Scripted conversations, synthesised and encoded: the frozen front of the host runs once for each turn.
 
-The audio tower, the projector and the word embeddings are never trained here, so what they make of a turn is computed
-once. `forward` takes it as `inputs_embeds`, beside the `input_ids` that tell where the sound is.
+The audio tower, the projector and the word embeddings are never trained here, so their output for a turn is
+computed once. `forward` takes it as `inputs_embeds`, beside the `input_ids` that mark the audio tokens.
 """
 
 from __future__ import annotations
@@ -30,13 +30,13 @@ MEMORY = {"layers": [0, 1, 2], "num_heads": 4, "head_dim": 32, "depth": 1, "chun
 
 
 @dataclass(frozen=True)
-class Heard:
+class Encoded:
     """Conversations of as many turns each, as the host's first decoder block receives them.
 
     Attributes:
         input_ids, attention_mask: (conversations, turns, positions), padded on the left.
-        embeddings: (conversations, turns, positions, hidden_size), those of the sound in its places.
-        host_logits: (conversations, turns, labels), what the host reads from each turn alone.
+        embeddings: (conversations, turns, positions, hidden_size), audio tokens included.
+        host_logits: (conversations, turns, labels), of the host for each turn alone.
         labels: (conversations, turns), -1 = not scored.
         speakers: (conversations, turns).
     """
@@ -51,9 +51,9 @@ class Heard:
     def __len__(self) -> int:
         return len(self.labels)
 
-    def __getitem__(self, chosen) -> Heard:
+    def __getitem__(self, chosen) -> Encoded:
         """Some of the conversations, by slice or index; or of their turns, by a second one."""
-        return Heard(*(getattr(self, field.name)[chosen] for field in fields(self)))
+        return Encoded(*(getattr(self, field.name)[chosen] for field in fields(self)))
 
     def turn_inputs(self) -> dict[str, Tensor]:
         """Keywords of `forward`, one row a turn: those of a conversation are successive and have its id."""
@@ -63,7 +63,7 @@ class Heard:
             "attention_mask": self.attention_mask.flatten(0, 1),
             "inputs_embeds": self.embeddings.flatten(0, 1),
             "conversation_ids": ids,
-            "speaker_ids": self.speakers.flatten(),  # which a memory of the conversation does not look at
+            "speaker_ids": self.speakers.flatten(),  # ignored by a memory of the conversation
             "logits_to_keep": 1,
         }
 
@@ -77,7 +77,7 @@ def load_host(*, seed: int = 0, **memory):
 
     Args:
         seed: of the memory's weights.
-        memory: what of `MEMORY` is other than shipped.
+        memory: fields that replace those of `MEMORY`.
     """
     shipped = AutoModelForAudioEmotion.from_pretrained(CHECKPOINT)
     config = copy.deepcopy(shipped.config)
@@ -89,8 +89,8 @@ def load_host(*, seed: int = 0, **memory):
     return model.eval().requires_grad_(False), AutoProcessor.from_pretrained(CHECKPOINT)
 
 
-def hear_suite(model, processor, suite: Suite, conversations: int, seed: int) -> tuple[list[Script], Heard]:
-    """Conversations of a suite, and what the frozen front makes of them: those of `synthetic_conversations`."""
+def encode_suite(model, processor, suite: Suite, conversations: int, seed: int) -> tuple[list[Script], Encoded]:
+    """Conversations of a suite, those of `synthetic_conversations`, and the output of the frozen front."""
     scripts: list[Script] = []
 
     def spoken() -> Iterator[list[np.ndarray]]:
@@ -99,41 +99,41 @@ def hear_suite(model, processor, suite: Suite, conversations: int, seed: int) ->
             scripts.append(suite.draw(rng))
             yield speak(scripts[-1], rng)
 
-    front = _hear(model, processor, spoken())
+    front = _encode(model, processor, spoken())
     labels = [[-1 if turn.is_introduction else turn.emotion for turn in script.turns] for script in scripts]
     speakers = [[turn.speaker for turn in script.turns] for script in scripts]
-    return scripts, Heard(**front, labels=torch.tensor(labels), speakers=torch.tensor(speakers))
+    return scripts, Encoded(**front, labels=torch.tensor(labels), speakers=torch.tensor(speakers))
 
 
-def hear_table(model, processor, table: Dataset, *, unscored: int = 0) -> Heard:
-    """The conversations of a table of `load_conversations`; the first `unscored` turns of each are heard only."""
+def encode_table(model, processor, table: Dataset, *, unscored: int = 0) -> Encoded:
+    """The conversations of a table of `load_conversations`; the first `unscored` turns of each are not scored."""
     conversations: dict[str, list[dict]] = {}
     for row in table:
         conversations.setdefault(row["conversation_id"], []).append(row)
-    front = _hear(model, processor, ([load_audio(row["audio"]) for row in rows] for rows in conversations.values()))
+    front = _encode(model, processor, ([load_audio(row["audio"]) for row in rows] for rows in conversations.values()))
     labels = torch.tensor([[row["emotion"] for row in rows] for rows in conversations.values()])
     labels[:, :unscored] = -1
     # A conversation's speakers in the order of their names, which the suites give them by number.
     names = [sorted({row["speaker"] for row in rows}) for rows in conversations.values()]
     speakers = [[of.index(row["speaker"]) for row in rows] for of, rows in zip(names, conversations.values())]
-    return Heard(**front, labels=labels, speakers=torch.tensor(speakers))
+    return Encoded(**front, labels=labels, speakers=torch.tensor(speakers))
 
 
 @torch.no_grad()
-def _hear(model, processor, sounds: Iterable[list[np.ndarray]], *, batch_size: int = 16) -> dict[str, Tensor]:
-    """The tensors of `Heard` that the frozen front makes of conversations of as many turns each."""
+def _encode(model, processor, recordings: Iterable[list[np.ndarray]], *, batch_size: int = 16) -> dict[str, Tensor]:
+    """The tensors of `Encoded` for conversations of the same number of turns."""
     rate = model.audio_extractor(processor).sampling_rate
     received: list[Tensor] = []
-    # What the language model is called with is what the front has made.
+    # The input of the language model is the output of the front.
     hook = model.get_decoder().register_forward_pre_hook(
         lambda decoder, args, kwargs: received.append(kwargs["inputs_embeds"]), with_kwargs=True
     )
     ids, masks, logits = [], [], []
-    sounds = iter(sounds)
+    recordings = iter(recordings)
     try:
-        while batch := list(islice(sounds, batch_size)):
+        while batch := list(islice(recordings, batch_size)):
             turns_each = len(batch[0])
-            turns = [sound for conversation in batch for sound in conversation]
+            turns = [turn for conversation in batch for turn in conversation]
             inputs = model.prepare_turn(processor, turns, sampling_rate=rate)
             with model.disable_memory():
                 logits.append(model(**inputs, logits_to_keep=1).emotion_logits)

@@ -1,16 +1,15 @@
-"""A LoRA that lasts as long as a conversation and is trained while it is heard, after arXiv 2507.09076.
+"""A LoRA that lasts as long as a conversation and is trained while it is encoded, after arXiv 2507.09076.
 
-There, what was said and felt in each sentence is written into a temporary LoRA by training it on the sentence during
-inference. Here the host says what it hears in a turn (emotion, pitch, level, voice, as it was taught), and the LoRA
-is trained on this answer before the next turn. What the description leaves open was chosen on training conversations:
-the learning rate, out of `LEARNING_RATES`.
+There, a temporary LoRA is trained on the words and the emotion of each sentence during inference. Here the host
+describes a turn (emotion, pitch, level, voice, as trained), and the LoRA is trained on this answer before the next
+turn. The paper gives no learning rate: it is chosen out of `LEARNING_RATES` on training conversations.
 """
 
 from __future__ import annotations
 
 import torch
-from sound_history import add_lora
-from spoken_suites import Heard
+from prompt_history import add_lora
+from spoken_suites import Encoded
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -21,38 +20,38 @@ RANK = 8
 ANSWER_LENGTH = 4  # words
 
 
-def temporary_logits(model, heard: Heard, *, learning_rate: float, seed: int = 0) -> Tensor:
+def temporary_logits(model, encoded: Encoded, *, learning_rate: float, seed: int = 0) -> Tensor:
     """(conversations, turns, labels); every conversation starts with a LoRA that does nothing.
 
     Args:
-        model: whose host has no LoRA, and gets none that stays.
-        heard: the conversations.
+        model: its host has no LoRA; the temporary one is removed.
+        encoded: the conversations.
         learning_rate: of Adam, with `STEPS` steps a turn.
         seed: of the LoRA.
     """
     parameters = add_lora(model, rank=RANK, seed=seed)
     fresh = [parameter.detach().clone() for parameter in parameters]
-    told = []
+    scores = []
     with model.disable_memory():
-        for conversation in range(len(heard)):
+        for conversation in range(len(encoded)):
             for parameter, start in zip(parameters, fresh):
                 parameter.data.copy_(start)
             optimizer = torch.optim.Adam(parameters, lr=learning_rate)
-            for turn in range(heard.labels.shape[1]):
-                embeddings = heard.turn(conversation, turn)[None]
+            for turn in range(encoded.labels.shape[1]):
+                embeddings = encoded.turn(conversation, turn)[None]
                 logits, answer = _describe(model, embeddings)
-                told.append(logits)
+                scores.append(logits)
                 for _ in range(STEPS):
                     optimizer.zero_grad()
                     _answer_loss(model, embeddings, answer).backward()
                     optimizer.step()
     model.delete_adapter("default")
-    return torch.stack(told).unflatten(0, heard.labels.shape)
+    return torch.stack(scores).unflatten(0, encoded.labels.shape)
 
 
-def choose_learning_rate(model, heard: Heard, *, seed: int = 0, conversations: int = 20) -> float:
-    """The one of `LEARNING_RATES` that is right most often on some training conversations."""
-    tried = heard[:conversations]
+def choose_learning_rate(model, encoded: Encoded, *, seed: int = 0, conversations: int = 20) -> float:
+    """The one of `LEARNING_RATES` with the highest accuracy on some training conversations."""
+    tried = encoded[:conversations]
     accuracies = {}
     for rate in LEARNING_RATES:
         right = temporary_logits(model, tried, learning_rate=rate, seed=seed).argmax(-1) == tried.labels

@@ -1,7 +1,7 @@
-"""Scripted turns as the hidden states of a frozen host, without sound: what is heard of a turn, token by token.
+"""Scripted turns as the hidden states of a frozen host, without audio: features of a turn, token by token.
 
 A token holds the turn's pitch and level, a signature of the voice, and whether the turn is whispered, each with noise.
-A fixed random network stands for the host up to the block that the memory is attached to.
+A fixed random network takes the place of the host up to the block that the memory is attached to.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ FEWEST_TOKENS, MOST_TOKENS = 8, 12
 SIGNATURE = 8
 # Pitch and level, in units of the speakers' spread; a voice's signature; a whisper.
 FEATURES = 2 + SIGNATURE + 1
-# Standard deviations of a token about its turn, set before anything was trained. The mean of ten tokens is then off by
+# Standard deviations of a token about its turn, chosen before any training. The mean of ten tokens is then off by
 # 0.09 in pitch and level, less than the scatter of turns (0.13 and 0.2), so the bound is within reach.
 VOICE_NOISE, SIGNATURE_NOISE, WHISPER_NOISE = 0.3, 0.5, 0.1
 
@@ -72,18 +72,16 @@ def draw_scripts(suite: Suite, conversations: int, *, seed: Sequence[int]) -> li
     return [suite.draw(np.random.default_rng((*seed, number))) for number in range(conversations)]
 
 
-def hear(scripts: Sequence[Script], *, seed: Sequence[int]) -> Turns:
-    """What is heard of conversations that have the same number of turns; `seed` of voices and noise."""
+def draw_turns(scripts: Sequence[Script], *, seed: Sequence[int]) -> Turns:
+    """Features of conversations that have the same number of turns; `seed` of voices and noise."""
     rng = np.random.default_rng(seed)
     # (conversations, turns, 5)
-    columns = ("speaker", "emotion", "pitch", "level", "is_whispered")
-    told = np.array(
-        [[[getattr(turn, name) for name in columns] for turn in script.turns] for script in scripts], float
-    )
-    speakers, emotions = told[..., 0].astype(int), told[..., 1].astype(int)
+    names = ("speaker", "emotion", "pitch", "level", "is_whispered")
+    given = np.array([[[getattr(turn, name) for name in names] for turn in script.turns] for script in scripts], float)
+    speakers, emotions = given[..., 0].astype(int), given[..., 1].astype(int)
     signatures = rng.standard_normal((len(scripts), speakers.max() + 1, SIGNATURE))
     voices = np.take_along_axis(signatures, speakers[..., None], axis=1)
-    of_turns = np.concatenate([told[..., 2:4] / SPEAKER_SPREAD, voices, told[..., 4:]], axis=-1)
+    of_turns = np.concatenate([given[..., 2:4] / SPEAKER_SPREAD, voices, given[..., 4:]], axis=-1)
     scales = np.array([VOICE_NOISE] * 2 + [SIGNATURE_NOISE] * SIGNATURE + [WHISPER_NOISE])
     of_turns = of_turns.reshape(-1, 1, FEATURES)
     features = of_turns + scales * rng.standard_normal((len(of_turns), MOST_TOKENS, FEATURES))
@@ -100,7 +98,7 @@ def hear(scripts: Sequence[Script], *, seed: Sequence[int]) -> Turns:
 
 
 class FrozenHost(nn.Module):
-    """A fixed random network from what is heard of a token to a hidden state of the host.
+    """A fixed random network from the features of a token to a hidden state of the host.
 
     Args:
         hidden_size: of the host.

@@ -1,9 +1,9 @@
-"""Variants of the memory layer that were tried; what they gave stands in the README."""
+"""Variants of the memory layer that were tried; the README has their results."""
 
 from __future__ import annotations
 
 import torch
-from listeners import pool
+from models import pool
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -14,7 +14,7 @@ from titans_mal.modeling.titans_memory_layer import TitansMemoryLayer
 
 
 def written_or_all(normed: Tensor, written: Tensor | None) -> Tensor:
-    """(rows, tokens) bool, which tokens are written; None stands for all of them."""
+    """(rows, tokens) bool, which tokens are written; None means all of them."""
     return torch.ones(normed.shape[:2], dtype=torch.bool, device=normed.device) if written is None else written
 
 
@@ -30,7 +30,7 @@ class PooledWrite(TitansMemoryLayer):
             """(rows, heads, tokens, ...), every token of it the mean of the turn's."""
             pooled = pool(tensor.transpose(1, 2).flatten(2), written)
             pooled = pooled.unflatten(1, tensor.transpose(1, 2).shape[2:])[:, :, None].expand_as(tensor)
-            # As `MemoryTokens` wants it of what is not written.
+            # `MemoryTokens` requires zeros where nothing is written.
             return pooled * first[:, None].reshape(len(first), 1, -1, *[1] * (tensor.dim() - 3))
 
         means = {name: mean(getattr(tokens, name)) for name in ("keys", "values", "forget", "decay", "step")}
@@ -38,7 +38,7 @@ class PooledWrite(TitansMemoryLayer):
 
 
 class PlainValues(TitansMemoryLayer):
-    """Values as they are projected, without the norm."""
+    """Projected values without the norm."""
 
     def _project(self, normed: Tensor, written: Tensor | None) -> MemoryTokens:
         values = self.value_proj(normed).unflatten(-1, (self.config.num_heads, -1)).transpose(1, 2)
@@ -55,10 +55,10 @@ class ActivatedKeys(TitansMemoryLayer):
 
 
 class InputKeys(TitansMemoryLayer):
-    """Keys, values and gates of a write from what the block receives, queries from what it gives."""
+    """Keys, values and gates of a write from the input of the block, queries from its output."""
 
-    def listen(self, block: nn.Module) -> None:
-        """Take what a decoder block receives at the audio tokens, before each of its calls."""
+    def watch(self, block: nn.Module) -> None:
+        """Keep the input of a decoder block at the audio tokens, before each of its calls."""
 
         def keep(module, args, kwargs):
             call = kwargs[CALL_KEYWORD]

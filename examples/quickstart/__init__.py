@@ -1,4 +1,4 @@
-"""A tiny checkpoint, a conversation of made-up voices, and the demo; `titans_mal.quickstart` where it is installed."""
+"""A tiny checkpoint, a conversation of synthetic voices, and the demo; installed as `titans_mal.quickstart`."""
 
 from pathlib import Path
 

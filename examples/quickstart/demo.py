@@ -43,7 +43,7 @@ def main(folder: str | Path = ".") -> Path:
         with_gold,
         Path(folder) / "timeline.png",
         turns_without_memory=without_memory_with_gold,
-        title="A conversation of two made-up voices",
+        title="A conversation of two synthetic voices",
     )
     console.print(f"Timeline: {picture}", soft_wrap=True)
     return picture

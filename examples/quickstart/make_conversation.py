@@ -1,6 +1,6 @@
-"""Write the conversation that `demo.py` analyses, of two made-up speakers: one low and soft, the other high and loud.
+"""Write the conversation that `demo.py` analyses, of two synthetic speakers, one low and soft, one high and loud.
 
-Their usual voices are not everybody's, which is where a memory of them matters. The checkpoint never heard either.
+For such unusual voices a memory matters most. The checkpoint was trained on neither.
 
 python examples/quickstart/make_conversation.py
 """

@@ -21,7 +21,7 @@ CHAT_TEMPLATE = (
     "{% if part['type'] == 'audio' %}<|audio_bos|><|AUDIO|><|audio_eos|> {% else %}{{ part['text'] }} {% endif %}"
     "{% endfor %}<|im_end|> {% endfor %}{% if add_generation_prompt %}<|im_start|> assistant {% endif %}"
 )
-# What the host learns to say after the emotion: bins of what it hears, as a large model knows such things.
+# Words after the emotion in the answers that the host is trained on: bins of acoustic features.
 PITCH_WORDS = [f"pitch{i}" for i in range(12)]
 LEVEL_WORDS = [f"level{i}" for i in range(12)]
 TRACT_WORDS = [f"tract{i}" for i in range(6)]

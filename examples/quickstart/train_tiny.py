@@ -1,8 +1,8 @@
-"""Train the tiny checkpoint that ships with the repository, from nothing but a seed.
+"""Train the tiny checkpoint that ships with the repository, from a seed alone.
 
 1. A Qwen2-Audio of under a million parameters learns to describe single utterances: emotion, pitch, level, voice.
 2. It is frozen, gets a memory, and the memory alone is trained on conversations (turn-parallel).
-3. Held-out conversations are evaluated with memory on, with reads off, and with the memory reset before every turn.
+3. Held-out conversations are evaluated with memory on, with memory off, and with the memory reset before every turn.
 
     python examples/quickstart/train_tiny.py [--output DIR] [--also DIR_WITH_METADATA_CSV]
 """
@@ -90,7 +90,7 @@ def collate(parts: list[dict[str, torch.Tensor]], pad_token_id: int) -> dict[str
 
 
 def draw_utterance(rng: np.random.Generator) -> tuple[np.ndarray, str]:
-    """An utterance of a random speaker, and what can be heard in it: emotion, pitch, level and tract."""
+    """An utterance of a random speaker, and its description: emotion, pitch, level and tract."""
     speaker, emotion = Speaker.draw(rng), int(rng.integers(len(EMOTIONS)))
     pitch, level = (speaker.pitch, speaker.level) + EMOTION_CHANGES[emotion] + TURN_SCATTER * rng.standard_normal(2)
     waveform = speaker.voice.speak(pitch, level, rng)
@@ -153,8 +153,8 @@ def train_host(host, processor, *, utterances: int, steps: int, seed: int, batch
 
 
 @torch.no_grad()
-def hear(model, processor, waveforms: list[np.ndarray]) -> dict[str, torch.Tensor]:
-    """Model inputs of single turns, with what the frozen front makes of their sound in its place."""
+def encode(model, processor, waveforms: list[np.ndarray]) -> dict[str, torch.Tensor]:
+    """Model inputs of single turns, with the embeddings that the frozen front computes."""
     inputs, received = prepare(processor, waveforms), []
     hook = model.get_decoder().register_forward_pre_hook(
         lambda decoder, args, kwargs: received.append(kwargs["inputs_embeds"]), with_kwargs=True
@@ -171,11 +171,11 @@ def train_memory(model, processor, *, conversations: int, steps: int, seed: int,
     """Train the memory alone on conversations: all turns of a batch of them in one forward."""
     parts, emotions = [], []
     for number in range(conversations):
-        # Some begin with any emotion, so that the memory learns what to make of a turn that nothing came before.
+        # Some begin with any emotion, so that the memory also learns turns without history.
         suite = baseline() if number % 4 else dataclasses.replace(baseline(), introduced=False)
         rng = np.random.default_rng((seed, number))
         script = suite.draw(rng)
-        parts.append(hear(model, processor, speak(script, rng)))
+        parts.append(encode(model, processor, speak(script, rng)))
         emotions.append([-1 if turn.is_introduction else turn.emotion for turn in script.turns])
     labels = torch.tensor(emotions)
     rng = np.random.default_rng(seed)
@@ -204,15 +204,15 @@ def train_memory(model, processor, *, conversations: int, steps: int, seed: int,
 
 @torch.no_grad()
 def evaluate(model, processor, conversations: list[tuple[list[np.ndarray], list[int]]]) -> dict[str, float]:
-    """Accuracy on turns 3 and later with memory on, reads off, and memory reset before every turn."""
-    correct, scored = dict.fromkeys(("memory on", "reads off", "reset every turn"), 0), 0
+    """Accuracy on turns 3 and later with memory on, memory off, and memory reset before every turn."""
+    correct, scored = dict.fromkeys(("memory on", "memory off", "reset every turn"), 0), 0
     for waveforms, labels in conversations:
         inputs = prepare(processor, waveforms)
         with model.disable_memory():
-            reads_off = model(**inputs).emotion_logits
+            memory_off = model(**inputs).emotion_logits
         logits = {
             "memory on": model(**inputs, conversation_ids=torch.zeros(len(labels), dtype=torch.long)).emotion_logits,
-            "reads off": reads_off,
+            "memory off": memory_off,
             "reset every turn": model(**inputs).emotion_logits,
         }
         targets = torch.tensor(labels)[FIRST_SCORED_TURN:]
@@ -242,16 +242,16 @@ def from_folder(folder: Path) -> list[tuple[list[np.ndarray], list[int]]]:
 
 
 def main(
-    output: Annotated[Path, typer.Option(help="Where the checkpoint is written.")] = HERE / "tiny-qwen2-audio-mal",
+    output: Annotated[Path, typer.Option(help="Folder of the checkpoint.")] = HERE / "tiny-qwen2-audio-mal",
     also: Annotated[
         Path | None, typer.Option(help="A folder with metadata.csv whose test split is evaluated.")
     ] = None,
-    utterances: int = 16_000,
-    host_steps: int = 1300,
-    conversations: int = 2500,
-    memory_steps: int = 800,
-    test_conversations: int = 200,
-    seed: int = 0,
+    utterances: Annotated[int, typer.Option(help="Utterances that the host is trained on.")] = 16_000,
+    host_steps: Annotated[int, typer.Option(help="Training steps of the host.")] = 1300,
+    conversations: Annotated[int, typer.Option(help="Conversations that the memory is trained on.")] = 2500,
+    memory_steps: Annotated[int, typer.Option(help="Training steps of the memory.")] = 800,
+    test_conversations: Annotated[int, typer.Option(help="Conversations of the test.")] = 200,
+    seed: Annotated[int, typer.Option(help="Seed of data and weights.")] = 0,
 ) -> None:
     """Train the tiny checkpoint, save it, and print its table."""
     began = time.monotonic()

@@ -1,4 +1,4 @@
-"""Emotions of a conversation, turn by turn, with the memory of what was said before and without it."""
+"""Emotions of a conversation, turn by turn, with the memory of earlier turns and without it."""
 
 from __future__ import annotations
 
@@ -106,7 +106,7 @@ def cell_of(turn: dict[str, Any]) -> str:
 def build_app(pipe: EmotionPipeline) -> gr.Blocks:
     """The page."""
     limit = pipe.model.max_turn_seconds(pipe.processor)
-    sound_label = "Turn" if limit is None else f"Turn (its first {limit:g} s are used)"
+    audio_label = "Turn" if limit is None else f"Turn (its first {limit:g} s are used)"
 
     def show(conversation: Conversation) -> list[Any]:
         picture = download = None
@@ -161,7 +161,7 @@ def build_app(pipe: EmotionPipeline) -> gr.Blocks:
         gr.Markdown(INTRO)
         with gr.Row():
             with gr.Column(scale=2, min_width=320):
-                audio = gr.Audio(label=sound_label, type="filepath", buttons=[], elem_id="audio")
+                audio = gr.Audio(label=audio_label, type="filepath", buttons=[], elem_id="audio")
                 speaker = gr.Dropdown(["A", "B"], label="Speaker (type any name)", allow_custom_value=True)
                 add = gr.Button("Add turn", variant="primary")
                 several = gr.UploadButton("Choose several files", file_count="multiple", file_types=["audio"])

@@ -1,4 +1,4 @@
-"""The evidence: the arithmetic of the gap, what is heard of a script, the memory and its rivals at tiny sizes."""
+"""The evidence: the arithmetic of the gap, features of scripts, the memory and its baselines at tiny sizes."""
 
 import math
 import sys
@@ -13,7 +13,7 @@ from titans_mal.data.synthetic.suites import SPEAKER_SPREAD, SUITES, carry_over,
 
 
 EVIDENCE = Path(__file__).parents[2] / "examples" / "evidence"
-MODULES = ("gap", "turn_features", "listeners", "rivals", "variants", "features")
+MODULES = ("gap", "turn_features", "models", "baselines", "variants", "features")
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -54,7 +54,7 @@ def test_intervals_hold_the_value_and_are_paired():
     model, utterance, bound = (Scores((luck < ease * s)[None], conversations) for s in (0.8, 0.5, 1.0))
     value, (low, high) = gap_closed(model, utterance, bound)
     assert low < value < high
-    # Of the same turns, a listener differs from itself by nothing, however uneven the conversations are.
+    # A model differs from itself by nothing on the same turns, however uneven the conversations are.
     assert difference(model, model) == (0.0, (0.0, 0.0))
     alone = np.diff(difference(model, Scores(np.zeros((1, 360), bool), conversations))[1])
     paired = np.diff(difference(model, bound)[1])
@@ -88,30 +88,30 @@ def test_the_bound_is_scored_on_the_scripts():
 
 
 def test_features_hold_the_script():
-    from listeners import pool
-    from turn_features import FEWEST_TOKENS, draw_scripts, hear
+    from models import pool
+    from turn_features import FEWEST_TOKENS, draw_scripts, draw_turns
 
     scripts = draw_scripts(interleaved(), 100, seed=(0,))
-    turns = hear(scripts, seed=(0,))
+    turns = draw_turns(scripts, seed=(0,))
     pitch = [turn.pitch for script in scripts for turn in script.turns]
-    heard = pool(turns.features, turns.mask).numpy()
-    error = heard[:, 0] - np.array(pitch) / SPEAKER_SPREAD[0]
+    pooled = pool(turns.features, turns.mask).numpy()
+    error = pooled[:, 0] - np.array(pitch) / SPEAKER_SPREAD[0]
     assert error.std() < 0.15
     assert turns.mask.sum(1).min() == FEWEST_TOKENS
-    assert torch.equal(turns.features, hear(scripts, seed=(0,)).features)
+    assert torch.equal(turns.features, draw_turns(scripts, seed=(0,)).features)
     # A speaker keeps the signature, which no other has.
     first, second = (turns.speakers[0] == 0).nonzero().flatten()[:2].tolist()
-    signatures = heard[:, 2:10]
+    signatures = pooled[:, 2:10]
     strangers = np.linalg.norm(signatures[8:] - signatures[first], axis=1)
     assert np.linalg.norm(signatures[second] - signatures[first]) < strangers.mean() / 2
-    whispers = hear(draw_scripts(carry_over(), 10, seed=(0,)), seed=(0,))
+    whispers = draw_turns(draw_scripts(carry_over(), 10, seed=(0,)), seed=(0,))
     assert set(pool(whispers.features, whispers.mask)[:, -1].round().tolist()) == {0.0, 1.0}
 
 
 def test_speaker_streams_hold_each_turn_once_in_order():
-    from turn_features import draw_scripts, hear
+    from turn_features import draw_scripts, draw_turns
 
-    turns = hear(draw_scripts(interleaved(speakers=3), 4, seed=(0,)), seed=(0,))
+    turns = draw_turns(draw_scripts(interleaved(speakers=3), 4, seed=(0,)), seed=(0,))
     order = turns.in_order_of_speakers()
     assert sorted(torch.cat(order).tolist()) == list(range(4 * 12))
     speakers = turns.speakers.flatten()
@@ -123,39 +123,39 @@ def test_speaker_streams_hold_each_turn_once_in_order():
 
 
 @pytest.fixture
-def heard():
-    from turn_features import draw_scripts, hear
+def encoded():
+    from turn_features import draw_scripts, draw_turns
 
-    return hear(draw_scripts(interleaved(), 6, seed=(0,)), seed=(0,))
+    return draw_turns(draw_scripts(interleaved(), 6, seed=(0,)), seed=(0,))
 
 
-def listener_that_adds(**options):
-    from listeners import WithMemory
+def model_that_adds(**options):
+    from models import WithMemory
 
     torch.manual_seed(0)
-    listener = WithMemory(num_heads=2, head_dim=8, **options)
-    torch.nn.init.normal_(listener.layer.output_proj.weight)
-    for weight in listener.layer.initial_memory:
+    model = WithMemory(num_heads=2, head_dim=8, **options)
+    torch.nn.init.normal_(model.layer.output_proj.weight)
+    for weight in model.layer.initial_memory:
         torch.nn.init.normal_(weight)
-    return listener
+    return model
 
 
 @torch.no_grad()
-def test_a_memory_that_is_never_written_scores_each_turn_alone(heard):
-    never, reset, memory = listener_that_adds(write=False), listener_that_adds(), listener_that_adds()
+def test_a_memory_that_is_never_written_scores_each_turn_alone(encoded):
+    never, reset, memory = model_that_adds(write=False), model_that_adds(), model_that_adds()
     reset.is_reset = True
-    torch.testing.assert_close(never(heard), reset(heard))
+    torch.testing.assert_close(never(encoded), reset(encoded))
     # The first turn of a conversation has nothing to read, the others have.
-    alone, told = never(heard).view(6, 8, -1), memory(heard).view(6, 8, -1)
-    torch.testing.assert_close(alone[:, 0], told[:, 0])
-    assert not torch.isclose(alone[:, 1:], told[:, 1:]).all(-1).any()
+    alone, after_others = never(encoded).view(6, 8, -1), memory(encoded).view(6, 8, -1)
+    torch.testing.assert_close(alone[:, 0], after_others[:, 0])
+    assert not torch.isclose(alone[:, 1:], after_others[:, 1:]).all(-1).any()
 
 
 @torch.no_grad()
 def test_convolution_outputs_beyond_a_turn_are_not_written():
     import variants
 
-    layer = listener_that_adds(layer=variants.Convolved).layer
+    layer = model_that_adds(layer=variants.Convolved).layer
     torch.nn.init.normal_(layer.key_convolution.weight)
     written = torch.arange(9) < torch.tensor([[9], [4]])
     normed = torch.randn(2, 9, layer.key_proj.in_features) * written[..., None]
@@ -165,60 +165,60 @@ def test_convolution_outputs_beyond_a_turn_are_not_written():
 
 
 @pytest.mark.parametrize("variant", ["PooledWrite", "PlainValues", "Convolved"])
-def test_variants_of_the_layer_run_and_remember(heard, variant):
+def test_variants_of_the_layer_run_and_remember(encoded, variant):
     import variants
 
-    listener = listener_that_adds(layer=getattr(variants, variant))
-    before = listener(heard)
-    listener.is_reset = True
-    assert not torch.isclose(before, listener(heard)).all()
+    model = model_that_adds(layer=getattr(variants, variant))
+    before = model(encoded)
+    model.is_reset = True
+    assert not torch.isclose(before, model(encoded)).all()
 
 
 @torch.no_grad()
-def test_a_new_baseline_sees_no_later_turn_and_only_its_prompt(heard):
-    from rivals import PromptHistory
+def test_a_new_baseline_sees_no_later_turn_and_only_its_prompt(encoded):
+    from baselines import PromptHistory
 
-    listener = PromptHistory(turns=2)
-    told = listener(heard).view(6, 8, -1)
-    heard.features.view(6, 8, *heard.features.shape[1:])[:, 3] += 1.0
-    changed = ~torch.isclose(told, listener(heard).view(6, 8, -1)).all(-1).all(0)
+    model = PromptHistory(turns=2)
+    result = model(encoded).view(6, 8, -1)
+    encoded.features.view(6, 8, *encoded.features.shape[1:])[:, 3] += 1.0
+    changed = ~torch.isclose(result, model(encoded).view(6, 8, -1)).all(-1).all(0)
     assert changed.tolist() == [False] * 3 + [True] * 3 + [False] * 2
 
 
-def test_normalisation_removes_the_speakers_voice(heard):
-    from rivals import SpeakerNormalised
+def test_normalisation_removes_the_speakers_voice(encoded):
+    from baselines import SpeakerNormalised
 
-    listener = SpeakerNormalised()
-    is_first = torch.tensor([[s not in row[:i] for i, s in enumerate(row)] for row in heard.speakers.tolist()])
-    from listeners import UtteranceOnly
+    model = SpeakerNormalised()
+    is_first = torch.tensor([[s not in row[:i] for i, s in enumerate(row)] for row in encoded.speakers.tolist()])
+    from models import UtteranceOnly
 
     plain = UtteranceOnly()
-    plain.load_state_dict(listener.state_dict())
-    same = torch.isclose(listener(heard), plain(heard), atol=1e-5).all(-1).view(6, 8)
+    plain.load_state_dict(model.state_dict())
+    same = torch.isclose(model(encoded), plain(encoded), atol=1e-5).all(-1).view(6, 8)
     assert torch.equal(same, is_first)
 
 
-def test_a_temporary_lora_forgets_with_the_conversation(heard):
-    from listeners import UtteranceOnly
-    from rivals import TemporaryLora
+def test_a_temporary_lora_forgets_with_the_conversation(encoded):
+    from baselines import TemporaryLora
+    from models import UtteranceOnly
 
-    listener = TemporaryLora().eval()
+    model = TemporaryLora().eval()
     plain = UtteranceOnly()
-    plain.load_state_dict(listener.state_dict(), strict=False)
-    still, moved = listener.listen(heard, 0.0), listener.listen(heard, 3.0)
-    torch.testing.assert_close(still, plain(heard).detach())
+    plain.load_state_dict(model.state_dict(), strict=False)
+    still, moved = model.adapt(encoded, 0.0), model.adapt(encoded, 3.0)
+    torch.testing.assert_close(still, plain(encoded).detach())
     is_same = torch.isclose(still, moved).all(-1).view(6, 8)
     assert is_same[:, 0].all()
     assert not is_same[:, 1:].any()
-    listener.choose_step(heard)
-    assert listener.step in listener.steps
+    model.choose_step(encoded)
+    assert model.step in model.steps
 
 
 @pytest.mark.parametrize("suite", ["interleaved", "null"])
 def test_a_suite_runs_from_seed_to_table_and_picture(suite, tmp_path):
     import features
 
-    features.main(suite, seeds=2, steps=2, rivals=",".join(features.ENTRIES), conversations=12, output=tmp_path)
+    features.main(suite, seeds=2, steps=2, models=",".join(features.ENTRIES), conversations=12, output=tmp_path)
     table = (tmp_path / suite / "table.md").read_text()
     rows = {line.split("|")[1].strip(): line.split("|")[2:-1] for line in table.splitlines()[2:]}
     assert len(rows) == len(features.ENTRIES) + 3  # reset, and the two bounds
@@ -226,8 +226,8 @@ def test_a_suite_runs_from_seed_to_table_and_picture(suite, tmp_path):
     assert int(rows["8 turns in the prompt"][0]) == 1
     assert math.isclose(float(rows["utterance only"][2].split()[0]), 0.0)
     assert (tmp_path / suite / "gaps.png").read_bytes().startswith(b"\x89PNG")
-    # Listeners that were tried before stand in the table as well.
-    features.main(suite, seeds=1, steps=2, rivals="memory", conversations=12, output=tmp_path)
+    # The table includes models that were tested before.
+    features.main(suite, seeds=1, steps=2, models="memory", conversations=12, output=tmp_path)
     assert len((tmp_path / suite / "table.md").read_text().splitlines()) == len(table.splitlines())
 
 

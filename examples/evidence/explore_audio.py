@@ -1,6 +1,6 @@
-"""Configurations of the memory against the chosen one through the tiny host: the log of SOUND.md.
+"""Configurations of the memory that differ from the chosen one, through the tiny host: the log of AUDIO.md.
 
-    python examples/evidence/sound_explore.py baseline
+    python examples/evidence/explore_audio.py baseline
 
 As `explore.py`, for what needs a host: where the memory is attached, and where its keys come from.
 """
@@ -14,11 +14,11 @@ from typing import Annotated
 
 import torch
 import typer
+from audio import RESULTS, SPOKEN, TEST, TRAINING
+from audio_models import memory_logits, train_memory
 from explore import CHOSEN, table
 from gap import scored_turns
-from sound import RESULTS, SPOKEN, TEST, TRAINING
-from sound_listeners import memory_logits, train_memory
-from spoken_suites import hear_suite, load_host
+from spoken_suites import encode_suite, load_host
 from variants import ActivatedKeys, InputKeys, PooledWrite
 
 from titans_mal.data.synthetic.suites import SUITES
@@ -38,7 +38,7 @@ TRIED = {
     "chunks of 8": {"chunk_size": 8},
     "half-life 200 tokens": {"forget_half_life": 200.0},
     "step 0.1": {"initial_step": 0.1},
-    "told who talks": {"scope": "speaker"},
+    "given the speaker": {"scope": "speaker"},
     "a turn's mean written once": {"layer": PooledWrite},
     "SiLU on queries and keys": {"layer": ActivatedKeys},
 }
@@ -52,19 +52,19 @@ def with_memory(*, layer: type | None = None, **memory):
         variant.load_state_dict(fresh.state_dict())
         model.titans_memory.layers[index] = variant
         if layer is InputKeys:
-            variant.listen(decoder_blocks(model)[fresh.config.layers[index]])
+            variant.watch(decoder_blocks(model)[fresh.config.layers[index]])
     return model
 
 
 def main(
     suite: Annotated[str, typer.Argument(help=f"One of {', '.join(SPOKEN)}.")],
     tried: Annotated[str, typer.Option(help="Which configurations, by semicolons.")] = ";".join(TRIED),
-    steps: Annotated[int, typer.Option(help="Of each training.")] = 250,
-    conversations: Annotated[int, typer.Option(help="To train on.")] = 600,
-    test_conversations: int = 200,
+    steps: Annotated[int, typer.Option(help="Steps of each training.")] = 250,
+    conversations: Annotated[int, typer.Option(help="Number of training conversations.")] = 600,
+    test_conversations: Annotated[int, typer.Option(help="Number of test conversations.")] = 200,
     output: Annotated[Path, typer.Option(help="Folder of the results.")] = RESULTS / "explored",
 ) -> None:
-    """Train each configuration once, and print a table; ones of the same sizes in the same folder stand in it too."""
+    """Train each configuration once, and print a table, which includes earlier results of the same sizes."""
     names = [CHOSEN, *tried.split(";")]
     if suite not in SPOKEN or not set(names) <= set(TRIED):
         raise typer.BadParameter(f"Suites are {SPOKEN}, and configurations {list(TRIED)}.")
@@ -73,8 +73,8 @@ def main(
     path = output / f"{suite}-{conversations}-{test_conversations}-{steps}.json"
     found = json.loads(path.read_text()) if path.exists() else {}
     host, processor = load_host()
-    _, train = hear_suite(host, processor, SUITES[suite](), conversations, TRAINING)
-    scripts, test = hear_suite(host, processor, SUITES[suite](), test_conversations, TEST)
+    _, train = encode_suite(host, processor, SUITES[suite](), conversations, TRAINING)
+    scripts, test = encode_suite(host, processor, SUITES[suite](), test_conversations, TEST)
     for name in names:
         if name in found:
             continue

@@ -1,4 +1,4 @@
-"""The sound form of the evidence: the front that is run once, the listeners, and its command, all at tiny sizes."""
+"""The audio form of the evidence: the front that runs once, the models, and the command, all at tiny sizes."""
 
 import importlib
 import json
@@ -22,7 +22,7 @@ def modules():
     """The scripts, by name."""
     with pytest.MonkeyPatch.context() as patch:
         patch.syspath_prepend(EVIDENCE)
-        names = ("spoken_suites", "sound_listeners", "sound_history", "temporary_lora", "sound", "sound_explore")
+        names = ("spoken_suites", "audio_models", "prompt_history", "temporary_lora", "audio", "explore_audio")
         yield {name: importlib.import_module(name) for name in names}
 
 
@@ -32,56 +32,56 @@ def host(modules):
 
 
 @pytest.fixture(scope="module")
-def heard(modules, host):
+def encoded(modules, host):
     """Three conversations of the baseline."""
-    return modules["spoken_suites"].hear_suite(*host, SUITES["baseline"](), 3, SEED)[1]
+    return modules["spoken_suites"].encode_suite(*host, SUITES["baseline"](), 3, SEED)[1]
 
 
-def test_stored_encoder_features_give_the_logits_of_the_full_model(modules, heard):
+def test_stored_encoder_features_give_the_logits_of_the_full_model(modules, encoded):
     model, processor = modules["spoken_suites"].load_host(seed=1)
     for layer in model.titans_memory.layers:
-        torch.nn.init.normal_(layer.output_proj.weight, std=0.1)  # a fresh memory says nothing
+        torch.nn.init.normal_(layer.output_proj.weight, std=0.1)  # a fresh memory returns zeros
     rng = np.random.default_rng((SEED, 1))
     inputs = model.prepare_turn(processor, speak(SUITES["baseline"]().draw(rng), rng), sampling_rate=16_000)
     with torch.no_grad():
         whole = model(**inputs, conversation_ids=torch.zeros(8, dtype=torch.long)).emotion_logits
-    cached = modules["sound_listeners"].memory_logits(model, heard)[1]
+    cached = modules["audio_models"].memory_logits(model, encoded)[1]
     torch.testing.assert_close(cached, whole, rtol=0, atol=1e-4)
-    assert (cached - heard.host_logits[1]).abs().max() > 0.1
+    assert (cached - encoded.host_logits[1]).abs().max() > 0.1
 
 
-def test_a_table_gives_the_same_turns_as_its_suite(modules, host, heard):
+def test_a_table_gives_the_same_turns_as_its_suite(modules, host, encoded):
     table = synthetic_conversations(3, seed=SEED)
-    from_table = modules["spoken_suites"].hear_table(*host, table, unscored=2)
-    assert torch.equal(from_table.labels, heard.labels)
-    assert torch.equal(from_table.speakers, heard.speakers)
-    torch.testing.assert_close(from_table.host_logits, heard.host_logits, rtol=0, atol=0.05)  # 16-bit sound
+    from_table = modules["spoken_suites"].encode_table(*host, table, unscored=2)
+    assert torch.equal(from_table.labels, encoded.labels)
+    assert torch.equal(from_table.speakers, encoded.speakers)
+    torch.testing.assert_close(from_table.host_logits, encoded.host_logits, rtol=0, atol=0.05)  # 16-bit audio
 
 
-def test_untrained_memories_equal_the_host(modules, host, heard):
+def test_untrained_memories_equal_the_host(modules, host, encoded):
     for how in ({}, {"resets": True}, {"writes": False}):
-        logits = modules["sound_listeners"].memory_logits(host[0], heard, **how)
-        torch.testing.assert_close(logits, heard.host_logits, rtol=0, atol=1e-4)
+        logits = modules["audio_models"].memory_logits(host[0], encoded, **how)
+        torch.testing.assert_close(logits, encoded.host_logits, rtol=0, atol=1e-4)
 
 
-def test_without_turns_in_the_prompt_it_equals_utterance_only(modules, host, heard):
-    logits = modules["sound_history"].history_logits(host[0], heard, 0)
-    torch.testing.assert_close(logits, heard.host_logits, rtol=0, atol=1e-4)
+def test_without_turns_in_the_prompt_it_equals_utterance_only(modules, host, encoded):
+    logits = modules["prompt_history"].history_logits(host[0], encoded, 0)
+    torch.testing.assert_close(logits, encoded.host_logits, rtol=0, atol=1e-4)
 
 
-def test_turns_in_the_prompt_are_exactly_the_last_ones(modules, host, heard):
-    history_logits = modules["sound_history"].history_logits
-    two, all_turns = history_logits(host[0], heard, 2), history_logits(host[0], heard, 8)
+def test_turns_in_the_prompt_are_exactly_the_last_ones(modules, host, encoded):
+    history_logits = modules["prompt_history"].history_logits
+    two, all_turns = history_logits(host[0], encoded, 2), history_logits(host[0], encoded, 8)
     torch.testing.assert_close(two[:, :3], all_turns[:, :3], rtol=0, atol=1e-4)
     assert ((two - all_turns)[:, 3:].abs().amax(-1) > 1e-3).all()
-    last = history_logits(host[0], heard[:, 5:], 8)[:, -1]
+    last = history_logits(host[0], encoded[:, 5:], 8)[:, -1]
     torch.testing.assert_close(two[:, -1], last, rtol=0, atol=1e-4)
 
 
 @pytest.mark.parametrize("history", [0, 2, 4, 8])
 @pytest.mark.parametrize("turns", [8, 12])
 def test_prompts_answer_each_turn_once(modules, turns, history):
-    history_of = modules["sound_history"]
+    history_of = modules["prompt_history"]
     rng = np.random.default_rng(0)
     cuts = [
         history_of.windows(range(turns), history),
@@ -93,56 +93,56 @@ def test_prompts_answer_each_turn_once(modules, turns, history):
         assert all(len(stretch.turns) <= history + 1 for stretch in stretches)
 
 
-def test_a_prompt_may_hold_only_the_turns_of_one_speaker(modules, host, heard):
-    history_logits = modules["sound_history"].history_logits
-    own = history_logits(host[0], heard, 8, by_speaker=True)
-    speakers = heard.speakers[0]
+def test_a_prompt_may_hold_only_the_turns_of_one_speaker(modules, host, encoded):
+    history_logits = modules["prompt_history"].history_logits
+    own = history_logits(host[0], encoded, 8, by_speaker=True)
+    speakers = encoded.speakers[0]
     mine = [turn for turn in range(len(speakers)) if speakers[turn] == speakers[0]]
-    torch.testing.assert_close(own[:1, mine], history_logits(host[0], heard[:1, mine], 8), rtol=0, atol=1e-4)
-    assert (own - history_logits(host[0], heard, 8))[:, 2:].abs().max() > 1e-3
+    torch.testing.assert_close(own[:1, mine], history_logits(host[0], encoded[:1, mine], 8), rtol=0, atol=1e-4)
+    assert (own - history_logits(host[0], encoded, 8))[:, 2:].abs().max() > 1e-3
 
 
-def test_a_temporary_lora_starts_as_the_host_and_leaves_it(modules, heard):
+def test_a_temporary_lora_starts_as_the_host_and_leaves_it(modules, encoded):
     model, _ = modules["spoken_suites"].load_host()
-    logits = modules["temporary_lora"].temporary_logits(model, heard, learning_rate=1e-2)
-    torch.testing.assert_close(logits[:, 0], heard.host_logits[:, 0], rtol=0, atol=1e-4)
-    assert (logits - heard.host_logits)[:, 1:].abs().max() > 0.1
-    afterwards = modules["sound_history"].history_logits(model, heard, 0)
-    torch.testing.assert_close(afterwards, heard.host_logits, rtol=0, atol=1e-4)
+    logits = modules["temporary_lora"].temporary_logits(model, encoded, learning_rate=1e-2)
+    torch.testing.assert_close(logits[:, 0], encoded.host_logits[:, 0], rtol=0, atol=1e-4)
+    assert (logits - encoded.host_logits)[:, 1:].abs().max() > 0.1
+    afterwards = modules["prompt_history"].history_logits(model, encoded, 0)
+    torch.testing.assert_close(afterwards, encoded.host_logits, rtol=0, atol=1e-4)
 
 
 @pytest.mark.slow
 def test_the_command_runs_with_every_baseline_and_resumes(modules, tmp_path, capsys):
-    sound = modules["sound"]
+    audio = modules["audio"]
     sizes = {"seeds": 2, "steps": 1, "conversations": 2, "test_conversations": 2, "output": tmp_path}
-    sound.main("interleaved", rivals="all", **sizes)
+    audio.main("interleaved", baselines="all", **sizes)
     table = (tmp_path / "interleaved.md").read_text()
     found = json.loads((tmp_path / "interleaved.json").read_text())
-    assert set(found["right"]) == set(sound.ENTRIES)
+    assert set(found["right"]) == set(audio.ENTRIES)
     assert len(found["right"]["memory"]) == 2
-    assert all(f"| {entry.title} | " in table for entry in sound.ENTRIES.values())
+    assert all(f"| {entry.title} | " in table for entry in audio.ENTRIES.values())
     assert (tmp_path / "interleaved.png").stat().st_size > 0
     positions = [found["cost"][name]["positions"] for name in ("utterance", "memory", "prompt-2", "prompt-8")]
     assert positions[0] == positions[1] < positions[2] < positions[3]
 
     capsys.readouterr()
-    sound.main("interleaved", rivals="all", **sizes)
+    audio.main("interleaved", baselines="all", **sizes)
     assert "loss" not in capsys.readouterr().out
     assert (tmp_path / "interleaved.md").read_text() == table
 
 
 def test_a_command_prints_the_variants_that_were_tried(modules, tmp_path, capsys):
-    tried = ["after block 0 alone", "keys and values from the block's input", "told who talks"]
+    tried = ["after block 0 alone", "keys and values from the block's input", "given the speaker"]
     sizes = {"steps": 1, "conversations": 2, "test_conversations": 2, "output": tmp_path}
-    modules["sound_explore"].main("baseline", tried=";".join(tried), **sizes)
+    modules["explore_audio"].main("baseline", tried=";".join(tried), **sizes)
     rows = re.findall(r"^\| (.+?) \| [\d.]+ \| [+-]", capsys.readouterr().out, flags=re.MULTILINE)
     assert rows == ["as chosen", *tried]
 
 
-def test_keys_of_a_variant_come_from_before_the_block(modules, heard):
-    model = modules["sound_explore"].with_memory(layer=importlib.import_module("variants").InputKeys, layers=[0])
+def test_keys_of_a_variant_come_from_before_the_block(modules, encoded):
+    model = modules["explore_audio"].with_memory(layer=importlib.import_module("variants").InputKeys, layers=[0])
     (layer,) = model.titans_memory.layers
-    inputs = heard[:1].turn_inputs()
+    inputs = encoded[:1].turn_inputs()
     with torch.no_grad():
         model(**inputs)
     is_audio = inputs["input_ids"] == model.config.audio_token_index

@@ -1,4 +1,4 @@
-"""The rows of the sound form's tables: how each listener is made and what it tells of the test conversations."""
+"""The rows of the audio form's tables: how each model is made, trained and scored on the test conversations."""
 
 from __future__ import annotations
 
@@ -6,16 +6,16 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
-from sound_history import history_logits, train_history
-from sound_listeners import memory_logits, normalised_logits, train_memory
-from spoken_suites import Heard, load_host
+from audio_models import memory_logits, normalised_logits, train_memory
+from prompt_history import history_logits, train_history
+from spoken_suites import Encoded, load_host
 from temporary_lora import choose_learning_rate, temporary_logits
 from torch import Tensor
 
 
 @dataclass(frozen=True)
 class Trial:
-    """What all listeners of a table share.
+    """What all models of a table share.
 
     Attributes:
         train, test: conversations.
@@ -23,20 +23,20 @@ class Trial:
         seed: of weights and of the order of the batches.
     """
 
-    train: Heard
-    test: Heard
+    train: Encoded
+    test: Encoded
     steps: int
     seed: int = 0
 
 
 @dataclass(frozen=True)
-class Told:
-    """What became of a listener.
+class Result:
+    """The scores of a model.
 
     Attributes:
         logits: (conversations, turns, labels), or several of the same model by the key of their row.
         parameters: how many were trained; None: none.
-        model: that told them, where it is heard again on other voices.
+        model: the trained model, if it is scored on other voices too.
     """
 
     logits: Tensor | dict[str, Tensor]
@@ -46,64 +46,64 @@ class Told:
 
 @dataclass(frozen=True)
 class Entry:
-    """A row of the table: its title, how it is made, and whether one seed has to do.
+    """A row of the table: its title, how it is made, and whether it has one seed only.
 
     Attributes:
-        run: None: told by the listener of another row.
-        has_one_seed: nothing is trained, or it is slow.
+        run: trains and scores the model; None: the run of another row gives this result too.
+        has_one_seed: True if nothing is trained, or if training is slow.
     """
 
     title: str
-    run: Callable[[Trial], Told] | None
+    run: Callable[[Trial], Result] | None
     has_one_seed: bool = True
 
 
-def _host(trial: Trial) -> Told:
-    return Told(trial.test.host_logits)
+def _host(trial: Trial) -> Result:
+    return Result(trial.test.host_logits)
 
 
-def _normalised(trial: Trial) -> Told:
-    return Told(normalised_logits(trial.test))
+def _normalised(trial: Trial) -> Result:
+    return Result(normalised_logits(trial.test))
 
 
-def _memory(trial: Trial, **memory) -> Told:
+def _memory(trial: Trial, **memory) -> Result:
     model, _ = load_host(seed=trial.seed, **memory)
     train_memory(model, trial.train, steps=trial.steps, seed=trial.seed)
     logits = memory_logits(model, trial.test)
-    return Told(logits, model.titans_memory.num_parameters(), model)
+    return Result(logits, model.titans_memory.num_parameters(), model)
 
 
-def _memory_and_reset(trial: Trial) -> Told:
-    told = _memory(trial)
-    logits = {"memory": told.logits, "reset": memory_logits(told.model, trial.test, resets=True)}
-    return Told(logits, told.parameters, told.model)
+def _memory_and_reset(trial: Trial) -> Result:
+    result = _memory(trial)
+    logits = {"memory": result.logits, "reset": memory_logits(result.model, trial.test, resets=True)}
+    return Result(logits, result.parameters, result.model)
 
 
-def _never_written(trial: Trial) -> Told:
+def _never_written(trial: Trial) -> Result:
     model, _ = load_host(seed=trial.seed)
     for layer in model.titans_memory.layers:
-        # A fresh memory answers nothing and its projection starts at zero: without writes no gradient leaves there.
+        # A fresh memory returns zeros and its projection is zero: without writes every gradient would be zero.
         torch.nn.init.normal_(layer.initial_memory[-1], std=layer.config.head_dim**-0.5)
     train_memory(model, trial.train, steps=trial.steps, seed=trial.seed, writes=False)
-    return Told(memory_logits(model, trial.test, writes=False), model.titans_memory.num_parameters())
+    return Result(memory_logits(model, trial.test, writes=False), model.titans_memory.num_parameters())
 
 
-def _prompt(turns: int, *, by_speaker: bool = False) -> Callable[[Trial], Told]:
-    def run(trial: Trial) -> Told:
+def _prompt(turns: int, *, by_speaker: bool = False) -> Callable[[Trial], Result]:
+    def run(trial: Trial) -> Result:
         model, _ = load_host()
         parameters = train_history(
             model, trial.train, turns, steps=trial.steps, seed=trial.seed, by_speaker=by_speaker
         )
         logits = history_logits(model, trial.test, turns, by_speaker=by_speaker)
-        return Told(logits, sum(parameter.numel() for parameter in parameters))
+        return Result(logits, sum(parameter.numel() for parameter in parameters))
 
     return run
 
 
-def _temporary(trial: Trial) -> Told:
+def _temporary(trial: Trial) -> Result:
     model, _ = load_host()
     learning_rate = choose_learning_rate(model, trial.train, seed=trial.seed)
-    return Told(temporary_logits(model, trial.test, learning_rate=learning_rate, seed=trial.seed))
+    return Result(temporary_logits(model, trial.test, learning_rate=learning_rate, seed=trial.seed))
 
 
 ENTRIES = {
@@ -111,11 +111,11 @@ ENTRIES = {
     "memory": Entry("memory (linear fast weights, depth 1)", _memory_and_reset, has_one_seed=False),
     "reset": Entry("that memory, reset every turn", None, has_one_seed=False),
     "speaker-memory": Entry(
-        "memory of each speaker (told who talks)",
+        "memory of each speaker (given the speaker)",
         lambda trial: _memory(trial, scope="speaker"),
         has_one_seed=False,
     ),
-    "normalised": Entry("z-normalised by speaker (told who talks)", _normalised),
+    "normalised": Entry("z-normalised by speaker (given the speaker)", _normalised),
     "prompt-8": Entry("8 turns in the prompt, LoRA", _prompt(8)),
     "prompt-8-own": Entry("8 turns of the same speaker in the prompt, LoRA", _prompt(8, by_speaker=True)),
     "lora": Entry("utterance only, LoRA", _prompt(0)),

@@ -1,4 +1,4 @@
-"""Listeners to spoken conversations: the memory, and what it must beat, on the same frozen host and steps."""
+"""Models of spoken conversations: the memory and the baselines that need no LoRA, on the same frozen host."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 import torch
 from optimisation import CosineAdamW
-from spoken_suites import Heard
+from spoken_suites import Encoded
 from torch import Tensor
 
 from titans_mal.evaluation.floors import speaker_normalised
@@ -18,8 +18,8 @@ BATCH = 16  # conversations
 
 def train(
     parameters: Sequence[Tensor],
-    heard: Heard,
-    loss_of: Callable[[Heard], Tensor],
+    encoded: Encoded,
+    loss_of: Callable[[Encoded], Tensor],
     *,
     steps: int,
     seed: int,
@@ -31,9 +31,9 @@ def train(
     rng, order, losses = np.random.default_rng(seed), np.array([], dtype=int), []
     for step in range(1, steps + 1):
         if len(order) < BATCH:
-            order = np.concatenate([order, rng.permutation(len(heard))])
+            order = np.concatenate([order, rng.permutation(len(encoded))])
         chosen, order = order[:BATCH], order[BATCH:]
-        loss = loss_of(heard[torch.as_tensor(chosen)])
+        loss = loss_of(encoded[torch.as_tensor(chosen)])
         optimizer.step(loss)
         losses.append(loss.item())
         if step % 100 == 0 or step == steps:
@@ -41,13 +41,13 @@ def train(
 
 
 def train_memory(
-    model, heard: Heard, *, steps: int, seed: int, learning_rate: float = 3e-3, writes: bool = True
+    model, encoded: Encoded, *, steps: int, seed: int, learning_rate: float = 3e-3, writes: bool = True
 ) -> None:
     """Train the memory alone, on all turns of a batch of conversations at once.
 
     Args:
         model: with a fresh memory, its host frozen.
-        heard: the conversations.
+        encoded: the conversations.
         steps, seed, learning_rate: of the training.
         writes: False: turns read the learned memory and never write.
     """
@@ -58,23 +58,23 @@ def train_memory(
         return model(**batch.turn_inputs(), update_memory=writes, emotion_labels=batch.labels.flatten()).loss
 
     name = "memory" if writes else "never-written memory"
-    train(parameters, heard, loss_of, steps=steps, seed=seed, learning_rate=learning_rate, name=name)
+    train(parameters, encoded, loss_of, steps=steps, seed=seed, learning_rate=learning_rate, name=name)
     model.eval().requires_grad_(False)
 
 
 @torch.no_grad()
-def memory_logits(model, heard: Heard, *, resets: bool = False, writes: bool = True) -> Tensor:
+def memory_logits(model, encoded: Encoded, *, resets: bool = False, writes: bool = True) -> Tensor:
     """(conversations, turns, labels), with what each turn reads.
 
     Args:
         model: with its memory.
-        heard: the conversations.
+        encoded: the conversations.
         resets: the memory is empty before each turn.
         writes: False: it is never written.
     """
     logits = []
-    for start in range(0, len(heard), BATCH):
-        batch = heard[start : start + BATCH]
+    for start in range(0, len(encoded), BATCH):
+        batch = encoded[start : start + BATCH]
         inputs = batch.turn_inputs()
         if resets:
             del inputs["conversation_ids"]
@@ -82,9 +82,9 @@ def memory_logits(model, heard: Heard, *, resets: bool = False, writes: bool = T
     return torch.cat(logits)
 
 
-def normalised_logits(heard: Heard) -> Tensor:
+def normalised_logits(encoded: Encoded) -> Tensor:
     """(conversations, turns, labels), the host's logits by themselves, normalised by what the speaker had so far."""
-    conversations = np.arange(len(heard)).repeat(heard.labels.shape[1])
-    logits = heard.host_logits.flatten(0, 1).double().numpy()
-    scores = speaker_normalised(logits, conversations, heard.speakers.flatten().tolist())
-    return torch.as_tensor(scores).unflatten(0, heard.labels.shape)
+    conversations = np.arange(len(encoded)).repeat(encoded.labels.shape[1])
+    logits = encoded.host_logits.flatten(0, 1).double().numpy()
+    scores = speaker_normalised(logits, conversations, encoded.speakers.flatten().tolist())
+    return torch.as_tensor(scores).unflatten(0, encoded.labels.shape)

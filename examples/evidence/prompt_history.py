@@ -1,4 +1,4 @@
-"""History in the prompt: earlier turns stand before the turn, and a LoRA teaches the host to use them."""
+"""History in the prompt: earlier turns come before the turn, and a LoRA teaches the host to use them."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
+from audio_models import BATCH, train
 from peft import LoraConfig
-from sound_listeners import BATCH, train
-from spoken_suites import Heard
+from spoken_suites import Encoded
 from torch import Tensor
 from torch.nn import functional as F
 from torch.nn.utils.rnn import pad_sequence
@@ -47,7 +47,7 @@ def windows(turns: Sequence[int], history: int) -> list[Stretch]:
 def tiles(turns: Sequence[int], history: int, rng: np.random.Generator) -> list[Stretch]:
     """Turns cut into stretches of `history + 1` from a random turn on.
 
-    For training: each turn is heard once, as by the memory, with up to `history` turns before it.
+    For training: each turn is scored once, as by the memory, with up to `history` turns before it.
     """
     cuts = range(int(rng.integers(1, history + 2)), len(turns), history + 1) if history + 1 < len(turns) else []
     starts = [0, *cuts]
@@ -56,23 +56,23 @@ def tiles(turns: Sequence[int], history: int, rng: np.random.Generator) -> list[
 
 
 def prompted_logits(
-    model, heard: Heard, cut: Callable[[Sequence[int]], list[Stretch]], *, by_speaker: bool = False
+    model, encoded: Encoded, cut: Callable[[Sequence[int]], list[Stretch]], *, by_speaker: bool = False
 ) -> Tensor:
     """(conversations, turns, labels), from prompts that hold a stretch of a conversation each.
 
     A prompt is one causal sequence of the turns' prompts, so it answers several turns at once.
 
     Args:
-        model: heard without its memory.
-        heard: the conversations.
+        model: its memory is not used.
+        encoded: the conversations.
         cut: `windows` or `tiles`, which answer each turn once.
         by_speaker: a prompt holds the turns of one speaker alone.
     """
     sequences, ends, answered = [], [], []
-    for conversation, speakers in enumerate(heard.speakers.tolist()):
+    for conversation, speakers in enumerate(encoded.speakers.tolist()):
         for turns in _turns_of_each(speakers) if by_speaker else [range(len(speakers))]:
             for stretch in cut(turns):
-                parts = [heard.turn(conversation, turn) for turn in stretch.turns]
+                parts = [encoded.turn(conversation, turn) for turn in stretch.turns]
                 lengths = torch.tensor([len(part) for part in parts])
                 ends.append((lengths.cumsum(0) - lengths.sum())[-stretch.answers :])  # counted from the end
                 answered += [conversation * len(speakers) + turn for turn in stretch.turns[-stretch.answers :]]
@@ -84,16 +84,16 @@ def prompted_logits(
     rows = torch.arange(len(ends)).repeat_interleave(torch.tensor([len(end) for end in ends]))
     logits = model.lm_head(hidden[rows, torch.cat(ends) - 1])[:, model.config.label_token_ids]
     order = torch.argsort(torch.tensor(answered))
-    return logits[order].unflatten(0, heard.labels.shape)
+    return logits[order].unflatten(0, encoded.labels.shape)
 
 
 def _turns_of_each(speakers: list[int]) -> list[list[int]]:
-    return [[turn for turn, talks in enumerate(speakers) if talks == one] for one in sorted(set(speakers))]
+    return [[turn for turn, speaker in enumerate(speakers) if speaker == one] for one in sorted(set(speakers))]
 
 
 def train_history(
     model,
-    heard: Heard,
+    encoded: Encoded,
     history: int,
     *,
     steps: int,
@@ -116,17 +116,17 @@ def train_history(
         return F.cross_entropy(logits.flatten(0, 1), batch.labels.flatten(), ignore_index=-1)
 
     name = f"LoRA with {history} turns of history"
-    train(parameters, heard, loss_of, steps=steps, seed=seed, learning_rate=learning_rate, name=name)
+    train(parameters, encoded, loss_of, steps=steps, seed=seed, learning_rate=learning_rate, name=name)
     return parameters
 
 
 @torch.no_grad()
-def history_logits(model, heard: Heard, history: int, *, by_speaker: bool = False) -> Tensor:
-    """(conversations, turns, labels), each turn heard with exactly its last `history` turns before it."""
-    batches = range(0, len(heard), BATCH)
+def history_logits(model, encoded: Encoded, history: int, *, by_speaker: bool = False) -> Tensor:
+    """(conversations, turns, labels), each turn with exactly its last `history` turns before it."""
+    batches = range(0, len(encoded), BATCH)
     return torch.cat([
         prompted_logits(
-            model, heard[start : start + BATCH], lambda turns: windows(turns, history), by_speaker=by_speaker
+            model, encoded[start : start + BATCH], lambda turns: windows(turns, history), by_speaker=by_speaker
         )
         for start in batches
     ])  # fmt: skip

@@ -1,4 +1,4 @@
-"""The memory and its rivals: one frozen host and one kind of readout, so that only what is remembered differs."""
+"""The memory and utterance only: one frozen host and one kind of readout, so that only the memory differs."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def pool(states: Tensor, mask: Tensor) -> Tensor:
 
 
 class UtteranceOnly(nn.Module):
-    """Hears each turn by itself; the other listeners differ in `remember`."""
+    """Scores each turn by itself; the other models differ in `remember`."""
 
     def __init__(self):
         super().__init__()
@@ -43,7 +43,7 @@ class WithMemory(UtteranceOnly):
     Args:
         layer: its class, or a variant of it.
         write: False leaves every stream with the learned memory that it starts from.
-        memory: fields of `TitansMemoryConfig`; scope "speaker" is told who talks.
+        memory: fields of `TitansMemoryConfig`; scope "speaker" is given the speaker.
 
     Attributes:
         is_reset: each turn begins with the learned memory, as if it were the first.

@@ -1,32 +1,31 @@
-"""What else could close the gap: normalised features, history in the prompt, a LoRA that is trained as it listens."""
+"""Baselines: normalised features, history in the prompt, and a LoRA that is trained during inference."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
 import torch
-from listeners import HIDDEN_SIZE, UtteranceOnly, pool
+from models import HIDDEN_SIZE, UtteranceOnly, pool
 from torch import Tensor, nn
 from torch.nn import functional as F
 from turn_features import Turns
 
 
 class SpeakerNormalised(UtteranceOnly):
-    """Pitch and level, z-normalised by the earlier turns of the speaker; it is told who talks.
+    """Pitch and level, z-normalised by the earlier turns of the speaker; it is given the speaker.
 
-    The deviation counts in one more turn of deviation 1, that of the population; a speaker's first turn is left as it
-    is.
+    The deviation includes one more turn of deviation 1, that of the population; a speaker's first turn is unchanged.
     """
 
     def forward(self, turns: Turns) -> Tensor:
         conversations, count = turns.shape
         voice = turns.features[..., :2]
-        heard = pool(voice, turns.mask).view(conversations, count, 2)
+        pooled = pool(voice, turns.mask).view(conversations, count, 2)
         same = turns.speakers[:, :, None] == turns.speakers[:, None]
         earlier = (same & torch.ones(count, count, dtype=torch.bool).tril(-1)).float()
         number = earlier.sum(-1, keepdim=True)
-        mean = earlier @ heard / number.clamp(min=1)
-        variance = earlier @ heard.square() / number.clamp(min=1) - mean.square()
+        mean = earlier @ pooled / number.clamp(min=1)
+        variance = earlier @ pooled.square() / number.clamp(min=1) - mean.square()
         deviation = ((1 + number * variance.clamp(min=0)) / (1 + number)).sqrt()
         voice = (voice - mean.view(-1, 1, 2)) / deviation.view(-1, 1, 2)
         hidden = self.host(torch.cat([voice, turns.features[..., 2:]], -1))
@@ -68,9 +67,9 @@ class Block(nn.Module):
 
 
 class PromptHistory(UtteranceOnly):
-    """The tokens of the turns before stand in the prompt: a transformer of two blocks attends to them.
+    """Earlier turns are in the prompt: a transformer of two blocks attends to their tokens.
 
-    Its first block sees the turn alone and its second the earlier ones, so that a turn hears of exactly so many.
+    Its first block sees the turn alone and its second the earlier ones, so that a turn depends on exactly that many.
 
     Args:
         turns: before the present one that the prompt holds.
@@ -90,11 +89,11 @@ class PromptHistory(UtteranceOnly):
 
 
 class TemporaryLora(UtteranceOnly):
-    """A low-rank change of the readout that is trained while it listens, after arXiv 2507.09076.
+    """A low-rank change of the readout that is trained during inference, after arXiv 2507.09076.
 
-    After each turn, one step of gradient descent makes the turn's own prediction more likely; a conversation begins
-    without a change. What that paper trains on and how is described in words only: this is the closest form of it that
-    a readout allows. Trained as `UtteranceOnly`; how far it steps is then chosen on conversations of their own.
+    After each turn, one step of gradient descent makes the turn's own prediction more likely; a conversation starts
+    without a change. The paper describes its training in words only; this is the closest form that a readout
+    allows. Trained as `UtteranceOnly`; the step size is then chosen on separate conversations.
 
     Args:
         rank: of the change.
@@ -109,18 +108,18 @@ class TemporaryLora(UtteranceOnly):
         self.register_buffer("down", torch.randn(rank, HIDDEN_SIZE, generator=generator) / HIDDEN_SIZE**0.5)
 
     def forward(self, turns: Turns) -> Tensor:
-        return super().forward(turns) if self.training else self.listen(turns, self.step)
+        return super().forward(turns) if self.training else self.adapt(turns, self.step)
 
     @torch.no_grad()
     def choose_step(self, turns: Turns) -> None:
         """Set `step` to the one with the most scored turns right."""
         emotions, is_scored = turns.emotions.flatten(), turns.is_scored.flatten()
-        right = [(self.listen(turns, step).argmax(-1) == emotions)[is_scored].sum() for step in self.steps]
+        right = [(self.adapt(turns, step).argmax(-1) == emotions)[is_scored].sum() for step in self.steps]
         self.step = self.steps[int(torch.stack(right).argmax())]
 
     @torch.enable_grad()
-    def listen(self, turns: Turns, step: float) -> Tensor:
-        """(rows, emotions) logits, turn after turn."""
+    def adapt(self, turns: Turns, step: float) -> Tensor:
+        """(rows, emotions) logits, each turn after the LoRA was trained on those before it."""
         conversations = turns.shape[0]
         pooled = pool(self.host(turns.features), turns.mask)
         first, activation, second = self.readout
@@ -130,10 +129,10 @@ class TemporaryLora(UtteranceOnly):
         for rows in turns.in_order():
             down, up = down.detach().requires_grad_(), up.detach().requires_grad_()
             change = (up @ (down @ pooled[rows, :, None])).squeeze(-1)
-            told = second(activation(first(pooled[rows]) + change))
-            # A sum, since each conversation has a change of its own.
-            loss = F.cross_entropy(told, told.argmax(-1), reduction="sum")
+            scores = second(activation(first(pooled[rows]) + change))
+            # A sum, since each conversation has its own change.
+            loss = F.cross_entropy(scores, scores.argmax(-1), reduction="sum")
             down_slope, up_slope = torch.autograd.grad(loss, (down, up))
             down, up = down - step * down_slope, up - step * up_slope
-            logits[rows] = told.detach()
+            logits[rows] = scores.detach()
         return logits

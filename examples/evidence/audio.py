@@ -1,10 +1,10 @@
-"""The sound form of the evidence: spoken conversations through the tiny host, which is frozen.
+"""The audio form of the evidence: spoken conversations through the tiny host, which is frozen.
 
-    python examples/evidence/sound.py baseline
-    python examples/evidence/sound.py carry-over --rivals lora,prompt-8 --seeds 1
+    python examples/evidence/audio.py baseline
+    python examples/evidence/audio.py carry-over --baselines lora,prompt-8 --seeds 1
 
-Every listener hears the same training and test conversations, for as many steps. A run that was stopped goes on from
-what stands in its output folder.
+Every model is trained and tested on the same conversations, for the same number of steps. A run that was stopped
+resumes from the results in its output folder.
 """
 
 from __future__ import annotations
@@ -18,18 +18,18 @@ from typing import Annotated
 import numpy as np
 import torch
 import typer
-from gap import Listener, Scores, bound_scores, draw_gaps, gap_closed, gap_table, scored_turns
-from other_voices import hear_other_voices, other_voices_table
-from sound_rivals import ENTRIES, Trial
-from spoken_suites import hear_suite, load_host
+from audio_rows import ENTRIES, Trial
+from gap import Row, Scores, bound_scores, draw_gaps, gap_closed, gap_table, scored_turns
+from other_voices import other_voices_table, score_other_voices
+from spoken_suites import encode_suite, load_host
 from turn_cost import turn_costs
 
 from titans_mal.data.synthetic.suites import SUITES, Script, Suite
 
 
-RESULTS = Path(__file__).parent / "results" / "sound"
+RESULTS = Path(__file__).parent / "results" / "audio"
 TO_REACH = {"baseline": 0.4}
-# Of null there is no gap to close.
+# In the suite "null" there is no gap to close.
 SPOKEN = [name for name in SUITES if name != "null"]
 # Seeds of the conversations.
 TRAINING, TEST = 1, 2
@@ -37,13 +37,13 @@ TRAINING, TEST = 1, 2
 
 @dataclass
 class Bench:
-    """A suite, its conversations, and what listeners told of them so far, which is kept in a file.
+    """A suite, its conversations, and the results so far, which are kept in a file.
 
     Attributes:
         suite, scripts: of the test conversations.
-        trial: the conversations as heard, and the steps.
+        trial: the encoded conversations, and the number of steps.
         path: of the file.
-        found: by row, the scored turns that were told right, one string of 0 and 1 for each seed.
+        found: for each row, which scored turns are right: one string of 0 and 1 for each seed.
     """
 
     suite: Suite
@@ -67,11 +67,11 @@ class Bench:
 
 
 def open_bench(name: str, *, conversations: int, test_conversations: int, steps: int, output: Path) -> Bench:
-    """Speak and hear the conversations of a suite, and look up what is already known of them."""
+    """Synthesise and encode the conversations of a suite, and load the results so far."""
     suite = SUITES[name]()
     host, processor = load_host()
-    _, training = hear_suite(host, processor, suite, conversations, TRAINING)
-    scripts, test = hear_suite(host, processor, suite, test_conversations, TEST)
+    _, training = encode_suite(host, processor, suite, conversations, TRAINING)
+    scripts, test = encode_suite(host, processor, suite, test_conversations, TEST)
     settings = {"conversations": conversations, "test_conversations": test_conversations, "steps": steps}
     path = output / f"{name}.json"
     found = json.loads(path.read_text()) if path.exists() else {}
@@ -80,31 +80,31 @@ def open_bench(name: str, *, conversations: int, test_conversations: int, steps:
     return Bench(suite, scripts, Trial(training, test, steps), path, found)
 
 
-def run_listener(bench: Bench, name: str, seed: int, also: Path | None) -> None:
-    """Train a listener, and note what it told."""
+def run_entry(bench: Bench, name: str, seed: int, also: Path | None) -> None:
+    """Train the model of a row with a seed and keep its results, unless they are known."""
     if str(seed) in bench.found["right"].get(name, {}):
         return
     began = time.monotonic()
-    told = ENTRIES[name].run(Trial(bench.trial.train, bench.trial.test, bench.trial.steps, seed))
-    rows = told.logits if isinstance(told.logits, dict) else {name: told.logits}
+    result = ENTRIES[name].run(Trial(bench.trial.train, bench.trial.test, bench.trial.steps, seed))
+    rows = result.logits if isinstance(result.logits, dict) else {name: result.logits}
     for row, logits in rows.items():
-        bench.add(row, seed, logits, told.parameters)
+        bench.add(row, seed, logits, result.parameters)
         print(f"{row}, seed {seed}: accuracy {bench.scores(row).right[-1].mean():.3f}", flush=True)
     bench.found["minutes"].setdefault(name, {})[str(seed)] = (time.monotonic() - began) / 60
     if name == "memory" and also is not None:
-        heard = hear_other_voices(told.model, also, steps=max(1, bench.trial.steps // 4), seed=seed)
-        bench.found["other voices"].setdefault(also.name, {})[str(seed)] = heard
+        accuracies = score_other_voices(result.model, also, steps=max(1, bench.trial.steps // 4), seed=seed)
+        bench.found["other voices"].setdefault(also.name, {})[str(seed)] = accuracies
     bench.save()
 
 
 def report(bench: Bench) -> str:
-    """The tables in Markdown, as they stand in the README; they are also drawn."""
+    """The tables of AUDIO.md in Markdown; the gaps are also drawn."""
     bound = bound_scores(bench.suite, bench.scripts)
     utterance = bench.scores("utterance")
     costs = bench.found["cost"]
     names = [name for name in ENTRIES if name in bench.found["right"]]
     rows = [
-        Listener(
+        Row(
             ENTRIES[name].title,
             bench.scores(name),
             bench.found["parameters"][name],
@@ -135,20 +135,22 @@ def report(bench: Bench) -> str:
 
 def main(
     suite: Annotated[str, typer.Argument(help=f"One of {', '.join(SPOKEN)}.")],
-    seeds: Annotated[int, typer.Option(help="Trainings of the memory; of slow rivals there is one.")] = 3,
-    steps: Annotated[int, typer.Option(help="Of training, for every listener.")] = 500,
-    conversations: Annotated[int, typer.Option(help="To train on.")] = 1200,
-    test_conversations: int = 200,
-    rivals: Annotated[str, typer.Option(help="Rows of the table by name, with commas; 'all', or 'none'.")] = "all",
-    output: Annotated[Path, typer.Option(help="Where results, tables and pictures are written.")] = RESULTS,
+    seeds: Annotated[int, typer.Option(help="Trainings of each memory; slow baselines are trained once.")] = 3,
+    steps: Annotated[int, typer.Option(help="Training steps of every model.")] = 500,
+    conversations: Annotated[int, typer.Option(help="Number of training conversations.")] = 1200,
+    test_conversations: Annotated[int, typer.Option(help="Number of test conversations.")] = 200,
+    baselines: Annotated[
+        str, typer.Option(help="Rows of the table by name, separated by commas; 'all', or 'none'.")
+    ] = "all",
+    output: Annotated[Path, typer.Option(help="Folder of results, tables and pictures.")] = RESULTS,
     also: Annotated[
-        Path | None, typer.Option(help="A folder with metadata.csv: its voices are heard as well, by the memory.")
+        Path | None, typer.Option(help="A folder with metadata.csv, on whose voices the memory is also scored.")
     ] = None,
 ) -> None:
     """Rerun a suite from its seeds to its table and picture."""
-    chosen = {"all": list(ENTRIES), "none": []}.get(rivals, rivals.split(","))
+    chosen = {"all": list(ENTRIES), "none": []}.get(baselines, baselines.split(","))
     if suite not in SPOKEN or not set(chosen) <= set(ENTRIES):
-        raise typer.BadParameter(f"Suites are {SPOKEN}, and rivals {list(ENTRIES)}.")
+        raise typer.BadParameter(f"Suites are {SPOKEN}, and baselines {list(ENTRIES)}.")
     torch.set_num_threads(1)
     output.mkdir(parents=True, exist_ok=True)
     bench = open_bench(
@@ -157,7 +159,7 @@ def main(
     for name, entry in ENTRIES.items():
         if entry.run is not None and name in {"utterance", "memory", *chosen}:
             for seed in range(1 if entry.has_one_seed else seeds):
-                run_listener(bench, name, seed, also)
+                run_entry(bench, name, seed, also)
     if "cost" not in bench.found:
         bench.found["cost"] = turn_costs(bench.trial.test)
         bench.save()
