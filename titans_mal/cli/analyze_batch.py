@@ -61,11 +61,8 @@ def analyze_batch(
 
 def _launch(num_processes: int) -> None:
     """Run this very command in several processes by accelerate."""
-    import torch
-
-    # accelerate starts several processes on a CPU only as if they were GPUs.
-    cpu = [] if torch.cuda.is_available() else ["--cpu"]
-    command = [sys.executable, "-m", "accelerate.commands.launch", "--multi_gpu", *cpu]
+    # accelerate starts several processes on a CPU under the name --multi_gpu too.
+    command = [sys.executable, "-m", "accelerate.commands.launch", "--multi_gpu"]
     command += ["--num_processes", str(num_processes), "--num_machines", "1", "--main_process_port", "0"]
     command += ["--mixed_precision", "no", "--dynamo_backend", "no", "-m", "titans_mal.cli", *sys.argv[1:]]
     threads = {"OMP_NUM_THREADS": str(max(1, (os.cpu_count() or 1) // num_processes))}
