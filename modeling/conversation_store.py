@@ -89,6 +89,16 @@ class ConversationStore:
         self._cleaned_at = -math.inf
         self.counts: Counter[str] = Counter()
 
+    def part(self, name: str) -> ConversationStore:
+        """Another store of the same model, with the same limits, whose states are apart from those of this one."""
+        return ConversationStore(
+            self._model,
+            self._states.part(name),
+            max_live=self._max_live,
+            time_to_live=self._time_to_live,
+            log_name=self._log_name,
+        )
+
     @property
     def live(self) -> list[str]:
         """Names of the conversations in memory, most recently used last."""
@@ -175,9 +185,6 @@ class ConversationStore:
 
         Raises:
             OSError: naming those that could not be written; the others are written.
-
-        Raises:
-            OSError: naming those that cannot be written; the others are.
         """
         failed = {}
         for name in self.live:

@@ -79,6 +79,8 @@ class SharedStates(Protocol):
 
     def lock(self, name: str) -> AbstractContextManager[None]: ...
 
+    def part(self, name: str) -> SharedStates: ...
+
 
 class StateFolder:
     """Conversation states in a folder, one subfolder each; only one process may use it at a time.
@@ -106,6 +108,10 @@ class StateFolder:
         weakref.finalize(self, _unlock_folder, self._folder.resolve())
         if is_first:
             self._find_lost()
+
+    def part(self, name: str) -> StateFolder:
+        """Other states in a subfolder, apart from these: `name` is a file name that is no state's."""
+        return StateFolder(self._folder / name)
 
     def read(self, name: str) -> bytes | None:
         """The state of a conversation; None if there is none."""

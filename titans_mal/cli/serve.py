@@ -47,9 +47,19 @@ def serve(
     forget_after: Annotated[
         float,
         typer.Option(
-            "--forget-after", "--time-to-live", help="Seconds after which an unused conversation is deleted."
+            "--forget-after", "--time-to-live", help="Seconds after which an unused conversation or person is deleted."
         ),
     ] = 3600.0,
+    remember_speakers: Annotated[
+        str | None,
+        typer.Option(
+            "--remember-speakers",
+            metavar="KEY",
+            envvar="TITANS_MAL_REMEMBER_SPEAKERS",
+            help="Let turns sent with person=ID, which is that person's consent, continue the person's memory of "
+            "earlier calls, stored under a hash with this key. Needs a model with a memory for each speaker.",
+        ),
+    ] = None,
     alerts: Annotated[
         Path | None, typer.Option(help="Rules of alerts, a TOML file: see examples/serving/alerts.toml.")
     ] = None,
@@ -106,6 +116,7 @@ def serve(
             states=place,
             time_to_live=forget_after,
             log_name=log_name,
+            remember_speakers=remember_speakers,
         )
         is_json = log_format == "json"
         logs: dict[str, Any] = {} if log_names and not is_json else {"log_config": log_config(as_json=is_json)}

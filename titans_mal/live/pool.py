@@ -22,6 +22,7 @@ from ..modeling.state_folder import SharedStates
 from ..modeling.turn_rules import check_text
 from ..modeling.turn_scoring import ScoredTurn
 from .label_settings import LabelSettings
+from .remembered_speakers import RememberedSpeakers, check_person, turns_here
 from .turn_queue import PoolError, TurnFuture, TurnQueue, WaitingTurn
 from .turns import LiveScorer, TurnEmotion, answered_before, check_speaker, history_of, remember, start_after
 
@@ -72,9 +73,11 @@ class ConversationPool:
         max_waiting_megabytes: maximal size of their audio, 0.064 MB per second; a single turn is always accepted.
         labels, unknown_below: as for `ConversationAnalyzer`.
         log_name: returns the name under which a conversation appears in logs.
+        remember_speakers: key of the hash under which the memory of consenting speakers is stored for their next
+            conversations (see `RememberedSpeakers`); None: a memory ends with its conversation.
 
     Raises:
-        ValueError: for a bound that is not above 0, and as `ConversationAnalyzer`.
+        ValueError: for a bound that is not above 0, and as `ConversationAnalyzer` and `RememberedSpeakers`.
     """
 
     def __init__(
@@ -92,6 +95,7 @@ class ConversationPool:
         labels: Sequence[str] | None = None,
         unknown_below: float = 0.0,
         log_name: Callable[[str], str] = repr,
+        remember_speakers: str | None = None,
     ):
         self._queue = TurnQueue(
             max_batch=max_batch,
@@ -102,6 +106,11 @@ class ConversationPool:
         self.label_settings = LabelSettings(labels, unknown_below)
         self._scorer = LiveScorer(model, processor, self.label_settings)
         self._store = ConversationStore(model, states, max_live=max_live, time_to_live=time_to_live, log_name=log_name)
+        self._remembered = (
+            None
+            if remember_speakers is None
+            else RememberedSpeakers(model, self._store.part("persons"), remember_speakers)
+        )
         self._observers: list[PoolObserver] = []
         self._lock = threading.Lock()
         self._counts: Counter[str] = Counter()
@@ -148,6 +157,7 @@ class ConversationPool:
         retry_key: str | None = None,
         settings: LabelSettings | None = None,
         stages: Mapping[str, float] | None = None,
+        person: str | None = None,
     ) -> TurnFuture:
         """Queue a turn, which is scored when its batch is full or has waited long enough.
 
@@ -161,10 +171,11 @@ class ConversationPool:
                 again, and nothing is written.
             settings: of this turn; None: the pool's.
             stages: seconds already spent on the turn, by stage.
+            person: who the speaker is in all conversations, which is the consent to be remembered in them.
 
         Raises:
             AudioTooLong: for a longer turn.
-            ValueError: for other unusable audio, an invalid speaker, or unknown labels.
+            ValueError: for other unusable audio, an invalid speaker or person, or unknown labels.
             TypeError: for a conversation whose name is not a string.
             PoolError: if too many turns wait, the pool is closed or its worker has ended, or this process is a fork of
                 the one that created the pool.
@@ -176,6 +187,9 @@ class ConversationPool:
         state_key(conversation)
         check_text(conversation, "A conversation")
         check_speaker(speaker)
+        if person is not None:
+            check_person(person)
+            self._remembering()
         if retry_key is not None:
             check_text(retry_key, "A retry key")
         settings = settings or self.label_settings
@@ -183,7 +197,7 @@ class ConversationPool:
         if self.is_closed:
             raise PoolError("The pool is closed.")
         waveform = self._scorer.load(audio, sampling_rate, max_seconds=max_seconds)
-        turn = WaitingTurn(conversation, waveform, speaker, start, reset, settings, began, retry_key)
+        turn = WaitingTurn(conversation, waveform, speaker, start, reset, settings, began, retry_key, person)
         turn.answer.stages.update(stages or {}, decode=turn.queued - began)
         if self.is_closed:
             raise PoolError("The pool is closed.")
@@ -205,8 +219,21 @@ class ConversationPool:
         return self._store.names()
 
     def forget_expired(self) -> None:
-        """Forget expired conversations, even if no turns arrive."""
+        """Forget expired conversations and persons, even if no turns arrive."""
         self._store.forget_expired()
+        if self._remembered is not None:
+            self._remembered.forget_expired()
+
+    def forget_person(self, person: str) -> None:
+        """Delete what is remembered of a person; conversations that go on keep their states.
+
+        Raises:
+            PoolError: if the pool is closed.
+            ValueError: if the pool remembers nobody.
+        """
+        if self._queue.is_closed:
+            raise PoolError("The pool is closed.")
+        self._remembering().forget(person)
 
     def forget(self, conversation: str) -> None:
         """Forget a conversation; turns that wait are scored as those of a new one.
@@ -246,6 +273,13 @@ class ConversationPool:
         self._queue.close()
         self._worker.join()
         self._store.save()
+        if self._remembered is not None:
+            self._remembered.save()
+
+    def _remembering(self) -> RememberedSpeakers:
+        if self._remembered is None:
+            raise ValueError("Speakers are not remembered here, so no person can be given: see remember_speakers.")
+        return self._remembered
 
     def _work(self) -> None:
         while batch := self._queue.next_batch():
@@ -273,7 +307,10 @@ class ConversationPool:
                         turn.answer.set_result(known)
                         continue
                     cache = held.enter_context(self._store.conversation(turn.conversation, reset=turn.reset))
-                    opened.append((turn, held, cache, start_after(cache, turn.start)))
+                    start = start_after(cache, turn.start)
+                    if self._remembered is not None:
+                        self._remembered.begin(cache, turn.speaker, turn.person)
+                    opened.append((turn, held, cache, start))
                 except ConversationInUse as error:
                     self._try_later(turn, error)
                 except Exception as error:
@@ -328,7 +365,7 @@ class ConversationPool:
                     raise result
                 answer = self._scorer.turn(
                     result,
-                    turn_index=int(cache.turns.sum()) - 1,
+                    turn_index=turns_here(cache) - 1,
                     speaker=turn.speaker,
                     start=start,
                     seconds=len(turn.waveform) / self._scorer.sampling_rate,
@@ -338,6 +375,8 @@ class ConversationPool:
                 if cache.notes.get(LOST):
                     answer = replace(answer, history_lost=True)
                 remember(cache, answer, turn.retry_key)
+                if self._remembered is not None:
+                    self._remembered.end(cache, turn.speaker)
                 turns = history_of(cache) if self._observers else []
         except Exception as error:
             self._fail(turn, error)

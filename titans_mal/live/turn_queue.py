@@ -43,6 +43,7 @@ class WaitingTurn:
     settings: LabelSettings
     began: float
     retry_key: str | None = None
+    person: str | None = None
     queued: float = field(default_factory=time.perf_counter)
     answer: TurnFuture = field(default_factory=TurnFuture)
 

@@ -15,7 +15,7 @@ from .._version import __version__
 from ..live.pool import ConversationPool
 from .alerts import Alerts
 from .asyncapi import PROTOCOL
-from .conversation_routes import conversation_routes
+from .conversation_routes import conversation_routes, person_routes
 from .errors import answer_errors
 from .gate import Gate, name_hash
 from .logs import logger
@@ -53,7 +53,7 @@ def create_app(
         lifespan=lambda app: _lifespan(service),
     )
     app.add_middleware(Gate, log_name=log_name or name_hash(), is_allowed=may_operate)
-    for routes in (conversation_routes, stream_route, operation_routes):
+    for routes in (conversation_routes, person_routes, stream_route, operation_routes):
         app.include_router(routes(service))
     answer_errors(app, service.metrics.refused)
     return app

@@ -18,7 +18,8 @@ PROTOCOL = """
 
 - binary messages: pieces of 16-bit integers, little-endian, of any length; of several channels (`channels=2`,
   `speakers=caller,agent`) interleaved;
-- `{"speaker": "B"}`: who talks from here on, of one channel; the turn that goes on ends;
+- `{"speaker": "B"}`: who talks from here on, of one channel; the turn that goes on ends. With `"person": "ID"`, who B
+  is in all calls;
 - `{"sampling_rate": 8000}`: of what follows;
 - `{"end": true}`: the last turns end; the server answers them and closes.
 
@@ -35,6 +36,7 @@ class StreamMessage(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
     speaker: str | None = Field(None, max_length=200)
+    person: str | None = Field(None, max_length=200)
     sampling_rate: int | None = Field(None, ge=1000, le=768_000)
     end: bool | None = None
 

@@ -1,4 +1,4 @@
-"""Conversations over HTTP: their turns, their names, and how they are forgotten.
+"""Conversations over HTTP: their turns, their names, and how they and remembered persons are forgotten.
 
 Annotations are evaluated here: FastAPI reads them.
 """
@@ -97,5 +97,21 @@ def conversation_routes(service: Service) -> APIRouter:
     async def forget(name: Name, _: Annotated[NoQuery, Query()]) -> None:
         """Delete a conversation: its state, its turns, and its name."""
         await run_in_threadpool(service.forget, name)
+
+    return router
+
+
+def person_routes(service: Service) -> APIRouter:
+    """/persons."""
+    protected = [Depends(service.check_token), Depends(bearer)]
+    router = APIRouter(prefix="/persons", tags=["persons"], dependencies=protected, responses=_errors(401, 422, 503))
+
+    @router.delete("/{person}", status_code=204)
+    async def forget(
+        person: Annotated[str, Path(min_length=1, max_length=200, description="As given with the turns.")],
+        _: Annotated[NoQuery, Query()],
+    ) -> None:
+        """Delete the memory of a person: the next call starts without it, and no call that goes on stores it again."""
+        await run_in_threadpool(service.pool.forget_person, person)
 
     return router

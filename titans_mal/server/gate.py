@@ -20,7 +20,7 @@ from .logs import log_config, logger
 
 __all__ = ["Gate", "log_config", "name_hash"]
 
-_CONVERSATION = re.compile(r"(/conversations/)([^/]+)(.*)", re.DOTALL)
+_NAMED = re.compile(r"(/(?:conversations|persons)/)([^/]+)(.*)", re.DOTALL)
 _OPERATIONS = ("/metrics", "/docs", "/redoc", "/openapi.json", "/asyncapi.json")
 # A client's or proxy's request id is kept if it has this form.
 _REQUEST_ID = re.compile(rb"[\w.:/+=-]{1,128}")
@@ -39,7 +39,7 @@ class Gate:
 
     Args:
         app: the wrapped application.
-        log_name: returns the name under which a conversation appears in logs; queries are not logged.
+        log_name: returns the name under which a conversation or a person appears in logs; queries are not logged.
         is_allowed: whether a request may access metrics and documentation.
     """
 
@@ -68,7 +68,7 @@ class Gate:
             self._log(scope, status, 1000 * (time.perf_counter() - began))
 
     def _log(self, scope: Scope, status: int, milliseconds: float) -> None:
-        path = _CONVERSATION.sub(lambda found: found[1] + self._log_name(found[2]) + found[3], scope["path"])
+        path = _NAMED.sub(lambda found: found[1] + self._log_name(found[2]) + found[3], scope["path"])
         fields = {
             "client": (scope.get("client") or ("-",))[0],
             "method": scope.get("method", "WebSocket"),

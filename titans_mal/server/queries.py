@@ -59,6 +59,15 @@ class ChannelQuery(LabelQuery):
     speaker: Speaker = Field(None, description="The speaker of mono audio.")
     channels: int = Field(1, ge=1, le=_MOST_CHANNELS, description="Number of channels, with one speaker each.")
     speakers: str | None = Field(None, description="The speaker on each channel: caller,agent.")
+    person: str | None = Field(
+        None,
+        max_length=200,
+        description="Who the speaker of mono audio is in all calls. Giving it is the speaker's consent that the next "
+        "call continues this memory; DELETE /persons/ID ends it.",
+    )
+    persons: str | None = Field(
+        None, description="The person on each channel, or nothing for who is not remembered: customer-7,"
+    )
     debug: bool = Field(False, description="Include the seconds of each stage of a turn.")
 
     @model_validator(mode="after")
@@ -72,14 +81,26 @@ class ChannelQuery(LabelQuery):
             raise ValueError("speaker is for mono audio; for several channels give speakers.")
         if self.channels == 1 and self.speakers is not None:
             raise ValueError("speakers is for several channels: give channels=2, or speaker.")
-        if any(len(name) > 200 for name in names):
-            raise ValueError("The name of a speaker may have up to 200 characters.")
+        persons = [] if self.persons is None else _names(self.persons)
+        if any(len(name) > 200 for name in (*names, *persons)):
+            raise ValueError("The name of a speaker or a person may have up to 200 characters.")
+        if self.persons is not None and (self.channels == 1 or len(persons) != self.channels):
+            raise ValueError("persons is for several channels, with one entry each: customer-7, for two of them.")
+        if self.person is not None and self.channels > 1:
+            raise ValueError("person is for mono audio; for several channels give persons.")
         return self
 
     @property
     def channel_speakers(self) -> list[str]:
         """The speaker on each of several channels."""
         return [] if self.speakers is None else _names(self.speakers)
+
+    @property
+    def channel_persons(self) -> list[str | None]:
+        """The person on each channel; None for who is not remembered."""
+        if self.persons is None:
+            return [self.person or None, *[None] * (self.channels - 1)]
+        return [name or None for name in _names(self.persons)]
 
 
 class TurnQuery(ChannelQuery):

@@ -12,6 +12,7 @@ from fastapi.concurrency import run_in_threadpool
 
 from ..live.channels import ChannelDetector
 from ..live.pool import PoolError
+from ..live.remembered_speakers import check_person
 from ..live.turn_detector import SpokenTurn
 from ..live.turns import RATE, TurnEmotion, check_speaker
 from ..modeling.audio_decoding import check_rate
@@ -28,11 +29,11 @@ async def serve_stream(websocket: WebSocket, service: Service, name: str, query:
 
     The client sends binary messages: pieces of audio as 16-bit little-endian integers at `sampling_rate`, with several
     channels interleaved. The server splits each channel at its pauses and answers each turn with a JSON message. JSON
-    messages of the client change what follows: `{"speaker": "B"}` (ends the open turn; mono only),
-    `{"sampling_rate": 8000}`, or `{"end": true}` (ends the open turns; the server answers them and closes). An invalid
-    message is answered with `{"error": ...}` and changes nothing, and so is an unusable turn, with its times. If a
-    client disconnects during a turn, that turn is discarded. A conversation has one stream at a time: turns are scored
-    in the order of their ends.
+    messages of the client change what follows: `{"speaker": "B"}` (ends the open turn; mono only; `person` may go
+    along), `{"sampling_rate": 8000}`, or `{"end": true}` (ends the open turns; the server answers them and closes). An
+    invalid message is answered with `{"error": ...}` and changes nothing, and so is an unusable turn, with its times.
+    If a client disconnects during a turn, that turn is discarded. A conversation has one stream at a time: turns are
+    scored in the order of their ends.
     """
     await websocket.accept()
     seconds = service.settings.stream_seconds
@@ -56,6 +57,7 @@ class _Stream:
         self._websocket, self._service, self._pool, self._name = websocket, service, service.pool, name
         self._rate, self._debug, self._channels = query.sampling_rate, query.debug, query.channels
         self._speakers: list[str | None] = [*query.channel_speakers] or [query.speaker]
+        self._persons = query.channel_persons
         self._settings = query.label_settings(self._pool.label_settings)
 
     async def run(self) -> None:
@@ -102,20 +104,25 @@ class _Stream:
     async def _take_text(self, text: str) -> bool:
         """Whether the client ends the stream."""
         wanted = parse_json(text, "The message")
-        if not isinstance(wanted, dict) or not wanted or {*wanted} - {"speaker", "sampling_rate", "end"}:
-            raise ValueError(f"A message must hold speaker, sampling_rate or end, got {text[:200]}.")
+        if not isinstance(wanted, dict) or not wanted or {*wanted} - {"speaker", "person", "sampling_rate", "end"}:
+            raise ValueError(f"A message must hold speaker, person, sampling_rate or end, got {text[:200]}.")
         speaker, rate = wanted.get("speaker", self._speakers[0]), wanted.get("sampling_rate", self._rate)
+        person = wanted.get("person", None if "speaker" in wanted else self._persons[0])
         if type(rate) is not int or not isinstance(wanted.get("end", True), bool):
             raise ValueError(f"sampling_rate must be an integer and end true, got {text[:200]}.")
         if "speaker" in wanted and self._channels > 1:
             raise ValueError(f"The speakers of {self._channels} channels cannot change within a stream.")
+        if "person" in wanted and "speaker" not in wanted:
+            raise ValueError("A person goes with the speaker in one message.")
         check_rate(rate)
         check_speaker(speaker)
+        if person is not None:
+            check_person(person)
         if "speaker" in wanted or wanted.get("end"):
             began = time.perf_counter()
             turns = await run_in_threadpool(self._detector.flush)
             await self._answer(turns, time.perf_counter() - began)
-        self._speakers[0], self._rate = speaker, rate
+        self._speakers[0], self._persons[0], self._rate = speaker, person, rate
         return wanted.get("end", False)
 
     async def _answer(self, turns: list[tuple[int, SpokenTurn]], seconds: float) -> None:
@@ -123,7 +130,7 @@ class _Stream:
         for channel, turn in turns:
             speaker, start, end = self._speakers[channel], self._offset + turn.start, self._offset + turn.end
             try:
-                answer = await self._score(turn, speaker, start, seconds)
+                answer = await self._score(turn, channel, start, seconds)
             except (ValueError, OSError, PoolError, Refused) as error:
                 # The stream continues with the next turn.
                 self._service.metrics.refused(reason_of(error))
@@ -131,14 +138,15 @@ class _Stream:
             else:
                 await self._websocket.send_json(asdict(answer))
 
-    async def _score(self, turn: SpokenTurn, speaker: str | None, start: float, detected_in: float) -> TurnAnswer:
+    async def _score(self, turn: SpokenTurn, channel: int, start: float, detected_in: float) -> TurnAnswer:
         with self._service.limit.place(self._name):
             future = await run_in_threadpool(
                 self._pool.submit,
                 self._name,
                 turn.waveform,
                 RATE,
-                speaker=speaker,
+                speaker=self._speakers[channel],
+                person=self._persons[channel],
                 start=start,
                 settings=self._settings,
                 stages={"detect": detected_in},

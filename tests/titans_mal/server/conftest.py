@@ -1,4 +1,9 @@
-"""A server in the test's own process."""
+"""A server in the test's own process, and a Redis beside it."""
+
+import shutil
+import socket
+import subprocess
+import time
 
 import pytest
 from fastapi.testclient import TestClient
@@ -20,3 +25,25 @@ def serve(model, processor):
     yield make
     for client in clients:
         client.__exit__()
+
+
+@pytest.fixture(scope="session")
+def url(tmp_path_factory):
+    """The URL of a real Redis on loopback; what tests store, they store under names of their own."""
+    if shutil.which("redis-server") is None:
+        pytest.skip("redis-server is not installed: make test-serve installs it")
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    command = ["redis-server", "--port", str(port), "--bind", "127.0.0.1", "--save", "", "--appendonly", "no"]
+    process = subprocess.Popen(command, cwd=tmp_path_factory.mktemp("redis"), stdout=subprocess.DEVNULL)
+    deadline = time.monotonic() + 30
+    while time.monotonic() < deadline:
+        try:
+            socket.create_connection(("127.0.0.1", port), timeout=1).close()
+            break
+        except OSError:
+            time.sleep(0.05)
+    yield f"redis://127.0.0.1:{port}/0"
+    process.terminate()
+    process.wait(timeout=30)

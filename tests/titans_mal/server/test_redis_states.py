@@ -1,8 +1,5 @@
 """Several servers of the same conversations, over a real Redis server on loopback."""
 
-import shutil
-import socket
-import subprocess
 import threading
 import time
 
@@ -13,30 +10,8 @@ from titans_mal import ConversationAnalyzer, ConversationPool, ConversationStore
 from titans_mal.server.redis_states import RedisStates
 
 
-if shutil.which("redis-server") is None:
-    pytest.skip("redis-server is not installed: make test-serve installs it", allow_module_level=True)
-
 RATE = 16_000
 SOUNDS = [tone(0.4 + 0.05 * i, frequency=150 + 30 * i) for i in range(6)]
-
-
-@pytest.fixture(scope="module")
-def url(tmp_path_factory):
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    command = ["redis-server", "--port", str(port), "--bind", "127.0.0.1", "--save", "", "--appendonly", "no"]
-    process = subprocess.Popen(command, cwd=tmp_path_factory.mktemp("redis"), stdout=subprocess.DEVNULL)
-    deadline = time.monotonic() + 30
-    while time.monotonic() < deadline:
-        try:
-            socket.create_connection(("127.0.0.1", port), timeout=1).close()
-            break
-        except OSError:
-            time.sleep(0.05)
-    yield f"redis://127.0.0.1:{port}/0"
-    process.terminate()
-    process.wait(timeout=30)
 
 
 def test_servers_share_conversations(model, url):

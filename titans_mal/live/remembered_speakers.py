@@ -1,0 +1,145 @@
+"""A speaker's memory in later conversations: `RememberedSpeakers`."""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import uuid
+from typing import Any
+
+from ..modeling.conversation_memory_cache import ConversationMemoryCache
+from ..modeling.conversation_store import ConversationStore
+from ..modeling.turn_rules import check_text, is_named, speaker_number
+
+
+# Key in the notes of a conversation: for each speaker that is a person, the person's hash and stream.
+_PERSONS = "persons"
+# Key in the notes of a conversation: how many turns its streams had when they were added.
+_EARLIER_TURNS = "earlier_turns"
+# Key in the notes of a person: identifies the stream from its first turn on.
+_STREAM = "stream"
+
+
+def turns_here(cache: ConversationMemoryCache) -> int:
+    """Number of turns of a conversation, without those of its speakers in earlier ones."""
+    return int(cache.turns.sum()) - cache.notes.get(_EARLIER_TURNS, 0)
+
+
+def check_person(person: str) -> None:
+    """Check the name of a person.
+
+    Raises:
+        ValueError: for a name that is not valid (see `check_text`), or means nobody, which many could share.
+    """
+    check_text(person, "A person")
+    if not is_named(person):
+        raise ValueError(f"A person must have a name of its own, got {person!r}.")
+
+
+class RememberedSpeakers:
+    """The streams of persons, who agreed that their next conversation continues their memory.
+
+    A turn with a `person` gives that consent for its speaker, from the speaker's first turn of a conversation on. The
+    stream of that speaker alone is stored after each such turn; if a person talks in several conversations at once,
+    the last turn counts. A turn without it ends the consent within its conversation. What was written before `forget`
+    is not stored again by conversations that were going on.
+
+    Persons are stored under a hash of their names, and expire like conversations.
+
+    Args:
+        model: with a memory for each speaker.
+        store: of the persons' streams.
+        key: of the hash; the same for all servers that share the states. With another key, nobody is found.
+
+    Raises:
+        ValueError: for an empty key, or a memory that the speakers of a conversation share, so that it holds the
+            others' voices, too.
+    """
+
+    def __init__(self, model: Any, store: ConversationStore, key: str):
+        if not key:
+            raise ValueError("The key of remembered speakers must not be empty.")
+        if model.config.memory_config.scope != "speaker":
+            raise ValueError(
+                "Speakers can be remembered by a model with memory_config.scope='speaker'; the memory of this one is "
+                "shared by all speakers of a conversation."
+            )
+        self._model, self._store, self._key = model, store, key.encode()
+        self.save, self.forget_expired = store.save, store.forget_expired
+
+    def begin(self, cache: ConversationMemoryCache, speaker: str | None, person: str | None) -> None:
+        """Before a turn: let a person who is new to a conversation continue the stored stream.
+
+        Args:
+            cache: of the conversation.
+            speaker: of the turn.
+            person: None: nothing is stored of this speaker from here on.
+
+        Raises:
+            ValueError: for a person without a speaker, one named only after the speaker's first turn or instead of
+                another one, or a stored stream that is broken or of another model.
+            OSError: if streams cannot be read.
+        """
+        known = cache.notes.get(_PERSONS, {})
+        if person is None:
+            if speaker in known:
+                cache.notes[_PERSONS] = {name: link for name, link in known.items() if name != speaker}
+            return
+        if speaker is None:
+            raise ValueError("A turn with a person needs the speaker's name in the conversation, too.")
+        hashed, number = self._hash(person), speaker_number(speaker)
+        if speaker in known:
+            if known[speaker]["person"] != hashed:
+                raise ValueError(f"The speaker {speaker!r} is another person in this conversation.")
+            return
+        if number in cache.speaker_ids[0]:
+            raise ValueError(
+                "A person must be given from the speaker's first turn of a conversation on, and earlier turns of "
+                f"{speaker!r} have none."
+            )
+        stored = self._read(hashed)
+        if stored is not None and bool(stored.turns.any()):
+            cache.add_speaker_stream(number, stored)
+            cache.notes[_EARLIER_TURNS] = cache.notes.get(_EARLIER_TURNS, 0) + int(stored.turns.sum())
+        stream = None if stored is None else stored.notes.get(_STREAM)
+        cache.notes[_PERSONS] = {**known, speaker: {"person": hashed, "stream": stream}}
+
+    def end(self, cache: ConversationMemoryCache, speaker: str | None) -> None:
+        """After a turn: store the stream of its speaker, if that is a person who was not forgotten since `begin`.
+
+        Raises:
+            OSError: if it cannot be stored.
+        """
+        known = cache.notes.get(_PERSONS, {})
+        if speaker not in known:
+            return
+        link = known[speaker]
+        with self._store.conversation(link["person"]) as stored:
+            stream = stored.notes.get(_STREAM)
+            if link["stream"] not in (None, stream):
+                return  # forgotten
+            stored.adopt(cache.speaker_stream(speaker_number(str(speaker))))
+            stored.notes = {_STREAM: stream or uuid.uuid4().hex}
+        if link["stream"] is None:
+            cache.notes[_PERSONS] = {**known, speaker: {**link, "stream": stored.notes[_STREAM]}}
+
+    def forget(self, person: str) -> None:
+        """Delete what is stored of a person, under any name.
+
+        Conversations in which the person talks keep their own states until they are forgotten.
+        """
+        with self._store.conversation(self._hash(person), reset=True):
+            pass
+
+    def _read(self, hashed: str) -> ConversationMemoryCache | None:
+        try:
+            stored = self._store.peek(hashed)
+        except ValueError as error:
+            raise ValueError(
+                "The stored memory of this person is broken or of another model: delete it, or give no person."
+            ) from error
+        return None if stored is None else stored.to(self._model.titans_memory.device)
+
+    def _hash(self, person: str) -> str:
+        check_person(person)
+        return hmac.new(self._key, person.encode(), hashlib.sha256).hexdigest()
