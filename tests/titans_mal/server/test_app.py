@@ -163,7 +163,7 @@ def test_a_stream(serve, model, processor):
         for message, told in (
             (b"odd", "are not a multiple"),
             ("no json", "Expecting value"),
-            ('{"volume": 11}', "speaker, sampling_rate or end"),
+            ('{"volume": 11}', "speaker, person, sampling_rate or end"),
             ('{"sampling_rate": "high"}', "must be an integer"),
             ('{"sampling_rate": 5}', "from 1,000 to 768,000"),
         ):
