@@ -32,10 +32,10 @@ GENERATION_MODES = {
 # What a host cannot do by itself, so that it is not asked of it with memory: (host, property) -> why.
 SKIPS = {
     ("Gemma4", "sdpa attention"): "its audio tower has eager attention only",
-    ("GraniteSpeech", "batches of sound"): "its encoder has no mask and hears the padding of a shorter turn",
-    ("Phi4Multimodal", "batches of sound"): "its convolutions hear the padding of a shorter turn",
-    ("Qwen3OmniMoe", "batches of sound"): "its convolutions let the end of a turn hear the padding",
-    ("Qwen3ASR", "batches of sound"): "its features of a turn's last frames see the padding of the waveform",
+    ("GraniteSpeech", "batches of audio"): "its encoder has no mask and mixes in the padding of a shorter turn",
+    ("Phi4Multimodal", "batches of audio"): "its convolutions mix in the padding of a shorter turn",
+    ("Qwen3OmniMoe", "batches of audio"): "its convolutions mix the padding into the end of a turn",
+    ("Qwen3ASR", "batches of audio"): "its features of a turn's last frames see the padding of the waveform",
 }
 
 
@@ -61,7 +61,7 @@ class CommonHostTester:
 
     @pytest.fixture
     def remembering(self, model, host):
-        """A cache of two conversations that heard two turns each."""
+        """A cache of two conversations that wrote two turns each."""
         cache = ConversationMemoryCache(model.config, batch_size=2)
         with torch.no_grad():
             for seed in (11, 12):
@@ -161,10 +161,10 @@ class CommonHostTester:
     def test_later_turns_and_other_conversations_change_nothing(self, model, host):
         ids = torch.tensor([5, 8, 5, 8, 5])
         turns = host.turns(5, frames=[60] * 5)
-        sound = next(name for name in turns if name.endswith("input_features"))
+        features = next(name for name in turns if name.endswith("input_features"))
         before = model(**turns, conversation_ids=ids)
-        turns[sound] = turns[sound].clone()
-        turns[sound][2] = turns[sound][2].flip(-1) * -2
+        turns[features] = turns[features].clone()
+        turns[features][2] = turns[features][2].flip(-1) * -2
         after = model(**turns, conversation_ids=ids)
         untouched = [0, 1, 3]
         torch.testing.assert_close(before.logits[untouched], after.logits[untouched], rtol=0, atol=1e-6)
@@ -176,11 +176,11 @@ class CommonHostTester:
         ours = model(**turns, memory_cache=remembering, output_hidden_states=True).hidden_states
         with model.disable_memory():
             theirs = model(**turns, output_hidden_states=True).hidden_states
-        sound = model.audio_mask(turns["input_ids"], turns)
+        is_audio = model.audio_mask(turns["input_ids"], turns)
         after_block = [states if model.hidden_states_index is None else states[model.hidden_states_index]
                        for states in (ours[1], theirs[1])]  # fmt: skip
         differs = (after_block[0] != after_block[1]).any(-1)
-        assert torch.equal(differs, sound)
+        assert torch.equal(differs, is_audio)
 
     # --- Generation
 

@@ -22,7 +22,7 @@ def write_wav(path: Path, seconds: float = 0.5) -> None:
 def write_mp4(
     path: Path, seconds: float = 0.5, *, rate: int = 48_000, layout: str = "stereo", in_channel=None
 ) -> None:
-    """A clip with AAC sound: a tone in all channels, or in one of them alone."""
+    """A clip with AAC audio: a tone in all channels, or in one of them alone."""
     path.parent.mkdir(parents=True, exist_ok=True)
     buffer = io.BytesIO()
     with av.open(buffer, "w", format="mp4") as container:
@@ -49,7 +49,7 @@ def write_csv(path: Path, rows: list[dict], encoding: str = "utf-8", newline: st
 
 
 def iemocap(root: Path, sessions=(1, 2, 3, 4, 5)) -> Path:
-    """Two dialogues a session, told one speaker after the other, with a label outside of the sets in each."""
+    """Two dialogues a session, listed one speaker after the other, with a label outside of the sets in each."""
     for number in sessions:
         for dialogue in (f"Ses0{number}F_impro01", f"Ses0{number}M_script01_1b"):
             session = root / f"Session{number}"
@@ -174,7 +174,7 @@ def dailytalk(root: Path, dialogues: int = 6) -> Path:
     metadata = {}
     for number in range(dialogues):
         utterances = {}
-        # Eleven turns, of which the first is by either of the two; told in another order than they were said.
+        # Eleven turns, of which the first is by either of the two; listed in another order than they were spoken.
         for index in (10, *range(10)):
             speaker = (number + index) % 2
             emotion = ("no emotion", "happiness")[index % 2]
@@ -273,7 +273,7 @@ def ravdess(root: Path) -> Path:
 
 
 def emodb(root: Path) -> Path:
-    """Each speaker angry and neutral, one of them bored in capitals, a speaker whom EmoDB does not have, and notes."""
+    """Each speaker angry and neutral, one of them bored in capitals, a speaker that EmoDB does not have, and notes."""
     for speaker in ("03", "08", "09", "10", "11", "12", "13", "14", "15", "16", "07"):
         write_wav(root / "wav" / f"{speaker}a01Wa.wav")
         write_wav(root / "wav" / f"{speaker}b10Nb.wav")

@@ -32,9 +32,9 @@ class TinyHost:
     Attributes:
         name: of the host's classes, without `MALConfig` and `MALForAudioEmotion`.
         fields: of the host's configuration.
-        sound: `(rng, frames)` -> the inputs of the audio tower and the number of audio tokens, of rows with `frames`.
+        audio_inputs: `(rng, frames)` -> the inputs of the audio tower and the number of audio tokens, for each row.
         audio: id of the placeholder.
-        start, end: ids around the sound, where the host looks for them.
+        start, end: ids around the audio, where the host looks for them.
         lengths: frames of the shortest and the longest turn.
         step: of which the frames of a turn are multiples.
         patches: around what builds a model.
@@ -43,7 +43,7 @@ class TinyHost:
 
     name: str
     fields: Callable[[], dict]
-    sound: Callable[[np.random.Generator, list[int]], tuple[dict[str, Tensor], list[int]]]
+    audio_inputs: Callable[[np.random.Generator, list[int]], tuple[dict[str, Tensor], list[int]]]
     audio: int = AUDIO
     start: tuple[int, ...] = ()
     end: tuple[int, ...] = ()
@@ -90,7 +90,7 @@ class TinyHost:
         """Inputs of turns of ragged length, as the host's processor would make them."""
         rng = np.random.default_rng(seed)
         frames = frames or (rng.integers(*self.lengths, size=rows) // self.step * self.step).tolist()
-        sound, tokens = self.sound(rng, frames)
+        inputs, tokens = self.audio_inputs(rng, frames)
         prompts = []
         for count in tokens:
             words = rng.integers(20, 100, size=6).tolist()
@@ -101,14 +101,14 @@ class TinyHost:
             place = slice(longest - len(prompt), None) if padding_side == "left" else slice(0, len(prompt))
             ids[row, place] = torch.tensor(prompt)
             mask[row, place] = 1
-        return {"input_ids": ids, "attention_mask": mask, **sound}
+        return {"input_ids": ids, "attention_mask": mask, **inputs}
 
 
 # --- What audio towers take
 
 
 def _features(rng, frames: list[int], bins: int, *, longest: int = FRAMES) -> tuple[Tensor, Tensor]:
-    """(rows, longest, bins), zero behind each row's end, and the mask (rows, longest) of what is sound."""
+    """(rows, longest, bins), zero behind each row's end, and the mask (rows, longest) of what is audio."""
     features, mask = torch.zeros(len(frames), longest, bins), torch.zeros(len(frames), longest, dtype=torch.bool)
     for row, count in enumerate(frames):
         features[row, :count] = torch.from_numpy(rng.standard_normal((count, bins))).float()
@@ -119,31 +119,31 @@ def _features(rng, frames: list[int], bins: int, *, longest: int = FRAMES) -> tu
 def spectrograms(mask_name: str, tokens: Callable[[int], int], *, longest: int = FRAMES):
     """Whisper-like: (rows, bins, frames) and a mask of frames."""
 
-    def sound(rng, frames):
+    def audio_inputs(rng, frames):
         features, mask = _features(rng, frames, MEL, longest=longest)
         return {"input_features": features.mT.contiguous(), mask_name: mask.long()}, list(map(tokens, frames))
 
-    return sound
+    return audio_inputs
 
 
 def frames_first(bins: int, tokens: Callable[[int], int]):
     """(rows, frames, bins) and a mask of frames."""
 
-    def sound(rng, frames):
+    def audio_inputs(rng, frames):
         features, mask = _features(rng, frames, bins)
         return {"input_features": features, "input_features_mask": mask}, list(map(tokens, frames))
 
-    return sound
+    return audio_inputs
 
 
-def voxtral_sound(rng, frames):
+def voxtral_audio(rng, frames):
     """Every turn fills whole windows, without a mask."""
     features, mask = _features(rng, frames, MEL, longest=64)
     features = torch.where(mask[..., None], features, features.amin((1, 2), keepdim=True))
     return {"input_features": features.mT.contiguous()}, [8] * len(frames)
 
 
-def granite_sound(rng, frames):
+def granite_audio(rng, frames):
     """The mask counts audio tokens, three of each fifteen frames."""
     features, _ = _features(rng, frames, MEL, longest=105)
     tokens = [3 * -(-count // 15) for count in frames]
@@ -299,7 +299,7 @@ def phi4_multimodal() -> dict:
 
 GEMMA_TEXT = {"head_dim": 8, "hidden_size_per_layer_input": 8, "sliding_window": 64}
 GEMMA_TEXT |= {"layer_types": ["sliding_attention", "full_attention"] * (BLOCKS // 2)}
-# Gemma 3n keeps the ids of images and of sound at the end of its vocabulary.
+# Gemma 3n keeps the ids of images and of audio at the end of its vocabulary.
 GEMMA3N_IMAGES, GEMMA3N_SOUNDS, GEMMA3N_TOKENS = VOCABULARY - 32, VOCABULARY - 16, 8
 
 
@@ -372,14 +372,14 @@ HOSTS = {
     for host in (
         TinyHost("Qwen2Audio", qwen2_audio, spectrograms("feature_attention_mask", halved_twice)),
         TinyHost("Qwen2_5Omni", qwen2_5_omni, spectrograms("feature_attention_mask", halved_twice), **_AROUND),
-        # Its tower lets the end of a turn hear a batch's padding, but for multiples of 8 frames.
+        # Its tower mixes the padding of a batch into the end of a turn, unless it has a multiple of 8 frames.
         TinyHost(
             "Qwen3OmniMoe", qwen3_omni_moe, spectrograms("feature_attention_mask", qwen3_tokens), step=8, **_AROUND
         ),
         TinyHost("AudioFlamingo3", audioflamingo3, spectrograms(*_MASKED)),
         TinyHost("MusicFlamingo", musicflamingo, spectrograms(*_MASKED), **_AROUND),
-        TinyHost("Voxtral", voxtral, voxtral_sound, lengths=(24, 64)),
-        TinyHost("GraniteSpeech", granite_speech, granite_sound),
+        TinyHost("Voxtral", voxtral, voxtral_audio, lengths=(24, 64)),
+        TinyHost("GraniteSpeech", granite_speech, granite_audio),
         TinyHost("Phi4Multimodal", phi4_multimodal, phi4_sound),
         TinyHost(
             "Gemma3n",

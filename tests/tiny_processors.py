@@ -54,19 +54,19 @@ def tokenizer(special: dict[str, int], **names: str) -> PreTrainedTokenizerFast:
     )  # fmt: skip
 
 
-def chat_template(sound: str) -> str:
+def chat_template(placeholder: str) -> str:
     """For messages of text, or of parts that have a type."""
     return (
         "{% for message in messages %}{{ message['role'] }} {% if message['content'] is string %}"
         "{{ message['content'] }} {% else %}{% for part in message['content'] %}{% if part['type'] == 'audio' %}"
-        + sound
+        + placeholder
         + " {% else %}{{ part['text'] }} {% endif %}{% endfor %}{% endif %}{% endfor %}"
         "{% if add_generation_prompt %}assistant {% endif %}"
     )
 
 
-# Two hosts whose own templates read messages in another way: Qwen2-Audio's looks for the key of a sound, not for its
-# type, and Qwen3-ASR's takes text from the system alone.
+# Two hosts whose own templates read messages in another way: Qwen2-Audio's looks for the key of an audio part and not
+# for its type, and Qwen3-ASR's takes text from the system alone.
 QWEN2_AUDIO_TEMPLATE = (
     "{% for message in messages %}{{ message['role'] }} {% for part in message['content'] %}{% if 'audio' in part %}"
     "<|audio_bos|><|AUDIO|><|audio_eos|> {% elif 'text' in part %}{{ part['text'] }} {% endif %}{% endfor %}"
@@ -173,7 +173,7 @@ def voxtral(folder: Path) -> ProcessorMixin:
 
 
 class GraniteFeatures:
-    """In place of `GraniteSpeechFeatureExtractor`: its shapes and counts, from frames of raw sound."""
+    """In place of `GraniteSpeechFeatureExtractor`: its shapes and counts, from frames of raw audio."""
 
     sampling_rate = 16_000
 
@@ -181,10 +181,10 @@ class GraniteFeatures:
         return audio
 
     def __call__(self, audio, device="cpu") -> BatchFeature:
-        lengths = [len(sound) // 320 for sound in audio]  # two frames of 10 ms each
+        lengths = [len(turn) // 320 for turn in audio]  # two frames of 10 ms each
         features = torch.zeros(len(audio), max(lengths), MEL)
-        for row, (sound, length) in enumerate(zip(audio, lengths)):
-            frames = torch.as_tensor(sound)[: length * 320].view(length, 320)
+        for row, (turn, length) in enumerate(zip(audio, lengths)):
+            frames = torch.as_tensor(turn)[: length * 320].view(length, 320)
             features[row, :length] = frames.unfold(1, 20, 20)[:, :MEL].abs().mean(-1)
         tokens = [-(-length // 15) * 3 for length in lengths]
         mask = torch.arange(max(tokens)) < torch.tensor(tokens)[:, None]

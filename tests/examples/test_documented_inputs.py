@@ -51,7 +51,7 @@ PCM = np.round(FLOATS * 32768).astype(np.int16)
 BROKEN = np.where(np.arange(len(FLOATS)) == 100, np.nan, FLOATS)
 DIFFERENT = np.stack([FLOATS, tone(0.5, frequency=523.0)])
 # The array with its rate, and the bytes of a file; None where there is no such thing.
-SOUNDS = {
+RECORDINGS = {
     "floats, full scale 1.0": ((FLOATS, RATE), float_wav(FLOATS)),
     "16-bit integers": ((PCM, RATE), to_wav(FLOATS)),
     "16-bit samples in wider integers": ((PCM.astype(np.int64), RATE), None),
@@ -81,13 +81,13 @@ def doors():
     pipe = AudioEmotionPipeline(model=model, processor=processor)
     app = create_app(ConversationPool(model, processor))
 
-    def push_stream(sound, file):
-        samples, rate = sound
+    def push_stream(audio, file):
+        samples, rate = audio
         turns = ConversationAnalyzer(model, processor).push_stream([samples], rate, ends=[len(samples) / rate])
         return list(turns) or None
 
     def post(client, **query):
-        def send(sound, file):
+        def send(audio, file):
             answer = client.post("/conversations/call/turns", content=file, params={"reset": True, **query})
             if answer.status_code == 422:
                 raise ValueError(answer.text)
@@ -98,11 +98,11 @@ def doors():
 
     with TestClient(app) as client:
         yield {
-            "array": lambda sound, file: load_audio(sound),
-            "file, bytes": lambda sound, file: load_audio(file),
-            "pipeline": lambda sound, file: pipe(file if sound is None else sound),
-            "live turn": lambda sound, file: ConversationAnalyzer(model, processor).push(
-                *((file,) if sound is None else sound)
+            "array": lambda audio, file: load_audio(audio),
+            "file, bytes": lambda audio, file: load_audio(file),
+            "pipeline": lambda audio, file: pipe(file if audio is None else audio),
+            "live turn": lambda audio, file: ConversationAnalyzer(model, processor).push(
+                *((file,) if audio is None else audio)
             ),
             "stream": push_stream,
             "HTTP": post(client),
@@ -125,14 +125,14 @@ def outcome(door, *given) -> str:
 
 
 def test_every_row_is_tried():
-    assert (set(AUDIO), set(TURNS)) == (set(SOUNDS), set(WRITTEN))
+    assert (set(AUDIO), set(TURNS)) == (set(RECORDINGS), set(WRITTEN))
 
 
 @pytest.mark.parametrize("name", AUDIO)
 def test_audio(doors, name):
-    sound, file = SOUNDS[name]
-    lacking = {"array": sound is None, "stream": sound is None, "file, bytes": file is None, "HTTP": file is None}
-    found = {door: "" if lacking.get(door) else outcome(doors[door], sound, file) for door in AUDIO[name]}
+    audio, file = RECORDINGS[name]
+    lacking = {"array": audio is None, "stream": audio is None, "file, bytes": file is None, "HTTP": file is None}
+    found = {door: "" if lacking.get(door) else outcome(doors[door], audio, file) for door in AUDIO[name]}
     assert found == AUDIO[name]
 
 

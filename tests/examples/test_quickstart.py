@@ -44,7 +44,7 @@ def test_the_shipped_checkpoint_uses_its_memory(training, shipped):
     assert accuracy["memory on"] - accuracy["reset every turn"] >= 0.20
 
 
-@pytest.mark.skipif(not TTS_DIALOGUES.is_dir(), reason=f"no sound in {TTS_DIALOGUES}")
+@pytest.mark.skipif(not TTS_DIALOGUES.is_dir(), reason=f"no audio in {TTS_DIALOGUES}")
 def test_memory_helps_with_voices_of_another_generator(training, shipped):
     accuracy = training["evaluate"](*shipped, training["from_folder"](TTS_DIALOGUES))
     assert accuracy["memory on"] - accuracy["memory off"] >= 0.15

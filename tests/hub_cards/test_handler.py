@@ -46,10 +46,10 @@ def handler(folder, monkeypatch):
 
 @pytest.fixture(scope="module")
 def recordings(tmp_path_factory):
-    """Bytes of three sound files."""
+    """Bytes of three audio files."""
     import scipy.io.wavfile
 
-    folder, recordings = tmp_path_factory.mktemp("sounds"), []
+    folder, recordings = tmp_path_factory.mktemp("recordings"), []
     for place, frequency in enumerate((180, 220, 300)):
         scipy.io.wavfile.write(folder / f"{place}.wav", 16_000, tone(0.6 + 0.2 * place, frequency=frequency))
         recordings.append((folder / f"{place}.wav").read_bytes())
@@ -82,7 +82,7 @@ def test_one_conversation_in_every_form(handler, recordings):
     assert [turn["turn_index"] for turn in answers] == [0, 1, 2]
     assert scores(answers) == scores(whole)
     assert answers[2]["speaker"] == "A"
-    # It remembers: alone, the last turn sounds otherwise, and so it does when the conversation begins anew.
+    # The history matters: alone, or after a reset, the last turn has other scores.
     alone = scores(handler({"inputs": recordings[2]}))
     assert alone != scores(answers)[2:]
     assert scores(handler({"inputs": [text(recordings[2])], "parameters": {**parameters, "reset": True}})) == alone
@@ -102,7 +102,7 @@ def test_memory_can_be_left_out(handler, recordings, folder):
     [
         (None, {}, "inputs hold no audio"),
         ("", {}, "inputs hold no audio"),
-        (b"no sound", {}, "cannot be decoded|not usable audio|Turn 1"),
+        (b"no audio", {}, "cannot be decoded|not usable audio|Turn 1"),
         ("http://127.0.0.1/turn.wav", {}, "base64 of an audio file; URLs and paths are not read"),
         ("/etc/passwd", {}, "URLs and paths are not read|Turn 1"),
         (3, {}, "audio must be bytes or base64, got int"),
@@ -119,7 +119,7 @@ def test_memory_can_be_left_out(handler, recordings, folder):
         ("good", {"memory": "no"}, "memory must be true or false"),
         ("good", {"conversation": {"a": 1}}, "conversation must be a name"),
         ("good", [1], "parameters may hold"),
-        (["good", b"no sound"], {}, "Turn 2"),
+        (["good", b"no audio"], {}, "Turn 2"),
         ({"audio": "AAAA", "speaker": "x" * 5_000_000}, {}, "speaker must be a name of up to 200 characters"),
         ({"audio": "AAAA", "speaker": 10**1000}, {}, "speaker must be a name of up to 200 characters"),
         ({"audio": "AAAA", "speaker": ["x" * 5_000_000]}, {}, "speaker must be a name"),
@@ -186,8 +186,8 @@ sys.path.insert(0, {str(tmp_path)!r})
 import json
 from handler import EndpointHandler
 handler = EndpointHandler({str(folder)!r})
-sounds = [open(path, "rb").read() for path in {[str(tmp_path / f"{i}.wav") for i in range(2)]!r}]
-answers = [handler({{"inputs": sound, "parameters": {{"conversation": "x"}}}}) for sound in sounds]
+recordings = [open(path, "rb").read() for path in {[str(tmp_path / f"{i}.wav") for i in range(2)]!r}]
+answers = [handler({{"inputs": audio, "parameters": {{"conversation": "x"}}}}) for audio in recordings]
 handler.store.save()
 print("answers:", json.dumps(answers))
 """

@@ -119,9 +119,9 @@ def _open(context: BrowserContext, address: str) -> Page:
 
 
 @pytest.fixture
-def bad_sound(tmp_path) -> Path:
+def bad_audio(tmp_path) -> Path:
     path = tmp_path / "bad.wav"
-    path.write_text("This is no sound.")
+    path.write_text("This is no audio.")
     return path
 
 
@@ -139,10 +139,10 @@ def _picture(page: Page) -> Locator:
 
 
 def _choose(page: Page, file: Path) -> None:
-    sound = page.locator("#audio")
-    expect(sound.get_by_role("button", name="Clear")).to_have_count(0)
-    sound.locator("input[type=file]").set_input_files(file)
-    sound.get_by_role("button", name="Clear").wait_for()
+    audio = page.locator("#audio")
+    expect(audio.get_by_role("button", name="Clear")).to_have_count(0)
+    audio.locator("input[type=file]").set_input_files(file)
+    audio.get_by_role("button", name="Clear").wait_for()
 
 
 def _add(page: Page, file: Path, speaker: str | None = None) -> None:
@@ -165,11 +165,11 @@ def _downloaded(page: Page) -> list[dict]:
 
 
 def _check_heard(turns: list[dict], pipe: AudioEmotionPipeline, files: list[Path]) -> None:
-    """What was heard of the files is what the pipeline makes of them."""
+    """The scores of the files are those of the pipeline."""
     said = [{"audio": file, "speaker": turn["speaker"]} for file, turn in zip(files, turns, strict=True)]
-    for turn, heard, alone in zip(turns, pipe(said), pipe(said, memory=False)):
-        assert turn["scores"] == pytest.approx(heard["scores"], abs=1e-5)
-        assert turn["surprise"] == pytest.approx(heard["surprise"], abs=1e-5)
+    for turn, scored, alone in zip(turns, pipe(said), pipe(said, memory=False)):
+        assert turn["scores"] == pytest.approx(scored["scores"], abs=1e-5)
+        assert turn["surprise"] == pytest.approx(scored["surprise"], abs=1e-5)
         assert turn["without_memory"]["scores"] == pytest.approx(alone["scores"], abs=1e-5)
 
 
@@ -190,7 +190,7 @@ def test_a_conversation_is_scored_shown_downloaded_and_reset(page, tmp_path):
     _button(page, "Add turn").click()
     expect(page.get_by_text("There is no audio yet")).to_be_visible()
     expect(_rows(page)).to_have_count(2)
-    page.screenshot(path=tmp_path / "no_sound.png", full_page=True)
+    page.screenshot(path=tmp_path / "no_audio.png", full_page=True)
 
     turns = _downloaded(page)
     assert [(turn["turn_index"], turn["speaker"], turn["file"]) for turn in turns] == [
@@ -217,14 +217,14 @@ def test_the_memory_goes_from_turn_to_turn_as_in_the_pipeline(page, pipe):
     assert turns[2]["scores"] != pytest.approx(turns[2]["without_memory"]["scores"], abs=1e-2)
 
 
-def test_bad_audio_is_reported_and_changes_nothing(page, pipe, bad_sound):
+def test_bad_audio_is_reported_and_changes_nothing(page, pipe, bad_audio):
     _add(page, TURNS[0])
     expect(_rows(page)).to_have_count(1)
     before = _downloaded(page)
 
-    _add(page, bad_sound)
+    _add(page, bad_audio)
     expect(page.get_by_text("Turn 1 (file 'bad.wav')")).to_be_visible()
-    _add_several(page, [TURNS[1], bad_sound])  # what comes before the bad one is not kept either
+    _add_several(page, [TURNS[1], bad_audio])  # what comes before the bad one is not kept either
     expect(page.get_by_text("Turn 2 (file 'bad.wav')")).to_be_visible()
 
     expect(_rows(page)).to_have_count(1)
@@ -247,12 +247,12 @@ def test_each_page_has_its_own_conversation(page, address):
 
 
 def test_a_turn_is_recorded(page):
-    sound = page.locator("#audio")
-    sound.get_by_role("button", name="Record audio").click()
-    sound.get_by_role("button", name="Record", exact=True).click()
+    audio = page.locator("#audio")
+    audio.get_by_role("button", name="Record audio").click()
+    audio.get_by_role("button", name="Record", exact=True).click()
     page.wait_for_timeout(1000)
-    sound.get_by_role("button", name="Stop").locator("visible=true").click()
-    expect(sound.get_by_role("button", name="Play", exact=True)).to_be_visible()
+    audio.get_by_role("button", name="Stop").locator("visible=true").click()
+    expect(audio.get_by_role("button", name="Play", exact=True)).to_be_visible()
     _button(page, "Add turn").click()
     expect(_rows(page)).to_have_count(1)
     (turn,) = _downloaded(page)

@@ -746,7 +746,7 @@ def test_a_wrong_base_is_rejected_naming_both(base, tmp_path):
     reported = rf"The base {tmp_path}/copy is not the host that the adapter {tmp_path}/adapter was made for"
     with pytest.raises(ValueError, match=reported):
         load(tmp_path / "adapter", **other)
-    # In another dtype it cannot be told, and one may pass over it.
+    # In another dtype it cannot be checked, and the check may be skipped.
     load(tmp_path / "adapter", dtype=torch.bfloat16, **other)
     passed_over = load(tmp_path / "adapter", base_fingerprint=None, **other)
     passed_over.save_pretrained(tmp_path / "again")

@@ -84,13 +84,13 @@ def test_resampling_is_soxrs():
 def test_channels_are_mixed_and_not_added():
     left, right = tone(), tone(frequency=500)
     np.testing.assert_allclose(load_audio(to_wav(np.stack([left, right]))), (left + right) / 2, atol=5e-5)
-    # A sound that is alike in both channels keeps its level, and so does one in every channel of surround sound.
+    # Audio that is alike in both channels keeps its level, and so does audio in every channel of surround audio.
     assert abs(level(load_audio(to_wav(np.stack([left, left])))) - level(left)) < 0.01
     six = encode(np.stack([left] * 6), "flac", "flac", layout="5.1")
     assert abs(level(load_audio(six)) - level(left)) < 0.01
 
 
-def test_the_mix_of_surround_sound_is_that_of_its_layout():
+def test_the_mix_of_surround_audio_is_that_of_its_layout():
     """5.1 is FL, FR, FC, LFE, BL, BR: the centre counts more than the back, the effects channel not at all."""
     silence = 0 * tone()
 
@@ -115,7 +115,7 @@ def test_integers_are_pcm():
     ("source", "error", "message"),
     [
         (b"", AudioDecodingError, "empty"),
-        (b"this is no sound, whatever it is called" * 10, AudioDecodingError, "cannot be decoded as audio"),
+        (b"this is no audio, whatever it is called" * 10, AudioDecodingError, "cannot be decoded as audio"),
         ("no/such/file.wav", FileNotFoundError, r"no/such/file\.wav"),
         (None, ValueError, "got NoneType"),
         (12, ValueError, "got int"),

@@ -29,7 +29,7 @@ def written(model, rows=3, turns=2, seed=0):
 
 @torch.no_grad()
 def listen(model, cache, seed=99, rows=None):
-    """What the model hears after the cache's history; the cache stays as it is."""
+    """Logits after the cache's history; the cache stays as it is."""
     turns = tiny_turns(cache.batch_size if rows is None else rows, seed=seed)
     return model(**turns, memory_cache=cache, update_memory=False).logits
 

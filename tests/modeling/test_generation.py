@@ -131,7 +131,7 @@ def test_a_decoded_placeholder_is_no_audio(kwargs):
         return scores
 
     cache = ConversationMemoryCache(model.config)
-    # The host itself cannot embed a placeholder without sound when it runs the whole sequence again.
+    # The host itself cannot embed a placeholder without audio when it runs the whole sequence again.
     if kwargs:
         with pytest.raises(ValueError, match="do not match"):
             model.generate(**turns, memory_cache=cache, max_new_tokens=4, logits_processor=[always_audio], **kwargs)
@@ -171,16 +171,16 @@ def test_rows_that_finish_early_keep_their_memory():
 WORD = VOCABULARY["word1"]
 
 
-@pytest.mark.parametrize("sounds", [[2, 0], [0, 2], [2, 1, 0]])
+@pytest.mark.parametrize("counts", [[2, 0], [0, 2], [2, 1, 0]])
 @pytest.mark.parametrize("mode", ["beams", "several samples"])
-def test_copies_of_prompts_with_other_numbers_of_sounds_are_refused(sounds, mode):
+def test_copies_of_prompts_with_other_numbers_of_turns_are_refused(counts, mode):
     """As many windows as prompts do not mean one for each."""
     model = tiny_model()
-    inputs = tiny_turns(len(sounds), seed=0)
-    for row, count in enumerate(sounds):
+    inputs = tiny_turns(len(counts), seed=0)
+    for row, count in enumerate(counts):
         if not count:
             inputs["input_ids"][row][inputs["input_ids"][row] == AUDIO] = WORD
-    cache = ConversationMemoryCache(model.config, batch_size=len(sounds))
+    cache = ConversationMemoryCache(model.config, batch_size=len(counts))
     before = state_of(cache)
     with pytest.raises(ValueError, match=r"one audio window per prompt, but prompts \[\d\] have none"):
         model.generate(**inputs, memory_cache=cache, max_new_tokens=2, **MODES[mode])

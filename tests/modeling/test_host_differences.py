@@ -48,7 +48,7 @@ def test_a_thinker_is_extracted_from_the_full_checkpoint(name, composite, tmp_pa
         assert torch.equal(again(**turns).emotion_logits, model(**turns).emotion_logits)
 
 
-# --- Placeholders without sound
+# --- Placeholders without audio
 
 
 def test_only_the_first_placeholders_of_a_run_hold_audio():
@@ -88,25 +88,25 @@ def test_a_placeholder_used_for_padding_is_not_audio():
     padding = turns["attention_mask"] == 0
     assert padding.any()
     turns["input_ids"] = turns["input_ids"].masked_fill(padding, host.audio)
-    # The host takes the padding for placeholders as well, which its features do not fill; here it is told better.
-    sound = ((turns["input_ids"] == host.audio) & ~padding)[..., None]
-    model.model.get_placeholder_mask = lambda ids, inputs_embeds, audio_features: sound.expand_as(inputs_embeds)
+    # The host takes the padding for placeholders as well, which its features do not fill; here its mask is corrected.
+    is_audio = ((turns["input_ids"] == host.audio) & ~padding)[..., None]
+    model.model.get_placeholder_mask = lambda ids, inputs_embeds, audio_features: is_audio.expand_as(inputs_embeds)
     generated, expected = (ConversationMemoryCache(model.config, batch_size=2) for _ in range(2))
     model(**turns, memory_cache=expected)
-    assert expected.tokens.tolist() == sound.sum((1, 2)).tolist()
+    assert expected.tokens.tolist() == is_audio.sum((1, 2)).tolist()
     for kwargs in ({}, {"cache_implementation": "static"}):
         generated.reset()
         model.generate(**turns, memory_cache=generated, max_new_tokens=2, pad_token_id=PAD, **kwargs)
         assert torch.equal(generated.tokens, expected.tokens)
 
 
-# --- Blocks that are heard by nothing
+# --- Blocks that nothing reads
 
 
 @pytest.mark.parametrize("name", ["Gemma3n", "Gemma4"])
 @torch.no_grad()
 def test_blocks_that_share_keys_and_values_ignore_the_residual(name, caplog):
-    """In a host whose last two of four blocks share theirs, an answer hears only of what was added before block 1."""
+    """If the last two of four blocks share theirs, an answer depends only on what is added before block 1."""
     host = HOSTS[name]
     text = host.fields()["text_config"] | {"num_kv_shared_layers": 2}
     reaches = {}

@@ -1,4 +1,4 @@
-"""From a sound file through each host's own processor and chat template to emotion scores."""
+"""From an audio file through each host's own processor and chat template to emotion scores."""
 
 import numpy as np
 import pytest
@@ -79,7 +79,7 @@ def test_the_number_of_written_tokens_follows_the_audio_length(model, processor,
 
 @torch.no_grad()
 def test_a_turn_does_not_depend_on_the_length_of_others_in_the_batch(name, model, processor, files):
-    skip_where_the_host_cannot(HOSTS[name], "batches of sound")
+    skip_where_the_host_cannot(HOSTS[name], "batches of audio")
     together = model(**model.prepare_turn(processor, files)).emotion_logits
     for row, path in enumerate(files):
         alone = model(**model.prepare_turn(processor, path)).emotion_logits
@@ -141,7 +141,7 @@ def test_batches_are_padded_on_the_left_whatever_the_tokenizer_does(name, model,
 @torch.no_grad()
 def test_beams_over_several_windows_write_the_audio(name, model, processor, kwargs):
     if name not in ("AudioFlamingo3", "MusicFlamingo", "GlmAsr"):
-        pytest.skip(f"{name} hears one window a turn (Voxtral's are of 30 s)")
+        pytest.skip(f"{name} processes one window a turn (Voxtral's are of 30 s)")
     turn = model.prepare_turn(processor, tone(5.0), sampling_rate=16_000)
     assert turn["input_features"].shape[0] == 2
     generated, expected = (ConversationMemoryCache(model.config) for _ in range(2))

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 from common_host_tester import CommonHostTester
-from tiny_hosts import TinyHost, granite_sound, granite_speech
+from tiny_hosts import TinyHost, granite_audio, granite_speech
 
 
 CONTRIBUTING = Path(__file__).parents[2] / "CONTRIBUTING.md"
@@ -35,4 +35,4 @@ def outside(tmp_path_factory):
 class TestAHostFromOutside(CommonHostTester):
     @pytest.fixture
     def host(self, outside):
-        return TinyHost("GraniteSpeechPlus", granite_speech_plus, granite_sound, home=outside)
+        return TinyHost("GraniteSpeechPlus", granite_speech_plus, granite_audio, home=outside)

@@ -159,7 +159,7 @@ def test_turns_that_are_processed_whole_say_so(pipe, seconds):
 def test_unknown_fields_of_a_turn_are_rejected(pipe):
     with pytest.raises(ValueError, match=r"it also has \['speker'\]"):
         pipe({"audio": TURNS[0], "speker": "A"})
-    # A row of a table of conversations is a turn; its label is not heard.
+    # A row of a table of conversations is a turn; its label is not used.
     assert pipe({"audio": TURNS[0], "emotion": 1})["scores"] == pipe({"audio": TURNS[0], "emotion": 3})["scores"]
 
 

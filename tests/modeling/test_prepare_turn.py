@@ -61,7 +61,7 @@ def test_a_path_with_a_rate_is_a_path(processor, tmp_path):
 
 @pytest.mark.parametrize("condition", ["'audio' in part", "part.type == 'audio'"])
 def test_templates_that_look_for_the_key_or_for_the_type(condition):
-    """Qwen2-Audio's own looks for the key `audio`; without it the turn would have no sound, silently."""
+    """Qwen2-Audio's own looks for the key `audio`; without it the turn would have no audio, without an error."""
     template = CHAT_TEMPLATE.replace("part['type'] == 'audio'", condition)
     processor = tiny_processor()
     processor.chat_template = template

@@ -237,7 +237,7 @@ def test_four_threads_with_four_caches_agree_with_serial_runs():
         scored = []
         for turn in range(6):
             turns = tiny_turns(1, seed=10 * number + turn)
-            # Every other thread hears its host now and then; that must not reach the others.
+            # Every other thread runs its host alone now and then; that must not affect the others.
             if number % 2 and turn == 3:
                 with model.disable_memory():
                     scored.append(model(**turns, memory_cache=cache).emotion_logits)

@@ -25,8 +25,8 @@ def host(request):
 
 
 @pytest.fixture(params=["memory off", "memory on"])
-def listen(request, host):
-    """`(model) -> keywords` of a conversation that was heard before; or the model without its memory, for the test."""
+def memory_of(request, host):
+    """`(model) -> keywords` of a conversation with history; or the model without its memory, for the test."""
     with contextlib.ExitStack() as stack:
 
         def keywords(model) -> dict:
@@ -42,16 +42,16 @@ def listen(request, host):
 
 
 @torch.no_grad()
-def test_determinism(host, listen):
+def test_determinism(host, memory_of):
     model, turns = host.model(), host.turns(2)
-    memory = listen(model)
+    memory = memory_of(model)
     assert torch.equal(model(**turns, **memory).logits, model(**turns, **memory).logits)
 
 
 @torch.no_grad()
-def test_a_tuple_holds_what_the_output_holds(host, listen):
+def test_a_tuple_holds_what_the_output_holds(host, memory_of):
     model, turns = host.model(), host.turns(2)
-    memory = listen(model)
+    memory = memory_of(model)
     output, values = model(**turns, **memory), model(**turns, **memory, return_dict=False)
     assert isinstance(values, tuple)
     assert len(values) == len(output.to_tuple())
@@ -67,18 +67,18 @@ def test_an_output_can_be_pickled(host):
 
 
 @torch.no_grad()
-def test_attentions_and_hidden_states_are_given(host, listen):
+def test_attentions_and_hidden_states_are_given(host, memory_of):
     model, turns = host.model(attn_implementation="eager"), host.turns(2)
-    output = model(**turns, **listen(model), output_attentions=True, output_hidden_states=True)
+    output = model(**turns, **memory_of(model), output_attentions=True, output_hidden_states=True)
     blocks, length = len(model.get_decoder().layers), turns["input_ids"].shape[1]
     assert len(output.hidden_states) == blocks + 1
     assert len(output.attentions) == blocks
     assert all(attention.shape[-2:] == (length, length) for attention in output.attentions)
 
 
-def test_hidden_states_and_attentions_keep_their_gradients(host, listen):
+def test_hidden_states_and_attentions_keep_their_gradients(host, memory_of):
     model, turns = host.model(attn_implementation="eager"), host.turns(2)
-    memory = listen(model)
+    memory = memory_of(model)
     output = model(**turns, **memory, output_attentions=True, output_hidden_states=True, use_cache=False)
     states, attention = output.hidden_states[0], output.attentions[0]
     states.retain_grad()
@@ -89,32 +89,32 @@ def test_hidden_states_and_attentions_keep_their_gradients(host, listen):
 
 
 @torch.no_grad()
-def test_eager_and_sdpa_attention_agree(host, listen):
+def test_eager_and_sdpa_attention_agree(host, memory_of):
     skip_where_the_host_cannot(host, "sdpa attention")
     turns, logits = host.turns(2), []
     for implementation in ("eager", "sdpa"):
         model = host.model(attn_implementation=implementation)
         assert model.get_decoder().config._attn_implementation == implementation
-        logits.append(model(**turns, **listen(model)).emotion_logits)
+        logits.append(model(**turns, **memory_of(model)).emotion_logits)
     torch.testing.assert_close(*logits, rtol=0, atol=1e-4)
 
 
 @torch.no_grad()
-def test_token_embeddings_can_be_resized(host, listen):
+def test_token_embeddings_can_be_resized(host, memory_of):
     model, turns = host.model(), host.turns(2)
-    before = model(**turns, **listen(model)).emotion_logits
+    before = model(**turns, **memory_of(model)).emotion_logits
     size = model.get_input_embeddings().num_embeddings
     model.resize_token_embeddings(size + 8)
-    after = model(**turns, **listen(model))
+    after = model(**turns, **memory_of(model))
     assert model.get_input_embeddings().num_embeddings == size + 8
     assert after.logits.shape[-1] == size + 8
     torch.testing.assert_close(after.emotion_logits, before, rtol=0, atol=1e-5)
 
 
 @torch.no_grad()
-def test_prefill_and_decoding_step_by_step_equal_one_pass(host, listen):
+def test_prefill_and_decoding_step_by_step_equal_one_pass(host, memory_of):
     model, turns = host.model(), host.turns(2)
-    memory = listen(model)
+    memory = memory_of(model)
     kwargs = {"max_new_tokens": 4, "min_new_tokens": 4, "suppress_tokens": [host.audio, PAD], **GREEDY}
     generated = model.generate(**turns, **memory, **kwargs, return_dict_in_generate=True, output_logits=True)
     ids = generated.sequences
@@ -126,15 +126,15 @@ def test_prefill_and_decoding_step_by_step_equal_one_pass(host, listen):
 
 
 @torch.no_grad()
-def test_generation_continues_from_an_earlier_key_value_cache(host, listen):
+def test_generation_continues_from_an_earlier_key_value_cache(host, memory_of):
     model, turns = host.model(), host.turns(2)
-    memory = listen(model)
+    memory = memory_of(model)
     kwargs = {**GREEDY, "suppress_tokens": [host.audio, PAD], "return_dict_in_generate": True}
     whole = model.generate(**turns, **memory, max_new_tokens=4, min_new_tokens=4, **kwargs).sequences
     first = model.generate(**turns, **memory, max_new_tokens=2, min_new_tokens=2, **kwargs)
     ids = first.sequences
     mask = torch.cat([turns["attention_mask"], ids.new_ones(2, ids.shape[1] - turns["input_ids"].shape[1])], dim=1)
-    # The sound was heard; only its keys and values are needed now.
+    # The audio was processed; only its keys and values are needed now.
     rest = model.generate(
         input_ids=ids, attention_mask=mask, **{HOST_CACHE: first[HOST_CACHE]}, **memory, max_new_tokens=2,
         min_new_tokens=2, **kwargs,
@@ -143,10 +143,10 @@ def test_generation_continues_from_an_earlier_key_value_cache(host, listen):
 
 
 @torch.no_grad()
-def test_a_dictionary_of_everything_is_generated(host, listen):
+def test_a_dictionary_of_everything_is_generated(host, memory_of):
     model, turns = host.model(attn_implementation="eager"), host.turns(2)
     generated = model.generate(
-        **turns, **listen(model), max_new_tokens=3, min_new_tokens=3, output_scores=True, output_attentions=True,
+        **turns, **memory_of(model), max_new_tokens=3, min_new_tokens=3, output_scores=True, output_attentions=True,
         output_hidden_states=True, return_dict_in_generate=True, suppress_tokens=[host.audio, PAD], **GREEDY,
     )  # fmt: skip
     assert len(generated.scores) == len(generated.attentions) == len(generated.hidden_states) == 3
@@ -155,19 +155,19 @@ def test_a_dictionary_of_everything_is_generated(host, listen):
 
 @pytest.mark.parametrize("beams", [1, 2])
 @torch.no_grad()
-def test_with_a_key_value_cache_and_without_the_text_is_the_same(host, listen, beams):
+def test_with_a_key_value_cache_and_without_the_text_is_the_same(host, memory_of, beams):
     model, turns = host.model(), host.turns(2)
-    memory = listen(model)
+    memory = memory_of(model)
     kwargs = {"max_new_tokens": 3, "num_beams": beams, "suppress_tokens": [host.audio, PAD], **GREEDY}
     assert torch.equal(
         model.generate(**turns, **memory, **kwargs), model.generate(**turns, **memory, **kwargs, use_cache=False)
     )
 
 
-def test_every_trainable_parameter_gets_a_gradient(host, listen):
+def test_every_trainable_parameter_gets_a_gradient(host, memory_of):
     """Of the language model and the memory, from the text loss."""
     model, turns = host.model(), host.turns(2)
-    memory = listen(model)
+    memory = memory_of(model)
     words = turns["input_ids"].masked_fill(turns["attention_mask"] == 0, -100)
     model.train()(**turns, **memory, labels=words, use_cache=False).loss.backward()
     decoder = {n: p for n, p in model.get_decoder().layers[1].named_parameters() if p.grad is not None}
@@ -179,12 +179,12 @@ def test_every_trainable_parameter_gets_a_gradient(host, listen):
 
 
 @torch.no_grad()
-def test_copies_are_independent_models(host, listen):
+def test_copies_are_independent_models(host, memory_of):
     model, turns = host.model(), host.turns(2)
-    memory = listen(model)
+    memory = memory_of(model)
     expected = model(**turns, **memory).logits
     twin = copy.deepcopy(model)
-    assert torch.equal(twin(**turns, **listen(twin)).logits, expected)
+    assert torch.equal(twin(**turns, **memory_of(twin)).logits, expected)
     for parameter in twin.parameters():
         parameter.zero_()
     assert torch.equal(model(**turns, **memory).logits, expected)

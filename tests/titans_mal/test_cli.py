@@ -280,7 +280,7 @@ def test_a_recording_with_segments(recording, checkpoint, tmp_path):
     assert [turn["start"] for turn in turns] == [0.0, 1.0, 2.0, 3.0]
     assert {turn["label"] for turn in turns} == {"unknown"}
     assert [list(turn["scores"]) for turn in turns] == [["sad", "happy"]] * 4
-    # The second is what its part of the sound is, heard after the first.
+    # The second is its part of the audio, scored after the first.
     table = load_recording(recording, recording.with_suffix(".rttm"))["test"]
     whole = load_audio(recording)
     np.testing.assert_array_equal(load_audio(table[1]["audio"]), whole[16_000:32_000])
@@ -421,7 +421,7 @@ def test_with_memory_and_without(conversations, checkpoint, tmp_path):
 
 @pytest.mark.slow
 def test_it_follows_a_stream(speech, checkpoint):
-    """A process hears raw sound as it comes, and prints a turn before the stream has ended."""
+    """A process scores raw audio as it comes, and prints a turn before the stream has ended."""
     audio, starts = speech
     content = (audio * 32767).astype("<i2").tobytes()
     command = [sys.executable, "-m", "titans_mal.cli", "analyze", "--follow", "--model", checkpoint, "--speaker", "A"]

@@ -260,8 +260,8 @@ def test_the_work_grows_with_the_turns_and_not_with_their_square(tmp_path):
 
 def test_long_files_can_be_several_turns(tmp_path):
     long = np.concatenate([tone(2.5), np.zeros(1600, np.float32), tone(2.0)])
-    for name, sound in (("a", tone(0.5)), ("b", long), ("c", tone(0.5))):
-        (tmp_path / f"{name}.wav").write_bytes(to_wav(sound))
+    for name, waveform in (("a", tone(0.5)), ("b", long), ("c", tone(0.5))):
+        (tmp_path / f"{name}.wav").write_bytes(to_wav(waveform))
     rows = ["file_name,conversation_id,turn_index,speaker,emotion,start,end"]
     rows += ["a.wav,x,0,A,sad,0,0.5", "b.wav,x,1,B,happy,1,5.6", "c.wav,x,2,A,sad,6,6.5"]
     (tmp_path / "metadata.csv").write_text("\n".join(rows))

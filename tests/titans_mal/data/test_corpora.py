@@ -256,7 +256,7 @@ def test_meld(trees):
     by_name = {row["conversation_id"]: row for row in conversations["test"]}
     assert by_name["test_dia38"]["audio"]["path"].endswith("dia38_utt4.mp4#t=0.000000,60.000000")
     assert len(load_audio(by_name["test_dia38"]["audio"])) == 60 * 16_000
-    # The low-frequency channel alone held sound: a down-mix leaves it out, and does not append channels.
+    # The low-frequency channel alone held audio: a down-mix leaves it out, and does not append channels.
     waveform = load_audio(conversations["test"][0]["audio"])
     assert len(waveform) == pytest.approx(0.6 * 16_000, abs=1000)
     assert np.abs(waveform).max() < 0.01
@@ -442,7 +442,7 @@ def test_missing_parts_are_reported(name, tmp_path):
 
 
 def test_iemocaps_votes_are_distributions(trees):
-    """Each turn of the tree has the votes neutral, and anger or frustration; its talker's own view does not count."""
+    """Each turn of the tree has the votes neutral, and anger or frustration; its speaker's own view does not count."""
     for label_set, share in (("4-class", 2 / 3), ("6-class", 1 / 2)):
         table = load(trees, "iemocap", label_set=label_set, fold=1)["test"]
         names = table.features["emotion"].names

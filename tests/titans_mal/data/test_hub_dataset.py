@@ -28,7 +28,7 @@ def hub(tmp_path, monkeypatch):
 
 
 def rows(**names):
-    """Three turns of "b" and two of "a", of which one is broken, told in another order than they were said."""
+    """Three turns of "b" and two of "a", of which one is broken, listed in another order than they were spoken."""
     made = []
     for number, (talk, index) in enumerate([("b", 2), ("b", 0), ("a", 1), ("b", 1), ("a", 0)]):
         audio = b"RIFF" if number == 3 else to_wav(tone(0.5, frequency=100 + 50 * number))
@@ -114,7 +114,7 @@ def test_invalid_rows_are_dropped_and_named(hub, fields, message):
 
 def test_changed_files_are_inspected_again(hub, tmp_path):
     made = rows()[:1]
-    path = tmp_path / "sound.wav"
+    path = tmp_path / "audio.wav"
     made[0]["audio"] = {"bytes": None, "path": str(path)}
     hub(made, emotion=LABELS)
     for seconds in (0.5, 1.5):

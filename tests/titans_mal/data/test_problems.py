@@ -1,4 +1,4 @@
-"""What is looked at, kept by the cache, and told."""
+"""What is checked, kept by the cache, and reported."""
 
 import os
 import time
@@ -90,7 +90,7 @@ def test_depths():
 
 
 def test_problems_are_listed_by_kind():
-    found = [Problem("broken", f"{i}.wav", "no sound") for i in range(3)] + [Problem("extra", "x.wav", "unknown")]
+    found = [Problem("broken", f"{i}.wav", "no audio") for i in range(3)] + [Problem("extra", "x.wav", "unknown")]
     lines = list_problems(found, most=2)
     assert lines[0].startswith("3 broken (dropped")
     assert lines[3] == "  ... and 1 more"

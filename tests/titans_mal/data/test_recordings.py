@@ -235,7 +235,7 @@ def test_a_git_lfs_pointer_instead_of_a_file(tmp_path):
 
 @pytest.fixture
 def stereo(tmp_path):
-    """A talker on each channel, and the two signals."""
+    """A speaker on each channel, and the two signals."""
     signals = tone(5.0, frequency=150), tone(5.0, frequency=230)
     (tmp_path / "call.wav").write_bytes(audio_files.to_wav(np.stack(signals)))
     return tmp_path / "call.wav", signals

@@ -151,7 +151,7 @@ def test_seeds_of_several_folds_deviate_by_seed():
     values = np.array([report.columns["memory"]["metrics"]["ua"]["value"] for report in reports]).reshape(3, 2)
     assert group["mean"]["memory"]["ua"]["value"] == pytest.approx(values.mean())
     assert group["mean"]["memory"]["ua"]["deviation"] == pytest.approx(np.std(values.mean(1), ddof=1))
-    # Seeds with other folds each cannot be told from the folds.
+    # Seeds with other folds each cannot be distinguished from the folds.
     uneven = compare_reports(reports[:3])["groups"][0]
     assert (uneven["varies"], uneven["mean"]["memory"]["ua"]["deviation"]) == (None, None)
 

@@ -33,7 +33,7 @@ BATCH = 5
 def write_talks(
     folder,
     emotions=lambda talk, turn: LABELS[(turn + ord(talk)) % 4],
-    sound=lambda talk, turn: None,
+    audio=lambda talk, turn: None,
     speakers=lambda talk, turn: "XY"[turn % 2],
 ):
     folder.mkdir(parents=True)
@@ -44,7 +44,7 @@ def write_talks(
             for turn in range(length):
                 name = f"{talk}{turn}.wav"
                 frequency = 100 + 37 * turn + 11 * ord(talk) % 50
-                waveform = sound(talk, turn)
+                waveform = audio(talk, turn)
                 waveform = tone(0.4 + 0.1 * (turn % 3), frequency=frequency) if waveform is None else waveform
                 (folder / name).write_bytes(to_wav(waveform))
                 table.writerow([name, talk, turn, speakers(talk, turn), emotions(talk, turn)])
@@ -62,14 +62,14 @@ def evaluated(model, processor, dataset, folder, **options) -> EvaluationReport:
     )
 
 
-def heard_logits(folder) -> dict[str, np.ndarray]:
+def scored_logits(folder) -> dict[str, np.ndarray]:
     """What the progress files hold: by condition, (turns, labels)."""
     lines = [json.loads(path.read_text()) for path in folder.glob("progress/group-*.json")]
     names = {name for line in lines for name in line["heard"]}
     merged = {name: {} for name in names}
     for line in lines:
-        for name, heard in line["heard"].items():
-            merged[name] |= {int(row): logits for row, logits in heard["logits"].items()}
+        for name, scored in line["heard"].items():
+            merged[name] |= {int(row): logits for row, logits in scored["logits"].items()}
     return {name: np.array([rows[row] for row in sorted(rows)]) for name, rows in merged.items()}
 
 
@@ -86,8 +86,8 @@ def stream(model, processor, turns, cache, **options) -> np.ndarray:
 def test_conditions_match_their_descriptions(model, processor, tmp_path):
     talks = write_talks(tmp_path / "talks", speakers=lambda talk, turn: f"{talk}{turn % 2}")
     report = evaluated(model, processor, talks, tmp_path / "out")
-    heard = heard_logits(tmp_path / "out")
-    assert set(heard) == set(CONDITIONS)
+    scored = scored_logits(tmp_path / "out")
+    assert set(scored) == set(CONDITIONS)
     rows = list(talks)
     parts = {name: [row for row in rows if row["conversation_id"] == name] for name in LENGTHS}
     expected = {"memory": [], "reset": [], "reads_off": [], "other_state": []}
@@ -103,15 +103,15 @@ def test_conditions_match_their_descriptions(model, processor, tmp_path):
             expected["other_state"].append(stream(model, processor, [turn], cache, update_memory=False))
             stream(model, processor, parts[partner][place : place + 1], cache)
     for name, values in expected.items():
-        np.testing.assert_allclose(heard[name], np.concatenate(values), atol=2e-5, err_msg=name)
+        np.testing.assert_allclose(scored[name], np.concatenate(values), atol=2e-5, err_msg=name)
     for name in ("reset", "reads_off", "half_reads", "shuffled"):
-        assert np.abs(heard[name] - heard["memory"]).max() > 1e-3, name
+        assert np.abs(scored[name] - scored["memory"]).max() > 1e-3, name
     covered = [*range(7), 14, 15]
-    assert np.abs(heard["other_state"] - heard["memory"][covered]).max() > 1e-3
+    assert np.abs(scored["other_state"] - scored["memory"][covered]).max() > 1e-3
     # The first turn of a conversation reads nothing that was written.
     first = [0, 3, 7, 14]
-    np.testing.assert_allclose(heard["memory"][first], heard["reset"][first], atol=2e-5)
-    np.testing.assert_allclose(heard["other_state"][[0, 3, 7]], heard["reset"][[0, 3, 14]], atol=2e-5)
+    np.testing.assert_allclose(scored["memory"][first], scored["reset"][first], atol=2e-5)
+    np.testing.assert_allclose(scored["other_state"][[0, 3, 7]], scored["reset"][[0, 3, 14]], atol=2e-5)
     # Half reads lie between, and leave no hook behind.
     assert not any(layer._forward_hooks for layer in model.titans_memory.layers)
     # What has no partner is left out of this condition alone, and counted.
@@ -132,10 +132,10 @@ def test_conditions_match_their_descriptions(model, processor, tmp_path):
 def test_another_history_has_the_same_length(processor, tmp_path, monkeypatch, scope):
     """Counted in the memory before every scored turn, also where a turn of the partner or an own one is unusable."""
 
-    def sound(talk, turn):
+    def audio(talk, turn):
         return np.zeros(8000) if (talk, turn) in {("b", 1), ("c", 2)} else None
 
-    talks = write_talks(tmp_path / "talks", sound=sound, speakers=lambda talk, turn: f"{talk}{turn % 2}")
+    talks = write_talks(tmp_path / "talks", audio=audio, speakers=lambda talk, turn: f"{talk}{turn % 2}")
     model = tiny_model({"scope": scope, "max_speakers": 2})
     seen = {"memory": {}, "other_state": {}}
     score = TableScorer.score
@@ -178,33 +178,33 @@ def test_conversations_with_common_speakers_are_not_partners(model, processor, t
 
 def test_shuffled_turns_keep_their_places(model, processor, talks, tmp_path):
     evaluated(model, processor, talks, tmp_path / "out", conditions=["shuffled"], seed=3)
-    heard = heard_logits(tmp_path / "out")["shuffled"]
+    scored = scored_logits(tmp_path / "out")["shuffled"]
     rng = np.random.default_rng((3, zlib.crc32(b"c")))
     order = rng.permutation(7)
     rows = [row for row in talks if row["conversation_id"] == "c"]
     said = stream(model, processor, [rows[i] for i in order], ConversationMemoryCache(model.config))
-    np.testing.assert_allclose(heard[7 + order], said, atol=2e-5)
+    np.testing.assert_allclose(scored[7 + order], said, atol=2e-5)
     assert order.tolist() != sorted(order)
 
 
 def test_memory_by_speaker(processor, talks, tmp_path):
     model = tiny_model({"scope": "speaker", "max_speakers": 2})
     evaluated(model, processor, talks, tmp_path / "out", conditions=["memory"])
-    heard = heard_logits(tmp_path / "out")["memory"]
+    scored = scored_logits(tmp_path / "out")["memory"]
     rows = [row for row in talks if row["conversation_id"] == "b"]
     cache, logits = ConversationMemoryCache(model.config), []
     for row in rows:
         inputs = model.prepare_turn(processor, row["audio"])
         output = model(**inputs, memory_cache=cache, speaker_ids=["XY".index(row["speaker"])])
         logits.append(output.emotion_logits[0].tolist())
-    np.testing.assert_allclose(heard[3:7], logits, atol=2e-5)
+    np.testing.assert_allclose(scored[3:7], logits, atol=2e-5)
 
 
 def test_batches_do_not_change_the_numbers(model, processor, talks, tmp_path):
     reports = {size: evaluated(model, processor, talks, tmp_path / str(size), batch_size=size) for size in (1, 5, 64)}
-    first = heard_logits(tmp_path / "1")
+    first = scored_logits(tmp_path / "1")
     for size in (5, 64):
-        for name, logits in heard_logits(tmp_path / str(size)).items():
+        for name, logits in scored_logits(tmp_path / str(size)).items():
             np.testing.assert_allclose(logits, first[name], atol=2e-5, err_msg=name)
     for one, other in zip(reports[1].predictions, reports[64].predictions, strict=True):
         found = [turn.pop("probabilities") for turn in (one, other)]
@@ -221,24 +221,24 @@ def test_gold_labels_do_not_reach_the_model(model, processor, tmp_path):
         "flipped": write_talks(tmp_path / "flipped", emotions=lambda talk, turn: LABELS[(3 * turn + 1) % 4]),
         "unscored": write_talks(tmp_path / "unscored", emotions=lambda talk, turn: "sad" if turn == 0 else "bored"),
     }
-    heard = {}
+    scored = {}
     for name, dataset in datasets.items():
         evaluated(model, processor, dataset, tmp_path / "out" / name)
-        heard[name] = heard_logits(tmp_path / "out" / name)
+        scored[name] = scored_logits(tmp_path / "out" / name)
     assert datasets["right"]["emotion"][:] != datasets["flipped"]["emotion"][:]
     for name in ("flipped", "unscored"):
-        for condition, logits in heard[name].items():
-            np.testing.assert_array_equal(logits, heard["right"][condition], err_msg=condition)
+        for condition, logits in scored[name].items():
+            np.testing.assert_array_equal(logits, scored["right"][condition], err_msg=condition)
 
 
 def test_a_later_turn_changes_no_earlier_one(model, processor, talks, tmp_path):
-    """Turn 4 of "c" sounds otherwise: its own answer and later ones change, and nothing else."""
+    """Turn 4 of "c" has other audio: its own answer and later ones change, and nothing else."""
     other = write_talks(
-        tmp_path / "other", sound=lambda talk, turn: tone(0.9, frequency=400) if (talk, turn) == ("c", 4) else None
+        tmp_path / "other", audio=lambda talk, turn: tone(0.9, frequency=400) if (talk, turn) == ("c", 4) else None
     )
     for name, dataset in (("one", talks), ("two", other)):
         evaluated(model, processor, dataset, tmp_path / name)
-    one, two = (heard_logits(tmp_path / name) for name in ("one", "two"))
+    one, two = (scored_logits(tmp_path / name) for name in ("one", "two"))
     changed = 7 + 4
     for name in ("memory", "half_reads", "reset", "reads_off"):
         np.testing.assert_allclose(two[name][:changed], one[name][:changed], atol=2e-5, err_msg=name)
@@ -250,13 +250,13 @@ def test_a_later_turn_changes_no_earlier_one(model, processor, talks, tmp_path):
 
 def test_a_stopped_run_is_resumed(model, processor, talks, tmp_path, monkeypatch):
     whole = evaluated(model, processor, talks, tmp_path / "whole")
-    hear, groups = runner._score, []
+    score, groups = runner._score, []
 
-    def stopping(listener, group, *args, **kwargs):
+    def stopping(scorer, group, *args, **kwargs):
         if len(groups) == 1:
             raise KeyboardInterrupt
         groups.append(group.number)
-        return hear(listener, group, *args, **kwargs)
+        return score(scorer, group, *args, **kwargs)
 
     monkeypatch.setattr(runner, "_score", stopping)
     with pytest.raises(KeyboardInterrupt):
@@ -264,13 +264,13 @@ def test_a_stopped_run_is_resumed(model, processor, talks, tmp_path, monkeypatch
     # Killed in the middle of writing.
     (tmp_path / "out" / "progress" / "group-000001.77.unfinished").write_text('{"group": 1, "heard')
     monkeypatch.setattr(
-        runner, "_score", lambda *args, **kwargs: groups.append(args[1].number) or hear(*args, **kwargs)
+        runner, "_score", lambda *args, **kwargs: groups.append(args[1].number) or score(*args, **kwargs)
     )
     report = evaluated(model, processor, talks, tmp_path / "out")
     assert sorted(groups) == [0, 1, 2]
     assert report.predictions == whole.predictions
     assert report.columns == whole.columns
-    # Nothing is left to be heard, and other arguments are another run.
+    # Nothing is left to score, and other arguments are another run.
     evaluated(model, processor, talks, tmp_path / "out")
     assert len(groups) == 3
     with pytest.raises(ValueError, match="holds another run, with another conditions"):
@@ -336,7 +336,7 @@ def test_two_processes_give_the_numbers_of_one(model, processor, talks, tmp_path
     assert one.predictions == two.predictions
     assert one.columns == two.columns
     assert one.content["differences"] == two.content["differences"]
-    first, second = heard_logits(tmp_path / "1"), heard_logits(tmp_path / "2")
+    first, second = scored_logits(tmp_path / "1"), scored_logits(tmp_path / "2")
     for name in first:
         np.testing.assert_array_equal(first[name], second[name])
 
@@ -349,10 +349,10 @@ def test_unconnected_processes_are_rejected(monkeypatch):
 
 
 def test_unusable_turns_are_left_out_of_every_condition(model, processor, tmp_path):
-    def sound(talk, turn):
+    def audio(talk, turn):
         return {("b", 1): np.zeros(8000), ("b", 2): tone(0.03), ("c", 0): tone(4.0)}.get((talk, turn))
 
-    talks = write_talks(tmp_path / "talks", sound=sound)
+    talks = write_talks(tmp_path / "talks", audio=audio)
     with pytest.warns(CutTurnWarning, match=r"^c, turn 0 lasts 4\.0 s; its first 3 s are used\.$"):
         report = evaluated(model, processor, talks, tmp_path / "out", problems=["a problem of the loader"])
     cut = {"conversation_id": "c", "turn_index": 0, "seconds": 4.0, "processed_seconds": 3.0}
@@ -374,14 +374,14 @@ def test_unusable_turns_are_left_out_of_every_condition(model, processor, tmp_pa
         evaluated(model, processor, talks, tmp_path / "strict", strict=True)
 
 
-@pytest.mark.parametrize(("readout", "told"), [("linear", "linear head"), ("verbalizer", "label tokens")])
-def test_readouts_of_the_config(processor, talks, tmp_path, readout, told):
+@pytest.mark.parametrize(("readout", "expected_readout"), [("linear", "linear head"), ("verbalizer", "label tokens")])
+def test_readouts_of_the_config(processor, talks, tmp_path, readout, expected_readout):
     model = tiny_model(emotion_readout=readout)
     report = evaluated(model, processor, talks, tmp_path / "out", conditions=["memory"])
-    assert report.protocol["readout"] == told
+    assert report.protocol["readout"] == expected_readout
     rows = [row for row in talks if row["conversation_id"] == "d"]
     expected = stream(model, processor, rows, ConversationMemoryCache(model.config))
-    np.testing.assert_allclose(heard_logits(tmp_path / "out")["memory"][14:], expected, atol=2e-5)
+    np.testing.assert_allclose(scored_logits(tmp_path / "out")["memory"][14:], expected, atol=2e-5)
 
 
 def test_generated_text(model, processor, talks, tmp_path):
@@ -436,7 +436,7 @@ def test_labels_in_another_order_and_fewer_of_them(model, processor, talks, tmp_
     fewer = load_conversations(folder, label_set=["sad", "neutral"])["test"]
     evaluated(model, processor, talks, tmp_path / "all", conditions=["memory"])
     report = evaluated(model, processor, fewer, tmp_path / "fewer", conditions=["memory"])
-    every, some = (heard_logits(tmp_path / name)["memory"] for name in ("all", "fewer"))
+    every, some = (scored_logits(tmp_path / name)["memory"] for name in ("all", "fewer"))
     np.testing.assert_array_equal(some, every[:, [LABELS.index("sad"), LABELS.index("neutral")]])
     assert report.protocol["labels"] == ["sad", "neutral"]
     assert report.protocol["scored"] == len(report.predictions) < 16

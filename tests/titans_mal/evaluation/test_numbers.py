@@ -126,7 +126,7 @@ def test_a_speakers_usual_logits_are_subtracted():
     rng = np.random.default_rng(0)
     labels = rng.integers(3, size=400)
     speakers = [str(i % 4) for i in range(400)]
-    habits = 4 * rng.standard_normal((4, 3))  # a voice that sounds like one emotion all the time
+    habits = 4 * rng.standard_normal((4, 3))  # a voice that always resembles one emotion
     logits = 3 * np.eye(3)[labels] + habits[np.arange(400) % 4] + 0.3 * rng.standard_normal((400, 3))
     scores = speaker_normalised(logits, ["c"] * 400, speakers)
     assert (logits.argmax(-1) == labels).mean() < 0.6
@@ -141,7 +141,7 @@ def test_a_speakers_usual_logits_are_subtracted():
     [
         ("happy", 0),
         ("Happy.", 0),
-        ("The speaker sounds HAPPY!", 0),
+        ("The speaker seems HAPPY!", 0),
         ("happy, very happy", 0),
         ("happy or sad", -1),
         ("unhappy", -1),

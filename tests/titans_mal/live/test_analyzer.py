@@ -23,18 +23,18 @@ def without_latency(turns):
 
 def test_turns_are_those_of_the_pipeline(model, processor):
     analyzer = ConversationAnalyzer(model, processor)
-    heard = push_all(analyzer, TURNS)
+    scored = push_all(analyzer, TURNS)
     expected = AudioEmotionPipeline(model=model, processor=processor)([(turn, RATE) for turn in TURNS])
-    for turn, other in zip(heard, expected):
+    for turn, other in zip(scored, expected):
         assert turn.label == other["label"]
         assert turn.scores == pytest.approx(other["scores"], abs=1e-6)
         assert turn.surprise == pytest.approx(other["surprise"], abs=1e-6)
         assert turn.latency > 0
-    assert analyzer.history == heard
-    assert [turn.turn_index for turn in heard] == list(range(5))
+    assert analyzer.history == scored
+    assert [turn.turn_index for turn in scored] == list(range(5))
     # Without times, turns follow each other.
     lengths = np.array([len(turn) for turn in TURNS]) / RATE
-    np.testing.assert_allclose([turn.end for turn in heard], np.cumsum(lengths))
+    np.testing.assert_allclose([turn.end for turn in scored], np.cumsum(lengths))
 
 
 def test_state_does_not_grow_and_is_forgotten(model, processor):
@@ -90,7 +90,7 @@ def test_a_turn_that_fails_changes_nothing(model, processor):
     push_all(analyzer, TURNS[:2])
     push_all(other, TURNS[:2])
     end = analyzer.history[-1].end
-    for sound, options, message in (
+    for audio, options, message in (
         (np.zeros(RATE), {}, "silent"),
         (np.full(RATE, np.nan), {}, "not finite"),
         (TURNS[2][:0], {}, "no samples|empty"),
@@ -98,7 +98,7 @@ def test_a_turn_that_fails_changes_nothing(model, processor):
         (TURNS[2], {"start": float("nan")}, "got nan"),
     ):
         with pytest.raises(ValueError, match=message):
-            analyzer.push(sound, RATE, **options)
+            analyzer.push(audio, RATE, **options)
     # Turns may overlap, and have a rate of their own.
     turn = analyzer.push(np.repeat(TURNS[2], 2), 2 * RATE, start=0.1)
     assert turn.start == 0.1 < end

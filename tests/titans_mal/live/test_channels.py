@@ -1,4 +1,4 @@
-"""Calls with a talker on each channel."""
+"""Calls with a speaker on each channel."""
 
 from pathlib import Path
 
@@ -36,8 +36,8 @@ def test_each_channel_is_cut_at_its_own_pauses_into_one_conversation(call):
     channels = [load_audio(call, channel=number) for number in (1, 2)]
     for row, segment in zip(table, segments, strict=True):
         first = round(segment.start * 16_000)
-        heard = load_audio(row["audio"])
-        np.testing.assert_array_equal(heard, channels[segment.channel - 1][first : first + len(heard)])
+        loaded = load_audio(row["audio"])
+        np.testing.assert_array_equal(loaded, channels[segment.channel - 1][first : first + len(loaded)])
 
 
 def test_crosstalk_is_a_turn_only_above_the_level(call):

@@ -18,12 +18,12 @@ def turns_of(call: int, count: int = 4):
 
 @pytest.fixture(scope="module")
 def alone(model, processor):
-    """What is heard of each call by itself."""
-    heard = {}
+    """The scored turns of each call by itself."""
+    scored = {}
     for call in range(6):
         analyzer = ConversationAnalyzer(model, processor)
-        heard[call] = [analyzer.push(turn, RATE, speaker="AB"[i % 2]) for i, turn in enumerate(turns_of(call))]
-    return heard
+        scored[call] = [analyzer.push(turn, RATE, speaker="AB"[i % 2]) for i, turn in enumerate(turns_of(call))]
+    return scored
 
 
 def assert_same(turns, expected):
@@ -91,7 +91,7 @@ def test_it_continues_after_a_stop(model, processor, alone, tmp_path):
 
 
 def test_a_turn_that_fails_fails_alone(processor):
-    """One call has more speakers than its memory has room for; its batch is heard without it."""
+    """One call has more speakers than its memory has room for; its batch is scored without it."""
     model = tiny_model({"scope": "speaker", "max_speakers": 2})
     with ConversationPool(model, processor, max_batch=3, max_wait_ms=1000) as pool:
         for speaker in "AB":
@@ -111,7 +111,7 @@ def test_bad_turns_are_rejected_before_they_wait(model, processor):
         pool.push("a", tone(0.5), RATE, start=3.0)
         for audio, kwargs, message in (
             (torch.zeros(RATE).numpy(), {}, "silent"),
-            (b"no sound", {}, "decoded"),
+            (b"no audio", {}, "decoded"),
             (tone(0.5), {"start": -1.0}, "a turn must start at 0 s or later, got -1.0 s"),
         ):
             with pytest.raises(ValueError, match=message):

@@ -17,7 +17,7 @@ from tiny_models import save_base, tiny_turns, tone
 # One worker publishes for all.
 pytestmark = pytest.mark.xdist_group("hub")
 
-# What a publisher has, and a way to hear what it makes.
+# What a publisher has, and a way to score turns.
 MAKE = """
 import torch
 from peft import LoraConfig
@@ -38,7 +38,7 @@ def make(seed, **kwargs):
     return model.eval()
 
 @torch.no_grad()
-def heard(model):
+def scores_of(model):
     return model(**turns, conversation_ids=[0, 0]).emotion_logits
 """
 WITHOUT_PACKAGE = 'import sys; sys.modules["titans_mal"] = None\n'
@@ -86,13 +86,13 @@ def published(hub, tmp_path_factory):
 expected = {}
 model = make(1)
 model.push_to_hub("org/adapter", license="apache-2.0")
-expected["first"] = heard(model)
+expected["first"] = scores_of(model)
 model = make(2)
 model.push_to_hub("org/adapter", license="apache-2.0", language=["en"], examples=["turn_0.wav", "turn_1.wav"])
-expected["second"] = heard(model)
+expected["second"] = scores_of(model)
 model.add_adapter(LoraConfig(r=2, target_modules=r".*language_model.*q_proj", init_lora_weights=False))
 model.eval().push_to_hub("org/adapter-with-lora")
-expected["lora"] = heard(model)
+expected["lora"] = scores_of(model)
 model = make(2)
 model.config.adapter_only = False
 print("url", model.push_to_hub("org/full", private=True, max_shard_size="40KB"))
@@ -156,13 +156,13 @@ expected = torch.load({str(published.folder / "expected.pt")!r})
 load = AutoModelForAudioEmotion.from_pretrained
 eager = load("org/adapter", attn_implementation="eager")
 assert eager.config._attn_implementation == "eager"
-torch.testing.assert_close(heard(eager), expected["second"], rtol=0, atol=1e-5)
+torch.testing.assert_close(scores_of(eager), expected["second"], rtol=0, atol=1e-5)
 model = load("org/adapter")
-assert torch.equal(heard(model), expected["second"])
+assert torch.equal(scores_of(model), expected["second"])
 assert model.config.base_model_revision == {hub.commits("org/base")[0]!r}
-assert torch.equal(heard(load("org/adapter", revision={first!r})), expected["first"])
-assert torch.equal(heard(load("org/adapter-with-lora")), expected["lora"])
-assert torch.equal(heard(load("org/full")), expected["second"])
+assert torch.equal(scores_of(load("org/adapter", revision={first!r})), expected["first"])
+assert torch.equal(scores_of(load("org/adapter-with-lora")), expected["lora"])
+assert torch.equal(scores_of(load("org/full")), expected["second"])
 # The base's present state is another host, which is loaded only by who passes over that; and so it is saved.
 try:
     load("org/adapter", base_model_revision="main")
@@ -171,7 +171,7 @@ except ValueError as error:
 else:
     raise AssertionError("another host")
 other = load("org/adapter", base_model_revision="main", base_fingerprint=None)
-assert not torch.equal(heard(other), expected["second"])
+assert not torch.equal(scores_of(other), expected["second"])
 assert other.config.base_model_revision == {hub.commits("org/base")[1]!r}
 half = load("org/adapter", dtype="bfloat16", device_map="cpu", cache_dir="elsewhere")
 assert half.dtype == torch.bfloat16 and half.titans_memory.layers[0].query_proj.weight.dtype == torch.float32
@@ -188,7 +188,7 @@ AutoProcessor.from_pretrained("org/adapter")
 expected = torch.load({str(published.folder / "expected.pt")!r})
 load = AutoModelForAudioEmotion.from_pretrained
 for repo, name in (("org/adapter", "second"), ("org/adapter-with-lora", "lora"), ("org/full", "second")):
-    assert torch.equal(heard(load(repo, **kwargs)), expected[name]), repo
+    assert torch.equal(scores_of(load(repo, **kwargs)), expected[name]), repo
 """
     machine.run(MAKE + "kwargs = {}" + offline, HF_HUB_OFFLINE="1")
     machine.run(MAKE + 'kwargs = {"local_files_only": True}' + offline)
@@ -322,9 +322,9 @@ http.time = types.SimpleNamespace(**{**vars(http.time), "sleep": lambda seconds:
     machine.run(
         MAKE
         + """
-assert torch.equal(heard(AutoModelForAudioEmotion.from_pretrained("org/broken")), heard(make(1)))
+assert torch.equal(scores_of(AutoModelForAudioEmotion.from_pretrained("org/broken")), scores_of(make(1)))
 make(7).push_to_hub("org/broken")
-assert torch.equal(heard(AutoModelForAudioEmotion.from_pretrained("org/broken")), heard(make(7)))
+assert torch.equal(scores_of(AutoModelForAudioEmotion.from_pretrained("org/broken")), scores_of(make(7)))
 """
     )
 

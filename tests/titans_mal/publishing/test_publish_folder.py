@@ -26,7 +26,7 @@ from titans_mal.publishing.model_card import MARKER, MARKERS
 
 
 QUICKSTART = Path(__file__).resolve().parents[3] / "examples" / "quickstart"
-SOUNDS = sorted((QUICKSTART / "conversation").glob("turn_*.wav"))
+RECORDINGS = sorted((QUICKSTART / "conversation").glob("turn_*.wav"))
 
 
 @pytest.fixture
@@ -93,7 +93,7 @@ def test_the_numbers_of_a_card_are_those_of_its_report(folder, reports):
     recipe = {"steps": 1500, "data": "a | b", "memory": "{}", "fold": None, "note": "", "seed": 0}
     (folder / "training_recipe.json").write_text(json.dumps(recipe))
     facts = {"license": "apache-2.0", "language": ["en"], "datasets": ["synthetic-baseline"]}
-    publication = dry(folder, reports=reports[:1], examples=SOUNDS[:3], **facts)
+    publication = dry(folder, reports=reports[:1], examples=RECORDINGS[:3], **facts)
     assert publication.missing == []
     assert publication.files["evaluation/history_1.png"].stat().st_size > 5000
     text, data = card_of(folder)
@@ -133,8 +133,8 @@ def test_the_numbers_of_a_card_are_those_of_its_report(folder, reports):
     pipe = AudioEmotionPipeline(
         model=AutoModelForAudioEmotion.from_pretrained(folder), processor=AutoProcessor.from_pretrained(folder)
     )
-    scored = pipe([str(path) for path in SOUNDS[:3]])
-    for widget, turn, path in zip(data["widget"], scored, SOUNDS):
+    scored = pipe([str(path) for path in RECORDINGS[:3]])
+    for widget, turn, path in zip(data["widget"], scored, RECORDINGS):
         assert widget["src"] == f"https://huggingface.co/org/name/resolve/main/examples/{path.name}"
         assert widget["output"][0] == {"label": turn["label"], "score": round(turn["score"], 4)}
         assert len(widget["output"]) == len(turn["scores"])

@@ -44,23 +44,23 @@ def flac_that_declares(seconds, samples) -> bytes:
 SDP = b"v=0\r\no=- 0 0 IN IP4 127.0.0.1\r\ns=x\r\nc=IN IP4 127.0.0.1\r\nt=0 0\r\nm=audio 5004 RTP/AVP 0\r\n"
 
 
-def turns_alone(model, processor, sounds, **kwargs):
+def turns_alone(model, processor, recordings, **kwargs):
     analyzer = ConversationAnalyzer(model, processor)
-    return [analyzer.push(sound, RATE, **kwargs) for sound in sounds]
+    return [analyzer.push(audio, RATE, **kwargs) for audio in recordings]
 
 
 def test_turns_over_http(serve, model, processor):
-    client, sounds = serve(), [tone(0.5, frequency=200 + 50 * i) for i in range(3)]
-    expected = turns_alone(model, processor, sounds, speaker="A")
-    for sound, turn in zip(sounds, expected):
-        answer = client.post("/conversations/call 17/turns", content=wav(sound), params={"speaker": "A"})
+    client, recordings = serve(), [tone(0.5, frequency=200 + 50 * i) for i in range(3)]
+    expected = turns_alone(model, processor, recordings, speaker="A")
+    for audio, turn in zip(recordings, expected):
+        answer = client.post("/conversations/call 17/turns", content=wav(audio), params={"speaker": "A"})
         assert answer.status_code == 200
-        heard = answer.json()
-        assert (heard["turn_index"], heard["speaker"], heard["label"]) == (turn.turn_index, "A", turn.label)
-        assert heard["scores"] == pytest.approx(turn.scores, abs=1e-5)
+        scored = answer.json()
+        assert (scored["turn_index"], scored["speaker"], scored["label"]) == (turn.turn_index, "A", turn.label)
+        assert scored["scores"] == pytest.approx(turn.scores, abs=1e-5)
     history = client.get("/conversations/call 17").json()
     assert [turn["end"] for turn in history] == [turn.end for turn in expected]
-    again = client.post("/conversations/call 17/turns", content=wav(sounds[2]), params={"reset": True}).json()
+    again = client.post("/conversations/call 17/turns", content=wav(recordings[2]), params={"reset": True}).json()
     assert again["turn_index"] == 0
     assert client.delete("/conversations/call 17").status_code == 204
     assert client.get("/conversations/call 17").status_code == 404
@@ -85,7 +85,7 @@ def test_rejected_requests(serve):
     assert post(good, start=3.0)[0] == 200
     for status, message, answer in (
         (422, "The body is empty", post(b"")),
-        (422, "cannot be decoded", post(b"no sound")),
+        (422, "cannot be decoded", post(b"no audio")),
         (422, "silent", post(wav(np.zeros(RATE, np.int16)))),
         (422, "a turn must start at 0 s or later", post(good, start=-1.0)),
         (422, "start", post(good, start="soon")),
@@ -93,7 +93,7 @@ def test_rejected_requests(serve):
         (413, "up to 1 s", post(wav(tone(1.2)))),
         (413, "up to 1 s", post(flac_that_declares(0.5, tone(30.0)))),
         (422, "cannot be decoded", post(SDP)),
-        (422, "cannot be decoded", post(b"no sound", "never heard")),
+        (422, "cannot be decoded", post(b"no audio", "never used")),
     ):
         assert answer[0] == status
         assert message in str(answer[1])
@@ -106,14 +106,14 @@ def test_rejected_requests(serve):
 
 def test_audio_beyond_full_scale_leaves_the_call_as_it_was(serve, model, processor):
     """Finite samples whose features are not: the turn is refused, and the call goes on as if it had not been."""
-    client, sounds = serve(), [tone(0.5, frequency=200 + 50 * i) for i in range(2)]
-    first, second = turns_alone(model, processor, sounds)
-    assert client.post("/conversations/a/turns", content=wav(sounds[0])).json()["label"] == first.label
+    client, recordings = serve(), [tone(0.5, frequency=200 + 50 * i) for i in range(2)]
+    first, second = turns_alone(model, processor, recordings)
+    assert client.post("/conversations/a/turns", content=wav(recordings[0])).json()["label"] == first.label
     for peak in (1e19, 3e38):
         answer = client.post("/conversations/a/turns", content=wav(np.full(8000, peak, np.float32)))
         assert answer.status_code == 422
         assert f"a peak of {peak:.4g}" in answer.json()["detail"]
-    answer = client.post("/conversations/a/turns", content=wav(sounds[1])).json()
+    answer = client.post("/conversations/a/turns", content=wav(recordings[1])).json()
     assert (answer["turn_index"], answer["label"]) == (1, second.label)
     assert answer["scores"] == pytest.approx(second.scores, abs=1e-5)
 
@@ -143,8 +143,8 @@ def test_slow_and_excessive_requests(serve):
     assert client.post("/conversations/b/turns", content=content).status_code == 504  # the worker goes on
 
 
-def pcm(sound) -> bytes:
-    return (np.clip(sound, -1, 1) * 32767).astype("<i2").tobytes()
+def pcm(audio) -> bytes:
+    return (np.clip(audio, -1, 1) * 32767).astype("<i2").tobytes()
 
 
 def test_a_stream(serve, model, processor):
@@ -153,14 +153,14 @@ def test_a_stream(serve, model, processor):
     client.post("/conversations/a/turns", content=wav(tone(0.5)), params={"speaker": "B"})
     turns = []
     with client.websocket_connect("/conversations/a/stream?speaker=A") as stream:
-        for place, sound in enumerate(SPEECH):
+        for place, audio in enumerate(SPEECH):
             if place == 2:
                 stream.send_json({"speaker": "C"})
-            content = pcm(np.concatenate([sound, silence]))
+            content = pcm(np.concatenate([audio, silence]))
             for i in range(0, len(content), 3200):
                 stream.send_bytes(content[i : i + 3200])
             turns.append(stream.receive_json())
-        for message, told in (
+        for message, error in (
             (b"odd", "are not a multiple"),
             ("no json", "Expecting value"),
             ('{"volume": 11}', "speaker, person, sampling_rate or end"),
@@ -168,7 +168,7 @@ def test_a_stream(serve, model, processor):
             ('{"sampling_rate": 5}', "from 1,000 to 768,000"),
         ):
             (stream.send_bytes if isinstance(message, bytes) else stream.send_text)(message)
-            assert told in stream.receive_json()["error"]
+            assert error in stream.receive_json()["error"]
         # The last turn is answered, though it did not end by itself.
         stream.send_bytes(pcm(SPEECH[0]))
         stream.send_json({"end": True})
@@ -268,17 +268,17 @@ def test_a_server_that_is_stopped_under_load_answers_what_it_accepted(tmp_path):
 
 @pytest.mark.slow
 def test_states_outlive_the_server(tmp_path):
-    sounds = [
+    recordings = [
         (QUICKSTART / "conversation" / name).read_bytes()
         for name in sorted(os.listdir(QUICKSTART / "conversation"))
         if name.endswith(".wav")
     ][:3]
     with Server("--states", str(tmp_path / "states")) as server:
-        whole = [server.post("whole", sound) for sound in sounds]
-        parts = [server.post("parts", sound) for sound in sounds[:2]]
+        whole = [server.post("whole", audio) for audio in recordings]
+        parts = [server.post("parts", audio) for audio in recordings[:2]]
     assert "Application shutdown complete" in server.output
     with Server("--states", str(tmp_path / "states")) as server:
-        parts.append(server.post("parts", sounds[2]))
+        parts.append(server.post("parts", recordings[2]))
     for one, other in zip(whole, parts):
         assert one["turn_index"] == other["turn_index"]
         assert one["scores"] == pytest.approx(other["scores"], abs=1e-5)

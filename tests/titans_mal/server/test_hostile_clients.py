@@ -178,13 +178,13 @@ def test_logs_and_metrics_hold_no_names(serve, caplog):
 
 
 def test_waiting_turns_are_bounded_by_bytes(model, processor):
-    sound = np.tile(tone(1.0), 2)
+    audio = np.tile(tone(1.0), 2)
     with ConversationPool(
-        model, processor, max_batch=100, max_wait_ms=60_000, max_waiting_megabytes=3 * sound.nbytes / 1e6
+        model, processor, max_batch=100, max_wait_ms=60_000, max_waiting_megabytes=3 * audio.nbytes / 1e6
     ) as pool:
-        waiting = [pool.submit(f"call {i}", sound, RATE) for i in range(3)]
+        waiting = [pool.submit(f"call {i}", audio, RATE) for i in range(3)]
         with pytest.raises(PoolError, match="MB are waiting"):
-            pool.submit("call 3", sound, RATE)
+            pool.submit("call 3", audio, RATE)
         for future in waiting:
             assert future.cancel()
 

@@ -11,21 +11,21 @@ from titans_mal.server.redis_states import RedisStates
 
 
 RATE = 16_000
-SOUNDS = [tone(0.4 + 0.05 * i, frequency=150 + 30 * i) for i in range(6)]
+RECORDINGS = [tone(0.4 + 0.05 * i, frequency=150 + 30 * i) for i in range(6)]
 
 
 def test_servers_share_conversations(model, url):
-    """Turn by turn another server, and each call as if one had heard it all."""
+    """Turn by turn another server, and each call as if one had scored it all."""
     processor = tiny_processor()
     pools = [ConversationPool(model, processor, states=RedisStates(url, prefix="shared")) for _ in range(3)]
     alone = {}
     for call in range(3):
         analyzer = ConversationAnalyzer(model, processor)
-        alone[call] = [analyzer.push(sound, RATE) for sound in SOUNDS[call:]]
+        alone[call] = [analyzer.push(audio, RATE) for audio in RECORDINGS[call:]]
 
     def talk(call):
-        for place, sound in enumerate(SOUNDS[call:]):
-            pools[(call + place) % 3].push(f"call {call}", sound, RATE)
+        for place, audio in enumerate(RECORDINGS[call:]):
+            pools[(call + place) % 3].push(f"call {call}", audio, RATE)
 
     threads = [threading.Thread(target=talk, args=(call,)) for call in alone]
     for thread in threads:
@@ -33,11 +33,11 @@ def test_servers_share_conversations(model, url):
     for thread in threads:
         thread.join()
     for call, expected in alone.items():
-        heard = pools[0].history(f"call {call}")
-        assert [(turn.turn_index, turn.start) for turn in heard] == [
+        scored = pools[0].history(f"call {call}")
+        assert [(turn.turn_index, turn.start) for turn in scored] == [
             (turn.turn_index, turn.start) for turn in expected
         ]
-        for turn, other in zip(heard, expected):
+        for turn, other in zip(scored, expected):
             assert turn.scores == pytest.approx(other.scores, abs=1e-5)
     assert pools[1].counters()["live"] == 0
     pools[2].forget("call 0")
@@ -61,8 +61,8 @@ def test_a_busy_call_waits_while_others_are_scored(model, url):
         other = RedisStates(url, prefix="busy", lock_seconds=1.5)
         began = time.monotonic()
         other._redis.set(f"{other._key('m')}:lock", "killed", px=1500)
-        waits = pool.submit("m", SOUNDS[0], RATE)
-        assert pool.push("other", SOUNDS[0], RATE).turn_index == 0
+        waits = pool.submit("m", RECORDINGS[0], RATE)
+        assert pool.push("other", RECORDINGS[0], RATE).turn_index == 0
         assert time.monotonic() - began < 1.4
         assert not waits.done()
         assert waits.result(timeout=30).turn_index == 0
@@ -128,7 +128,7 @@ def test_without_redis(model, url, monkeypatch):
         RedisStates("redis://127.0.0.1:1/0")
     states = RedisStates(url, prefix="gone")
     pool = ConversationPool(model, tiny_processor(), states=states)
-    pool.push("a", SOUNDS[0], RATE)
+    pool.push("a", RECORDINGS[0], RATE)
 
     def gone(*args, **kwargs):
         import redis
@@ -137,9 +137,9 @@ def test_without_redis(model, url, monkeypatch):
 
     monkeypatch.setattr(states._redis, "set", gone)
     with pytest.raises(OSError, match="Redis does not answer: gone"):
-        pool.push("a", SOUNDS[1], RATE)
+        pool.push("a", RECORDINGS[1], RATE)
     monkeypatch.undo()
     # What could not be written was not said.
     assert len(pool.history("a")) == 1
-    assert pool.push("a", SOUNDS[1], RATE).turn_index == 1
+    assert pool.push("a", RECORDINGS[1], RATE).turn_index == 1
     pool.close()

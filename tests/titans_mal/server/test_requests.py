@@ -129,7 +129,7 @@ def test_a_form_with_a_file(serve, plain):
     answer = form(audio=("x.wav", GOOD, "audio/wav"))
     assert answer.json()["scores"] == pytest.approx(plain.scores, abs=1e-5)
     for status, detail, answer in (
-        (422, "A form must hold one file, audio", form(sound=("x.wav", GOOD))),
+        (422, "A form must hold one file, audio", form(recording=("x.wav", GOOD))),
         (422, "Too many files", form(audio=("x.wav", GOOD), other=("y.wav", GOOD))),
         (
             422,

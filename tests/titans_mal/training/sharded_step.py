@@ -38,7 +38,7 @@ def main(memory_is: str) -> None:
     held = sum(parameter.to_local().numel() for parameter in model.parameters())
     total = sum(parameter.numel() for parameter in expected.parameters())
     assert held < 0.55 * total, (held, total)
-    # Each process hears turns of its own.
+    # Each process has its own turns.
     losses, of_processes = [], []
     for process in range(2):
         expected.zero_grad()

@@ -72,7 +72,7 @@ def test_the_key_is_all_that_the_tower_is_given_and_its_weights(tmp_path):
         louder = {**turns, "input_features": turns["input_features"] + 1e-3}
         model(**louder)
         assert cache.computed == 2
-        # The same features with another end of the sound, where there is silence.
+        # The same features with another end of the audio, where there is silence.
         mask = turns["feature_attention_mask"].clone()
         mask[:, 40:] = 0
         ids = turns["input_ids"].clone()

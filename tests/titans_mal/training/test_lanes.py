@@ -1,4 +1,4 @@
-"""Which turns each step hears."""
+"""Which turns each step takes."""
 
 import pytest
 

@@ -76,7 +76,7 @@ def test_rejected_values(tmp_path, options, message):
 
 
 def test_arguments_can_be_copied(tmp_path):
-    """Of a copy, transformers' own changes to the values are given anew."""
+    """A copy is given the values as they were before transformers changed them."""
     given = arguments(tmp_path, load_best_model_at_end=True, eval_strategy="steps", eval_steps=500, debug="")
     assert given.metric_for_best_model == "ua"
     assert given.greater_is_better

@@ -145,7 +145,7 @@ def _second_epoch(trainer) -> list:
 
 
 def test_a_carried_state_matters_and_is_cut_from_the_graph(build):
-    """The second window of a conversation is heard otherwise than as a conversation of its own."""
+    """The second window of a conversation is scored otherwise than as a conversation of its own."""
     carried = build(learning_rate=0.0, max_steps=8)
     carried.train()
     reset = build(learning_rate=0.0, max_steps=8)
