@@ -21,6 +21,7 @@ from .label_words import are_whole_words, copy_of_cache, word_scores
 from .memory_injection import CALL_KEYWORD, MemoryCall, attach_memory
 from .memory_transaction import MemoryTransaction
 from .turn_inputs import TurnInputsMixin
+from .turns_by_length import TowerByLength
 
 
 class AudioEmotionMixin(TurnInputsMixin, AudioEmotionCheckpointMixin):
@@ -36,13 +37,15 @@ class AudioEmotionMixin(TurnInputsMixin, AudioEmotionCheckpointMixin):
         row_wise_tower: the name of an audio tower whose output for each row does not depend on the rest of the batch,
             so that it can be cached; None if it does.
         tower_mixes_padding: whether the padding of a batch changes shorter turns, in the features or in the tower;
-            evaluation and pool then batch turns of one length only.
+            features are then computed for turns of one length at a time.
+        mixing_tower: the name of the tower if it does, which then runs by `run_mixing_tower`.
     """
 
     output_class: type[AudioEmotionOutput]
     host_output_class: type[ModelOutput] | None = None
     row_wise_tower: ClassVar[str | None] = None
     tower_mixes_padding: ClassVar[bool] = False
+    mixing_tower: ClassVar[str | None] = None
     memory_cache_class: type[ConversationMemoryCache] = ConversationMemoryCache
 
     def __init_subclass__(cls, **kwargs):
@@ -73,6 +76,8 @@ class AudioEmotionMixin(TurnInputsMixin, AudioEmotionCheckpointMixin):
                 f"audio_token_id must be one of the host's {vocab_size} tokens, got {self.audio_token_id!r}: no turn "
                 "would have audio."
             )
+        if (tower := self._find_mixing_tower()) is not None:
+            tower.forward = TowerByLength(tower, self.run_mixing_tower)
         attach_memory(self, config.memory_config, hidden_states_index=self.hidden_states_index)
         hidden_size = config.get_text_config(decoder=True).hidden_size
         if config.emotion_readout == "linear":
@@ -116,6 +121,27 @@ class AudioEmotionMixin(TurnInputsMixin, AudioEmotionCheckpointMixin):
         if attention_mask is not None and attention_mask.shape == input_ids.shape:
             is_audio &= attention_mask != 0
         return is_audio
+
+    @staticmethod
+    def run_mixing_tower(tower: nn.Module, forward: Callable, *args, **kwargs) -> Any:
+        """The output of the tower, which `forward` gives for rows of one length (see `run_by_length`)."""
+        raise NotImplementedError("A host with a mixing_tower defines run_mixing_tower.")
+
+    def _find_mixing_tower(self) -> nn.Module | None:
+        if self.mixing_tower is None:
+            return None
+        return next(module for name, module in self.named_modules() if f".{name}".endswith(f".{self.mixing_tower}"))
+
+    def train(self, mode: bool = True):
+        """As any module's; a frozen tower that mixes padding stays in evaluation mode.
+
+        Its batch norm would depend on the batch and change, although it is frozen.
+        """
+        super().train(mode)
+        tower = self._find_mixing_tower()
+        if tower is not None and not any(parameter.requires_grad for parameter in tower.parameters()):
+            tower.eval()
+        return self
 
     @contextlib.contextmanager
     def disable_memory(self) -> Iterator[None]:

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import Gemma3nConfig, Gemma3nForConditionalGeneration
 
 from .audio_emotion_mixin import AudioEmotionMixin
 from .configuration_titans_mal import AudioEmotionConfigMixin
 from .turn_inputs import filled_placeholders
+from .turns_by_length import run_by_length
 
 
 class Gemma3nMALConfig(AudioEmotionConfigMixin, Gemma3nConfig):
@@ -22,6 +24,15 @@ class Gemma3nMALForAudioEmotion(AudioEmotionMixin, Gemma3nForConditionalGenerati
     """`Gemma3nForConditionalGeneration` with a memory of the conversation and emotion scores."""
 
     config_class = Gemma3nMALConfig
+    tower_mixes_padding = True
+    mixing_tower = "audio_tower"
+
+    @staticmethod
+    def run_mixing_tower(tower: nn.Module, forward: Callable, features: Tensor, is_padding: Tensor, **kwargs):
+        return run_by_length(
+            lambda rows, length: forward(features[rows, :length], is_padding[rows, :length], **kwargs),
+            (~is_padding).sum(-1),
+        )
 
     @property
     def hidden_states_index(self) -> int:

@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
-from transformers import Phi4MultimodalConfig, Phi4MultimodalForCausalLM
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from transformers import BatchFeature, Phi4MultimodalConfig, Phi4MultimodalForCausalLM
 
 from .audio_emotion_mixin import AudioEmotionMixin
 from .configuration_titans_mal import AudioEmotionConfigMixin
+from .turns_by_length import run_by_length
 
 
 class Phi4MultimodalMALConfig(AudioEmotionConfigMixin, Phi4MultimodalConfig):
@@ -20,8 +26,30 @@ class Phi4MultimodalMALForAudioEmotion(AudioEmotionMixin, Phi4MultimodalForCausa
     config_class = Phi4MultimodalMALConfig
     has_window = False
     tower_mixes_padding = True
+    mixing_tower = "audio_embed.encoder"
     prompt_is_text = True
 
     @property
     def audio_token_id(self) -> int:
         return self.config.audio_config.audio_token_id
+
+    @staticmethod
+    def run_mixing_tower(tower: nn.Module, forward: Callable, features: Tensor, mask: Tensor | None = None, **kwargs):
+        if mask is None:
+            return forward(features, mask, **kwargs)
+        return run_by_length(
+            lambda rows, length: forward(features[rows, :length], mask[rows, :length], **kwargs), mask.sum(-1)
+        )
+
+    def process_turns(
+        self,
+        processor,
+        waveforms: Sequence[np.ndarray],
+        sampling_rate: int,
+        transcripts: Sequence[str | None] | None = None,
+    ) -> BatchFeature:
+        """Its extractor gives a single turn no mask."""
+        inputs = super().process_turns(processor, waveforms, sampling_rate, transcripts)
+        shape = inputs["audio_input_features"].shape[:2]
+        inputs.setdefault("audio_attention_mask", torch.ones(shape, dtype=torch.bool))
+        return inputs

@@ -16,6 +16,7 @@ from .audio_loading import MAX_TURN_SECONDS, MIN_SECONDS, check_waveform, load_a
 from .host_types import HostModel
 from .label_words import find_label_tokens
 from .turn_rules import fit_turn, warn_of_cut_turns
+from .turns_by_length import process_by_length
 
 
 # The audio part of a chat message: templates look for its type, or for the key `audio`.
@@ -39,6 +40,7 @@ class TurnInputsMixin(HostModel):
     """
 
     prompt_is_text: ClassVar[bool] = False
+    tower_mixes_padding: ClassVar[bool] = False
     has_window: ClassVar[bool] = True
 
     def prepare_turn(
@@ -111,9 +113,17 @@ class TurnInputsMixin(HostModel):
         fitted, seconds = zip(
             *(fit_turn(waveform, rate, min_seconds=shortest, max_seconds=window) for waveform in waveforms)
         )
-        # Custom hosts may not support transcripts.
-        given = {"transcripts": transcripts} if transcripts is not None and self.config.takes_transcript else {}
-        inputs = self.process_turns(processor, fitted, rate, **given)
+
+        def process(turns: Sequence[np.ndarray], texts: Sequence[str | None] | None) -> BatchFeature:
+            # Custom hosts may not support transcripts.
+            given = {} if texts is None else {"transcripts": texts}
+            return self.process_turns(processor, turns, rate, **given)
+
+        texts = transcripts if self.config.takes_transcript else None
+        if self.tower_mixes_padding:
+            inputs = process_by_length(process, fitted, texts, pad=processor.tokenizer.pad_token_id)
+        else:
+            inputs = process(fitted, texts)
         self._check_tokens(inputs, [len(waveform) / rate for waveform in fitted])
         return inputs.to(self.device, self.dtype), list(seconds)
 

@@ -37,6 +37,7 @@ class TinyHost:
         start, end: ids around the audio, where the host looks for them.
         lengths: frames of the shortest and the longest turn.
         step: of which the frames of a turn are multiples.
+        window: frames of the inputs, which shorter turns are padded to.
         patches: around what builds a model.
         home: module that holds the two classes.
     """
@@ -49,6 +50,7 @@ class TinyHost:
     end: tuple[int, ...] = ()
     lengths: tuple[int, int] = (24, 90)
     step: int = 1
+    window: int = FRAMES
     patches: Callable = field(default=contextlib.nullcontext)
     home: object = titans_mal
 
@@ -102,6 +104,11 @@ class TinyHost:
             ids[row, place] = torch.tensor(prompt)
             mask[row, place] = 1
         return {"input_ids": ids, "attention_mask": mask, **inputs}
+
+    def turns_like_the_host(self, rows: int, *, seed: int = 0) -> dict:
+        """Turns for which the host alone gives the same: without padding, if it mixes that into shorter turns."""
+        is_mixing = self.model_class.mixing_tower is not None
+        return self.turns(rows, seed=seed, frames=[self.window] * rows if is_mixing else None)
 
 
 # --- What audio towers take
@@ -379,8 +386,8 @@ HOSTS = {
         TinyHost("AudioFlamingo3", audioflamingo3, spectrograms(*_MASKED)),
         TinyHost("MusicFlamingo", musicflamingo, spectrograms(*_MASKED), **_AROUND),
         TinyHost("Voxtral", voxtral, voxtral_audio, lengths=(24, 64)),
-        TinyHost("GraniteSpeech", granite_speech, granite_audio),
-        TinyHost("Phi4Multimodal", phi4_multimodal, phi4_sound),
+        TinyHost("GraniteSpeech", granite_speech, granite_audio, window=105),
+        TinyHost("Phi4Multimodal", phi4_multimodal, phi4_sound, window=104),
         TinyHost(
             "Gemma3n",
             gemma3n,

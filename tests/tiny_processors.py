@@ -24,6 +24,7 @@ from tiny_hosts import (
     EOS,
     GEMMA3N_IMAGES,
     GEMMA3N_SOUNDS,
+    HOSTS,
     IMAGE,
     LABEL_TOKENS,
     LABELS,
@@ -32,6 +33,7 @@ from tiny_hosts import (
     VIDEO,
     VOCABULARY,
 )
+from tiny_hosts import voxtral as voxtral_fields
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import BatchFeature, PreTrainedTokenizerFast, ProcessorMixin, WhisperFeatureExtractor
 
@@ -259,3 +261,21 @@ PROCESSORS: dict[str, Callable[[Path], ProcessorMixin]] = {
     "GlmAsr": glmasr,
     "Qwen3ASR": qwen3_asr,
 }
+
+
+# Where a processor fixes what the tiny model must have.
+FIELDS = {
+    "Gemma3n": {"audio_soft_tokens_per_image": 20},
+    "Voxtral": {
+        "audio_token_id": 24,
+        "audio_config": voxtral_fields()["audio_config"] | {"max_source_positions": 1500},
+        "text_config": voxtral_fields()["text_config"] | {"vocab_size": 400},
+    },
+}
+
+
+def model_for(name: str, processor: ProcessorMixin):
+    """A tiny model of a host that takes what its processor gives."""
+    host, fields = HOSTS[name], FIELDS.get(name, {})
+    tokens = host.model_class.label_tokens_of(host.config(**fields), processor)
+    return host.model(**fields, label_token_ids=tokens)

@@ -39,7 +39,7 @@ def test_a_thinker_is_extracted_from_the_full_checkpoint(name, composite, tmp_pa
     model = AutoModelForAudioEmotion.from_base(tmp_path / "whole", memory_config=MEMORY, **FRESH)
     assert type(model) is host.model_class
     assert model.generation_config.eos_token_id == 77
-    turns = host.turns(2)
+    turns = host.turns_like_the_host(2)
     assert torch.equal(model(**turns).logits, whole.thinker(**turns).logits)
     for folder, adapter_only in (("adapter", True), ("full", False)):
         model.config.adapter_only = adapter_only
@@ -150,7 +150,7 @@ def test_granite_has_its_own_lora(tmp_path):
     for name, parameter in plain.named_parameters():
         if "lora_" in name:
             parameter.normal_()
-    turns = host.turns(2)
+    turns = host.turns_like_the_host(2)
     expected = plain(**turns).logits
     plain.peft_config["default"].base_model_name_or_path = base
     transformers.PreTrainedModel.save_pretrained(plain, base)

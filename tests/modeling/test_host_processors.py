@@ -4,26 +4,14 @@ import numpy as np
 import pytest
 import tiny_processors
 import torch
-from common_host_tester import skip_where_the_host_cannot
-from tiny_hosts import HOSTS, LABEL_TOKENS, LABELS, MEL, voxtral
+from tiny_hosts import LABEL_TOKENS, LABELS, MEL
 from tiny_models import tone
-from tiny_processors import PROCESSORS
+from tiny_processors import PROCESSORS, model_for
 from transformers import WhisperFeatureExtractor
 
 from titans_mal import AudioEmotionPipeline, ConversationMemoryCache
 from titans_mal.data.synthetic.voices import to_wav
 from titans_mal.training.windows import without_weights
-
-
-# Where a processor fixes what the tiny model must have.
-FIELDS = {
-    "Gemma3n": {"audio_soft_tokens_per_image": 20},
-    "Voxtral": {
-        "audio_token_id": 24,
-        "audio_config": voxtral()["audio_config"] | {"max_source_positions": 1500},
-        "text_config": voxtral()["text_config"] | {"vocab_size": 400},
-    },
-}
 
 
 @pytest.fixture(params=PROCESSORS)
@@ -40,9 +28,7 @@ def processor(name, tmp_path):
 
 @pytest.fixture
 def model(name, processor):
-    host, fields = HOSTS[name], FIELDS.get(name, {})
-    tokens = host.model_class.label_tokens_of(host.config(**fields), processor)
-    return host.model(**fields, label_token_ids=tokens)
+    return model_for(name, processor)
 
 
 @pytest.fixture
@@ -79,7 +65,6 @@ def test_the_number_of_written_tokens_follows_the_audio_length(model, processor,
 
 @torch.no_grad()
 def test_a_turn_does_not_depend_on_the_length_of_others_in_the_batch(name, model, processor, files):
-    skip_where_the_host_cannot(HOSTS[name], "batches of audio")
     together = model(**model.prepare_turn(processor, files)).emotion_logits
     for row, path in enumerate(files):
         alone = model(**model.prepare_turn(processor, path)).emotion_logits

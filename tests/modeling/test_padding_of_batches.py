@@ -1,60 +1,71 @@
-"""Hosts in which the padding of a batch changes shorter turns: evaluation and pool batch turns of one length."""
+"""Hosts in which the padding of a batch changes shorter turns process turns of one length at a time."""
 
-from types import SimpleNamespace
+import copy
 
-import numpy as np
 import pytest
 import torch
+from common_host_tester import deterministic
 from tiny_hosts import HOSTS
 from tiny_models import tone
-from tiny_processors import PROCESSORS
+from tiny_processors import PROCESSORS, model_for
 
-from titans_mal.evaluation.table_scoring import GroupTurn, TableScorer
-from titans_mal.live.pool import ConversationPool
-from titans_mal.modeling.turn_scoring import TurnScorer
+from titans_mal.modeling import turns_by_length
 
 
-NAMES = ("GraniteSpeech", "Phi4Multimodal", "Qwen3OmniMoe", "Qwen3ASR")
-LENGTHS = (0.9, 1.3, 1.3, 0.7)
-
-
-def of_host(name, tmp_path):
-    processor = PROCESSORS[name](tmp_path)
-    host = HOSTS[name]
-    return host.model(label_token_ids=host.model_class.label_tokens_of(host.config(), processor)), processor
+NAMES = ("Qwen3OmniMoe", "GraniteSpeech", "Phi4Multimodal", "Gemma3n", "Qwen3ASR")
+SECONDS = (0.9, 1.33, 0.9, 0.717)
 
 
 def test_which_hosts_they_are():
-    assert [name for name in HOSTS if HOSTS[name].model_class.tower_mixes_padding] == sorted(NAMES, key=[*HOSTS].index)
+    assert [name for name in HOSTS if HOSTS[name].model_class.tower_mixes_padding] == [*NAMES]
+
+
+def difference(model, processor) -> float:
+    """Of the emotion logits of turns alone and in one batch."""
+    turns = [tone(seconds, frequency=200.0 + 9 * row) for row, seconds in enumerate(SECONDS)]
+
+    def logits(some):
+        inputs, _ = model.turn_inputs(processor, some, transcripts=[None] * len(some))
+        return model(**inputs, conversation_ids=[*range(len(some))], logits_to_keep=1).emotion_logits
+
+    with torch.no_grad():
+        return float((torch.cat([logits([turn]) for turn in turns]) - logits(turns)).abs().max())
 
 
 @pytest.mark.parametrize("name", NAMES)
-@torch.no_grad()
-def test_scores_of_a_table_do_not_depend_on_the_batch(name, tmp_path):
-    model, processor = of_host(name, tmp_path)
-    scores = {}
-    for size in (1, 4):
-        scorer = object.__new__(TableScorer)
-        scorer.model, scorer._batch_size, scorer._readout = model, size, "logits"
-        scorer._scorer, scorer._label_columns = TurnScorer(model, processor), [0, 1, 2, 3]
-        scorer._waveforms = {row: tone(seconds, frequency=200.0 + row) for row, seconds in enumerate(LENGTHS)}
-        scorer._transcripts, scorer.processed_seconds = [None] * 4, {}
-        turns = [GroupTurn(row, 0, "A") for row in range(4)]
-        found = scorer.score(turns, None).logits
-        scores[size] = np.array([found[row] for row in range(4)])
-    assert np.abs(scores[1] - scores[4]).max() <= 1e-4
+def test_a_turn_depends_on_no_neighbour_in_training_either(name, tmp_path, monkeypatch):
+    processor = PROCESSORS[name](tmp_path)
+    model = model_for(name, processor)
+    assert difference(model, processor) <= 1e-5
+    model.requires_grad_(False)
+    buffers = {key: buffer.clone() for key, buffer in model.named_buffers()}
+    deterministic(model.train())
+    assert difference(model, processor) <= 1e-5
+    assert all(torch.equal(buffer, buffers[key]) for key, buffer in model.named_buffers()), "batch norm has changed"
+    # A copy runs its own tower.
+    twin = copy.deepcopy(model.eval())
+    if model.mixing_tower is not None:
+        tower = twin._find_mixing_tower()
+        assert tower.forward.tower is tower is not model._find_mixing_tower()
+    # By itself the host lets neighbours matter.
+    monkeypatch.setattr(turns_by_length, "rows_by_length", lambda lengths: {max(lengths): [*range(len(lengths))]})
+    assert difference(model, processor) > 1e-5
 
 
-@torch.no_grad()
-def test_a_pool_scores_turns_of_one_length_together(monkeypatch):
-    calls = []
+def test_a_trained_tower_is_in_training_mode():
+    model = HOSTS["GraniteSpeech"].model().train()
+    assert model.model.encoder.training
+    model.model.encoder.requires_grad_(False)
+    assert not model.train().model.encoder.training
+    assert model.model.language_model.training
 
-    def score(waveforms, speakers, caches):
-        calls.append([len(waveform) for waveform in waveforms])
-        return [len(waveform) for waveform in waveforms]
 
-    pool = SimpleNamespace(_scorer=SimpleNamespace(model=SimpleNamespace(tower_mixes_padding=True), score=score))
-    pool._score_together = lambda opened: ConversationPool._score_together(pool, opened)
-    opened = [(SimpleNamespace(waveform=np.zeros(n), speaker=None), None) for n in (5, 7, 5, 9)]
-    assert pool._score_together(opened) == [5, 7, 5, 9]
-    assert sorted(calls) == [[5, 5], [7], [9]]
+def test_padding_that_is_no_audio_changes_nothing():
+    """Of inputs that other code padded further."""
+    host = HOSTS["GraniteSpeech"]
+    model, turns = host.model(), host.turns(2, frames=[40, 61])
+    longer = dict(turns)
+    longer["input_features"] = torch.nn.functional.pad(turns["input_features"], (0, 0, 0, 15))
+    longer["input_features_mask"] = torch.nn.functional.pad(turns["input_features_mask"], (0, 3))
+    with torch.no_grad():
+        assert torch.equal(model(**turns).logits, model(**longer).logits)

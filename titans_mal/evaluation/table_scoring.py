@@ -212,7 +212,9 @@ class TableScorer:
         return [turn for turn in turns if turn.row in self._waveforms]
 
     def _batches(self, turns, cache, *, update_memory: bool = True) -> Iterator[tuple[list[GroupTurn], dict, list]]:
-        for batch in self._cut(self.usable(turns)):
+        usable = self.usable(turns)
+        for start in range(0, len(usable), self._batch_size):
+            batch = usable[start : start + self._batch_size]
             inputs, seconds = self._scorer.inputs(
                 [self._waveforms[turn.row] for turn in batch], [self._transcripts[turn.row] for turn in batch]
             )
@@ -223,18 +225,6 @@ class TableScorer:
                 update_memory=update_memory,
             )
             yield batch, {**inputs, **memory}, seconds
-
-    def _cut(self, turns: list[GroupTurn]) -> Iterator[list[GroupTurn]]:
-        """Turns in batches, in order; of one length each if the host mixes padding into shorter turns."""
-        batch: list[GroupTurn] = []
-        for turn in turns:
-            is_other = batch and len(self._waveforms[turn.row]) != len(self._waveforms[batch[0].row])
-            if len(batch) == self._batch_size or (is_other and self.model.tower_mixes_padding):
-                yield batch
-                batch = []
-            batch.append(turn)
-        if batch:
-            yield batch
 
     def _generate(self, given: dict) -> list[str]:
         tokens = self.model.generate(**given, max_new_tokens=self._max_new_tokens, do_sample=False)

@@ -58,8 +58,7 @@ class ConversationPool:
             future.result().label  # must not be called in a callback of a future, which runs in the scoring thread
 
     The turns of a conversation are scored strictly in the order of submission. A failed turn affects no other turn and
-    leaves its conversation unchanged; a turn that is cancelled while it waits is not scored. If a host's audio tower
-    processes the padding of a batch (`tower_mixes_padding`), only turns of one length share a batch.
+    leaves its conversation unchanged; a turn that is cancelled while it waits is not scored.
 
     Args:
         model: with memory; it is put into evaluation mode.
@@ -392,11 +391,6 @@ class ConversationPool:
     def _score_together(self, opened: list[tuple[WaitingTurn, ConversationMemoryCache]]) -> list[Any]:
         """The `ScoredTurn` of each turn, or its error; after a failed batch, turns are scored one by one."""
         turns, caches = zip(*opened)
-        lengths = {len(turn.waveform) for turn in turns} if self._scorer.model.tower_mixes_padding else set()
-        if len(lengths) > 1:
-            of_length = {n: [one for one in opened if len(one[0].waveform) == n] for n in lengths}
-            scored = {n: iter(self._score_together(some)) for n, some in of_length.items()}
-            return [next(scored[len(turn.waveform)]) for turn in turns]
         try:
             waveforms, speakers = zip(*((turn.waveform, turn.speaker) for turn in turns))
             return [*self._scorer.score(waveforms, speakers, caches)]
