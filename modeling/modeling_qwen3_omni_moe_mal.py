@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -32,10 +32,10 @@ class Qwen3OmniMoeMALForAudioEmotion(AudioEmotionMixin, Qwen3OmniMoeThinkerForCo
 
     @staticmethod
     def run_mixing_tower(
-        tower: nn.Module, forward: Callable, input_features: Tensor, feature_lens: Tensor, **kwargs
+        tower: Any, forward: Callable, input_features: Tensor, feature_lens: Tensor, **kwargs
     ) -> BaseModelOutputWithPooling:
         """Turns are cut into chunks, which are padded to the longest: only turns within one chunk see padding."""
-        chunk, frames = 2 * int(tower.config.n_window), feature_lens.tolist()
+        chunk, frames = 2 * tower.n_window, feature_lens.tolist()
         of_row = input_features.split(frames, dim=1)
         # Three convolutions of stride 2.
         counts = [count // chunk * -(-chunk // 8) + -(-(count % chunk) // 8) for count in frames]
