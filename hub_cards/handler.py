@@ -24,7 +24,7 @@ MAX_NAME = 200  # characters
 # Limits of a request: number of turns, size of each audio file, and decoded length of its audio.
 MAX_TURNS, MAX_MEGABYTES, MAX_SECONDS = 64, 25, 300.0
 _TURN_FIELDS = ("audio", "speaker", "start", "end")
-_PARAMETERS = ("conversation", "reset", "memory", "speaker")
+_PARAMETERS = ("conversation", "reset", "memory", "speaker", "split_long")
 
 
 class EndpointHandler:
@@ -57,12 +57,13 @@ class EndpointHandler:
                 `reset`. `parameters`: `conversation` (a name, whose state is kept across requests; without it, the
                 turns of the request form a conversation that is then discarded), `reset` (start it from scratch),
                 `memory` (False scores each turn without memory, and neither writes nor counts it), `speaker` (of
-                turns without one).
+                turns without one), `split_long` (a turn longer than the host's window is scored as several, cut at its
+                pauses).
 
         Returns:
-            One dict per turn: `turn_index` in the conversation, `speaker`, `start`, `end`, `label`, `score`, `scores`,
-            `surprise`, `processed_seconds` (less than the turn's length if it is longer than the host's window), and
-            `history_lost` if a process that held earlier turns in memory was killed; or
+            One dict per turn, or piece of one: `turn_index` in the conversation, `speaker`, `start`, `end`, `label`,
+            `score`, `scores`, `surprise`, `processed_seconds` (less than the turn's length if it is longer than the
+            host's window), and `history_lost` if a process that held earlier turns in memory was killed; or
             `{"error": ..., "status": 400}` (503 if a state cannot be written) for a request that cannot be answered,
             which changes no state.
         """
@@ -78,12 +79,14 @@ class EndpointHandler:
             return {"error": str(error), "status": 503}
 
     def _score(self, turns: list[dict], parameters: dict) -> list[dict[str, Any]]:
-        memory, name = parameters.get("memory", True), parameters.get("conversation")
+        name = parameters.get("conversation")
+        how = {"memory": parameters.get("memory", True), "split_long": parameters.get("split_long", False)}
         if name is None:
-            return _answers(self.pipeline(_numbered(turns, 0), memory=memory))
+            return _answers(self.pipeline(_numbered(turns, 0), **how), 0)
         with self.store.conversation(str(name), reset=parameters.get("reset", False)) as cache:
-            turns = _numbered(turns, int(cache.turns.sum()))
-            answers = _answers(self.pipeline(turns, memory_cache=cache, memory=memory) if turns else [])
+            first = int(cache.turns.sum())
+            turns = _numbered(turns, first)
+            answers = _answers(self.pipeline(turns, memory_cache=cache, **how) if turns else [], first)
             lost = {"history_lost": True} if cache.notes.get("history_lost") else {}
             return [{**answer, **lost} for answer in answers]
 
@@ -92,7 +95,7 @@ def _check_parameters(parameters: Any) -> dict:
     if not isinstance(parameters, dict) or {*parameters} - {*_PARAMETERS}:
         raise ValueError(f"parameters may hold {', '.join(_PARAMETERS)}, got {reprlib.repr(parameters)}.")
     parameters = {name: value for name, value in parameters.items() if value is not None}
-    for name in ("reset", "memory"):
+    for name in ("reset", "memory", "split_long"):
         if not isinstance(parameters.get(name, False), bool):
             raise ValueError(f"{name} must be true or false, got {reprlib.repr(parameters[name])}.")
     for name in ("conversation", "speaker"):
@@ -154,7 +157,9 @@ def _numbered(turns: list[dict], first: int) -> list[dict]:
     return [{**turn, "turn_index": first + place} for place, turn in enumerate(turns)]
 
 
-def _answers(results: list[dict]) -> list[dict[str, Any]]:
-    return [
+def _answers(results: list[dict], first: int) -> list[dict[str, Any]]:
+    """The results that are sent, numbered from `first`: a turn that was split is several."""
+    kept = [
         {name: value for name, value in turn.items() if name not in ("file", "conversation_id")} for turn in results
     ]
+    return _numbered(kept, first)

@@ -63,7 +63,6 @@ def load_audio(
         AudioDecodingError: for content that is empty, not audio in a supported container, not finite, above
             `audio_decoding.MAX_PEAK`, without the requested channel, or truncated (detected in WAV, FLAC, MP4, AIFF
             and AU, whose headers give the length; other formats are read as far as possible).
-        ValueError: for another type of source, an array of another shape, or an invalid rate.
         ValueError: for another kind of source, an array of another shape, or a rate that is none.
     """
     signal = _Signal()

@@ -14,7 +14,7 @@ from transformers.pipelines import PIPELINE_REGISTRY
 from .audio_loading import MAX_TURN_SECONDS
 from .conversation_memory_cache import ConversationMemoryCache
 from .conversation_store import ConversationStore
-from .turn_rules import MAX_NAME, check_text, check_times, check_turn_index, pieces_at_pauses, warn_of_cut_turns
+from .turn_rules import MAX_NAME, check_text, check_times, check_turn_index, pieces_of_long_turn, warn_of_cut_turns
 from .turn_scoring import TurnScorer
 
 
@@ -140,9 +140,10 @@ class AudioEmotionPipeline(Pipeline):
             self.model.max_turn_seconds(self.processor),
             TurnScorer(self.model, self.processor).sampling_rate,
         )
-        if window is None or loaded["seconds"] <= window:
-            return [loaded]
         turn, waveform = loaded["turn"], loaded["waveform"]
+        pieces = pieces_of_long_turn(waveform, rate, window)
+        if pieces == [(0, len(waveform))]:
+            return [loaded]
         offset = turn.get("start") or 0.0
         return [
             {
@@ -150,8 +151,7 @@ class AudioEmotionPipeline(Pipeline):
                 "waveform": waveform[start:end],
                 "seconds": (end - start) / rate,
             }
-            for start, end in pieces_at_pauses(waveform, rate, window)
-            if waveform[start:end].any()
+            for start, end in pieces
         ]
 
     def _forward(  # type: ignore[override]

@@ -74,6 +74,23 @@ def pieces_at_pauses(waveform: np.ndarray, sampling_rate: int, max_seconds: floa
     return list(zip([0, *ends], ends))
 
 
+def pieces_of_long_turn(waveform: np.ndarray, sampling_rate: int, max_seconds: float | None) -> list[tuple[int, int]]:
+    """The pieces of a turn that is longer than the host's window, without those that are silent.
+
+    Args:
+        waveform: (samples,).
+        sampling_rate: in Hz.
+        max_seconds: the window; None: a turn of any length is one piece.
+
+    Returns:
+        As `pieces_at_pauses`.
+    """
+    if max_seconds is None or len(waveform) <= max_seconds * sampling_rate:
+        return [(0, len(waveform))]
+    pieces = pieces_at_pauses(waveform, sampling_rate, max_seconds)
+    return [(start, end) for start, end in pieces if waveform[start:end].any()]
+
+
 class CutTurnWarning(UserWarning):
     """Turns were longer than the host's window, so only their beginning was used.
 

@@ -154,6 +154,7 @@ def analyze_archive(
     run: ArchiveRun,
     *,
     speakers: Sequence[str] | None = None,
+    split_long: bool = False,
     description: str = "recordings",
 ) -> None:
     """Score each unfinished recording, several at a time, and write its result.
@@ -166,27 +167,33 @@ def analyze_archive(
         pool: scores the turns.
         run: the results.
         speakers: the speaker on each channel; None: channels are mixed.
+        split_long: score turns that are longer than the host's window as several, cut at their pauses.
     """
     left = [recording for recording in recordings if not run.is_done(recording)]
 
     def one(recording: Recording) -> None:
-        run.write(recording, _result_of(recording, pool, speakers))
+        run.write(recording, _result_of(recording, pool, speakers, split_long))
 
     with ThreadPoolExecutor(_TOGETHER) as threads:
         for _ in with_progress(threads.map(one, left), total=len(left), description=description):
             pass
 
 
-def _result_of(recording: Recording, pool: ConversationPool, speakers: Sequence[str] | None) -> RecordingResult:
+def _result_of(
+    recording: Recording, pool: ConversationPool, speakers: Sequence[str] | None, split_long: bool
+) -> RecordingResult:
     result = RecordingResult(str(recording.path))
     # A path may be longer than the maximal length of a name.
     conversation = hashlib.sha256(recording.name.encode("utf-8", "surrogateescape")).hexdigest()
     try:
         for audio, speaker, start, end in _turns(recording.path, speakers):
-            rate = None if isinstance(audio, str) else RATE
+            given: dict[str, Any] = {"sampling_rate": None if isinstance(audio, str) else RATE, "speaker": speaker}
             try:
-                turn = pool.push(conversation, audio, rate, speaker=speaker, start=start)
-                result.turns.append(asdict(turn))
+                if split_long:
+                    pieces = pool.submit_split(conversation, audio, start=start, **given)
+                    result.turns.extend(asdict(piece.result()) for piece in pieces)
+                else:
+                    result.turns.append(asdict(pool.push(conversation, audio, start=start, **given)))
             except (ValueError, PoolError) as error:
                 result.problems.append(f"turn from {start:.2f} to {end:.2f} s: {error}")
         if not result.turns and not result.problems:

@@ -61,6 +61,7 @@ RECORDINGS = {
     "silence": ((np.zeros(8000), RATE), to_wav(np.zeros(8000))),
     "0.05 s": ((tone(0.05), RATE), to_wav(tone(0.05))),
     "more than the host's window": ((tone(3.5), RATE), to_wav(tone(3.5))),
+    "the same, to be split": ((tone(3.5), RATE), to_wav(tone(3.5))),
     "another rate, as 48 kHz": ((tone(0.5, rate=48_000), 48_000), to_wav(tone(0.5, rate=48_000), 48_000)),
     "a rate below 1 kHz": ((FLOATS, 100), float_wav(FLOATS, 100)),
     "two channels that are alike": ((np.stack([FLOATS, FLOATS]), RATE), to_wav(np.stack([FLOATS, FLOATS]))),
@@ -81,10 +82,10 @@ def doors():
     pipe = AudioEmotionPipeline(model=model, processor=processor)
     app = create_app(ConversationPool(model, processor))
 
-    def push_stream(audio, file):
+    def push_stream(audio, file, **given):
         samples, rate = audio
-        turns = ConversationAnalyzer(model, processor).push_stream([samples], rate, ends=[len(samples) / rate])
-        return list(turns) or None
+        given["ends"] = [len(samples) / rate]
+        return [*ConversationAnalyzer(model, processor).push_stream([samples], rate, **given)] or None
 
     def post(client, **query):
         def send(audio, file):
@@ -107,6 +108,14 @@ def doors():
             "stream": push_stream,
             "HTTP": post(client),
             "pipe": pipe,
+            "split": {
+                "array": lambda audio, file: load_audio(audio),
+                "file, bytes": lambda audio, file: load_audio(file),
+                "pipeline": lambda audio, file: pipe(audio, split_long=True),
+                "live turn": lambda audio, file: ConversationAnalyzer(model, processor).push_split(*audio),
+                "stream": lambda audio, file: push_stream(audio, file, split_long=True),
+                "HTTP": post(client, split_long=True),
+            },
             "post": lambda **query: post(client, **query)(None, to_wav(FLOATS)),
         }
 
@@ -132,7 +141,8 @@ def test_every_row_is_tried():
 def test_audio(doors, name):
     audio, file = RECORDINGS[name]
     lacking = {"array": audio is None, "stream": audio is None, "file, bytes": file is None, "HTTP": file is None}
-    found = {door: "" if lacking.get(door) else outcome(doors[door], audio, file) for door in AUDIO[name]}
+    through = doors["split"] if "to be split" in name else doors
+    found = {door: "" if lacking.get(door) else outcome(through[door], audio, file) for door in AUDIO[name]}
     assert found == AUDIO[name]
 
 

@@ -173,6 +173,15 @@ def test_turns_overlap_between_requests(handler, recordings):
         assert (answer["turn_index"], answer["start"]) == (index, start)
 
 
+def test_a_long_turn_can_be_several(handler):
+    long = encode(np.concatenate([tone(2.5), np.zeros(1600), tone(2.0)]), "flac", "flac")
+    parameters = {"conversation": "long", "split_long": True}
+    one, two = (handler({"inputs": [long, long], "parameters": parameters}) for _ in range(2))
+    assert [turn["turn_index"] for turn in one + two] == list(range(8))
+    assert [turn["processed_seconds"] for turn in one] == [2.6, 2.0, 2.6, 2.0]
+    assert handler({"inputs": long, "parameters": {"split_long": "yes"}})["status"] == 400
+
+
 def test_reset_without_a_name_is_reported(handler):
     assert "give it as conversation" in handler({"inputs": None, "parameters": {"reset": True}})["error"]
 

@@ -7,7 +7,7 @@ import warnings
 from collections.abc import Iterator
 from itertools import chain
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from rich import box
@@ -119,9 +119,8 @@ def analyze(
     with errors_in_one_line(SafetensorError, ImportError):
         if follow:
             _check_follow(inputs, segments, output, json_out, timeline, no_memory, both, format=format)
-            follow_stream(
-                model or tiny_checkpoint(), sampling_rate, speaker, format, labels=wanted, unknown_below=unknown_below
-            )
+            chosen: dict[str, Any] = {"labels": wanted, "unknown_below": unknown_below, "split_long": split_long}
+            follow_stream(model or tiny_checkpoint(), sampling_rate, speaker, format, **chosen)
             return
         if batch is not None:
             others = (inputs, segments, crosstalk, output, json_out, timeline, no_memory, both, speaker, speakers_by)
@@ -134,6 +133,7 @@ def analyze(
                 channels=channels,
                 labels=wanted,
                 unknown_below=unknown_below,
+                split_long=split_long,
             )
             return
         check_speaker_options(speaker, segments, channels, crosstalk, speakers_by, max_speakers)
@@ -261,7 +261,8 @@ def tiny_checkpoint() -> str:
 def _check_batch(*others, format: str) -> None:
     if any(others) or format != "table":
         raise ValueError(
-            "--batch goes with --output-dir, --num-processes, --model, --channels, --labels and --unknown-below only."
+            "--batch goes with --output-dir, --num-processes, --model, --channels, --labels, --unknown-below and "
+            "--split-long only."
         )
 
 

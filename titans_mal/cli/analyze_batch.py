@@ -21,6 +21,7 @@ def analyze_batch(
     channels: str | None,
     labels: list[str] | None,
     unknown_below: float,
+    split_long: bool,
 ) -> None:
     """Score all recordings of a folder or a list; what is in the output folder already is not done again.
 
@@ -43,13 +44,14 @@ def analyze_batch(
     speakers = None if channels is None else [name.strip() for name in channels.split(",")]
     recordings = find_recordings(archive)
     settings = {"model": model_name, "channels": speakers, "labels": labels, "unknown_below": unknown_below}
+    settings |= {"split_long": True} if split_long else {}  # archives of earlier versions can be continued
     with state.main_process_first():
         run = ArchiveRun(output_dir, settings)
     model = AutoModelForAudioEmotion.from_pretrained(model_name).to(state.device)
     processor = AutoProcessor.from_pretrained(model_name)
     with ConversationPool(model, processor, labels=labels, unknown_below=unknown_below) as pool:
         mine = recordings[state.process_index :: state.num_processes]
-        analyze_archive(mine, pool, run, speakers=speakers)
+        analyze_archive(mine, pool, run, speakers=speakers, split_long=split_long)
     state.wait_for_everyone()
     if state.is_main_process:
         done, problems = run.write_tables(recordings)

@@ -24,6 +24,7 @@ def follow_stream(
     *,
     labels: Sequence[str] | None,
     unknown_below: float,
+    split_long: bool,
 ) -> None:
     """Process standard input until it ends, and print each turn when it has ended.
 
@@ -37,7 +38,8 @@ def follow_stream(
     model = AutoModelForAudioEmotion.from_pretrained(model_name)
     processor = AutoProcessor.from_pretrained(model_name)
     analyzer = ConversationAnalyzer(model, processor, labels=labels, unknown_below=unknown_below)
-    for turn in analyzer.push_stream(_pieces(sampling_rate), sampling_rate, speaker=speaker):
+    pieces = _pieces(sampling_rate)
+    for turn in analyzer.push_stream(pieces, sampling_rate, speaker=speaker, split_long=split_long):
         if format == "jsonl":
             typer.echo(json.dumps(asdict(turn)))
         else:

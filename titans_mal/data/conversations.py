@@ -61,8 +61,8 @@ def load_conversations(
             `#t=0,60`, which datasets cannot embed: `save_to_disk` raises); audio that a Hub dataset holds as bytes is
             not cut.
         split_longer_than: seconds, such as the host's window: a longer file becomes several turns with the same label,
-            cut at its pauses, and the later turns of its conversation are renumbered; not of a Hub dataset. None: no
-            file is split.
+            cut at its pauses, and the later turns of its conversation are renumbered. None: no file is split. A Hub
+            dataset, whose audio is not in files, cannot be split.
         decode: find broken and silent audio by decoding every file; False reads only headers.
         split_by: for data without its own splits: draw "train", "test" and "validation" by "conversation", or by
             "speaker", so that no speaker is in two of them. None: the data's own splits, or "test" if it has none.
@@ -103,6 +103,11 @@ def load_conversations(
     for what, seconds in (("max_seconds", max_seconds), ("split_longer_than", split_longer_than)):
         if seconds is not None and not seconds > 0:
             raise ValueError(f"{what} must be above 0, got {seconds!r}.")
+    if split_longer_than is not None and is_hub:
+        raise ValueError(
+            f"split_longer_than is for audio in files, but {name!r} is a Hub dataset: save its audio to a folder with "
+            "metadata.csv, or pass split_long to the pipeline."
+        )
     if name in NAMED_SUITES:
         suite = NAMED_SUITES[name]()
         return Conversations(
@@ -210,8 +215,7 @@ class _Source:
 
     def _pieces(self, turn: Turn, found: dict) -> list[dict]:
         """What was found of a turn, which changes for one that is split; and of each of its pieces."""
-        # A Hub dataset keeps its own column of audio.
-        if self.split_longer_than is None or found["kind"] != "long" or self.audio is not None:
+        if self.split_longer_than is None or found["kind"] != "long":
             return [found]
         try:
             pieces = pieces_of_turn(turn.audio, self.split_longer_than)

@@ -76,17 +76,47 @@ class ConversationAnalyzer:
         check_speaker(speaker)
         waveform = self._scorer.load(audio, sampling_rate)
         with self._lock:
-            index, start = int(self._cache.turns.sum()), start_after(self._cache, start)
-            (scored,) = self._scorer.score([waveform], [speaker], [self._cache])
-            turn = self._scorer.turn(
-                scored,
-                turn_index=index,
-                speaker=speaker,
-                start=start,
-                seconds=len(waveform) / self._scorer.sampling_rate,
-                latency=time.perf_counter() - began,
-            )
-            remember(self._cache, turn)
+            return self._add(waveform, speaker, start_after(self._cache, start), began)
+
+    def push_split(
+        self,
+        audio,
+        sampling_rate: int | None = None,
+        *,
+        speaker: str | None = None,
+        start: float | None = None,
+    ) -> list[TurnEmotion]:
+        """Score the next turn as several, cut at its pauses, if it is longer than the host's window.
+
+        Args and errors as for `push`. Silent pieces are left out.
+        """
+        began = time.perf_counter()
+        check_speaker(speaker)
+        waveform, rate = self._scorer.load(audio, sampling_rate), self._scorer.sampling_rate
+        with self._lock:
+            offset, before = start_after(self._cache, start), self._cache.snapshot()
+            try:
+                return [
+                    self._add(waveform[first:last], speaker, offset + first / rate, began)
+                    for first, last in self._scorer.pieces(waveform)
+                ]
+            except BaseException:
+                self._cache.adopt(before)
+                raise
+
+    def _add(self, waveform: np.ndarray, speaker: str | None, start: float, began: float) -> TurnEmotion:
+        """Score and remember a turn whose call began at `began`; the lock is held."""
+        index = int(self._cache.turns.sum())
+        (scored,) = self._scorer.score([waveform], [speaker], [self._cache])
+        turn = self._scorer.turn(
+            scored,
+            turn_index=index,
+            speaker=speaker,
+            start=start,
+            seconds=len(waveform) / self._scorer.sampling_rate,
+            latency=time.perf_counter() - began,
+        )
+        remember(self._cache, turn)
         return turn
 
     def push_stream(
@@ -95,6 +125,7 @@ class ConversationAnalyzer:
         sampling_rate: int,
         *,
         speaker: str | None = None,
+        split_long: bool = False,
         **detection,
     ) -> Iterator[TurnEmotion]:
         """Score an audio stream: turns are cut out of it, and each is yielded as soon as it has ended.
@@ -106,6 +137,7 @@ class ConversationAnalyzer:
             chunks: (samples,) floats within [-1, 1] or 16-bit integers, of any length.
             sampling_rate: in Hz.
             speaker: of the whole stream.
+            split_long: score turns that are longer than the host's window as several, as `push_split`.
             detection: options of `TurnDetector`: `ends` if the ends of turns are known, `min_silence`, `max_seconds`,
                 `threshold`.
 
@@ -113,17 +145,27 @@ class ConversationAnalyzer:
             ValueError: as `TurnDetector`, and as `push`; turns before the error have been scored.
         """
         check_speaker(speaker)
-        return self._score_stream(TurnDetector(**detection), chunks, sampling_rate, speaker)
+        return self._score_stream(TurnDetector(**detection), chunks, sampling_rate, speaker, split_long)
 
     def _score_stream(
-        self, detector: TurnDetector, chunks: Iterable[np.ndarray], sampling_rate: int, speaker: str | None
+        self,
+        detector: TurnDetector,
+        chunks: Iterable[np.ndarray],
+        sampling_rate: int,
+        speaker: str | None,
+        split_long: bool,
     ) -> Iterator[TurnEmotion]:
         with self._lock:
             offset = start_after(self._cache, None)
         pieces = (detector.feed(chunk, sampling_rate) for chunk in chunks)
         for turns in itertools.chain(pieces, map(TurnDetector.flush, [detector])):
             for turn in turns:
-                yield self.push(turn.waveform, RATE, speaker=speaker, start=offset + turn.start)
+                given = (turn.waveform, RATE)
+                start = offset + turn.start
+                if split_long:
+                    yield from self.push_split(*given, speaker=speaker, start=start)
+                else:
+                    yield self.push(*given, speaker=speaker, start=start)
 
     def reset(self) -> None:
         """Forget the conversation."""

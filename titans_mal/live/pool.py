@@ -24,7 +24,16 @@ from ..modeling.turn_scoring import ScoredTurn
 from .label_settings import LabelSettings
 from .remembered_speakers import RememberedSpeakers, check_person, turns_here
 from .turn_queue import PoolError, TurnFuture, TurnQueue, WaitingTurn
-from .turns import LiveScorer, TurnEmotion, answered_before, check_speaker, history_of, remember, start_after
+from .turns import (
+    LiveScorer,
+    TurnEmotion,
+    answered_before,
+    check_speaker,
+    history_of,
+    key_of_part,
+    remember,
+    start_after,
+)
 
 
 __all__ = ["ConversationPool", "PoolError", "PoolObserver"]
@@ -166,7 +175,7 @@ class ConversationPool:
             reset: start the conversation from scratch.
             anew: deprecated name of `reset`.
             max_seconds: maximal length of the turn.
-            retry_key: of this turn; if one of the last 32 turns with a key has the same key, its result is returned
+            retry_key: of this turn; if one of the last 32 requests with a key has the same key, its result is returned
                 again, and nothing is written.
             settings: of this turn; None: the pool's.
             stages: seconds already spent on the turn, by stage.
@@ -182,6 +191,51 @@ class ConversationPool:
         if anew is not None:
             warn_renamed("anew", "reset")
             reset = anew
+        given: dict[str, Any] = {"speaker": speaker, "start": start, "reset": reset, "max_seconds": max_seconds}
+        given |= {"retry_key": retry_key, "settings": settings, "stages": stages, "person": person}
+        turn = self._waiting(conversation, audio, sampling_rate, **given)
+        self._put([turn])
+        return turn.answer
+
+    def submit_split(self, conversation: str, audio, sampling_rate: int | None = None, **kwargs) -> list[TurnFuture]:
+        """Queue a turn as several, cut at its pauses, if it is longer than the host's window.
+
+        Arguments and errors as `submit`; either all pieces are queued, or none. Silent pieces are left out.
+        """
+        whole = self._waiting(conversation, audio, sampling_rate, **kwargs)
+        rate, pieces, last, turns = self._scorer.sampling_rate, self._scorer.pieces(whole.waveform), 0, []
+        for number, (first, end) in enumerate(pieces):
+            turn = replace(
+                whole,
+                waveform=whole.waveform[first:end],
+                start=None if whole.start is None else whole.start + first / rate,
+                gap=(first - last) / rate,
+                reset=whole.reset and not number,
+                retry_key=whole.retry_key if len(pieces) == 1 else key_of_part(whole.retry_key, number),
+                answer=TurnFuture(),
+            )
+            turn.answer.stages.update(whole.answer.stages)
+            turns.append(turn)
+            last = end
+        self._put(turns)
+        return [turn.answer for turn in turns]
+
+    def _waiting(
+        self,
+        conversation: str,
+        audio,
+        sampling_rate: int | None = None,
+        *,
+        speaker: str | None = None,
+        start: float | None = None,
+        reset: bool = False,
+        max_seconds: float = MAX_TURN_SECONDS,
+        retry_key: str | None = None,
+        settings: LabelSettings | None = None,
+        stages: Mapping[str, float] | None = None,
+        person: str | None = None,
+    ) -> WaitingTurn:
+        """A turn that is checked and loaded, and not queued; arguments and errors as `submit`."""
         began = time.perf_counter()
         state_key(conversation)
         check_text(conversation, "A conversation")
@@ -196,13 +250,18 @@ class ConversationPool:
         if self.is_closed:
             raise PoolError("The pool is closed.")
         waveform = self._scorer.load(audio, sampling_rate, max_seconds=max_seconds)
-        turn = WaitingTurn(conversation, waveform, speaker, start, reset, settings, began, retry_key, person)
+        turn = WaitingTurn(
+            conversation, waveform, speaker, start, reset, settings, began, retry_key=retry_key, person=person
+        )
         turn.answer.stages.update(stages or {}, decode=turn.queued - began)
+        return turn
+
+    def _put(self, turns: Sequence[WaitingTurn]) -> None:
+        """Queue turns, all or none of them; errors as `submit`."""
         if self.is_closed:
             raise PoolError("The pool is closed.")
-        waiting = self._queue.put(turn)
+        waiting = self._queue.put(*turns)
         self._report(lambda observer: observer.queued(waiting))
-        return turn.answer
 
     def push(self, conversation: str, audio, sampling_rate: int | None = None, **kwargs) -> TurnEmotion:
         """Submit a turn and wait for its result; arguments and errors as `submit`."""
@@ -306,7 +365,7 @@ class ConversationPool:
                         turn.answer.set_result(known)
                         continue
                     cache = held.enter_context(self._store.conversation(turn.conversation, reset=turn.reset))
-                    start = start_after(cache, turn.start)
+                    start = start_after(cache, turn.start, turn.gap)
                     if self._remembered is not None:
                         self._remembered.begin(cache, turn.speaker, turn.person)
                     opened.append((turn, held, cache, start))

@@ -44,6 +44,7 @@ class WaitingTurn:
     began: float
     retry_key: str | None = None
     person: str | None = None
+    gap: float = 0.0  # seconds after the previous turn, where there is no start
     queued: float = field(default_factory=time.perf_counter)
     answer: TurnFuture = field(default_factory=TurnFuture)
 
@@ -98,8 +99,8 @@ class TurnQueue:
         """Seconds that a turn waits for others, at the present rate of turns."""
         return self._max_wait if self._gap < self._max_wait else 0.0
 
-    def put(self, turn: WaitingTurn) -> int:
-        """Queue a turn; returns the number of waiting turns.
+    def put(self, *turns: WaitingTurn) -> int:
+        """Queue turns, all or none of them; returns the number of waiting turns.
 
         Raises:
             PoolError: if the queue is closed or full.
@@ -107,13 +108,13 @@ class TurnQueue:
         with self._changed:
             if self._is_closed:
                 raise PoolError("The pool is closed.")
-            if len(self._turns) >= self._max_waiting:
+            if self._turns and len(self._turns) + len(turns) > self._max_waiting:
                 raise PoolError(f"The queue is full: {len(self._turns)} turns are waiting.")
             waiting = sum(one.waveform.nbytes for one in self._turns)
-            if self._turns and waiting + turn.waveform.nbytes > self._max_bytes:
+            if self._turns and waiting + sum(turn.waveform.nbytes for turn in turns) > self._max_bytes:
                 raise PoolError(f"The queue is full: turns of {waiting / 1e6:.0f} MB are waiting.")
-            self._note_arrival(turn.queued)
-            self._turns.append(turn)
+            self._note_arrival(turns[0].queued)
+            self._turns.extend(turns)
             self._changed.notify()
             return len(self._turns)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 
@@ -10,7 +11,7 @@ import torch
 
 from ..modeling.configuration_titans_mal import read_labels
 from ..modeling.conversation_memory_cache import ConversationMemoryCache
-from ..modeling.turn_rules import check_text, check_times, warn_of_cut_turns
+from ..modeling.turn_rules import check_text, check_times, pieces_of_long_turn, warn_of_cut_turns
 from ..modeling.turn_scoring import ScoredTurn, TurnScorer
 from .label_settings import LabelSettings
 
@@ -19,6 +20,8 @@ from .label_settings import LabelSettings
 RATE = 16_000
 _NOTE = "turns"
 _RETRIES, _MOST_RETRIES = "retry_keys", 32
+# The number of a turn, and of its piece, before the key of a request that has several.
+_PART = re.compile(r"\d+(\.\d+)?:")
 
 
 @dataclass(frozen=True)
@@ -90,6 +93,11 @@ class LiveScorer:
         """The shortest turn that the model processes, in seconds."""
         return self.model.min_turn_seconds(self._scorer.processor)
 
+    def pieces(self, waveform: np.ndarray) -> list[tuple[int, int]]:
+        """As `pieces_of_long_turn`, of a turn (samples,) at the scorer's rate."""
+        window = self.model.max_turn_seconds(self._scorer.processor)
+        return pieces_of_long_turn(waveform, self.sampling_rate, window)
+
     def check(self, settings: LabelSettings) -> None:
         """Raise ValueError for settings that do not fit the model."""
         settings.check(self._labels)
@@ -159,10 +167,20 @@ def _turn(noted: dict) -> TurnEmotion:
 
 
 def remember(cache: ConversationMemoryCache, turn: TurnEmotion, retry_key: str | None = None) -> None:
-    """Add a turn to the history in its cache, with the key by which a client may repeat the request."""
+    """Add a turn to the history in its cache, with the key by which a client may repeat the request.
+
+    Keys of the last 32 requests are kept; all turns of a request have its key, behind their number (`key_of_part`).
+    """
     cache.notes[_NOTE] = [*cache.notes.get(_NOTE, []), asdict(turn)]
     if retry_key is not None:
-        cache.notes[_RETRIES] = [*cache.notes.get(_RETRIES, []), [retry_key, turn.turn_index]][-_MOST_RETRIES:]
+        keys = [*cache.notes.get(_RETRIES, []), [retry_key, turn.turn_index]]
+        requests = list(dict.fromkeys(_PART.sub("", key, count=1) for key, _ in reversed(keys)))[:_MOST_RETRIES]
+        cache.notes[_RETRIES] = [entry for entry in keys if _PART.sub("", entry[0], count=1) in requests]
+
+
+def key_of_part(retry_key: str | None, part: str | int) -> str | None:
+    """The key of one of several turns of a request, or of one of its pieces as "turn.piece"."""
+    return None if retry_key is None else f"{part}:{retry_key}"
 
 
 def answered_before(cache: ConversationMemoryCache, retry_key: str | None) -> TurnEmotion | None:
@@ -183,14 +201,14 @@ def check_speaker(speaker: str | None) -> None:
         check_text(speaker, "A speaker")
 
 
-def start_after(cache: ConversationMemoryCache, start: float | None) -> float:
-    """The start of the next turn: as given, or the end of the previous turn.
+def start_after(cache: ConversationMemoryCache, start: float | None, gap: float = 0.0) -> float:
+    """The start of the next turn: as given, or `gap` seconds after the end of the previous turn.
 
     Raises:
         ValueError: as `check_times`.
     """
     if start is None:
         turns = cache.notes.get(_NOTE)
-        return _turn(turns[-1]).end if turns else 0.0
+        return gap + (_turn(turns[-1]).end if turns else 0.0)
     checked, _ = check_times(start)
     return float(checked or 0.0)

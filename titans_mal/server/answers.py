@@ -57,7 +57,7 @@ class TurnError:
 
 @dataclass(frozen=True)
 class TurnList:
-    """The turns of a file with one speaker per channel, in the order of their ends."""
+    """The turns of a file that holds several, as with one speaker per channel, in the order of their ends."""
 
     conversation: str
     turns: list[TurnAnswer]

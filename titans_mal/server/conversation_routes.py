@@ -57,7 +57,8 @@ def conversation_routes(service: Service) -> APIRouter:
         """Score the next turn of a conversation: an audio file as the body, or as the file `audio` of a form.
 
         With `channels=2&speakers=caller,agent` the file has one speaker per channel: each channel is split at its own
-        pauses, and the response holds the turns of all, in the order of their ends.
+        pauses, and the response holds the turns of all, in the order of their ends. With `split_long=true` a turn that
+        is longer than the host's window becomes several, cut at its pauses, and the response holds all of them.
 
         A request is processed even if the client disconnects after sending its body. A 504 response says whether the
         turn was withdrawn. If a request is repeated with the same `Idempotency-Key`, a turn that was already written

@@ -1,4 +1,4 @@
-"""Turns that are sent as files: a single turn, or all turns of a file with one speaker per channel."""
+"""Turns that are sent as files: a single turn, a long one in pieces, or those of one speaker per channel."""
 
 from __future__ import annotations
 
@@ -10,24 +10,27 @@ from ..data.audio import AudioTooLong
 from ..live.channels import channel_turns
 from ..live.pool import PoolError
 from ..live.turn_queue import TurnFuture
-from ..live.turns import RATE
+from ..live.turns import RATE, key_of_part
 from .answers import TurnAnswer, TurnError, TurnList, turn_answer
 from .errors import Refused, reason_of
 from .queries import TurnQuery
 from .service import Service
 
 
-async def add_turn(service: Service, name: str, body: bytes, query: TurnQuery, retry_key: str | None) -> TurnAnswer:
-    """Score a file as the next turn.
+async def add_turn(
+    service: Service, name: str, body: bytes, query: TurnQuery, retry_key: str | None
+) -> TurnAnswer | TurnList:
+    """Score a file as the next turn, or with `split_long` as the next turns.
 
     Raises:
         Refused: for a turn that is too long, or takes too long.
         ValueError, OSError, PoolError: as `ConversationPool.submit` and what it answers.
     """
     try:
-        future = await run_in_threadpool(
-            service.pool.submit,
+        futures = await _submitted(
+            service,
             name,
+            query,
             body,
             speaker=query.speaker,
             person=query.channel_persons[0],
@@ -35,11 +38,23 @@ async def add_turn(service: Service, name: str, body: bytes, query: TurnQuery, r
             reset=query.is_reset,
             max_seconds=service.settings.max_seconds,
             retry_key=retry_key,
-            settings=query.label_settings(service.pool.label_settings),
         )
     except AudioTooLong:
         raise _too_long(service) from None
-    return await _answer(service, name, future, query)
+    if not query.split_long:
+        return await _answer(service, name, futures[0], query)
+    answers, failed = TurnList(name, []), []
+    for future in futures:
+        try:
+            answers.turns.append(await _answer(service, name, future, query))
+        except (ValueError, OSError, PoolError, Refused) as error:
+            failed.append(error)
+    if not answers.turns:
+        raise failed[0]
+    for error in failed:
+        service.metrics.refused(reason_of(error))
+        answers.errors.append(TurnError(f"A piece of the turn: {getattr(error, 'detail', error)}"))
+    return answers
 
 
 async def add_channels(service: Service, name: str, body: bytes, query: TurnQuery, retry_key: str | None) -> TurnList:
@@ -47,7 +62,7 @@ async def add_channels(service: Service, name: str, body: bytes, query: TurnQuer
 
     Unusable turns are reported as errors, and the others are scored; other errors as in `add_turn`.
     """
-    pool, speakers = service.pool, query.channel_speakers
+    speakers = query.channel_speakers
     try:
         turns = await run_in_threadpool(channel_turns, body, speakers, max_seconds=service.settings.max_seconds)
     except AudioTooLong:
@@ -57,23 +72,33 @@ async def add_channels(service: Service, name: str, body: bytes, query: TurnQuer
     for place, (channel, turn) in enumerate(turns):
         start = offset + turn.start
         try:
-            future = await run_in_threadpool(
-                pool.submit,
+            futures = await _submitted(
+                service,
                 name,
+                query,
                 turn.waveform,
                 RATE,
                 speaker=speakers[channel],
                 person=query.channel_persons[channel],
                 start=start,
                 reset=query.is_reset and not answers.turns,
-                retry_key=None if retry_key is None else f"{place}:{retry_key}",
-                settings=query.label_settings(pool.label_settings),
+                retry_key=key_of_part(retry_key, place),
             )
-            answers.turns.append(await _answer(service, name, future, query))
+            for future in futures:
+                answers.turns.append(await _answer(service, name, future, query))
         except (ValueError, OSError, PoolError, Refused) as error:
             service.metrics.refused(reason_of(error))
             answers.errors.append(TurnError(turn_error(speakers[channel], start, offset + turn.end, error)))
     return answers
+
+
+async def _submitted(service: Service, name: str, query: TurnQuery, *audio, **turn) -> list[TurnFuture]:
+    """A turn in the pool's queue, or its pieces if they are wanted; arguments and errors as `submit` of a pool."""
+    pool = service.pool
+    turn["settings"] = query.label_settings(pool.label_settings)
+    if query.split_long:
+        return await run_in_threadpool(pool.submit_split, name, *audio, **turn)
+    return [await run_in_threadpool(pool.submit, name, *audio, **turn)]
 
 
 async def _end_of(service: Service, name: str, *, is_reset: bool) -> float:

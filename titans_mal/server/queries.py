@@ -69,6 +69,9 @@ class ChannelQuery(LabelQuery):
         None, description="The person on each channel, or nothing for who is not remembered: customer-7,"
     )
     debug: bool = Field(False, description="Include the seconds of each stage of a turn.")
+    split_long: bool = Field(
+        False, description="Score a turn longer than the host's window as several, cut at its pauses."
+    )
 
     @model_validator(mode="after")
     def _talkers(self):

@@ -14,7 +14,8 @@ from ..live.channels import ChannelDetector
 from ..live.pool import PoolError
 from ..live.remembered_speakers import check_person
 from ..live.turn_detector import SpokenTurn
-from ..live.turns import RATE, TurnEmotion, check_speaker
+from ..live.turn_queue import TurnFuture
+from ..live.turns import RATE, check_speaker
 from ..modeling.audio_decoding import check_rate
 from ..modeling.json_text import parse_json
 from .answers import TurnAnswer, turn_answer
@@ -56,6 +57,7 @@ class _Stream:
     def __init__(self, websocket: WebSocket, service: Service, name: str, query: StreamQuery):
         self._websocket, self._service, self._pool, self._name = websocket, service, service.pool, name
         self._rate, self._debug, self._channels = query.sampling_rate, query.debug, query.channels
+        self._submit = self._pool.submit_split if query.split_long else self._submit_one
         self._speakers: list[str | None] = [*query.channel_speakers] or [query.speaker]
         self._persons = query.channel_persons
         self._settings = query.label_settings(self._pool.label_settings)
@@ -129,19 +131,29 @@ class _Stream:
         """Score turns of channels, whose detection took `seconds`, and answer each."""
         for channel, turn in turns:
             speaker, start, end = self._speakers[channel], self._offset + turn.start, self._offset + turn.end
+            answers: list[TurnAnswer | Exception]
             try:
-                answer = await self._score(turn, channel, start, seconds)
+                answers = await self._score(turn, channel, start, seconds)
             except (ValueError, OSError, PoolError, Refused) as error:
-                # The stream continues with the next turn.
-                self._service.metrics.refused(reason_of(error))
-                await self._websocket.send_json({"error": turn_error(speaker, start, end, error)})
-            else:
-                await self._websocket.send_json(asdict(answer))
+                answers = [error]
+            for answer in answers:
+                if isinstance(answer, Exception):
+                    # The stream continues with the next turn.
+                    self._service.metrics.refused(reason_of(answer))
+                    await self._websocket.send_json({"error": turn_error(speaker, start, end, answer)})
+                else:
+                    await self._websocket.send_json(asdict(answer))
 
-    async def _score(self, turn: SpokenTurn, channel: int, start: float, detected_in: float) -> TurnAnswer:
+    def _submit_one(self, *audio, **turn) -> list[TurnFuture]:
+        return [self._pool.submit(*audio, **turn)]
+
+    async def _score(
+        self, turn: SpokenTurn, channel: int, start: float, detected_in: float
+    ) -> list[TurnAnswer | Exception]:
+        """The answer of a turn, or of each of its pieces, or its error."""
         with self._service.limit.place(self._name):
-            future = await run_in_threadpool(
-                self._pool.submit,
+            futures = await run_in_threadpool(
+                self._submit,
                 self._name,
                 turn.waveform,
                 RATE,
@@ -151,6 +163,14 @@ class _Stream:
                 settings=self._settings,
                 stages={"detect": detected_in},
             )
-            scored: TurnEmotion = await asyncio.wrap_future(future)
-        stages = dict(future.stages) if self._debug else None
-        return turn_answer(self._name, scored, min_seconds=self._pool.min_turn_seconds, stages=stages)
+            scored = await asyncio.gather(*map(asyncio.wrap_future, futures), return_exceptions=True)
+        answers: list[TurnAnswer | Exception] = []
+        for one, future in zip(scored, futures):
+            if isinstance(one, ValueError | OSError | PoolError):
+                answers.append(one)
+            elif isinstance(one, BaseException):
+                raise one
+            else:
+                stages = dict(future.stages) if self._debug else None
+                answers.append(turn_answer(self._name, one, min_seconds=self._pool.min_turn_seconds, stages=stages))
+        return answers
