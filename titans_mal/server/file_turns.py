@@ -43,17 +43,15 @@ async def add_turn(
         raise _too_long(service) from None
     if not query.split_long:
         return await _answer(service, name, futures[0], query)
-    answers, failed = TurnList(name, []), []
-    for future in futures:
+    answers = TurnList(name, [])
+    for place, future in enumerate(futures):
         try:
             answers.turns.append(await _answer(service, name, future, query))
         except (ValueError, OSError, PoolError, Refused) as error:
-            failed.append(error)
-    if not answers.turns:
-        raise failed[0]
-    for error in failed:
-        service.metrics.refused(reason_of(error))
-        answers.errors.append(TurnError(f"A piece of the turn: {getattr(error, 'detail', error)}"))
+            if not answers.turns and place == len(futures) - 1:
+                raise  # no piece was scored
+            service.metrics.refused(reason_of(error))
+            answers.errors.append(TurnError(f"A piece of the turn: {getattr(error, 'detail', error)}"))
     return answers
 
 
