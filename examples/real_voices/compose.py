@@ -20,7 +20,11 @@ from typing import Annotated
 
 import typer
 from dialogues import CALM_IS_NEUTRAL, SEQUENCE_LABELS, Composer, Dialogue, numbered, read_sequences
-from voices import RAVDESS_LABELS, Voices, read_voices
+from scipy.io import wavfile
+from voices import RAVDESS_LABELS, Utterance, Voices, read_voices
+
+from titans_mal.data.audio import load_audio
+from titans_mal.data.virtual_speakers import RATE
 
 
 class Script(StrEnum):
@@ -56,7 +60,7 @@ def write_dialogues(
 ) -> None:
     """Write a folder of dialogues, given with their split: `metadata.csv` and a copy of each utterance in `audio/`.
 
-    A file is a hard link where the file system allows it.
+    A file is a hard link where the file system allows it; a virtual speaker's file is a 16 kHz WAV.
     """
     (output / "audio").mkdir(parents=True, exist_ok=True)
     with open(output / "metadata.csv", "w", newline="", encoding="utf-8") as file:
@@ -65,18 +69,22 @@ def write_dialogues(
         for number, (split, dialogue) in enumerate(dialogues):
             for turn, index in enumerate(dialogue.utterances):
                 utterance = voices.utterances[index]
-                name = f"audio/{utterance.speaker}_{utterance.path.name}"
+                name = f"audio/{utterance.speaker}_{utterance.path.stem}"
+                name += utterance.path.suffix if utterance.change is None else ".wav"
                 if not (output / name).exists():
-                    _copy(utterance.path, output / name)
+                    _write_audio(utterance, output / name)
                 row = (name, f"{split}_{number:05d}", turn, utterance.speaker)
                 writer.writerow((*row, utterance.emotion, utterance.gender, split))
 
 
-def _copy(source: Path, target: Path) -> None:
+def _write_audio(utterance: Utterance, target: Path) -> None:
+    if utterance.change is not None:
+        wavfile.write(target, RATE, utterance.change(load_audio(str(utterance.path), RATE), RATE))
+        return
     try:
-        os.link(source.resolve(), target)
+        os.link(utterance.path.resolve(), target)
     except OSError:
-        shutil.copyfile(source, target)
+        shutil.copyfile(utterance.path, target)
 
 
 def main(

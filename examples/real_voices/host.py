@@ -173,10 +173,12 @@ def copy_trained(source: PreTrainedModel, target: PreTrainedModel) -> None:
 
 
 def write_data(
-    voices: Voices, fold: int, sequences: list[Path], output: Path, *, train: int, test: int
+    voices: Voices, fold: int, sequences: list[Path], output: Path, *, train: int, test: int, copies: int
 ) -> tuple[Path, Path]:
     """Folders of the training speakers' utterances, each by itself, and of composed dialogues."""
     labels = voices.labels
+    of_training = [name for name in voices.speakers if name not in voices.folds[fold - 1]]
+    voices = voices.in_other_voices(of_training, copies)
     speakers, emotions = voices.arrays(labels)
     tested = [voices.speakers.index(name) for name in voices.folds[fold - 1]]
     rest = [number for number in range(len(voices.speakers)) if number not in tested]
@@ -211,13 +213,14 @@ def main(
     dialogue_steps: Annotated[int, typer.Option(help="Of training on dialogues, 2 each.")] = 100,
     train_dialogues: Annotated[int, typer.Option(help="Composed for training.")] = 200,
     test_dialogues: Annotated[int, typer.Option(help="Composed for the test.")] = 200,
+    virtual_voices: Annotated[int, typer.Option(help="Copies of the training speakers in other voices.")] = 2,
     scope: Annotated[str, typer.Option(help="conversation, or speaker: who talks is given.")] = "conversation",
     resamples: Annotated[int, typer.Option(help="Of the reports' intervals.")] = 1000,
 ) -> None:
     """Make the host, train it with and without memory, and write both reports."""
     corpus = voices_of_script(voices, Script.SEQUENCES if sequences else Script.RANDOM)
     utterances, dialogues = write_data(
-        corpus, fold, sequences or [], output, train=train_dialogues, test=test_dialogues
+        corpus, fold, sequences or [], output, train=train_dialogues, test=test_dialogues, copies=virtual_voices
     )
     singles = load_conversations(utterances, label_set=corpus.labels)["train"]
     data = load_conversations(dialogues, label_set=corpus.labels)

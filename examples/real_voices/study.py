@@ -21,7 +21,7 @@ from titans_mal.training.voices import fit_voice_layer
 
 # Of which an emotion of a real sequence is replaced by one drawn at random in training: rare ones are learnt too.
 REPLACED = 0.7
-TRAINING_DIALOGUES, TEST_DIALOGUES, PARTNERS = 800, 200, 1000
+TRAINING_DIALOGUES, TEST_DIALOGUES, PARTNERS = 3200, 200, 1000
 BATCH, STEPS, LEARNING_RATE = 48, 300, 2e-3
 FIRST_SCORED = 4
 # Fewer where there are fewer training speakers.

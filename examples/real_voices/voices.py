@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import csv
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 
 from titans_mal import load_conversations
+from titans_mal.data.virtual_speakers import VirtualSpeaker, other_voices
 
 
 # Words of other corpora for RAVDESS's labels; a label that is not listed keeps its name.
@@ -27,12 +28,20 @@ MOST_FOLDS, FEWEST_SPEAKERS = 6, 2
 
 @dataclass(frozen=True)
 class Utterance:
-    """One recording: its file, who speaks, the emotion, and what the table tells of the speaker ("" if nothing)."""
+    """One recording.
+
+    Attributes:
+        path: of the file.
+        speaker, emotion: names.
+        gender: of the speaker; "" if the table does not say.
+        change: of the recording, for a virtual speaker; None: as it is.
+    """
 
     path: Path
     speaker: str
     emotion: str
     gender: str = ""
+    change: VirtualSpeaker | None = None
 
 
 @dataclass(frozen=True)
@@ -70,6 +79,17 @@ class Voices:
             raise ValueError(f"{self.name} has no utterances labelled {unknown}; it has {self.labels}.")
         kept = tuple(utterance for utterance in self.utterances if utterance.emotion in labels)
         return Voices(self.name, kept, self.folds, self.licence)
+
+    def in_other_voices(self, speakers: Sequence[str], copies: int) -> Voices:
+        """These utterances, and copies of those of some speakers in other voices, each copy as another speaker."""
+        added = [
+            replace(utterance, speaker=f"{utterance.speaker}_voice{copy}", change=voices[utterance.speaker])
+            for copy in range(1, copies + 1)
+            for voices in [other_voices(speakers, copy)]
+            for utterance in self.utterances
+            if utterance.speaker in speakers
+        ]
+        return replace(self, utterances=(*self.utterances, *added))
 
     def arrays(self, labels: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
         """(utterances,) int each: number of the speaker in `speakers`, and of the emotion in `labels`."""

@@ -14,6 +14,7 @@ import torch
 from tiny_models import tone
 
 from titans_mal import load_conversations
+from titans_mal.data.audio import load_turn
 from titans_mal.data.synthetic.voices import to_wav
 
 
@@ -118,6 +119,34 @@ def test_composed_dialogues_are_a_folder_of_conversations(real, tmp_path):
     assert set(tables["test"]["speaker"]) <= {"p2", "p3"}
     assert set(tables["train"]["speaker"]) <= {"p0", "p1"}
     assert tables["train"].features["emotion"].names == ["happy", "sad"]
+
+
+def test_copies_in_other_voices_are_other_speakers_and_are_written_changed(real, tmp_path):
+    voices = real["voices"].read_voices(write_voices(tmp_path / "voices", speakers=4, takes=2))
+    more = voices.in_other_voices(["p0", "p1"], 2)
+    assert more.speakers == [
+        *voices.speakers[:1],
+        "p0_voice1",
+        "p0_voice2",
+        "p1",
+        "p1_voice1",
+        "p1_voice2",
+        "p2",
+        "p3",
+    ]
+    assert len(more.utterances) == 16 + 2 * 2 * 4
+    assert more.folds == voices.folds
+    index = next(n for n, utterance in enumerate(more.utterances) if utterance.speaker == "p0_voice1")
+    original = next(n for n, u in enumerate(more.utterances) if u.path == more.utterances[index].path)
+    dialogue = real["dialogues"].Dialogue(np.array([original, index]), np.array([0, 1]))
+    real["compose"].write_dialogues(more, [("train", dialogue)], more.labels, tmp_path / "out")
+    table = load_conversations(tmp_path / "out")["train"]
+    assert table["speaker"] == ["p0", "p0_voice1"]
+    assert len(set(table["emotion"])) == 1
+    plain, changed = (load_turn(row["audio"], 16_000) for row in table)
+    speed = more.utterances[index].change.speed
+    assert len(changed) == pytest.approx(len(plain) / speed, abs=2)
+    assert len(changed) != len(plain)
 
 
 def test_recall_and_its_paired_interval(real):
