@@ -34,6 +34,8 @@ _BLOCK = 1 << 18
 # Encoders pad the last frame and containers round times, so a smaller difference is not a truncation.
 _TRUNCATION_TOLERANCE = 0.05
 _PROBE_BYTES = 4096
+# Format tags of WAV: PCM, float, A-law and mu-law.
+_PLAIN_WAV = {1, 3, 6, 7}
 # First bytes of the placeholders of Git LFS and git-annex, which a clone has in place of a file until it is fetched.
 _POINTERS = {
     b"version https://git-lfs.github.com/spec/": ("a Git LFS", "git lfs pull"),
@@ -106,7 +108,7 @@ def header_seconds(source: str | Path | bytes | bytearray) -> float | None:
     Raises:
         FileNotFoundError, AudioDecodingError: as `decode_blocks`, for what the header shows.
     """
-    with _open(source, probesize=_PROBE_BYTES) as (_, stream, part, _):
+    with _open(source, header_only=True) as (_, stream, part, _):
         if stream.duration is None:
             return None
         seconds = float(stream.duration * stream.time_base)
@@ -115,7 +117,7 @@ def header_seconds(source: str | Path | bytes | bytearray) -> float | None:
 
 def header_channels(source: str | Path | bytes | bytearray) -> int:
     """Number of channels according to the header; errors as `header_seconds`."""
-    with _open(source, probesize=_PROBE_BYTES) as (_, stream, _, _):
+    with _open(source, header_only=True) as (_, stream, _, _):
         return stream.channels
 
 
@@ -220,10 +222,11 @@ def _reject_other_files(url: str, flags: int, options: dict):
 
 
 @contextlib.contextmanager
-def _open(source, *, probesize: int | None = None) -> Iterator[tuple]:
+def _open(source, *, header_only: bool = False) -> Iterator[tuple]:
     """The container, its first audio stream, the requested part (start, end) in seconds (None = all), and a clock.
 
-    For WAV files, whose header is enough, FFmpeg probes at most `probesize` bytes of audio.
+    FFmpeg probes little audio of plain WAV files, whose header is enough, and of all WAV files with `header_only`:
+    probing the whole of a short file takes longer than decoding it.
     """
     try:
         import av
@@ -238,10 +241,10 @@ def _open(source, *, probesize: int | None = None) -> Iterator[tuple]:
         file.seek(0)
         head = file.read(max(map(len, _POINTERS)))
         check_pointer(head, name)
-        is_riff = _check_riff(head[:8], size, name)
+        is_riff = _check_riff(head, size, name)
         file.seek(0)
         options = {"format_whitelist": ",".join(CONTAINERS), "protocol_whitelist": "", "codec_whitelist": _codecs()}
-        options |= {"probesize": str(probesize)} if is_riff and probesize is not None else {}
+        options |= {"probesize": str(_PROBE_BYTES)} if is_riff and (header_only or _is_plain_wav(head)) else {}
         reader = _Reader(file, clock, "" if isinstance(source, bytes | bytearray) else str(source))
         try:
             with av.open(
@@ -340,6 +343,15 @@ def _check_riff(head: bytes, size: int, name: str) -> bool:
     if head[:4] == b"RIFF" and declared not in (0, 0xFFFFFFFF) and declared + 8 > size + 1:
         raise AudioDecodingError(f"{name}: truncated, it holds {size} bytes of the declared {declared + 8}.")
     return head[:4] == b"RIFF"
+
+
+def _is_plain_wav(head: bytes) -> bool:
+    """Whether a WAV file begins with the format of one channel of PCM, float, A-law or mu-law samples.
+
+    Stereo PCM may hold a DTS stream, which only more of its content shows.
+    """
+    tag, channels = int.from_bytes(head[20:22], "little"), int.from_bytes(head[22:24], "little")
+    return head[8:16] == b"WAVEfmt " and tag in _PLAIN_WAV and channels == 1
 
 
 def _as_float(frame, window: slice) -> Iterator[np.ndarray]:

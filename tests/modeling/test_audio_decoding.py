@@ -265,3 +265,15 @@ def test_the_picture_of_an_album_is_not_decoded():
     data = b"ID3\x03\0\0" + length + frame + encode(tone()[None], "mp3", "mp3", fmt="fltp")
     load_audio(data)
     assert peak_of_process(lambda: load_audio(data)) < 30
+
+
+@pytest.mark.parametrize("codec", ["pcm_s16le", "pcm_alaw", "pcm_mulaw", "adpcm_ima_wav"])
+@pytest.mark.parametrize("seconds", [0.02, 7.0])
+def test_a_short_probe_of_plain_wav_changes_no_sample(codec, seconds, monkeypatch):
+    content = encode(np.random.default_rng(0).uniform(-0.5, 0.5, round(seconds * RATE)), codec, "wav")
+    assert audio_decoding._is_plain_wav(content[:42]) == (codec != "adpcm_ima_wav")
+    short = np.concatenate([block.channels for block in audio_decoding.decode_blocks(content)], 1)
+    monkeypatch.setattr(audio_decoding, "_PLAIN_WAV", set())
+    np.testing.assert_array_equal(
+        short, np.concatenate([block.channels for block in audio_decoding.decode_blocks(content)], 1)
+    )
