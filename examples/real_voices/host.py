@@ -257,12 +257,12 @@ def main(
             processor.save_pretrained(output / name / "adapter")
             recipe = {"dataset": corpus.name, "fold": fold, LICENCES: {corpus.name: corpus.licence or "not stated"}}
             (output / name / "adapter" / RECIPE_FILE).write_text(json.dumps(recipe, indent=2) + "\n")
-            conditions = ("memory", "reads_off", "reset", "other_state") if name == "memory" else ("reads_off",)
+            conditions = ("memory", "memory_off", "reset", "other_state") if name == "memory" else ("memory_off",)
             report = evaluate_conversations(
                 model, processor, data["test"], output / name / "report", train=data["train"], conditions=conditions,
                 resamples=resamples, name=name,
             )  # fmt: skip
-        recalls = {key: column["metrics"]["ua"]["value"] for key, column in report.columns.items()}
+        recalls = {key: condition["metrics"]["ua"]["value"] for key, condition in report.conditions.items()}
         print(f"{name}: " + ", ".join(f"{key} {100 * recall:.1f}" for key, recall in recalls.items()), flush=True)
 
 

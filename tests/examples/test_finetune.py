@@ -96,7 +96,7 @@ def test_the_script_prints_and_writes_its_results(uninterrupted, data):
     assert (recipe["base_model"], recipe["seed"]) == ("base", 0)
     assert not {"report_to", "save_steps", "bf16"} & set(recipe)
     report = json.loads((output / "report" / "report.json").read_text())
-    assert set(report["columns"]) > {"memory", "reads_off", "shuffled"}
+    assert set(report["conditions"]) > {"memory", "memory_off", "shuffled"}
     # A second training does not mix with the first.
     done = subprocess.run(command(data, output), capture_output=True, text=True, timeout=300, env=ENVIRONMENT)
     assert done.returncode != 0

@@ -226,7 +226,7 @@ def test_checking_data(conversations, tmp_path):
 
 
 def test_evaluating_and_comparing(conversations, checkpoint, tmp_path):
-    options = ["--resamples", 100, "--conditions", "memory,reads_off"]
+    options = ["--resamples", 100, "--conditions", "memory,memory_off"]
     printed = run("evaluate", checkpoint, conversations, "--output", tmp_path / "report", *options)
     assert "| memory on |" in printed
     assert (tmp_path / "report" / "report.md").is_file()

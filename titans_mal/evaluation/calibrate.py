@@ -70,7 +70,7 @@ def calibrate(
     lines, _ = score_table(
         model, processor, dataset, folder, run, ["memory"], batch_size=batch_size, strict=strict, **reading
     )
-    logits = {int(row): values for line in lines for row, values in line["heard"]["memory"]["logits"].items()}
+    logits = {int(row): values for line in lines for row, values in line["scores"]["memory"]["logits"].items()}
     labels = dataset["emotion"][:]
     rows = [row for row, label in enumerate(labels) if label >= 0 and row in logits]
     references, answers = np.array([labels[row] for row in rows]), np.array([logits[row] for row in rows])

@@ -40,7 +40,7 @@ def compare_reports(reports: Sequence[EvaluationReport]) -> dict:
     if not reports:
         raise ValueError("compare_reports needs at least one report, got none.")
     check_comparable([report.content for report in reports])
-    names = [name for name in reports[0].columns if all(name in report.columns for report in reports)]
+    names = [name for name in reports[0].conditions if all(name in report.conditions for report in reports)]
     groups = [
         {
             "name": group.name,
@@ -73,7 +73,7 @@ def comparison_markdown(reports: Sequence[EvaluationReport]) -> str:
         models_table(reports).markdown(),
     ]
     for group, numbers in zip(group_runs(reports), compared["groups"]):
-        parts += _group_parts(group, numbers, {name: c["title"] for name, c in reports[0].columns.items()})
+        parts += _group_parts(group, numbers, {name: c["title"] for name, c in reports[0].conditions.items()})
     return "\n\n".join(parts) + "\n"
 
 
@@ -112,7 +112,7 @@ def compare_paired(first: EvaluationReport, second: EvaluationReport) -> dict[st
     turns = [[(turn["conversation_id"], turn["turn_index"]) for turn in r.predictions] for r in (first, second)]
     if turns[0] != turns[1]:
         raise ProtocolError("A paired comparison needs the same turns, but these reports scored different ones.")
-    names = [name for name in first.columns if name in second.columns]
+    names = [name for name in first.conditions if name in second.conditions]
     labels, conversations = first.protocol["labels"], [name for name, _ in turns[0]]
     references = np.array([labels.index(turn["label"]) for turn in first.predictions])
     bootstrap = {"resamples": first.content["bootstrap"]["resamples"], "seed": first.protocol["seed"]}
@@ -133,7 +133,7 @@ def paired_table(first: EvaluationReport, second: EvaluationReport) -> Table:
     """One row per condition of `compare_paired`."""
     titles = ["condition", *METRIC_TITLES.values(), "better / worse turns", "McNemar p"]
     found = compare_paired(first, second)
-    return Table("paired", titles, [[first.columns[n]["title"], *difference_cells(d)] for n, d in found.items()])
+    return Table("paired", titles, [[first.conditions[n]["title"], *difference_cells(d)] for n, d in found.items()])
 
 
 def paired_markdown(first: EvaluationReport, second: EvaluationReport) -> str:
@@ -216,8 +216,8 @@ def _model_cells(report: EvaluationReport) -> list[str]:
 
 def _report_row(report: EvaluationReport) -> list:
     model, fold = report.content["model"], report.protocol["fold"]
-    metrics = report.columns.get("memory", {}).get("metrics")
-    difference = report.content["differences"].get("reads_off")
+    metrics = report.conditions.get("memory", {}).get("metrics")
+    difference = report.content["differences"].get("memory_off")
     return [
         model["name"],
         *_model_cells(report),
@@ -229,7 +229,7 @@ def _report_row(report: EvaluationReport) -> list:
 
 
 def _group_row(group: RunGroup) -> list:
-    has_memory = all("memory" in report.columns for report in group.reports)
+    has_memory = all("memory" in report.conditions for report in group.reports)
     over = "" if group.varies is None else f" ({group.varies})"
     values = [Number.of(group.mean("memory", metric)) if has_memory else Number(None) for metric in METRICS]
     return [group.name, *_model_cells(group.reports[0]), f"{len(group.reports)}{over}", *values]

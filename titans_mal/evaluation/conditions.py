@@ -20,13 +20,13 @@ def memory(scorer: TableScorer, group: Group) -> TableScores:
     return scorer.score(group.turns, group.fresh_cache(scorer.model))
 
 
-def reads_off(scorer: TableScorer, group: Group) -> TableScores:
+def memory_off(scorer: TableScorer, group: Group) -> TableScores:
     """Every turn without memory; a LoRA on the host stays on."""
     with scorer.model.disable_memory():
         return scorer.score(group.turns, None)
 
 
-def half_reads(scorer: TableScorer, group: Group) -> TableScores:
+def memory_half(scorer: TableScorer, group: Group) -> TableScores:
     """The memory's residual is multiplied by 0.5."""
     with _scaled_reads(scorer.model, 0.5):
         return memory(scorer, group)
@@ -62,11 +62,8 @@ def shuffled(scorer: TableScorer, group: Group) -> TableScores:
 
 
 CONDITIONS: dict[str, Callable[[TableScorer, Group], TableScores]] = {
-    function.__name__: function for function in (memory, reads_off, half_reads, reset, other_state, shuffled)
+    function.__name__: function for function in (memory, memory_off, memory_half, reset, other_state, shuffled)
 }
-
-# Names for users; reports keep the names of `CONDITIONS`, as in earlier versions.
-ALIASES = {"memory_off": "reads_off", "memory_half": "half_reads"}
 
 
 @contextlib.contextmanager

@@ -16,12 +16,13 @@ from ..modeling.configuration_titans_mal import read_labels
 from ..modeling.turn_rules import check_named, check_speakers, check_turn_index, warn_of_cut_turns
 from ..processes import process_state
 from ..progress import with_progress
-from .conditions import ALIASES, CONDITIONS
+from .conditions import CONDITIONS
 from .dimensions import targets_of
 from .lora_conditions import ALL_CONDITIONS
 from .progress import Progress
 from .protocol import Reading, audio_fingerprint, model_of, protocol_of
 from .report import EvaluationReport, build_report
+from .report_versions import present_names
 from .table_scoring import Group, TableScorer, make_groups
 
 
@@ -63,8 +64,7 @@ def evaluate_conversations(
         train: the training split, for the majority floor and baselines that need it: its label transitions, and the
             mean of its logits with memory off, for which up to `TRAINING_TURNS` of its turns are scored. None: the
             majority is that of `dataset` itself, and the report states that these baselines are left out.
-        conditions: names in `CONDITIONS` and, with a LoRA on the host, `LORA_CONDITIONS`; "memory_off" and
-            "memory_half" may be written for "reads_off" and "half_reads". None: all.
+        conditions: names in `CONDITIONS` and, with a LoRA on the host, `LORA_CONDITIONS`. None: all.
         batch_size: turns scored at once; numbers depend on it only by rounding.
         readout: "logits" by the model's configured readout (label tokens or linear head), or "text", generated and
             parsed.
@@ -83,22 +83,27 @@ def evaluate_conversations(
     dataset = dataset.with_format(None)
     reading: Reading = {"readout": readout, "max_new_tokens": max_new_tokens, "seed": seed}
     if conditions is not None and not isinstance(conditions, str):
-        conditions = [ALIASES.get(name, name) for name in conditions]
+        conditions = present_names(conditions)
     _check_arguments(model, conditions, batch_size=batch_size, resamples=resamples, **reading)
     check_data(model, dataset, train)
     conditions = _possible(_conditions_of(model) if conditions is None else conditions, dataset)
     output_dir, state = Path(output_dir), process_state()
     protocol = protocol_of(model, processor, dataset, **reading)
     name = str(output_dir) if name is None and model.loaded_from is None else name
-    run = {"protocol": protocol, "model": model_of(model, name), "conditions": conditions, "batch_size": batch_size}
+    run = {
+        "protocol": protocol,
+        "model": model_of(model, name),
+        "requested_conditions": conditions,
+        "batch_size": batch_size,
+    }
     how: _How = {"batch_size": batch_size, "strict": strict, **reading}
     lines, groups = score_table(model, processor, dataset, output_dir / PROGRESS_FOLDER, run, conditions, **how)
     training_logits = None
-    if train is not None and "reads_off" in conditions and readout == "logits" and read_labels(model.config):
+    if train is not None and "memory_off" in conditions and readout == "logits" and read_labels(model.config):
         sample = _sample(train.with_format(None), seed)
         folder = output_dir / PROGRESS_FOLDER / "train"
-        training_lines, _ = score_table(model, processor, sample, folder, run, ["reads_off"], **how)
-        training_logits = [row for line in training_lines for row in line["heard"]["reads_off"]["logits"].values()]
+        training_lines, _ = score_table(model, processor, sample, folder, run, ["memory_off"], **how)
+        training_logits = [row for line in training_lines for row in line["scores"]["memory_off"]["logits"].values()]
     if state.is_main_process:
         report = build_report(
             run,
@@ -134,7 +139,7 @@ def score_table(
 ) -> tuple[list[dict], list[Group]]:
     """Score a table under conditions, resuming a stopped run; returns the scores of each group, and the groups."""
     state = process_state()
-    stored = Progress(folder, {**run, "sound": audio_fingerprint(table)}, state)
+    stored = Progress(folder, {**run, "audio": audio_fingerprint(table)}, state)
     groups = make_groups(table, how["batch_size"])
     scorer = TableScorer(model, processor, table, **how)
     left = [group for group in groups if group.number not in stored.done]
@@ -251,7 +256,7 @@ def _score(scorer: TableScorer, group: Group, conditions: Sequence[str], *, stri
     not_scored = {row: reason for row, reason in scorer.not_scored.items() if row in rows}
     processed = {row: scorer.processed_seconds[row] for row in sorted(rows & scorer.processed_seconds.keys())}
     cut = {row: scorer.seconds[row] for row, seconds in processed.items() if seconds < scorer.seconds[row]}
-    return {"group": group.number, "not_heard": not_scored, "heard": scores, "processed": processed, "cut": cut}
+    return {"group": group.number, "not_scored": not_scored, "scores": scores, "processed": processed, "cut": cut}
 
 
 @contextmanager

@@ -26,21 +26,21 @@ _MOST_ROWS = 30
 
 def report_markdown(content: dict) -> str:
     """The content of a report as Markdown, for the folder that also holds its plots."""
-    protocol, columns = content["protocol"], content["columns"]
+    protocol, conditions = content["protocol"], content["conditions"]
     parts = [
         f"# {markdown_text(content['model']['name'])} on {markdown_text(protocol['corpus'])}",
         protocol_table(content).markdown(),
         f"## Conditions\n\n{INTERVALS} {SPELT_OUT}",
         metrics_table(content).markdown(),
-        "\n".join(f"- {column['title']}: {column['description']}" for column in columns.values()),
+        "\n".join(f"- {condition['title']}: {condition['description']}" for condition in conditions.values()),
     ]
     left_out = content.get("left_out", {})
     parts += ["\n".join(f"Left out: {name}, since {reason}." for name, reason in left_out.items())] * bool(left_out)
-    if "other_state" in columns and content.get("without_partner"):
+    if "other_state" in conditions and content.get("without_partner"):
         parts.append(
             f"{content['without_partner']} of {protocol['conversations']} conversations have no partner (another one "
             "with no common speaker and at most one turn less): they are left out of "
-            f"'{columns['other_state']['title']}'."
+            f"'{conditions['other_state']['title']}'."
         )
     if content["differences"]:
         parts += [
@@ -59,10 +59,10 @@ def report_markdown(content: dict) -> str:
         *_group_parts(content),
         *_calibration_parts(content),
     ]
-    if content["not_heard"]:
+    if content["not_scored"]:
         listed = [
             f"- {markdown_text(t['conversation_id'])}, turn {t['turn_index']}: {markdown_text(t['reason'])}"
-            for t in content["not_heard"]
+            for t in content["not_scored"]
         ]
         parts += [f"## Turns that could not be scored ({len(listed)})\n\nLeft out of every condition."]
         parts += ["\n".join(listed)]

@@ -13,11 +13,11 @@ from .report_tables import is_thin
 
 
 # Conditions shown, if the report has them: with memory, and without.
-_SHOWN = ("memory", "reads_off")
+_SHOWN = ("memory", "memory_off")
 # Colour-blind safe colours by Okabe and Ito, and markers, so that lines can be distinguished without colour.
 _STYLES = {
     "memory": ("#0072B2", "o", "-"),
-    "reads_off": ("#D55E00", "s", "-"),
+    "memory_off": ("#D55E00", "s", "-"),
     "reset": ("#009E73", "^", "--"),
     "speaker_normalised": ("#CC79A7", "D", "--"),
     "speaker_centred": ("#56B4E9", "P", "--"),
@@ -34,17 +34,17 @@ _PLAIN = rc_context({"text.parse_math": False})
 @_PLAIN
 def draw_confusion(content: dict, *paths: str | Path) -> None:
     """Draw the confusion matrices of memory on and off side by side, with counts and shares of each row."""
-    columns = content["columns"]
-    names = [name for name in _SHOWN if name in columns] or list(columns)[:1]
+    conditions = content["conditions"]
+    names = [name for name in _SHOWN if name in conditions] or list(conditions)[:1]
     if not names:
         return
     labels = content["protocol"]["labels"]
-    has_none = any(row[-1] for name in names for row in columns[name]["confusion"])
+    has_none = any(row[-1] for name in names for row in conditions[name]["confusion"])
     predicted = [*labels, "none"] if has_none else labels
     size = 1.6 + 0.75 * len(predicted)
     figure = _figure(size * len(names) + 0.6, 1.4 + 0.6 * len(labels))
     for axes, name in zip(np.atleast_1d(figure.subplots(1, len(names))), names):
-        counts = np.array(columns[name]["confusion"])[:, : len(predicted)]
+        counts = np.array(conditions[name]["confusion"])[:, : len(predicted)]
         shares = counts / np.maximum(counts.sum(1, keepdims=True), 1)
         axes.imshow(shares, cmap="Blues", vmin=0, vmax=1, aspect="auto")
         for (row, column), count in np.ndenumerate(counts):
@@ -53,7 +53,7 @@ def draw_confusion(content: dict, *paths: str | Path) -> None:
             axes.text(column, row, text, ha="center", va="center", color=colour, fontsize=8)
         axes.set_xticks(range(len(predicted)), predicted, rotation=30, ha="right")
         axes.set_yticks(range(len(labels)), labels)
-        axes.set(title=columns[name]["title"], xlabel="predicted", ylabel="label")
+        axes.set(title=conditions[name]["title"], xlabel="predicted", ylabel="label")
     _save(figure, *paths)
 
 
@@ -63,22 +63,22 @@ def draw_history(content: dict, *paths: str | Path) -> None:
 
     Ranges with few turns are grey and not connected by a line.
     """
-    columns = {name: column for name, column in content["columns"].items() if name in _STYLES}
-    columns = columns or dict(list(content["columns"].items())[:1])
-    if not columns:
+    conditions = {name: condition for name, condition in content["conditions"].items() if name in _STYLES}
+    conditions = conditions or dict(list(content["conditions"].items())[:1])
+    if not conditions:
         return
-    first = next(iter(columns.values()))["by_history"]
+    first = next(iter(conditions.values()))["by_history"]
     figure = _figure(8, 4)
     axes = figure.subplots()
-    for number, (name, column) in enumerate(columns.items()):
+    for number, (name, condition) in enumerate(conditions.items()):
         colour, marker, line = _STYLES.get(name, _STYLES["memory"])
         # Shifted, so that intervals do not overlap.
-        shift = 0.08 * (number - (len(columns) - 1) / 2)
-        found = list(column["by_history"].values())
+        shift = 0.08 * (number - (len(conditions) - 1) / 2)
+        found = list(condition["by_history"].values())
         places = np.arange(len(found)) + shift
         shares = np.array([100 * bin["wa"] for bin in found])
         thin = np.array([is_thin(bin) for bin in found])
-        axes.plot(places, np.where(thin, np.nan, shares), line, color=colour, marker=marker, label=column["title"])
+        axes.plot(places, np.where(thin, np.nan, shares), line, color=colour, marker=marker, label=condition["title"])
         axes.plot(places[thin], shares[thin], linestyle="none", color=_THIN, marker=marker, zorder=1)
         for place, share, bin in zip(places, shares, found):
             if not is_thin(bin) and bin.get("interval"):
@@ -101,20 +101,20 @@ def draw_calibration(content: dict, *paths: str | Path) -> None:
 
     Nothing is drawn if no condition has probabilities.
     """
-    columns = {
-        name: content["columns"][name]
+    conditions = {
+        name: content["conditions"][name]
         for name in _SHOWN
-        if content["columns"].get(name, {}).get("calibration") is not None
+        if content["conditions"].get(name, {}).get("calibration") is not None
     }
-    if not columns:
+    if not conditions:
         return
     figure = _figure(9, 4)
     reliability, coverage = figure.subplots(1, 2)
     reliability.plot([0, 1], [0, 1], ":", color="0.5", linewidth=1)
-    for name, column in columns.items():
+    for name, condition in conditions.items():
         colour, marker, line = _STYLES[name]
-        found = column["calibration"]
-        label = f"{column['title']}, ECE {100 * found['ece']:.1f} points"
+        found = condition["calibration"]
+        label = f"{condition['title']}, ECE {100 * found['ece']:.1f} points"
         confidence, accuracy, turns = zip(*((b["confidence"], b["accuracy"], b["turns"]) for b in found["bins"]))
         reliability.plot(confidence, accuracy, line, color=colour, label=label)
         sizes = 10 + 150 * np.array(turns) / sum(turns)

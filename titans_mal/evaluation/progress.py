@@ -41,7 +41,7 @@ class Progress:
                 f"{folder.parent} holds another run, with another {' and '.join(differing)}: choose another folder, "
                 f"or remove {folder}."
             )
-        self.done = {group["group"] for group in self.read() if not group["not_heard"]}
+        self.done = {group["group"] for group in self.read() if not group["not_scored"]}
         # No process writes before all have read, so that all see the same unfinished groups.
         state.wait_for_everyone()
 

@@ -20,7 +20,7 @@ from ..training_recipe import RECIPE_FILE, read_recipe
 
 
 # Fields that must be equal for numbers to be compared; fields of the fold may differ between folds.
-_OF_THE_TASK = ("corpus", "label_set", "labels", "split", "prompt", "readout", "heard_seconds")
+_OF_THE_TASK = ("corpus", "label_set", "labels", "split", "prompt", "readout", "turn_seconds")
 _OF_THE_FOLD = ("data", "turns", "scored", "conversations")
 _PACKAGES = ("torch", "transformers", "datasets", "evaluate", "scikit-learn")
 
@@ -60,7 +60,7 @@ def protocol_of(model, processor, dataset: Dataset, *, readout: str, max_new_tok
         "readout": readouts[model.config.emotion_readout]
         if readout == "logits"
         else f"generated text of at most {max_new_tokens} tokens",
-        "heard_seconds": [model.min_turn_seconds(processor), model.max_turn_seconds(processor)],
+        "turn_seconds": [model.min_turn_seconds(processor), model.max_turn_seconds(processor)],
         "seed": seed,
         "versions": {"titans_mal": __version__, **{package: version(package) for package in _PACKAGES}},
     }
@@ -183,8 +183,8 @@ def _check_folds(contents: Sequence[dict]) -> None:
     measured = set()
     for content in contents:
         fold, data = content["protocol"]["fold"], content["protocol"]["data"]
-        not_heard = [[turn["conversation_id"], turn["turn_index"]] for turn in content["not_heard"]]
-        if by_fold.setdefault(fold, (data, not_heard)) != (data, not_heard):
+        not_scored = [[turn["conversation_id"], turn["turn_index"]] for turn in content["not_scored"]]
+        if by_fold.setdefault(fold, (data, not_scored)) != (data, not_scored):
             raise ProtocolError(f"Reports of fold {fold} were measured on different turns.")
         if by_data.setdefault(data, fold) != fold:
             raise ProtocolError(f"Folds {by_data[data]} and {fold} were measured on the same turns.")

@@ -34,14 +34,14 @@ _DESCRIPTIONS = {
     "copy_previous": "The gold label of the speaker's latest scored turn (not available to models), or the majority.",
 }
 # Conditions with results by group.
-_BY_GROUP = ("memory", "reads_off")
+_BY_GROUP = ("memory", "memory_off")
 NO_TRAINING_SPLIT = "there is no training split"
 NO_PARTNER = "no conversation has a partner (no common speaker, at most one turn less)"
 NO_LOGITS = "answers are generated, without logits"
 
 
 @dataclass
-class _Column:
+class _Condition:
     """The predictions of a condition, baseline or floor.
 
     Attributes:
@@ -58,7 +58,7 @@ class _Column:
     unparsable: float | None = None
 
     @classmethod
-    def of_logits(cls, logits: np.ndarray, rows: np.ndarray, total: int, *, are_probable: bool = True) -> _Column:
+    def of_logits(cls, logits: np.ndarray, rows: np.ndarray, total: int, *, are_probable: bool = True) -> _Condition:
         predicted, covered = np.full(total, -1), np.zeros(total, dtype=bool)
         predicted[rows], covered[rows] = logits.argmax(-1), True
         return cls(predicted, covered, rows, logits if are_probable else None)
@@ -80,7 +80,7 @@ def build_report(
     """Build the report from all scores.
 
     Args:
-        run: `protocol`, `model`, `conditions` and `batch_size`.
+        run: `protocol`, `model`, `requested_conditions` and `batch_size`.
         lines: the scores of each group.
         groups: expected number of groups.
         training_logits: (turns, labels), with memory off, of turns of the training split.
@@ -92,7 +92,7 @@ def build_report(
     missing = sorted(set(range(groups)) - {line["group"] for line in lines})
     if missing:
         raise ValueError(f"The groups {missing} of {groups} were not scored: run the evaluation again to resume it.")
-    not_scored = {int(row): reason for line in lines for row, reason in line["not_heard"].items()}
+    not_scored = {int(row): reason for line in lines for row, reason in line["not_scored"].items()}
     # Missing in scores of earlier versions.
     processed = {int(row): seconds for line in lines for row, seconds in line.get("processed", {}).items()}
     turns = Turns.of(dataset, list(not_scored))
@@ -105,13 +105,13 @@ def build_report(
             f"None of the turns with labels could be scored; the first reason is {next(iter(not_scored.values()))}"
         )
     found = {name: _condition(scored, turns) for name, scored in scores.items()}
-    columns = {name: column for name, column in found.items() if column is not None}
+    conditions = {name: condition for name, condition in found.items() if condition is not None}
     temperature = run["model"].get("temperature", 1.0)
-    baselines, left_out = _baselines(columns.get("reads_off"), turns, train, training_logits, temperature)
+    baselines, left_out = _baselines(conditions.get("memory_off"), turns, train, training_logits, temperature)
     if "other_state" in found and not (scores["other_state"].logits or scores["other_state"].texts):
         left_out["other_state"] = NO_PARTNER
-    columns |= baselines | _floors(turns, train)
-    columns = {name: columns[name] for name in TITLES if name in columns}
+    conditions |= baselines | _floors(turns, train)
+    conditions = {name: conditions[name] for name in TITLES if name in conditions}
     run["protocol"]["scored"] = int(turns.scored.sum())
     titles = TITLES | (TITLES_WITH_LORA if run["model"].get("lora") else {})
     content = {
@@ -121,34 +121,34 @@ def build_report(
         "processes": processes,
         "bootstrap": {"resamples": resamples, "unit": "conversation", "confidence": 0.95},
         "majority_from": "the evaluated split itself" if train is None else "the training split",
-        "columns": {
-            name: {"title": titles[name], **_numbers(name, column, turns, temperature, **bootstrap)}
-            for name, column in columns.items()
+        "conditions": {
+            name: {"title": titles[name], **_numbers(name, condition, turns, temperature, **bootstrap)}
+            for name, condition in conditions.items()
         },
         "dimensions": values,
         "left_out": left_out,
         "without_partner": without_partner,
-        "differences": _differences(columns, turns, **bootstrap),
-        "groups": by_group({name: columns[name].predicted for name in _BY_GROUP if name in columns}, turns),
+        "differences": _differences(conditions, turns, **bootstrap),
+        "groups": by_group({name: conditions[name].predicted for name in _BY_GROUP if name in conditions}, turns),
         "surprise": mean_by_history(scores["memory"].surprise if "memory" in scores else {}, turns.depths),
-        "not_heard": _not_scored(dataset, not_scored),
+        "not_scored": _not_scored(dataset, not_scored),
         "cut": _cut(dataset, lines, processed),
         "problems": [str(problem) for problem in problems],
     }
-    return EvaluationReport(content, _predictions(dataset, columns, turns, temperature, processed))
+    return EvaluationReport(content, _predictions(dataset, conditions, turns, temperature, processed))
 
 
 def _merge(lines: list[dict]) -> dict[str, TableScores]:
     """The scores of all groups, by condition."""
     scores: dict[str, TableScores] = defaultdict(TableScores)
     for line in lines:
-        for name, kinds in line["heard"].items():
+        for name, kinds in line["scores"].items():
             of_group = {kind: {int(row): value for row, value in rows.items()} for kind, rows in kinds.items()}
             scores[name].add(TableScores(**of_group))
     return scores
 
 
-def _condition(scores: TableScores, turns: Turns) -> _Column | None:
+def _condition(scores: TableScores, turns: Turns) -> _Condition | None:
     """The predictions of a condition; None if it covers no turn with a label."""
     total = len(turns.references)
     rows = np.array(sorted({*scores.logits, *scores.texts}), dtype=int)
@@ -159,17 +159,17 @@ def _condition(scores: TableScores, turns: Turns) -> _Column | None:
         covered[rows] = True
         for row, text in scores.texts.items():
             predicted[row] = parse_label(text, turns.labels)
-        return _Column(predicted, covered, unparsable=float((predicted[turns.scored & covered] < 0).mean()))
-    return _Column.of_logits(np.array([scores.logits[row] for row in rows]), rows, total)
+        return _Condition(predicted, covered, unparsable=float((predicted[turns.scored & covered] < 0).mean()))
+    return _Condition.of_logits(np.array([scores.logits[row] for row in rows]), rows, total)
 
 
 def _baselines(
-    alone: _Column | None,
+    alone: _Condition | None,
     turns: Turns,
     train: Dataset | None,
     training_logits: np.ndarray | None,
     temperature: float,
-) -> tuple[dict[str, _Column], dict[str, str]]:
+) -> tuple[dict[str, _Condition], dict[str, str]]:
     """Baselines computed from the logits with memory off; and why others are left out."""
     if alone is None:
         return {}, {}
@@ -178,102 +178,101 @@ def _baselines(
     rows, total, left_out = alone.rows, len(turns.references), {}
     conversations, speakers = ([column[row] for row in rows] for column in (turns.conversations, turns.speakers))
     normalised = speaker_normalised(alone.logits, conversations, speakers)
-    baselines = {"speaker_normalised": _Column.of_logits(normalised, rows, total, are_probable=False)}
+    baselines = {"speaker_normalised": _Condition.of_logits(normalised, rows, total, are_probable=False)}
     if training_logits is None:
         left_out["speaker_centred"] = (
             NO_TRAINING_SPLIT if train is None else "no turn of the training split was scored"
         )
     else:
         centred = speaker_centred(alone.logits, conversations, speakers, training_logits.mean(0))
-        baselines["speaker_centred"] = _Column.of_logits(centred, rows, total)
+        baselines["speaker_centred"] = _Condition.of_logits(centred, rows, total)
     if train is None:
         left_out["transitions"] = NO_TRAINING_SPLIT
     else:
         chances = emotion_transitions(train["emotion"], train["conversation_id"], len(turns.labels))
         # Computed from probabilities at the model's temperature, and scaled back to logits.
         decoded = temperature * decode_dialogues(alone.logits / temperature, conversations, *chances)
-        baselines["transitions"] = _Column.of_logits(decoded, rows, total)
+        baselines["transitions"] = _Condition.of_logits(decoded, rows, total)
     return baselines, left_out
 
 
-def _floors(turns: Turns, train: Dataset | None) -> dict[str, _Column]:
+def _floors(turns: Turns, train: Dataset | None) -> dict[str, _Condition]:
     if not turns.scored.any():
         return {}
     most = majority(turns.references if train is None else np.array(train["emotion"]), len(turns.labels))
     copies = copy_previous(turns.references, turns.conversations, turns.speakers, most)
     floors = {"majority": np.full(len(copies), most), "copy_previous": copies}
-    return {name: _Column(predicted, np.ones(len(copies), dtype=bool)) for name, predicted in floors.items()}
+    return {name: _Condition(predicted, np.ones(len(copies), dtype=bool)) for name, predicted in floors.items()}
 
 
-def _numbers(name: str, column: _Column, turns: Turns, temperature: float, **bootstrap) -> dict:
-    turns = turns.only(column.covered)
-    metrics = measure(column.predicted, turns.references, turns.conversations, len(turns.labels), **bootstrap)
+def _numbers(name: str, condition: _Condition, turns: Turns, temperature: float, **bootstrap) -> dict:
+    turns = turns.only(condition.covered)
+    metrics = measure(condition.predicted, turns.references, turns.conversations, len(turns.labels), **bootstrap)
     description = ALL_CONDITIONS[name].__doc__ or "" if name in ALL_CONDITIONS else _DESCRIPTIONS[name]
     calibration = None
-    if column.logits is not None:
-        scored = turns.references[column.rows] >= 0
-        probabilities = probabilities_of(column.logits[scored], temperature)
-        calibration = calibration_of(probabilities, turns.references[column.rows[scored]])
+    if condition.logits is not None:
+        scored = turns.references[condition.rows] >= 0
+        probabilities = probabilities_of(condition.logits[scored], temperature)
+        calibration = calibration_of(probabilities, turns.references[condition.rows[scored]])
     return {
         "description": " ".join(description.split()),
         "metrics": metrics,
-        **confusion_and_recall(column.predicted, turns),
-        "by_history": by_history(column.predicted, turns, **bootstrap),
+        **confusion_and_recall(condition.predicted, turns),
+        "by_history": by_history(condition.predicted, turns, **bootstrap),
         "calibration": calibration,
-        "unparsable": column.unparsable,
+        "unparsable": condition.unparsable,
     }
 
 
-def _differences(columns: Mapping[str, _Column], turns: Turns, **bootstrap) -> dict[str, dict]:
+def _differences(conditions: Mapping[str, _Condition], turns: Turns, **bootstrap) -> dict[str, dict]:
     """Memory on minus every other condition, on the turns that both cover."""
-    if "memory" not in columns:
+    if "memory" not in conditions:
         return {}
-    memory = columns["memory"]
+    memory = conditions["memory"]
     return {
         name: compare_predictions(
             memory.predicted,
-            column.predicted,
-            turns.only(memory.covered & column.covered).references,
+            condition.predicted,
+            turns.only(memory.covered & condition.covered).references,
             turns.conversations,
             len(turns.labels),
             **bootstrap,
         )
-        for name, column in columns.items()
+        for name, condition in conditions.items()
         if name != "memory"
     }
 
 
 def _not_scored(dataset: Dataset, reasons: dict[int, str]) -> list[dict]:
-    columns = dataset.select_columns(["conversation_id", "turn_index"])
-    return [{**columns[row], "reason": reason} for row, reason in sorted(reasons.items())]
+    named = dataset.select_columns(["conversation_id", "turn_index"])
+    return [{**named[row], "reason": reason} for row, reason in sorted(reasons.items())]
 
 
 def _cut(dataset: Dataset, lines: list[dict], processed: dict[int, float]) -> list[dict]:
     """The turns of which only the beginning was processed, with their lengths."""
-    columns = dataset.select_columns(["conversation_id", "turn_index"])
+    named = dataset.select_columns(["conversation_id", "turn_index"])
     cut = {int(row): seconds for line in lines for row, seconds in line.get("cut", {}).items()}
     return [
-        {**columns[row], "seconds": seconds, "processed_seconds": processed[row]}
-        for row, seconds in sorted(cut.items())
+        {**named[row], "seconds": seconds, "processed_seconds": processed[row]} for row, seconds in sorted(cut.items())
     ]
 
 
 def _predictions(
     dataset: Dataset,
-    columns: Mapping[str, _Column],
+    conditions: Mapping[str, _Condition],
     turns: Turns,
     temperature: float,
     processed: Mapping[int, float],
 ) -> list[dict]:
     probabilities: dict[int, dict[str, dict]] = defaultdict(dict)
-    for name, column in columns.items():
-        if column.logits is not None:
-            for row, shares in zip(column.rows, probabilities_of(column.logits, temperature)):
+    for name, condition in conditions.items():
+        if condition.logits is not None:
+            for row, shares in zip(condition.rows, probabilities_of(condition.logits, temperature)):
                 probabilities[row][name] = {label: round(p, 6) for label, p in zip(turns.labels, shares.tolist())}
     named = dataset.select_columns(["conversation_id", "turn_index", "speaker"])
     predictions = []
     for row in np.flatnonzero(turns.scored).tolist():
-        places = {name: column.predicted[row] for name, column in columns.items() if column.covered[row]}
+        places = {name: condition.predicted[row] for name, condition in conditions.items() if condition.covered[row]}
         predictions.append(
             {
                 **named[row],

@@ -6,12 +6,14 @@ import json
 from dataclasses import dataclass
 from pathlib import Path
 
+from ..deprecation import warn_renamed
 from ..modeling.json_text import parse_json, read_json
 from .report_schema import check_schema
+from .report_versions import with_present_conditions, with_present_keys
 
 
-# Major.minor; conditions have another meaning in another major version.
-SCHEMA_VERSION = "2.1"
+# Major.minor. `report_versions` gives reports of earlier major versions the present keys.
+SCHEMA_VERSION = "3.0"
 REPORT_FILE, PREDICTIONS_FILE, TABLES_FOLDER = "report.json", "predictions.jsonl", "tables"
 
 
@@ -20,7 +22,7 @@ class EvaluationReport:
     """A report with its predictions.
 
     Attributes:
-        content: as described by `report.schema.json`.
+        content: as described by `report.schema.json`; a report of an earlier version gets the present keys.
         predictions: one dict per scored turn: `conversation_id`, `turn_index`, `speaker`, `label`, `predicted` (the
             label for each condition; None: an answer without a label), `probabilities` (of all labels, for each
             condition with probabilities) and `processed_seconds`.
@@ -36,6 +38,8 @@ class EvaluationReport:
                 f"The report has schema version {version}, but this version of titans_mal reads only up to "
                 f"{SCHEMA_VERSION}: use a later version."
             )
+        self.content = with_present_keys(self.content)
+        self.predictions = [with_present_conditions(prediction) for prediction in self.predictions]
         check_schema(self.content)
 
     @property
@@ -43,8 +47,15 @@ class EvaluationReport:
         return self.content["protocol"]
 
     @property
+    def conditions(self) -> dict[str, dict]:
+        """The results of each condition, baseline and floor."""
+        return self.content["conditions"]
+
+    @property
     def columns(self) -> dict[str, dict]:
-        return self.content["columns"]
+        """Deprecated name of `conditions`."""
+        warn_renamed("EvaluationReport.columns", "conditions")
+        return self.conditions
 
     def save(self, folder: str | Path) -> None:
         """Write into a folder: JSON, Markdown, predictions, plots (PNG and PDF) and tables (CSV and LaTeX)."""

@@ -14,10 +14,10 @@ SPELT_OUT = (
 )
 TITLES = {
     "memory": "memory on",
-    "reads_off": "memory off",
+    "memory_off": "memory off",
     "host_memory": "memory on, LoRA off",
     "host": "host alone",
-    "half_reads": "memory at half strength",
+    "memory_half": "memory at half strength",
     "reset": "reset every turn",
     "other_state": "another conversation's state",
     "shuffled": "shuffled history",
@@ -28,7 +28,7 @@ TITLES = {
     "copy_previous": "floor: copy of the speaker's previous gold label",
 }
 # Titles for a model with a LoRA, which is independent of the memory.
-TITLES_WITH_LORA = {"memory": "memory on, LoRA on", "reads_off": "memory off, LoRA on"}
+TITLES_WITH_LORA = {"memory": "memory on, LoRA on", "memory_off": "memory off, LoRA on"}
 # A range of history with fewer turns, or with too few conversations for an interval, is marked as uncertain.
 MIN_TURNS = 20
 # The same for a group of turns.
@@ -44,12 +44,12 @@ def report_tables(content: dict) -> list[Table]:
 
 def metrics_table(content: dict) -> Table:
     """The metrics of each condition."""
-    columns = content["columns"]
-    has_text = any(column["unparsable"] is not None for column in columns.values())
+    conditions = content["conditions"]
+    has_text = any(condition["unparsable"] is not None for condition in conditions.values())
     table = Table("metrics", ["condition", *METRIC_TITLES.values(), *["no label named"] * has_text])
-    for column in columns.values():
-        unparsable = [Number(column["unparsable"])] * has_text
-        table.rows.append([column["title"], *_numbers(column["metrics"]), *unparsable])
+    for condition in conditions.values():
+        unparsable = [Number(condition["unparsable"])] * has_text
+        table.rows.append([condition["title"], *_numbers(condition["metrics"]), *unparsable])
     return table
 
 
@@ -57,7 +57,7 @@ def difference_table(content: dict) -> Table:
     """Memory on minus each other condition."""
     table = Table("differences", ["minus", *METRIC_TITLES.values(), "better / worse turns", "McNemar p"])
     for name, found in content["differences"].items():
-        table.rows.append([content["columns"][name]["title"], *difference_cells(found)])
+        table.rows.append([content["conditions"][name]["title"], *difference_cells(found)])
     return table
 
 
@@ -69,15 +69,15 @@ def difference_cells(found: dict) -> list:
 
 def history_table(content: dict) -> Table:
     """WA of each condition by the number of earlier turns of the speaker; uncertain ranges are in brackets."""
-    columns = list(content["columns"].values())
-    depths = columns[0]["by_history"] if columns else {}
+    conditions = list(content["conditions"].values())
+    depths = conditions[0]["by_history"] if conditions else {}
     titles = [f"({depth})" if is_thin(found) else depth for depth, found in depths.items()]
     table = Table("history", ["condition", *titles])
     if depths:
         table.rows.append(["turns", *(found["turns"] for found in depths.values())])
-    for column in columns:
-        found = (column["by_history"].get(depth, {"wa": None}) for depth in depths)
-        table.rows.append([column["title"], *(Number(f["wa"], f.get("interval")) for f in found)])
+    for condition in conditions:
+        found = (condition["by_history"].get(depth, {"wa": None}) for depth in depths)
+        table.rows.append([condition["title"], *(Number(f["wa"], f.get("interval")) for f in found)])
     return table
 
 
@@ -89,18 +89,18 @@ def is_thin(found: dict) -> bool:
 def recall_table(content: dict) -> Table:
     """The recall of each label under each condition."""
     table = Table("recall", ["condition", *content["protocol"]["labels"]])
-    for column in content["columns"].values():
-        table.rows.append([column["title"], *map(Number, column["recall"].values())])
+    for condition in content["conditions"].values():
+        table.rows.append([condition["title"], *map(Number, condition["recall"].values())])
     return table
 
 
 def calibration_table(content: dict) -> Table:
     """Calibration error and log loss of each condition."""
     table = Table("calibration", ["condition", "expected calibration error", "log loss"])
-    for column in content["columns"].values():
-        found = column.get("calibration")
+    for condition in content["conditions"].values():
+        found = condition.get("calibration")
         if found is not None:
-            table.rows.append([column["title"], Number(found["ece"]), f"{found['log_loss']:.3f}"])
+            table.rows.append([condition["title"], Number(found["ece"]), f"{found['log_loss']:.3f}"])
     return table
 
 
@@ -118,7 +118,7 @@ def dimension_table(content: dict) -> Table:
 def coverage_table(content: dict, *, accuracies=(0.6, 0.7, 0.8, 0.9, 0.95)) -> Table:
     """For several accuracies, the threshold below which turns are "unknown", with memory on."""
     table = Table("coverage", ["accuracy of at least", "threshold", "turns answered", "accuracy"])
-    curve = (content["columns"].get("memory", {}).get("calibration") or {}).get("coverage", [])
+    curve = (content["conditions"].get("memory", {}).get("calibration") or {}).get("coverage", [])
     for wanted in accuracies:
         point = next((point for point in curve if point["accuracy"] >= wanted), None)
         if point is not None:
@@ -132,7 +132,7 @@ def group_tables(content: dict) -> list[Table]:
     tables = []
     for column, groups in content.get("groups", {}).items():
         names = list(next(iter(groups.values()))["conditions"])
-        titles = [content["columns"][name]["title"] for name in names]
+        titles = [content["conditions"][name]["title"] for name in names]
         shown = [f"{metric}, {title}" for title in titles for metric in ("WA", "UA")]
         table = Table(f"by_{column}", [column, "turns", *shown])
         for group, found in groups.items():
@@ -155,7 +155,7 @@ def worst_groups(content: dict) -> list[str]:
             f"{name} (UA {Number(enough[name]['conditions'][condition]['ua'])}, {enough[name]['turns']} turns)"
             for name in (ranked[0], ranked[-1])
         ]
-        title = content["columns"][condition]["title"]
+        title = content["conditions"][condition]["title"]
         lines.append(
             f"By {column}, {title}: the worst of {len(enough)} with at least {MIN_GROUP} turns is {ends[0]}, the best "
             f"{ends[1]}."
@@ -166,7 +166,7 @@ def worst_groups(content: dict) -> list[str]:
 def protocol_table(content: dict) -> Table:
     """The protocol of a report."""
     protocol, model = content["protocol"], content["model"]
-    shortest, longest = protocol["heard_seconds"]
+    shortest, longest = protocol["turn_seconds"]
     length = f"padded to {shortest} s" + ("" if longest is None else f", cut to {longest:g} s")
     rows = {
         "corpus, label set": f"{protocol['corpus']}, {protocol['label_set']} ({', '.join(protocol['labels'])})",

@@ -74,7 +74,7 @@ class RunGroup:
     def mean(self, name: str, metric: str) -> dict[str, float | None]:
         """`value`, the mean of a condition's metric over all runs, and `deviation`, the sample standard deviation over
         what `varies`; for seeds with several folds each, over the seeds' means."""
-        values = [report.columns[name]["metrics"][metric]["value"] for report in self.reports]
+        values = [report.conditions[name]["metrics"][metric]["value"] for report in self.reports]
         if self.varies == "seeds":
             by_seed = defaultdict(list)
             for seed, value in zip(self.seeds, values):

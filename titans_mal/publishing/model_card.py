@@ -37,7 +37,7 @@ EXAMPLES_FOLDER, PICTURES_FOLDER = "examples", "evaluation"
 _TAGS = ("speech-emotion-recognition", "audio", "titans", "test-time-memory", "titans_mal")
 _NOT_SHOWN = ("model_type", "weights_fingerprint")
 # The conditions that are reported as results of the model.
-_RESULTS = ("memory", "reads_off")
+_RESULTS = ("memory", "memory_off")
 # Values of a recipe that are not shown.
 _EMPTY = ("", "None", "{}", "[]", "null")
 # Names of a report's metrics on the Hub.
@@ -195,10 +195,10 @@ def _eval_results(content: dict) -> list[EvalResult]:
             task_type="audio-classification",
             task_name="Emotion recognition in conversation",
             metric_type=_METRICS[metric],
-            metric_name=f"{METRIC_TITLES[metric]} ({column['title']})",
+            metric_name=f"{METRIC_TITLES[metric]} ({condition['title']})",
             metric_value=round(100 * found["value"], 2),
             metric_args={
-                "column": name,
+                "condition": name,
                 "metric": metric,
                 "interval": found["interval"] and [round(100 * end, 2) for end in found["interval"]],
                 **measured,
@@ -206,9 +206,9 @@ def _eval_results(content: dict) -> list[EvalResult]:
             },
             **dataset,
         )
-        for name, column in content["columns"].items()
+        for name, condition in content["conditions"].items()
         if name in _RESULTS
-        for metric, found in column["metrics"].items()
+        for metric, found in condition["metrics"].items()
         if metric in _METRICS
     ]
 

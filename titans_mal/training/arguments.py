@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import torch
 from transformers import TrainingArguments
 
+from ..deprecation import warn_renamed
 from ..processes import process_state
 from .options import LABEL_NAMES, check_accelerator_config, check_options, wants_best_metric
 
@@ -66,6 +67,10 @@ class ConversationTrainingArguments(TrainingArguments):
     )
 
     def __post_init__(self):
+        former = self.metric_for_best_model
+        if former is not None and former.endswith("_reads_off"):
+            self.metric_for_best_model = f"{former.removesuffix('_reads_off')}_memory_off"
+            warn_renamed(f"The metric {former}", self.metric_for_best_model)
         check_options(self)
         # Trainer would remove all columns, since their names differ from the model's inputs.
         self.remove_unused_columns = False

@@ -88,7 +88,7 @@ REJECTED_ARGUMENTS = {
 
 # Metrics of evaluations during training; their names begin with "eval_" and the name of the evaluation set, if
 # several.
-METRICS = ("ua", "wa", "ua_reads_off", "ccc", "ccc_reads_off")
+METRICS = ("ua", "wa", "ua_memory_off", "ccc", "ccc_memory_off")
 LABEL_NAMES = ["emotion_labels"]
 
 

@@ -49,7 +49,7 @@ EVALUATION_FOLDER = "evaluation"
 # Files of a checkpoint: the lanes' states, and the data that determines which turns they process.
 LANES_FOLDER, PLAN_FILE = "lanes", "plan.json"
 # Conditions of an evaluation during training; the final one has all conditions.
-_EVALUATED = ("memory", "reads_off")
+_EVALUATED = ("memory", "memory_off")
 
 
 class ConversationTrainer(Trainer):
@@ -291,8 +291,8 @@ class ConversationTrainer(Trainer):
             metric_key_prefix: of the metrics' names; if it is not "eval", also the report's folder.
 
         Returns:
-            `eval_ua`, `eval_wa` (memory on) and `eval_ua_reads_off` (memory off); for a model with
-            `emotion_dimensions` also their mean concordance, `eval_ccc` and `eval_ccc_reads_off`; for several tables
+            `eval_ua`, `eval_wa` (memory on) and `eval_ua_memory_off` (memory off); for a model with
+            `emotion_dimensions` also their mean concordance, `eval_ccc` and `eval_ccc_memory_off`; for several tables
             `eval_NAME_ua` and so on.
         """
         tables = self.eval_dataset if eval_dataset is None else eval_dataset
@@ -405,14 +405,14 @@ def _with_values(values: Tensor) -> Tensor:
 def _metrics_of(report: EvaluationReport) -> dict[str, float]:
     """The metrics that are logged from a report during training."""
     metrics = {}
-    for condition, suffix in zip(_EVALUATED, ("", "_reads_off")):
-        if condition in report.columns:
-            metrics[f"ua{suffix}"] = report.columns[condition]["metrics"]["ua"]["value"]
+    for condition, suffix in zip(_EVALUATED, ("", "_memory_off")):
+        if condition in report.conditions:
+            metrics[f"ua{suffix}"] = report.conditions[condition]["metrics"]["ua"]["value"]
         if condition in report.content["dimensions"]:
             found = report.content["dimensions"][condition].values()
             metrics[f"ccc{suffix}"] = sum(result["value"] for result in found) / len(found)
-    if "memory" in report.columns:
-        metrics["wa"] = report.columns["memory"]["metrics"]["wa"]["value"]
+    if "memory" in report.conditions:
+        metrics["wa"] = report.conditions["memory"]["metrics"]["wa"]["value"]
     return metrics
 
 

@@ -2,6 +2,7 @@
 
 import copy
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -48,22 +49,22 @@ def make_report(
         "protocol": protocol_of(model, tiny_processor(), table, readout="logits", max_new_tokens=8, seed=0),
         "model": {"name": f"m{seed}", "class": "M", "base": None, "base_revision": None, "memory": {}, "weights": None}
         | {"dtype": "float32", **model_fields},
-        "conditions": ["memory", "reads_off"],
+        "requested_conditions": ["memory", "memory_off"],
         "batch_size": 4,
     }
     rng = rng if rng_seed is None else np.random.default_rng(rng_seed)
     scored = {
         name: {"logits": {row: rng.standard_normal(2).tolist() for row in range(turns)}, "texts": {}, "surprise": {}}
-        for name in ("memory", "reads_off")
+        for name in ("memory", "memory_off")
     }
-    lines = [{"group": 0, "not_heard": {}, "heard": scored}]
+    lines = [{"group": 0, "not_scored": {}, "scores": scored}]
     return build_report(run, table, lines, train=None, resamples=100, groups=1, problems=[], processes=1)
 
 
 def test_means_and_pooled_folds():
     reports = [make_report(fold=fold, turns=20 * fold) for fold in (1, 2, 3)]
     compared = compare_reports(reports)
-    values = [report.columns["memory"]["metrics"]["ua"]["value"] for report in reports]
+    values = [report.conditions["memory"]["metrics"]["ua"]["value"] for report in reports]
     assert compared["mean"]["memory"]["ua"]["value"] == pytest.approx(np.mean(values))
     assert compared["mean"]["memory"]["ua"]["deviation"] == pytest.approx(np.std(values, ddof=1))
     turns = [turn for report in reports for turn in report.predictions]
@@ -84,7 +85,7 @@ def test_means_and_pooled_folds():
 def test_conversations_of_different_folds_may_share_names():
     """Of six in each fold there is no telling; of twelve there is."""
     reports = [make_report(fold=fold, turns=30) for fold in (1, 2)]
-    assert reports[0].columns["memory"]["metrics"]["wa"]["interval"] is None
+    assert reports[0].conditions["memory"]["metrics"]["wa"]["interval"] is None
     assert compare_reports(reports)["pooled"]["memory"]["wa"]["interval"] is not None
 
 
@@ -122,7 +123,7 @@ def test_no_mean_over_models_that_differ_in_more_than_seed_or_fold(differing):
     compared = compare_reports(reports)
     assert [group["runs"] for group in compared["groups"]] == [2, 1]
     assert compared["mean"] is None
-    values = [report.columns["memory"]["metrics"]["wa"]["value"] for report in reports[:2]]
+    values = [report.conditions["memory"]["metrics"]["wa"]["value"] for report in reports[:2]]
     assert compared["groups"][0]["mean"]["memory"]["wa"] == {
         "value": pytest.approx(np.mean(values)),
         "deviation": pytest.approx(np.std(values, ddof=1)),
@@ -148,7 +149,7 @@ def test_seeds_of_several_folds_deviate_by_seed():
     reports = [make_report(fold=fold, **trained(seed, fold=fold)) for seed in (0, 1, 2) for fold in (1, 2)]
     group = compare_reports(reports)["groups"][0]
     assert (group["runs"], group["varies"], group["pooled"]) == (6, "seeds", None)
-    values = np.array([report.columns["memory"]["metrics"]["ua"]["value"] for report in reports]).reshape(3, 2)
+    values = np.array([report.conditions["memory"]["metrics"]["ua"]["value"] for report in reports]).reshape(3, 2)
     assert group["mean"]["memory"]["ua"]["value"] == pytest.approx(values.mean())
     assert group["mean"]["memory"]["ua"]["deviation"] == pytest.approx(np.std(values.mean(1), ddof=1))
     # Seeds with other folds each cannot be distinguished from the folds.
@@ -166,11 +167,33 @@ def test_runs_without_a_recipe_are_matched_by_name():
 def test_reports_of_another_major_version_are_rejected():
     old = make_report(name="old")
     old.content["schema_version"] = 1
-    with pytest.raises(ProtocolError, match=r"schema versions \[1, 2\]"):
+    with pytest.raises(ProtocolError, match=r"schema versions \[1, 3\]"):
         compare_reports([old, make_report()])
     minor = make_report(name="minor", weights="w")
-    minor.content["schema_version"] = "2.7"
+    minor.content["schema_version"] = "3.7"
     assert len(compare_reports([minor, make_report()])["groups"]) == 2
+
+
+def test_a_report_of_version_2_becomes_one_of_version_3(tmp_path):
+    folder = Path(__file__).parent / "saved_report_2_1"
+    saved, report = json.loads((folder / "report.json").read_text()), EvaluationReport.load(folder)
+    assert (saved["schema_version"], report.content["schema_version"]) == ("2.1", "3.0")
+    report.save(tmp_path)
+    assert EvaluationReport.load(tmp_path) == report
+    assert report.content["requested_conditions"] == ["memory", "memory_off", "memory_half"]
+    assert report.conditions["memory_off"] == saved["columns"]["reads_off"]
+    assert report.content["differences"]["memory_half"] == saved["differences"]["half_reads"]
+    assert report.protocol["turn_seconds"] == saved["protocol"]["heard_seconds"]
+    (by_speaker,) = [groups for name, groups in report.content["groups"].items() if name == "speaker"]
+    assert {*by_speaker["A"]["conditions"]} == {"memory", "memory_off"}
+    turns = [json.loads(line) for line in (folder / "predictions.jsonl").read_text().splitlines()]
+    assert [turn["predicted"]["memory_off"] for turn in report.predictions] == [
+        turn["predicted"]["reads_off"] for turn in turns
+    ]
+    former = json.dumps([report.content, report.predictions])
+    assert not any(f'"{name}"' in former for name in ("columns", "reads_off", "half_reads", "not_heard"))
+    with pytest.warns(DeprecationWarning, match="columns is now conditions"):
+        assert report.columns is report.conditions
 
 
 @pytest.mark.parametrize(
@@ -197,7 +220,7 @@ def test_a_fold_with_different_turns_is_rejected():
     with pytest.raises(ProtocolError, match="Folds 1 and 2 were measured on the same turns"):
         compare_reports([make_report(fold=1), same])
     unheard = make_report(fold=1)
-    unheard.content["not_heard"] = [{"conversation_id": "c0", "turn_index": 0, "reason": "silent"}]
+    unheard.content["not_scored"] = [{"conversation_id": "c0", "turn_index": 0, "reason": "silent"}]
     with pytest.raises(ProtocolError, match="Reports of fold 1 were measured on different turns"):
         compare_reports([make_report(fold=1), unheard])
     bare = [make_report(fold=1), make_report(fold=2)]
@@ -215,9 +238,9 @@ def test_invalid_reports(tmp_path):
     with pytest.raises(ValueError, match="is not valid JSON"):
         EvaluationReport.load(tmp_path)
     content = copy.deepcopy(make_report().content)
-    content["columns"]["memory"]["metrics"]["wa"]["value"] = "high"
+    content["conditions"]["memory"]["metrics"]["wa"]["value"] = "high"
     (tmp_path / "report.json").write_text(json.dumps(content))
-    with pytest.raises(ValueError, match=r"Not an evaluation report: \$\.columns\.memory\.metrics\.wa\.value: 'high'"):
+    with pytest.raises(ValueError, match=r"Not an evaluation report: \$\.conditions\.memory\.metrics\.wa\.value: "):
         EvaluationReport.load(tmp_path)
 
 
@@ -228,8 +251,8 @@ def paired_reports() -> tuple[EvaluationReport, EvaluationReport]:
 def test_two_runs_are_compared_turn_by_turn():
     one, two = paired_reports()
     found = compare_paired(one, two)
-    assert set(found) == {*one.columns} & {*two.columns}
-    values = [report.columns["memory"]["metrics"]["wa"]["value"] for report in (one, two)]
+    assert set(found) == {*one.conditions} & {*two.conditions}
+    values = [report.conditions["memory"]["metrics"]["wa"]["value"] for report in (one, two)]
     assert found["memory"]["metrics"]["wa"]["value"] == pytest.approx(values[0] - values[1])
     right = [[t["predicted"]["memory"] == t["label"] for t in report.predictions] for report in (one, two)]
     better = sum(a and not b for a, b in zip(*right))
@@ -287,8 +310,8 @@ def test_a_report_of_a_later_version_is_rejected(tmp_path):
     report = make_report()
     report.save(tmp_path)
     text = (tmp_path / "report.json").read_text()
-    (tmp_path / "report.json").write_text(text.replace('"schema_version": "2.1"', '"schema_version": "3.1"'))
-    with pytest.raises(ValueError, match=r"schema version 3\.1, but this version of titans_mal reads only up to 2\.1"):
+    (tmp_path / "report.json").write_text(text.replace('"schema_version": "3.0"', '"schema_version": "4.1"'))
+    with pytest.raises(ValueError, match=r"schema version 4\.1, but this version of titans_mal reads only up to 3\.0"):
         EvaluationReport.load(tmp_path)
 
 
@@ -299,7 +322,7 @@ def test_reports_of_version_1_can_be_read(tmp_path):
         content.pop(name, None)
     content["model"] = {name: content["model"][name] for name in ("name", "class", "base", "base_revision", "memory")}
     content["model"] |= {"weights": None, "dtype": "float32"}
-    for column in content["columns"].values():
+    for column in content["conditions"].values():
         del column["calibration"]
         for found in column["by_history"].values():
             del found["interval"]

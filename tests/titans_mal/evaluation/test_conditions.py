@@ -58,8 +58,8 @@ def group(monkeypatch):
     ("name", "expected"),
     [
         ("memory", ("score", [0, 1, 2, 3, 4], "cache", True, False, 0)),
-        ("reads_off", ("score", [0, 1, 2, 3, 4], None, True, True, 0)),
-        ("half_reads", ("score", [0, 1, 2, 3, 4], "cache", True, False, 1)),
+        ("memory_off", ("score", [0, 1, 2, 3, 4], None, True, True, 0)),
+        ("memory_half", ("score", [0, 1, 2, 3, 4], "cache", True, False, 1)),
         ("reset", ("score", [0, 1, 2, 3, 4], None, True, False, 0)),
     ],
 )
@@ -72,12 +72,12 @@ def test_a_condition_of_all_turns_at_once(group, name, expected):
     assert not scorer.layer.hooks
 
 
-def test_half_reads_halves_the_residual(group):
+def test_memory_half_halves_the_residual(group):
     from titans_mal.modeling.memory_layer import TitansMemoryOutput
 
     scorer, halved = Recorder(), []
     scorer.score = lambda *_: halved.append(scorer.layer.hooks[0](None, None, TitansMemoryOutput(3.0, 1.0, None)))
-    CONDITIONS["half_reads"](scorer, group)
+    CONDITIONS["memory_half"](scorer, group)
     assert halved == [TitansMemoryOutput(1.5, 1.0, None)]
 
 

@@ -65,10 +65,10 @@ def evaluated(model, processor, dataset, folder, **options) -> EvaluationReport:
 def scored_logits(folder) -> dict[str, np.ndarray]:
     """What the progress files hold: by condition, (turns, labels)."""
     lines = [json.loads(path.read_text()) for path in folder.glob("progress/group-*.json")]
-    names = {name for line in lines for name in line["heard"]}
+    names = {name for line in lines for name in line["scores"]}
     merged = {name: {} for name in names}
     for line in lines:
-        for name, scored in line["heard"].items():
+        for name, scored in line["scores"].items():
             merged[name] |= {int(row): logits for row, logits in scored["logits"].items()}
     return {name: np.array([rows[row] for row in sorted(rows)]) for name, rows in merged.items()}
 
@@ -90,12 +90,12 @@ def test_conditions_match_their_descriptions(model, processor, tmp_path):
     assert set(scored) == set(CONDITIONS)
     rows = list(talks)
     parts = {name: [row for row in rows if row["conversation_id"] == name] for name in LENGTHS}
-    expected = {"memory": [], "reset": [], "reads_off": [], "other_state": []}
+    expected = {"memory": [], "reset": [], "memory_off": [], "other_state": []}
     for turns in parts.values():
         expected["memory"].append(stream(model, processor, turns, ConversationMemoryCache(model.config)))
         expected["reset"].append(stream(model, processor, turns, None))
         with model.disable_memory():
-            expected["reads_off"].append(stream(model, processor, turns, None))
+            expected["memory_off"].append(stream(model, processor, turns, None))
     # Before each turn as many turns of the next conversation as were said of its own; none is as long as "c".
     for name, partner in {"a": "b", "b": "c", "d": "a"}.items():
         cache = ConversationMemoryCache(model.config)
@@ -104,7 +104,7 @@ def test_conditions_match_their_descriptions(model, processor, tmp_path):
             stream(model, processor, parts[partner][place : place + 1], cache)
     for name, values in expected.items():
         np.testing.assert_allclose(scored[name], np.concatenate(values), atol=2e-5, err_msg=name)
-    for name in ("reset", "reads_off", "half_reads", "shuffled"):
+    for name in ("reset", "memory_off", "memory_half", "shuffled"):
         assert np.abs(scored[name] - scored["memory"]).max() > 1e-3, name
     covered = [*range(7), 14, 15]
     assert np.abs(scored["other_state"] - scored["memory"][covered]).max() > 1e-3
@@ -116,8 +116,8 @@ def test_conditions_match_their_descriptions(model, processor, tmp_path):
     assert not any(layer._forward_hooks for layer in model.titans_memory.layers)
     # What has no partner is left out of this condition alone, and counted.
     assert report.content["without_partner"] == 1
-    assert sum(map(sum, report.columns["other_state"]["confusion"])) == 9
-    assert sum(map(sum, report.columns["memory"]["confusion"])) == 16
+    assert sum(map(sum, report.conditions["other_state"]["confusion"])) == 9
+    assert sum(map(sum, report.conditions["memory"]["confusion"])) == 16
     has_it = [turn["conversation_id"] for turn in report.predictions if "other_state" in turn["predicted"]]
     assert has_it == ["a"] * 3 + ["b"] * 4 + ["d"] * 2
     pairs = [turn for turn in report.predictions if "other_state" in turn["predicted"]]
@@ -170,7 +170,7 @@ def test_another_history_has_the_same_length(processor, tmp_path, monkeypatch, s
 
 def test_conversations_with_common_speakers_are_not_partners(model, processor, talks, tmp_path):
     report = evaluated(model, processor, talks, tmp_path / "out", conditions=["memory", "other_state"])
-    assert "other_state" not in report.columns
+    assert "other_state" not in report.conditions
     assert report.content["without_partner"] == 4
     assert "no common speaker" in report.content["left_out"]["other_state"]
     assert "Left out: other_state, since no conversation has a partner" in (tmp_path / "out" / "report.md").read_text()
@@ -240,7 +240,7 @@ def test_a_later_turn_changes_no_earlier_one(model, processor, talks, tmp_path):
         evaluated(model, processor, dataset, tmp_path / name)
     one, two = (scored_logits(tmp_path / name) for name in ("one", "two"))
     changed = 7 + 4
-    for name in ("memory", "half_reads", "reset", "reads_off"):
+    for name in ("memory", "memory_half", "reset", "memory_off"):
         np.testing.assert_allclose(two[name][:changed], one[name][:changed], atol=2e-5, err_msg=name)
         np.testing.assert_allclose(two[name][14:], one[name][14:], atol=2e-5, err_msg=name)
         assert np.abs(two[name][changed] - one[name][changed]).max() > 1e-3
@@ -262,20 +262,20 @@ def test_a_stopped_run_is_resumed(model, processor, talks, tmp_path, monkeypatch
     with pytest.raises(KeyboardInterrupt):
         evaluated(model, processor, talks, tmp_path / "out")
     # Killed in the middle of writing.
-    (tmp_path / "out" / "progress" / "group-000001.77.unfinished").write_text('{"group": 1, "heard')
+    (tmp_path / "out" / "progress" / "group-000001.77.unfinished").write_text('{"group": 1, "scores')
     monkeypatch.setattr(
         runner, "_score", lambda *args, **kwargs: groups.append(args[1].number) or score(*args, **kwargs)
     )
     report = evaluated(model, processor, talks, tmp_path / "out")
     assert sorted(groups) == [0, 1, 2]
     assert report.predictions == whole.predictions
-    assert report.columns == whole.columns
+    assert report.conditions == whole.conditions
     # Nothing is left to score, and other arguments are another run.
     evaluated(model, processor, talks, tmp_path / "out")
     assert len(groups) == 3
     with pytest.raises(ValueError, match="holds another run, with another conditions"):
         evaluated(model, processor, talks, tmp_path / "out", conditions=["memory"])
-    with pytest.raises(ValueError, match="with another protocol and sound: choose another folder"):
+    with pytest.raises(ValueError, match="with another protocol and audio: choose another folder"):
         evaluated(model, processor, talks.select(range(7)), tmp_path / "out")
     with pytest.raises(ValueError, match="with another model"):
         evaluated(tiny_model(seed=1), processor, talks, tmp_path / "out")
@@ -285,7 +285,7 @@ def test_a_stopped_run_is_resumed(model, processor, talks, tmp_path, monkeypatch
     with pytest.raises(ValueError, match="with another model"):
         evaluated(other_host, processor, talks, tmp_path / "out")
     (tmp_path / "talks" / "a0.wav").write_bytes(to_wav(tone(0.5)))
-    with pytest.raises(ValueError, match="with another sound"):
+    with pytest.raises(ValueError, match="with another audio"):
         evaluated(model, processor, talks, tmp_path / "out")
     (tmp_path / "out" / "progress" / "run.json").write_text("{")
     with pytest.raises(ValueError, match=r"run\.json cannot be read .* remove it"):
@@ -305,13 +305,13 @@ def test_a_turn_that_could_not_be_scored_is_tried_again(model, processor, talks,
     whole = (tmp_path / "talks" / "b1.wav").read_bytes()
     os.remove(tmp_path / "talks" / "b1.wav")
     report = evaluated(model, processor, talks, tmp_path / "out", conditions=["memory"])
-    assert len(report.content["not_heard"]) == 1
+    assert len(report.content["not_scored"]) == 1
     assert report.protocol["scored"] == 15
     for _ in range(2):
         with pytest.raises(ValueError, match=r"Row 4 .* cannot be used: No such audio file"):
             evaluated(model, processor, talks, tmp_path / "out", conditions=["memory"], strict=True)
     (tmp_path / "talks" / "b1.wav").write_bytes(whole)
-    with pytest.raises(ValueError, match="with another sound"):
+    with pytest.raises(ValueError, match="with another audio"):
         evaluated(model, processor, talks, tmp_path / "out", conditions=["memory"])
 
 
@@ -334,7 +334,7 @@ def test_two_processes_give_the_numbers_of_one(model, processor, talks, tmp_path
     one, two = (EvaluationReport.load(tmp_path / name) for name in "12")
     assert (one.content["processes"], two.content["processes"]) == (1, 2)
     assert one.predictions == two.predictions
-    assert one.columns == two.columns
+    assert one.conditions == two.conditions
     assert one.content["differences"] == two.content["differences"]
     first, second = scored_logits(tmp_path / "1"), scored_logits(tmp_path / "2")
     for name in first:
@@ -363,13 +363,13 @@ def test_unusable_turns_are_left_out_of_every_condition(model, processor, tmp_pa
     }
     assert (processed["b", 2], processed["c", 0], processed["c", 1]) == (0.03, 3.0, 0.5)
     assert report.content["problems"] == ["a problem of the loader"]
-    (left_out,) = report.content["not_heard"]
+    (left_out,) = report.content["not_scored"]
     assert (left_out["conversation_id"], left_out["turn_index"]) == ("b", 1)
     assert "silent" in left_out["reason"]
     # The short one is padded.
     assert ("b", 2) in [(turn["conversation_id"], turn["turn_index"]) for turn in report.predictions]
     assert len(report.predictions) == 15
-    assert {sum(map(sum, column["confusion"])) for column in report.columns.values()} == {15}
+    assert {sum(map(sum, column["confusion"])) for column in report.conditions.values()} == {15}
     with pytest.raises(ValueError, match=r"Row 4 of the dataset cannot be used: .*silent"):
         evaluated(model, processor, talks, tmp_path / "strict", strict=True)
 
@@ -386,13 +386,19 @@ def test_readouts_of_the_config(processor, talks, tmp_path, readout, expected_re
 
 def test_generated_text(model, processor, talks, tmp_path):
     report = evaluated(
-        model, processor, talks, tmp_path / "out", readout="text", max_new_tokens=3, conditions=["memory", "reads_off"]
+        model,
+        processor,
+        talks,
+        tmp_path / "out",
+        readout="text",
+        max_new_tokens=3,
+        conditions=["memory", "memory_off"],
     )
     assert report.protocol["readout"] == "generated text of at most 3 tokens"
     # Logits there are none to normalise.
-    assert set(report.columns) == {"memory", "reads_off", "majority", "copy_previous"}
+    assert set(report.conditions) == {"memory", "memory_off", "majority", "copy_previous"}
     lines = [json.loads(path.read_text()) for path in (tmp_path / "out" / "progress").glob("group-*.json")]
-    texts = {int(row): text for line in lines for row, text in line["heard"]["memory"]["texts"].items()}
+    texts = {int(row): text for line in lines for row, text in line["scores"]["memory"]["texts"].items()}
     cache = ConversationMemoryCache(model.config)
     for row in range(3):
         inputs = model.prepare_turn(processor, talks[row]["audio"])
@@ -400,7 +406,7 @@ def test_generated_text(model, processor, talks, tmp_path):
         said = processor.tokenizer.decode(tokens[0, inputs["input_ids"].shape[1] :], skip_special_tokens=True)
         assert texts[row] == said
     silent = np.mean([turn["predicted"]["memory"] is None for turn in report.predictions])
-    assert report.columns["memory"]["unparsable"] == pytest.approx(silent)
+    assert report.conditions["memory"]["unparsable"] == pytest.approx(silent)
     assert "no label named" in (tmp_path / "out" / "report.md").read_text()
 
 
@@ -414,20 +420,20 @@ def test_written_files(model, processor, talks, tmp_path):
     for name in ("confusion.png", "history.png"):
         assert (folder / name).stat().st_size > 5000
     text = (folder / "report.md").read_text()
-    for column in report.columns.values():
+    for column in report.conditions.values():
         assert f"| {column['title']} |" in text
     assert "| majority from | the training split |" in text
     again = EvaluationReport.load(folder / "report.json")
     assert again == report == EvaluationReport.load(folder)
     assert len(report.predictions) == 16
     # Columns can be recomputed from the predictions.
-    for name, column in report.columns.items():
+    for name, column in report.conditions.items():
         right = np.mean([turn["predicted"][name] == turn["label"] for turn in report.predictions])
         assert column["metrics"]["wa"]["value"] == pytest.approx(right)
         by_history = column["by_history"]
         assert sum(found["turns"] for found in by_history.values()) == 16
         assert sum(found["turns"] * found["wa"] for found in by_history.values()) == pytest.approx(16 * right)
-    assert list(report.content["surprise"]) == list(report.columns["memory"]["by_history"])
+    assert list(report.content["surprise"]) == list(report.conditions["memory"]["by_history"])
 
 
 def test_labels_in_another_order_and_fewer_of_them(model, processor, talks, tmp_path):
@@ -445,8 +451,8 @@ def test_labels_in_another_order_and_fewer_of_them(model, processor, talks, tmp_
 
 def test_a_single_conversation_has_no_partner(model, processor, talks, tmp_path):
     report = evaluated(model, processor, talks.select(range(3)), tmp_path / "out")
-    assert "other_state" not in report.columns
-    assert report.columns["memory"]["metrics"]["wa"]["interval"] is None
+    assert "other_state" not in report.conditions
+    assert report.conditions["memory"]["metrics"]["wa"]["interval"] is None
 
 
 @pytest.mark.parametrize(

@@ -13,8 +13,8 @@ STATE = SimpleNamespace(is_main_process=True, wait_for_everyone=lambda: None)
 def test_a_run_goes_on_with_groups_that_were_not_scored_whole(tmp_path):
     first = Progress(tmp_path / "progress", {"seed": 1, "names": ("a",)}, STATE)
     assert first.done == set()
-    first.write({"group": 1, "not_heard": {}, "heard": {}})
-    first.write({"group": 0, "not_heard": {"3": "broken"}, "heard": {}})
+    first.write({"group": 1, "not_scored": {}, "scores": {}})
+    first.write({"group": 0, "not_scored": {"3": "broken"}, "scores": {}})
     second = Progress(tmp_path / "progress", {"seed": 1, "names": ("a",)}, STATE)
     assert second.done == {1}
     assert [group["group"] for group in second.read()] == [0, 1]
@@ -29,7 +29,7 @@ def test_another_run_is_rejected(tmp_path):
 def test_numbers_that_are_not_finite_are_not_kept(tmp_path):
     progress = Progress(tmp_path / "progress", {}, STATE)
     with pytest.raises(ValueError, match="JSON"):
-        progress.write({"group": 0, "not_heard": {}, "heard": float("nan")})
+        progress.write({"group": 0, "not_scored": {}, "scores": float("nan")})
     assert progress.read() == []
 
 

@@ -45,14 +45,14 @@ def evaluated(model, processor, tables, output, **options) -> EvaluationReport:
         "train": tables["train"],
         "batch_size": 32,
         "resamples": 100,
-        "conditions": ["memory", "reads_off"],
+        "conditions": ["memory", "memory_off"],
     } | options
     return evaluate_conversations(model, processor, tables["test"], output, **options)
 
 
 def logits_of(output, name: str) -> np.ndarray:
     lines = [json.loads(path.read_text()) for path in output.glob("group-*.json")]
-    rows = {int(row): values for line in lines for row, values in line["heard"][name]["logits"].items()}
+    rows = {int(row): values for line in lines for row, values in line["scores"][name]["logits"].items()}
     return np.array([rows[row] for row in sorted(rows)])
 
 
@@ -76,24 +76,24 @@ def test_a_lora_adds_two_conditions(processor, tables, tmp_path):
     model = with_lora(tmp_path / "base")
     requires_grad = {name: p.requires_grad for name, p in model.named_parameters()}
     report = evaluated(model, processor, tables, tmp_path / "out", conditions=None)
-    assert {"memory", "reads_off", "host", "host_memory"} <= {*report.columns}
-    assert report.columns["host"]["title"] == "host alone"
-    assert report.columns["reads_off"]["title"] == "memory off, LoRA on"
-    assert report.columns["host_memory"]["title"] == "memory on, LoRA off"
+    assert {"memory", "memory_off", "host", "host_memory"} <= {*report.conditions}
+    assert report.conditions["host"]["title"] == "host alone"
+    assert report.conditions["memory_off"]["title"] == "memory off, LoRA on"
+    assert report.conditions["host_memory"]["title"] == "memory on, LoRA off"
     # All four differ, and the model is as it was.
-    logits = {name: logits_of(tmp_path / "out" / "progress", name) for name in report.content["conditions"]}
-    names = ("memory", "reads_off", "host", "host_memory")
+    logits = {name: logits_of(tmp_path / "out" / "progress", name) for name in report.content["requested_conditions"]}
+    names = ("memory", "memory_off", "host", "host_memory")
     for one, name in enumerate(names):
         for other in names[one + 1 :]:
             assert np.abs(logits[name] - logits[other]).max() > 1e-3, (name, other)
     assert {name: p.requires_grad for name, p in model.named_parameters()} == requires_grad
     again = evaluated(model, processor, tables, tmp_path / "again", conditions=["memory"])
-    assert again.columns["memory"]["metrics"] == report.columns["memory"]["metrics"]
+    assert again.conditions["memory"]["metrics"] == report.conditions["memory"]["metrics"]
     # Without its LoRA it is the host itself, and the host with this memory.
     model.delete_adapter("default")
     bare = evaluated(model, processor, tables, tmp_path / "bare")
-    assert set(bare.content["conditions"]) == {"memory", "reads_off"}
-    for name, as_before in (("memory", "host_memory"), ("reads_off", "host")):
+    assert set(bare.content["requested_conditions"]) == {"memory", "memory_off"}
+    for name, as_before in (("memory", "host_memory"), ("memory_off", "host")):
         np.testing.assert_allclose(logits_of(tmp_path / "bare" / "progress", name), logits[as_before], atol=2e-5)
     with pytest.raises(ValueError, match=r"conditions must be a list of any of \['memory'.* got \['host'\]"):
         evaluated(model, processor, tables, tmp_path / "none", conditions=["host"])
@@ -103,9 +103,9 @@ def test_baselines_need_the_training_split(model, processor, tables, tmp_path, m
     monkeypatch.setattr(runner, "TRAINING_TURNS", 20)
     report = evaluated(model, processor, tables, tmp_path / "out", seed=5)
     assert report.content["left_out"] == {}
-    training = logits_of(tmp_path / "out" / "progress" / "train", "reads_off")
+    training = logits_of(tmp_path / "out" / "progress" / "train", "memory_off")
     assert training.shape == (20, 4)
-    alone = logits_of(tmp_path / "out" / "progress", "reads_off")
+    alone = logits_of(tmp_path / "out" / "progress", "memory_off")
     turns = report.predictions
     names = [[turn[column] for turn in turns] for column in ("conversation_id", "speaker")]
     expected = speaker_centred(alone, *names, training.mean(0)).argmax(-1)
@@ -113,7 +113,7 @@ def test_baselines_need_the_training_split(model, processor, tables, tmp_path, m
     # They are compared with the memory like any other condition.
     assert {"speaker_centred", "transitions"} <= {*report.content["differences"]}
     without = evaluated(model, processor, tables, tmp_path / "without", train=None)
-    assert {*report.columns} - {*without.columns} == {"speaker_centred", "transitions"}
+    assert {*report.conditions} - {*without.conditions} == {"speaker_centred", "transitions"}
     assert without.content["left_out"] == dict.fromkeys(
         ("speaker_centred", "transitions"), "there is no training split"
     )
@@ -133,8 +133,8 @@ def test_the_files_of_a_report(model, processor, tables, tmp_path):
     for name in ("metrics", "differences", "history", "recall", "calibration", "by_speaker"):
         assert {f"{name}.csv", f"{name}.tex"} <= tables_there
     rows = list(csv.DictReader((out / "tables" / "metrics.csv").open()))
-    assert [row["condition"] for row in rows] == [column["title"] for column in report.columns.values()]
-    wa = report.columns["memory"]["metrics"]["wa"]
+    assert [row["condition"] for row in rows] == [column["title"] for column in report.conditions.values()]
+    wa = report.conditions["memory"]["metrics"]["wa"]
     assert float(rows[0]["WA"]) == pytest.approx(100 * wa["value"], abs=1e-3)
     assert float(rows[0]["WA low"]) == pytest.approx(100 * wa["interval"][0], abs=1e-3)
     text = (out / "report.md").read_text()
@@ -142,7 +142,7 @@ def test_the_files_of_a_report(model, processor, tables, tmp_path):
     assert "UA: unweighted accuracy" in text
     # Twelve conversations, 12 turns: an interval there is, and still too few to say much.
     assert "| condition | 0 | (1) |" in text
-    assert report.columns["memory"]["by_history"]["1"]["interval"] is not None
+    assert report.conditions["memory"]["by_history"]["1"]["interval"] is not None
 
 
 def test_probabilities_of_all_labels(model, processor, tables, tmp_path):
@@ -153,7 +153,7 @@ def test_probabilities_of_all_labels(model, processor, tables, tmp_path):
         for name, shares in turn["probabilities"].items():
             assert list(shares) == list(LABELS)
             assert max(shares, key=shares.get) == turn["predicted"][name]
-    assert set(report.predictions[0]["probabilities"]) == {"memory", "reads_off", "speaker_centred", "transitions"}
+    assert set(report.predictions[0]["probabilities"]) == {"memory", "memory_off", "speaker_centred", "transitions"}
 
 
 def test_results_by_group(model, processor, tables, tmp_path):

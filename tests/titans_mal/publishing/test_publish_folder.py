@@ -47,7 +47,7 @@ def reports(tmp_path_factory):
         processor = AutoProcessor.from_pretrained(QUICKSTART / "tiny-qwen2-audio-mal")
         data = load_conversations(QUICKSTART / "conversation", label_set=model.config.labels)["test"]
         folders.append(tmp_path_factory.mktemp("report"))
-        evaluate_conversations(model, processor, data, folders[-1], conditions=("memory", "reads_off"), resamples=100)
+        evaluate_conversations(model, processor, data, folders[-1], conditions=("memory", "memory_off"), resamples=100)
     return folders
 
 
@@ -108,19 +108,19 @@ def test_the_numbers_of_a_card_are_those_of_its_report(folder, reports):
         "split": "test",
         "args": {"labels": report["protocol"]["labels"]},
     }
-    metrics = {(metric["args"]["column"], metric["args"]["metric"]): metric for metric in result["metrics"]}
+    metrics = {(metric["args"]["condition"], metric["args"]["metric"]): metric for metric in result["metrics"]}
     # Controls, baselines and floors are in the table, but are not results of the model.
-    assert {column for column, _ in metrics} == {"memory", "reads_off"}
+    assert {condition for condition, _ in metrics} == {"memory", "memory_off"}
     assert len(result["metrics"]) == len(metrics) == 8
     assert "| floor: majority |" in text
-    for (column, metric), found in metrics.items():
-        measured = report["columns"][column]["metrics"][metric]
+    for (condition, metric), found in metrics.items():
+        measured = report["conditions"][condition]["metrics"][metric]
         assert found["value"] == round(100 * measured["value"], 2)
         # Of one conversation there is no interval; what is null, the Hub's metadata leave out.
         measured = {name: report["protocol"][name] for name in ("scored", "conversations", "seed")}
-        assert found["args"] == {"column": column, "metric": metric, "resamples": 100, **measured}
+        assert found["args"] == {"condition": condition, "metric": metric, "resamples": 100, **measured}
     assert metrics["memory", "ua"]["name"] == "UA (memory on)"
-    assert f"| memory on | {100 * report['columns']['memory']['metrics']['wa']['value']:.1f} |" in text
+    assert f"| memory on | {100 * report['conditions']['memory']['metrics']['wa']['value']:.1f} |" in text
     assert str(QUICKSTART) not in text
     assert "| data | a \\| b |" in text
     assert "| seed | 0 |" in text
@@ -359,7 +359,7 @@ def test_a_space_is_complete(tmp_path):
 
 def test_intervals_and_folds_reach_the_card(folder, reports, tmp_path):
     content = json.loads((reports[0] / "report.json").read_text())
-    content["columns"]["memory"]["metrics"]["ua"]["interval"] = [0.5, 0.9]
+    content["conditions"]["memory"]["metrics"]["ua"]["interval"] = [0.5, 0.9]
     content["protocol"]["fold"] = 5
     (tmp_path / "report.json").write_text(json.dumps(content))
     dry(folder, reports=[tmp_path])

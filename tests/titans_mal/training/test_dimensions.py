@@ -76,7 +76,7 @@ def test_a_truth_that_is_known_is_learned_and_reported(processor, tmp_path, read
     trainer.train()
     metrics = trainer.evaluate()
     report = evaluate_conversations(
-        model, processor, splits["test"], tmp_path / "after", conditions=["memory", "reads_off"], resamples=100
+        model, processor, splits["test"], tmp_path / "after", conditions=["memory", "memory_off"], resamples=100
     )
     found = report.content["dimensions"]["memory"]
     assert found["arousal"]["value"] > 0.6 > before.content["dimensions"]["memory"]["arousal"]["value"]
@@ -85,13 +85,13 @@ def test_a_truth_that_is_known_is_learned_and_reported(processor, tmp_path, read
     low, high = found["arousal"]["interval"]
     assert low < found["arousal"]["value"] < high
     assert metrics["eval_ccc"] == pytest.approx(np.mean([result["value"] for result in found.values()]))
-    assert ("eval_ua" in metrics) == ("memory" in report.columns) == (readout is not None)
+    assert ("eval_ua" in metrics) == ("memory" in report.conditions) == (readout is not None)
     # The values of the report are those of a live call.
     analyzer = ConversationAnalyzer(model, processor)
     turns = [row for row in splits["test"] if row["conversation_id"] == "test0"]
     live = [analyzer.push(row["audio"], speaker=row["speaker"]) for row in turns]
     lines = [json.loads(path.read_text()) for path in (tmp_path / "after" / "progress").glob("group-*.json")]
-    values = {int(row): v for line in lines for row, v in line["heard"]["memory"]["values"].items()}
+    values = {int(row): v for line in lines for row, v in line["scores"]["memory"]["values"].items()}
     for row, turn in enumerate(live):
         assert list(turn.values.values()) == pytest.approx(values[row], abs=1e-4)
     gold = splits["test"]["arousal"][:]

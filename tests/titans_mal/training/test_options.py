@@ -157,12 +157,12 @@ def test_several_evaluation_sets(trainer_of, talks, tmp_path):
     )  # fmt: skip
     trainer.train()
     logged = {name for entry in trainer.state.log_history for name in entry if name.startswith("eval_")}
-    assert logged == {f"eval_{name}_{metric}" for name in sets for metric in ("ua", "wa", "ua_reads_off")}
+    assert logged == {f"eval_{name}_{metric}" for name in sets for metric in ("ua", "wa", "ua_memory_off")}
     assert trainer.state.best_metric is not None
     for name in sets:
         assert (tmp_path / "out" / "evaluation" / f"eval_{name}" / "step-2" / "report.json").is_file()
     metrics = trainer.evaluate(talks["test"], metric_key_prefix="test")
-    assert set(metrics) - {"epoch"} == {"test_ua", "test_wa", "test_ua_reads_off"}
+    assert set(metrics) - {"epoch"} == {"test_ua", "test_wa", "test_ua_memory_off"}
     with pytest.raises(ValueError, match=r"may contain letters.*got \['a/b'\]"):
         trainer.evaluate({"a/b": talks["test"]})
     with pytest.raises(NotImplementedError, match="writes a report"):
