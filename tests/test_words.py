@@ -33,9 +33,6 @@ ALLOWED = {
     "titans_mal/publishing/model_card.py": {"anew"},
     "titans_mal/evaluation/listener.py": {"listener", "Listener", "Heard"},
     "titans_mal/evaluation/rivals.py": {"rivals"},
-    "titans_mal/evaluation/calibrate.py": {"heard"},
-    "titans_mal/evaluation/evaluate_conversations.py": {"heard", "sound"},
-    "titans_mal/evaluation/report.py": {"heard"},
 }
 _WORD = re.compile(rf"\b({'|'.join(FORBIDDEN)})\b", re.IGNORECASE)
 
