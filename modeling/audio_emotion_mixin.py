@@ -17,14 +17,15 @@ from .audio_emotion_output import HOST_CACHE, AudioEmotionOutput, annotated_outp
 from .conversation_memory_cache import ConversationMemoryCache
 from .emotion_dimensions import concordance_loss
 from .emotion_readout import answer_logits, emotion_loss, label_logits, last_unmasked_positions
-from .label_words import are_whole_words, copy_of_cache, word_scores
+from .label_words import are_whole_words, word_scores
 from .memory_injection import CALL_KEYWORD, MemoryCall, attach_memory
 from .memory_transaction import MemoryTransaction
 from .turn_inputs import TurnInputsMixin
 from .turns_by_length import TowerByLength
+from .word_readout import WordReadoutMixin, padding_mask
 
 
-class AudioEmotionMixin(TurnInputsMixin, AudioEmotionCheckpointMixin):
+class AudioEmotionMixin(WordReadoutMixin, TurnInputsMixin, AudioEmotionCheckpointMixin):
     """Conversational memory and an emotion readout for a host: mix it in before the host's class.
 
     A host's class sets `config_class`. Where the host differs, it overrides `audio_token_id`, `audio_mask`,
@@ -117,7 +118,7 @@ class AudioEmotionMixin(TurnInputsMixin, AudioEmotionCheckpointMixin):
             inputs: the other keywords of the host's `forward`.
         """
         is_audio = input_ids == self.audio_token_id
-        attention_mask = _padding_mask(inputs)
+        attention_mask = padding_mask(inputs)
         if attention_mask is not None and attention_mask.shape == input_ids.shape:
             is_audio &= attention_mask != 0
         return is_audio
@@ -205,7 +206,7 @@ class AudioEmotionMixin(TurnInputsMixin, AudioEmotionCheckpointMixin):
         if call is not None and call.positions is not None:
             fields["emotion_logits"] = self._emotion_logits(output, call, kwargs, steps_on=steps_on)
             if steps_on and given_use_cache is False:
-                fields.pop(HOST_CACHE)
+                fields.pop(HOST_CACHE, None)
             if self.config.emotion_dimensions:
                 fields["emotion_values"] = _read(self.emotion_values_head, call)
             fields["memory_surprise"] = call.stacked_surprise()
@@ -328,7 +329,7 @@ class AudioEmotionMixin(TurnInputsMixin, AudioEmotionCheckpointMixin):
             is_audio = transaction.audio_between(0 if past is None else int(past.get_seq_length()), input_ids.shape[1])
         else:
             is_audio = self.audio_mask(input_ids, kwargs)
-        call.last_positions = last_unmasked_positions(_padding_mask(kwargs), input_ids)
+        call.last_positions = last_unmasked_positions(padding_mask(kwargs), input_ids)
         others = {"earliest": call.last_positions.min()}
         if isinstance(emotion_labels, Tensor) and emotion_labels.device.type != "cpu" and emotion_labels.numel():
             others["largest_label"] = emotion_labels.max()
@@ -369,48 +370,10 @@ class AudioEmotionMixin(TurnInputsMixin, AudioEmotionCheckpointMixin):
         earliest = call.seen.get("earliest")
         answers = answer_logits(output.logits, call.last_positions, call.sequence_length, earliest=earliest)
         return (
-            word_scores(answers, tokens, self._steps(output, call, inputs))
+            word_scores(answers, tokens, self.answer_steps(output, call, inputs))
             if steps_on
             else label_logits(answers, tokens)
         )
-
-    def _steps(self, output, call: MemoryCall, inputs: dict) -> Callable[[Sequence[int]], Tensor]:
-        """From tokens that the answers begin with to the host's logits behind each of them.
-
-        Raises:
-            ValueError: without the keys and values of the prompts, or for rows that are padded on the right.
-        """
-        past = output.get(HOST_CACHE)
-        if past is None or past.is_compileable or int(past.get_seq_length()) < call.sequence_length:
-            raise ValueError(
-                "Whole label words need the prompt's keys and values in a cache that grows, which a static cache and "
-                "gradient checkpointing do not give: choose label_words whose first tokens differ."
-            )
-        if call.seen.get("earliest", call.sequence_length - 1) < call.sequence_length - 1:
-            raise ValueError("Whole label words need rows that are padded on the left, as prepare_turn pads them.")
-        ids, mask = inputs["input_ids"], _padding_mask(inputs)
-        host = super().forward
-
-        def step(tokens: Sequence[int]) -> Tensor:
-            answer = torch.tensor([tokens], device=ids.device).expand(len(ids), -1)
-            further = {HOST_CACHE: copy_of_cache(past), "use_cache": True, "return_dict": True}
-            if mask is not None:
-                further["attention_mask"] = torch.cat([mask, mask.new_ones(answer.shape)], dim=1)
-                further["position_ids"] = self._answer_positions(further["attention_mask"], answer.shape[1])
-            return host(input_ids=answer, **further).logits
-
-        return step
-
-    def _answer_positions(self, attention_mask: Tensor, count: int) -> Tensor | None:
-        """(axes, rows, count), of the last positions, for hosts whose own reckoning leads that of text; else None."""
-        holders = (self, getattr(self, "model", None))
-        ahead = next(
-            filter(lambda lead: lead is not None, (getattr(one, "rope_deltas", None) for one in holders)), None
-        )
-        if ahead is None:
-            return None
-        positions = (attention_mask.long().cumsum(-1) - 1)[:, -count:] + ahead.to(attention_mask.device)
-        return positions.expand(3, -1, -1)
 
 
 def _read(head: nn.Linear, call: MemoryCall) -> Tensor:
@@ -481,9 +444,3 @@ def _features(inputs: dict) -> dict[str, Tensor]:
     return {
         key: value for key, value in inputs.items() if key.endswith("input_features") and isinstance(value, Tensor)
     }
-
-
-def _padding_mask(inputs: dict) -> Tensor | None:
-    """The attention mask if it marks padding, (rows, positions); a static cache's masks have another shape."""
-    mask = inputs.get("attention_mask")
-    return mask if isinstance(mask, Tensor) and mask.dim() == 2 else None

@@ -42,7 +42,6 @@ class MemoryTransaction:
             the only turn of a stream.
         batch_sizes: the number of streams with a first turn, a second turn, ..., as for `TitansMemoryLayer`; None
             likewise.
-            likewise.
 
     Raises:
         ValueError: for ids of a wrong shape or type, more conversations or speakers than the cache can hold, or a
@@ -303,8 +302,14 @@ class MemoryTransaction:
 
     def __deepcopy__(self, memo) -> MemoryTransaction:
         # Assisted decoding passes a copy to the assistant model, which may read but must not write.
+        twin = self.twin()
+        twin.write = False
+        return twin
+
+    def twin(self) -> MemoryTransaction:
+        """The same rows and states for a further pass over the same turns, which is never committed."""
         twin = object.__new__(MemoryTransaction)
-        twin.__dict__.update(self.__dict__, write=False, _staged={}, _rejected={}, _tokens=None)
+        twin.__dict__.update(self.__dict__, _staged={}, _rejected={}, _tokens=None)
         return twin
 
 

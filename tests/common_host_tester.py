@@ -366,6 +366,10 @@ class CommonHostTester:
             logits = model(**longer, memory_cache=remembering, update_memory=False).logits[:, -len(word) - 1 : -1]
             expected = sum(logits.log_softmax(-1)[:, i, token] for i, token in enumerate(word))
             torch.testing.assert_close(scores[:, label], expected, rtol=0, atol=1e-4)
+        # Rows that end apart take other steps.
+        turns = host.turns(2, seed=5, padding_side="right")
+        on_right = model(**turns, memory_cache=remembering, update_memory=False).emotion_logits
+        torch.testing.assert_close(on_right, scores, rtol=0, atol=1e-4)
 
     @torch.no_grad()
     def test_one_position_of_logits_is_enough(self, model, host):

@@ -3,10 +3,11 @@
     python examples/real_voices/end_to_end.py --whisper openai/whisper-tiny.en \\
         --language-model HuggingFaceTB/SmolLM2-135M-Instruct --voices RAVDESS --output OUT
 
-A Qwen2-Audio is made of Whisper's encoder and the first blocks of the language model (`host.py`), and gets a memory
-and a readout by label words. It is trained for a few steps on composed dialogues, answers in text, is saved in full
-and published as a dry run, and is loaded again in a process that does not import titans_mal: by its own code, as
-`AutoModelForMultimodalLM` and as `pipeline("audio-emotion")`. Both processes must give the same scores.
+A Qwen2-Audio or, by `--architecture AudioFlamingo3`, an Audio Flamingo 3 is made of Whisper's encoder and the first
+blocks of the language model (`host.py`), and gets a memory and a readout by label words. Voxtral does not fit: its
+processor knows no tokenizer but Tekken. It is trained for a few steps on composed dialogues, answers in text, is saved
+in full and published as a dry run, and is loaded again in a process that does not import titans_mal: by its own code,
+as `AutoModelForMultimodalLM` and as `pipeline("audio-emotion")`. Both processes must give the same scores.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ import torch
 import typer
 from compose import write_dialogues
 from dialogues import Composer
-from host import make_host
+from host import ARCHITECTURES, make_host
 from voices import Voices, read_voices
 
 from titans_mal import (
@@ -100,16 +101,19 @@ def main(
     language_model: Annotated[str, typer.Option(help="Name or folder of a language model of the Llama kind.")],
     voices: Annotated[Path, typer.Option(help="Folder of RAVDESS, EmoDB, or with file_name, speaker, emotion.")],
     output: Annotated[Path, typer.Option(help="Folder of host, dialogues and repository.")],
+    architecture: Annotated[str, typer.Option(help=f"One of {', '.join(ARCHITECTURES)}.")] = "Qwen2Audio",
     blocks: Annotated[int, typer.Option(help="Of the language model that are kept.")] = 2,
     steps: Annotated[int, typer.Option(help="Of training.")] = 4,
     turns: Annotated[int, typer.Option(help="Of each dialogue.")] = 4,
     license: Annotated[str, typer.Option(help="Of the model, which that of the voices bounds.")] = "cc-by-nc-sa-4.0",
 ) -> None:
     """Make the host, train, answer, publish as a dry run, load by the repository's own code, and compare."""
+    if architecture not in ARCHITECTURES:
+        raise typer.BadParameter(f"--architecture must be one of {list(ARCHITECTURES)}, got {architecture!r}.")
     corpus = read_voices(voices)
     composed(corpus, output / "dialogues", train=8, test=1, turns=turns)
     data = load_conversations(output / "dialogues", label_set=corpus.labels)
-    make_host(whisper, language_model, blocks, output / "host")
+    make_host(whisper, language_model, blocks, output / "host", architecture=architecture)
     model = trained(output / "host", corpus.labels, data["train"], steps=steps, output=output / "training")
 
     files = [turn["audio"]["path"] for turn in data["test"]]

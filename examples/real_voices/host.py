@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Annotated
 
 import torch
+import transformers
 import typer
 from compose import Script, scripts_of, voices_of_script, write_dialogues
 from datasets import Dataset
@@ -25,7 +26,6 @@ from transformers import (
     AutoModelForCausalLM,
     AutoTokenizer,
     PreTrainedModel,
-    Qwen2AudioConfig,
     Qwen2AudioForConditionalGeneration,
     Qwen2AudioProcessor,
     WhisperFeatureExtractor,
@@ -48,10 +48,14 @@ from titans_mal.training import AudioTowerCache, fit_voice_memory
 from titans_mal.training_recipe import LICENCES, RECIPE_FILE
 
 
-AUDIO_TOKENS = ("<|AUDIO|>", "<|audio_bos|>", "<|audio_eos|>")
+# The tokens of audio, the placeholder first, and what a prompt has in place of audio.
+ARCHITECTURES = {
+    "Qwen2Audio": (("<|AUDIO|>", "<|audio_bos|>", "<|audio_eos|>"), "<|audio_bos|><|AUDIO|><|audio_eos|>"),
+    "AudioFlamingo3": (("<sound>",), "<sound>"),
+}
 CHAT_TEMPLATE = (
     "{% for message in messages %}<|im_start|>{{ message['role'] }}\n{% for part in message['content'] %}"
-    "{% if part['type'] == 'audio' %}<|audio_bos|><|AUDIO|><|audio_eos|>{% else %}{{ part['text'] }}{% endif %}"
+    "{% if part['type'] == 'audio' %}AUDIO{% else %}{{ part['text'] }}{% endif %}"
     "{% endfor %}<|im_end|>\n{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
 )
 # Whisper has positions for 30 s; the utterances are short, and every position costs.
@@ -59,30 +63,26 @@ WINDOW_SECONDS = 10
 LORA_RANK = 8
 
 
-def make_host(whisper: str, language_model: str, blocks: int, folder: Path) -> None:
-    """Write a Qwen2-Audio of Whisper's encoder and the first blocks of a language model; its projector is fresh."""
+def make_host(
+    whisper: str, language_model: str, blocks: int, folder: Path, *, architecture: str = "Qwen2Audio"
+) -> None:
+    """Write a host of Whisper's encoder and the first blocks of a language model; its projector is fresh."""
+    tokens, in_prompt = ARCHITECTURES[architecture]
     encoder = WhisperModel.from_pretrained(whisper).encoder
     text = AutoModelForCausalLM.from_pretrained(language_model, dtype=torch.float32)
     tokenizer = AutoTokenizer.from_pretrained(language_model)
-    tokenizer.add_special_tokens({"additional_special_tokens": list(AUDIO_TOKENS)})
+    tokenizer.add_special_tokens({"additional_special_tokens": list(tokens)})
     text.resize_token_embeddings(len(tokenizer))
     audio = encoder.config
     positions = 50 * WINDOW_SECONDS
-    config = Qwen2AudioConfig(
-        audio_config={
-            "model_type": "qwen2_audio_encoder",
-            "num_mel_bins": audio.num_mel_bins,
-            "encoder_layers": audio.encoder_layers,
-            "encoder_attention_heads": audio.encoder_attention_heads,
-            "encoder_ffn_dim": audio.encoder_ffn_dim,
-            "d_model": audio.d_model,
-            "max_source_positions": positions,
-        },
-        text_config=text.config.to_dict() | {"num_hidden_layers": blocks, "tie_word_embeddings": False},
-        audio_token_index=tokenizer.convert_tokens_to_ids(AUDIO_TOKENS[0]),
-    )
     torch.manual_seed(0)
-    host = Qwen2AudioForConditionalGeneration(config)
+    host = _host_of(
+        architecture,
+        audio_config={"num_mel_bins": audio.num_mel_bins, "max_source_positions": positions},
+        encoder=audio,
+        text_config=text.config.to_dict() | {"num_hidden_layers": blocks, "tie_word_embeddings": False},
+        placeholder=tokenizer.convert_tokens_to_ids(tokens[0]),
+    )
     weights = encoder.state_dict()
     weights["embed_positions.weight"] = weights["embed_positions.weight"][:positions]
     _load(host.audio_tower if hasattr(host, "audio_tower") else host.model.audio_tower, weights)
@@ -96,7 +96,29 @@ def make_host(whisper: str, language_model: str, blocks: int, folder: Path) -> N
     extractor = WhisperFeatureExtractor(
         feature_size=audio.num_mel_bins, chunk_length=WINDOW_SECONDS, return_attention_mask=True
     )
-    Qwen2AudioProcessor(extractor, tokenizer, chat_template=CHAT_TEMPLATE).save_pretrained(folder)
+    processor_class = getattr(transformers, f"{architecture}Processor")
+    template = CHAT_TEMPLATE.replace("AUDIO", in_prompt)
+    processor_class(extractor, tokenizer, chat_template=template).save_pretrained(folder)
+
+
+def _host_of(architecture: str, *, audio_config: dict, encoder, text_config: dict, placeholder: int):
+    """A host with random weights, whose tower has the shape of Whisper's encoder under the names of its own fields."""
+    if architecture == "Qwen2Audio":
+        sizes = {name: getattr(encoder, name) for name in ("encoder_layers", "encoder_attention_heads", "d_model")}
+        tower = {"model_type": "qwen2_audio_encoder", "encoder_ffn_dim": encoder.encoder_ffn_dim} | sizes
+        fields = {"audio_token_index": placeholder}
+    else:
+        tower = {
+            "model_type": "audioflamingo3_encoder",
+            "num_hidden_layers": encoder.encoder_layers,
+            "num_attention_heads": encoder.encoder_attention_heads,
+            "intermediate_size": encoder.encoder_ffn_dim,
+            "hidden_size": encoder.d_model,
+        }
+        fields = {"audio_token_id": placeholder}
+    config_class = getattr(transformers, f"{architecture}Config")
+    host_class = getattr(transformers, f"{architecture}ForConditionalGeneration")
+    return host_class(config_class(audio_config=tower | audio_config, text_config=text_config, **fields))
 
 
 def _load(module: torch.nn.Module, weights: dict[str, torch.Tensor]) -> None:

@@ -1,8 +1,11 @@
 """Labels whose words begin with the same token are scored as whole words."""
 
+import contextlib
+
 import pytest
 import torch
 from tiny_models import LABELS, VOCABULARY, assert_same_state, state_of, tiny_model, tiny_processor, tiny_turns
+from transformers import StaticCache
 
 from titans_mal import ConversationMemoryCache
 from titans_mal.modeling.label_words import are_label_tokens, find_label_tokens
@@ -72,24 +75,58 @@ def test_further_steps_write_nothing_and_leave_the_output_alone():
     assert model.generate(**turns, max_new_tokens=2).shape == (2, words + 2)
 
 
-def test_words_train_and_refuse_what_gives_no_keys_and_values():
-    model, turns = tiny_model(label_token_ids=WORDS).train(), tiny_turns(2, seed=3)
-    model.requires_grad_(False)
-    model.titans_memory.requires_grad_(True)
-    ids = [0, 0]
-    model(**turns, conversation_ids=ids, emotion_labels=[-1, 2], use_cache=False).loss.backward()
-    assert any(p.grad is not None and p.grad.abs().sum() > 0 for p in model.titans_memory.parameters())
-    enable = getattr(model, "activation_checkpointing_enable", None) or model.gradient_checkpointing_enable
-    enable()
-    with pytest.raises(ValueError, match="a static cache and gradient checkpointing do not give"):
-        model(**turns, conversation_ids=ids, emotion_labels=[-1, 2])
+def test_checkpointing_changes_neither_loss_nor_gradients():
+    found = []
+    for is_checkpointed in (False, True):
+        model = tiny_model(label_token_ids=WORDS).train()
+        model.requires_grad_(False)
+        model.titans_memory.requires_grad_(True)
+        if is_checkpointed:
+            enable = getattr(model, "activation_checkpointing_enable", None) or model.gradient_checkpointing_enable
+            enable({"use_reentrant": False})
+        output = model(**tiny_turns(3, seed=3), conversation_ids=[0, 0, 1], emotion_labels=[-1, 2, 1], use_cache=False)
+        output.loss.backward()
+        found.append((output, [parameter.grad for parameter in model.titans_memory.parameters()]))
+    (plain, expected), (checkpointed, gradients) = found
+    torch.testing.assert_close(checkpointed.emotion_logits, plain.emotion_logits, rtol=0, atol=1e-5)
+    assert any(gradient is not None and gradient.abs().sum() > 0 for gradient in expected)
+    for one, other in zip(gradients, expected):
+        torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-6)
 
 
-def test_rows_that_are_padded_on_the_right_are_rejected():
-    model, turns = tiny_model(label_token_ids=WORDS), tiny_turns(2, seed=3)
-    turns["attention_mask"][0, -1] = 0
-    with pytest.raises(ValueError, match="rows that are padded on the left"):
-        model(**turns)
+@pytest.mark.parametrize("kind", ["static", "right padding", "no cache", "memory off"])
+@torch.no_grad()
+def test_words_score_alike_in_whatever_way_the_prompt_is_given(kind):
+    model, turns = tiny_model(label_token_ids=WORDS), tiny_turns(3, seed=3)
+    caches = [ConversationMemoryCache(model.config, batch_size=2) for _ in range(2)]
+    for cache in caches:
+        model(**tiny_turns(2, seed=1), memory_cache=cache, conversation_ids=[7, 8])
+    given, ids = dict(turns), {"conversation_ids": [7, 8, 7]}
+    if kind == "static":
+        length = turns["input_ids"].shape[1] + 4
+        given["past_key_values"] = StaticCache(model.config.get_text_config(), max_cache_len=length)
+    elif kind == "right padding":
+        for name in ("input_ids", "attention_mask"):
+            rows = [turns[name][row, turns["attention_mask"][row].bool()] for row in range(3)]
+            given[name] = torch.nn.utils.rnn.pad_sequence(rows, batch_first=True)
+    elif kind == "no cache":
+        given["use_cache"] = False
+    with model.disable_memory() if kind == "memory off" else contextlib.nullcontext():
+        expected = model(**turns, memory_cache=caches[0], **ids)
+        actual = model(**given, memory_cache=caches[1], **ids)
+    torch.testing.assert_close(actual.emotion_logits, expected.emotion_logits, rtol=0, atol=1e-5)
+    for one, other in zip(state_of(caches[1])[:-2], state_of(caches[0])[:-2]):
+        torch.testing.assert_close(one, other, rtol=0, atol=1e-5)
+
+
+@torch.no_grad()
+def test_a_prompt_that_began_earlier_needs_a_cache_that_grows():
+    model, turns = tiny_model(label_token_ids=WORDS), tiny_turns(1, seed=3)
+    past = StaticCache(model.config.get_text_config(), max_cache_len=200)
+    with model.disable_memory():
+        model(**turns, past_key_values=past)
+    with pytest.raises(ValueError, match="began in an earlier call need a cache that grows"):
+        model(**turns, past_key_values=past)
 
 
 def test_words_stand_for_labels_in_prompt_and_answer():

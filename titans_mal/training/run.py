@@ -115,6 +115,7 @@ def load_model(options: ModelOptions, labels: list[str]) -> AudioEmotionMixin:
             id2label=dict(enumerate(labels)),
             memory_config=TitansMemoryConfig(layers=options.memory_layers, **options.memory_fields),
             emotion_prompt=options.prompt,
+            label_words=options.words,
             **how,
         )
     try:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, fields
+from typing import Any
 
 from transformers import HfArgumentParser, PreTrainedConfig
 
@@ -43,6 +44,9 @@ class ModelOptions:
     emotion_prompt: str | None = field(
         default=None, metadata={"help": "Instruction after the audio; may contain {labels} and {transcript}."}
     )
+    label_words: str | None = field(
+        default=None, metadata={"help": 'Words for labels in prompt and answer, as JSON: {"fear": "fearful"}.'}
+    )
     lora_r: int | None = field(default=None, metadata={"help": "Rank of a LoRA on the language model."})
     lora_alpha: float | None = field(
         default=None, metadata={"help": "Scale of the LoRA times its rank. Default: twice the rank."}
@@ -56,6 +60,8 @@ class ModelOptions:
             raise ValueError("memory needs memory_layers: an existing memory keeps its configuration.")
         if (self.emotion_prompt is not None or self.with_transcript) and not self.memory_layers:
             raise ValueError("A prompt needs memory_layers: a model that already has a memory keeps its prompt.")
+        if self.words is not None and not self.memory_layers:
+            raise ValueError("label_words need memory_layers: a model that already has a memory keeps its words.")
         if self.emotion_prompt is not None and self.with_transcript:
             raise ValueError("with_transcript has its own prompt: write {transcript} into emotion_prompt instead.")
 
@@ -75,16 +81,23 @@ class ModelOptions:
         """
         names = ({own.name for own in fields(config)} for config in (TitansMemoryConfig, PreTrainedConfig))
         allowed = next(names) - next(names) - {"layers", "weights_fingerprint"}
-        try:
-            given = parse_json(self.memory, "memory")
-        except ValueError as error:
-            raise ValueError(
-                f'memory must be JSON such as {{"depth": 2}}, got {self.memory[:100]!r}: {error}'
-            ) from None
+        given = _parsed("memory", self.memory, '{"depth": 2}')
         wrong = sorted({*given} - allowed) if isinstance(given, dict) else given
         if not isinstance(given, dict) or wrong:
             raise ValueError(f"memory must be a JSON object with fields of {sorted(allowed)}, got {wrong!r}.")
         return given
+
+    @property
+    def words(self) -> dict[str, str] | None:
+        """Parse the option `label_words`; whether they fit the labels is checked in the model's configuration."""
+        return None if self.label_words is None else _parsed("label_words", self.label_words, '{"fear": "fearful"}')
+
+
+def _parsed(name: str, text: str, example: str) -> Any:
+    try:
+        return parse_json(text, name)
+    except ValueError as error:
+        raise ValueError(f"{name} must be JSON such as {example}, got {text[:100]!r}: {error}") from None
 
 
 @dataclass

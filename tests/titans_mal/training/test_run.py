@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 from tiny_models import LABELS, save_base
+from transformers import AutoConfig
 from typer.testing import CliRunner
 
 from titans_mal import AutoModelForAudioEmotion
@@ -37,8 +38,10 @@ def invoke(command: str, base, talks, output, *options: str):
 
 
 def test_train_writes_a_model_and_a_report_and_warns_of_a_local_base(base, talks_folder, tmp_path):
-    done = invoke("train", base, talks_folder, tmp_path, "--memory-layers", "0", "--memory", SMALL)
+    words = ("--label-words", '{"sad": "word1"}')
+    done = invoke("train", base, talks_folder, tmp_path, "--memory-layers", "0", "--memory", SMALL, *words)
     assert done.exit_code == 0, done.output
+    assert AutoConfig.from_pretrained(tmp_path / "model").label_words == {"sad": "word1"}
     assert "Warning: The trained model cannot be published as it is: The base of this adapter is" in done.output
     assert "| memory on |" in done.output
     assert AutoModelForAudioEmotion.from_pretrained(tmp_path / "model").config.memory_config.layers == [0]
@@ -80,6 +83,9 @@ def one_line_error(done) -> str:
         (("--memory", '{"deep": 2}'), "memory must be a JSON object with fields of"),
         (("--memory", "[2]"), "memory must be a JSON object with fields of"),
         (("--memory", '{"depth": 0}'), "depth"),
+        (("--label-words", "sad=low"), 'label_words must be JSON such as {"fear": "fearful"}, got'),
+        (("--label-words", '{"bored": "low"}'), "label_words must map labels out of"),
+        (("--label-words", '["low"]'), "label_words must map labels out of"),
         (("--calibrate", "True"), "calibrate needs a validation split: give a validation_share"),
         (("--window", "1"), "window must be an integer of at least 2, got 1"),
         (("--push-to-hub", "True"), "push_to_hub=True is not supported: training does not publish"),
@@ -126,6 +132,8 @@ def test_memory_fields_need_layers():
     assert ModelOptions("base", memory_layers=[1], memory=SMALL).memory_fields == json.loads(SMALL)
     with pytest.raises(ValueError, match="memory needs memory_layers"):
         ModelOptions("base", memory=SMALL)
+    with pytest.raises(ValueError, match="label_words need memory_layers"):
+        ModelOptions("base", label_words='{"sad": "low"}')
 
 
 def test_a_share_of_the_conversations_is_held_out(talks):
