@@ -28,26 +28,48 @@ FORBIDDEN = {
 # Words that name something else: keys of saved files, deprecated names, other projects' identifiers.
 ALLOWED = {
     "modeling/conversation_store.py": {"anew"},
+    "modeling/turn_inputs.py": {"sound"},
     "titans_mal/live/pool.py": {"anew"},
     "titans_mal/server/queries.py": {"anew"},
     "titans_mal/publishing/model_card.py": {"anew"},
     "titans_mal/evaluation/listener.py": {"listener", "Listener", "Heard"},
     "titans_mal/evaluation/rivals.py": {"rivals"},
+    "titans_mal/evaluation/report_versions.py": {"heard"},
+    "examples/documentation/pages/guides/hosts.md": {"sound"},
+    "tests/released.py": {"sound"},
+    "tests/tiny_processors.py": {"sound"},
+    "tests/titans_mal/evaluation/test_compare.py": {"heard"},
+    "tests/titans_mal/test_deprecated_names.py": {"anew", "listener", "Listener", "Heard", "rivals"},
 }
-_WORD = re.compile(rf"\b({'|'.join(FORBIDDEN)})\b", re.IGNORECASE)
+# Not yet reworded, or a list of such words.
+LEFT_OUT = {
+    "examples/real_voices/README.md",
+    "examples/real_voices/features.py",
+    "examples/real_voices/host.py",
+    "examples/real_voices/listeners.py",
+    "examples/real_voices/study.py",
+    "examples/real_voices/voices.py",
+    "tests/examples/test_real_voices.py",
+    "tests/test_words.py",
+}
+# Parts of identifiers count as words: `not_heard`.
+_WORD = re.compile(rf"(?<![A-Za-z])({'|'.join(FORBIDDEN)})(?![A-Za-z])", re.IGNORECASE)
+_QUOTED = re.compile("`[^`]*`")  # a changelog names what was renamed
 
 
 def sources() -> list[str]:
-    listed = subprocess.run(["git", "ls-files", "modeling", "titans_mal", "hub_cards"], cwd=ROOT, capture_output=True)
+    listed = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True)
     if listed.returncode:
         pytest.skip("not run from a clone")
-    return [name for name in listed.stdout.decode().split() if name.endswith((".py", ".jinja", ".md"))]
+    names = {name for name in listed.stdout.decode().split() if name.endswith((".py", ".jinja", ".md"))}
+    return sorted(names - LEFT_OUT)
 
 
 def test_sources_use_plain_words():
     found = []
     for name in sources():
-        for number, line in enumerate((ROOT / name).read_text(encoding="utf-8").splitlines(), start=1):
+        text = (ROOT / name).read_text(encoding="utf-8")
+        for number, line in enumerate((_QUOTED.sub("", text) if name == "CHANGELOG.md" else text).splitlines(), 1):
             words = {word for word in _WORD.findall(line) if word not in ALLOWED.get(name, ())}
             found += [f"{name}:{number}: {word!r}, write {FORBIDDEN[word.lower()]}" for word in sorted(words)]
     assert not found, "\n".join(found)
@@ -56,4 +78,4 @@ def test_sources_use_plain_words():
 def test_the_list_of_allowed_words_is_not_longer_than_needed():
     for name, words in ALLOWED.items():
         text = (ROOT / name).read_text(encoding="utf-8")
-        assert all(re.search(rf"\b{word}\b", text) for word in words), name
+        assert all(re.search(rf"(?<![A-Za-z]){word}(?![A-Za-z])", text) for word in words), name

@@ -158,7 +158,7 @@ def granite_audio(rng, frames):
     return {"input_features": features, "input_features_mask": mask}, tokens
 
 
-def phi4_sound(rng, frames):
+def phi4_audio(rng, frames):
     features, mask = _features(rng, frames, MEL, longest=104)
     tokens = [-(-count // 8) for count in frames]
     return {
@@ -307,7 +307,7 @@ def phi4_multimodal() -> dict:
 GEMMA_TEXT = {"head_dim": 8, "hidden_size_per_layer_input": 8, "sliding_window": 64}
 GEMMA_TEXT |= {"layer_types": ["sliding_attention", "full_attention"] * (BLOCKS // 2)}
 # Gemma 3n keeps the ids of images and of audio at the end of its vocabulary.
-GEMMA3N_IMAGES, GEMMA3N_SOUNDS, GEMMA3N_TOKENS = VOCABULARY - 32, VOCABULARY - 16, 8
+GEMMA3N_IMAGES, GEMMA3N_AUDIO, GEMMA3N_TOKENS = VOCABULARY - 32, VOCABULARY - 16, 8
 
 
 def gemma3n() -> dict:
@@ -319,15 +319,15 @@ def gemma3n() -> dict:
         "text_config": without_type(text("gemma3n", **GEMMA_TEXT, **altup)),
         "vision_config": {"hidden_size": 16, "vocab_size": 16, "vocab_offset": GEMMA3N_IMAGES},
         "audio_config": {
-            **conformer, **chunks, "vocab_size": 16, "vocab_offset": GEMMA3N_SOUNDS, "input_feat_size": 32,
+            **conformer, **chunks, "vocab_size": 16, "vocab_offset": GEMMA3N_AUDIO, "input_feat_size": 32,
         },
         "audio_soft_tokens_per_image": GEMMA3N_TOKENS,
-        "audio_token_id": GEMMA3N_SOUNDS + 1,
+        "audio_token_id": GEMMA3N_AUDIO + 1,
         "image_token_id": GEMMA3N_IMAGES + 1,
         "boi_token_id": 101,
         "eoi_token_id": GEMMA3N_IMAGES,
         "boa_token_id": 102,
-        "eoa_token_id": GEMMA3N_SOUNDS,
+        "eoa_token_id": GEMMA3N_AUDIO,
     }  # fmt: skip
 
 
@@ -387,12 +387,12 @@ HOSTS = {
         TinyHost("MusicFlamingo", musicflamingo, spectrograms(*_MASKED), **_AROUND),
         TinyHost("Voxtral", voxtral, voxtral_audio, lengths=(24, 64)),
         TinyHost("GraniteSpeech", granite_speech, granite_audio, window=105),
-        TinyHost("Phi4Multimodal", phi4_multimodal, phi4_sound, window=104),
+        TinyHost("Phi4Multimodal", phi4_multimodal, phi4_audio, window=104),
         TinyHost(
             "Gemma3n",
             gemma3n,
             frames_first(32, lambda frames: GEMMA3N_TOKENS),
-            audio=GEMMA3N_SOUNDS + 1,
+            audio=GEMMA3N_AUDIO + 1,
             patches=gemma3n_without_eyes,
         ),
         TinyHost("Gemma4", gemma4, frames_first(128, lambda frames: math.ceil(frames / 4))),

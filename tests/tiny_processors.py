@@ -22,8 +22,8 @@ from tiny_hosts import (
     AUDIO_START,
     BOS,
     EOS,
+    GEMMA3N_AUDIO,
     GEMMA3N_IMAGES,
-    GEMMA3N_SOUNDS,
     HOSTS,
     IMAGE,
     LABEL_TOKENS,
@@ -214,7 +214,7 @@ GEMMA_NAMES |= {"image_token": "<image>", "boi_token": "<boi>", "eoi_token": "<e
 
 
 def gemma3n(folder: Path) -> ProcessorMixin:
-    recordings = {"<audio>": GEMMA3N_SOUNDS + 1, "<boa>": 102, "<eoa>": GEMMA3N_SOUNDS}
+    recordings = {"<audio>": GEMMA3N_AUDIO + 1, "<boa>": 102, "<eoa>": GEMMA3N_AUDIO}
     images = {"<image>": GEMMA3N_IMAGES + 1, "<boi>": 101, "<eoi>": GEMMA3N_IMAGES}
     return without_eyes(
         "Gemma3nProcessor", image_processor=None, tokenizer=tokenizer(recordings | images, **GEMMA_NAMES),

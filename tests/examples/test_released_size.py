@@ -52,7 +52,7 @@ def test_turns_are_what_the_hosts_take(released_size, name):
     assert model(**released_size.turn_of(model, name, seconds)).emotion_logits.isfinite().all()
 
 
-def test_what_does_not_fit_is_told_before_it_is_written(released_size, tmp_path):
+def test_what_does_not_fit_is_reported_before_it_is_written(released_size, tmp_path):
     with pytest.raises(RuntimeError, match="GiB of disk are needed"):
         released_size.check_resources(10**18, tmp_path)
 

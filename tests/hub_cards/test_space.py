@@ -164,7 +164,7 @@ def _downloaded(page: Page) -> list[dict]:
     return json.loads(download.value.path().read_text(encoding="utf-8"))
 
 
-def _check_heard(turns: list[dict], pipe: AudioEmotionPipeline, files: list[Path]) -> None:
+def _check_scores(turns: list[dict], pipe: AudioEmotionPipeline, files: list[Path]) -> None:
     """The scores of the files are those of the pipeline."""
     said = [{"audio": file, "speaker": turn["speaker"]} for file, turn in zip(files, turns, strict=True)]
     for turn, scored, alone in zip(turns, pipe(said), pipe(said, memory=False)):
@@ -213,7 +213,7 @@ def test_the_memory_goes_from_turn_to_turn_as_in_the_pipeline(page, pipe):
     turns = _downloaded(page)
 
     assert [turn["speaker"] for turn in turns] == ["Ada", "A", "Ada"]
-    _check_heard(turns, pipe, TURNS)
+    _check_scores(turns, pipe, TURNS)
     assert turns[2]["scores"] != pytest.approx(turns[2]["without_memory"]["scores"], abs=1e-2)
 
 
@@ -232,7 +232,7 @@ def test_bad_audio_is_reported_and_changes_nothing(page, pipe, bad_audio):
     page.locator("#audio").get_by_role("button", name="Clear").click()
     _add(page, TURNS[2])
     expect(_rows(page)).to_have_count(2)
-    _check_heard(_downloaded(page), pipe, [TURNS[0], TURNS[2]])
+    _check_scores(_downloaded(page), pipe, [TURNS[0], TURNS[2]])
 
 
 def test_each_page_has_its_own_conversation(page, address):

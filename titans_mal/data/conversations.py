@@ -13,12 +13,12 @@ from pathlib import Path
 from datasets import Audio, Dataset, List, Value, concatenate_datasets
 
 from .audio import AudioDecodingError, part_of_file, pieces_of_turn
+from .audio_paths import resolve_files
 from .corpora import CORPORA, Corpus
 from .emobox import take_emobox_splits
 from .hub_dataset import read_hub_dataset
 from .metadata_folder import read_metadata_folder
 from .problems import LEFT_OUT, MAX_SECONDS, Problem, UnusableTurns, look_at_all, quietly, report_problems
-from .sound_files import resolve_files
 from .splits import check_split_options, draw_splits
 from .synthetic import NAMED_SUITES, SPLITS, synthetic_conversations
 from .table import DIMENSIONS, GROUPS, SOFT_LABELS, Conversations, LabelSet, Turn, features_of

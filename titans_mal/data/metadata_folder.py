@@ -6,8 +6,8 @@ import math
 import os
 from pathlib import Path
 
+from .audio_paths import resolve_files
 from .problems import Problem
-from .sound_files import resolve_files
 from .table import DIMENSIONS, GROUPS, Turn, check_times, whole_turn_index
 from .text_files import parse_seconds, read_table
 

@@ -85,7 +85,7 @@ class TurnDetector:
         self._detect: Any = None if ends is not None else _silero(threshold, min_silence)
         self._resampler = StreamResampler()
         # Audio from sample `first` of the stream; windows up to `seen` have been processed.
-        self._sound, self._first, self._seen = np.zeros(0, np.float32), 0, 0
+        self._audio, self._first, self._seen = np.zeros(0, np.float32), 0, 0
         # Start of the open turn; None between turns.
         self._start: int | None = 0 if ends is not None else None
 
@@ -116,22 +116,22 @@ class TurnDetector:
         self._extend(self._resampler.flush())
         turns = self._turns()
         if self._start is not None:
-            turns += self._cut(self._first + len(self._sound))
+            turns += self._cut(self._first + len(self._audio))
             if self._detect is not None:
                 self._start = None
         if self._detect is not None:
             self._detect.reset_states()
-            self._detect.current_sample = self._seen = self._first + len(self._sound)
+            self._detect.current_sample = self._seen = self._first + len(self._audio)
         return turns
 
     def _extend(self, samples: np.ndarray) -> None:
-        self._sound = np.concatenate([self._sound, samples[0]])
+        self._audio = np.concatenate([self._audio, samples[0]])
 
     def _turns(self) -> list[SpokenTurn]:
         return self._turns_by_ends() if self._detect is None else self._turns_by_pauses()
 
     def _turns_by_ends(self) -> list[SpokenTurn]:
-        turns, known = [], self._first + len(self._sound)
+        turns, known = [], self._first + len(self._audio)
         while (
             self._start is not None
             and self._ends
@@ -147,8 +147,8 @@ class TurnDetector:
 
     def _turns_by_pauses(self) -> list[SpokenTurn]:
         turns = []
-        while self._first + len(self._sound) - self._seen >= _WINDOW:
-            window = self._sound[self._seen - self._first :][:_WINDOW]
+        while self._first + len(self._audio) - self._seen >= _WINDOW:
+            window = self._audio[self._seen - self._first :][:_WINDOW]
             found = self._detect(torch.from_numpy(window)) or {}
             self._seen += _WINDOW
             if "start" in found:
@@ -165,15 +165,15 @@ class TurnDetector:
     def _cut(self, end: int) -> list[SpokenTurn]:
         """The turn from its start to a sample of the stream, where the next one may start."""
         start, self._start = self._start or 0, end
-        waveform = self._sound[start - self._first : end - self._first].copy()
+        waveform = self._audio[start - self._first : end - self._first].copy()
         self._forget(end)
         if len(waveform) < MIN_SECONDS * RATE or not waveform.any():
             return []
         return [SpokenTurn(waveform, start / RATE, (start + len(waveform)) / RATE)]
 
     def _forget(self, before: int) -> None:
-        dropped = max(0, min(before - self._first, len(self._sound)))
-        self._sound, self._first = self._sound[dropped:], self._first + dropped
+        dropped = max(0, min(before - self._first, len(self._audio)))
+        self._audio, self._first = self._audio[dropped:], self._first + dropped
 
 
 def _silero(threshold: float, min_silence: float):

@@ -74,7 +74,7 @@ class ChannelQuery(LabelQuery):
     )
 
     @model_validator(mode="after")
-    def _talkers(self):
+    def _speakers_of_channels(self):
         names = self.channel_speakers
         if self.channels > 1 and (len({*names} - {""}) != self.channels or len(names) != self.channels):
             raise ValueError(

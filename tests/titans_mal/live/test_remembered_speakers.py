@@ -9,7 +9,7 @@ from titans_mal import ConversationPool
 
 
 RATE = 16_000
-SOUNDS = [tone(0.3 + 0.05 * place, frequency=150 + 40 * place) for place in range(4)]
+RECORDINGS = [tone(0.3 + 0.05 * place, frequency=150 + 40 * place) for place in range(4)]
 BY_SPEAKER = {"scope": "speaker", "max_speakers": 2}
 
 
@@ -25,7 +25,7 @@ def pool(model, tmp_path):
 
 
 def say(pool, conversation, place, speaker="Erika", person="customer 7", **kwargs):
-    return pool.push(conversation, SOUNDS[place], RATE, speaker=speaker, person=person, **kwargs)
+    return pool.push(conversation, RECORDINGS[place], RATE, speaker=speaker, person=person, **kwargs)
 
 
 def scores_of(pool, conversation, places, **kwargs):
@@ -108,7 +108,9 @@ def test_of_two_conversations_at_once_the_last_turn_counts(pool):
         say(pool, conversation, place)
     assert say(pool, "after", 1).scores == pytest.approx(scores_of(pool, "whole", (0, 1, 3, 1)), abs=1e-6)
     # In one batch, and of a person that nobody knows yet.
-    futures = [pool.submit(name, SOUNDS[2], RATE, speaker="E", person="customer 9", start=1.0) for name in ("c", "d")]
+    futures = [
+        pool.submit(name, RECORDINGS[2], RATE, speaker="E", person="customer 9", start=1.0) for name in ("c", "d")
+    ]
     assert [future.result().turn_index for future in futures] == [0, 0]
     assert say(pool, "e", 3, person="customer 9").scores == pytest.approx(scores_of(pool, "one", (2, 3)), abs=1e-6)
 

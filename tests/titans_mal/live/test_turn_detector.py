@@ -71,7 +71,7 @@ def test_long_turns_are_cut_and_nothing_grows():
     quiet = TurnDetector()
     for _ in range(50):
         assert quiet.feed(np.zeros(RATE, np.float32), RATE) == []
-    assert len(quiet._sound) <= RATE
+    assert len(quiet._audio) <= RATE
     assert quiet.flush() == []
 
 

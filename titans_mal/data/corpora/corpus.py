@@ -11,8 +11,8 @@ from io import StringIO
 from pathlib import Path
 from typing import Any, Protocol
 
+from ..audio_paths import DEPTH, extra_files, find_audio
 from ..problems import Problem
-from ..sound_files import DEPTH, extra_files, find_sounds
 from ..table import FEMALE, MALE, LabelSet, Turn
 from ..text_files import read_text
 
@@ -177,7 +177,7 @@ def read_clips(
     turns, problems, missing = [], [], []
     for split, (table, folders) in splits.items():
         try:
-            path, clips = find(root, table), find_sounds(root, *folders)
+            path, clips = find(root, table), find_audio(root, *folders)
         except FileNotFoundError as error:
             missing.append(error)
             problems.append(Problem("absent", str(root), f"there is no turn of {split}: {error}"))

@@ -10,8 +10,8 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+from ..audio_paths import audio_files, find_audio
 from ..problems import Problem
-from ..sound_files import find_sounds, sound_files
 from ..table import Turn
 from .corpus import Corpus, find, gender_of, read_csv, same
 
@@ -31,7 +31,7 @@ _FOLDS = 5
 def read(root: Path) -> tuple[list[Turn], list[Problem]]:
     """All files of `AudioWAV` whose name gives actor and emotion; others are extra."""
     turns, problems, genders = [], [], _read_genders(root)
-    for path in sorted(sound_files(find_sounds(root, "AudioWAV", "", stem="*_*_*_*"))):
+    for path in sorted(audio_files(find_audio(root, "AudioWAV", "", stem="*_*_*_*"))):
         found = _NAME.fullmatch(path.stem)
         if found is None or found[2] not in _WORDS:
             problems.append(Problem("extra", str(path), "its name is not ACTOR_SENTENCE_EMOTION_LEVEL.wav"))

@@ -13,8 +13,8 @@ from functools import partial
 from pathlib import Path
 
 from ...modeling.json_text import parse_json
+from ..audio_paths import extra_files
 from ..problems import Problem
-from ..sound_files import extra_files
 from ..table import Turn
 from ..text_files import read_text
 from .corpus import Corpus, find, same, turns_of_json

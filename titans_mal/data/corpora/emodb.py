@@ -9,8 +9,8 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+from ..audio_paths import audio_files, find_audio
 from ..problems import Problem
-from ..sound_files import find_sounds, sound_files
 from ..table import FEMALE, MALE, Turn
 from .corpus import Corpus, same
 
@@ -35,7 +35,7 @@ def read(root: Path) -> tuple[list[Turn], list[Problem]]:
     """All files whose name gives one of the ten speakers and an emotion; others are extra."""
     turns: dict[str, Turn] = {}
     problems = []
-    for path in sorted(sound_files(find_sounds(root, "wav", "", stem="[01][0-9][ab][0-9][0-9][wleaftn]*"))):
+    for path in sorted(audio_files(find_audio(root, "wav", "", stem="[01][0-9][ab][0-9][0-9][wleaftn]*"))):
         found = _NAME.fullmatch(path.stem)
         if found is None or found[1] not in _GROUPS:
             problems.append(

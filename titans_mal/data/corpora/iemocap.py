@@ -11,8 +11,8 @@ import os
 import re
 from pathlib import Path
 
+from ..audio_paths import DEPTH, extra_files
 from ..problems import Problem
-from ..sound_files import DEPTH, extra_files
 from ..table import DIMENSIONS, Turn, on_scale
 from ..text_files import read_text
 from .corpus import Corpus, gender_of, same

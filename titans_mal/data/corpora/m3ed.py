@@ -12,8 +12,8 @@ from functools import partial
 from pathlib import Path
 
 from ...modeling.json_text import parse_json
+from ..audio_paths import extra_files, find_audio
 from ..problems import Problem
-from ..sound_files import extra_files, find_sounds
 from ..table import Turn
 from ..text_files import read_text
 from .corpus import Corpus, find, gender_of, same, turns_of_json
@@ -26,7 +26,7 @@ def read(root: Path) -> tuple[list[Turn], list[Problem]]:
     """All turns of the movies in the split lists; a speaker is a person of a movie."""
     path = find(root, "annotation.json")
     annotation = parse_json(read_text(path), str(path), dict)
-    audio = find_sounds(root, "modality_speech", "", stem="?_*_*_*")
+    audio = find_audio(root, "modality_speech", "", stem="?_*_*_*")
     turns: list[Turn] = []
     problems: list[Problem] = []
     for split in ("train", "val", "test"):

@@ -18,8 +18,8 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+from ..audio_paths import SUFFIXES
 from ..problems import Problem
-from ..sound_files import SUFFIXES
 from ..table import Turn, on_scale
 from ..text_files import read_text
 from .corpus import Corpus, find, gender_of, same

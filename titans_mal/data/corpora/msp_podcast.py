@@ -15,8 +15,8 @@ from functools import partial
 from pathlib import Path
 
 from ...modeling.json_text import parse_json
+from ..audio_paths import extra_files, find_audio
 from ..problems import Problem
-from ..sound_files import extra_files, find_sounds
 from ..table import Turn, on_scale
 from ..text_files import parse_seconds, read_text
 from .corpus import Corpus, find, gender_of, same, turns_of_csv
@@ -43,7 +43,7 @@ _WORDS = {
 def read(root: Path) -> tuple[list[Turn], list[Problem]]:
     """All segments of the consensus file, in numerical order."""
     table = find(root, "labels_consensus.csv", "labels_concensus.csv")
-    audio = find_sounds(root, "Audios", "Audio", "", stem="msp-podcast_*")
+    audio = find_audio(root, "Audios", "Audio", "", stem="msp-podcast_*")
     try:
         path = find(root, "segments.json")
         times = parse_json(read_text(path), str(path), dict)

@@ -9,8 +9,8 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+from ..audio_paths import DEPTH, audio_files, find_audio
 from ..problems import Problem
-from ..sound_files import DEPTH, find_sounds, sound_files
 from ..table import FEMALE, MALE, Turn
 from .corpus import Corpus, same
 
@@ -24,10 +24,10 @@ _ACTORS_OF_A_FOLD = 4
 def read(root: Path) -> tuple[list[Turn], list[Problem]]:
     """Speech only; songs are extra, and so are second copies of a file, which some archives contain."""
     folders = [path for depth in range(DEPTH) for path in sorted(root.glob("*/" * depth + "Actor_*")) if path.is_dir()]
-    folders = sorted(folders) or [find_sounds(root, "", stem="03-*-*-*-*-*-*")]
+    folders = sorted(folders) or [find_audio(root, "", stem="03-*-*-*-*-*-*")]
     turns: dict[str, Turn] = {}
     problems = []
-    for path in (path for folder in folders for path in sorted(sound_files(folder))):
+    for path in (path for folder in folders for path in sorted(audio_files(folder))):
         found = _NAME.fullmatch(path.stem)
         if found is None or not 1 <= int(found[2]) <= len(_WORDS) or not 1 <= int(found[3]) <= 24:
             problems.append(Problem("extra", str(path), "its name is not that of an audio-only file (seven numbers)"))

@@ -17,7 +17,7 @@ SUFFIXES = (".mp4", ".wav", ".flac", ".mkv", ".m4a", ".aac", ".mp3", ".ogg", ".o
 DEPTH = 4
 
 
-def sound_files(folder: Path) -> Iterator[Path]:
+def audio_files(folder: Path) -> Iterator[Path]:
     """The visible audio files of a folder, in any order."""
     with os.scandir(folder) as entries:
         for entry in entries:
@@ -25,7 +25,7 @@ def sound_files(folder: Path) -> Iterator[Path]:
                 yield Path(entry.path)
 
 
-def find_sounds(root: Path, *folders: str, stem: str = "*") -> Path:
+def find_audio(root: Path, *folders: str, stem: str = "*") -> Path:
     """The first folder with a matching audio file, in `root` or up to three levels below.
 
     Args:
@@ -39,7 +39,7 @@ def find_sounds(root: Path, *folders: str, stem: str = "*") -> Path:
         for name in folders:
             levels = "*/" * depth + name
             for folder in sorted(root.glob(levels)) if levels else [root]:
-                if folder.is_dir() and any(fnmatchcase(path.stem.lower(), stem) for path in sound_files(folder)):
+                if folder.is_dir() and any(fnmatchcase(path.stem.lower(), stem) for path in audio_files(folder)):
                     return folder
     wanted = " or ".join(filter(None, folders)) or "folder"
     raise FileNotFoundError(
@@ -51,7 +51,7 @@ def find_sounds(root: Path, *folders: str, stem: str = "*") -> Path:
 def extra_files(folder: Path, known: Iterable[str], split: str | None = None) -> list[Problem]:
     """A problem for each audio file of a folder that belongs to no turn."""
     stems = {_key(os.path.basename(path)) for path in known}
-    extra = sorted(path for path in sound_files(folder) if _key(path.name) not in stems) if folder.is_dir() else []
+    extra = sorted(path for path in audio_files(folder) if _key(path.name) not in stems) if folder.is_dir() else []
     return [Problem("extra", str(path), "the corpus' table has no such turn", split=split) for path in extra]
 
 
@@ -91,8 +91,8 @@ def _listing(folder: str) -> dict[str, str]:
         names = os.listdir(folder)
     except OSError:
         return {}
-    audio_files = [path.name for path in sound_files(Path(folder))]
-    by_stem = {_key(name): name for name in sorted(audio_files, key=_preference, reverse=True)}
+    audio = [path.name for path in audio_files(Path(folder))]
+    by_stem = {_key(name): name for name in sorted(audio, key=_preference, reverse=True)}
     return by_stem | {name.lower(): name for name in names} | {name: name for name in names}
 
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from titans_mal.data.sound_files import extra_files, find_sounds, resolve_files, sound_files
+from titans_mal.data.audio_paths import audio_files, extra_files, find_audio, resolve_files
 from titans_mal.data.table import Turn
 
 
@@ -15,15 +15,15 @@ def root(tmp_path):
     return tmp_path
 
 
-def test_sound_is_found_in_nested_folders(root):
+def test_audio_is_found_in_nested_folders(root):
     folder = root / "copy" / "wav"
-    assert find_sounds(root, "audio", "wav") == folder
-    assert find_sounds(root, "", stem="b_[0-9]") == folder
-    assert {path.name for path in sound_files(folder)} == {"b_1.WAV", "b_2.flac", "b_2.mp3"}
+    assert find_audio(root, "audio", "wav") == folder
+    assert find_audio(root, "", stem="b_[0-9]") == folder
+    assert {path.name for path in audio_files(folder)} == {"b_1.WAV", "b_2.flac", "b_2.mp3"}
     with pytest.raises(FileNotFoundError, match="audio"):
-        find_sounds(root, "audio")
+        find_audio(root, "audio")
     with pytest.raises(FileNotFoundError, match="c_"):
-        find_sounds(root, "wav", stem="c_*")
+        find_audio(root, "wav", stem="c_*")
 
 
 def test_paths_follow_the_copy_s_capitals_and_formats(root):
