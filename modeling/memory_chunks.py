@@ -133,8 +133,6 @@ def cut_tokens(tensor: Tensor, chunk_size: int) -> Tensor:
     """(streams, heads, tokens, ...) -> (streams, heads, chunks, chunk_size, ...), the last chunk padded with zeros.
 
     Chunks are not longer than the number of tokens.
-
-    No chunk is longer than the tokens are.
     """
     tokens = tensor.shape[2]
     chunk_size = min(chunk_size, max(tokens, 1))

@@ -37,6 +37,7 @@ ALLOWED = {
     "titans_mal/evaluation/report_versions.py": {"heard"},
     "examples/documentation/pages/guides/hosts.md": {"sound"},
     "tests/released.py": {"sound"},
+    "tests/test_layout.py": {"listener", "rivals"},
     "tests/tiny_processors.py": {"sound"},
     "tests/titans_mal/evaluation/test_compare.py": {"heard"},
     "tests/titans_mal/test_deprecated_names.py": {"anew", "listener", "Listener", "Heard", "rivals"},

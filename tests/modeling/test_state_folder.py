@@ -1,0 +1,60 @@
+"""States in a folder: what is written, for how long, and what a killed process loses."""
+
+import os
+import time
+
+import pytest
+
+from titans_mal.modeling.conversation_memory_file import STATE_FILE
+from titans_mal.modeling.state_folder import StateFolder, state_key
+
+
+def test_names_are_kept_whatever_is_in_them(tmp_path):
+    states = StateFolder(tmp_path)
+    names = ["call 17", "../up", "ü" * 200, "\ud800", ""]
+    for number, name in enumerate(names):
+        states.write(name, b"%d" % number, seconds=60)
+    assert [states.read(name) for name in names] == [b"0", b"1", b"2", b"3", b"4"]
+    assert states.names() == sorted(names)
+    assert {path.name for path in tmp_path.iterdir()} == {state_key(name) for name in names}
+    states.delete("../up")
+    assert (states.read("../up"), len(list(tmp_path.iterdir()))) == (None, 4)
+    with pytest.raises(TypeError, match="must be a string, got int"):
+        state_key(17)
+
+
+def test_a_state_that_is_over_is_not_read_and_goes(tmp_path):
+    states = StateFolder(tmp_path)
+    states.write("a", b"old", seconds=60)
+    states.write("b", b"kept", seconds=float("inf"))
+    past = time.time() - 1
+    os.utime(tmp_path / state_key("a") / STATE_FILE, (past, past))
+    assert (states.read("a"), states.names()) == (None, ["b"])
+    states.forget_old()
+    assert [path.name for path in tmp_path.iterdir()] == [state_key("b")]
+
+
+def test_what_a_killed_process_held_is_lost_for_a_day(tmp_path):
+    states = StateFolder(tmp_path)
+    for name in ("held", "saved"):
+        states.write(name, b"state", seconds=60)
+        states.keep_in_memory(name)
+    states.write("saved", b"later", seconds=60)
+    assert (states.read("held"), states.read("saved"), states.is_lost("held")) == (None, b"later", False)
+    del states  # without saving, as a process that is killed
+    later = StateFolder(tmp_path)
+    assert (later.is_lost("held"), later.is_lost("saved"), later.names()) == (True, False, ["saved"])
+    mark = tmp_path / state_key("held") / "lost"
+    assert 0 < mark.stat().st_mtime - time.time() <= 24 * 3600
+    later.delete("held")
+    assert not later.is_lost("held")
+
+
+def test_a_process_may_open_a_folder_twice_and_finds_nothing_lost(tmp_path):
+    first = StateFolder(tmp_path)
+    first.keep_in_memory("a")
+    second = StateFolder(tmp_path)
+    assert not second.is_lost("a")
+    part = first.part("persons")
+    part.write("a", b"state", seconds=60)
+    assert (part.names(), first.names()) == (["a"], [])
