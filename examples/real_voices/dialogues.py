@@ -25,7 +25,7 @@ class Dialogue:
 
     Attributes:
         utterances: (turns,) int, numbers of the utterances, each at most once.
-        speakers: (turns,) int, who talks, numbered within the dialogue.
+        speakers: (turns,) int, who speaks, numbered within the dialogue.
     """
 
     utterances: np.ndarray

@@ -22,11 +22,11 @@ import typer
 from compose import Script, scripts_of, voices_of_script
 from encoder_features import Copy, features_of
 from intervals import ScoredTurns, average_recall, paired_difference
-from study import Corpus, Part, Scripts, TestDialogues, choose, score_listeners
+from study import Corpus, Part, Scripts, TestDialogues, choose, score_models
 from voices import Voices
 
 
-LISTENERS = (
+MODELS = (
     "utterance",
     "running_mean",
     "memory",
@@ -57,7 +57,7 @@ def run_fold(
     train: Corpus, test: Corpus, *, fold: int, folds: Sequence[Sequence[int]], labels: int, scripts: Scripts,
     seeds: int, folder: Path,
 ) -> None:  # fmt: skip
-    """Choose, train and score the listeners of a fold, or across corpora (fold 0), and keep what they have right."""
+    """Choose, train and score the models of a fold, or across corpora (fold 0), and keep what they have right."""
     across = train is not test
     tested = sorted(set(test.people)) if across else list(folds[fold - 1])
     rest = [speaker for speaker in sorted(set(train.people)) if across or speaker not in tested]
@@ -72,7 +72,7 @@ def run_fold(
         part = Part(train, rest, labels, scripts, seed=(fold, 1, seed))
         # The same dialogues for every seed.
         dialogues = TestDialogues(test, tested, scripts.test, part.project(test), seed=(fold, 2))
-        right = score_listeners(part, dialogues, chosen, seed=(fold, 3, seed))
+        right = score_models(part, dialogues, chosen, seed=(fold, 3, seed))
         about = {
             "emotions": dialogues.emotions,
             "speakers": dialogues.speakers,
@@ -90,14 +90,14 @@ def _found(folder: Path, folds: Sequence[int], seeds: int) -> Iterator[tuple[int
 
 
 def report(folder: Path, folds: Sequence[int], seeds: int, about: dict, voices: Voices) -> dict:
-    """`rows` for each listener, fold and seed, `differences` pooled over both, and the recall of each speaker."""
+    """`rows` for each model, fold and seed, `differences` pooled over both, and the recall of each speaker."""
     found = list(_found(folder, folds, seeds))
     turns = ScoredTurns.join(
         [ScoredTurns(*(of[0][k] for k in ("emotions", "speakers", "dialogues"))) for _, of in found]
     )
     right = {
         name: np.concatenate([np.stack([seed[f"right_{name}"] for seed in of]) for _, of in found], axis=1)
-        for name in LISTENERS
+        for name in MODELS
     }
     rows = [
         {"listener": name, **about, "fold": fold, "seed": number, "turns": len(seed["emotions"]),
@@ -138,7 +138,7 @@ def table(results: dict) -> str:
         name = f"{pooled['train']} to {pooled['test']}, {pooled['script']} emotions, blocks {pooled['blocks']}"
         name += f", copies {pooled['copies']}"
         lines += [f"\n{name}\n"]
-        lines += ["| listener | UAR, % |", "| --- | ---: |"]
+        lines += ["| model | UAR, % |", "| --- | ---: |"]
         lines += [f"| {name} | {100 * recall:.1f} |" for name, recall in pooled["uar"].items()]
         lines += ["", "| difference | points (95 % interval) |", "| --- | ---: |"]
         lines += [
@@ -154,7 +154,7 @@ def main(
     whisper: Annotated[str, typer.Option(help="Name or folder of a Whisper checkpoint, its encoder is used.")],
     output: Annotated[Path, typer.Option(help="Folder of features and results.")],
     folds: Annotated[str, typer.Option(help="Folds to run, by commas.")] = "1,2,3,4,5,6",
-    seeds: Annotated[int, typer.Option(help="Trainings of each listener.")] = 3,
+    seeds: Annotated[int, typer.Option(help="Trainings of each model.")] = 3,
     sequences: Annotated[
         list[Path] | None, typer.Option(help="Emotions after real dialogues: MELD's CSV, or a table; repeatable.")
     ] = None,
@@ -166,7 +166,7 @@ def main(
     virtual_voices: Annotated[int, typer.Option(help="Copies of the training speakers in other voices.")] = 4,
     virtual_channels: Annotated[int, typer.Option(help="Copies of the training speakers in other channels.")] = 0,
 ) -> None:
-    """Train and score the listeners; print the tables, and write OUT/results.json."""
+    """Train and score the models; print the tables, and write OUT/results.json."""
     torch.set_num_threads(1)
     script = Script.SEQUENCES if sequences else Script.RANDOM
     names = labels.split(",") if labels else None

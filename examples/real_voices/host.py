@@ -138,7 +138,7 @@ def from_host(folder: Path, labels: list[str], scope: str) -> PreTrainedModel:
         emotion_prompt="Emotion?",
     )
     choose_trained_parts(model, lora_rank=LORA_RANK)
-    return model
+    return model.to("cuda" if torch.cuda.is_available() else "cpu")
 
 
 def train_on_utterances(
@@ -158,7 +158,7 @@ def train_on_utterances(
             order = torch.randperm(len(table), generator=generator).tolist()
         rows = [table[order.pop()] for _ in range(batch_size)]
         inputs, _ = scorer.inputs([load_turn(row["audio"], scorer.sampling_rate) for row in rows])
-        labels = torch.tensor([row["emotion"] for row in rows])
+        labels = torch.tensor([row["emotion"] for row in rows], device=model.device)
         with model.disable_memory():
             logits = model(**inputs, logits_to_keep=1).emotion_logits
         loss = F.cross_entropy(logits, labels)
@@ -236,7 +236,7 @@ def main(
     train_dialogues: Annotated[int, typer.Option(help="Composed for training.")] = 200,
     test_dialogues: Annotated[int, typer.Option(help="Composed for the test.")] = 200,
     virtual_voices: Annotated[int, typer.Option(help="Copies of the training speakers in other voices.")] = 2,
-    scope: Annotated[str, typer.Option(help="conversation, or speaker: who talks is given.")] = "conversation",
+    scope: Annotated[str, typer.Option(help="conversation, or speaker: the speaker is given.")] = "conversation",
     resamples: Annotated[int, typer.Option(help="Of the reports' intervals.")] = 1000,
 ) -> None:
     """Make the host, train it with and without memory, and write both reports."""

@@ -13,7 +13,7 @@ class ScoredTurns:
 
     Attributes:
         emotions: (turns,) int, the right answers.
-        speakers: (turns,) int, who talks, numbered over all folds.
+        speakers: (turns,) int, who speaks, numbered over all folds.
         dialogues: (turns,) int, numbered over all folds.
     """
 

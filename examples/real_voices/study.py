@@ -1,4 +1,4 @@
-"""One fold of the feature form: listeners are chosen on validation speakers, trained, and scored on test speakers."""
+"""One fold of the feature form: models are chosen on validation speakers, trained, and scored on test speakers."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import torch
 from dialogues import Composer, Dialogue
 from encoder_features import Projection
 from intervals import average_recall
-from listeners import Attention, Batch, Memory, RunningMean, Utterance, decode_transitions
+from models import Attention, Batch, Memory, RunningMean, Utterance, decode_transitions
 from sklearn.linear_model import LogisticRegression
 from torch import Tensor
 from torch.nn import functional as F
@@ -109,7 +109,7 @@ class Scripts:
 
 
 class Part:
-    """Listeners trained on some speakers of a corpus.
+    """Models trained on some speakers of a corpus.
 
     Args:
         corpus, train: whose utterances of which speakers are trained on.
@@ -150,7 +150,7 @@ class Part:
         return self._projection(corpus.features)
 
     def make(self, name: str, *, shrinkage: float = 1.0) -> Utterance:
-        """A listener that is not trained yet, its memory fitted."""
+        """A model that is not trained yet, its memory fitted."""
         width = self.hidden.shape[1]
         if name == "utterance":
             return Utterance(width, self.labels)
@@ -160,15 +160,15 @@ class Part:
             return Attention(width, self.labels)
         scope = "speaker" if name == "memory_speaker" else "conversation"
         key_dim = min(MOST_KEY_DIM, len(set(self._fitted[1])) - 1)
-        listener = Memory(width, self.labels, scope=scope, voice_shrinkage=shrinkage, voice_key_dim=key_dim)
+        model = Memory(width, self.labels, scope=scope, voice_shrinkage=shrinkage, voice_key_dim=key_dim)
         if self._layer is None:
-            fit_voice_layer(listener.layer, *self._fitted)
-            self._layer = listener.layer.state_dict()
-        listener.layer.load_state_dict(self._layer)
-        return listener
+            fit_voice_layer(model.layer, *self._fitted)
+            self._layer = model.layer.state_dict()
+        model.layer.load_state_dict(self._layer)
+        return model
 
     def train(self, name: str, *, seed: Sequence[int], penalty: float, **options: float) -> Utterance:
-        """A trained listener: that of utterances on each utterance once, the others on the dialogues of the script.
+        """A trained model: that of utterances on each utterance once, the others on the dialogues of the script.
 
         What history adds is known before the readout is, so that a logistic regression fits the readout; only what
         attends is trained by gradients.
@@ -177,43 +177,43 @@ class Part:
             penalty: inverse weight of the readout's L2 penalty, for as many turns as there are utterances that are
                 no copies.
         """
-        listener = self.make(name, **options)
-        if isinstance(listener, Attention):
-            self._attend(listener, np.random.default_rng(seed))
-            turns, emotions = self._turns_of(listener)
+        model = self.make(name, **options)
+        if isinstance(model, Attention):
+            self._attend(model, np.random.default_rng(seed))
+            turns, emotions = self._turns_of(model)
         else:
             key = (name, *options.items())
             if key not in self._turns:
-                self._turns[key] = self._turns_of(listener)
+                self._turns[key] = self._turns_of(model)
             turns, emotions = self._turns[key]
         strength = penalty * self._weight / len(turns)
         fitted = LogisticRegression(C=strength, class_weight="balanced", max_iter=200, tol=1e-3).fit(turns, emotions)
         with torch.no_grad():
-            listener.readout.weight.copy_(torch.from_numpy(fitted.coef_))
-            listener.readout.bias.copy_(torch.from_numpy(fitted.intercept_))
-        return listener.eval()
+            model.readout.weight.copy_(torch.from_numpy(fitted.coef_))
+            model.readout.bias.copy_(torch.from_numpy(fitted.intercept_))
+        return model.eval()
 
-    def _turns_of(self, listener: Utterance) -> tuple[np.ndarray, np.ndarray]:
+    def _turns_of(self, model: Utterance) -> tuple[np.ndarray, np.ndarray]:
         """(turns, width) and (turns,): what the readout is fitted to."""
-        if type(listener) is Utterance:
+        if type(model) is Utterance:
             return self._fitted[0].numpy(), self._fitted[2]
         # A few dialogues at a time, whose states fit into the processor's cache.
         starts = range(0, len(self._dialogues), BATCH)
         batches = [Batch.of(self._dialogues[start : start + BATCH], self.hidden) for start in starts]
         with torch.no_grad():
-            turns = torch.cat([listener.eval().turns(batch)[batch.mask] for batch in batches])
+            turns = torch.cat([model.eval().turns(batch)[batch.mask] for batch in batches])
         emotions = torch.cat([self._emotions[batch.utterances[batch.mask]] for batch in batches])
         return turns.numpy(), emotions.numpy()
 
     @torch.no_grad()
     def try_options(self, test: TestDialogues, *, seed: Sequence[int]) -> Iterator[tuple[tuple, Tensor]]:
-        """Every option of every listener, as (name, (option, value), ...), and its logits."""
+        """Every option of every model, as (name, (option, value), ...), and its logits."""
         for penalty in PENALTIES:
             option = ("penalty", penalty)
             yield ("utterance", option), self.train("utterance", penalty=penalty, seed=seed)(test.batch)
             for shrinkage, name in product(SHRINKAGES, ("running_mean", "memory", "memory_speaker")):
-                listener = self.train(name, penalty=penalty, shrinkage=shrinkage, seed=seed)
-                yield (name, option, ("shrinkage", shrinkage)), listener(test.batch)
+                model = self.train(name, penalty=penalty, shrinkage=shrinkage, seed=seed)
+                yield (name, option, ("shrinkage", shrinkage)), model(test.batch)
         logits = self.train("utterance", penalty=PENALTIES[0], seed=seed)(test.batch)
         for weight in WEIGHTS:
             transitions = self.scripts.transitions(self.labels)
@@ -222,16 +222,16 @@ class Part:
                 decode_transitions(logits, test.batch.mask, transitions, weight=weight),
             )
 
-    def _attend(self, listener: Attention, rng: np.random.Generator) -> None:
-        """Train what a listener attends to, and a readout along."""
+    def _attend(self, model: Attention, rng: np.random.Generator) -> None:
+        """Train what a model attends to, and a readout along."""
         torch.manual_seed(int(rng.integers(2**31)))
-        optimizer = torch.optim.AdamW(listener.parameters(), lr=LEARNING_RATE, weight_decay=0.05)
+        optimizer = torch.optim.AdamW(model.parameters(), lr=LEARNING_RATE, weight_decay=0.05)
         schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, LEARNING_RATE, total_steps=STEPS, pct_start=0.1)
         drop = torch.nn.Dropout(0.5)
         for _ in range(STEPS):
             chosen = [self._dialogues[index] for index in rng.integers(len(self._dialogues), size=BATCH)]
             batch = Batch.of(chosen, self.hidden)
-            logits = listener.readout(drop(listener.turns(batch)))[batch.mask]
+            logits = model.readout(drop(model.turns(batch)))[batch.mask]
             loss = F.cross_entropy(logits, self._emotions[batch.utterances[batch.mask]])
             optimizer.zero_grad()
             loss.backward()
@@ -319,13 +319,13 @@ class TestDialogues:
 
 
 @torch.no_grad()
-def score_listeners(part: Part, test: TestDialogues, chosen: Mapping[str, dict], *, seed: Sequence[int]) -> dict:
-    """Train all listeners once; for each which scored turns it has right, (scored turns,) bool."""
+def score_models(part: Part, test: TestDialogues, chosen: Mapping[str, dict], *, seed: Sequence[int]) -> dict:
+    """Train all models once; for each which scored turns it has right, (scored turns,) bool."""
     right: dict[str, np.ndarray] = {}
     for name in TRAINED:
         with torch.enable_grad():
-            listener = part.train(name, seed=seed, **chosen[name])
-        logits = listener(test.batch)
+            model = part.train(name, seed=seed, **chosen[name])
+        logits = model(test.batch)
         right[name] = test.is_right(logits)
         if name == "utterance":
             transitions = part.scripts.transitions(part.labels)
@@ -333,16 +333,16 @@ def score_listeners(part: Part, test: TestDialogues, chosen: Mapping[str, dict],
                 decode_transitions(logits, test.batch.mask, transitions, **chosen["transitions"])
             )
         if name == "memory":
-            right["memory_reset"] = test.is_right(listener.without_history(test.batch))
-            right["memory_other"] = test.is_right(_other_history(listener, test, logits))
+            right["memory_reset"] = test.is_right(model.without_history(test.batch))
+            right["memory_other"] = test.is_right(_other_history(model, test, logits))
     return right
 
 
-def _other_history(listener: Memory, test: TestDialogues, logits: Tensor) -> Tensor:
+def _other_history(model: Memory, test: TestDialogues, logits: Tensor) -> Tensor:
     """Logits with a partner's history; a dialogue without a partner keeps those of its own history."""
     if test.partners is None:
         return logits
     rows = torch.from_numpy(test.has_partner)
     batch = test.batch
     some = Batch(batch.utterances[rows], batch.speakers[rows], batch.hidden)
-    return logits.index_put((rows.nonzero()[:, 0],), listener.with_other_history(some, test.partners))
+    return logits.index_put((rows.nonzero()[:, 0],), model.with_other_history(some, test.partners))

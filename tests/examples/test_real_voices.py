@@ -19,7 +19,7 @@ from titans_mal.data.synthetic.voices import to_wav
 
 
 FOLDER = Path(__file__).parents[2] / "examples" / "real_voices"
-MODULES = ("voices", "dialogues", "encoder_features", "listeners", "intervals", "compose", "study", "features")
+MODULES = ("voices", "dialogues", "encoder_features", "models", "intervals", "compose", "study", "features")
 
 
 @pytest.fixture(scope="module")
@@ -168,7 +168,7 @@ def test_recall_and_its_paired_interval(real):
 def test_transitions_are_decoded_forward_only(real):
     logits = torch.randn(2, 5, 3, generator=torch.Generator().manual_seed(0))
     mask, transitions = torch.ones(2, 5, dtype=torch.bool), torch.full((3, 3), 0.1) + 0.7 * torch.eye(3)
-    decode = real["listeners"].decode_transitions
+    decode = real["models"].decode_transitions
     scores = decode(logits, mask, transitions, weight=1.0)
     later = logits.clone()
     later[:, 3:] = 0
@@ -222,15 +222,15 @@ def test_copies_are_different_speakers(real):
 
 def test_controls_of_the_memory_have_no_history_or_another_one(real, study):
     _, part, test = study
-    listener = part.make("memory")
+    model = part.make("memory")
     with torch.no_grad():
-        listener.readout.weight.normal_()
-        own = listener(test.batch)
-        reset = listener.without_history(test.batch)
-        plain = listener.readout(test.batch.turns)
-        other = listener.with_other_history(test.batch, test.partners)
+        model.readout.weight.normal_()
+        own = model(test.batch)
+        reset = model.without_history(test.batch)
+        plain = model.readout(test.batch.turns)
+        other = model.with_other_history(test.batch, test.partners)
         # A partner's history is that partner's: the dialogue as its own partner is the dialogue itself.
-        self_partner = listener.with_other_history(test.batch, test.batch)
+        self_partner = model.with_other_history(test.batch, test.batch)
     assert reset.equal(plain)
     assert own[:, 0].equal(plain[:, 0])
     assert other[:, 0].equal(plain[:, 0])
@@ -250,7 +250,7 @@ def test_the_memory_helps_where_a_voice_hides_the_emotion(real, study):
     _, part, test = study
     chosen = {name: {"penalty": 0.1} for name in ("utterance", "attention_8")}
     chosen |= {name: {"penalty": 0.1, "shrinkage": 0.5} for name in ("running_mean", "memory", "memory_speaker")}
-    right = real["study"].score_listeners(part, test, chosen | {"transitions": {"weight": 0.5}}, seed=(2,))
+    right = real["study"].score_models(part, test, chosen | {"transitions": {"weight": 0.5}}, seed=(2,))
     assert sorted(right) == sorted(real["features"].LISTENERS)
     recall = {name: real["intervals"].average_recall(hits, test.emotions)[0] for name, hits in right.items()}
     assert recall["memory"] > recall["utterance"] + 0.03

@@ -1,4 +1,4 @@
-"""Listeners to composed dialogues: one readout of a turn, and different things that history adds to it."""
+"""The models of composed dialogues: one readout of a turn, and different things that history adds to it."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ class Batch:
 
 
 class Utterance(nn.Module):
-    """Scores each turn by itself; other listeners differ in `remember`.
+    """Scores each turn by itself; other models differ in `remember`.
 
     Args:
         width: of the hidden states.
