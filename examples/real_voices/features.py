@@ -5,7 +5,7 @@
     python examples/real_voices/features.py --voices RAVDESS --whisper ... --output OUT --test-voices EMODB \\
         --labels neutral,happy,sad,angry
 
-Every fold and seed is kept as it is done; the same command goes on where it was stopped.
+Each fold and seed is saved when it is done; the same command resumes an interrupted run.
 """
 
 from __future__ import annotations
@@ -20,9 +20,10 @@ import numpy as np
 import torch
 import typer
 from compose import Script, scripts_of, voices_of_script
+from corpus import Corpus, Scripts
 from encoder_features import Copy, features_of
 from intervals import ScoredTurns, average_recall, paired_difference
-from study import Corpus, Part, Scripts, TestDialogues, choose, score_models
+from study import Part, TestDialogues, choose, score_models
 from voices import Voices
 
 

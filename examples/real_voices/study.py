@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from itertools import pairwise, product
+from itertools import product
 
 import numpy as np
 import torch
+from corpus import Corpus, Scripts
 from dialogues import Composer, Dialogue
 from encoder_features import Projection
 from intervals import average_recall
@@ -19,8 +19,6 @@ from torch.nn import functional as F
 from titans_mal.training.voices import fit_voice_layer
 
 
-# Of which an emotion of a real sequence is replaced by one drawn at random in training: rare ones are learnt too.
-REPLACED = 0.7
 TRAINING_DIALOGUES, TEST_DIALOGUES, PARTNERS = 3200, 200, 1000
 BATCH, STEPS, LEARNING_RATE = 48, 300, 2e-3
 FIRST_SCORED = 4
@@ -28,84 +26,6 @@ FIRST_SCORED = 4
 MOST_KEY_DIM = 12
 PENALTIES, SHRINKAGES, WEIGHTS = (0.01, 0.03), (1.0, 2.0), (0.25, 0.5, 1.0)
 TRAINED = ("utterance", "running_mean", "memory", "memory_speaker", "attention_8")
-
-
-@dataclass(frozen=True)
-class Corpus:
-    """Utterances as the study needs them.
-
-    Attributes:
-        features: (utterances, features) of the encoder.
-        speakers, emotions: (utterances,) int. Another voice of the same person is another speaker.
-        people: (utterances,) int, who speaks in truth: nobody is both trained on and tested.
-        channels: (utterances,) int, microphone and room; a dialogue has one.
-        originals: how many utterances, the first ones, are no copies.
-    """
-
-    features: np.ndarray
-    speakers: np.ndarray
-    emotions: np.ndarray
-    people: np.ndarray
-    channels: np.ndarray
-    originals: int
-
-    @classmethod
-    def of(
-        cls,
-        features: np.ndarray,
-        speakers: np.ndarray,
-        emotions: np.ndarray,
-        *,
-        voices: Sequence[np.ndarray] = (),
-        channels: Sequence[np.ndarray] = (),
-    ) -> Corpus:
-        """A corpus with copies of itself.
-
-        Args:
-            features, speakers, emotions: of the utterances.
-            voices: features of copies in other voices.
-            channels: features of copies through other channels.
-        """
-        parts = [features, *voices, *channels]
-        count = int(speakers.max()) + 1
-        voice = [*range(len(voices) + 1), *[0] * len(channels)]
-        channel = [*[0] * (len(voices) + 1), *range(1, len(channels) + 1)]
-        return cls(
-            np.concatenate(parts),
-            np.concatenate([speakers + count * number for number in voice]),
-            np.tile(emotions, len(parts)),
-            np.tile(speakers, len(parts)),
-            np.repeat(channel, len(speakers)),
-            len(speakers),
-        )
-
-
-@dataclass(frozen=True)
-class Scripts:
-    """What dialogues are composed after; None for either: random emotions.
-
-    Attributes:
-        train, test: of real dialogues, (speaker within it, emotion) a turn.
-    """
-
-    train: Sequence[Sequence[tuple[int, int]]] | None = None
-    test: Sequence[Sequence[tuple[int, int]]] | None = None
-
-    def training(self, labels: int, *, seed: Sequence[int]) -> list[list[tuple[int, int]]] | None:
-        """Those for training, some of whose emotions are replaced at random."""
-        if self.train is None:
-            return None
-        rng = np.random.default_rng(seed)
-        draw = lambda emotion: int(rng.integers(labels)) if rng.random() < REPLACED else emotion  # noqa: E731
-        return [[(speaker, draw(emotion)) for speaker, emotion in script] for script in self.train]
-
-    def transitions(self, labels: int) -> Tensor:
-        """(labels, labels), how often the column follows the row, from half an occurrence on."""
-        counts = np.full((labels, labels), 0.5)
-        for script in self.train or ():
-            for (_, before), (_, after) in pairwise(script):
-                counts[before, after] += 1
-        return torch.from_numpy(counts / counts.sum(1, keepdims=True)).float()
 
 
 class Part:

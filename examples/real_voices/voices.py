@@ -51,7 +51,7 @@ class Voices:
     Attributes:
         name: of the corpus, or of its folder.
         utterances: in the order of the corpus.
-        folds: the speakers whom fold 1, 2, ... tests.
+        folds: the test speakers of fold 1, 2, ...
         licence: as the table states it; None if it does not.
     """
 

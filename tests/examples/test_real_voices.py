@@ -19,7 +19,7 @@ from titans_mal.data.synthetic.voices import to_wav
 
 
 FOLDER = Path(__file__).parents[2] / "examples" / "real_voices"
-MODULES = ("voices", "dialogues", "encoder_features", "models", "intervals", "compose", "study", "features")
+MODULES = ("voices", "dialogues", "encoder_features", "models", "intervals", "compose", "corpus", "study", "features")
 
 
 @pytest.fixture(scope="module")
@@ -251,7 +251,7 @@ def test_the_memory_helps_where_a_voice_hides_the_emotion(real, study):
     chosen = {name: {"penalty": 0.1} for name in ("utterance", "attention_8")}
     chosen |= {name: {"penalty": 0.1, "shrinkage": 0.5} for name in ("running_mean", "memory", "memory_speaker")}
     right = real["study"].score_models(part, test, chosen | {"transitions": {"weight": 0.5}}, seed=(2,))
-    assert sorted(right) == sorted(real["features"].LISTENERS)
+    assert sorted(right) == sorted(real["features"].MODELS)
     recall = {name: real["intervals"].average_recall(hits, test.emotions)[0] for name, hits in right.items()}
     assert recall["memory"] > recall["utterance"] + 0.03
     assert recall["memory"] > recall["memory_other"] + 0.03
@@ -275,7 +275,7 @@ def test_a_run_is_kept_and_reported(real, study, tmp_path, monkeypatch):
     voices = real["voices"].Voices("made-up", utterances, ())
     about = {"train": "a", "test": "b", "script": "random", "blocks": "all", "copies": "0-0"}
     found = real["features"].report(tmp_path, [1], 2, about, voices)
-    assert len(found["rows"]) == 2 * len(real["features"].LISTENERS)
+    assert len(found["rows"]) == 2 * len(real["features"].MODELS)
     assert {"listener", "train", "test", "script", "fold", "seed", "turns", "uar", "conversations"} <= {
         *found["rows"][0]
     }
