@@ -9,6 +9,7 @@ import math
 import os
 import re
 import time
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
@@ -85,6 +86,12 @@ def decode_blocks(source: str | Path | bytes | bytearray) -> Iterator[AudioBlock
     """
     name, seconds = _name(source), 0.0
     with _open(source) as (container, stream, part, clock):
+        if len(container.streams.audio) > 1:
+            warnings.warn(
+                f"{name} has {len(container.streams.audio)} audio tracks; the first is used: make a file of each, if "
+                "they hold different speakers.",
+                stacklevel=5,
+            )
         frames = container.decode(stream) if part is None else _frames_of_part(container, stream, *part)
         for frame in frames:
             frame, window = frame if part is not None else (frame, slice(None))

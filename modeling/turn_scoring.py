@@ -46,7 +46,9 @@ class ScoredTurn:
         """The probability of every label."""
         if self.logits is None:
             return {}
-        return dict(zip(self.labels, torch.softmax(self.logits.float() / self.temperature, dim=-1).tolist()))
+        # Below the largest and in float64, in which no temperature overflows.
+        below = self.logits.double() - self.logits.max()
+        return dict(zip(self.labels, torch.softmax((below / self.temperature).float(), dim=-1).tolist()))
 
 
 class TurnScorer:

@@ -20,7 +20,7 @@ from .live.pool import ConversationPool, PoolError
 from .live.turn_detector import spoken_turns
 from .live.turns import RATE
 from .progress import with_progress
-from .safe_text import csv_cell
+from .safe_text import csv_cell, encodable
 
 
 SUFFIXES = frozenset(
@@ -235,13 +235,13 @@ def _write_table(path: Path, head: Sequence[str], rows: Sequence[Sequence[Any]])
     unfinished = path.with_name(f"{path.name}.unfinished")
     with unfinished.open("w", encoding="utf-8", newline="") as file:
         table = csv.writer(file, lineterminator="\n")
-        table.writerow(head)
-        table.writerows([csv_cell(cell) for cell in row] for row in rows)
+        table.writerow(map(csv_cell, head))
+        table.writerows([csv_cell(encodable(cell) if isinstance(cell, str) else cell) for cell in row] for row in rows)
     unfinished.replace(path)
 
 
 def _write(path: Path, text: str) -> None:
     """Write a file atomically."""
     unfinished = path.with_name(f"{path.name}.{os.getpid()}.unfinished")
-    unfinished.write_text(text, encoding="utf-8")
+    unfinished.write_text(encodable(text), encoding="utf-8")
     unfinished.replace(path)

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from .extras import extra
-from .safe_text import csv_cell
+from .safe_text import csv_cell, encodable
 
 
 Turn = Mapping[str, Any]
@@ -77,7 +77,7 @@ def export_turns(turns: Sequence[Turn], name: str) -> str:
         conversations = sorted({str(turn.get("conversation_id")) for turn in turns})
         if len(conversations) > 1:
             raise ValueError(f"The format {name} needs turns of one conversation, got {conversations}.")
-    return FORMATS[name](turns)
+    return encodable(FORMATS[name](turns))
 
 
 def _has_times(turn: Turn) -> bool:
@@ -98,7 +98,7 @@ def _csv(turns: Sequence[Turn]) -> str:
     buffer = io.StringIO(newline="")
     table = csv.writer(buffer, lineterminator="\n")
     dimensions = list(turns[0].get("values") or ()) if turns else []
-    table.writerow([*_FIELDS, *(f"score_{label}" for label in labels), *map(csv_cell, dimensions), _LAST])
+    table.writerow([*_FIELDS, *(csv_cell(f"score_{label}") for label in labels), *map(csv_cell, dimensions), _LAST])
     for turn in turns:
         numbers = [*(turn["scores"][label] for label in labels), *(turn["values"][name] for name in dimensions)]
         table.writerow([*(csv_cell(turn.get(name)) for name in _FIELDS), *numbers, csv_cell(turn.get(_LAST))])

@@ -2,10 +2,18 @@
 
 from __future__ import annotations
 
+import re
 
-# Characters that start a formula in spreadsheets (also full width), or are skipped before one.
-_FORMULA = ("=", "+", "-", "@", "\t", "\n", "\uff1d", "\uff0b", "\uff0d", "\uff20")
+
+# A character that starts a formula in spreadsheets (also full width), behind spaces and invisible characters; and
+# others that are skipped before one.
+_FORMULA = re.compile("[\\s\\u200b-\\u200d\\u2060\\ufeff]*[=+@\\uff1d\\uff0b\\uff0d\\uff20-]|[\\t\\n]")
 _MARKDOWN = (("\\", "\\\\"), ("|", "\\|"), ("`", "\\`"), ("](", "]\\("), ("<", "&lt;"))
+
+
+def encodable(text: str) -> str:
+    """Text that can be written as UTF-8: bytes of a file name that are not become escapes, which JSON can read."""
+    return text.encode("utf-8", "backslashreplace").decode("utf-8")
 
 
 def csv_cell(value: object) -> object:
@@ -13,7 +21,7 @@ def csv_cell(value: object) -> object:
     if not isinstance(value, str):
         return value
     value = value.replace("\r\n", "\n").replace("\r", "\n")  # the csv writer does not quote a bare \r
-    return f"'{value}" if value.startswith(_FORMULA) else value
+    return f"'{value}" if _FORMULA.match(value) else value
 
 
 def markdown_text(value: object) -> str:

@@ -233,3 +233,17 @@ def test_invalid_parts(tmp_path):
     for start, end in [(1, 1), (-1, 2), (0, float("nan")), (0, float("inf"))]:
         with pytest.raises(ValueError, match="ends after that"):
             part_of_file(file, start, end)
+
+
+def test_of_several_tracks_the_first_is_used_with_a_warning():
+    file = io.BytesIO()
+    with av.open(file, "w", format="matroska") as container:
+        streams = [container.add_stream("pcm_s16le", rate=RATE, layout="mono") for _ in range(2)]
+        for stream, frequency in zip(streams, (220.0, 440.0)):
+            samples = np.round(tone(0.5, frequency=frequency) * 32767).astype(np.int16)[None]
+            frame = av.AudioFrame.from_ndarray(samples, format="s16", layout="mono")
+            frame.sample_rate = RATE
+            container.mux([*stream.encode(frame), *stream.encode(None)])
+    with pytest.warns(UserWarning, match="the given bytes has 2 audio tracks; the first is used"):
+        waveform = load_audio(file.getvalue())
+    np.testing.assert_allclose(waveform, tone(0.5), atol=1e-4)

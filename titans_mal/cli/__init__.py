@@ -1,5 +1,7 @@
 """The command `titans-mal`."""
 
+import io
+import sys
 from typing import Annotated
 
 import typer
@@ -24,6 +26,10 @@ def main(
     ] = False,
 ) -> None:
     """Recognise emotions in conversations with an audio language model that has a memory."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            # Names of files and labels need not be what a terminal, or UTF-8, can show.
+            stream.reconfigure(errors="backslashreplace")
 
 
 app.command()(demo.demo)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import warnings
 from collections.abc import Iterator
-from itertools import chain
+from itertools import chain, count
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -325,11 +325,18 @@ def _draw(results: list[dict], alone: list[dict] | None, path: Path) -> Iterator
     from ..timeline import draw_timeline
 
     conversations: dict[str | None, list[int]] = {}
+    taken: set[str] = set()
     for index, turn in enumerate(results):
         conversations.setdefault(turn["conversation_id"], []).append(index)
     for name, indices in conversations.items():
         turns = [results[index] for index in indices]
         without = None if alone is None else [alone[index] for index in indices]
-        file_name = re.sub(r"[^\w.-]+", "_", str(name))
+        # Short enough for a file system, and different even where names are not.
+        begin = file_name = re.sub(r"[^\w.-]+", "_", str(name))[:60]
+        for number in count(2):
+            if file_name not in taken:
+                break
+            file_name = f"{begin}_{number}"
+        taken.add(file_name)
         target = path if len(conversations) == 1 else path.with_stem(f"{path.stem}_{file_name}")
         yield draw_timeline(turns, target, turns_without_memory=without)

@@ -11,6 +11,7 @@ import typer
 from rich import box
 from rich.table import Table
 
+from ..safe_text import encodable
 from .messages import console, errors_in_one_line
 from .options import (
     DataDir,
@@ -85,7 +86,7 @@ def check(
         counts = overview(conversations, problems)
         if json_out is not None:
             listed = {**counts, "listed": [vars(problem) for problem in problems]}
-            json_out.write_text(json.dumps(listed, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+            json_out.write_text(encodable(json.dumps(listed, indent=2, ensure_ascii=False)) + "\n", encoding="utf-8")
         if conversations:
             console.print(_table(counts["splits"]))
         for line in list_problems(problems, most=most) or ["No problems."]:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from ..deprecation import warn_renamed
 from ..modeling.json_text import parse_json, read_json
+from ..safe_text import encodable
 from .report_schema import check_schema
 from .report_versions import with_present_conditions, with_present_keys
 
@@ -72,9 +73,9 @@ class EvaluationReport:
             draw(self.content, *(folder / f"{name}{suffix}" for suffix in (".png", ".pdf")))
         for table in report_tables(self.content):
             table.save(folder / TABLES_FOLDER)
-        (folder / "report.md").write_text(report_markdown(self.content), encoding="utf-8")
+        (folder / "report.md").write_text(encodable(report_markdown(self.content)), encoding="utf-8")
         content = json.dumps(self.content, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
-        (folder / REPORT_FILE).write_text(content, encoding="utf-8")
+        (folder / REPORT_FILE).write_text(encodable(content), encoding="utf-8")
 
     @classmethod
     def load(cls, path: str | Path) -> EvaluationReport:

@@ -42,6 +42,8 @@ logger = logging.getLogger(__name__)
 
 # How long a turn waits for a conversation used by another server; locks expire earlier.
 _BUSY_SECONDS = 90.0
+# Lengths of a turn that is sent again differ by rounding at most.
+_SAME_SECONDS = 0.01
 # Number of turns for the percentiles of the latency.
 _LATENCIES = 1000
 
@@ -176,7 +178,7 @@ class ConversationPool:
             anew: deprecated name of `reset`.
             max_seconds: maximal length of the turn.
             retry_key: of this turn; if one of the last 32 requests with a key has the same key, its result is returned
-                again, and nothing is written.
+                again, and nothing is written. A turn of another length with the same key fails.
             settings: of this turn; None: the pool's.
             stages: seconds already spent on the turn, by stage.
             person: who the speaker is in all conversations, which is the consent to be remembered in them.
@@ -395,9 +397,16 @@ class ConversationPool:
             return None
         try:
             with self._store.conversation(turn.conversation) as cache:
-                return answered_before(cache, turn.retry_key)
+                known = answered_before(cache, turn.retry_key)
         except (ValueError, TypeError):  # an unreadable state has no turns
             return None
+        seconds = len(turn.waveform) / self._scorer.sampling_rate
+        if known is not None and abs(known.end - known.start - seconds) > _SAME_SECONDS:
+            raise ValueError(
+                f"The retry key {turn.retry_key!r} is that of another turn, of {known.end - known.start:.2f} s and "
+                f"not {seconds:.2f} s: give each turn its own key."
+            )
+        return known
 
     def _try_later(self, turn: WaitingTurn, error: ConversationInUse) -> None:
         """Put a turn back as the first of its conversation; others are scored meanwhile."""

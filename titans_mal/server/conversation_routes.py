@@ -28,7 +28,8 @@ from .uploads import AUDIO_BODY, read_audio
 
 Name = Annotated[str, Path(min_length=1, max_length=200, description="Name of the conversation; created if new.")]
 RetryKey = Annotated[
-    str | None, Header(max_length=200, description="Key of this turn: repeated requests with it add no turn.")
+    str | None,
+    Header(min_length=1, max_length=200, description="Key of this turn: repeated requests with it add no turn."),
 ]
 
 

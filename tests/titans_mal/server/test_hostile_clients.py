@@ -149,6 +149,12 @@ def test_a_turn_that_is_sent_again_is_written_once(serve):
     assert len(client.get("/conversations/a").json()) == 2
     assert post(None)["turn_index"] == 2
     assert post("k1") == first
+    # Not every key is one: a turn must not be lost since another one had it.
+    headers = {"Idempotency-Key": "k1"}
+    other = client.post("/conversations/a/turns", content=to_wav(tone(0.7)), headers=headers)
+    assert (other.status_code, "is that of another turn" in other.json()["detail"]) == (422, True)
+    assert client.post("/conversations/a/turns", content=GOOD, headers={"Idempotency-Key": ""}).status_code == 422
+    assert len(client.get("/conversations/a").json()) == 3
 
 
 def test_operations_may_be_protected(serve):

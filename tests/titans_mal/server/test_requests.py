@@ -37,6 +37,8 @@ def test_labels_threshold_and_temperature_are_of_a_request(serve, plain):
         {name: plain.scores[name] / total for name in ("sad", "neutral")}, abs=1e-5
     )
     assert post(client, "unknown", unknown_below=1.0).json()["label"] == "unknown"
+    cold = post(client, "cold", temperature=1e-300).json()
+    assert (cold["label"], cold["score"], sorted(cold["scores"].values())) == (plain.label, 1.0, [0.0, 0.0, 0.0, 1.0])
     hot = post(client, "hot", temperature=3.0).json()["scores"]
     logits = np.log([*plain.scores.values()]) / 3
     assert [*hot.values()] == pytest.approx((np.exp(logits) / np.exp(logits).sum()).tolist(), abs=1e-5)
