@@ -21,7 +21,7 @@ def analyze_batch(
     channels: str | None,
     labels: list[str] | None,
     unknown_below: float,
-    split_long: bool,
+    split_long: bool = False,
 ) -> None:
     """Score all recordings of a folder or a list; what is in the output folder already is not done again.
 

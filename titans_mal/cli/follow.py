@@ -24,7 +24,7 @@ def follow_stream(
     *,
     labels: Sequence[str] | None,
     unknown_below: float,
-    split_long: bool,
+    split_long: bool = False,
 ) -> None:
     """Process standard input until it ends, and print each turn when it has ended.
 
