@@ -66,8 +66,8 @@ def are_label_tokens(tokens, count: int, vocab_size: float) -> bool:
 
 
 def are_whole_words(tokens: Sequence) -> bool:
-    """Whether labels are scored as whole words, and not by their first token."""
-    return any(isinstance(word, list | tuple) for word in tokens)
+    """Whether labels are scored as whole words, and not by their first token; the kinds are not mixed."""
+    return isinstance(next(iter(tokens), None), list | tuple)
 
 
 def word_scores(first: Tensor, words: Sequence[Sequence[int]], step: Callable[[Sequence[int]], Tensor]) -> Tensor:

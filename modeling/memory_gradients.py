@@ -1,9 +1,8 @@
 """Hand-written gradients for the memory: reading and writing a chunk, bounding a state, norms and features.
 
 Autograd would save many tensors of the size of a chunk's keys for the backward pass. The functions here save only
-their
-arguments, the state and the tokens, most of which are kept anyway, and recompute the rest: with two matrices, that is
-four products per token in addition to the 27 of a forward and backward pass.
+their arguments, the state and the tokens, most of which are kept anyway, and recompute the rest: with two matrices,
+that is four products per token in addition to the 27 of a forward and backward pass.
 
 With ``x_l`` the input of matrix l, ``z_l`` its output, s the SiLU and ``b_l`` the bound of the curvature (one for the
 paper's rule), a chunk is
@@ -306,30 +305,25 @@ def rms_normalize(tensor: Tensor, eps: float = 1e-6) -> Tensor:
 
 def scaled_rms_normalize(tensor: Tensor, scales: Tensor, eps: float) -> Tensor:
     """`rms_normalize` times `scales`, (width,)."""
-    return (
-        _ScaledRMSNorm.apply(tensor, scales, eps)
-        if uses_manual_gradients()
-        else _norm(tensor, tensor.shape[-1], eps) * scales
-    )
+    if uses_manual_gradients():
+        return _ScaledRMSNorm.apply(tensor, scales, eps)
+    return _normalized(tensor, tensor.shape[-1], eps)[0] * scales
 
 
 def _norm(tensor: Tensor, divisor: int, eps: float) -> Tensor:
     if uses_manual_gradients():
         return _Norm.apply(tensor, divisor, eps)
-    return _multiply(tensor, _inverse_root(tensor, divisor, eps))
+    return _normalized(tensor, divisor, eps)[0]
 
 
-def _inverse_root(tensor: Tensor, divisor: int, eps: float) -> Tensor:
-    """r of the module's docstring, (..., 1)."""
+def _normalized(tensor: Tensor, divisor: int, eps: float) -> tuple[Tensor, Tensor]:
+    """y, contiguous, and r of the module's docstring, (..., 1)."""
     # The norm is one pass over memory; squaring and summing would be two.
-    return (torch.linalg.vector_norm(tensor, dim=-1, keepdim=True).square() / divisor + eps).rsqrt()
-
-
-def _multiply(tensor: Tensor, scale: Tensor) -> Tensor:
+    inverse_root = (torch.linalg.vector_norm(tensor, dim=-1, keepdim=True).square() / divisor + eps).rsqrt()
     # Heads are a transposed view, but matrix products are faster on contiguous tensors.
     if torch.compiler.is_compiling():
-        return (tensor * scale).contiguous()
-    return torch.mul(tensor, scale, out=tensor.new_empty(tensor.shape))
+        return (tensor * inverse_root).contiguous(), inverse_root
+    return torch.mul(tensor, inverse_root, out=tensor.new_empty(tensor.shape)), inverse_root
 
 
 def _norm_backward(gradient: Tensor, output: Tensor, inverse_root: Tensor, divisor: int) -> Tensor:
@@ -340,8 +334,7 @@ def _norm_backward(gradient: Tensor, output: Tensor, inverse_root: Tensor, divis
 class _Norm(torch.autograd.Function):
     @staticmethod
     def forward(ctx, tensor, divisor, eps):
-        inverse_root = _inverse_root(tensor, divisor, eps)
-        output = _multiply(tensor, inverse_root)
+        output, inverse_root = _normalized(tensor, divisor, eps)
         ctx.save_for_backward(output, inverse_root)
         ctx.divisor = divisor
         # The gradient is None for unused outputs: the keys of a turn that no later turn reads.
@@ -359,9 +352,9 @@ class _Norm(torch.autograd.Function):
 class _ScaledRMSNorm(torch.autograd.Function):
     @staticmethod
     def forward(ctx, tensor, weight, eps):
-        inverse_root = _inverse_root(tensor, tensor.shape[-1], eps)
+        output, inverse_root = _normalized(tensor, tensor.shape[-1], eps)
         ctx.save_for_backward(tensor, weight, inverse_root)
-        return _multiply(tensor, inverse_root).mul_(weight)
+        return output.mul_(weight)
 
     @staticmethod
     @once_differentiable
