@@ -6,7 +6,6 @@ import contextlib
 import math
 import threading
 import time
-import warnings
 from collections import Counter, OrderedDict
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -15,6 +14,7 @@ from pathlib import Path
 from transformers.utils import logging
 
 from .conversation_memory_cache import ConversationMemoryCache
+from .deprecation import warn_renamed
 from .host_types import AudioHost
 from .state_folder import ConversationInUse, SharedStates, StateFolder, StatesInUse, state_key
 
@@ -137,7 +137,7 @@ class ConversationStore:
             OSError: if states are shared and the new one cannot be written; the stored state is then unchanged.
         """
         if anew is not None:
-            warnings.warn("anew is now reset.", DeprecationWarning, stacklevel=3)
+            warn_renamed("anew", "reset")
             reset = anew
         with self._entry(name) as entry, self._states.lock(name):
             if reset:

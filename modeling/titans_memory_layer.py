@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import warnings
 from collections.abc import Callable, Sequence
 
 import torch
@@ -11,6 +10,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel, initialization
 
 from .configuration_titans_mal import TitansMemoryConfig
+from .deprecation import warn_renamed
 from .memory_chunks import MemoryTokens
 from .memory_gradients import l2_normalize, quadratic_features, rms_normalize, scaled_rms_normalize, without_autocast
 from .memory_layer import TitansMemoryOutput, check_rows, surprise_of_turns
@@ -111,7 +111,7 @@ class TitansMemoryLayer(nn.Module):
             ValueError: for `lengths` or `batch_sizes` that do not fit the rows, or a state of a different batch size.
         """
         if turns is not None:
-            warnings.warn("TitansMemoryLayer's turns are now called batch_sizes.", DeprecationWarning, stacklevel=2)
+            warn_renamed("TitansMemoryLayer's turns", "batch_sizes")
             batch_sizes = turns
         dtype = self.query_proj.weight.dtype
         state = state(self) if callable(state) else state

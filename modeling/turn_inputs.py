@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import ClassVar
@@ -13,6 +12,7 @@ from torch import Tensor
 from transformers import BatchFeature
 
 from .audio_loading import MAX_TURN_SECONDS, MIN_SECONDS, check_waveform, load_audio, name_of_source
+from .deprecation import warn_renamed
 from .host_types import HostModel
 from .label_words import find_label_tokens
 from .turn_rules import fit_turn, warn_of_cut_turns
@@ -235,7 +235,7 @@ class TurnInputsMixin(HostModel):
     @classmethod
     def sound_extractor(cls, processor):
         """Deprecated name of `audio_extractor`."""
-        warnings.warn("sound_extractor is now audio_extractor.", DeprecationWarning, stacklevel=2)
+        warn_renamed("sound_extractor", "audio_extractor")
         return cls.audio_extractor(processor)
 
     @classmethod

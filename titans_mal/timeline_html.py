@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from html import escape
 from pathlib import Path
 
@@ -88,27 +89,10 @@ def write_timeline_html(
 
 def _draw_lanes(figure, row: int, turns: Sequence[Turn], layout: Layout, *, with_legend: bool) -> None:
     """Draw a bar for each turn in its speaker's lane, as high as its probability; one trace per label."""
-    import plotly.graph_objects as go
-
-    middles = [(start + end) / 2 for start, end in zip(layout.starts, layout.ends)]
-
-    def draw(name: str, picked: Sequence[int], heights: Sequence[float], *, in_legend: bool = True, **look) -> None:
-        # Labels without turns get a bar at None, so that they appear in the legend.
-        bar = go.Bar(
-            x=[middles[index] for index in picked] if picked else [None],
-            y=list(heights) if heights else [None],
-            base=[layout.bases[index] for index in picked],
-            width=[layout.widths[index] for index in picked],
-            name=escape(name),
-            legendgroup=name,
-            showlegend=with_legend and in_legend,
-            **look,
-        )
-        figure.add_trace(bar, row=row, col=1)
-
+    draw = partial(_draw_bars, figure, row, layout)
     outline = {"color": "#f6f6f6", "line": {"color": "#ccc", "width": 0.5}}
-    every = range(len(turns))
-    draw("full height: probability 1", every, [BAR_HEIGHT] * len(turns), marker=outline, hoverinfo="skip")
+    every, heights = range(len(turns)), [BAR_HEIGHT] * len(turns)
+    draw("full height: probability 1", every, heights, marker=outline, hoverinfo="skip", showlegend=with_legend)
     for label, style in layout.styles.items():
         picked = [index for index in every if turns[index]["label"] == label]
         draw(
@@ -122,13 +106,14 @@ def _draw_lanes(figure, row: int, turns: Sequence[Turn], layout: Layout, *, with
             },
             hovertext=[_hover_text(turns[index]) for index in picked],
             hoverinfo="text",
+            showlegend=with_legend,
         )
     # Above all bars, so that a label can also be read on a low one.
     draw(
         "labels",
         every,
-        [BAR_HEIGHT] * len(turns),
-        in_legend=False,
+        heights,
+        showlegend=False,
         marker={"color": "rgba(0, 0, 0, 0)"},
         text=[escape(turn["label"] or "") for turn in turns],
         textposition="inside",
@@ -141,6 +126,26 @@ def _draw_lanes(figure, row: int, turns: Sequence[Turn], layout: Layout, *, with
     names = [escape(str(name)) if name is not None else "(unknown)" for name in layout.speakers]
     places = [count - 1 - place + BAR_HEIGHT / 2 for place in range(count)]
     figure.update_yaxes(tickvals=places, ticktext=names, range=(-0.1, count), showgrid=False, row=row, col=1)
+
+
+def _draw_bars(
+    figure, row: int, layout: Layout, name: str, picked: Sequence[int], heights: Sequence[float], **look
+) -> None:
+    """Draw the bars of the picked turns as one trace."""
+    import plotly.graph_objects as go
+
+    middles = [(layout.starts[index] + layout.ends[index]) / 2 for index in picked]
+    # Labels without turns get a bar at None, so that they appear in the legend.
+    bar = go.Bar(
+        x=middles or [None],
+        y=list(heights) or [None],
+        base=[layout.bases[index] for index in picked],
+        width=[layout.widths[index] for index in picked],
+        name=escape(name),
+        legendgroup=name,
+        **look,
+    )
+    figure.add_trace(bar, row=row, col=1)
 
 
 def _draw_line(figure, row: int, name: str, numbers: Sequence[float], layout: Layout, *, colour: str) -> None:

@@ -423,9 +423,17 @@ def test_splits_are_drawn(conversations, checkpoint, tmp_path):
 
 
 def test_with_memory_and_without(conversations, checkpoint, tmp_path):
-    analyze(conversations, "--model", checkpoint, "--both", "--timeline", tmp_path / "talk.html")
+    options = ["--both", "--timeline", tmp_path / "talk.html", "--plotly", "directory"]
+    analyze(conversations, "--model", checkpoint, *options)
     for name in ("talk_a.html", "talk_b.html"):
-        assert "memory off" in (tmp_path / name).read_text(encoding="utf-8")
+        page = (tmp_path / name).read_text(encoding="utf-8")
+        assert "memory off" in page
+        assert 'src="plotly.min.js"' in page
+        assert len(page) < 100_000
+    assert (tmp_path / "plotly.min.js").stat().st_size > 1_000_000
+    for source, file in (("cdn", "talk.png"), ("disk", "talk.html")):
+        options = ["--timeline", tmp_path / file, "--plotly", source]
+        assert_fails(f"--plotly must be embedded, directory or cdn, .*got '{source}'", conversations, *options)
 
 
 @pytest.mark.slow

@@ -71,6 +71,14 @@ def analyze(
             "file each, named NAME_ID.png."
         ),
     ] = None,
+    plotly_source: Annotated[
+        str,
+        typer.Option(
+            "--plotly",
+            help="Where an .html timeline gets Plotly's script from: embedded (5 MB, in the file), directory (in "
+            "plotly.min.js beside it) or cdn (from the network when it is opened).",
+        ),
+    ] = "embedded",
     labels: Annotated[str | None, typer.Option(help="Choose among these labels only: neutral,sad,...")] = None,
     unknown_below: Annotated[
         float, typer.Option(help="Label a turn 'unknown' if its probability is below this, from 0 to 1.")
@@ -139,7 +147,7 @@ def analyze(
         check_speaker_options(speaker, segments, channels, crosstalk, speakers_by, max_speakers)
         if not inputs:
             raise ValueError("No input: give a folder, audio files or a recording, or --follow.")
-        _check_outputs(json_out, timeline, output, format=format)
+        _check_outputs(json_out, timeline, output, format=format, plotly_source=plotly_source)
         turns = channel_turns(inputs, channels, crosstalk) if channels else list(turns_of(inputs, segments, speaker))
         if speakers_by is not None:
             turns = with_speakers(turns, speakers_by, max_speakers)
@@ -150,18 +158,11 @@ def analyze(
         turns = [turn for turn, results in zip(turns, scored) for _ in results]
         results = [_chosen(turn, wanted, unknown_below) for turn in chain(*scored)]
         alone = None if without is None else [_chosen(turn, wanted, unknown_below) for turn in chain(*without)]
-        gold = [turn.get("emotion") for turn in turns]
-        complete = _complete(results, turns, alone)
-        if json_out is not None:
-            json_out.write_text(export_turns(complete, "json"), encoding="utf-8")
-        if format != "table":
-            _write(export_turns(complete, format), output)
-        else:
-            console.print(turn_table(results, gold=gold if any(gold) else None, without_memory=alone))
-            _print_accuracy(results, gold)
-        drawn = [{**turn, "emotion": label} for turn, label in zip(results, gold)]
-        for path in _draw(drawn, alone, timeline) if timeline is not None else ():
-            (console if format == "table" else errors).print(f"Timeline: {path}", soft_wrap=True, markup=False)
+        _write_results(results, turns, alone, format=format, output=output, json_out=json_out)
+        if timeline is not None:
+            drawn = [{**result, "emotion": turn.get("emotion")} for result, turn in zip(results, turns)]
+            for path in _draw(drawn, alone, timeline, plotly_source):
+                (console if format == "table" else errors).print(f"Timeline: {path}", soft_wrap=True, markup=False)
 
 
 def _chosen(turn: dict, labels: list[str] | None, unknown_below: float) -> dict:
@@ -178,6 +179,27 @@ def _complete(results: list[dict], turns: list[dict], alone: list[dict] | None) 
         off = {} if alone is None else {"without_memory": {name: alone[index][name] for name in _SCORED}}
         complete.append({**result, **of_table, **off})
     return complete
+
+
+def _write_results(
+    results: list[dict],
+    turns: list[dict],
+    alone: list[dict] | None,
+    *,
+    format: str,
+    output: Path | None,
+    json_out: Path | None,
+) -> None:
+    """Print the results or write them to `output`, and to `json_out` as JSON."""
+    complete = _complete(results, turns, alone)
+    if json_out is not None:
+        json_out.write_text(export_turns(complete, "json"), encoding="utf-8")
+    if format != "table":
+        _write(export_turns(complete, format), output)
+        return
+    gold = [turn.get("emotion") for turn in turns]
+    console.print(turn_table(results, gold=gold if any(gold) else None, without_memory=alone))
+    _print_accuracy(results, gold)
 
 
 def _write(text: str, output: Path | None) -> None:
@@ -227,12 +249,19 @@ def _print_accuracy(results: list[dict], gold: list[str | None]) -> None:
         warn(f"turns with labels unknown to the model are not counted: {', '.join(unknown)}")
 
 
-def _check_outputs(json_out: Path | None, timeline: Path | None, output: Path | None, *, format: str) -> None:
+def _check_outputs(
+    json_out: Path | None, timeline: Path | None, output: Path | None, *, format: str, plotly_source: str
+) -> None:
     """Check that all outputs can be written, before the turns are scored."""
     if format not in ("table", *FORMATS):
         raise ValueError(f"--format must be one of table, {', '.join(FORMATS)}, got {format!r}.")
     if output is not None and format == "table":
         raise ValueError("--output needs a --format other than table.")
+    is_page = timeline is not None and timeline.suffix.lower() == ".html"
+    if plotly_source not in (("embedded", "directory", "cdn") if is_page else ("embedded",)):
+        raise ValueError(
+            f"--plotly must be embedded, directory or cdn, with a --timeline in .html, got {plotly_source!r}."
+        )
     for path in filter(None, (json_out, timeline, output)):
         if not path.parent.is_dir():
             raise FileNotFoundError(f"{path.name} cannot be written: the folder {path.parent} does not exist.")
@@ -242,7 +271,7 @@ def _check_outputs(json_out: Path | None, timeline: Path | None, output: Path | 
         from ..timeline import check_format
 
         check_format(timeline)
-        if timeline.suffix.lower() == ".html":
+        if is_page:
             with extra("html", "A timeline in HTML"):
                 import plotly  # noqa: F401
     check_package(format)
@@ -320,7 +349,7 @@ def _analyze(turns: list[dict], pipe, *, memory: bool, split_long: bool = False)
     return results
 
 
-def _draw(results: list[dict], alone: list[dict] | None, path: Path) -> Iterator[Path]:
+def _draw(results: list[dict], alone: list[dict] | None, path: Path, plotly_source: str) -> Iterator[Path]:
     """Draw one picture per conversation; with several, the file name includes the conversation's id."""
     from ..timeline import draw_timeline
 
@@ -339,4 +368,5 @@ def _draw(results: list[dict], alone: list[dict] | None, path: Path) -> Iterator
             file_name = f"{begin}_{number}"
         taken.add(file_name)
         target = path if len(conversations) == 1 else path.with_stem(f"{path.stem}_{file_name}")
-        yield draw_timeline(turns, target, turns_without_memory=without)
+        source: bool | str = True if plotly_source == "embedded" else plotly_source
+        yield draw_timeline(turns, target, turns_without_memory=without, include_plotlyjs=source)

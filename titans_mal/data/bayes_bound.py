@@ -1,6 +1,6 @@
 """Deprecated name of `titans_mal.data.synthetic.bayes_bound`."""
 
-from ..deprecation import warn_renamed
+from ..modeling.deprecation import warn_renamed
 from .synthetic.bayes_bound import *  # noqa: F403
 
 

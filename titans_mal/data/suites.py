@@ -1,6 +1,6 @@
 """Deprecated name of `titans_mal.data.synthetic.suites`."""
 
-from ..deprecation import warn_renamed
+from ..modeling.deprecation import warn_renamed
 from .synthetic.suites import *  # noqa: F403
 
 

@@ -1,6 +1,6 @@
 """Deprecated name of `titans_mal.data.synthetic.voices`."""
 
-from ..deprecation import warn_renamed
+from ..modeling.deprecation import warn_renamed
 from .synthetic.voices import *  # noqa: F403
 
 

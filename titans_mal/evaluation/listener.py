@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ..deprecation import warn_renamed
+from ..modeling.deprecation import warn_renamed
 from . import table_scoring
 from .table_scoring import Conversation as Conversation
 from .table_scoring import Group as Group

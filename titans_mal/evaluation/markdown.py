@@ -59,13 +59,22 @@ def report_markdown(content: dict) -> str:
         *_group_parts(content),
         *_calibration_parts(content),
     ]
+    parts += _turn_parts(content)
+    return "\n\n".join(parts) + "\n"
+
+
+def _turn_parts(content: dict) -> list[str]:
+    """Turns that were left out or cut, and problems of the data."""
+    parts = []
     if content["not_scored"]:
         listed = [
             f"- {markdown_text(t['conversation_id'])}, turn {t['turn_index']}: {markdown_text(t['reason'])}"
             for t in content["not_scored"]
         ]
-        parts += [f"## Turns that could not be scored ({len(listed)})\n\nLeft out of every condition."]
-        parts += ["\n".join(listed)]
+        parts += [
+            f"## Turns that could not be scored ({len(listed)})\n\nLeft out of every condition.",
+            "\n".join(listed),
+        ]
     if content.get("cut"):
         listed = [
             f"- {markdown_text(turn['conversation_id'])}, turn {turn['turn_index']}: the first "
@@ -76,7 +85,7 @@ def report_markdown(content: dict) -> str:
     if content["problems"]:
         listed = [f"- {markdown_text(problem)}" for problem in content["problems"]]
         parts += [f"## Problems of the data ({len(listed)})", "\n".join(listed)]
-    return "\n\n".join(parts) + "\n"
+    return parts
 
 
 def _group_parts(content: dict) -> list[str]:

@@ -6,7 +6,7 @@ import json
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..deprecation import warn_renamed
+from ..modeling.deprecation import warn_renamed
 from ..modeling.json_text import parse_json, read_json
 from ..safe_text import encodable
 from .report_schema import check_schema

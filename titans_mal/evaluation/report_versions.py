@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from ..deprecation import warn_renamed
+from ..modeling.deprecation import warn_renamed
 
 
 # Former name of a condition: its present name.

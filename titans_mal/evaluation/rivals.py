@@ -1,6 +1,6 @@
 """Deprecated name of `titans_mal.evaluation.baselines`."""
 
-from ..deprecation import warn_renamed
+from ..modeling.deprecation import warn_renamed
 from .baselines import *  # noqa: F403
 
 

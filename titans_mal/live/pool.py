@@ -14,10 +14,10 @@ from typing import Any
 
 import numpy as np
 
-from ..deprecation import warn_renamed
 from ..modeling.audio_loading import MAX_TURN_SECONDS
 from ..modeling.conversation_memory_cache import ConversationMemoryCache
 from ..modeling.conversation_store import LOST, ConversationInUse, ConversationStore, StateFolder, state_key
+from ..modeling.deprecation import warn_renamed
 from ..modeling.state_folder import SharedStates
 from ..modeling.turn_rules import check_text
 from ..modeling.turn_scoring import ScoredTurn

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import torch
 from transformers import TrainingArguments
 
-from ..deprecation import warn_renamed
+from ..modeling.deprecation import warn_renamed
 from ..processes import process_state
 from .options import LABEL_NAMES, check_accelerator_config, check_options, wants_best_metric
 
