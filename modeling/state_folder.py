@@ -104,6 +104,7 @@ class StateFolder:
             folder = self._temporary.name
         self._folder = Path(folder)
         self._folder.mkdir(parents=True, exist_ok=True)
+        self._names: dict[str, bytes] = {}
         is_first = _lock_folder(self._folder.resolve())
         weakref.finalize(self, _unlock_folder, self._folder.resolve())
         if is_first:
@@ -143,9 +144,16 @@ class StateFolder:
 
     def names(self) -> list[str]:
         """Names of the conversations whose states are stored here, but for those that earlier versions wrote."""
-        states = [path for path in self._folder.glob(f"*/{STATE_FILE}") if _OWN_NAME.fullmatch(path.parent.name)]
-        files = [path.with_name(_NAME) for path in states if not _is_over(path)]
-        return sorted(file.read_bytes().decode("utf-8", "surrogatepass") for file in files if file.is_file())
+        now, found = time.time(), {}
+        with os.scandir(self._folder) as folders:
+            stored = [entry.name for entry in folders if _OWN_NAME.fullmatch(entry.name)]
+        for key in stored:
+            with contextlib.suppress(FileNotFoundError):
+                if os.stat(f"{self._folder}/{key}/{STATE_FILE}").st_mtime >= now:
+                    # The name of a key never changes, so that each is read once.
+                    found[key] = self._names.get(key) or (self._folder / key / _NAME).read_bytes()
+        self._names = found
+        return sorted(name.decode("utf-8", "surrogatepass") for name in found.values())
 
     def is_lost(self, name: str) -> bool:
         """Whether a process that held the conversation in memory was killed."""

@@ -11,6 +11,7 @@ import torch
 
 from ..modeling.configuration_titans_mal import read_labels
 from ..modeling.conversation_memory_cache import ConversationMemoryCache
+from ..modeling.conversation_store import state_key
 from ..modeling.turn_rules import check_text, check_times, pieces_of_long_turn, warn_of_cut_turns
 from ..modeling.turn_scoring import ScoredTurn, TurnScorer
 from .label_settings import LabelSettings
@@ -180,7 +181,8 @@ def remember(cache: ConversationMemoryCache, turn: TurnEmotion, retry_key: str |
 
 def key_of_part(retry_key: str | None, part: str | int) -> str | None:
     """The key of one of several turns of a request, or of one of its pieces as "turn.piece"."""
-    return None if retry_key is None else f"{part}:{retry_key}"
+    # A hash, so that it is no longer than a key may be.
+    return None if retry_key is None else f"{part}:{state_key(retry_key)}"
 
 
 def answered_before(cache: ConversationMemoryCache, retry_key: str | None) -> TurnEmotion | None:

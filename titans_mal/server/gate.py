@@ -8,8 +8,9 @@ import re
 import secrets
 import time
 import uuid
+from collections import Counter
 from collections.abc import Callable
-from urllib.parse import unquote_to_bytes
+from urllib.parse import parse_qsl, unquote_to_bytes
 
 from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -20,7 +21,9 @@ from .logs import log_config, logger
 
 __all__ = ["Gate", "log_config", "name_hash"]
 
-_NAMED = re.compile(r"(/(?:conversations|persons)/)([^/]+)(.*)", re.DOTALL)
+# Parts of addresses that logs show; all others may be names, also where a client mistakes an address.
+_SHOWN = {"", "health", "metrics", "docs", "redoc", "openapi.json", "asyncapi.json", "oauth2-redirect"}
+_SHOWN |= {"conversations", "persons", "turns", "summary", "stream"}
 _OPERATIONS = ("/metrics", "/docs", "/redoc", "/openapi.json", "/asyncapi.json")
 # A client's or proxy's request id is kept if it has this form.
 _REQUEST_ID = re.compile(rb"[\w.:/+=-]{1,128}")
@@ -35,11 +38,12 @@ def name_hash() -> Callable[[str], str]:
 
 class Gate:
     """ASGI middleware: gives each request an id (the client's `X-Request-ID`, or a new one), also in its response,
-    rejects names that are not UTF-8, may protect operations, and logs each request on one line.
+    rejects names that are not UTF-8 and repeated parameters, may protect operations, and logs each request on a line.
 
     Args:
         app: the wrapped application.
-        log_name: returns the name under which a conversation or a person appears in logs; queries are not logged.
+        log_name: returns the name under which a conversation, a person, or an unknown part of an address appears in
+            logs; queries are not logged.
         is_allowed: whether a request may access metrics and documentation.
     """
 
@@ -68,11 +72,16 @@ class Gate:
             self._log(scope, status, 1000 * (time.perf_counter() - began))
 
     def _log(self, scope: Scope, status: int, milliseconds: float) -> None:
-        path = _NAMED.sub(lambda found: found[1] + self._log_name(found[2]) + found[3], scope["path"])
+        parts = scope["path"].split("/")
+        path = "/".join(
+            part if part in _SHOWN and previous not in ("conversations", "persons") else self._log_name(part)
+            for previous, part in zip(["", *parts], parts)
+        )
         fields = {
             "client": (scope.get("client") or ("-",))[0],
             "method": scope.get("method", "WebSocket"),
-            "path": path.encode("ascii", "backslashreplace").decode(),
+            # Neither other scripts nor line breaks, whatever `log_name` returns.
+            "path": path.encode("unicode_escape").decode(),
             "status": status,
             "milliseconds": round(milliseconds),
             "request_id": scope["state"]["request_id"],
@@ -87,6 +96,9 @@ class Gate:
             except UnicodeDecodeError:
                 # Decoding with replacement would map several names to one.
                 return _answer(scope, 422, "A name or parameter in the URL is not UTF-8.")
+        given = Counter(name for name, _ in parse_qsl((scope.get("query_string") or b"").decode(), True))
+        if twice := [name[:40] for name, times in given.items() if times > 1]:
+            return _answer(scope, 422, f"The parameters {', '.join(twice[:5])} are given more than once.")
         if scope["path"].startswith(_OPERATIONS) and not self._is_allowed(scope):
             return _answer(scope, 401, "The bearer token is missing or wrong.")
         return None

@@ -10,7 +10,9 @@ from collections.abc import Iterable, Iterator
 from typing import Literal
 
 import redis
+from redis.backoff import NoBackoff
 from redis.lock import Lock
+from redis.retry import Retry
 
 from ..modeling.conversation_store import ConversationInUse, state_key
 
@@ -50,7 +52,13 @@ class RedisStates:
         self._guard = threading.Lock()
         self._renewer: threading.Thread | None = None
         with _as_os_error():
-            self._redis = redis.Redis.from_url(url)
+            # A Redis that stands still must not stop the turns of all conversations for ever.
+            self._redis = redis.Redis.from_url(
+                url,
+                socket_timeout=lock_seconds,
+                socket_connect_timeout=lock_seconds,
+                retry=Retry(NoBackoff(), retries=1),
+            )
             self._redis.ping()
 
     def part(self, name: str) -> RedisStates:
@@ -70,9 +78,8 @@ class RedisStates:
             if name in self._held:
                 # Raises if the lock has expired, since the state may now be another server's.
                 self._held[name].reacquire()
-            seconds = min(seconds, 1e9)
-            self._redis.set(self._key(name), content, px=max(1, round(seconds * 1000)))
-            self._redis.zadd(self._names, {name: time.time() + seconds})
+            self._redis.set(self._key(name), content, px=_milliseconds(seconds))
+            self._redis.zadd(self._names, {name: self._now() + _milliseconds(seconds) / 1000})
 
     def delete(self, name: str) -> None:
         with _as_os_error():
@@ -82,14 +89,14 @@ class RedisStates:
     def names(self) -> list[str]:
         """Names of the conversations whose states are stored."""
         with _as_os_error():
-            self._redis.zremrangebyscore(self._names, "-inf", time.time())
+            self._redis.zremrangebyscore(self._names, "-inf", self._now())
             stored = self._redis.zrange(self._names, 0, -1)
         return sorted(name.decode() for name in stored if isinstance(name, bytes))
 
     def claim(self, conversation: str, rule: str, seconds: float) -> bool:
         """Whether no server has claimed a rule of a conversation within the claim's seconds."""
         with _as_os_error():
-            return bool(self._redis.set(self._claim(conversation, rule), 1, px=round(seconds * 1000), nx=True))
+            return bool(self._redis.set(self._claim(conversation, rule), 1, px=_milliseconds(seconds), nx=True))
 
     def forget_claims(self, conversation: str, rules: Iterable[str]) -> None:
         """Forget the claims of a conversation."""
@@ -145,6 +152,11 @@ class RedisStates:
                     with contextlib.suppress(redis.RedisError):
                         lock.reacquire()
 
+    def _now(self) -> float:
+        """The time by the clock of Redis, since those of servers may differ."""
+        seconds, microseconds = self._redis.time()
+        return seconds + microseconds / 1e6
+
     @property
     def _names(self) -> str:
         """The key of a sorted set: names by the time when their states expire."""
@@ -155,6 +167,11 @@ class RedisStates:
 
     def _key(self, name: str) -> str:
         return f"{self._prefix}:{state_key(name)}"
+
+
+def _milliseconds(seconds: float) -> int:
+    """A time to live as Redis takes it: from a millisecond to thirty years."""
+    return round(1000 * min(max(seconds, 0.001), 1e9))
 
 
 @contextlib.contextmanager

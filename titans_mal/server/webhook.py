@@ -24,6 +24,8 @@ logger = logging.getLogger("titans_mal.server")
 
 # Responses after which a webhook is retried; other failures are final. Redirects are not followed.
 _LATER = {408, 425, 429, *range(500, 600)}
+# Addresses of IPv6 that are assigned to hosts.
+_NATIVE = ipaddress.IPv6Network("2000::/3")
 _Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 
 
@@ -62,10 +64,18 @@ class AllowList:
         """
         found = [ipaddress.ip_address(info[4][0]) for info in socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)]
         for address in found:
-            is_public = host.lower() in self._hosts and address.is_global and not address.is_multicast
-            if not is_public and not any(address in network for network in self._networks):
+            is_allowed = host.lower() in self._hosts and _is_public(address)
+            if not is_allowed and not any(address in network for network in self._networks):
                 raise PermissionError(f"{host} at {address} is not among the allowed hosts and networks.")
         return [str(address) for address in dict.fromkeys(found)]
+
+
+def _is_public(address: ipaddress.IPv4Address | ipaddress.IPv6Address) -> bool:
+    """Whether an address is public, and embeds no other one, as those of NAT64, 6to4 and Teredo do."""
+    if isinstance(address, ipaddress.IPv6Address):
+        is_native = address in _NATIVE and address.sixtofour is None and address.teredo is None
+        return is_native and address.is_global
+    return address.is_global and not address.is_multicast
 
 
 class Webhook:
@@ -137,12 +147,16 @@ class Webhook:
             heapq.heappush(self._due, (time.monotonic(), next(self._numbers), 1, body))
             self._changed.notify()
 
-    def close(self) -> None:
-        """Try each waiting message once more, and stop."""
+    def close(self, seconds: float = 15.0) -> None:
+        """Try each waiting message once more, for at most `seconds`, and stop."""
         with self._changed:
             self._is_closed = True
             self._changed.notify()
-        self._worker.join()
+        self._worker.join(seconds)
+        with self._changed:
+            dropped, self._due = self._due, []
+        for _ in dropped:
+            self._drop("the server stops")
 
     def _work(self) -> None:
         while (message := self._next()) is not None:

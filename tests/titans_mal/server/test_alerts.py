@@ -3,6 +3,7 @@
 import hashlib
 import hmac
 import json
+import socket
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -205,6 +206,43 @@ def test_no_address_outside_of_the_list(receiver, monkeypatch):
     webhook.send({"id": "1"})
     webhook.close()
     assert (became, receiver.got, connected) == (["dropped"], [], [])
+
+
+@pytest.mark.parametrize(
+    ("address", "is_allowed"),
+    [
+        ("93.184.216.34", True),
+        ("2606:2800:220:1::1", True),
+        ("10.0.0.1", False),
+        ("169.254.169.254", False),
+        ("::1", False),
+        # A private address within a public one: mapped, compatible, NAT64, 6to4, Teredo.
+        ("::ffff:10.0.0.1", False),
+        ("::10.0.0.1", False),
+        ("64:ff9b::a00:1", False),
+        ("2002:a00:1::", False),
+        ("2001:0:4136:e378:8000:63bf:3fff:fdd2", False),
+    ],
+)
+def test_a_name_is_allowed_at_public_addresses(monkeypatch, address, is_allowed):
+    monkeypatch.setattr(
+        "titans_mal.server.webhook.socket.getaddrinfo", lambda *args, **kwargs: [(0, 1, 6, "", (address, 80))]
+    )
+    if is_allowed:
+        assert AllowList(["hooks.example"]).addresses("hooks.example", 80) == [address]
+    else:
+        with pytest.raises(PermissionError):
+            AllowList(["hooks.example"]).addresses("hooks.example", 80)
+
+
+def test_a_receiver_that_says_nothing_does_not_keep_a_server_from_stopping():
+    became = []
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        webhook = Webhook(f"http://127.0.0.1:{silent.getsockname()[1]}/", "s", LOOPBACK, count=became.append)
+        for number in range(3):
+            webhook.send({"id": number})
+        webhook.close(0.1)
+    assert became.count("dropped") >= 2
 
 
 def test_alerts_of_the_command(receiver, tmp_path):

@@ -183,6 +183,47 @@ def test_logs_and_metrics_hold_no_names(serve, caplog):
     assert log_config()["loggers"]["uvicorn.access"]["handlers"] == []
 
 
+@pytest.mark.parametrize(
+    "path",
+    ["/conversations//Erika", "/Conversations/Erika", "/calls/Erika/turns", "/persons/Erika/turns", "/Erika%0aM"],
+)
+def test_no_address_brings_a_name_or_a_line_into_the_log(serve, caplog, path):
+    client = serve()
+    with caplog.at_level(logging.INFO, logger="titans_mal.server"):
+        assert client.get(path).status_code == 404
+        client.get("/conversations/turns/summary")
+    lines = [record.getMessage() for record in caplog.records if record.name == "titans_mal.server"]
+    assert "Erika" not in lines[0]
+    assert "\n" not in lines[0]
+    assert "/summary" in lines[1]
+    assert "turns" not in lines[1]  # which is a name there
+    # With names, a line is still a line.
+    with caplog.at_level(logging.INFO, logger="titans_mal.server"):
+        serve(app={"log_name": str}).get("/x%0aGET%20/health")
+    assert "/x\\nGET /health" in caplog.records[-1].getMessage()
+
+
+def test_repeated_parameters_are_422(serve):
+    client = serve()
+    answer = client.post("/conversations/a/turns?labels=sad&labels=angry&speaker=A", content=GOOD)
+    assert (answer.status_code, answer.json()["detail"]) == (422, "The parameters labels are given more than once.")
+    assert client.get("/conversations?limit=1&limit=2").status_code == 422
+    with pytest.raises(WebSocketDisconnect), client.websocket_connect("/conversations/a/stream?speaker=A&speaker=B"):
+        pass
+
+
+def test_a_long_key_works_for_channels(serve):
+    client, silence = serve(), np.zeros(RATE, np.float32)
+    both = to_wav(np.stack([np.concatenate([tone(1.0), silence]), np.concatenate([silence, tone(1.0)])]))
+    query, headers = {"channels": 2, "speakers": "a,b"}, {"Idempotency-Key": "k" * 200}
+    first, again = (
+        client.post("/conversations/a/turns", content=both, params=query, headers=headers).json() for _ in range(2)
+    )
+    assert first == again
+    assert first["errors"] == []
+    assert len(first["turns"]) > 0
+
+
 def test_waiting_turns_are_bounded_by_bytes(model, processor):
     audio = np.tile(tone(1.0), 2)
     with ConversationPool(

@@ -1,5 +1,6 @@
 """Several servers of the same conversations, over a real Redis server on loopback."""
 
+import socket
 import threading
 import time
 
@@ -121,6 +122,24 @@ def test_redis_forgets_by_itself(model, url):
     time.sleep(0.5)
     with store.conversation("a") as cache:
         assert cache.notes == {}
+
+
+def test_clocks_of_servers_may_differ(url, monkeypatch):
+    states = [RedisStates(url, prefix="clocks") for _ in range(2)]
+    states[0].write("a", b"state", 60.0)
+    monkeypatch.setattr("time.time", lambda: 4e9)
+    states[1].write("b", b"state", 60.0)
+    assert states[1].names() == ["a", "b"]
+    # Neither a cool-down below a millisecond nor one without an end is an error.
+    assert states[1].claim("a", "rule", 1e-9)
+    assert states[1].claim("b", "rule", 1e300)
+    assert not states[0].claim("b", "rule", 1e300)
+
+
+def test_a_redis_that_stands_still_is_an_error(model):
+    """It takes connections and answers nothing, as where it was stopped or the network swallows all."""
+    with socket.create_server(("127.0.0.1", 0)) as silent, pytest.raises(OSError, match="Redis does not answer"):
+        RedisStates(f"redis://127.0.0.1:{silent.getsockname()[1]}/0", lock_seconds=0.1)
 
 
 def test_without_redis(model, url, monkeypatch):
