@@ -145,17 +145,21 @@ def peaks(shape: tuple[int, ...]) -> dict[str, float]:
 def main(
     repeats: Annotated[int, typer.Option(help="Rounds of each shape; fewer for the largest.")] = 15,
     threads: Annotated[int, typer.Option(help="Of torch; 0 = its default.")] = 0,
+    device: Annotated[str, typer.Option(help="Peaks of memory are those of the CPU alone.")] = (
+        "cuda" if torch.cuda.is_available() else "cpu"
+    ),
     output: Annotated[Path, typer.Option(help="Folder of the JSON and the picture.")] = RESULTS,
 ) -> None:
     """Time forward, and forward with backward, of six shapes, and print a table."""
     if threads:
         torch.set_num_threads(threads)
+    torch.set_default_device(device)
     rows = []
     for shape in SHAPES:
         for backward in (False, True):
             rounds = max(3, repeats // 4) if math.prod(shape[:3]) > 4_000_000 else repeats
             seconds = alternate(arms(shape, backward=backward), repeats=rounds)
-            rate, middle = matrix_rate(), medians(seconds)
+            rate, middle = matrix_rate(device), medians(seconds)
             faster = min(THEIRS, key=middle.get)
             useful = flops(shape, backward=backward)
             rows.append({
@@ -170,7 +174,7 @@ def main(
                 "at full rate": middle[faster] * rate / useful,
                 "share of rate": useful / middle["ours"] / rate,
                 "GFLOP/s of a product": rate / 1e9,
-                **(peaks(shape) if backward else {}),
+                **(peaks(shape) if backward and device == "cpu" else {}),
             })  # fmt: skip
             print_table(rows[-1:])
     print()
@@ -181,7 +185,7 @@ def main(
             values = [row[column] for row in rows if row["pass"] == name]
             print(f"{name}, {column}: geometric mean {math.prod(values) ** (1 / len(values)):.2f}, "
                   f"least {min(values):.2f}")  # fmt: skip
-    save("memory_engine", rows, output)
+    save("memory_engine", rows, output, device=device)
     both = [{**row, "name": row["shape"] + ("\n" + row["pass"])} for row in rows]
     draw_bars("memory_engine", both, output, label="name", columns=["over renewed", "over the faster"],
               y="time of titans-pytorch over ours")  # fmt: skip

@@ -56,8 +56,14 @@ def build(size: str, *, tokens: int, device: str = "cpu", dtype: torch.dtype = t
         },
     )
     torch.manual_seed(0)
-    with torch.device(device):
-        model = Qwen2AudioMALForAudioEmotion(config)
+    # In its own precision from the beginning: 7b in float32 would take twice what a GPU of 24 GB has.
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(dtype)
+    try:
+        with torch.device(device):
+            model = Qwen2AudioMALForAudioEmotion(config)
+    finally:
+        torch.set_default_dtype(before)
     model = model.to(dtype).eval()
     # As after training: the memory acts.
     with torch.no_grad():
