@@ -181,7 +181,7 @@ def training_memory() -> dict:
     """The peak of a step of the 24 GB recipe: eight turns of 10 s, a LoRA, gradient checkpointing."""
     tokens = 250
     model = build("7b", tokens=tokens, device="cuda", dtype=torch.bfloat16)
-    model._keep_in_fp32_modules = None
+    model.config.adapter_only = True  # as from a base: a LoRA is refused for what is saved in full
     choose_trained_parts(model, lora_rank=16)
     enable = getattr(model, "activation_checkpointing_enable", None) or model.gradient_checkpointing_enable
     enable({"use_reentrant": False})  # as in a training

@@ -64,7 +64,8 @@ def build(size: str, *, tokens: int, device: str = "cpu", dtype: torch.dtype = t
             model = Qwen2AudioMALForAudioEmotion(config)
     finally:
         torch.set_default_dtype(before)
-    model = model.to(dtype).eval()
+    model = model.eval()
+    model.titans_memory.float()
     # As after training: the memory acts.
     with torch.no_grad():
         for layer in model.titans_memory.layers:

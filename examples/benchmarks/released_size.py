@@ -1,7 +1,9 @@
 """A host of its released size with random bf16 weights: loading, a turn with memory and without, adapter and state.
 
     python examples/benchmarks/released_size.py --host Qwen2Audio --config Qwen/Qwen2-Audio-7B-Instruct
+    python examples/benchmarks/released_size.py --release Voxtral-Mini-3B      # a size of the table below
     python examples/benchmarks/released_size.py --host Qwen3ASR        # the defaults of transformers
+    python examples/benchmarks/released_size.py --release Gemma-3n-E2B --dry-run    # what it needs, nothing written
 
 Weights are written shard by shard, so that the model is in memory once, when it is loaded. What it takes of disk and
 memory is checked before. Prefill is compared by the median of paired ratios, with its 95 % interval by bootstrap.
@@ -10,6 +12,7 @@ memory is checked before. Prefill is compared by the median of paired ratios, wi
 from __future__ import annotations
 
 import contextlib
+import importlib.util
 import json
 import math
 import shutil
@@ -18,6 +21,7 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Annotated
+from unittest import mock
 
 import numpy as np
 import torch
@@ -25,7 +29,7 @@ import typer
 from measuring import RESULTS, alternate, medians, peak_bytes, print_table, save
 from safetensors.torch import save_file
 from torch import Tensor
-from transformers import AutoConfig
+from transformers import AutoConfig, PreTrainedConfig
 
 import titans_mal
 from titans_mal import AutoModelForAudioEmotion, ConversationMemoryCache
@@ -34,6 +38,65 @@ from titans_mal import AutoModelForAudioEmotion, ConversationMemoryCache
 LABELS = dict(enumerate(("neutral", "happy", "sad", "angry")))
 SHARD_BYTES = 1 << 30
 PROMPT_TOKENS = 20
+
+
+# Sizes of releases, put over the defaults of transformers where no configuration is at hand: (host, fields).
+RELEASES: dict[str, tuple[str, dict]] = {
+    "Voxtral-Mini-3B": ("Voxtral", {"audio_token_id": 24}),
+    "GLM-ASR-Nano": ("GlmAsr", {}),
+    "Qwen3-ASR-1.7B": ("Qwen3ASR", {}),
+    "Granite-Speech-3.3-2B": (
+        "GraniteSpeech",
+        {
+            "audio_token_index": 49159,
+            "has_lora_adapter": False,
+            "text_config": {
+                "vocab_size": 49160,
+                "hidden_size": 2048,
+                "intermediate_size": 8192,
+                "num_hidden_layers": 40,
+                "num_attention_heads": 32,
+                "num_key_value_heads": 8,
+            },
+            "encoder_config": {"num_layers": 16, "output_dim": 256},
+            "projector_config": {
+                "hidden_size": 1024,
+                "encoder_hidden_size": 1024,
+                "num_hidden_layers": 2,
+                "num_attention_heads": 16,
+                "intermediate_size": 4096,
+                "cross_attention_frequency": 1,
+            },
+        },
+    ),
+    "Qwen2.5-Omni-3B": (
+        "Qwen2_5Omni",
+        {
+            "text_config": {
+                "vocab_size": 151936,
+                "hidden_size": 2048,
+                "intermediate_size": 11008,
+                "num_hidden_layers": 36,
+                "num_attention_heads": 16,
+                "num_key_value_heads": 2,
+            },
+            "audio_config": {"output_dim": 2048},
+            "vision_config": {"out_hidden_size": 2048, "hidden_size": 1280},
+        },
+    ),
+    "Gemma-3n-E2B": (
+        "Gemma3n",
+        {
+            "text_config": {
+                "num_hidden_layers": 30,
+                "intermediate_size": 8192,
+                "num_kv_shared_layers": 10,
+                "activation_sparsity_pattern": [0.95] * 10 + [0.0] * 20,
+                "layer_types": (["sliding_attention"] * 4 + ["full_attention"]) * 6,
+            }
+        },
+    ),
+}
 
 
 # --- A turn of noise for each host: the inputs of its audio tower, and its audio tokens
@@ -49,7 +112,7 @@ def of_whole_window(mask_name: str, tokens: Callable[[int], int]):
 
     def turn(config, seconds: float) -> tuple[dict[str, Tensor], int]:
         audio = config.audio_config
-        window = 2 * getattr(audio, "max_source_positions", None) or 3000
+        window = 2 * (getattr(audio, "max_source_positions", None) or audio.max_position_embeddings)
         frames = min(window, round(100 * seconds))
         mask = (torch.arange(window) < frames).long()[None]
         return {"input_features": torch.randn(1, audio.num_mel_bins, window), mask_name: mask}, tokens(frames)
@@ -122,13 +185,7 @@ def write_checkpoint(host_class, config, folder: Path) -> int:
     Raises:
         RuntimeError: if disk or memory do not suffice.
     """
-    with torch.device("meta"):
-        model = host_class(config)
-    model.tie_weights()
-    tensors = {
-        **dict(model.named_parameters()),
-        **{key: t for key, t in model.state_dict().items() if "running" in key},
-    }
+    tensors = shapes_of(host_class, config)
     total = 2 * sum(tensor.numel() for tensor in tensors.values())
     check_resources(total, folder)
     generator, shard, held, files = torch.Generator().manual_seed(0), {}, 0, []
@@ -148,6 +205,15 @@ def write_checkpoint(host_class, config, folder: Path) -> int:
     return total
 
 
+def shapes_of(host_class, config) -> dict[str, Tensor]:
+    """The weights of a host by name, without values."""
+    with torch.device("meta"):
+        model = host_class(config)
+    model.tie_weights()
+    running = {key: tensor for key, tensor in model.state_dict().items() if "running" in key}
+    return {**dict(model.named_parameters()), **running}
+
+
 def random_weight(name: str, tensor: Tensor, generator: torch.Generator) -> Tensor:
     """In bf16: norms are 1, biases 0, matrices small noise."""
     if tensor.dim() <= 1:
@@ -164,12 +230,18 @@ def _write_shard(shard: dict[str, Tensor], folder: Path, number: int) -> str:
     return name
 
 
+def needs_of(weights: int) -> dict[str, int]:
+    """The bytes of disk and memory that weights of so many bytes take."""
+    return {"disk": weights + (1 << 30), "memory": weights * 5 // 4 + (1 << 30)}
+
+
 def check_resources(weights: int, folder: Path) -> None:
     """Raise a RuntimeError if disk or memory do not suffice for weights of so many bytes."""
     lines = dict(line.split(":") for line in Path("/proc/meminfo").read_text().splitlines())
     available = int(lines["MemAvailable"].split()[0]) * 1024
-    needs = {"disk": (weights, shutil.disk_usage(folder).free), "memory": (weights * 5 // 4 + (1 << 30), available)}
-    for name, (needed, free) in needs.items():
+    free_bytes = {"disk": shutil.disk_usage(folder).free, "memory": available}
+    for name, needed in needs_of(weights).items():
+        free = free_bytes[name]
         if needed > free:
             raise RuntimeError(f"{needed / 2**30:.1f} GiB of {name} are needed, and {free / 2**30:.1f} are free.")
 
@@ -224,7 +296,9 @@ def second_turn(model, inputs: dict) -> Tensor:
 def measure(host: str, config, folder: Path, *, seconds: float, repeats: int) -> dict:
     model_class = getattr(titans_mal, f"{host}MALForAudioEmotion")
     weights = write_checkpoint(model_class.host_class(), config, folder)
-    blocks = config.get_text_config(decoder=True).num_hidden_layers
+    text = config.get_text_config(decoder=True)
+    # Nothing later reads the audio of blocks that share keys and values.
+    blocks = text.num_hidden_layers - (getattr(text, "num_kv_shared_layers", None) or 0)
     layers = sorted({blocks // 4, blocks // 2, 3 * blocks // 4})
     began = time.perf_counter()
     model = AutoModelForAudioEmotion.from_base(
@@ -271,11 +345,56 @@ def working_folder(folder: Path | None) -> Iterator[Path]:
         yield Path(found)
 
 
+@contextlib.contextmanager
+def without_vision(host: str) -> Iterator[None]:
+    """Gemma 3n's vision tower comes from another package, timm; without it there is none."""
+    if host != "Gemma3n" or importlib.util.find_spec("timm") is not None:
+        yield
+        return
+    from transformers.models.gemma3n import modeling_gemma3n
+
+    build = modeling_gemma3n.AutoModel.from_config
+
+    def from_config(config, **kwargs):
+        return torch.nn.Identity() if config.model_type == "gemma3n_vision" else build(config, **kwargs)
+
+    print("Without timm there is no vision tower.")
+    with mock.patch.object(modeling_gemma3n.AutoModel, "from_config", from_config):
+        yield
+
+
+def configuration(host: str, config: str, release: str) -> tuple[str, PreTrainedConfig]:
+    """The host and the configuration that the options name."""
+    fields: dict = {}
+    if release:
+        if release not in RELEASES:
+            raise typer.BadParameter(f"--release must be one of {list(RELEASES)}, got {release!r}.")
+        host, fields = RELEASES[release]
+    if host not in TURNS:
+        raise typer.BadParameter(f"--host must be one of {list(TURNS)}, got {host!r}.")
+    config_class = getattr(titans_mal, f"{host}MALConfig")
+    native = AutoConfig.from_pretrained(config) if config else config_class.host_class()()
+    own = config_class.fields_of_host(native)
+    own |= {
+        name: {**dict_of(own.get(name)), **value} if isinstance(value, dict) else value
+        for name, value in fields.items()
+    }
+    return host, config_class.host_class()(**own)
+
+
+def dict_of(config) -> dict:
+    """The fields of a part of a configuration that do not follow from others."""
+    fields = config if isinstance(config, dict) else {} if config is None else config.to_dict()
+    return {name: value for name, value in fields.items() if name not in ("layer_types", "head_dim")}
+
+
 def main(
     host: Annotated[str, typer.Option(help=f"One of {', '.join(TURNS)}.")] = "Qwen3ASR",
     config: Annotated[
         str, typer.Option(help="Folder or repo of a released configuration; default: transformers'.")
     ] = "",
+    release: Annotated[str, typer.Option(help=f"Instead of both: {', '.join(RELEASES)}.")] = "",
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only print what it needs.")] = False,
     seconds: Annotated[float, typer.Option(help="Of a turn.")] = 10.0,
     repeats: Annotated[int, typer.Option(help="Rounds, with memory and without in turn.")] = 9,
     folder: Annotated[
@@ -284,15 +403,20 @@ def main(
     output: Annotated[Path, typer.Option(help="Folder of the JSON.")] = RESULTS,
 ) -> None:
     """Measure a host of its released size, and print its line of the table."""
-    if host not in TURNS:
-        raise typer.BadParameter(f"--host must be one of {list(TURNS)}, got {host!r}.")
-    config_class = getattr(titans_mal, f"{host}MALConfig")
-    native = AutoConfig.from_pretrained(config) if config else config_class.host_class()()
-    fields = config_class.fields_of_host(native)
-    with working_folder(folder) as where:
-        row = measure(host, config_class.host_class()(**fields), where, seconds=seconds, repeats=repeats)
+    host, built = configuration(host, config, release)
+    with without_vision(host):
+        if dry_run:
+            host_class = getattr(titans_mal, f"{host}MALForAudioEmotion").host_class()
+            weights = 2 * sum(tensor.numel() for tensor in shapes_of(host_class, built).values())
+            needs = {f"{name}, GiB": needed / 2**30 for name, needed in needs_of(weights).items()}
+            print_table([{"host": release or host, "parameters, B": weights / 2e9, **needs}])
+            return
+        with working_folder(folder) as where:
+            row = measure(host, built, where, seconds=seconds, repeats=repeats)
+    row["host"] = release or host
     print_table([row])
-    save(f"released_size_{host}", [row], output, seconds=seconds, config=config or "defaults of transformers")
+    about = release or config or "defaults of transformers"
+    save(f"released_size_{release or host}", [row], output, seconds=seconds, config=about)
 
 
 if __name__ == "__main__":

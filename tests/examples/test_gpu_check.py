@@ -58,3 +58,21 @@ def test_a_part_that_fails_is_reported_and_the_others_run(gpu_check, tmp_path, m
 def test_parts_that_there_are_not_are_named(gpu_check, tmp_path):
     with pytest.raises(typer.BadParameter, match=r"no parts \['soak'\]"):
         gpu_check.main(parts=["soak"], output=tmp_path)
+
+
+@pytest.mark.slow
+def test_parts_for_a_gpu_run_on_the_cpu_with_a_tiny_model(gpu_check, monkeypatch):
+    """What they would find is meaningless here, but they must get there."""
+    build, zeros = gpu_check.build, torch.zeros
+    monkeypatch.setattr(gpu_check, "build", lambda size, **options: build("tiny", **(options | {"device": "cpu"})))
+    monkeypatch.setattr(torch, "zeros", lambda *size, device=None, **options: zeros(*size, **options))
+    for name, value in {
+        "reset_peak_memory_stats": None,
+        "max_memory_allocated": 2**30,
+        "synchronize": None,
+        "set_sync_debug_mode": None,
+    }.items():
+        monkeypatch.setattr(torch.cuda, name, lambda *given, value=value: value)
+    assert gpu_check.training_memory() == {"peak, GiB": 1.0}
+    assert gpu_check.synchronisations() == {"with memory": 0, "host alone": 0}
+    assert gpu_check.device_map()["largest difference of logits"] < 1e-4

@@ -44,7 +44,7 @@ def test_a_host_is_written_by_shards_loaded_and_measured(released_size, tmp_path
     assert 0 < row["logits in bf16 differ by"] < 0.1
 
 
-@pytest.mark.parametrize("name", ["Qwen2_5Omni", "Qwen3ASR", "Gemma3n"])
+@pytest.mark.parametrize("name", ["Qwen2_5Omni", "Qwen3ASR", "Gemma3n", "GlmAsr", "Voxtral", "GraniteSpeech"])
 @torch.no_grad()
 def test_turns_are_what_the_hosts_take(released_size, name):
     model = HOSTS[name].model()
