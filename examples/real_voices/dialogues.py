@@ -11,6 +11,7 @@ import numpy as np
 
 
 TURNS = 10
+MOST_TRIES = 10_000
 # Pieces that a real dialogue is cut into, in turns, and its speakers.
 SHORTEST, LONGEST = 10, 16
 FEWEST_SPEAKERS, MOST_SPEAKERS = 2, 4
@@ -55,12 +56,20 @@ class Composer:
         }
 
     def random(self, *, turns: int = TURNS, speakers: int = FEWEST_SPEAKERS) -> Dialogue:
-        """Speaker and emotion of each turn are drawn by themselves, all alike."""
-        while True:
+        """Speaker and emotion of each turn are drawn independently, with equal probabilities.
+
+        Raises:
+            ValueError: if the speakers have too few utterances.
+        """
+        for _ in range(MOST_TRIES):
             script = zip(self._rng.integers(speakers, size=turns), self._rng.choice(self._emotions, size=turns))
             dialogue = self.perform(list(script))
             if dialogue is not None:
                 return dialogue
+        raise ValueError(
+            f"The {len(self._allowed)} speakers have too few utterances for dialogues of {turns} turns by {speakers} "
+            "speakers with random emotions."
+        )
 
     def perform(self, script: Sequence[tuple[int, int]]) -> Dialogue | None:
         """A dialogue of pairs (speaker within it, emotion); None where an utterance would be needed twice."""

@@ -72,7 +72,9 @@ def run_fold(
             continue
         part = Part(train, rest, labels, scripts, seed=(fold, 1, seed))
         # The same dialogues for every seed.
-        dialogues = TestDialogues(test, tested, scripts.test, part.project(test), seed=(fold, 2))
+        dialogues = TestDialogues(
+            test, tested, scripts.test, part.project(test), seed=(fold, 2), others=() if across else rest
+        )
         right = score_models(part, dialogues, chosen, seed=(fold, 3, seed))
         about = {
             "emotions": dialogues.emotions,
@@ -111,7 +113,9 @@ def report(folder: Path, folds: Sequence[int], seeds: int, about: dict, voices: 
     for name, over in DIFFERENCES:
         # A dialogue without a partner has no other history to be compared with.
         kept = has_partner if "memory_other" in (name, over) else np.ones_like(has_partner)
-        points, low, high = paired_difference(right[name][:, kept], right[over][:, kept], turns.only(kept))
+        points = low = high = None
+        if kept.any():
+            points, low, high = paired_difference(right[name][:, kept], right[over][:, kept], turns.only(kept))
         differences.append({"listener": name, "over": over, **about, "points": points, "low": low, "high": high})
     gender = {utterance.speaker: utterance.gender for utterance in voices.utterances}
     numbers = np.concatenate([of[0]["speakers"] for _, of in found])
@@ -123,9 +127,8 @@ def report(folder: Path, folds: Sequence[int], seeds: int, about: dict, voices: 
             recalls = {n: float(average_recall(hits[:, is_in], turns.emotions[is_in])[0]) for n, hits in right.items()}
             groups.append({"kind": kind, "group": str(value), **about, "turns": int(is_in.sum()), "uar": recalls})
     pooled = {name: float(average_recall(hits, turns.emotions)[0]) for name, hits in right.items()}
-    pooled["memory_other"] = float(
-        average_recall(right["memory_other"][:, has_partner], turns.emotions[has_partner])[0]
-    )
+    other = right["memory_other"][:, has_partner], turns.emotions[has_partner]
+    pooled["memory_other"] = float(average_recall(*other)[0]) if has_partner.any() else None
     without = sum(int((~of[0]["has_partner"]).sum()) for _, of in found)
     found_all = {"rows": rows, "differences": differences, "groups": groups}
     return {**found_all, "pooled": [{**about, "uar": pooled, "dialogues_without_other_history": without}]}
@@ -140,21 +143,31 @@ def table(results: dict) -> str:
         name += f", copies {pooled['copies']}"
         lines += [f"\n{name}\n"]
         lines += ["| model | UAR, % |", "| --- | ---: |"]
-        lines += [f"| {name} | {100 * recall:.1f} |" for name, recall in pooled["uar"].items()]
+        lines += [f"| {name} | {_percent(recall)} |" for name, recall in pooled["uar"].items()]
         lines += ["", "| difference | points (95 % interval) |", "| --- | ---: |"]
         lines += [
-            f"| {row['listener']} - {row['over']} | {row['points']:+.1f} ({row['low']:+.1f} to {row['high']:+.1f}) |"
+            f"| {row['listener']} - {row['over']} | {_points(row)} |"
             for row in results["differences"]
             if all(row[key] == pooled[key] for key in run)
         ]
     return "\n".join(lines)
 
 
+def _percent(recall: float | None) -> str:
+    return "-" if recall is None else f"{100 * recall:.1f}"
+
+
+def _points(row: dict) -> str:
+    if row["points"] is None:
+        return "-"
+    return f"{row['points']:+.1f} ({row['low']:+.1f} to {row['high']:+.1f})"
+
+
 def main(
     voices: Annotated[Path, typer.Option(help="Folder of RAVDESS, EmoDB, or with file_name, speaker, emotion.")],
     whisper: Annotated[str, typer.Option(help="Name or folder of a Whisper checkpoint, its encoder is used.")],
     output: Annotated[Path, typer.Option(help="Folder of features and results.")],
-    folds: Annotated[str, typer.Option(help="Folds to run, by commas.")] = "1,2,3,4,5,6",
+    folds: Annotated[str | None, typer.Option(help="Folds to run, by commas, from 1; all by default.")] = None,
     seeds: Annotated[int, typer.Option(help="Trainings of each model.")] = 3,
     sequences: Annotated[
         list[Path] | None, typer.Option(help="Emotions after real dialogues: MELD's CSV, or a table; repeatable.")
@@ -176,6 +189,10 @@ def main(
     words = trained.labels
     if tested.labels != words:
         raise typer.BadParameter(f"{trained.name} has {words} and {tested.name} {tested.labels}: give --labels.")
+    numbers = range(1, len(trained.folds) + 1)
+    chosen_folds = [int(fold) for fold in folds.split(",")] if folds else [*numbers]
+    if not set(chosen_folds) <= set(numbers):
+        raise typer.BadParameter(f"--folds must be in 1..{len(numbers)} for {trained.name}, got {folds}.")
     used = [int(block) for block in blocks.split(",")] if blocks else None
     of_copy = partial(features_of, trained, whisper, output / "features", used)
     train = Corpus.of(
@@ -189,7 +206,7 @@ def main(
         test = Corpus.of(features_of(tested, whisper, output / "features", used), *tested.arrays(words))
     pieces = scripts_of(sequences, words) if sequences else {}
     scripts = Scripts(pieces.get("train"), pieces.get("test"))
-    chosen_folds = [0] if test_voices else [int(fold) for fold in folds.split(",")]
+    chosen_folds = [0] if test_voices else chosen_folds
     speakers = [[trained.speakers.index(name) for name in fold] for fold in trained.folds]
     about = {"train": trained.name, "test": tested.name, "script": str(script), "blocks": blocks or "all",
              "copies": f"{virtual_voices}-{virtual_channels}"}  # fmt: skip

@@ -79,8 +79,9 @@ def paired_difference(
     """
     rng = np.random.default_rng(seed)
     weights = np.ones((resamples, len(turns.emotions)))
-    for groups in (turns.speakers, turns.dialogues):
-        count = int(groups.max()) + 1
+    for names in (turns.speakers, turns.dialogues):
+        present, groups = np.unique(names, return_inverse=True)
+        count = len(present)
         weights *= rng.multinomial(count, np.full(count, 1 / count), size=resamples)[:, groups]
     recalls = [average_recall(scores, turns.emotions, weights) for scores in (first, second)]
     low, high = np.nanpercentile(recalls[0] - recalls[1], [2.5, 97.5])

@@ -167,11 +167,18 @@ def choose(
 
     Args:
         corpus, train: whose speakers are trained on.
-        folds: groups of speakers; each that is a part of `train` is left out once.
+        folds: groups of speakers; each that is a part of `train` is left out once. If there is none, nothing can be
+            chosen, and the first of each option is taken.
         labels, scripts, seed: as `Part` takes them; dialogues of validation are composed after the training scripts.
     """
+    groups = [fold for fold in folds if set(fold) < set(train)]
+    if not groups:
+        print(f"{len(train)} training speakers are too few to choose options; the first of each are taken.")
+        penalty, shrinkage = {"penalty": PENALTIES[0]}, {"shrinkage": SHRINKAGES[0]}
+        by_name = {name: penalty if name in ("utterance", "attention_8") else penalty | shrinkage for name in TRAINED}
+        return {**by_name, "transitions": {"weight": WEIGHTS[0]}}
     recalls: dict[tuple, list[float]] = {}
-    for number, left_out in enumerate(fold for fold in folds if set(fold) <= set(train)):
+    for number, left_out in enumerate(groups):
         rest = [speaker for speaker in train if speaker not in left_out]
         part = Part(corpus, rest, labels, scripts, seed=(*seed, number))
         test = TestDialogues(corpus, left_out, scripts.train, part.hidden, seed=(*seed, number, 2), count=100)
@@ -191,6 +198,7 @@ class TestDialogues:
 
     Args:
         corpus, speakers: whose utterances.
+        others: speakers of the other dialogue where the test speakers are too few for one.
         scripts: of the emotions; None: random.
         hidden: (utterances, width) of the corpus.
         seed: of what is drawn.
@@ -210,17 +218,22 @@ class TestDialogues:
         hidden: Tensor,
         *,
         seed: Sequence[int],
+        others: Sequence[int] = (),
         count: int = TEST_DIALOGUES,
     ):
         is_original = np.arange(len(corpus.speakers)) < corpus.originals
-        composer = Composer(np.where(is_original, corpus.speakers, -1), corpus.emotions, speakers, seed=seed)
+        originals = np.where(is_original, corpus.speakers, -1)
+        composer = Composer(originals, corpus.emotions, speakers, seed=seed)
         dialogues, self.skipped = composer.draw(scripts, count)
         dialogues = sorted(dialogues, key=len, reverse=True)
-        others, _ = composer.draw(scripts, PARTNERS)
+        candidates, _ = composer.draw(scripts, PARTNERS)
+        if others:
+            composer = Composer(originals, corpus.emotions, others, seed=(*seed, 1))
+            candidates += composer.draw(scripts, PARTNERS)[0]
         self.batch = Batch.of(dialogues, hidden)
         people = lambda dialogue: {*corpus.people[dialogue.utterances]}  # noqa: E731
         partners = [
-            next((o for o in others if len(o) >= len(d) and not people(o) & people(d)), None) for d in dialogues
+            next((o for o in candidates if len(o) >= len(d) and not people(o) & people(d)), None) for d in dialogues
         ]
         self.has_partner = np.array([partner is not None for partner in partners])
         cut = [Dialogue(p.utterances[: len(d)], p.speakers[: len(d)]) for p, d in zip(partners, dialogues) if p]

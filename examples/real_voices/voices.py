@@ -69,7 +69,7 @@ class Voices:
         return sorted({utterance.speaker for utterance in self.utterances})
 
     def keep(self, labels: Sequence[str]) -> Voices:
-        """The utterances of some labels.
+        """The utterances of some labels; a speaker without any is in no fold.
 
         Raises:
             ValueError: for a label that no utterance has.
@@ -78,7 +78,9 @@ class Voices:
         if unknown:
             raise ValueError(f"{self.name} has no utterances labelled {unknown}; it has {self.labels}.")
         kept = tuple(utterance for utterance in self.utterances if utterance.emotion in labels)
-        return Voices(self.name, kept, self.folds, self.licence)
+        speakers = {utterance.speaker for utterance in kept}
+        folds = [tuple(name for name in fold if name in speakers) for fold in self.folds]
+        return Voices(self.name, kept, tuple(fold for fold in folds if len(fold) >= FEWEST_SPEAKERS), self.licence)
 
     def in_other_voices(self, speakers: Sequence[str], copies: int) -> Voices:
         """These utterances, and copies of those of some speakers in other voices, each copy as another speaker."""

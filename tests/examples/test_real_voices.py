@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import dataclasses
 import importlib
 import json
 import sys
@@ -246,6 +247,32 @@ def test_partners_share_no_speaker_and_have_as_many_turns(study):
         assert (other >= 0).sum() == (own >= 0).sum()
 
 
+def test_two_test_speakers_get_the_history_of_training_speakers(real, study):
+    corpus, part, _ = study
+    rest = [int(speaker) for speaker in np.unique(corpus.people)[2:]]
+    test = real["study"].TestDialogues(corpus, [0, 1], None, part.hidden, seed=(3,), others=rest, count=4)
+    assert test.has_partner.all()
+    assert not {0, 1} & {*corpus.speakers[test.partners.utterances[test.partners.mask]]}
+    alone = real["study"].TestDialogues(corpus, [0, 1], None, part.hidden, seed=(3,), count=4)
+    assert not alone.has_partner.any()
+    assert alone.partners is None
+
+
+def test_speakers_with_too_few_utterances_are_an_error(real):
+    speakers, emotions = corpus_of(speakers=2, emotions=2, takes=1)
+    composer = real["dialogues"].Composer(speakers, emotions, [0, 1], seed=(0,))
+    with pytest.raises(ValueError, match="2 speakers have too few utterances for dialogues of 10 turns"):
+        composer.random()
+
+
+def test_speakers_without_a_kept_label_are_in_no_fold(real, tmp_path):
+    voices = real["voices"].read_voices(write_voices(tmp_path, speakers=7, takes=1))
+    utterances = [u for u in voices.utterances if (u.speaker, u.emotion) not in {("p0", "sad"), ("p3", "sad")}]
+    kept = dataclasses.replace(voices, utterances=tuple(utterances)).keep(["sad"])
+    assert kept.speakers == ["p1", "p2", "p4", "p5", "p6"]
+    assert kept.folds == (("p1", "p2"), ("p5", "p6"))
+
+
 def test_the_memory_helps_where_a_voice_hides_the_emotion(real, study):
     _, part, test = study
     chosen = {name: {"penalty": 0.1} for name in ("utterance", "attention_8")}
@@ -256,6 +283,27 @@ def test_the_memory_helps_where_a_voice_hides_the_emotion(real, study):
     assert recall["memory"] > recall["utterance"] + 0.03
     assert recall["memory"] > recall["memory_other"] + 0.03
     assert recall["memory"] > recall["memory_reset"] + 0.03
+
+
+def test_a_corpus_of_two_folds_of_two_speakers_is_reported(real, study, tmp_path, monkeypatch):
+    for name, value in (("TRAINING_DIALOGUES", 20), ("TEST_DIALOGUES", 8), ("PARTNERS", 60), ("STEPS", 2)):
+        monkeypatch.setattr(real["study"], name, value)
+    corpus, _, _ = study
+    keep = corpus.people < 4
+    parts = {name: getattr(corpus, name)[keep] for name in ("features", "speakers", "emotions", "people", "channels")}
+    small = real["corpus"].Corpus(**parts, originals=int(keep[: corpus.originals].sum()))
+    options = {"folds": [[0, 1], [2, 3]], "labels": 3, "scripts": real["corpus"].Scripts(), "seeds": 1}
+    real["features"].run_fold(small, small, fold=2, folder=tmp_path, **options)
+    utterances = tuple(real["voices"].Utterance(Path(str(i)), f"p{s}", "x") for i, s in enumerate(small.speakers))
+    about = {"train": "a", "test": "a", "script": "random", "blocks": "all", "copies": "0-0"}
+    found = real["features"].report(tmp_path, [2], 1, about, real["voices"].Voices("a", utterances, ()))
+    assert found["pooled"][0]["dialogues_without_other_history"] == 0
+    assert "| memory_other | -" not in real["features"].table(found)
+    right = dict(np.load(tmp_path / "right_2_0.npz"))
+    np.savez(tmp_path / "right_2_0.npz", **right | {"has_partner": np.zeros_like(right["has_partner"])})
+    alone = real["features"].report(tmp_path, [2], 1, about, real["voices"].Voices("a", utterances, ()))
+    assert "| memory_other | - |" in real["features"].table(alone)
+    assert "| memory - memory_other | - |" in real["features"].table(alone)
 
 
 def test_a_run_is_kept_and_reported(real, study, tmp_path, monkeypatch):
