@@ -16,6 +16,8 @@ _LATEX = str.maketrans(
     {character: rf"\{character}" for character in "&%$#_{}"}
     | {"~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "\\": r"\textbackslash{}", "<": r"\textless{}"}
     | {">": r"\textgreater{}", "|": r"\textbar{}"}
+    # At the beginning of a row these would be arguments of the line break before it.
+    | {"[": "{[}", "]": "{]}", "*": "{*}"}
 )
 
 
@@ -133,6 +135,7 @@ def _csv_cells(cell, *, has_ends: bool, deviates: bool) -> list:
 
 def _latex(cell) -> str:
     if not isinstance(cell, Number):
-        return str(cell).translate(_LATEX)
+        # An empty line would end the paragraph, and with it the table.
+        return " ".join(str(cell).split()).translate(_LATEX)
     text = cell.text(r"{} {{\scriptsize [{}, {}]}}", r"{} $\pm$ {}")
     return re.sub(r"-(?=\d)", "$-$", text)

@@ -57,3 +57,14 @@ def test_files(tmp_path):
 def test_headers_are_no_formulas():
     """Titles of columns are labels, which a corpus names."""
     assert Table("recall", ["=1+1", "WA"], [["a", 1]]).csv().startswith("'=1+1,WA\n")
+
+
+def test_latex_cells_are_neither_arguments_nor_paragraphs():
+    """`\\\\[` and `\\\\*` have a meaning, and an empty line ends a table."""
+    lines = Table("recall", ["[x]", "*"], [["[sad]", 1], ["*sad", 2], ["a\n\nb_~^%#", 3]]).latex().splitlines()
+    assert lines[3] == r"{[}x{]} & {*} \\"
+    assert lines[5:8] == [
+        r"{[}sad{]} & 1 \\",
+        r"{*}sad & 2 \\",
+        r"a b\_\textasciitilde{}\textasciicircum{}\%\# & 3 \\",
+    ]
