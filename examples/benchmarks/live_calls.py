@@ -217,7 +217,8 @@ async def _measure(ports: list[int], bodies: list[bytes], lengths: list[float], 
     rate = await flood(servers, bodies, 10)
     full = round(rate * (GAP + statistics.mean(lengths)))
     cycle = GAP + statistics.mean(lengths)
-    print(f"{rate:.1f} turns a second: {full} calls in real time, with a turn every {cycle:.1f} s\n")
+    per_core = f"{full / len(ports):.0f} a core"
+    print(f"{rate:.1f} turns a second: {full} calls in real time, {per_core}, with a turn every {cycle:.1f} s\n")
     print("| servers | load | calls | turns/s | p50, ms | p95, ms | p99, ms | simulated p95 | ratio | not answered |")
     print("| ---: | --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: |")
     loads = [(f"{share:.0%}", max(1, round(share * full))) for share in (0.5, 0.8, 1.0)]

@@ -108,6 +108,13 @@ def analyze(
         ),
     ] = None,
     max_speakers: Annotated[int | None, typer.Option(min=1, help="Number of speakers for --speakers-by.")] = None,
+    speaker_threshold: Annotated[
+        float | None,
+        typer.Option(
+            help="Similarity from which --speakers-by takes two turns for one speaker. The default, 0.86, is a guess: "
+            "titans_mal.live.speakers.fit_threshold fits it to turns of known speakers.",
+        ),
+    ] = None,
     batch: Annotated[
         Path | None,
         typer.Option(
@@ -144,13 +151,13 @@ def analyze(
                 split_long=split_long,
             )
             return
-        check_speaker_options(speaker, segments, channels, crosstalk, speakers_by, max_speakers)
+        check_speaker_options(speaker, segments, channels, crosstalk, speakers_by, max_speakers, speaker_threshold)
         if not inputs:
             raise ValueError("No input: give a folder, audio files or a recording, or --follow.")
         _check_outputs(json_out, timeline, output, format=format, plotly_source=plotly_source)
         turns = channel_turns(inputs, channels, crosstalk) if channels else list(turns_of(inputs, segments, speaker))
         if speakers_by is not None:
-            turns = with_speakers(turns, speakers_by, max_speakers)
+            turns = with_speakers(turns, speakers_by, max_speakers, speaker_threshold)
         pipe = _load(model or tiny_checkpoint())
         scored = _analyze(turns, pipe, memory=not no_memory, split_long=split_long)
         usable = [turn for turn, results in zip(turns, scored) if results]

@@ -17,6 +17,7 @@ def check_speaker_options(
     crosstalk: float | None,
     speakers_by: str | None,
     max_speakers: int | None,
+    speaker_threshold: float | None = None,
 ) -> None:
     options = {"--speaker": speaker, "--segments": segments, "--channels": channels, "--speakers-by": speakers_by}
     given = [name for name, value in options.items() if value]
@@ -24,17 +25,21 @@ def check_speaker_options(
         raise ValueError(f"{' and '.join(given)} all define the speakers: give only one of them.")
     if crosstalk is not None and not channels:
         raise ValueError("--crosstalk needs --channels.")
-    if max_speakers is not None and speakers_by is None:
-        raise ValueError("--max-speakers needs --speakers-by.")
+    for option, value in {"--max-speakers": max_speakers, "--speaker-threshold": speaker_threshold}.items():
+        if value is not None and speakers_by is None:
+            raise ValueError(f"{option} needs --speakers-by.")
 
 
-def with_speakers(turns: list[dict], model_name: str, max_speakers: int | None) -> list[dict]:
+def with_speakers(
+    turns: list[dict], model_name: str, max_speakers: int | None, threshold: float | None = None
+) -> list[dict]:
     """The turns of one recording, each assigned to the speaker with the most similar voice."""
-    from ..live.speakers import SpeakerAssigner, VoiceEmbedder
+    from ..live.speakers import DEFAULT_THRESHOLD, SpeakerAssigner, VoiceEmbedder
 
     if len({turn["file"].partition("#")[0] for turn in turns}) > 1 or any(turn.get("speaker") for turn in turns):
         raise ValueError("--speakers-by is for one recording whose speakers are not known.")
-    assigner = SpeakerAssigner(VoiceEmbedder(model_name), max_speakers=max_speakers)
+    threshold = DEFAULT_THRESHOLD if threshold is None else threshold
+    assigner = SpeakerAssigner(VoiceEmbedder(model_name), threshold=threshold, max_speakers=max_speakers)
     return [{**turn, "speaker": assigner.assign(load_audio(turn["audio"]))} for turn in turns]
 
 

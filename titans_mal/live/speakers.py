@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -13,6 +13,8 @@ from .turns import RATE
 
 # Shorter turns say too little of a voice to change what is known of one.
 _LEAST_SECONDS = 1.0
+# A guess: it was fitted to no voices.
+DEFAULT_THRESHOLD = 0.86
 
 
 class SpeakerAssigner:
@@ -28,7 +30,7 @@ class SpeakerAssigner:
     Args:
         embed: gives the embedding (dimensions,) of a turn's waveform (samples,) at 16 kHz, as `VoiceEmbedder` does.
         threshold: the similarity, in (-1, 1), from which on two turns are of one speaker. It depends on the
-            embeddings: fit it on recordings of your own.
+            embeddings and the recordings; the default was fitted to neither, so `fit_threshold` on your own.
         max_speakers: of a conversation; None: there is no bound.
 
     Raises:
@@ -36,7 +38,11 @@ class SpeakerAssigner:
     """
 
     def __init__(
-        self, embed: Callable[[np.ndarray], np.ndarray], *, threshold: float = 0.86, max_speakers: int | None = None
+        self,
+        embed: Callable[[np.ndarray], np.ndarray],
+        *,
+        threshold: float = DEFAULT_THRESHOLD,
+        max_speakers: int | None = None,
     ):
         if not -1 < threshold < 1:
             raise ValueError(f"threshold must be in (-1, 1), got {threshold!r}.")
@@ -60,6 +66,36 @@ class SpeakerAssigner:
         if not is_short:
             self._voices[best] = self._voices[best] + voice
         return f"speaker {best + 1}"
+
+
+def fit_threshold(embeddings: Sequence[np.ndarray], speakers: Sequence[str]) -> tuple[float, float]:
+    """The threshold at which pairs of turns of one speaker are missed as often as pairs of two speakers are accepted.
+
+    Args:
+        embeddings: (dimensions,) of each turn, of a second or more.
+        speakers: of each turn; the same name is the same person.
+
+    Returns:
+        The threshold, and the equal error rate there: the mean of both shares of errors.
+
+    Raises:
+        ValueError: unless there are pairs of turns of one speaker, and of two.
+    """
+    voices = np.asarray(embeddings, np.float64)
+    voices = voices / np.linalg.norm(voices, axis=1, keepdims=True).clip(1e-12)
+    first, second = np.triu_indices(len(voices), 1)
+    similar, names = np.einsum("ij,ij->i", voices[first], voices[second]), np.asarray(speakers)
+    is_same = names[first] == names[second]
+    if is_same.all() or not is_same.any():
+        raise ValueError("A threshold is fitted to turns of two speakers or more, with two turns of one or more.")
+    order = np.argsort(similar)
+    similar, is_same = similar[order], is_same[order]
+    # With the threshold between each pair and the one before it.
+    missed = np.concatenate([[0], np.cumsum(is_same)]) / is_same.sum()
+    accepted = 1 - np.concatenate([[0], np.cumsum(~is_same)]) / (~is_same).sum()
+    best = int(np.abs(missed - accepted).argmin())
+    bounds = np.concatenate([similar[:1], similar, similar[-1:]])
+    return float((bounds[best] + bounds[best + 1]) / 2), float((missed[best] + accepted[best]) / 2)
 
 
 class VoiceEmbedder:

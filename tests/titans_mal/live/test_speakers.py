@@ -7,7 +7,7 @@ from tiny_models import tone
 from transformers import Wav2Vec2FeatureExtractor, WavLMConfig, WavLMForXVector
 
 from titans_mal.cli.analyze_inputs import check_speaker_options, with_speakers
-from titans_mal.live.speakers import SpeakerAssigner, VoiceEmbedder
+from titans_mal.live.speakers import SpeakerAssigner, VoiceEmbedder, fit_threshold
 
 
 RATE = 16_000
@@ -50,6 +50,21 @@ def test_short_turns_and_a_bound_make_no_speaker():
             SpeakerAssigner(embed, **wrong)
 
 
+def test_a_threshold_is_fitted_to_known_speakers():
+    """Turns of one speaker are at most 10 degrees apart, those of two at least 50."""
+    angles, speakers = (0, 10, 60, 70, 130), "AABBC"
+    threshold, error = fit_threshold([embed(voice(angle)) for angle in angles], [*speakers])
+    assert (np.cos(np.deg2rad(50)) < threshold < np.cos(np.deg2rad(10)), error) == (True, 0.0)
+    assigner = SpeakerAssigner(embed, threshold=threshold)
+    assert [assigner.assign(voice(angle)) for angle in angles] == [f"speaker {number}" for number in (1, 1, 2, 2, 3)]
+    # Where voices overlap, both errors are about as frequent: 1 of 2 pairs of one speaker, 3 of 4 of two.
+    _, error = fit_threshold([embed(voice(angle)) for angle in (0, 40, 20, 60)], [*"AABB"])
+    assert error == pytest.approx(0.625)
+    for names in ("AAAA", "ABCD"):
+        with pytest.raises(ValueError, match="turns of two speakers or more"):
+            fit_threshold([embed(voice(angle)) for angle in (0, 40, 20, 60)], [*names])
+
+
 def test_a_model_of_transformers_embeds_voices(tmp_path):
     config = WavLMConfig(
         hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=16, conv_dim=(8, 8),
@@ -74,9 +89,12 @@ def test_the_command_names_speakers_by_their_voices(tmp_path, monkeypatch):
     named = [turn["speaker"] for turn in with_speakers(turns, "org/voices", None)]
     assert named == ["speaker 1", "speaker 2", "speaker 1"]
     assert {turn["speaker"] for turn in with_speakers(turns, "org/voices", 1)} == {"speaker 1"}
+    assert {turn["speaker"] for turn in with_speakers(turns, "org/voices", None, -0.9)} == {"speaker 1"}
     with pytest.raises(ValueError, match="one recording whose speakers are not known"):
         with_speakers([*turns, {"file": "other.wav"}], "org/voices", None)
     with pytest.raises(ValueError, match="--segments and --speakers-by all define the speakers"):
         check_speaker_options(None, recording, None, None, "org/voices", None)
     with pytest.raises(ValueError, match="--max-speakers needs --speakers-by"):
         check_speaker_options(None, None, None, None, None, 2)
+    with pytest.raises(ValueError, match="--speaker-threshold needs --speakers-by"):
+        check_speaker_options(None, None, None, None, None, None, 0.7)
