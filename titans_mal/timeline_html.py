@@ -136,9 +136,10 @@ def _draw_bars(
 
     middles = [(layout.starts[index] + layout.ends[index]) / 2 for index in picked]
     # Labels without turns get a bar at None, so that they appear in the legend.
+    places, tops = (middles, list(heights)) if picked else ([None], [None])
     bar = go.Bar(
-        x=middles or [None],
-        y=list(heights) or [None],
+        x=places,
+        y=tops,
         base=[layout.bases[index] for index in picked],
         width=[layout.widths[index] for index in picked],
         name=escape(name),
