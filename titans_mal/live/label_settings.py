@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
@@ -21,7 +22,7 @@ class LabelSettings:
         score: the speakers whose emotion is returned; turns of others have no label and no scores. None = all.
 
     Raises:
-        ValueError: for a temperature outside [0.001, 1000], or an invalid speaker.
+        ValueError: for a temperature that is not above 0, or an invalid speaker.
     """
 
     labels: Sequence[str] | None = None
@@ -30,9 +31,8 @@ class LabelSettings:
     score: Sequence[str] | None = None
 
     def __post_init__(self):
-        # Beyond these, probabilities would be those of one label, or not finite.
-        if self.temperature is not None and not 0.001 <= self.temperature <= 1000:
-            raise ValueError(f"temperature must be a number from 0.001 to 1000, got {self.temperature!r}.")
+        if self.temperature is not None and not 0 < self.temperature < math.inf:
+            raise ValueError(f"temperature must be a number above 0, got {self.temperature!r}.")
         for speaker in self.score or ():
             check_text(speaker, "A speaker")
 

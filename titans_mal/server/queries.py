@@ -38,7 +38,7 @@ class LabelQuery(NoQuery):
     labels: str | None = Field(None, description="Choose among these labels only: neutral,sad,...")
     unknown_below: float | None = Field(None, ge=0, le=1, description="Below this probability a label is 'unknown'.")
     temperature: float | None = Field(
-        None, ge=0.001, le=1000, description="Divides the logits, instead of the model's temperature."
+        None, gt=0, allow_inf_nan=False, description="Divides the logits, instead of the model's temperature."
     )
     score: str | None = Field(
         None, description="Return only the emotions of these speakers: caller,...; all turns are written to memory."

@@ -63,7 +63,6 @@ def test_who_is_not_scored_is_written_and_gets_no_label(serve, model, processor)
         ({"labels": "sad,sad"}, "labels must be"),
         ({"unknown_below": 1.5}, "unknown_below"),
         ({"temperature": 0}, "temperature"),
-        ({"temperature": 1e-320}, "temperature"),
         ({"temperature": "nan"}, "temperature"),
         ({"channels": 2}, "speakers must name a different speaker"),
         ({"channels": 2, "speakers": "a,a"}, "different speaker for each of 2 channels"),
@@ -213,7 +212,7 @@ def test_the_queue_waits_for_others_only_while_they_come(model, processor):
 
 
 def test_wrong_label_settings():
-    with pytest.raises(ValueError, match="temperature must be a number from"):
+    with pytest.raises(ValueError, match="temperature must be a number above 0"):
         LabelSettings(temperature=-1.0)
     with pytest.raises(ValueError, match="A speaker"):
         LabelSettings(score=["x" * 201])
