@@ -21,6 +21,7 @@ from .label_words import are_whole_words, word_scores
 from .memory_injection import CALL_KEYWORD, MemoryCall, attach_memory
 from .memory_transaction import MemoryTransaction
 from .turn_inputs import TurnInputsMixin
+from .turn_rules import check_flag
 from .turns_by_length import TowerByLength
 from .word_readout import WordReadoutMixin, padding_mask
 
@@ -183,9 +184,9 @@ class AudioEmotionMixin(WordReadoutMixin, TurnInputsMixin, AudioEmotionCheckpoin
             The host's output with `emotion_logits`, `emotion_values`, `memory_surprise` and `memory_cache`.
 
         Raises:
-            ValueError: for ids, labels or a cache that do not fit, or audio features that are not finite; and, if the
-                call writes outside training, for a state or emotion logits that are not finite. The cache is then
-                unchanged.
+            ValueError: for ids, labels or a cache that do not fit, an `update_memory` that is not a bool, or
+                audio features that are not finite; and, if the call writes outside training, for a state or emotion
+                logits that are not finite. The cache is then unchanged.
             TypeError: for a `memory_cache` of another class, or a `return_dict` that is not a bool.
         """
         kwargs.update(zip(self._host_parameters, args))
@@ -282,6 +283,7 @@ class AudioEmotionMixin(WordReadoutMixin, TurnInputsMixin, AudioEmotionCheckpoin
         """The call's transaction; inside `generate`, the one that `generate` began."""
         if isinstance(cache, MemoryTransaction):
             return cache
+        check_flag(write, "update_memory")
         if self.is_memory_disabled:
             return None
         if input_ids is None:

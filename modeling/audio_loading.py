@@ -63,7 +63,8 @@ def load_audio(
         AudioDecodingError: for content that is empty, not audio in a supported container, not finite, above
             `audio_decoding.MAX_PEAK`, without the requested channel, or truncated (detected in WAV, FLAC, MP4, AIFF
             and AU, whose headers give the length; other formats are read as far as possible).
-        ValueError: for another kind of source, an array of another shape, or a rate that is none.
+        ValueError: for another kind of source, an array of another shape, a rate that is none, or a `max_seconds` that
+            is not a number above 0.
     """
     signal = _Signal()
     with contextlib.closing(audio_blocks(source, sampling_rate, channel=channel, max_seconds=max_seconds)) as blocks:
@@ -79,6 +80,8 @@ def audio_blocks(
     check_rate(sampling_rate)
     if channel is not None and (isinstance(channel, bool) or not isinstance(channel, int) or channel < 1):
         raise ValueError(f"channel must be an integer from 1, or None to mix all channels, got {channel!r}.")
+    if max_seconds is not None and not (_is_number(max_seconds) and max_seconds > 0):
+        raise ValueError(f"max_seconds must be a number above 0, or None for no limit, got {max_seconds!r:.100}.")
     if isinstance(source, dict):
         if source.get("array") is not None:
             source = (source["array"], source.get("sampling_rate"))
@@ -188,6 +191,10 @@ def name_of_source(source) -> str:
     """The path of a source of `load_audio` if it has one, else "The turn"."""
     path = source.get("path") if isinstance(source, dict) else source
     return str(path) if isinstance(path, str | Path) else "The turn"
+
+
+def _is_number(value) -> bool:
+    return isinstance(value, int | float | np.integer | np.floating) and not isinstance(value, bool)
 
 
 def _encoded(source: dict):

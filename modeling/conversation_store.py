@@ -17,6 +17,7 @@ from .conversation_memory_cache import ConversationMemoryCache
 from .deprecation import warn_renamed
 from .host_types import AudioHost
 from .state_folder import ConversationInUse, SharedStates, StateFolder, StatesInUse, state_key
+from .turn_rules import check_flag
 
 
 __all__ = ["LOST", "ConversationInUse", "ConversationStore", "StateFolder", "StatesInUse", "state_key"]
@@ -62,7 +63,7 @@ class ConversationStore:
             process that was killed.
 
     Raises:
-        StatesInUse: if another process uses the folder.
+        StatesInUse: if another process, or another store that is not closed, uses the folder.
         ValueError: for a `max_live` below 1 or a `time_to_live` that is not above 0.
     """
 
@@ -87,6 +88,7 @@ class ConversationStore:
         self._lock = threading.Lock()
         self._live: OrderedDict[str, _Entry] = OrderedDict()
         self._cleaned_at = -math.inf
+        self._is_closed = False
         self.counts: Counter[str] = Counter()
 
     def part(self, name: str) -> ConversationStore:
@@ -130,15 +132,17 @@ class ConversationStore:
             anew: deprecated name of `reset`.
 
         Raises:
-            ValueError: for a stored state that is broken or belongs to another model, unless `reset` is set.
+            ValueError: for a stored state that is broken or belongs to another model, unless `reset` is set, or
+                a `reset` that is not a bool.
             TypeError: for a name that is not a string.
-            RuntimeError: if this thread is already using it.
+            RuntimeError: if this thread is already using it, or the store is closed.
             ConversationInUse: if states are shared and another process is using it.
             OSError: if states are shared and the new one cannot be written; the stored state is then unchanged.
         """
         if anew is not None:
             warn_renamed("anew", "reset")
             reset = anew
+        check_flag(reset, "reset")
         with self._entry(name) as entry, self._states.lock(name):
             if reset:
                 cache = self._new()
@@ -196,9 +200,23 @@ class ConversationStore:
         if failed:
             raise OSError(f"The conversations {sorted(failed)} cannot be written: {next(iter(failed.values()))}")
 
+    def close(self) -> None:
+        """Write all conversations in memory to disk, and let another store use the folder; closing twice is allowed.
+
+        Raises:
+            OSError: as `save`; the store is then not closed.
+        """
+        if not self._is_closed:
+            self.save()
+            self._is_closed = True
+            if isinstance(self._states, StateFolder):
+                self._states.close()
+
     @contextlib.contextmanager
     def _entry(self, name: str) -> Iterator[_Entry]:
         state_key(name)  # checks the name before anything is changed
+        if self._is_closed:
+            raise RuntimeError("The store is closed.")
         with self._lock:
             self._forget_expired()
             entry = self._live.setdefault(name, _Entry(used_at=time.monotonic()))

@@ -14,7 +14,15 @@ from transformers.pipelines import PIPELINE_REGISTRY
 from .audio_loading import MAX_TURN_SECONDS
 from .conversation_memory_cache import ConversationMemoryCache
 from .conversation_store import ConversationStore
-from .turn_rules import MAX_NAME, check_text, check_times, check_turn_index, pieces_of_long_turn, warn_of_cut_turns
+from .turn_rules import (
+    MAX_NAME,
+    check_flag,
+    check_text,
+    check_times,
+    check_turn_index,
+    pieces_of_long_turn,
+    warn_of_cut_turns,
+)
 from .turn_scoring import TurnScorer
 
 
@@ -78,8 +86,8 @@ class AudioEmotionPipeline(Pipeline):
                 f"{type(self).__name__} accepts memory_cache, memory and split_long, got {sorted(unknown)}."
             )
         for name, value in (("memory", memory), ("split_long", split_long)):
-            if not isinstance(value, bool | None):
-                raise ValueError(f"{name} must be True or False, got {value!r}.")
+            if value is not None:
+                check_flag(value, name)
         parameters = {"memory_cache": memory_cache, "memory": memory, "split_long": split_long}
         return {}, {name: value for name, value in parameters.items() if value is not None}, {}
 

@@ -1,4 +1,4 @@
-"""Conversation states in a folder used by one process, and detection of states lost by a killed process."""
+"""Conversation states in a folder used by one store, and detection of states lost by a killed process."""
 
 from __future__ import annotations
 
@@ -8,10 +8,8 @@ import hashlib
 import os
 import re
 import tempfile
-import threading
 import time
 import weakref
-from collections import Counter
 from collections.abc import Iterator
 from contextlib import AbstractContextManager
 from pathlib import Path
@@ -56,7 +54,7 @@ class ConversationInUse(OSError):
 
 
 class StatesInUse(OSError):
-    """Another process is using the folder of states."""
+    """Another process, or another store of this one, is using the folder of states."""
 
 
 class SharedStates(Protocol):
@@ -83,7 +81,7 @@ class SharedStates(Protocol):
 
 
 class StateFolder:
-    """Conversation states in a folder, one subfolder each; only one process may use it at a time.
+    """Conversation states in a folder, one subfolder each, for one object at a time, until it is closed or deleted.
 
     The state of a conversation that a process holds in memory is not on disk. If that process is killed, the next
     process to use the folder warns of the loss, and `is_lost` returns True for each such conversation for a day.
@@ -92,7 +90,7 @@ class StateFolder:
         folder: created if it does not exist; None: a temporary folder, deleted with the object.
 
     Raises:
-        StatesInUse: if another process uses the folder (on systems that can lock one).
+        StatesInUse: if another process, or another object of this one, uses the folder (on systems that can lock one).
     """
 
     # Whether other processes write to the same states.
@@ -105,10 +103,14 @@ class StateFolder:
         self._folder = Path(folder)
         self._folder.mkdir(parents=True, exist_ok=True)
         self._names: dict[str, bytes] = {}
-        is_first = _lock_folder(self._folder.resolve())
-        weakref.finalize(self, _unlock_folder, self._folder.resolve())
-        if is_first:
-            self._find_lost()
+        lock = _lock_folder(self._folder)
+        # Closing the file releases the lock, also if the object is deleted without `close`.
+        self._release = weakref.finalize(self, lambda: None if lock is None else os.close(lock))
+        self._find_lost()
+
+    def close(self) -> None:
+        """Let others use the folder; this object must not be used afterwards."""
+        self._release()
 
     def part(self, name: str) -> StateFolder:
         """Other states in a subfolder, apart from these: `name` is a file name that is no state's."""
@@ -209,43 +211,24 @@ def _remove_if_empty(folder: Path) -> None:
         folder.rmdir()
 
 
-# The folders that this process has locked, and the number of objects that use each.
-_locks: dict[Path, int] = {}
-_users: Counter[Path] = Counter()
-_guard = threading.Lock()
-
-
-def _lock_folder(folder: Path) -> bool:
-    """Lock a folder for this process; return whether it was not locked by it before.
+def _lock_folder(folder: Path) -> int | None:
+    """Lock a folder, whatever path leads to it; return the open file that holds the lock, None where none can.
 
     Raises:
-        StatesInUse: if another process has locked it.
+        StatesInUse: if it is locked, by this process or another.
     """
-    with _guard:
-        _users[folder] += 1
-        if _users[folder] > 1 or fcntl is None:
-            return _users[folder] == 1
-        file = os.open(folder, os.O_RDONLY)
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            os.close(file)
-            if error.errno in (errno.EWOULDBLOCK, errno.EACCES):
-                del _users[folder]
-                raise StatesInUse(
-                    f"Another process uses the states in {folder}: give each server its own folder, or use Redis for "
-                    "several servers of the same conversations."
-                ) from None
-            logger.warning(f"The states in {folder} cannot be locked ({error}): use them from one process only.")
-            return True
-        _locks[folder] = file
-        return True
-
-
-def _unlock_folder(folder: Path) -> None:
-    with _guard:
-        _users[folder] -= 1
-        if _users[folder] <= 0:
-            del _users[folder]
-            if folder in _locks:
-                os.close(_locks.pop(folder))
+    if fcntl is None:
+        return None
+    file = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        os.close(file)
+        if error.errno in (errno.EWOULDBLOCK, errno.EACCES):
+            raise StatesInUse(
+                f"The states in {folder} are in use, by another process or by another store of this one: close that "
+                "first, give each its own folder, or use Redis for several servers of the same conversations."
+            ) from None
+        logger.warning(f"The states in {folder} cannot be locked ({error}): use them from one store only.")
+        return None
+    return file

@@ -186,6 +186,16 @@ def check_text(value: Any, what: str, *, most: int = MAX_NAME) -> None:
         raise ValueError(f"{what}: the name cannot be encoded as UTF-8: {_short(value)}.")
 
 
+def check_flag(value: Any, what: str) -> None:
+    """Check an option that is on or off: text such as "no" would count as on.
+
+    Raises:
+        ValueError: for a value that is neither True nor False.
+    """
+    if not isinstance(value, bool | np.bool_):
+        raise ValueError(f"{what} must be True or False, got {_short(value)}.")
+
+
 def is_named(speaker: str | None) -> bool:
     """Whether a speaker is given: not None, blank, "unknown" or "<NA>"."""
     return speaker is not None and str(speaker).strip().lower() not in ("", "unknown", "<na>")

@@ -6,6 +6,7 @@ import csv
 import html
 import io
 import json
+import reprlib
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -53,9 +54,9 @@ def check_labels(known: Sequence[str], labels: Sequence[str] | None, unknown_bel
     """The labels to choose among; errors as `choose_label`."""
     labels = list(known if labels is None else labels)
     if (known and not labels) or len(set(labels)) < len(labels) or not set(labels) <= set(known):
-        raise ValueError(f"labels must be different labels out of {list(known)}, got {labels}.")
-    if not 0 <= unknown_below <= 1:
-        raise ValueError(f"unknown_below must be in [0, 1], got {unknown_below!r}.")
+        raise ValueError(f"labels must be different labels out of {list(known)}, got {reprlib.repr(labels)}.")
+    if isinstance(unknown_below, str) or not 0 <= unknown_below <= 1:
+        raise ValueError(f"unknown_below must be in [0, 1], got {unknown_below!r:.60}.")
     return labels
 
 

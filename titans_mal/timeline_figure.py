@@ -120,6 +120,9 @@ def timeline_figure(
         ValueError: as `titans_mal.draw_timeline`, except for the suffix.
     """
     check_turns(turns, turns_without_memory)
+    turns = [_drawable(turn) for turn in turns]
+    if turns_without_memory is not None:
+        turns_without_memory = [_drawable(turn) for turn in turns_without_memory]
     layout = lay_out(turns, turns_without_memory or ())
     surprises = [mean_surprise(turn) for turn in turns]
     lanes_inches = len(layout.speakers) * max(0.4, min(1.0, 4 / len(layout.speakers))) + 0.2
@@ -146,7 +149,7 @@ def timeline_figure(
     axes[-1].xaxis.set_major_locator(ticks)
 
     title = turns[0]["conversation_id"] if title is None else title
-    figure.suptitle(str(title or ""), fontsize=12)
+    figure.suptitle(_drawable(str(title or "")), fontsize=12)
     has_gold = any(is_missed(turn) for turn in [*turns, *(turns_without_memory or ())])
     handles = _legend_handles(layout.styles, has_gold=has_gold)
     figure.legend(
@@ -176,6 +179,15 @@ def check_turns(turns: Sequence[Turn], turns_without_memory: Sequence[Turn] | No
                 f"turn {turn['turn_index']} starts at {turn['start']} s and ends at {turn['end']} s: "
                 "a turn must not end before it starts"
             )
+
+
+def _drawable(value: Any) -> Any:
+    """A turn, or a part of one, with escapes for characters that are not UTF-8, which no font and no SVG can have."""
+    if isinstance(value, str):
+        return value.encode("utf-8", "backslashreplace").decode("utf-8")
+    if isinstance(value, Mapping):
+        return {_drawable(key): _drawable(part) for key, part in value.items()}
+    return value
 
 
 def lay_out(turns: Sequence[Turn], turns_without_memory: Sequence[Turn]) -> Layout:

@@ -1,4 +1,5 @@
 import io
+import math
 import re
 
 import av
@@ -210,6 +211,13 @@ def test_longer_turns_are_cut_with_a_warning():
     with pytest.warns(UserWarning, match=r"lasts 4\.0 s; its first 3 s are used"):
         cut = check_waveform(tone(4.0), RATE, max_seconds=3.0)
     np.testing.assert_array_equal(cut, tone(4.0)[: 3 * RATE])
+
+
+@pytest.mark.parametrize("seconds", [math.nan, np.float32("nan"), 0, -1, "5", True, [1]])
+def test_a_limit_that_is_no_length(seconds):
+    with pytest.raises(ValueError, match="max_seconds must be a number above 0, or None for no limit"):
+        load_audio((tone(0.5), RATE), max_seconds=seconds)
+    assert len(load_audio((tone(0.5), RATE), max_seconds=math.inf)) == RATE // 2
 
 
 @pytest.mark.parametrize("extension", ["wav", "flac", "mp3", "ogg"])

@@ -11,6 +11,7 @@ import torch
 from tiny_models import assert_same_state, state_of, tiny_model, tiny_turns
 
 from titans_mal import ConversationMemoryCache, ConversationStore
+from titans_mal.modeling.state_folder import StatesInUse
 
 
 @pytest.fixture(scope="module")
@@ -41,7 +42,10 @@ def test_conversations_are_moved_to_disk_and_restored_bit_identically(model, tmp
     # What is at hand lies nowhere else: were the process to end, no older state would be taken for it.
     assert len(list(tmp_path.glob("*/*.safetensors"))) == 2
     # Those at hand are written too before a server stops, for the next one to go on.
-    store.save()
+    store.close()
+    with pytest.raises(RuntimeError, match="The store is closed"), store.conversation("a"):
+        pass
+    store.close()
     again = ConversationStore(model, tmp_path)
     for name in "abcd":
         with again.conversation(name) as cache:
@@ -70,6 +74,7 @@ def test_a_failure_leaves_the_conversation_unchanged(model, tmp_path):
     with store.conversation("a", reset=True) as cache:
         assert cache.turns.tolist() == [0]
     assert not list(tmp_path.glob("*/*.safetensors"))
+    store.close()
     with ConversationStore(model, tmp_path).conversation("a") as cache:
         assert cache.turns.tolist() == [0]
 
@@ -161,7 +166,7 @@ def test_a_state_of_other_weights_is_rejected_until_reset(model, tmp_path):
     store = ConversationStore(model, tmp_path)
     with store.conversation("a") as cache:
         score(model, cache, seed=0)
-    store.save()
+    store.close()
     other = tiny_model(seed=1)
     score(other, ConversationMemoryCache(other.config), seed=0)
     store = ConversationStore(other, tmp_path)
@@ -247,11 +252,10 @@ def in_another_process(folder) -> subprocess.CompletedProcess:
 @pytest.mark.slow
 def test_a_folder_belongs_to_one_process(model, tmp_path):
     store = ConversationStore(model, tmp_path)
-    again = ConversationStore(model, tmp_path)  # in this very process, one after the other
     other = in_another_process(tmp_path)
     assert other.returncode == 1
-    assert f"Another process uses the states in {tmp_path}" in other.stderr
-    del store, again
+    assert f"The states in {tmp_path} are in use" in other.stderr
+    del store
     assert in_another_process(tmp_path).returncode == 0
 
 
@@ -265,8 +269,9 @@ def test_states_lost_by_a_killed_process_are_reported(model, tmp_path, caplog):
             assert (cache.turns.tolist(), cache.notes) == ([turns], notes)
             score(model, cache, seed=0)
     # It is kept with the conversation until that is begun again.
-    store.save()
-    with ConversationStore(model, tmp_path).conversation("b") as cache:
+    store.close()
+    store = ConversationStore(model, tmp_path)
+    with store.conversation("b") as cache:
         assert cache.notes == {"history_lost": True}
     for name in "bc":
         with store.conversation(name, reset=True) as cache:
@@ -275,12 +280,16 @@ def test_states_lost_by_a_killed_process_are_reported(model, tmp_path, caplog):
             assert cache.notes == {}
 
 
-def test_a_state_in_memory_is_not_lost_while_the_process_lives(model, tmp_path, caplog):
-    store = ConversationStore(model, tmp_path)
+def test_a_second_store_of_a_folder_is_refused_until_the_first_is_closed(model, tmp_path, caplog):
+    store = ConversationStore(model, tmp_path / "states")
     with store.conversation("a") as cache:
         score(model, cache, seed=0)
-    with ConversationStore(model, tmp_path).conversation("a") as cache:
-        assert cache.notes == {}
+    for path in (tmp_path / "states", tmp_path / "states" / ".." / "states"):
+        with pytest.raises(StatesInUse, match="in use, by another process or by another store of this one"):
+            ConversationStore(model, path)
+    store.close()
+    with ConversationStore(model, tmp_path / "states").conversation("a") as cache:
+        assert (cache.turns.tolist(), cache.notes) == ([1], {})
     assert "killed" not in caplog.text
 
 

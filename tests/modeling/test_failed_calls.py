@@ -197,6 +197,15 @@ def test_an_invalid_return_dict(conversation):
     assert_untouched(conversation, TypeError, call, match="return_dict must be True, False or None, got Tensor")
 
 
+@pytest.mark.parametrize("value", ["no", "", 0, None])
+@pytest.mark.parametrize("way", ["forward", "generate"])
+def test_an_update_memory_that_is_neither_true_nor_false(conversation, way, value):
+    def call(model, cache):
+        getattr(model, way)(**tiny_turns(2), memory_cache=cache, conversation_ids=[1, 2], update_memory=value)
+
+    assert_untouched(conversation, ValueError, call, match="update_memory must be True or False, got")
+
+
 def test_a_wrong_keyword_of_generate(conversation):
     def call(model, cache):
         model.generate(**tiny_turns(2), memory_cache=cache, conversation_ids=[2, 9], no_such_argument=1)

@@ -2,11 +2,12 @@
 
 import os
 import time
+from pathlib import Path
 
 import pytest
 
 from titans_mal.modeling.conversation_memory_file import STATE_FILE
-from titans_mal.modeling.state_folder import StateFolder, state_key
+from titans_mal.modeling.state_folder import StateFolder, StatesInUse, state_key
 
 
 def test_names_are_kept_whatever_is_in_them(tmp_path):
@@ -50,11 +51,25 @@ def test_what_a_killed_process_held_is_lost_for_a_day(tmp_path):
     assert not later.is_lost("held")
 
 
-def test_a_process_may_open_a_folder_twice_and_finds_nothing_lost(tmp_path):
-    first = StateFolder(tmp_path)
+def test_a_folder_is_used_by_one_object_until_it_is_closed_or_deleted(tmp_path):
+    folder, link = tmp_path / "states", tmp_path / "link"
+    first = StateFolder(folder)
     first.keep_in_memory("a")
-    second = StateFolder(tmp_path)
-    assert not second.is_lost("a")
     part = first.part("persons")
     part.write("a", b"state", seconds=60)
     assert (part.names(), first.names()) == (["a"], [])
+    link.symlink_to(folder, target_is_directory=True)
+    for path in (folder, str(folder), link, folder / ".." / "states", os.path.relpath(folder)):
+        with pytest.raises(StatesInUse, match="in use, by another process or by another store of this one"):
+            StateFolder(path)
+        with pytest.raises(StatesInUse):
+            StateFolder(Path(path) / "persons")
+    assert not first.is_lost("a")  # the refused ones changed nothing
+    first.close()
+    first.close()
+    second = StateFolder(link)
+    first.close()  # which does not release the lock of another
+    with pytest.raises(StatesInUse):
+        StateFolder(folder)
+    del second
+    assert StateFolder(folder).is_lost("a")

@@ -33,6 +33,18 @@ def make_turns(labels, *, speakers=("Ann", "Bob"), emotions=EMOTIONS, **common):
     return turns
 
 
+@pytest.mark.parametrize("suffix", ["png", "svg", "pdf"])
+def test_names_that_are_not_utf8_are_drawn_as_escapes(tmp_path, suffix):
+    odd = "\ud800"
+    turns = make_turns(
+        ["anger", odd], speakers=("Ann", odd), emotions=["anger", odd], conversation_id=odd, emotion=odd
+    )
+    draw_timeline(turns, tmp_path / f"a.{suffix}", turns_without_memory=turns)
+    assert (tmp_path / f"a.{suffix}").stat().st_size > 1000
+    axes = timeline_figure(turns).axes[0]
+    assert "\\ud800" in lane_names(axes)
+
+
 def lane_names(axes):
     return [text.get_text() for text in axes.get_yticklabels()]
 

@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from ..modeling.conversation_memory_cache import ConversationMemoryCache
+from ..modeling.turn_rules import check_flag
 from .label_settings import LabelSettings
 from .turn_detector import TurnDetector
 from .turns import RATE, LiveScorer, TurnEmotion, check_speaker, history_of, remember, start_after
@@ -145,6 +146,7 @@ class ConversationAnalyzer:
             ValueError: as `TurnDetector`, and as `push`; turns before the error have been scored.
         """
         check_speaker(speaker)
+        check_flag(split_long, "split_long")
         return self._score_stream(TurnDetector(**detection), chunks, sampling_rate, speaker, split_long)
 
     def _score_stream(

@@ -19,7 +19,7 @@ from ..modeling.conversation_memory_cache import ConversationMemoryCache
 from ..modeling.conversation_store import LOST, ConversationInUse, ConversationStore, StateFolder, state_key
 from ..modeling.deprecation import warn_renamed
 from ..modeling.state_folder import SharedStates
-from ..modeling.turn_rules import check_text
+from ..modeling.turn_rules import check_flag, check_text
 from ..modeling.turn_scoring import ScoredTurn
 from .label_settings import LabelSettings
 from .remembered_speakers import RememberedSpeakers, check_person, turns_here
@@ -87,6 +87,7 @@ class ConversationPool:
             conversations (see `RememberedSpeakers`); None: a memory ends with its conversation.
 
     Raises:
+        StatesInUse: if another process, or another pool that is not closed, uses the folder.
         ValueError: for a bound that is not above 0, and as `ConversationAnalyzer` and `RememberedSpeakers`.
     """
 
@@ -242,6 +243,7 @@ class ConversationPool:
         state_key(conversation)
         check_text(conversation, "A conversation")
         check_speaker(speaker)
+        check_flag(reset, "reset")
         if person is not None:
             check_person(person)
             self._remembering()
@@ -329,12 +331,12 @@ class ConversationPool:
             }
 
     def close(self) -> None:
-        """Score all waiting turns, write all conversations to disk, and close the pool."""
+        """Score all waiting turns, write all conversations to disk, and let another pool use their folder."""
         self._queue.close()
         self._worker.join()
-        self._store.save()
         if self._remembered is not None:
-            self._remembered.save()
+            self._remembered.close()
+        self._store.close()
 
     def _remembering(self) -> RememberedSpeakers:
         if self._remembered is None:

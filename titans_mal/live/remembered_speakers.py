@@ -65,7 +65,7 @@ class RememberedSpeakers:
                 "shared by all speakers of a conversation."
             )
         self._model, self._store, self._key = model, store, key.encode()
-        self.save, self.forget_expired = store.save, store.forget_expired
+        self.close, self.forget_expired = store.close, store.forget_expired
 
     def begin(self, cache: ConversationMemoryCache, speaker: str | None, person: str | None) -> None:
         """Before a turn: let a person who is new to a conversation continue the stored stream.

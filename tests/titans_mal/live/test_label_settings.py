@@ -43,6 +43,14 @@ def test_a_temperature_is_above_zero(temperature):
         LabelSettings(temperature=temperature)
 
 
+def test_errors_are_short():
+    with pytest.raises(ValueError, match="labels must be different labels out of") as error:
+        LabelSettings(["x" * 1_000_000]).check(["sad"])
+    assert len(str(error.value)) < 200
+    with pytest.raises(ValueError, match="unknown_below must be in"):
+        LabelSettings(unknown_below="no").check(["sad"])
+
+
 def test_settings_are_checked_against_the_labels():
     LabelSettings(labels=["sad"], unknown_below=1.0).check(KNOWN)
     for settings in (LabelSettings(labels=["cross"]), LabelSettings(unknown_below=1.5)):
