@@ -14,6 +14,8 @@ MAX_CHANNELS = 8
 MAX_PEAK = 100.0
 # A 32-bit recording with a lower peak would be quieter than -48 dBFS; it is probably 24-bit audio without the shift.
 _LEAST_32_BIT_PEAK = 2**23
+# How much larger the mean level of wrapped samples is, at least; the mean of audio stays below 4/5 of full scale.
+_WRAPPED = 4
 # Number of samples per channel that are inspected at a time, so that long arrays are never copied as a whole.
 _BLOCK = 1 << 16
 
@@ -77,7 +79,8 @@ def scale_of(samples: np.ndarray, name: str = "The array") -> Scale:
         name: name of the audio in error messages.
 
     Raises:
-        ValueError: for floats that hold unscaled integers, and for integers whose scale is unknown.
+        ValueError: for floats that hold unscaled integers, for signed samples in an unsigned type, and for integers
+            whose scale is unknown.
     """
     if not samples.size:
         return Scale()
@@ -91,6 +94,11 @@ def scale_of(samples: np.ndarray, name: str = "The array") -> Scale:
             )
         return Scale()
     info = np.iinfo(samples.dtype)
+    if info.bits <= 16 and info.min == 0 and _is_wrapped(samples):
+        raise ValueError(
+            f"{name} holds signed samples as {samples.dtype}, in which those below 0 are wrapped to large ones: give "
+            f"them as int{info.bits}."
+        )
     if info.bits <= 16:
         return Scale(0.0, float(info.max) + 1) if info.min < 0 else Scale(*[(info.max + 1) / 2] * 2)
     if info.bits == 32 and info.min < 0 and peak >= _LEAST_32_BIT_PEAK:
@@ -105,6 +113,17 @@ def scale_of(samples: np.ndarray, name: str = "The array") -> Scale:
         f"{name} is {samples.dtype} with a peak of {peak}, so its full scale is unknown: give int16, int32 that uses "
         "its full range, or floats in [-1, 1]."
     )
+
+
+def _is_wrapped(samples: np.ndarray) -> bool:
+    """Whether unsigned samples are much nearer to silence if they are read as signed ones, as no audio is that is."""
+    bits = 8 * samples.dtype.itemsize
+    as_unsigned = as_signed = 0
+    for start in range(0, samples.shape[-1], _BLOCK):
+        block = samples[..., start : start + _BLOCK].astype(np.int64)
+        as_unsigned += int(np.abs(block - 2 ** (bits - 1)).sum())
+        as_signed += int(np.minimum(block, 2**bits - block).sum())
+    return as_unsigned > _WRAPPED * as_signed
 
 
 def _are_integers(samples: np.ndarray) -> bool:

@@ -15,6 +15,8 @@ import numpy as np
 
 # Maximal length of the name of a conversation or a speaker, in characters.
 MAX_NAME = 200
+# How tables write that a field is not given; people are called Nan.
+NOT_GIVEN = ("<NA>", "nan", "NaN")
 # Pauses are searched in windows of so many frames of so many seconds.
 _PAUSE_FRAME, _PAUSE_FRAMES = 0.02, 10
 # Seconds. Tools that round and pad may give a start slightly below 0; an earlier start is an error.
@@ -197,8 +199,9 @@ def check_flag(value: Any, what: str) -> None:
 
 
 def is_named(speaker: str | None) -> bool:
-    """Whether a speaker is given: not None, blank, "unknown" or "<NA>"."""
-    return speaker is not None and str(speaker).strip().lower() not in ("", "unknown", "<na>")
+    """Whether a speaker is given: not None, blank, "unknown", or one of `NOT_GIVEN`."""
+    name = "" if speaker is None else str(speaker).strip()
+    return name not in NOT_GIVEN and name.lower() not in ("", "unknown", "<na>")
 
 
 def check_named(speakers: Iterable[str | None], *, name: str = "A turn") -> None:

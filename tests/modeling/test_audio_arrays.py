@@ -53,13 +53,24 @@ def test_samples_of_known_scale(samples):
 @pytest.mark.parametrize("dtype", [np.int16, np.int64, np.uint8, np.float32, np.float64])
 def test_a_long_array_is_not_copied_whole(dtype):
     """8 channels of 1,250,000 samples; a copy in float64 would take 80 MB beside the 5 MB of the result."""
-    array = np.broadcast_to(np.arange(100, dtype=dtype) % 2, (8, 12_500, 100)).reshape(8, -1)
+    silence = 128 if dtype is np.uint8 else 0
+    array = np.broadcast_to((np.arange(100) % 2 + silence).astype(dtype), (8, 12_500, 100)).reshape(8, -1)
     tracemalloc.start()
     with contextlib.nullcontext() if dtype is not np.int64 else pytest.warns(UserWarning, match="16-bit"):
         load_audio((array, RATE))
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert peak < 30e6
+
+
+@pytest.mark.parametrize("bits", [8, 16])
+@pytest.mark.parametrize("level", [0.01, 0.1, 0.3])
+def test_signed_samples_in_an_unsigned_type_are_rejected(bits, level):
+    signed = (tone(0.2, level=level) * 2 ** (bits - 1)).astype(f"int{bits}")
+    with pytest.raises(ValueError, match=f"holds signed samples as uint{bits}.*give them as int{bits}"):
+        load_audio((signed.astype(f"uint{bits}"), 16_000))
+    unsigned = (signed.astype(int) + 2 ** (bits - 1)).astype(f"uint{bits}")
+    np.testing.assert_array_equal(load_audio((unsigned, 16_000)), load_audio((signed, 16_000)))
 
 
 def test_a_tensor_of_bfloat16():

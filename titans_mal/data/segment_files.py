@@ -9,7 +9,7 @@ from functools import partial
 from pathlib import Path, PurePath
 
 from ..modeling.json_text import parse_json
-from ..modeling.turn_rules import check_text
+from ..modeling.turn_rules import NOT_GIVEN, check_text
 from .problems import Problem, report_problems
 from .text_files import our_names, parse_seconds, read_table, read_text
 
@@ -57,8 +57,8 @@ def read_segments(path: str | Path, recording: str | Path | None = None) -> list
     RTTM: lines `SPEAKER file channel start duration <NA> <NA> speaker <NA> <NA>`; the channel `<NA>` or 0 means all
     channels.
     JSON: `{"segments": [{"start": 0.5, "end": 2.0, "text": "...", "speaker": "..."}]}`, or only that list.
-    CSV: the columns `start`, `end` (seconds, or h:mm:ss), and optionally `speaker`, `transcript` and `channel`; also
-    spelt `Start` or `text`; separated by commas, semicolons or tabs.
+    CSV: the columns `start`, `end` (seconds, or h:mm:ss), and optionally `speaker`, `transcript` and `channel`
+    (as in RTTM); also spelt `Start` or `text`; separated by commas, semicolons or tabs.
     The encoding may be UTF-8, UTF-16 or Windows-1252.
 
     Args:
@@ -170,13 +170,16 @@ def _segment(fields: dict) -> Segment:
     start, end = (parse_seconds(fields.get(name)) for name in ("start", "end"))
     given = (fields.get("speaker"), fields.get("transcript", fields.get("text")))
     speaker, transcript = ("" if value is None else str(value).strip() for value in given)
-    return Segment(start, end, speaker, transcript or None, _channel(fields.get("channel")))
+    return Segment(
+        start, end, "" if speaker in NOT_GIVEN else speaker, transcript or None, _channel(fields.get("channel"))
+    )
 
 
 def _channel(value) -> int | None:
-    if value is None or not str(value).strip():
+    """As in RTTM, 0 and <NA> mean all channels; tables with blanks may have 1.0 for 1."""
+    text = "" if value is None else str(value).strip()
+    if text in ("", *NOT_GIVEN):
         return None
-    try:
-        return int(str(value).strip())
-    except ValueError:
-        raise ValueError(f"channel must be an integer from 1, got {value!r:.100}.") from None
+    if found := re.fullmatch(r"(\d+)(\.0*)?", text):
+        return int(found[1]) or None
+    raise ValueError(f"channel must be an integer from 1, got {value!r:.100}.")

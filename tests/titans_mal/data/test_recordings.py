@@ -54,6 +54,11 @@ def test_an_unnamed_speaker_is_none(recording, tmp_path):
         "".join(f"SPEAKER call 1 0 1 <NA> <NA> {name} <NA>\n" for name in ("<NA>", "unknown"))
     )
     assert load_recording(recording, tmp_path / "a.rttm")["test"]["speaker"][:] == [None, "unknown"]
+    # As tables with blanks write names and channels.
+    rows = ("nan,1.0", "NaN,0", "<NA>,", "Nan,NaN", "unknown,<NA>")
+    (tmp_path / "a.csv").write_text("start,end,speaker,channel\n" + "".join(f"0,1,{row}\n" for row in rows))
+    found = [(segment.speaker, segment.channel) for segment in read_segments(tmp_path / "a.csv")]
+    assert found == [("", 1), ("", None), ("", None), ("Nan", None), ("unknown", None)]
 
 
 def test_numbers_are_speakers_too(tmp_path):
