@@ -21,7 +21,7 @@ def csv_cell(value: object) -> object:
     if not isinstance(value, str):
         return value
     value = value.replace("\r\n", "\n").replace("\r", "\n")  # the csv writer does not quote a bare \r
-    return f"'{value}" if _FORMULA.match(value) else value
+    return f"'{value}" if value != "-" and _FORMULA.match(value) else value
 
 
 def markdown_text(value: object) -> str:

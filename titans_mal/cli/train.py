@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import typer
@@ -56,7 +56,7 @@ def train_once(given: Sequence[str], *, program: str = "titans-mal train") -> in
 def ablate(context: typer.Context) -> None:
     """Train once for each --memory-layers and each --memory, and compare the reports in one table.
 
-    All other options are those of `titans-mal train`. A finished run is not repeated.
+    All other options are those of `titans-mal train`. A finished run is not repeated, and must have the same options.
     """
     raise typer.Exit(sweep(context.args))
 
@@ -72,6 +72,7 @@ def sweep(given: Sequence[str]) -> int:
     from ..processes import end_processes, process_state
     from ..training.run import REPORT_FOLDER, run_training
     from ..training.run_options import parse_options
+    from ..training.run_report import check_same_options
 
     parser = argparse.ArgumentParser(prog="titans-mal ablate", add_help=False, allow_abbrev=False)
     parser.add_argument("--memory-layers", "--memory_layers", nargs="+", type=int, action="append", required=True)
@@ -90,9 +91,11 @@ def sweep(given: Sequence[str]) -> int:
         runs = {output / _name(options.memory_layers or (), options.memory_fields): options for options in models}
         reports = []
         for number, (folder, options) in enumerate(runs.items(), start=1):
-            if not (folder / REPORT_FOLDER / "report.json").is_file():
+            own = replace(arguments, output_dir=str(folder))
+            if (folder / REPORT_FOLDER / "report.json").is_file():
+                check_same_options(asdict(options) | asdict(data), own, is_longer=False)
+            else:
                 process_state().print(f"Training {number} of {len(runs)}: {folder}")
-                own = replace(arguments, output_dir=str(folder))
                 status, report = run_training(options, data, how, own, label_set=as_label_set(data.label_set))
                 if status:
                     return status

@@ -80,7 +80,8 @@ def comparison_markdown(reports: Sequence[EvaluationReport]) -> str:
 def reports_table(reports: Sequence[EvaluationReport]) -> Table:
     """One row per report: its model, and its metrics with memory on."""
     titles = ["model", *_MODEL_TITLES, "seed", "fold", *METRIC_TITLES.values(), "WA, minus memory off"]
-    return Table("reports", titles, list(map(_report_row, reports)))
+    differences = {id(report): group.difference for group in group_runs(reports) for report in group.reports}
+    return Table("reports", titles, [_report_row(report, differences[id(report)]) for report in reports])
 
 
 def models_table(reports: Sequence[EvaluationReport]) -> Table:
@@ -214,12 +215,12 @@ def _model_cells(report: EvaluationReport) -> list[str]:
     return [memory_layers(model), memory_scope(model), lora_name(model)]
 
 
-def _report_row(report: EvaluationReport) -> list:
+def _report_row(report: EvaluationReport, difference_of_name: str) -> list:
     model, fold = report.content["model"], report.protocol["fold"]
     metrics = report.conditions.get("memory", {}).get("metrics")
     difference = report.content["differences"].get("memory_off")
     return [
-        model["name"],
+        model["name"] + difference_of_name,
         *_model_cells(report),
         training_seed(model),
         "-" if fold is None else str(fold),

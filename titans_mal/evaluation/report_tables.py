@@ -205,8 +205,12 @@ def lora_name(model: dict) -> str:
     lora = model["lora"]
     if lora is None:
         return "-"
-    targets = lora["targets"] if isinstance(lora["targets"], str) else ", ".join(lora["targets"] or [])
-    return f"rank {lora['rank']} on {targets}"
+    targets = lora["targets"] or []
+    if isinstance(targets, str):
+        # A training writes one pattern per kind of layer, whose last part is the layer's name.
+        is_written = "(" not in targets
+        targets = sorted({pattern.rpartition(".")[2] for pattern in targets.split("|")}) if is_written else [targets]
+    return f"rank {lora['rank']} on {', '.join(targets)}"
 
 
 def training_seed(model: dict) -> str:

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from .protocol import ProtocolError
 from .report_file import EvaluationReport
 from .statistics import METRICS
 
@@ -27,13 +28,19 @@ class RunGroup:
 
     Attributes:
         reports: in the given order.
+        difference: what distinguishes it from other models of its name, in parentheses; empty for a name of its own.
     """
 
     reports: list[EvaluationReport] = field(default_factory=list)
+    difference: str = ""
 
     @property
     def name(self) -> str:
-        """The common part of the runs' names, with placeholders for the numbers of fold and seed."""
+        """The common part of the runs' names, with placeholders for the numbers of fold and seed, and `difference`."""
+        return self._common_name + self.difference
+
+    @property
+    def _common_name(self) -> str:
         names = list(dict.fromkeys(report.content["model"]["name"] for report in self.reports))
         if len(names) == 1:
             return names[0]
@@ -93,11 +100,55 @@ def group_runs(reports: Sequence[EvaluationReport]) -> list[RunGroup]:
 
     Two runs are of one model if class, base, memory, LoRA and dtype agree, and the training recipe up to seed and
     fold. Without a recorded recipe, their names must agree up to the numbers after "fold" and "seed".
+
+    Raises:
+        ProtocolError: for two reports of the same weights and fold, which would count one run twice.
     """
-    groups: dict[str, RunGroup] = defaultdict(RunGroup)
+    found: dict[str, RunGroup] = defaultdict(RunGroup)
     for report in reports:
-        groups[_model_key(report.content["model"])].reports.append(report)
-    return list(groups.values())
+        found[_model_key(report.content["model"])].reports.append(report)
+    groups = list(found.values())
+    for group in groups:
+        _check_weights(group)
+    by_name = defaultdict(list)
+    for group in groups:
+        by_name[group.name].append(group)
+    for namesakes in by_name.values():
+        if len(namesakes) > 1:
+            _tell_apart(namesakes)
+    return groups
+
+
+def _check_weights(group: RunGroup) -> None:
+    """Raise ProtocolError if two reports are of the same weights and fold."""
+    seen: dict[tuple, str] = {}
+    for report in group.reports:
+        model, fold = report.content["model"], report.protocol["fold"]
+        run = (model["weights"], fold)
+        if model["weights"] is not None and run in seen:
+            raise ProtocolError(
+                f"The reports of {seen[run]} and {model['name']} are of the same weights and turns, so a mean would "
+                "count one run twice: give one of them."
+            )
+        seen[run] = model["name"]
+
+
+def _tell_apart(groups: Sequence[RunGroup]) -> None:
+    """Set `difference` of models with one name: the fields in which they differ, or their weights."""
+    described = [_described(group.reports[0].content["model"]) for group in groups]
+    names = list(dict.fromkeys(name for fields in described for name in fields))
+    differing = [name for name in names if len({str(fields.get(name, "-")) for fields in described}) > 1]
+    for group, fields in zip(groups, described):
+        weights = {"weights": group.reports[0].content["model"]["weights"]}
+        shown = {name: fields.get(name, "-") for name in differing} or weights
+        group.difference = f" ({', '.join(f'{name} {value}' for name, value in shown.items())})"
+
+
+def _described(model: dict) -> dict:
+    """The fields that may distinguish models of one name; memory and LoRA have columns of their own."""
+    training = model.get("training") or {}
+    recipe = {name: value for name, value in training.items() if name not in _OF_THE_RUN}
+    return recipe | {name: model.get(name) for name in ("class", "base", "base_revision", "dtype")}
 
 
 def _model_key(model: dict) -> str:

@@ -99,7 +99,7 @@ def check_options(arguments: TrainingArguments) -> None:
         ValueError: naming the option, its value and the reason.
     """
     for option in fields(TrainingArguments):
-        value, default = getattr(arguments, option.name), _default(option)
+        value, default = getattr(arguments, option.name), default_of(option)
         if value == default:
             continue
         if option.name in REJECTED:
@@ -109,7 +109,8 @@ def check_options(arguments: TrainingArguments) -> None:
     _check_values(arguments)
 
 
-def _default(option: Field) -> Any:
+def default_of(option: Field) -> Any:
+    """The default of an option."""
     return option.default_factory() if option.default_factory is not MISSING else option.default
 
 

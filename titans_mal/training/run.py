@@ -23,7 +23,7 @@ from ..processes import process_state
 from .arguments import ConversationTrainingArguments
 from .checkpoints import last_good_checkpoint
 from .run_options import DataOptions, ModelOptions, RunOptions
-from .run_report import print_peak, print_start, write_recipe
+from .run_report import check_same_options, print_peak, print_start, write_options, write_recipe
 from .trained_parts import choose_trained_parts
 from .trainer import ConversationTrainer
 from .voices import fit_voice_memory
@@ -55,11 +55,14 @@ def run_training(
         the training was stopped or there is no test split.
 
     Raises:
-        ValueError: for invalid options, a folder that holds or is used by another training, data without a training
+        ValueError: for invalid options, a folder that holds or is used by another training, a training that is
+            resumed with other options, data without a training
             split, and as `ConversationTrainer`.
     """
     output, state = Path(arguments.output_dir), process_state()
-    checkpoint = enter(output, run)
+    options, checkpoint = asdict(model_options) | asdict(data_options), enter(output, run)
+    if checkpoint is not None:
+        check_same_options(options, arguments, is_longer=True)
     held = lock(output) if state.is_main_process else None
     try:
         set_seed(arguments.seed)
@@ -81,6 +84,8 @@ def run_training(
         trainer = ConversationTrainer(
             model, arguments, processor=processor, train_dataset=train, eval_dataset=validation
         )
+        if state.is_main_process:
+            write_options(options, arguments)
         print_start(trainer)
         trainer.train(resume_from_checkpoint=checkpoint)
         print_peak()
@@ -95,7 +100,7 @@ def run_training(
                 output / CALIBRATION_FOLDER,
                 batch_size=arguments.per_device_eval_batch_size,
             )
-        return 0, _finish(trainer, processor, splits, asdict(model_options) | asdict(data_options))
+        return 0, _finish(trainer, processor, splits, options)
     finally:
         if held is not None:
             held.release()

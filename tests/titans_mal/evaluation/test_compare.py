@@ -15,6 +15,7 @@ from titans_mal.evaluation.compare import compare_paired, compare_reports, compa
 from titans_mal.evaluation.emotion_metrics import EmotionMetrics
 from titans_mal.evaluation.protocol import ProtocolError, protocol_of
 from titans_mal.evaluation.report import EvaluationReport, build_report
+from titans_mal.evaluation.report_tables import lora_name
 
 
 LABELS = ["neutral", "happy"]
@@ -143,6 +144,37 @@ def test_models_are_described_in_the_table():
     lines = comparison_markdown([one, two]).splitlines()
     assert any(line.startswith("| runs/0 | 1, 3 | conversation | rank 4 on q_proj | 0 | - |") for line in lines)
     assert any(line.startswith("| runs/5 | 0 | speaker | not recorded | 5 | - |") for line in lines)
+
+
+def test_models_of_one_name_are_told_apart():
+    first = make_report(**trained(0) | {"name": "out/run"})
+    cases = {
+        "learning_rate 0.001": trained(1, learning_rate=0.5),
+        "dtype float32": trained(1) | {"dtype": "bfloat16"},
+        "weights 1": trained(1) | MODELS["scope"],
+    }
+    for difference, fields in cases.items():
+        first.content["model"]["weights"] = "1"
+        text = comparison_markdown([first, make_report(**fields | {"name": "out/run"})])
+        assert text.count(f"| out/run ({difference}) |") == 2
+
+
+def test_an_evaluation_of_the_same_weights_is_no_other_seed():
+    reports = [make_report(fold=fold, **trained(0)) for fold in (1, 2, 1)]
+    assert compare_reports(reports[:2])["groups"][0]["varies"] == "folds"
+    reports[2].content["created"] = "later"
+    with pytest.raises(ProtocolError, match="are of the same weights and turns"):
+        compare_reports(reports)
+
+
+def test_the_pattern_of_a_trained_lora_is_shown_by_layers():
+    pattern = r"model\.layers\.\d+\.self_attn\.q_proj|model\.layers\.\d+\.mlp\.down_proj"
+    for targets, shown in (
+        (pattern, "down_proj, q_proj"),
+        ("all-linear", "all-linear"),
+        (".*(q|v)_proj", ".*(q|v)_proj"),
+    ):
+        assert lora_name({"lora": {"rank": 2, "targets": targets}}) == f"rank 2 on {shown}"
 
 
 def test_seeds_of_several_folds_deviate_by_seed():

@@ -2,6 +2,7 @@
 
 import json
 import runpy
+from dataclasses import asdict
 from pathlib import Path
 
 import pytest
@@ -14,7 +15,8 @@ from titans_mal import AutoModelForAudioEmotion
 from titans_mal.cli import app
 from titans_mal.training import run
 from titans_mal.training.run import hold_out, lock
-from titans_mal.training.run_options import ModelOptions
+from titans_mal.training.run_options import ModelOptions, parse_options
+from titans_mal.training.run_report import check_same_options, write_options
 
 
 SMALL = '{"num_heads": 2, "head_dim": 8, "chunk_size": 4}'
@@ -126,6 +128,25 @@ def test_a_sweep_gives_one_table(base, talks_folder, tmp_path):
     assert again.exit_code == 0
     assert "Training 1" not in again.output
     assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("report.json")} == written
+
+
+def test_a_training_continues_only_with_its_own_options(tmp_path):
+    given = ["--base-model", "base", "--memory-layers", "1", "--dataset", "talks", "--output-dir", str(tmp_path)]
+
+    def options(*more: str):
+        model, data, _, arguments = parse_options([*given, *more], program="train")
+        return asdict(model) | asdict(data), arguments
+
+    check_same_options(*options(), is_longer=False)  # a training of an earlier version
+    write_options(*options("--max-steps", "2"))
+    check_same_options(*options("--max-steps", "2", "--logging-steps", "1"), is_longer=False)
+    check_same_options(*options("--max-steps", "9"), is_longer=True)
+    for more in (["--max-steps", "9"], ["--max-steps", "2", "--num-train-epochs", "9"]):
+        with pytest.raises(ValueError, match="was trained with other options"):
+            check_same_options(*options(*more), is_longer=False)
+    for name, value in (("weight-decay", "0.1"), ("label-smoothing-factor", "0.1"), ("lora-r", "2"), ("seed", "1")):
+        with pytest.raises(ValueError, match=name.replace("-", "_")):
+            check_same_options(*options(f"--{name}", value), is_longer=True)
 
 
 def test_memory_fields_need_layers():
