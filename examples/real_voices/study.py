@@ -87,7 +87,9 @@ class Part:
         model.layer.load_state_dict(self._layer)
         return model
 
-    def train(self, name: str, *, seed: Sequence[int], penalty: float, **options: float) -> Utterance:
+    def train(
+        self, name: str, *, seed: Sequence[int], penalty: float, as_in_dialogues: bool = False, **options: float
+    ) -> Utterance:
         """A trained model: that of utterances on each utterance once, the others on the dialogues of the script.
 
         What history adds is known before the readout is, so that a logistic regression fits the readout; only what
@@ -96,11 +98,15 @@ class Part:
         Args:
             penalty: inverse weight of the readout's L2 penalty, for as many turns as there are utterances that are
                 no copies.
+            as_in_dialogues: the model of utterances is trained on each as often as the dialogues have it.
+            options: of `make`.
         """
         model = self.make(name, **options)
         if isinstance(model, Attention):
             self._attend(model, np.random.default_rng(seed))
             turns, emotions = self._turns_of(model)
+        elif name == "utterance" and not as_in_dialogues:
+            turns, emotions = self._fitted[0].numpy(), self._fitted[2]
         else:
             key = (name, *options.items())
             if key not in self._turns:
@@ -115,8 +121,6 @@ class Part:
 
     def _turns_of(self, model: Utterance) -> tuple[np.ndarray, np.ndarray]:
         """(turns, width) and (turns,): what the readout is fitted to."""
-        if type(model) is Utterance:
-            return self._fitted[0].numpy(), self._fitted[2]
         # A few dialogues at a time, whose states fit into the processor's cache.
         starts = range(0, len(self._dialogues), BATCH)
         batches = [Batch.of(self._dialogues[start : start + BATCH], self.hidden) for start in starts]
@@ -130,7 +134,9 @@ class Part:
         """Every option of every model, as (name, (option, value), ...), and its logits."""
         for penalty in PENALTIES:
             option = ("penalty", penalty)
-            yield ("utterance", option), self.train("utterance", penalty=penalty, seed=seed)(test.batch)
+            for as_in_dialogues in (False, True):
+                model = self.train("utterance", penalty=penalty, as_in_dialogues=as_in_dialogues, seed=seed)
+                yield ("utterance", option, ("as_in_dialogues", as_in_dialogues)), model(test.batch)
             for shrinkage, name in product(SHRINKAGES, ("running_mean", "memory", "memory_speaker")):
                 model = self.train(name, penalty=penalty, shrinkage=shrinkage, seed=seed)
                 yield (name, option, ("shrinkage", shrinkage)), model(test.batch)
@@ -190,7 +196,7 @@ def choose(
         if name not in best or np.mean(recalls[option]) > np.mean(recalls[best[name]]):
             best[name] = option
     chosen = {name: dict(option[1:]) for name, option in best.items()}
-    return {**chosen, "attention_8": chosen["utterance"]}
+    return {**chosen, "attention_8": {"penalty": chosen["utterance"]["penalty"]}}
 
 
 class TestDialogues:
