@@ -134,7 +134,8 @@ class Part:
         """Every option of every model, as (name, (option, value), ...), and its logits."""
         for penalty in PENALTIES:
             option = ("penalty", penalty)
-            for as_in_dialogues in (False, True):
+            # With random emotions, dialogues have all utterances equally often.
+            for as_in_dialogues in (False, True) if self.scripts.train else (False,):
                 model = self.train("utterance", penalty=penalty, as_in_dialogues=as_in_dialogues, seed=seed)
                 yield ("utterance", option, ("as_in_dialogues", as_in_dialogues)), model(test.batch)
             for shrinkage, name in product(SHRINKAGES, ("running_mean", "memory", "memory_speaker")):
