@@ -42,12 +42,12 @@ def test_notes_are_replaced_not_changed(cache):
     assert shared == before
 
 
-def test_a_retry_key_finds_its_latest_turn_among_the_last_32(cache):
+def test_a_retry_key_finds_its_latest_turn_among_those_of_the_last_32_requests(cache):
     for index in range(40):
         remember(cache, make_turn(index), "repeated" if index in (20, 30) else f"key {index}")
     assert answered_before(cache, "repeated") == make_turn(30)
-    assert answered_before(cache, "key 8") == make_turn(8)
-    assert answered_before(cache, "key 7") is None
+    assert answered_before(cache, "key 7") == make_turn(7)
+    assert answered_before(cache, "key 6") is None
     assert answered_before(cache, None) is None
 
 
