@@ -19,7 +19,7 @@ PAGES = DOCUMENTATION / "pages"
 FILES = sorted([ROOT / "README.md", DOCUMENTATION / "package.md", *PAGES.rglob("*.md")])
 NAMES = [str(path.relative_to(ROOT)) for path in FILES]
 # How many blocks of each page are not run; each has its reason before it.
-NOT_RUN = {"tutorial": 2, "evaluate": 1, "train": 1, "publish": 2, "serve": 1, "README": 1}
+NOT_RUN = {"tutorial": 2, "analyse": 1, "evaluate": 1, "train": 1, "publish": 2, "serve": 1, "README": 1}
 _BLOCK = re.compile(
     r"(?:^<!-- not run: (?P<reason>[^\n]+) -->\n)?^```(?P<language>\w+)\n(?P<code>.*?)^```$", re.M | re.S
 )

@@ -146,7 +146,7 @@ def test_models_are_described_in_the_table():
     assert any(line.startswith("| runs/5 | 0 | speaker | not recorded | 5 | - |") for line in lines)
 
 
-def test_models_of_one_name_are_told_apart():
+def test_models_of_one_name_are_distinguished():
     first = make_report(**trained(0) | {"name": "out/run"})
     cases = {
         "learning_rate 0.001": trained(1, learning_rate=0.5),
