@@ -405,7 +405,7 @@ def test_all_problems_of_data_are_listed(conversations, tmp_path):
 def test_every_conversation_has_its_picture(tmp_path, monkeypatch):
     monkeypatch.setattr("titans_mal.timeline.draw_timeline", lambda turns, path, **given: path)
     names = ["a b", "a_b", "a_b_2", "\u611f" * 200, "\u611f" * 199]
-    paths = [*_draw([{"conversation_id": name} for name in names], None, tmp_path / "line.png")]
+    paths = [*_draw([{"conversation_id": name} for name in names], None, tmp_path / "line.png", "embedded")]
     assert len({path.name for path in paths}) == len(names)
     assert all(len(path.name.encode()) < 255 for path in paths)
 
