@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 from transformers import BatchFeature, Phi4MultimodalConfig, Phi4MultimodalForCausalLM
@@ -41,15 +40,9 @@ class Phi4MultimodalMALForAudioEmotion(AudioEmotionMixin, Phi4MultimodalForCausa
             lambda rows, length: forward(features[rows, :length], mask[rows, :length], **kwargs), mask.sum(-1)
         )
 
-    def process_turns(
-        self,
-        processor,
-        waveforms: Sequence[np.ndarray],
-        sampling_rate: int,
-        transcripts: Sequence[str | None] | None = None,
-    ) -> BatchFeature:
-        """Its extractor gives a single turn no mask."""
-        inputs = super().process_turns(processor, waveforms, sampling_rate, transcripts)
+    def process_turns(self, *args, **kwargs) -> BatchFeature:
+        """As `TurnInputsMixin.process_turns`; the extractor gives a single turn no mask."""
+        inputs = super().process_turns(*args, **kwargs)
         shape = inputs["audio_input_features"].shape[:2]
         inputs.setdefault("audio_attention_mask", torch.ones(shape, dtype=torch.bool))
         return inputs

@@ -37,6 +37,8 @@ MODELS = (
     "attention_8",
     "transitions",
 )
+# Of `results.json`, what the table of groups is made of.
+KINDS = ("groups", "rows")
 # What is subtracted from what, in the table of differences.
 DIFFERENCES = (
     ("memory", "utterance"),
@@ -150,7 +152,30 @@ def table(results: dict) -> str:
             for row in results["differences"]
             if all(row[key] == pooled[key] for key in run)
         ]
+        of_run = {kind: [row for row in results[kind] if all(row[k] == pooled[k] for k in run)] for kind in KINDS}
+        lines += ["", *_groups(**of_run)]
     return "\n".join(lines)
+
+
+def _groups(groups: Sequence[dict], rows: Sequence[dict]) -> list[str]:
+    """The recalls of genders, of the worst speaker and of the one who loses most, and the gain in each fold."""
+    recalls = {row["group"]: row["uar"] for row in groups}
+    gains = {name: recall["memory"] - recall["utterance"] for name, recall in recalls.items()}
+    speakers = [row["group"] for row in groups if row["kind"] == "speaker"]
+    shown = [row["group"] for row in groups if row["kind"] == "gender"]
+    shown += [min(speakers, key=lambda name: recalls[name]["utterance"]), min(speakers, key=lambda name: gains[name])]
+    lines = ["| group | utterance | memory |", "| --- | ---: | ---: |"]
+    lines += [
+        f"| {name} | {_percent(recalls[name]['utterance'])} | {_percent(recalls[name]['memory'])} |" for name in shown
+    ]
+    lines += ["", f"{sum(gains[name] > 0 for name in speakers)} of {len(speakers)} speakers gain."]
+    for fold in dict.fromkeys(row["fold"] for row in rows):
+        of_fold = [row for row in rows if row["fold"] == fold]
+        utterance, memory = (
+            np.mean([row["uar"] for row in of_fold if row["listener"] == name]) for name in ("utterance", "memory")
+        )
+        lines.append(f"Fold {fold}: utterance {_percent(utterance)}, memory {100 * (memory - utterance):+.1f} points.")
+    return lines
 
 
 def _percent(recall: float | None) -> str:

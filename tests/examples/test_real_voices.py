@@ -20,7 +20,18 @@ from titans_mal.data.synthetic.voices import to_wav
 
 
 FOLDER = Path(__file__).parents[2] / "examples" / "real_voices"
-MODULES = ("voices", "dialogues", "encoder_features", "models", "intervals", "compose", "corpus", "study", "features")
+MODULES = (
+    "voices",
+    "dialogues",
+    "encoder_features",
+    "models",
+    "intervals",
+    "compose",
+    "corpus",
+    "study",
+    "features",
+    "host",
+)
 
 
 @pytest.fixture(scope="module")
@@ -306,6 +317,27 @@ def test_a_corpus_of_two_folds_of_two_speakers_is_reported(real, study, tmp_path
     assert "| memory - memory_other | - |" in real["features"].table(alone)
 
 
+def test_utterances_are_weighted_as_in_dialogues_only_after_real_sequences(real, study):
+    corpus, part, test = study
+    options = {option for option, _ in part.try_options(test, seed=(5,)) if option[0] == "utterance"}
+    assert all(("as_in_dialogues", False) in option for option in options)
+    once, often = (part.train("utterance", penalty=0.1, seed=(5,), as_in_dialogues=value) for value in (False, True))
+    assert not once.readout.weight.equal(often.readout.weight)
+    script = [[(turn % 2, turn % 3) for turn in range(10)]]
+    after = real["study"].Part(corpus, range(4, 8), 3, real["corpus"].Scripts(script, script), seed=(6,))
+    found = {option for option, _ in after.try_options(test, seed=(5,)) if option[0] == "utterance"}
+    assert {dict(option[1:])["as_in_dialogues"] for option in found} == {False, True}
+
+
+def test_the_host_is_trained_on_copies_and_tested_without(real, tmp_path):
+    voices = real["voices"].read_voices(write_voices(tmp_path / "voices", speakers=4, takes=6))
+    folders = real["host"].write_data(voices, 1, [], tmp_path / "out", train=4, test=2, copies=1)
+    singles, dialogues = (load_conversations(folder) for folder in folders)
+    assert set(singles["train"]["speaker"]) == {"p2", "p2_voice1", "p3", "p3_voice1"}
+    assert any("voice1" in speaker for speaker in dialogues["train"]["speaker"])
+    assert set(dialogues["test"]["speaker"]) == {"p0", "p1"}
+
+
 def test_a_run_is_kept_and_reported(real, study, tmp_path, monkeypatch):
     for name, value in (("TRAINING_DIALOGUES", 20), ("TEST_DIALOGUES", 8), ("PARTNERS", 60), ("STEPS", 2)):
         monkeypatch.setattr(real["study"], name, value)
@@ -329,4 +361,14 @@ def test_a_run_is_kept_and_reported(real, study, tmp_path, monkeypatch):
     }
     assert {"listener", "over", "train", "test", "script", "points", "low", "high"} <= {*found["differences"][0]}
     assert {group["kind"] for group in found["groups"]} == {"speaker", "gender"}
-    assert "memory - memory_other" in real["features"].table(found)
+    printed = real["features"].table(found)
+    assert "memory - memory_other" in printed
+    gains = {g["group"]: g["uar"]["memory"] - g["uar"]["utterance"] for g in found["groups"] if g["kind"] == "speaker"}
+    assert f"{sum(gain > 0 for gain in gains.values())} of {len(gains)} speakers gain." in printed
+    worst = min(gains, key=gains.get)
+    (recall,) = (group["uar"] for group in found["groups"] if group["group"] == worst)
+    assert f"| {worst} | {100 * recall['utterance']:.1f} | {100 * recall['memory']:.1f} |" in printed
+    means = [
+        np.mean([row["uar"] for row in found["rows"] if row["listener"] == name]) for name in ("utterance", "memory")
+    ]
+    assert f"Fold 1: utterance {100 * means[0]:.1f}, memory {100 * (means[1] - means[0]):+.1f} points." in printed

@@ -194,9 +194,19 @@ class ConversationPool:
         if anew is not None:
             warn_renamed("anew", "reset")
             reset = anew
-        given: dict[str, Any] = {"speaker": speaker, "start": start, "reset": reset, "max_seconds": max_seconds}
-        given |= {"retry_key": retry_key, "settings": settings, "stages": stages, "person": person}
-        turn = self._waiting(conversation, audio, sampling_rate, **given)
+        turn = self._waiting(
+            conversation,
+            audio,
+            sampling_rate,
+            max_seconds=max_seconds,
+            settings=settings,
+            stages=stages,
+            speaker=speaker,
+            start=start,
+            reset=reset,
+            retry_key=retry_key,
+            person=person,
+        )
         self._put([turn])
         return turn.answer
 
@@ -227,38 +237,34 @@ class ConversationPool:
         self,
         conversation: str,
         audio,
-        sampling_rate: int | None = None,
+        sampling_rate: int | None,
         *,
-        speaker: str | None = None,
-        start: float | None = None,
-        reset: bool = False,
         max_seconds: float = MAX_TURN_SECONDS,
-        retry_key: str | None = None,
         settings: LabelSettings | None = None,
         stages: Mapping[str, float] | None = None,
-        person: str | None = None,
+        **fields: Any,
     ) -> WaitingTurn:
-        """A turn that is checked and loaded, and not queued; arguments and errors as `submit`."""
-        began = time.perf_counter()
-        state_key(conversation)
-        check_text(conversation, "A conversation")
-        check_speaker(speaker)
-        check_flag(reset, "reset")
-        if person is not None:
-            check_person(person)
-            self._remembering()
-        if retry_key is not None:
-            check_text(retry_key, "A retry key")
-        settings = settings or self.label_settings
-        self._scorer.check(settings)
+        """A turn that is checked and loaded, and not queued; errors as `submit`, `fields` are of `WaitingTurn`."""
+        turn = WaitingTurn(conversation, settings or self.label_settings, time.perf_counter(), **fields)
+        self._check_turn(turn)
         if self.is_closed:
             raise PoolError("The pool is closed.")
-        waveform = self._scorer.load(audio, sampling_rate, max_seconds=max_seconds)
-        turn = WaitingTurn(
-            conversation, waveform, speaker, start, reset, settings, began, retry_key=retry_key, person=person
-        )
-        turn.answer.stages.update(stages or {}, decode=turn.queued - began)
+        turn.waveform = self._scorer.load(audio, sampling_rate, max_seconds=max_seconds)
+        turn.queued = time.perf_counter()
+        turn.answer.stages.update(stages or {}, decode=turn.queued - turn.began)
         return turn
+
+    def _check_turn(self, turn: WaitingTurn) -> None:
+        state_key(turn.conversation)
+        check_text(turn.conversation, "A conversation")
+        check_speaker(turn.speaker)
+        check_flag(turn.reset, "reset")
+        if turn.person is not None:
+            check_person(turn.person)
+            self._remembering()
+        if turn.retry_key is not None:
+            check_text(turn.retry_key, "A retry key")
+        self._scorer.check(turn.settings)
 
     def _put(self, turns: Sequence[WaitingTurn]) -> None:
         """Queue turns, all or none of them; errors as `submit`."""

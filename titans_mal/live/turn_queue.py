@@ -33,19 +33,19 @@ class TurnFuture(Future[TurnEmotion]):
 
 @dataclass(eq=False)
 class WaitingTurn:
-    """A waiting turn; times are of `time.perf_counter`."""
+    """A waiting turn; times are of `time.perf_counter`. The waveform is empty until it is loaded."""
 
     conversation: str
-    waveform: np.ndarray
-    speaker: str | None
-    start: float | None
-    reset: bool
     settings: LabelSettings
     began: float
+    speaker: str | None = None
+    start: float | None = None
+    reset: bool = False
     retry_key: str | None = None
     person: str | None = None
     gap: float = 0.0  # seconds after the previous turn, where there is no start
-    queued: float = field(default_factory=time.perf_counter)
+    waveform: np.ndarray = field(default_factory=lambda: np.zeros(0, np.float32))
+    queued: float = 0.0
     answer: TurnFuture = field(default_factory=TurnFuture)
 
 

@@ -21,8 +21,8 @@ from .label_settings import LabelSettings
 RATE = 16_000
 _NOTE = "turns"
 _RETRIES, _MOST_RETRIES = "retry_keys", 32
-# The number of a turn, and of its piece, before the key of a request that has several.
-_PART = re.compile(r"\d+(\.\d+)?:")
+# The number of a turn, and of its piece, before the hashed key of a request that has several (`key_of_part`).
+_PART = re.compile(r"\d+(\.\d+)?:(?=[0-9a-f]{32}$)")
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ def make_queue(**limits) -> TurnQueue:
 
 def turn(conversation: str, queued: float = 0.0, samples: int = 10) -> WaitingTurn:
     waveform = np.zeros(samples, np.float32)
-    return WaitingTurn(conversation, waveform, None, None, False, LabelSettings(), began=0.0, queued=queued)
+    return WaitingTurn(conversation, LabelSettings(), began=0.0, waveform=waveform, queued=queued)
 
 
 def test_a_turn_waits_only_while_turns_arrive_often():

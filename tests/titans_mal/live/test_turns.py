@@ -5,7 +5,15 @@ from types import SimpleNamespace
 
 import pytest
 
-from titans_mal.live.turns import TurnEmotion, answered_before, check_speaker, history_of, remember, start_after
+from titans_mal.live.turns import (
+    TurnEmotion,
+    answered_before,
+    check_speaker,
+    history_of,
+    key_of_part,
+    remember,
+    start_after,
+)
 
 
 def make_turn(index, **fields):
@@ -49,6 +57,19 @@ def test_a_retry_key_finds_its_latest_turn_among_those_of_the_last_32_requests(c
     assert answered_before(cache, "key 7") == make_turn(7)
     assert answered_before(cache, "key 6") is None
     assert answered_before(cache, None) is None
+
+
+def test_keys_that_look_like_parts_are_requests_of_their_own(cache):
+    for index in range(40):
+        remember(cache, make_turn(index), f"{index}:call")
+    assert answered_before(cache, "8:call") == make_turn(8)
+    assert answered_before(cache, "7:call") is None
+
+
+def test_all_parts_of_the_last_requests_are_found(cache):
+    for index in range(40):
+        remember(cache, make_turn(index), key_of_part("one file", index))
+    assert answered_before(cache, key_of_part("one file", 0)) == make_turn(0)
 
 
 @pytest.mark.parametrize(
