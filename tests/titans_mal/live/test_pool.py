@@ -7,6 +7,7 @@ import torch
 from tiny_models import tiny_model, tone
 
 from titans_mal import ConversationAnalyzer, ConversationPool
+from titans_mal.live.label_settings import LabelSettings
 
 
 RATE = 16_000
@@ -118,6 +119,24 @@ def test_bad_turns_are_rejected_before_they_wait(model, processor):
                 pool.push("a", audio, None if isinstance(audio, bytes) else RATE, **kwargs)
         assert len(pool.history("a")) == 1
         assert pool.push("a", tone(0.5), RATE).start == 3.5
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"reset": "no"}, "reset must be True or False"),
+        ({"settings": LabelSettings(("no label",), 0.0)}, "no label"),
+        ({"retry_key": "x" * 201}, "A retry key"),
+        ({"speaker": "x" * 201}, "speaker"),
+    ],
+)
+def test_options_are_checked_before_a_turn_waits(model, processor, given, message):
+    with ConversationPool(model, processor) as pool:
+        for submit in (pool.submit, pool.submit_split):
+            with pytest.raises(ValueError, match=message):
+                submit("call", tone(0.5), RATE, **({"speaker": "A"} | given))
+        assert pool.counters()["failures"] == 0
+        assert not pool.names()
 
 
 def test_too_many_wait(model, processor):
