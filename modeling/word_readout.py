@@ -21,6 +21,9 @@ _OF_ONE_PROMPT = ("labels", "logits_to_keep", "num_items_in_batch", "cache_posit
 class WordReadoutMixin(HostModel):
     """How a host goes on behind the tokens that an answer begins with; the memory is read and not written."""
 
+    # Of `AudioEmotionMixin`.
+    _memory_call: Callable[..., Any]
+
     def answer_steps(self, output, call: MemoryCall, inputs: dict) -> Callable[[Sequence[int]], Tensor]:
         """From tokens that the answers begin with to the host's logits behind each of them.
 
@@ -85,9 +88,6 @@ class WordReadoutMixin(HostModel):
             return logits[rows, positions.to(logits.device)]
 
         return step
-
-    def _memory_call(self, transaction, kwargs: dict, emotion_labels=None) -> Any:
-        raise NotImplementedError
 
     def _answer_positions(self, attention_mask: Tensor, count: int) -> Tensor | None:
         """(axes, rows, count), of the last positions, for hosts whose own reckoning leads that of text; else None."""
