@@ -141,12 +141,57 @@ def from_host(folder: Path, labels: list[str], scope: str) -> PreTrainedModel:
     return model.to("cuda" if torch.cuda.is_available() else "cpu")
 
 
+@torch.no_grad()
+def whiten_projector(model: PreTrainedModel, processor, table: Dataset, *, turns: int = 240, seed: int = 0) -> None:
+    """Let a fresh projector whiten the audio tower's outputs, at the scale of the word embeddings.
+
+    The outputs of Whisper's encoder have a few directions of very large variance, from which a random projector learns
+    slowly.
+
+    Args:
+        model, processor, table: as `train_on_utterances` takes them.
+        turns: number of turns, drawn from the table, whose outputs give mean and covariance.
+        seed: of what is drawn.
+    """
+    scorer, frames, given = TurnScorer(model, processor), list[torch.Tensor](), list[torch.Tensor]()
+    projector = _projector(model)
+    hook = projector.register_forward_pre_hook(lambda module, args: given.append(args[0]))
+    rows = torch.randperm(len(table), generator=torch.Generator().manual_seed(seed))[:turns].tolist()
+    try:
+        for start in range(0, len(rows), 24):
+            waveforms = [load_turn(table[row]["audio"], scorer.sampling_rate) for row in rows[start : start + 24]]
+            inputs, _ = scorer.inputs(waveforms)
+            with model.disable_memory():
+                model(**inputs, logits_to_keep=1)
+            # A turn has as many audio tokens as its audio has positions; the others are padding.
+            counts = model.audio_mask(inputs["input_ids"], dict(inputs)).sum(1).tolist()
+            frames += [positions[:count].double().cpu() for positions, count in zip(given.pop(), counts)]
+    finally:
+        hook.remove()
+    mean, covariance = torch.cat(frames).mean(0), torch.cov(torch.cat(frames).T)
+    variances, directions = torch.linalg.eigh(covariance)
+    # Directions without variance are noise.
+    whitening = (directions / variances.clamp(min=1e-5 * float(variances.max())).sqrt()).T
+    linear = projector.linear
+    torch.manual_seed(seed)
+    rotation, _ = torch.linalg.qr(torch.randn(linear.out_features, len(whitening), dtype=torch.float64))
+    scale = model.get_input_embeddings().weight.double().std() * (linear.out_features / len(whitening)) ** 0.5
+    weight = scale.cpu() * rotation @ whitening
+    linear.weight.copy_(weight)
+    linear.bias.copy_(-weight @ mean)
+
+
+def _projector(model: PreTrainedModel) -> torch.nn.Module:
+    return model.get_submodule(next(n for n, _ in model.named_modules() if n.endswith("multi_modal_projector")))
+
+
 def train_on_utterances(
     model: PreTrainedModel, processor, table: Dataset, *, steps: int, batch_size: int = 24, learning_rate: float = 1e-3
 ) -> None:
     """Train projector, LoRA and readout on single turns; the memory has no part in it."""
+    whiten_projector(model, processor, table)
     model.train()
-    projector = model.get_submodule(next(n for n, _ in model.named_modules() if n.endswith("multi_modal_projector")))
+    projector = _projector(model)
     projector.requires_grad_(True)
     parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
     optimizer = torch.optim.AdamW(parameters, lr=learning_rate, weight_decay=0.05)
@@ -174,7 +219,13 @@ def train_on_utterances(
 
 
 def train_on_dialogues(model, processor, table: Dataset, *, steps: int, output: Path, with_memory: bool) -> None:
-    """Train LoRA and readout on dialogues, with the memory or without."""
+    """Train the readout and the LoRA after the first block on dialogues, with the memory or without.
+
+    The first block is frozen, since the memory was fitted to its outputs.
+    """
+    for name, parameter in model.named_parameters():
+        if ".layers.0." in name and ".lora_" in name:
+            parameter.requires_grad_(False)
     arguments = ConversationTrainingArguments(
         output_dir=str(output), window=16, per_device_train_batch_size=2, max_steps=steps, learning_rate=3e-4,
         lr_scheduler_type="cosine", class_weights="balanced", logging_steps=10, save_strategy="no", report_to="none",
@@ -266,7 +317,7 @@ def main(
         model = from_host(host, corpus.labels, scope)
         model.load_state_dict(torch.load(host / "first.pt", weights_only=True), strict=False)
         with AudioTowerCache(model, output / "tower"):
-            fit_voice_memory(model, processor, singles)
+            fit_voice_memory(model, processor, singles, conversations=data["train"])
             train_on_dialogues(
                 model,
                 processor,
