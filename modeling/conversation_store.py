@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import math
+import os
 import threading
 import time
 from collections import Counter, OrderedDict
@@ -50,8 +51,9 @@ class ConversationStore:
     Args:
         model: a model with memory; states written by other weights are rejected.
         states: where states that are not in memory are stored as safetensors: a folder, from which a later store can
-            load them; None: a temporary folder; or a `StateFolder` or `SharedStates`. If it is shared with
-            other processes, no state is kept in memory, and each is written immediately after use.
+            load them; None: a temporary folder; or `SharedStates`, or a `StateFolder` that no other store was given.
+            If it is shared with other processes, no state is kept in memory, and each is written immediately after
+            use.
         max_live: number of conversations kept in memory; beyond it, the least recently used are moved to disk, and
             are restored bit-identically. States still in memory when a process ends without `save` are lost;
             `cache.notes["history_lost"]` then reports it.
@@ -61,6 +63,9 @@ class ConversationStore:
     Attributes:
         counts: how many states were "evicted" to where states lie, "restored" from there, "expired", or "lost" with a
             process that was killed.
+
+    A store belongs to the process that created it. In a fork of that, `save` and `close` do nothing, and other methods
+    raise RuntimeError.
 
     Raises:
         StatesInUse: if another process, or another store that is not closed, uses the folder.
@@ -84,7 +89,10 @@ class ConversationStore:
         self._states: StateFolder | SharedStates = (
             StateFolder(states) if states is None or isinstance(states, str | Path) else states
         )
+        if isinstance(self._states, StateFolder):
+            self._states.take()
         self._log_name = log_name
+        self._process = os.getpid()
         self._lock = threading.Lock()
         self._live: OrderedDict[str, _Entry] = OrderedDict()
         self._cleaned_at = -math.inf
@@ -104,17 +112,20 @@ class ConversationStore:
     @property
     def live(self) -> list[str]:
         """Names of the conversations in memory, most recently used last."""
+        self._check_process()
         with self._lock:
             return list(self._live)
 
     def names(self) -> list[str]:
         """Names of all conversations that are not forgotten, in memory or stored, in alphabetical order."""
+        self._check_process()
         with self._lock:
             live = {name for name, entry in self._live.items() if entry.cache is not None}
         return sorted({*live, *self._states.names()})
 
     def forget_expired(self) -> None:
         """Forget the conversations that nobody used for their time to live, also where the store is not used."""
+        self._check_process()
         with self._lock:
             self._forget_expired()
 
@@ -135,7 +146,7 @@ class ConversationStore:
             ValueError: for a stored state that is broken or belongs to another model, unless `reset` is set, or
                 a `reset` that is not a bool.
             TypeError: for a name that is not a string.
-            RuntimeError: if this thread is already using it, or the store is closed.
+            RuntimeError: if this thread is already using it, the store is closed, or this process is a fork.
             ConversationInUse: if states are shared and another process is using it.
             OSError: if states are shared and the new one cannot be written; the stored state is then unchanged.
         """
@@ -175,6 +186,7 @@ class ConversationStore:
             ValueError: for a stored state that is broken or belongs to another model.
         """
         state_key(name)
+        self._check_process()
         with self._lock:
             entry = self._live.get(name)
         if entry is not None:
@@ -190,8 +202,8 @@ class ConversationStore:
         Raises:
             OSError: naming those that could not be written; the others are written.
         """
-        failed = {}
-        for name in self.live:
+        failed: dict[str, OSError] = {}
+        for name in self.live if self._is_own_process else ():
             with self._entry(name) as entry:
                 try:
                     self._write(name, entry)
@@ -206,15 +218,28 @@ class ConversationStore:
         Raises:
             OSError: as `save`; the store is then not closed.
         """
-        if not self._is_closed:
+        if self._is_own_process and not self._is_closed:
             self.save()
             self._is_closed = True
             if isinstance(self._states, StateFolder):
                 self._states.close()
 
+    @property
+    def _is_own_process(self) -> bool:
+        return os.getpid() == self._process
+
+    def _check_process(self) -> None:
+        """Reject use in a fork, whose copies of the states in memory differ from the original's from now on."""
+        if not self._is_own_process:
+            raise RuntimeError(
+                "The store belongs to the process of which this one is a fork: create a store in each process, with "
+                "its own folder, or with states in Redis for the same conversations."
+            )
+
     @contextlib.contextmanager
     def _entry(self, name: str) -> Iterator[_Entry]:
         state_key(name)  # checks the name before anything is changed
+        self._check_process()
         if self._is_closed:
             raise RuntimeError("The store is closed.")
         with self._lock:

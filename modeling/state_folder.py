@@ -7,6 +7,7 @@ import errno
 import hashlib
 import os
 import re
+import shutil
 import tempfile
 import time
 import weakref
@@ -98,15 +99,29 @@ class StateFolder:
 
     def __init__(self, folder: str | Path | None = None):
         if folder is None:
-            self._temporary = tempfile.TemporaryDirectory(prefix="conversations-")
-            folder = self._temporary.name
+            folder = tempfile.mkdtemp(prefix="conversations-")
+            weakref.finalize(self, _delete_temporary, folder, os.getpid())
         self._folder = Path(folder)
         self._folder.mkdir(parents=True, exist_ok=True)
         self._names: dict[str, bytes] = {}
+        self._is_taken = False
         lock = _lock_folder(self._folder)
         # Closing the file releases the lock, also if the object is deleted without `close`.
         self._release = weakref.finalize(self, lambda: None if lock is None else os.close(lock))
         self._find_lost()
+
+    def take(self) -> None:
+        """Reserve this object for a store, which may hold conversations in memory that are not on disk.
+
+        Raises:
+            StatesInUse: if another store took it, or it is closed.
+        """
+        if self._is_taken or not self._release.alive:
+            raise StatesInUse(
+                f"The `StateFolder` of {self._folder} was given to another store, or is closed: create one for each "
+                "store, after closing the store that used the folder before."
+            )
+        self._is_taken = True
 
     def close(self) -> None:
         """Let others use the folder; this object must not be used afterwards."""
@@ -204,6 +219,12 @@ def _delete(folder: Path) -> None:
     for name in (STATE_FILE, _NAME, _AT_HAND, _LOST):
         (folder / name).unlink(missing_ok=True)
     _remove_if_empty(folder)
+
+
+def _delete_temporary(folder: str, process: int) -> None:
+    """Delete a temporary folder, in the process that created it and not in a fork of that."""
+    if os.getpid() == process:
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def _remove_if_empty(folder: Path) -> None:

@@ -110,7 +110,7 @@ def _rttm(turns: Sequence[Turn]) -> str:
     """Rich Transcription Time Marked (NIST 2009): the label is the subtype, its probability the confidence."""
     lines = []
     for turn in turns:
-        name = "_".join(str(turn.get("conversation_id") or "recording").split())
+        name = "_".join(str(turn.get("conversation_id") or "").split()) or "recording"
         speaker = "_".join(_speaker(turn).split())
         duration = turn["end"] - turn["start"]
         label = "<NA>" if turn["label"] is None else "_".join(turn["label"].split())

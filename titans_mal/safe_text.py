@@ -1,4 +1,4 @@
-"""Escape untrusted names, labels and values for formats in which they could act as formulas or markup."""
+"""Escape untrusted names, labels and values for places where they could act as formulas, markup or commands."""
 
 from __future__ import annotations
 
@@ -8,12 +8,23 @@ import re
 # A character that starts a formula in spreadsheets (also full width), behind spaces and invisible characters; and
 # others that are skipped before one.
 _FORMULA = re.compile("[\\s\\u200b-\\u200d\\u2060\\ufeff]*[=+@\\uff1d\\uff0b\\uff0d\\uff20-]|[\\t\\n]")
-_MARKDOWN = (("\\", "\\\\"), ("|", "\\|"), ("`", "\\`"), ("](", "]\\("), ("<", "&lt;"))
+# Control characters but for the tab and the end of a line.
+_CONTROL = re.compile("[\\x00-\\x08\\x0b-\\x1f\\x7f-\\x9f]")
+# Characters that act in Markdown, wherever they are: "_" not between letters, "&" as the start of an entity.
+_MARKDOWN = re.compile(r"[\\|`*~$<]|(?<=\])\(|(?<![^\W_])_|_(?![^\W_])|&(?=#?\w+;)")
+_ENTITIES = {"<": "&lt;", "&": "&amp;"}
+# What begins a heading, a quote, a list, a rule, a table or the definition of a link at the start of a line.
+_BLOCK = re.compile(r"\d+(?=[.)])|(?=[#>+=:\[-])")
 
 
 def encodable(text: str) -> str:
     """Text that can be written as UTF-8: bytes of a file name that are not become escapes, which JSON can read."""
     return text.encode("utf-8", "backslashreplace").decode("utf-8")
+
+
+def printable(text: str) -> str:
+    """Text for a terminal: escapes for control characters, which it would obey, and for what is not UTF-8."""
+    return encodable(_CONTROL.sub(lambda found: f"\\x{ord(found[0]):02x}", text))
 
 
 def csv_cell(value: object) -> object:
@@ -25,8 +36,15 @@ def csv_cell(value: object) -> object:
 
 
 def markdown_text(value: object) -> str:
-    """Escape a value as one line of Markdown text: it cannot end a table cell or form a link, image or HTML."""
-    text = " ".join(str(value).split())
-    for special, harmless in _MARKDOWN:
-        text = text.replace(special, harmless)
-    return text
+    """Escape a value as one line of Markdown text: it cannot end a table cell or form a link, image, HTML or formula.
+
+    At the start of a line, use `markdown_item`.
+    """
+    return _MARKDOWN.sub(lambda found: _ENTITIES.get(found[0], f"\\{found[0]}"), " ".join(str(value).split()))
+
+
+def markdown_item(value: object) -> str:
+    """A line of a Markdown list: a value as `markdown_text`, which cannot begin another block either."""
+    text = markdown_text(value)
+    start = _BLOCK.match(text)
+    return f"- {text}" if start is None else f"- {text[: start.end()]}\\{text[start.end() :]}"

@@ -5,7 +5,8 @@
 A turn arrives when it ends, whether the one before was answered or not; between turns of a call somebody else talks.
 First a flood of turns shows how many a second the servers answer. The calls whose turns are that many are the full
 load; half of it, 80 % and all of it are tried, and, with --calls, that many calls. Beside each p95 stands that of a
-queue with the batch times that were measured, for the same arrivals (`queue_simulation.py`).
+queue with the batch times that were measured, for the same arrivals (`queue_simulation.py`). Below the table stands
+where the time went: the mean of each stage of a turn, and of the rest, which is HTTP, the event loop and this client.
 """
 
 from __future__ import annotations
@@ -24,12 +25,14 @@ import time
 import urllib.request
 from contextlib import ExitStack
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 from queue_simulation import simulate
 from transformers import AutoProcessor
 
-from titans_mal import AutoModelForAudioEmotion, ConversationPool, load_audio
+from titans_mal import AutoModelForAudioEmotion, ConversationPool
+from titans_mal.data.audio import audio_seconds
 
 
 QUICKSTART = Path(__file__).resolve().parents[1] / "quickstart"
@@ -78,16 +81,16 @@ class Connections:
     async def _connect(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
         return await asyncio.open_connection("127.0.0.1", self._port)
 
-    async def post(self, path: str, body: bytes) -> dict | None:
-        """The answer to a turn; None where it is none."""
+    async def request(self, method: str, path: str, body: bytes = b"") -> dict | None:
+        """The answer to a request; None for another status than 200."""
         # The server closes a connection that is idle for five seconds.
         while self._free and self._free[-1][0] < time.perf_counter() - 4:
             self._free.pop()[2].close()
         _, reader, writer = self._free.pop() if self._free else (0, *await self._connect())
-        head = f"POST {path} HTTP/1.1\r\nHost: x\r\nContent-Type: audio/wav\r\nContent-Length: {len(body)}\r\n\r\n"
+        head = f"{method} {path} HTTP/1.1\r\nHost: x\r\nContent-Type: audio/wav\r\nContent-Length: {len(body)}\r\n\r\n"
         writer.write(head.encode() + body)
         lines = (await reader.readuntil(b"\r\n\r\n")).decode("latin-1").lower().split("\r\n")
-        length = next(int(line.split(":")[1]) for line in lines if line.startswith("content-length"))
+        length = next((int(line.split(":")[1]) for line in lines if line.startswith("content-length")), 0)
         content = await reader.readexactly(length)
         self._free.append((time.perf_counter(), reader, writer))
         return json.loads(content) if " 200 " in lines[0] else None
@@ -100,14 +103,16 @@ async def flood(servers: list[Connections], bodies: list[bytes], seconds: float,
 
     async def client(number: int) -> None:
         nonlocal answered
+        address = f"/conversations/flood-{seconds}-{number}"
         for place in itertools.count():
             if time.perf_counter() > ends:
-                return
+                break
             # Each turn at another server, as behind a proxy that knows nothing of calls.
             server = servers[(number + place) % len(servers)]
-            path = f"/conversations/flood-{seconds}-{number}/turns"
-            if await server.post(path, bodies[(number + place) % len(bodies)]) is not None:
+            body = bodies[(number + place) % len(bodies)]
+            if await server.request("POST", f"{address}/turns", body) is not None:
                 answered += 1
+        await servers[0].request("DELETE", address)
 
     began = time.perf_counter()
     await asyncio.gather(*(client(number) for number in range(clients)))
@@ -127,60 +132,88 @@ def timetable(calls: int, lengths: list[float], seconds: float, seed: int) -> li
     return sorted(turns)
 
 
-async def play(servers: list[Connections], bodies: list[bytes], turns: list[tuple[float, int, int]], name: str):
-    """Send turns by their timetable: arrival, latency and server of each; latency None where it was not answered."""
+class Played(NamedTuple):
+    """A turn that was sent: its latency is None, and its stages are empty, if it was not answered."""
+
+    arrived: float
+    call: int
+    server: int
+    latency: float | None
+    stages: dict[str, float]
+
+
+async def play(
+    servers: list[Connections], bodies: list[bytes], turns: list[tuple[float, int, int]], name: str
+) -> list[Played]:
+    """Send turns by their timetable; calls are deleted at the end."""
     began = time.perf_counter()
 
-    async def one(place: int, at: float, call: int, turn: int):
+    async def one(place: int, at: float, call: int, turn: int) -> Played:
         await asyncio.sleep(at - (time.perf_counter() - began))
         arrived = time.perf_counter() - began
         server = place % len(servers)
+        path = f"/conversations/{name}-{call}/turns?debug=true"
         try:
-            answer = await servers[server].post(f"/conversations/{name}-{call}/turns", bodies[turn])
+            answer = await servers[server].request("POST", path, bodies[turn])
         except (OSError, asyncio.IncompleteReadError):
             answer = None
-        return arrived, call, server, None if answer is None else time.perf_counter() - began - arrived
+        if answer is None:
+            return Played(arrived, call, server, None, {})
+        return Played(arrived, call, server, time.perf_counter() - began - arrived, answer["stages"])
 
-    return await asyncio.gather(*(one(place, *turn) for place, turn in enumerate(turns)))
+    played = await asyncio.gather(*(one(place, *turn) for place, turn in enumerate(turns)))
+    for call in {call for _, call, _ in turns}:
+        await servers[0].request("DELETE", f"/conversations/{name}-{call}")
+    return played
 
 
-def batch_times(turns: list[np.ndarray], max_batch: int, rounds: int = 5) -> dict[int, float]:
-    """Seconds of a batch by its size, with reading and writing of states; on one core."""
+def batch_times(turns: list[bytes], max_batch: int, rounds: int = 5) -> tuple[dict[int, float], float]:
+    """Seconds of a batch by its size, with reading and writing of states, and of decoding a turn; on one core."""
     import torch
 
     torch.set_num_threads(1)
     model = AutoModelForAudioEmotion.from_pretrained(QUICKSTART / "tiny-qwen2-audio-mal")
     processor = AutoProcessor.from_pretrained(QUICKSTART / "tiny-qwen2-audio-mal")
     times: dict[int, float] = {}
+    decoding = []
     for size in sorted({1, 2, 4, 8, max_batch}):
         taken = []
         # A batch goes when it is full.
         with ConversationPool(model, processor, max_batch=size, max_wait_ms=10_000) as pool:
             for place in range(rounds + 1):
-                futures = [pool.submit(f"{call}", turns[(call + place) % len(turns)], 16_000) for call in range(size)]
+                futures = [pool.submit(f"{call}", turns[(call + place) % len(turns)]) for call in range(size)]
                 for future in futures:
                     future.result()
                 taken.append(max(future.stages["forward"] + future.stages["store"] for future in futures))
+                decoding += [future.stages["decode"] for future in futures]
         times[size] = statistics.median(taken[1:])
-    return times
+    return times, statistics.median(decoding)
 
 
 def percentile(values: list[float], share: float) -> float:
     return float(np.percentile(values, share)) if values else float("nan")
 
 
-def row(name: str, calls: int, played, times: dict[int, float], arguments) -> str:
-    latencies = [latency for *_, latency in played if latency is not None]
+def row(name: str, calls: int, played: list[Played], times: dict[int, float], decoding: float, arguments) -> str:
+    latencies = [turn.latency for turn in played if turn.latency is not None]
     expected = []
     for server in range(arguments.servers):
-        arrivals = sorted((arrived, str(call)) for arrived, call, at, _ in played if at == server)
-        expected += simulate(arrivals, times, arguments.max_batch)
-    rate = len(played) / max(arrived for arrived, *_ in played)
+        arrivals = sorted((turn.arrived, str(turn.call)) for turn in played if turn.server == server)
+        expected += simulate(arrivals, times, arguments.max_batch, before=decoding)
+    rate = len(played) / max(turn.arrived for turn in played)
     p50, p95, p99 = (1000 * percentile(latencies, share) for share in (50, 95, 99))
     simulated = 1000 * percentile(expected, 95)
     cells = [arguments.servers, name, calls, f"{rate:.1f}", f"{p50:.0f}", f"{p95:.0f}", f"{p99:.0f}"]
     cells += [f"{simulated:.0f}", f"{p95 / simulated:.2f}", len(played) - len(latencies)]
     return f"| {' | '.join(map(str, cells))} |"
+
+
+def where_time_went(played: list[Played]) -> str:
+    """The mean of each stage and of the rest, in ms."""
+    answered = [turn for turn in played if turn.latency is not None]
+    stages = {name: statistics.mean(turn.stages[name] for turn in answered) for name in answered[0].stages}
+    rest = statistics.mean(turn.latency or 0.0 for turn in answered) - sum(stages.values())
+    return ", ".join(f"{name} {1000 * seconds:.1f}" for name, seconds in {**stages, "rest": rest}.items())
 
 
 def main() -> None:
@@ -194,10 +227,10 @@ def main() -> None:
     if arguments.servers > 1 and not arguments.redis:
         parser.error("several servers share their states in Redis: give --redis")
     files = sorted((QUICKSTART / "conversation").glob("turn_*.wav"))
-    turns, bodies = [load_audio(file) for file in files], [file.read_bytes() for file in files]
-    lengths = [len(turn) / 16_000 for turn in turns]
-    times = batch_times(turns, arguments.max_batch)
-    print(f"Batches: {', '.join(f'{size} turns {1000 * seconds:.0f} ms' for size, seconds in times.items())}\n")
+    bodies, lengths = [file.read_bytes() for file in files], [audio_seconds(file) for file in files]
+    times, decoding = batch_times(bodies, arguments.max_batch)
+    batches = ", ".join(f"{size} turns {1000 * seconds:.0f} ms" for size, seconds in times.items())
+    print(f"Batches: {batches}; decoding: {1000 * decoding:.1f} ms\n")
     with ExitStack() as stack:
         states = stack.enter_context(tempfile.TemporaryDirectory())
         if arguments.redis:
@@ -208,10 +241,10 @@ def main() -> None:
             time.sleep(1)
             states = f"redis://127.0.0.1:{port}/0"
         made = [stack.enter_context(Server(states, arguments.max_batch)) for _ in range(arguments.servers)]
-        asyncio.run(_measure([server.port for server in made], bodies, lengths, times, arguments))
+        asyncio.run(_measure([server.port for server in made], bodies, lengths, times, decoding, arguments))
 
 
-async def _measure(ports: list[int], bodies: list[bytes], lengths: list[float], times, arguments) -> None:
+async def _measure(ports: list[int], bodies: list[bytes], lengths: list[float], times, decoding, arguments) -> None:
     servers = [Connections(port) for port in ports]
     await flood(servers, bodies, 3)
     rate = await flood(servers, bodies, 10)
@@ -223,10 +256,13 @@ async def _measure(ports: list[int], bodies: list[bytes], lengths: list[float], 
     print("| ---: | --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: |")
     loads = [(f"{share:.0%}", max(1, round(share * full))) for share in (0.5, 0.8, 1.0)]
     loads += [(f"{arguments.calls / full:.0%}", arguments.calls)] if arguments.calls else []
+    stages = []
     for seed, (name, calls) in enumerate(loads):
         turns = timetable(calls, lengths, arguments.seconds, seed)
         played = await play(servers, bodies, turns, f"load-{seed}")
-        print(row(name, calls, played, times, arguments), flush=True)
+        print(row(name, calls, played, times, decoding, arguments), flush=True)
+        stages.append(f"{name}: {where_time_went(played)}")
+    print("\nMean ms of a turn at a load of " + "; ".join(stages))
 
 
 if __name__ == "__main__":

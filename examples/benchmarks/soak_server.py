@@ -2,9 +2,9 @@
 
     python examples/benchmarks/soak_server.py --seconds 60 [--redis redis-server]
 
-Calls go on turn by turn, each by a client of its own; meanwhile others send bombs, session descriptions, noise and
-half of a body, and the server is killed and started again. With `--redis` states lie in a Redis server that is started
-here, and it, too, is killed and started again.
+Calls go on turn by turn, each by a client of its own; meanwhile others send bombs, session descriptions, noise, half
+of a body, a body byte by byte, and streams of broken messages or of none, and the server is killed and started again.
+With `--redis` states lie in a Redis server that is started here, and it, too, is killed and started again.
 """
 
 from __future__ import annotations
@@ -26,10 +26,13 @@ from pathlib import Path
 
 import av
 import numpy as np
+from websockets.exceptions import ConnectionClosed, InvalidHandshake
+from websockets.sync.client import connect
 
 
 ROOT = Path(__file__).resolve().parents[2]
 TURN = next((ROOT / "examples" / "quickstart" / "conversation").glob("turn_*.wav")).read_bytes()
+HEAD = b"POST /conversations/slow/turns HTTP/1.1\r\nHost: x\r\nContent-Length: 100000\r\n\r\n"
 SDP = b"v=0\r\no=- 0 0 IN IP4 127.0.0.1\r\ns=x\r\nc=IN IP4 127.0.0.1\r\nt=0 0\r\nm=audio 9 RTP/AVP 0\r\n"
 
 
@@ -68,6 +71,12 @@ class Process:
     def kill(self) -> None:
         self.process.kill()
         self.process.wait()
+
+    @property
+    def peak_megabytes(self) -> float:
+        """The most memory that was resident since the last start."""
+        status = Path(f"/proc/{self.process.pid}/status").read_text()
+        return int(status.split("VmHWM:")[1].split()[0]) / 1024
 
 
 def free_port() -> int:
@@ -124,15 +133,54 @@ class Soak:
             time.sleep(0.05)
 
     def half_a_body(self) -> None:
-        head = b"POST /conversations/slow/turns HTTP/1.1\r\nHost: x\r\nContent-Length: 100000\r\n\r\n"
         while not self.ends:
             try:
                 with socket.create_connection(("127.0.0.1", self.port), timeout=5) as client:
-                    client.sendall(head + TURN[:1000])
+                    client.sendall(HEAD + TURN[:1000])
                     time.sleep(0.5)
                 self.answers["half a body", "went away"] += 1
             except OSError:
                 self.answers["half a body", "no answer"] += 1
+                time.sleep(0.2)
+
+    def byte_by_byte(self) -> None:
+        while not self.ends:
+            try:
+                with socket.create_connection(("127.0.0.1", self.port), timeout=0.5) as client:
+                    client.sendall(HEAD)
+                    answer = self._after_bytes(client)
+                self.answers["byte by byte", answer] += 1
+            except OSError:
+                self.answers["byte by byte", "no answer"] += 1
+                time.sleep(0.2)
+
+    def _after_bytes(self, client: socket.socket) -> str:
+        """The status of the answer that comes while bytes are sent, half a second after each other."""
+        while not self.ends:
+            client.sendall(b"R")
+            try:
+                answer = client.recv(1000)
+                return answer.split()[1].decode() if answer else "no answer"
+            except TimeoutError:
+                continue
+        return "went on"
+
+    def stream(self, kind: str, message: str | None) -> None:
+        """A WebSocket over which a message is sent again and again, or none."""
+        while not self.ends:
+            try:
+                with connect(f"ws://127.0.0.1:{self.port}/conversations/{kind.split()[0]}/stream") as stream:
+                    while not self.ends:
+                        if message is None:
+                            time.sleep(0.5)
+                            stream.ping()
+                        else:
+                            stream.send(message)
+                            self.answers[kind, "error" if "error" in json.loads(stream.recv(30)) else "turn"] += 1
+            except ConnectionClosed as closed:
+                self.answers[kind, "no answer" if closed.rcvd is None else f"closed, {closed.rcvd.code}"] += 1
+            except (OSError, InvalidHandshake):
+                self.answers[kind, "no answer"] += 1
                 time.sleep(0.2)
 
 
@@ -156,13 +204,16 @@ def main() -> None:
         clients = [threading.Thread(target=soak.call, args=(f"call-{i}",)) for i in range(arguments.calls)]
         for kind, body in {"bomb": bomb(), "sdp": SDP, "noise": bytes(range(256)) * 100}.items():
             clients.append(threading.Thread(target=soak.hostile, args=(kind, body)))
-        clients.append(threading.Thread(target=soak.half_a_body))
+        for kind, message in {"deep JSON in a stream": "[" * 100_000, "silent stream": None}.items():
+            clients.append(threading.Thread(target=soak.stream, args=(kind, message)))
+        clients += [threading.Thread(target=client) for client in (soak.half_a_body, soak.byte_by_byte)]
         for client in clients:
             client.start()
-        left = arguments.seconds
+        left, peak = arguments.seconds, 0.0
         while left > 0:
             time.sleep(min(left, arguments.kill_every))
             left -= arguments.kill_every
+            peak = max(peak, server.peak_megabytes)
             if left > 0:
                 for process in filter(None, (server, redis)):
                     process.kill()
@@ -178,7 +229,10 @@ def main() -> None:
     print("| sent | answered | times |\n| --- | --- | --- |")
     for (kind, answer), count in sorted(soak.answers.items()):
         print(f"| {kind} | {answer} | {count} |")
-    print(f"\n{server.starts} starts, exit code {stopped}; broken promises: {len(soak.broken)}")
+    print(
+        f"\n{server.starts} starts, at most {peak:.0f} MB resident, exit code {stopped}; "
+        f"broken promises: {len(soak.broken)}"
+    )
     for line in soak.broken:
         print(f"- {line}")
 

@@ -1,5 +1,7 @@
 """The store of many conversations: bounded, on disk and back, for a time, from many threads."""
 
+import gc
+import multiprocessing
 import os
 import subprocess
 import sys
@@ -11,7 +13,7 @@ import torch
 from tiny_models import assert_same_state, state_of, tiny_model, tiny_turns
 
 from titans_mal import ConversationMemoryCache, ConversationStore
-from titans_mal.modeling.state_folder import StatesInUse
+from titans_mal.modeling.state_folder import StateFolder, StatesInUse
 
 
 @pytest.fixture(scope="module")
@@ -291,6 +293,50 @@ def test_a_second_store_of_a_folder_is_refused_until_the_first_is_closed(model, 
     with ConversationStore(model, tmp_path / "states").conversation("a") as cache:
         assert (cache.turns.tolist(), cache.notes) == ([1], {})
     assert "killed" not in caplog.text
+
+
+def test_two_stores_cannot_share_one_object(model, tmp_path):
+    states = StateFolder(tmp_path)
+    store = ConversationStore(model, states)
+    for given in (states, tmp_path):
+        with pytest.raises(StatesInUse):
+            ConversationStore(model, given)
+    store.close()
+    with pytest.raises(StatesInUse, match="is closed"):
+        ConversationStore(model, states)
+
+
+@pytest.mark.parametrize("folder", [None, "states"])
+def test_a_fork_leaves_conversations_to_the_process_that_holds_them(model, tmp_path, folder):
+    stores = [ConversationStore(model, folder and tmp_path / folder, max_live=1)]
+    for name in "ab":  # "a" goes to disk
+        with stores[0].conversation(name) as cache:
+            score(model, cache, seed=0)
+
+    def in_a_fork():
+        store = stores.pop()
+        for use in (
+            lambda store: store.conversation("a").__enter__(),
+            lambda store: store.conversation("new").__enter__(),
+            lambda store: store.peek("a"),
+            lambda store: store.names(),
+            lambda store: store.live,
+            lambda store: store.forget_expired(),
+        ):
+            with pytest.raises(RuntimeError, match="of which this one is a fork"):
+                use(store)
+        store.save()
+        store.close()
+        del store
+        gc.collect()  # which would delete a temporary folder in its own process
+
+    process = multiprocessing.get_context("fork").Process(target=in_a_fork)
+    process.start()
+    process.join(timeout=60)
+    assert process.exitcode == 0
+    for name in "ab":
+        with stores[0].conversation(name) as cache:
+            assert (cache.turns.tolist(), cache.notes) == ([1], {})
 
 
 def test_names_in_logs(model, tmp_path, monkeypatch, caplog):

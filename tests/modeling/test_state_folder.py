@@ -73,3 +73,13 @@ def test_a_folder_is_used_by_one_object_until_it_is_closed_or_deleted(tmp_path):
         StateFolder(folder)
     del second
     assert StateFolder(folder).is_lost("a")
+
+
+def test_an_object_is_taken_by_one_store(tmp_path):
+    states = StateFolder(tmp_path / "taken")
+    states.take()
+    closed = StateFolder(tmp_path / "closed")
+    closed.close()
+    for one in (states, closed):
+        with pytest.raises(StatesInUse, match="given to another store, or is closed"):
+            one.take()

@@ -79,6 +79,18 @@ def test_a_folder(conversations, checkpoint, tmp_path):
         assert re.search(rf"{turn['label']} {turn['score']:.0%}", printed)
 
 
+def test_names_are_text_on_the_terminal(checkpoint, tmp_path):
+    """Neither markup of rich nor commands of a terminal."""
+    (tmp_path / "a.wav").write_bytes(to_wav(tone(0.6)))
+    rows = [
+        {"file_name": "a.wav", "conversation_id": "a", "turn_index": 0, "speaker": "[/b]\x1b[2JA", "emotion": "sad"}
+    ]
+    write_table(tmp_path, rows)
+    assert "[/b]\\x1b[2JA" in analyze(tmp_path, "--model", checkpoint)
+    printed = CliRunner().invoke(app, ["analyze", "[b]\x1b[2J.wav", "--model", checkpoint])
+    assert "[b]\\x1b[2J.wav" in printed.output
+
+
 def test_audio_files_in_order(conversations, checkpoint, tmp_path):
     out = tmp_path / "turns.json"
     files = [conversations / "2.wav", conversations / "0.wav"]

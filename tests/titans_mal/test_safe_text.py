@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from titans_mal.safe_text import csv_cell, encodable, markdown_text
+from titans_mal.safe_text import csv_cell, encodable, markdown_item, markdown_text, printable
 
 
 @pytest.mark.parametrize(
@@ -37,8 +37,33 @@ def test_other_cells_are_left_as_they_are(value):
         ("[a](b)", "[a]\\(b)"),
         ("<b>", "&lt;b>"),
         ("`a`", "\\`a\\`"),
+        ("*a* ~~b~~", "\\*a\\* \\~\\~b\\~\\~"),
+        ("_a_b_ __c__", "\\_a_b\\_ \\_\\_c\\_\\_"),
+        ("$x^2$", "\\$x^2\\$"),
+        ("&lt; &#60; R&D", "&amp;lt; &amp;#60; R&D"),
         (3, "3"),
     ],
 )
 def test_markdown_text_is_one_line_without_markup(text, line):
     assert markdown_text(text) == line
+
+
+@pytest.mark.parametrize(
+    ("text", "line"),
+    [
+        ("# a", "- \\# a"),
+        ("- a", "- \\- a"),
+        ("> a", "- \\> a"),
+        ("[a]: http://b", "- \\[a]: http://b"),
+        ("12. a", "- 12\\. a"),
+        ("12:30 a", "- 12:30 a"),
+        (" a\n# b", "- a # b"),
+    ],
+)
+def test_an_item_of_a_list_begins_no_other_block(text, line):
+    assert markdown_item(text) == line
+
+
+def test_a_terminal_obeys_no_name():
+    assert printable("\x1b[2Ja\rb\x9b\tü\n") == "\\x1b[2Ja\\x0db\\x9b\tü\n"
+    assert printable(b"a\xff".decode("utf-8", "surrogateescape")) == "a\\udcff"

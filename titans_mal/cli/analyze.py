@@ -19,6 +19,7 @@ from ..export import FORMATS, check_package, choose_label, describe_turn, export
 from ..extras import extra
 from ..progress import with_progress
 from ..quickstart import TINY_CHECKPOINT
+from ..safe_text import printable
 from .analyze_batch import analyze_batch
 from .analyze_inputs import channel_turns, check_speaker_options, turns_of, with_speakers
 from .follow import follow_stream
@@ -169,7 +170,7 @@ def analyze(
         if timeline is not None:
             drawn = [{**result, "emotion": turn.get("emotion")} for result, turn in zip(results, turns)]
             for path in _draw(drawn, alone, timeline, plotly_source):
-                (console if format == "table" else errors).print(f"Timeline: {path}", soft_wrap=True, markup=False)
+                (console if format == "table" else errors).print(f"Timeline: {path}", soft_wrap=True)
 
 
 def _chosen(turn: dict, labels: list[str] | None, unknown_below: float) -> dict:
@@ -241,7 +242,7 @@ def turn_table(
         cells += [gold[index] or ""] if gold else []
         cells += [describe_turn(turn), surprise]
         cells += [describe_turn(without_memory[index])] if without_memory else []
-        table.add_row(*(Text(cell) for cell in cells))
+        table.add_row(*(Text(printable(cell)) for cell in cells))
     return table
 
 

@@ -55,7 +55,7 @@ def analyze_batch(
     state.wait_for_everyone()
     if state.is_main_process:
         done, problems = run.write_tables(recordings)
-        errors.print(f"{done} recordings: {output_dir / 'summary.csv'}", soft_wrap=True, markup=False)
+        errors.print(f"{done} recordings: {output_dir / 'summary.csv'}", soft_wrap=True)
         if problems:
             warn(f"{problems} problems are listed in {output_dir / 'problems.csv'}")
     end_processes()

@@ -66,16 +66,14 @@ def _print(found, accuracy: float | None) -> None:
         console.print(
             f"{name}: temperature {temperature:.3f}, expected calibration error {100 * numbers['ece']:.1f} points, "
             f"log loss {numbers['log_loss']:.3f} over {len(found.references)} turns",
-            markup=False,
         )
     if accuracy is None:
         return
     point = found.threshold_for(accuracy)
     if point is None:
-        console.print(f"No threshold reaches {accuracy:.0%} on this split.", markup=False)
+        console.print(f"No threshold reaches {accuracy:.0%} on this split.")
         return
     console.print(
         f"--unknown-below {point['threshold']:.4f} answers {point['coverage']:.0%} of the turns with an accuracy of "
         f"{point['accuracy']:.1%}",
-        markup=False,
     )

@@ -11,7 +11,7 @@ import typer
 from rich import box
 from rich.table import Table
 
-from ..safe_text import encodable
+from ..safe_text import encodable, printable
 from .messages import console, errors_in_one_line
 from .options import (
     DataDir,
@@ -90,7 +90,7 @@ def check(
         if conversations:
             console.print(_table(counts["splits"]))
         for line in list_problems(problems, most=most) or ["No problems."]:
-            console.print(line, markup=False, soft_wrap=True)
+            console.print(line, soft_wrap=True)
         if failure is not None:
             raise failure
 
@@ -109,5 +109,5 @@ def _table(splits: dict[str, dict]) -> Table:
         for position, name in enumerate(names):
             last = position == len(names) - 1
             cells = (str(counts[kind][name]) for counts in splits.values())
-            table.add_row(title.format(name), *cells, end_section=last)
+            table.add_row(printable(title.format(name)), *cells, end_section=last)
     return table

@@ -104,8 +104,8 @@ def evaluate(
             strict=strict,
         )
         if state.is_main_process:
-            console.print(report_markdown(report.content), markup=False, soft_wrap=True)
-            console.print(f"Report: {output / 'report.md'}", markup=False, soft_wrap=True)
+            console.print(report_markdown(report.content), soft_wrap=True)
+            console.print(f"Report: {output / 'report.md'}", soft_wrap=True)
         end_processes()
 
 
@@ -139,6 +139,6 @@ def compare(
             table = paired_table(*loaded) if paired else models_table(loaded)
             text = table.csv() if suffix == ".csv" else table.latex()
         if output is None:
-            console.print(text, markup=False, soft_wrap=True)
+            console.print(text, soft_wrap=True)
         else:
             output.write_text(text, encoding="utf-8")

@@ -11,6 +11,7 @@ import numpy as np
 import typer
 
 from ..export import describe_turn
+from ..safe_text import printable
 
 
 _SECONDS = 0.1  # of audio per read
@@ -46,7 +47,7 @@ def follow_stream(
             name = "" if turn.speaker is None else f"  {turn.speaker}"
             times = f"{turn.start:8.2f}-{turn.end:.2f} s"
             emotion = describe_turn(asdict(turn))
-            typer.echo(f"{turn.turn_index:4d}  {times}{name}  {emotion}  surprise {turn.surprise:.2f}")
+            typer.echo(printable(f"{turn.turn_index:4d}  {times}{name}  {emotion}  surprise {turn.surprise:.2f}"))
         sys.stdout.flush()
 
 

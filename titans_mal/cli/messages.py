@@ -6,19 +6,28 @@ import contextlib
 import importlib.util
 import warnings
 from collections.abc import Iterator
+from typing import Any
 
 import typer
 from rich.console import Console
 
 from ..extras import MissingExtraError
+from ..safe_text import printable
 
 
-console = Console()
-errors = Console(stderr=True)
+class PlainConsole(Console):
+    """A console that prints text from outside as it is: no markup is read from it, and no terminal obeys it."""
+
+    def print(self, *objects: Any, **kwargs: Any) -> None:
+        super().print(*(printable(one) if isinstance(one, str) else one for one in objects), **kwargs)
+
+
+console = PlainConsole(markup=False)
+errors = PlainConsole(markup=False, stderr=True)
 
 
 def warn(message) -> None:
-    errors.print(f"Warning: {message}", style="yellow", markup=False, soft_wrap=True)
+    errors.print(f"Warning: {message}", style="yellow", soft_wrap=True)
 
 
 def hub_errors() -> tuple[type[Exception], ...]:
@@ -46,5 +55,5 @@ def errors_in_one_line(*kinds: type[Exception]) -> Iterator[None]:
         try:
             yield
         except expected as error:
-            errors.print(f"Error: {' '.join(str(error).split())}", style="red", soft_wrap=True, markup=False)
+            errors.print(f"Error: {' '.join(str(error).split())}", style="red", soft_wrap=True)
             raise typer.Exit(1) from error

@@ -74,12 +74,12 @@ def publish(
 
 def _print(publication, repo: str) -> None:
     for name, path in publication.files.items():
-        console.print(f"{path.stat().st_size:>13,}  {name}", markup=False, soft_wrap=True)
+        console.print(f"{path.stat().st_size:>13,}  {name}", soft_wrap=True)
     if publication.left_out:
-        console.print(f"Not published: {', '.join(publication.left_out)}", markup=False, soft_wrap=True)
+        console.print(f"Not published: {', '.join(publication.left_out)}", soft_wrap=True)
     if publication.missing:
-        console.print(f"Missing in the card: {', '.join(publication.missing)}", markup=False, soft_wrap=True)
+        console.print(f"Missing in the card: {', '.join(publication.missing)}", soft_wrap=True)
     if publication.url is None:
-        console.print(f"Nothing was uploaded to {repo}.", markup=False, soft_wrap=True)
+        console.print(f"Nothing was uploaded to {repo}.", soft_wrap=True)
     else:
-        console.print(f"Published: {publication.url}", markup=False, soft_wrap=True)
+        console.print(f"Published: {publication.url}", soft_wrap=True)

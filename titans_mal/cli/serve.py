@@ -15,6 +15,10 @@ from .messages import errors_in_one_line
 from .options import Model
 
 
+# The largest message of a stream, two minutes of mono audio at 16 kHz, and how many may wait to be processed.
+_MESSAGE_BYTES, _MESSAGES = 4 << 20, 2
+
+
 def serve(
     model: Model = None,
     host: Annotated[str, typer.Option(help="Address to listen on; 0.0.0.0 accepts other machines.")] = "127.0.0.1",
@@ -123,7 +127,15 @@ def serve(
         # Accepted turns are answered before the server stops.
         grace = math.ceil(turn_seconds) + 5
         app = create_app(pool, settings, log_name=log_name, alerts=sender)
-        uvicorn.run(app, host=host, port=port, timeout_graceful_shutdown=grace, **logs)
+        uvicorn.run(
+            app,
+            host=host,
+            port=port,
+            timeout_graceful_shutdown=grace,
+            ws_max_size=_MESSAGE_BYTES,
+            ws_max_queue=_MESSAGES,
+            **logs,
+        )
 
 
 def _check_packages(*more: str | None) -> None:

@@ -48,7 +48,7 @@ def train_once(given: Sequence[str], *, program: str = "titans-mal train") -> in
         model, data, how, arguments = parse_options(given, program=program)
         status, report = run_training(model, data, how, arguments, label_set=as_label_set(data.label_set))
         if report is not None and process_state().is_main_process:
-            console.print(report_markdown(report.content), markup=False, soft_wrap=True)
+            console.print(report_markdown(report.content), soft_wrap=True)
         end_processes()
     return status
 
@@ -105,8 +105,8 @@ def sweep(given: Sequence[str]) -> int:
         if process_state().is_main_process:
             table = comparison_markdown(reports)
             (output / ABLATION_FILE).write_text(table, encoding="utf-8")
-            console.print(table, markup=False, soft_wrap=True)
-            console.print(f"Table: {output / ABLATION_FILE}", markup=False, soft_wrap=True)
+            console.print(table, soft_wrap=True)
+            console.print(f"Table: {output / ABLATION_FILE}", soft_wrap=True)
         end_processes()
     return 0
 

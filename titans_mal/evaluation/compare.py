@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from ..safe_text import markdown_text
 from .measures import compare_predictions, measure
 from .protocol import ProtocolError, check_comparable
 from .report_file import PREDICTIONS_FILE, EvaluationReport
@@ -64,9 +65,9 @@ def comparison_markdown(reports: Sequence[EvaluationReport]) -> str:
     compared = compare_reports(reports)
     protocol = reports[0].protocol
     parts = [
-        f"# {protocol['corpus']}, {protocol['label_set']}, {protocol['split']}",
-        f"Prompt: {protocol['prompt']!r}. Readout: {protocol['readout']}. Percent; intervals of 95 % by conversation. "
-        f"{SPELT_OUT}",
+        "# " + markdown_text(f"{protocol['corpus']}, {protocol['label_set']}, {protocol['split']}"),
+        markdown_text(f"Prompt: {protocol['prompt']!r}. Readout: {protocol['readout']}.")
+        + f" Percent; intervals of 95 % by conversation. {SPELT_OUT}",
         "## Memory on, each report",
         reports_table(reports).markdown(),
         "## Memory on, each model\n\nMean over runs that differ only in seed or fold +- sample standard deviation.",
@@ -143,7 +144,7 @@ def paired_markdown(first: EvaluationReport, second: EvaluationReport) -> str:
     Raises:
         ValueError, ProtocolError: as `compare_paired`.
     """
-    names = [report.content["model"]["name"] for report in (first, second)]
+    names = [markdown_text(report.content["model"]["name"]) for report in (first, second)]
     return (
         f"# {names[0]} minus {names[1]}\n\nPercentage points on the same {len(first.predictions)} turns, with 95 % "
         "intervals by bootstrap over conversations. McNemar's test assumes independent turns; the intervals do not. "
@@ -167,11 +168,11 @@ def _group_parts(group: RunGroup, numbers: dict, titles: dict[str, str]) -> list
         )
     )
     parts = [
-        f"## {group.name}\n\nMean of {len(group.reports)} reports{varies}.{recorded}",
+        f"## {markdown_text(group.name)}\n\nMean of {len(group.reports)} reports{varies}.{recorded}",
         _conditions_table(numbers["mean"], titles),
     ]
     if numbers["pooled"] is not None:
-        parts += [f"## Folds pooled, {group.name}", _conditions_table(numbers["pooled"], titles)]
+        parts += [f"## Folds pooled, {markdown_text(group.name)}", _conditions_table(numbers["pooled"], titles)]
     return parts
 
 

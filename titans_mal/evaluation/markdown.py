@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ..safe_text import markdown_text
+from ..safe_text import markdown_item, markdown_text
 from .report_tables import (
     INTERVALS,
     SPELT_OUT,
@@ -32,15 +32,15 @@ def report_markdown(content: dict) -> str:
         protocol_table(content).markdown(),
         f"## Conditions\n\n{INTERVALS} {SPELT_OUT}",
         metrics_table(content).markdown(),
-        "\n".join(f"- {condition['title']}: {condition['description']}" for condition in conditions.values()),
+        "\n".join(markdown_item(f"{found['title']}: {found['description']}") for found in conditions.values()),
     ]
-    left_out = content.get("left_out", {})
-    parts += ["\n".join(f"Left out: {name}, since {reason}." for name, reason in left_out.items())] * bool(left_out)
+    if left_out := content.get("left_out", {}):
+        parts.append("\n".join(markdown_text(f"Left out: {name}, since {why}.") for name, why in left_out.items()))
     if "other_state" in conditions and content.get("without_partner"):
         parts.append(
             f"{content['without_partner']} of {protocol['conversations']} conversations have no partner (another one "
             "with no common speaker and at most one turn less): they are left out of "
-            f"'{conditions['other_state']['title']}'."
+            f"'{markdown_text(conditions['other_state']['title'])}'."
         )
     if content["differences"]:
         parts += [
@@ -68,7 +68,7 @@ def _turn_parts(content: dict) -> list[str]:
     parts = []
     if content["not_scored"]:
         listed = [
-            f"- {markdown_text(t['conversation_id'])}, turn {t['turn_index']}: {markdown_text(t['reason'])}"
+            markdown_item(f"{t['conversation_id']}, turn {t['turn_index']}: {t['reason']}")
             for t in content["not_scored"]
         ]
         parts += [
@@ -77,13 +77,15 @@ def _turn_parts(content: dict) -> list[str]:
         ]
     if content.get("cut"):
         listed = [
-            f"- {markdown_text(turn['conversation_id'])}, turn {turn['turn_index']}: the first "
-            f"{turn['processed_seconds']:g} of {turn['seconds']:.1f} s"
+            markdown_item(
+                f"{turn['conversation_id']}, turn {turn['turn_index']}: the first {turn['processed_seconds']:g} of "
+                f"{turn['seconds']:.1f} s"
+            )
             for turn in content["cut"]
         ]
         parts += [f"## Turns longer than the host processes ({len(listed)})", "\n".join(listed)]
     if content["problems"]:
-        listed = [f"- {markdown_text(problem)}" for problem in content["problems"]]
+        listed = [markdown_item(problem) for problem in content["problems"]]
         parts += [f"## Problems of the data ({len(listed)})", "\n".join(listed)]
     return parts
 

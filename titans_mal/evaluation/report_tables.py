@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from ..safe_text import markdown_text
 from .statistics import METRICS, MIN_CONVERSATIONS
 from .tables import Number, Table
 
@@ -143,7 +144,7 @@ def group_tables(content: dict) -> list[Table]:
 
 
 def worst_groups(content: dict) -> list[str]:
-    """For each kind of group, a line with the worst and best group with enough turns, by UA with memory on."""
+    """For each kind of group, a Markdown line: the worst and best group with enough turns, by UA with memory on."""
     lines = []
     for column, groups in content.get("groups", {}).items():
         condition = next(iter(next(iter(groups.values()))["conditions"]))
@@ -157,8 +158,10 @@ def worst_groups(content: dict) -> list[str]:
         ]
         title = content["conditions"][condition]["title"]
         lines.append(
-            f"By {column}, {title}: the worst of {len(enough)} with at least {MIN_GROUP} turns is {ends[0]}, the best "
-            f"{ends[1]}."
+            markdown_text(
+                f"By {column}, {title}: the worst of {len(enough)} with at least {MIN_GROUP} turns is {ends[0]}, the "
+                f"best {ends[1]}."
+            )
         )
     return lines
 

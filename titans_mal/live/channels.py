@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -34,9 +34,10 @@ def channel_segments(
         FileNotFoundError, ValueError: as `load_audio`; also if the number of speakers differs from that of channels, a
             speaker occurs twice, or the recording has no speech.
     """
+    # Only the times are kept: all the turns of a long recording may not fit into memory.
     segments = [
         Segment(turn.start, turn.end, speakers[channel], channel=channel + 1)
-        for channel, turn in channel_turns(recording, speakers, crosstalk_db=crosstalk_db)
+        for channel, turn in _found_turns(recording, speakers, crosstalk_db, None)
     ]
     if not segments:
         raise ValueError(f"{recording}: no speech was found on any channel.")
@@ -61,16 +62,23 @@ def channel_turns(
         AudioTooLong: for a longer file.
         FileNotFoundError, ValueError: as `channel_segments`; a file without speech has no turns.
     """
+    turns = _found_turns(recording, speakers, crosstalk_db, max_seconds)
+    return sorted(turns, key=lambda found: (found[1].end, found[1].start))
+
+
+def _found_turns(
+    recording: str | Path | bytes, speakers: Sequence[str], crosstalk_db: float, max_seconds: float | None
+) -> Iterator[tuple[int, SpokenTurn]]:
+    """The turns that `channel_turns` sorts, as they are found; arguments and errors likewise."""
     there = audio_channels(recording)
     if len(speakers) != there or len({*speakers}) != there or not all(map(str.strip, speakers)):
         name = "The audio" if isinstance(recording, bytes) else str(recording)
         raise ValueError(f"{name} has {there} channels: give a different speaker for each, got {[*speakers]}.")
-    detector, turns = ChannelDetector(there, crosstalk_db), []
-    numbers = range(1, there + 1)
+    detector, numbers = ChannelDetector(there, crosstalk_db), range(1, there + 1)
     blocks = zip(*(audio_blocks(recording, RATE, channel=number, max_seconds=max_seconds) for number in numbers))
     for block in blocks:
-        turns += detector.feed(np.stack(block), RATE)
-    return sorted(turns + detector.flush(), key=lambda found: (found[1].end, found[1].start))
+        yield from detector.feed(np.stack(block), RATE)
+    yield from detector.flush()
 
 
 class ChannelDetector:

@@ -42,6 +42,8 @@ logger = logging.getLogger(__name__)
 
 # How long a turn waits for a conversation used by another server; locks expire earlier.
 _BUSY_SECONDS = 90.0
+# After which it is tried again; turns of other conversations are scored meanwhile.
+_RETRY_SECONDS = 0.1
 # Lengths of a turn that is sent again differ by rounding at most.
 _SAME_SECONDS = 0.01
 # Number of turns for the percentiles of the latency.
@@ -417,11 +419,11 @@ class ConversationPool:
         return known
 
     def _try_later(self, turn: WaitingTurn, error: ConversationInUse) -> None:
-        """Put a turn back as the first of its conversation; others are scored meanwhile."""
+        """Put a turn back as the first of its conversation."""
         if time.perf_counter() - turn.began > _BUSY_SECONDS:
             self._fail(turn, error)
         else:
-            self._queue.put_back(turn)
+            self._queue.put_back(turn, _RETRY_SECONDS)
 
     def _answer(
         self,

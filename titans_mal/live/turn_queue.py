@@ -44,6 +44,7 @@ class WaitingTurn:
     retry_key: str | None = None
     person: str | None = None
     gap: float = 0.0  # seconds after the previous turn, where there is no start
+    not_before: float = 0.0  # a turn of a conversation that is in use elsewhere is tried again later
     waveform: np.ndarray = field(default_factory=lambda: np.zeros(0, np.float32))
     queued: float = 0.0
     answer: TurnFuture = field(default_factory=TurnFuture)
@@ -118,8 +119,9 @@ class TurnQueue:
             self._changed.notify()
             return len(self._turns)
 
-    def put_back(self, turn: WaitingTurn) -> None:
-        """Put a turn back as the first of its conversation."""
+    def put_back(self, turn: WaitingTurn, seconds: float) -> None:
+        """Put a turn back as the first of its conversation, which is not returned again for some seconds."""
+        turn.not_before = time.perf_counter() + seconds
         with self._changed:
             self._turns.appendleft(turn)
 
@@ -132,20 +134,28 @@ class TurnQueue:
     def next_batch(self) -> list[WaitingTurn]:
         """Wait for a batch; empty when the queue is closed and empty."""
         with self._changed:
-            while not self._turns and not self._is_closed:
-                self._changed.wait()
-            while self._turns and not self._is_closed:
-                left = self._turns[0].began + self.wait - time.perf_counter()
-                if left <= 0 or len({turn.conversation for turn in self._turns}) >= self._max_batch:
-                    break
+            while self._turns or not self._is_closed:
+                now = time.perf_counter()
+                first = self._first_turns()
+                ready = [turn for turn in first if turn.not_before <= now][: self._max_batch]
+                if not ready:
+                    left = min((turn.not_before - now for turn in first), default=None)
+                elif self._is_closed or len(ready) == self._max_batch:
+                    left = 0.0
+                else:
+                    left = ready[0].began + self.wait - now
+                if left is not None and left <= 0:
+                    self._turns = deque(turn for turn in self._turns if turn not in ready)
+                    return ready
                 self._changed.wait(left)
-            chosen: dict[str, WaitingTurn] = {}
-            for turn in self._turns:
-                if len(chosen) < self._max_batch:
-                    chosen.setdefault(turn.conversation, turn)
-            batch = list(chosen.values())
-            self._turns = deque(turn for turn in self._turns if turn not in batch)
-            return batch
+            return []
+
+    def _first_turns(self) -> list[WaitingTurn]:
+        """The first waiting turn of each conversation."""
+        first: dict[str, WaitingTurn] = {}
+        for turn in self._turns:
+            first.setdefault(turn.conversation, turn)
+        return list(first.values())
 
     def _note_arrival(self, now: float) -> None:
         if self._last is not None:

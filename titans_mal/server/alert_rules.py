@@ -144,7 +144,7 @@ def read_rules(path: str | Path) -> list[AlertRule]:
     """
     try:
         content = tomllib.loads(Path(path).read_text(encoding="utf-8"))
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError) as error:
         raise ValueError(f"{path} is not TOML: {error}") from None
     if not content or {*content} - {*RULES} or not all(isinstance(rules, list) for rules in content.values()):
         raise ValueError(f"{path} may hold the tables {_tables(RULES)}, got {_tables(content) or 'none'}.")

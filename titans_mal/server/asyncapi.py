@@ -16,7 +16,7 @@ PROTOCOL = """
 `/asyncapi.json` describes it with the schema of every message. Its query parameters are those of a turn, and
 `sampling_rate` (16000). The client sends
 
-- binary messages: pieces of 16-bit integers, little-endian, of any length; of several channels (`channels=2`,
+- binary messages: pieces of 16-bit integers, little-endian, of up to 4 MB; of several channels (`channels=2`,
   `speakers=caller,agent`) interleaved;
 - `{"speaker": "B"}`: who talks from here on, of one channel; the turn that goes on ends. With `"person": "ID"`, who B
   is in all calls;
@@ -50,7 +50,11 @@ def asyncapi() -> dict[str, Any]:
     }
     messages["audio"] = {
         "contentType": "application/octet-stream",
-        "payload": {"type": "string", "format": "binary", "description": "16-bit integers, little-endian."},
+        "payload": {
+            "type": "string",
+            "format": "binary",
+            "description": "16-bit integers, little-endian, up to 4 MB.",
+        },
     }
     channel = "#/channels/stream"
     return {

@@ -65,8 +65,8 @@ def conversation_routes(service: Service) -> APIRouter:
         turn was withdrawn. If a request is repeated with the same `Idempotency-Key`, a turn that was already written
         is returned and not written again.
         """
-        with service.limit.place(name):
-            body = await read_audio(request, service.settings)
+        with service.limit.place(name), service.uploads.request() as received:
+            body = await read_audio(request, service.settings, received)
             add = add_turn if query.channels == 1 else add_channels
             return await add(service, name, body, query, idempotency_key)
 

@@ -38,7 +38,8 @@ def name_hash() -> Callable[[str], str]:
 
 class Gate:
     """ASGI middleware: gives each request an id (the client's `X-Request-ID`, or a new one), also in its response,
-    rejects names that are not UTF-8 and repeated parameters, may protect operations, and logs each request on a line.
+    rejects URLs that are not ASCII, names that are not UTF-8 and repeated parameters, may protect operations, and logs
+    each request on a line.
 
     Args:
         app: the wrapped application.
@@ -91,6 +92,8 @@ class Gate:
 
     def _refusal(self, scope: Scope) -> ASGIApp | None:
         for part in (scope.get("raw_path") or b"", scope.get("query_string") or b""):
+            if not part.isascii():
+                return _answer(scope, 422, "The URL is not ASCII: percent-encode names and parameters.")
             try:
                 unquote_to_bytes(part).decode()
             except UnicodeDecodeError:

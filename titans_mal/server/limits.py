@@ -1,13 +1,13 @@
-"""Limits for the number of conversations and streams."""
+"""Limits for the number of conversations and streams, and for the bytes that are sent at once."""
 
 from __future__ import annotations
 
 import contextlib
 import time
 from collections import Counter, OrderedDict
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
-from .errors import Refused
+from .errors import RETRY, Refused
 
 
 class ConversationLimit:
@@ -77,3 +77,36 @@ class ConversationLimit:
 
     def forget(self, name: str) -> None:
         self._used_at.pop(name, None)
+
+
+class UploadLimit:
+    """Counts the bytes of all requests that are being received or answered.
+
+    Args:
+        megabytes: maximal size of all together; a single request is always accepted.
+    """
+
+    def __init__(self, megabytes: float):
+        self._most, self._held = megabytes * 1_000_000, 0
+
+    @contextlib.contextmanager
+    def request(self) -> Iterator[Callable[[int], None]]:
+        """A function to call with the size of each received piece of a request; the bytes count until it ends.
+
+        Raises:
+            Refused: with 503 from that function, beyond the limit.
+        """
+        own = 0
+
+        def received(size: int) -> None:
+            nonlocal own
+            if self._held + size > self._most and self._held > own:
+                detail = f"Other requests hold {self._held / 1e6:.0f} MB of audio: try again later."
+                raise Refused(503, detail, "uploads", RETRY)
+            own += size
+            self._held += size
+
+        try:
+            yield received
+        finally:
+            self._held -= own

@@ -13,7 +13,7 @@ from starlette.requests import HTTPConnection
 from ..live.pool import ConversationPool
 from .alerts import Alerts
 from .errors import Refused
-from .limits import ConversationLimit
+from .limits import ConversationLimit, UploadLimit
 from .metrics import ServerMetrics
 from .settings import ServerSettings
 
@@ -30,6 +30,7 @@ class Service:
         pool: scores turns.
         settings: of the server.
         limit: counts conversations and streams.
+        uploads: counts the bytes that are sent at once.
         alerts: None: no alerts.
         metrics: for Prometheus.
     """
@@ -38,10 +39,14 @@ class Service:
     settings: ServerSettings
     alerts: Alerts | None = None
     limit: ConversationLimit = field(init=False)
+    uploads: UploadLimit = field(init=False)
     metrics: ServerMetrics = field(init=False)
 
     def __post_init__(self):
         self.limit = ConversationLimit(self.settings.max_conversations, self.settings.time_to_live)
+        for name in self.pool.names():  # of an earlier server
+            self.limit.use(name)
+        self.uploads = UploadLimit(self.settings.max_upload_megabytes)
         self.metrics = ServerMetrics(self.pool)
         if self.alerts is not None:
             self.pool.observe(self.alerts)

@@ -12,6 +12,8 @@ class ServerSettings:
     Attributes:
         token: that clients must send as "Authorization: Bearer ..."; None: no token is required.
         max_megabytes: maximal size of the body of a turn.
+        max_upload_megabytes: maximal size of all bodies that are being received or scored; a single one is always
+            accepted.
         max_seconds: maximal length of a turn, measured while decoding, since headers may be wrong.
         max_conversations: maximal number of stored conversations; new ones beyond it are rejected.
         time_to_live: seconds after which an unused conversation is forgotten; the same as the pool's.
@@ -26,6 +28,7 @@ class ServerSettings:
 
     token: str | None = None
     max_megabytes: float = 25.0
+    max_upload_megabytes: float = 512.0
     max_seconds: float = 300.0
     max_conversations: int = 1000
     time_to_live: float = 3600.0

@@ -99,9 +99,14 @@ class _Stream:
                 f"Audio must be 16-bit integers{per_channel}: {len(content)} bytes are not a multiple of {frame}."
             )
         samples = np.frombuffer(content, "<i2").reshape(-1, self._channels).T
-        began = time.perf_counter()
-        turns = await run_in_threadpool(self._detector.feed, samples, self._rate)
-        await self._answer(turns, time.perf_counter() - began)
+        seconds, most = samples.shape[1] / self._rate, self._service.settings.max_seconds
+        if seconds > most:
+            raise ValueError(f"A message may hold up to {most:g} s of audio, got {seconds:.1f} s.")
+        # Detection needs several copies of a piece, at 16 kHz.
+        for first in range(0, samples.shape[1], self._rate):
+            began = time.perf_counter()
+            turns = await run_in_threadpool(self._detector.feed, samples[:, first : first + self._rate], self._rate)
+            await self._answer(turns, time.perf_counter() - began)
 
     async def _take_text(self, text: str) -> bool:
         """Whether the client ends the stream."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import sys
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable
 
 from fastapi import Request
 from starlette.datastructures import Headers, UploadFile
@@ -39,13 +39,17 @@ class _InMemory(MultiPartParser):
     spool_max_size = sys.maxsize
 
 
-async def read_audio(request: Request, settings: ServerSettings) -> bytes:
+async def read_audio(request: Request, settings: ServerSettings, received: Callable[[int], None]) -> bytes:
     """The encoded audio of a request.
 
+    Args:
+        received: called with the size of each piece, as `UploadLimit.request` returns it.
+
     Raises:
-        Refused: for a body that is empty, too large, too slow or aborted, or a form without exactly one file `audio`.
+        Refused: for a body that is empty, too large, too slow or aborted, or a form without exactly one file `audio`;
+            and from `received`.
     """
-    body = await _body(request, settings)
+    body = await _body(request, settings, received)
     if request.headers.get("content-type", "").split(";")[0].strip().lower() == "multipart/form-data":
         body = await _file_of_form(request.headers, body)
     if not body:
@@ -68,7 +72,7 @@ async def _file_of_form(headers: Headers, body: bytes) -> bytes:
     return await audio.read()
 
 
-async def _body(request: Request, settings: ServerSettings) -> bytes:
+async def _body(request: Request, settings: ServerSettings, received: Callable[[int], None]) -> bytes:
     """The body, reading at most the allowed bytes and seconds."""
     pieces, size, most = [], 0, settings.max_megabytes * 1_000_000
     try:
@@ -77,6 +81,7 @@ async def _body(request: Request, settings: ServerSettings) -> bytes:
                 size += len(piece)
                 if size > most:
                     raise Refused(413, f"An audio file may have up to {settings.max_megabytes:g} MB.", "too_large")
+                received(len(piece))
                 pieces.append(piece)
     except TimeoutError:
         raise Refused(408, f"The body did not arrive within {settings.turn_seconds:g} s.", "slow_body") from None

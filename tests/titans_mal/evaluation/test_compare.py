@@ -13,6 +13,7 @@ from titans_mal.cli import app
 from titans_mal.data.table import conversation_table
 from titans_mal.evaluation.compare import compare_paired, compare_reports, comparison_markdown, paired_markdown
 from titans_mal.evaluation.emotion_metrics import EmotionMetrics
+from titans_mal.evaluation.markdown import report_markdown
 from titans_mal.evaluation.protocol import ProtocolError, protocol_of
 from titans_mal.evaluation.report import EvaluationReport, build_report
 from titans_mal.evaluation.report_tables import lora_name
@@ -299,6 +300,23 @@ def test_two_runs_are_compared_turn_by_turn():
     # The floors are the same turns and labels.
     assert found["majority"]["mcnemar"] == {"better": 0, "worse": 0, "p": 1.0}
     assert "# m0 minus other" in paired_markdown(one, two)
+
+
+def test_names_are_text_in_markdown():
+    """Those of corpora, models, prompts, conditions and speakers, whoever wrote the report."""
+    hostile = "[a](http://b) ![c](http://d) <img src=x> `e` $f$ *g*\n# h\n| i |"
+    reports = [make_report(corpus=hostile, prompt=hostile, name=f"{hostile}{n}", weights=str(n)) for n in range(2)]
+    content = copy.deepcopy(reports[0].content)
+    for condition in content["conditions"].values():
+        condition["title"] = condition["description"] = hostile
+    group = {"turns": 20, "conditions": {"memory": {"wa": 0.5, "ua": 0.5}}}
+    content |= {"groups": {"speaker": {hostile: group, "B": group}}, "left_out": {hostile: hostile}}
+    content["not_scored"] = [{"conversation_id": f"# {hostile}", "turn_index": 0, "reason": hostile}]
+    texts = [comparison_markdown(reports), paired_markdown(*reports), report_markdown(content)]
+    for text in texts:
+        assert "http://b" in text
+        for markup in ("](http", "<img", " `e`", "$f$", " *g*", "\n# h", "\n| i", "- # "):
+            assert markup not in text
 
 
 def test_pairs_are_of_the_same_turns():

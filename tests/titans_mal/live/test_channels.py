@@ -1,5 +1,6 @@
 """Calls with a speaker on each channel."""
 
+import weakref
 from pathlib import Path
 
 import numpy as np
@@ -8,6 +9,7 @@ from audio_files import to_wav
 
 from titans_mal import load_audio, load_recording
 from titans_mal.live.channels import CrosstalkGate, channel_segments
+from titans_mal.live.turn_detector import SpokenTurn
 
 
 CLIPS = sorted((Path(__file__).resolve().parents[3] / "examples/quickstart/conversation").glob("turn_*.wav"))[2:5]
@@ -38,6 +40,21 @@ def test_each_channel_is_cut_at_its_own_pauses_into_one_conversation(call):
         first = round(segment.start * 16_000)
         loaded = load_audio(row["audio"])
         np.testing.assert_array_equal(loaded, channels[segment.channel - 1][first : first + len(loaded)])
+
+
+def test_the_audio_of_turns_is_not_kept_for_their_times(monkeypatch):
+    kept = []
+
+    def found(*_):
+        for number in range(3):
+            assert all(waveform() is None for waveform in kept[:-1])  # but for the turn at hand
+            turn = SpokenTurn(np.zeros(1600, np.float32), number, number + 0.1)
+            kept.append(weakref.ref(turn.waveform))
+            yield 0, turn
+            del turn
+
+    monkeypatch.setattr("titans_mal.live.channels._found_turns", found)
+    assert len(channel_segments("call.wav", ["A", "B"])) == 3
 
 
 def test_crosstalk_is_a_turn_only_above_the_level(call):

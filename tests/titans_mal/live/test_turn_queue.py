@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+
 import numpy as np
 import pytest
 
@@ -42,6 +44,24 @@ def test_a_batch_is_the_first_turn_of_each_conversation():
     assert queue.next_batch() == []
     with pytest.raises(PoolError, match="closed"):
         queue.put(turn("a"))
+
+
+def test_a_turn_that_is_put_back_holds_up_no_other_conversation():
+    """As a conversation that another server uses: its turns stay in order, and are not tried without a pause."""
+    queue = make_queue()
+    first = turn("busy", samples=1)
+    for one in (first, turn("busy", samples=2), turn("a")):
+        queue.put(one)
+    assert [one.conversation for one in queue.next_batch()] == ["busy", "a"]
+    queue.put_back(first, 0.05)
+    queue.put(turn("b"))
+    assert [one.conversation for one in queue.next_batch()] == ["b"]
+    queue.close()  # what waits is returned all the same
+    for samples in (1, 2):
+        (again,) = queue.next_batch()
+        assert len(again.waveform) == samples
+        assert time.perf_counter() >= first.not_before
+    assert queue.next_batch() == []
 
 
 def test_the_queue_is_bounded_by_turns_and_by_bytes():

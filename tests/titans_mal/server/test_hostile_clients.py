@@ -1,5 +1,6 @@
 """Clients that want too much, say what is not so, or come again: what one of them does reaches no other."""
 
+import asyncio
 import logging
 import multiprocessing
 import threading
@@ -7,12 +8,13 @@ import threading
 import numpy as np
 import pytest
 from audio_files import RATE, to_wav
+from fastapi.testclient import TestClient
 from starlette.websockets import WebSocketDisconnect
 from tiny_models import tone
 
 from titans_mal import ConversationPool
 from titans_mal.live.pool import PoolError
-from titans_mal.server import ServerSettings
+from titans_mal.server import ServerSettings, create_app
 from titans_mal.server.logs import log_config
 
 
@@ -42,6 +44,17 @@ def test_a_failed_turn_does_not_count(serve):
     assert client.post("/conversations/c/turns", content=GOOD).status_code == 200
     assert client.post("/conversations/c/turns", content=GOOD).status_code == 200
     assert client.post("/conversations/a/turns", content=GOOD).status_code == 503
+
+
+def test_stored_conversations_count_after_a_restart(serve, model, processor, tmp_path):
+    settings = ServerSettings(max_conversations=1)
+    with TestClient(create_app(ConversationPool(model, processor, states=tmp_path), settings)) as client:
+        assert client.post("/conversations/a/turns", content=GOOD).status_code == 200
+    client = serve(settings, states=tmp_path)
+    assert client.post("/conversations/b/turns", content=GOOD).status_code == 503
+    assert client.post("/conversations/a/turns", content=GOOD).status_code == 200
+    client.delete("/conversations/a")
+    assert client.post("/conversations/b/turns", content=GOOD).status_code == 200
 
 
 def test_silent_streams_do_not_count_as_conversations(serve):
@@ -86,6 +99,19 @@ def test_an_invalid_message_is_answered(serve, message):
         stream.send_json({"end": True})
 
 
+def test_a_message_holds_no_more_audio_than_a_turn(serve):
+    """However few bytes that are: detection resamples them to 16 kHz."""
+    client = serve(ServerSettings(max_seconds=5.0))
+    with client.websocket_connect("/conversations/a/stream?sampling_rate=1000") as stream:
+        stream.send_bytes(bytes(2 * 5001))
+        assert stream.receive_json()["error"] == "A message may hold up to 5 s of audio, got 5.0 s."
+        stream.send_bytes(bytes(2 * 5000))
+        stream.send_json({"end": True})
+        with pytest.raises(WebSocketDisconnect) as closed:
+            stream.receive_json()
+        assert closed.value.code == 1000
+
+
 def test_a_stream_whose_states_cannot_be_read_is_closed(serve, monkeypatch):
     """As where Redis is down when it opens."""
 
@@ -116,6 +142,25 @@ def test_names_outside_utf8_are_rejected_and_not_merged(serve, address):
         with pytest.raises(WebSocketDisconnect) as refused, client.websocket_connect(f"{address}/stream"):
             pass
         assert refused.value.code == 1008
+
+
+@pytest.mark.parametrize(
+    "part", [{"query_string": b"speaker=\xc3%a9"}, {"query_string": "speaker=ü".encode()}, {"raw_path": b"/a\xff"}]
+)
+@pytest.mark.parametrize("kind", ["http", "websocket"])
+def test_urls_are_ascii(serve, part, kind):
+    """Some HTTP parsers pass other bytes on, which frameworks decode in different ways."""
+    scope = {"type": kind, "method": "POST", "path": "/conversations/a/turns", "headers": [], "query_string": b""}
+    sent = []
+
+    async def receive():
+        return {"type": f"{kind}.connect"}
+
+    async def send(message):
+        sent.append(message)
+
+    asyncio.run(serve().app(scope | {"raw_path": b"/conversations/a/turns"} | part, receive, send))
+    assert sent[0].get("status", sent[0].get("code")) == (422 if kind == "http" else 1008)
 
 
 @pytest.mark.parametrize("what", ["name", "speaker", "key"])
@@ -234,6 +279,33 @@ def test_waiting_turns_are_bounded_by_bytes(model, processor):
             pool.submit("call 3", audio, RATE)
         for future in waiting:
             assert future.cancel()
+
+
+def test_bodies_are_bounded_together(serve, monkeypatch):
+    """Those of other requests that are still received or scored."""
+    begun, held, submit, statuses = threading.Event(), threading.Event(), ConversationPool.submit, []
+
+    def submit_later(self, name, *audio, **turn):
+        begun.set()
+        assert held.wait(30)
+        return submit(self, name, *audio, **turn)
+
+    def post(name):
+        statuses.append(client.post(f"/conversations/{name}/turns", content=GOOD).status_code)
+
+    client = serve(ServerSettings(max_upload_megabytes=0.001))  # a single one is accepted
+    monkeypatch.setattr(ConversationPool, "submit", submit_later)
+    first = threading.Thread(target=post, args=("a",))
+    first.start()
+    assert begun.wait(30)
+    answer = client.post("/conversations/b/turns", content=GOOD)
+    assert (answer.status_code, answer.headers["Retry-After"]) == (503, "1")
+    assert "MB of audio: try again later" in answer.json()["detail"]
+    held.set()
+    first.join()
+    post("b")
+    assert statuses == [200, 200]
+    assert 'titans_mal_refused_turns_total{reason="uploads"} 1.0' in client.get("/metrics").text
 
 
 def test_a_pool_without_its_worker_takes_no_turn(model, processor):

@@ -1,6 +1,8 @@
 """Several servers of the same conversations, over a real Redis server on loopback."""
 
 import socket
+import subprocess
+import sys
 import threading
 import time
 
@@ -67,6 +69,26 @@ def test_a_busy_call_waits_while_others_are_scored(model, url):
         assert time.monotonic() - began < 1.4
         assert not waits.done()
         assert waits.result(timeout=30).turn_index == 0
+
+
+@pytest.mark.slow
+def test_the_lock_of_a_killed_server_runs_out(model, url):
+    """It was renewed for longer than it lives, and its turn would have taken a minute."""
+    code = (
+        "import time; from titans_mal.server.redis_states import RedisStates\n"
+        f"with RedisStates({url!r}, prefix='killed', lock_seconds=1.0).lock('a'):\n"
+        "    print('held', flush=True); time.sleep(60)"
+    )
+    with (
+        subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True) as owner,
+        ConversationPool(model, tiny_processor(), states=RedisStates(url, prefix="killed")) as pool,
+    ):
+        assert owner.stdout.readline() == "held\n"
+        waits = pool.submit("a", RECORDINGS[0], RATE)
+        with pytest.raises(TimeoutError):
+            waits.result(timeout=2.0)
+        owner.kill()
+        assert waits.result(timeout=20).turn_index == 0
 
 
 def test_a_turn_may_take_longer_than_a_lock_lives(model, url):
