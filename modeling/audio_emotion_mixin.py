@@ -185,8 +185,8 @@ class AudioEmotionMixin(WordReadoutMixin, TurnInputsMixin, AudioEmotionCheckpoin
 
         Raises:
             ValueError: for ids, labels or a cache that do not fit, an `update_memory` that is not a bool, or
-                audio features that are not finite; and, if the call writes outside training, for a state or emotion
-                logits that are not finite. The cache is then unchanged.
+                audio features that are not finite; and, if the call writes outside training, for a state, logits or
+                values that are not finite. The cache is then unchanged.
             TypeError: for a `memory_cache` of another class, or a `return_dict` that is not a bool.
         """
         kwargs.update(zip(self._host_parameters, args))
@@ -233,7 +233,7 @@ class AudioEmotionMixin(WordReadoutMixin, TurnInputsMixin, AudioEmotionCheckpoin
         result = self.output_class(**fields)
         if transaction is not None and memory_cache is not None:
             is_checked = transaction.write and not self.training
-            transaction.end_of_forward(fields.get("emotion_logits") if is_checked else None)
+            transaction.end_of_forward(_readings(fields) if is_checked else None)
         wants_dict = return_dict if return_dict is not None else self.config.return_dict
         return result if wants_dict else result.to_tuple()
 
@@ -439,6 +439,12 @@ class _PerThread:
 
     def __deepcopy__(self, memo) -> _PerThread:
         return _PerThread()
+
+
+def _readings(fields: dict) -> Tensor | None:
+    """(rows, labels and dimensions), what was read of the turns of a call; None without either."""
+    found = [fields[name] for name in ("emotion_logits", "emotion_values") if fields.get(name) is not None]
+    return torch.cat(found, dim=-1) if len(found) > 1 else next(iter(found), None)
 
 
 def _features(inputs: dict) -> dict[str, Tensor]:

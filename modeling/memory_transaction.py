@@ -180,35 +180,36 @@ class MemoryTransaction:
         if self.write and not self.is_closed:
             self._tokens = tokens[:: self.copies]
 
-    def end_of_forward(self, logits: Tensor | None = None) -> None:
+    def end_of_forward(self, readings: Tensor | None = None) -> None:
         """Commit, unless inside `generate`, which commits at its end what its first forward call staged.
 
         Args:
-            logits: (rows, labels) of the call's turns, which are not written if these are not finite.
+            readings: (rows, numbers), emotion logits and values of the call's turns, which are not written if these
+                are not finite.
 
         Raises:
-            ValueError: as `commit`, and for logits that are not finite.
+            ValueError: as `commit`, and for readings that are not finite.
         """
         if self.prompt_audio is None:
-            self.commit(logits)
+            self.commit(readings)
         else:
-            _check_logits(logits)
+            _check_readings(readings)
         self.is_closed = True
 
-    def commit(self, logits: Tensor | None = None) -> None:
+    def commit(self, readings: Tensor | None = None) -> None:
         """Write all staged states into the cache or, if anything fails, none.
 
         Args:
-            logits: as `end_of_forward` takes them.
+            readings: as `end_of_forward` takes them.
 
         Raises:
             RuntimeError: if another call wrote to the cache in the meantime, since its turns would be lost.
             ValueError: for a state that is not finite. In training, and in compiled code, such a turn is skipped.
         """
         if self._tokens is None:
-            _check_logits(logits)
+            _check_readings(readings)
             return
-        tokens = self._leave_out_not_finite(self._tokens, logits)
+        tokens = self._leave_out_not_finite(self._tokens, readings)
         with contextlib.nullcontext() if torch.compiler.is_compiling() else _committing:
             self._write(tokens)
         self._warn_of_rejected()
@@ -234,14 +235,14 @@ class MemoryTransaction:
         after.weights_fingerprint = self._weights_fingerprint if is_known else None
         self.cache.adopt(after)
 
-    def _leave_out_not_finite(self, tokens: Tensor, logits: Tensor | None) -> Tensor:
+    def _leave_out_not_finite(self, tokens: Tensor, readings: Tensor | None) -> Tensor:
         """Restore the streams whose staged state is not finite, or raise (see `commit`).
 
         Returns:
             The number of written tokens of each row, (rows,): `tokens`, or 0 in a restored stream.
         """
         if not self._staged:
-            _check_logits(logits)
+            _check_readings(readings)
             return tokens
         is_compiling = torch.compiler.is_compiling()
         tensors = [tensor for state in self._staged.values() for tensor in state.tensors]
@@ -250,10 +251,10 @@ class MemoryTransaction:
         is_finite = torch.stack([tensor.sum((1, 2, 3)).to(device) for tensor in tensors]).isfinite().all(0)
         if not is_compiling:
             # Check both together: every check synchronizes with an accelerator.
-            are_good = is_finite.all() if logits is None else is_finite.all() & logits.isfinite().all().to(device)
+            are_good = is_finite.all() if readings is None else is_finite.all() & readings.isfinite().all().to(device)
             if bool(are_good):
                 return tokens
-            _check_logits(logits)
+            _check_readings(readings)
             broken = self._streams_in_order[~is_finite.cpu()].tolist()
             names = "; ".join(self._name_of_stream(stream) for stream in broken)
             if not self._is_training:
@@ -313,12 +314,12 @@ class MemoryTransaction:
         return twin
 
 
-def _check_logits(logits: Tensor | None) -> None:
-    """Reject a turn whose emotion logits are not finite, before it is written."""
-    if logits is None or torch.compiler.is_compiling() or bool(logits.isfinite().all()):
+def _check_readings(readings: Tensor | None) -> None:
+    """Reject a turn whose emotion logits or values are not finite, before it is written."""
+    if readings is None or torch.compiler.is_compiling() or bool(readings.isfinite().all()):
         return
-    rows = (~logits.isfinite().all(-1)).nonzero().flatten().tolist()
-    raise ValueError(f"The emotion logits of rows {rows} are not finite: nothing was written.")
+    rows = (~readings.isfinite().all(-1)).nonzero().flatten().tolist()
+    raise ValueError(f"The emotion logits or values of rows {rows} are not finite: nothing was written.")
 
 
 def _schedule(streams: list[int]) -> tuple[list[int], Tensor, list[int]]:

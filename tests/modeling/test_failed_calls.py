@@ -125,7 +125,7 @@ def breaking(module, row):
 
     def spoil(module, args, output):
         hidden = (output[0] if isinstance(output, tuple) else output).clone()
-        hidden[row, -1, 0] = torch.nan
+        hidden[(row, -1, 0)[: hidden.dim()]] = torch.nan
         return (hidden, *output[1:]) if isinstance(output, tuple) else hidden
 
     with module.register_forward_hook(spoil, prepend=True):
@@ -170,6 +170,25 @@ def test_a_state_that_would_not_be_finite(conversation):
             model(**tiny_turns(2, seed=4), memory_cache=cache, conversation_ids=[9, 2])
 
     assert_untouched(conversation, ValueError, call, match="memory of conversation 9 would not be finite")
+
+
+@pytest.mark.parametrize("readout", ["linear", None])
+@pytest.mark.parametrize("way", ["forward", "generate"])
+def test_values_that_would_not_be_finite(readout, way):
+    """Of dimensions, with labels and without."""
+    model = tiny_model(emotion_readout=readout, emotion_dimensions=["valence", "arousal"], label_token_ids=None)
+    cache = ConversationMemoryCache(model.config, batch_size=3)
+    with torch.no_grad():
+        model(**tiny_turns(2), memory_cache=cache, conversation_ids=[1, 2])
+
+    def call(model, cache):
+        given = {} if way == "forward" else {"max_new_tokens": 2}
+        with breaking(model.emotion_values_head, row=1):
+            (model if way == "forward" else model.generate)(
+                **tiny_turns(2, seed=4), memory_cache=cache, conversation_ids=[2, 9], **given
+            )
+
+    assert_untouched((model, cache), ValueError, call, match=r"logits or values of rows \[1\] are not finite")
 
 
 def test_training_skips_turns_that_are_not_finite():

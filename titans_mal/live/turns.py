@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
@@ -63,9 +64,12 @@ class TurnEmotion:
         if not isinstance(self.scores, dict) or not isinstance(self.values, dict):
             raise TypeError("a turn's scores or values are not a table")
         numbers = [self.turn_index, self.start, self.end, self.surprise, self.latency, *self.values.values()]
+        numbers += self.scores.values()
         numbers += [] if self.score is None else [self.score]
         if not all(isinstance(number, int | float) for number in numbers):
             raise TypeError("a turn's numbers are invalid")
+        if not all(map(math.isfinite, numbers)):
+            raise ValueError("a turn's numbers are not finite")
 
 
 class LiveScorer:
@@ -163,7 +167,7 @@ def history_of(cache: ConversationMemoryCache) -> list[TurnEmotion]:
 def _turn(noted: dict) -> TurnEmotion:
     try:
         return TurnEmotion(**noted)
-    except TypeError as error:
+    except (TypeError, ValueError) as error:
         raise ValueError(f"The history of a conversation cannot be read: {error}") from error
 
 

@@ -79,6 +79,8 @@ def test_all_parts_of_the_last_requests_are_found(cache):
         asdict(make_turn(0)) | {"more": 1},
         asdict(make_turn(0)) | {"end": "late"},
         asdict(make_turn(0)) | {"scores": [1.0]},
+        asdict(make_turn(0)) | {"scores": {"sad": float("nan")}},
+        asdict(make_turn(0)) | {"end": float("inf")},
         7,
     ],
 )
