@@ -15,10 +15,6 @@ from .messages import errors_in_one_line
 from .options import Model
 
 
-# The largest message of a stream, two minutes of mono audio at 16 kHz, and how many may wait to be processed.
-_MESSAGE_BYTES, _MESSAGES = 4 << 20, 2
-
-
 def serve(
     model: Model = None,
     host: Annotated[str, typer.Option(help="Address to listen on; 0.0.0.0 accepts other machines.")] = "127.0.0.1",
@@ -88,7 +84,6 @@ def serve(
         is_redis = states is not None and states.startswith(("redis://", "rediss://", "unix://"))
         _check_packages("redis" if is_redis else None)
         import torch
-        import uvicorn
         from transformers import AutoProcessor
 
         from titans_mal import AutoModelForAudioEmotion, ConversationPool
@@ -96,6 +91,7 @@ def serve(
         from ..server import ServerSettings, create_app
         from ..server.gate import name_hash
         from ..server.logs import log_config
+        from ..server.run import run_server
 
         settings = ServerSettings(
             token=token,
@@ -127,15 +123,7 @@ def serve(
         # Accepted turns are answered before the server stops.
         grace = math.ceil(turn_seconds) + 5
         app = create_app(pool, settings, log_name=log_name, alerts=sender)
-        uvicorn.run(
-            app,
-            host=host,
-            port=port,
-            timeout_graceful_shutdown=grace,
-            ws_max_size=_MESSAGE_BYTES,
-            ws_max_queue=_MESSAGES,
-            **logs,
-        )
+        run_server(app, host=host, port=port, timeout_graceful_shutdown=grace, **logs)
 
 
 def _check_packages(*more: str | None) -> None:

@@ -52,6 +52,7 @@ def create_app(
         description=PROTOCOL,
         lifespan=lambda app: _lifespan(service),
     )
+    app.state.service = service
     app.add_middleware(Gate, log_name=log_name or name_hash(), is_allowed=may_operate)
     for routes in (conversation_routes, person_routes, stream_route, operation_routes):
         app.include_router(routes(service))

@@ -24,9 +24,10 @@ PROTOCOL = """
 - `{"end": true}`: the last turns end; the server answers them and closes.
 
 The server answers each turn as `POST` does, and `{"error": "..."}` where a message or a turn cannot be used, which
-changes nothing. It closes with 1000 after `end`, with 1008 where the token is missing, nothing came for a minute, the
-stream was open for too long or its settings are wrong, and with 1013 where it can take no more or states cannot be
-read: later it may. Unknown or wrong parameters are a 422 before it opens.
+changes nothing. It closes with 1000 after `end`, with 1012 where it stops (after the answers to the open turns), with
+1008 where the token is missing, nothing came for a minute, the stream was open for too long or its settings are wrong,
+and with 1013 where it can take no more or states cannot be read: later it may. Unknown or wrong parameters are a 422
+before it opens.
 """
 
 

@@ -16,6 +16,9 @@ class ConversationLimit:
     Args:
         most: maximal number of conversations, and of open streams.
         time_to_live: seconds after which an unused conversation does not count.
+
+    Attributes:
+        streams: number of open streams.
     """
 
     def __init__(self, most: int, time_to_live: float):
@@ -23,7 +26,7 @@ class ConversationLimit:
         self._used_at: OrderedDict[str, float] = OrderedDict()
         # Number of turns in progress per conversation, which reserves its place before it is created.
         self._begun: Counter[str] = Counter()
-        self._streams = 0
+        self.streams = 0
 
     @contextlib.contextmanager
     def place(self, name: str) -> Iterator[None]:
@@ -56,13 +59,13 @@ class ConversationLimit:
         Raises:
             Refused: with 503, beyond the limit.
         """
-        if self._streams >= self._most:
+        if self.streams >= self._most:
             raise Refused(503, f"The limit of {self._most} open streams is reached.", "streams")
-        self._streams += 1
+        self.streams += 1
         try:
             yield
         finally:
-            self._streams -= 1
+            self.streams -= 1
 
     def use(self, name: str) -> None:
         """Mark a conversation as used now."""

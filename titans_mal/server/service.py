@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import secrets
 from dataclasses import dataclass, field
 
@@ -33,6 +35,7 @@ class Service:
         uploads: counts the bytes that are sent at once.
         alerts: None: no alerts.
         metrics: for Prometheus.
+        stopping: set when streams are to end.
     """
 
     pool: ConversationPool
@@ -41,6 +44,7 @@ class Service:
     limit: ConversationLimit = field(init=False)
     uploads: UploadLimit = field(init=False)
     metrics: ServerMetrics = field(init=False)
+    stopping: asyncio.Event = field(init=False, default_factory=asyncio.Event)
 
     def __post_init__(self):
         self.limit = ConversationLimit(self.settings.max_conversations, self.settings.time_to_live)
@@ -63,6 +67,14 @@ class Service:
         """Forget expired conversations."""
         self.pool.forget_expired()
         self.limit.forget_expired()
+
+    async def end_streams(self) -> None:
+        """Let all streams end their open turns, answer them and close; waits as long as a turn may take."""
+        self.stopping.set()
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(self.settings.turn_seconds):
+                while self.limit.streams:
+                    await asyncio.sleep(0.05)
 
     def is_allowed(self, connection: HTTPConnection) -> bool:
         """Whether a request or WebSocket carries the token, if one is required."""

@@ -33,15 +33,15 @@ async def serve_stream(websocket: WebSocket, service: Service, name: str, query:
     messages of the client change what follows: `{"speaker": "B"}` (ends the open turn; mono only; `person` may go
     along), `{"sampling_rate": 8000}`, or `{"end": true}` (ends the open turns; the server answers them and closes). An
     invalid message is answered with `{"error": ...}` and changes nothing, and so is an unusable turn, with its times.
-    If a client disconnects during a turn, that turn is discarded. A conversation has one stream at a time: turns are
-    scored in the order of their ends.
+    If a client disconnects during a turn, that turn is discarded; if the server stops, the open turns end and are
+    answered. A conversation has one stream at a time: turns are scored in the order of their ends.
     """
     await websocket.accept()
     seconds = service.settings.stream_seconds
     try:
         async with asyncio.timeout(seconds):
-            await _Stream(websocket, service, name, query).run()
-        await websocket.close()
+            is_stopped = await _Stream(websocket, service, name, query).run()
+        await websocket.close(*((1012, "The server stops.") if is_stopped else ()))
     except ValueError as error:
         await websocket.close(1008, close_reason(error))
     except TimeoutError:
@@ -62,7 +62,8 @@ class _Stream:
         self._persons = query.channel_persons
         self._settings = query.label_settings(self._pool.label_settings)
 
-    async def run(self) -> None:
+    async def run(self) -> bool:
+        """Whether the stream ends since the server stops, and not since the client ends it."""
         check_rate(self._rate)
         self._pool.check(self._settings)
         self._detector = await run_in_threadpool(ChannelDetector, self._channels)
@@ -71,25 +72,34 @@ class _Stream:
         self._offset = max((turn.end for turn in turns), default=0.0)
         while True:
             message = await self._next_message()
+            if message is None:
+                await self._end_turns()
+                return True
             if message["type"] == "websocket.disconnect":
                 raise WebSocketDisconnect(message.get("code", 1005))
             try:
                 if message.get("bytes") is not None:
                     await self._take_audio(message["bytes"])
                 elif await self._take_text(message.get("text") or ""):
-                    return
+                    return False
             except ValueError as error:
                 await self._websocket.send_json({"error": str(error)})
 
-    async def _next_message(self) -> dict:
+    async def _next_message(self) -> dict | None:
+        """The client's next message; None if there is none and the server stops."""
         seconds = self._service.settings.idle_seconds
+        receiving = asyncio.create_task(self._websocket.receive())
+        stopping = asyncio.create_task(self._service.stopping.wait())
         try:
-            async with asyncio.timeout(seconds) as idle:
-                return dict(await self._websocket.receive())
-        except TimeoutError:
-            if not idle.expired():
-                raise
-            raise ValueError(f"The client sent nothing for {seconds:g} s.") from None
+            await asyncio.wait((receiving, stopping), timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
+            if receiving.done():
+                return dict(receiving.result())
+            if stopping.done():
+                return None
+            raise ValueError(f"The client sent nothing for {seconds:g} s.")
+        finally:
+            receiving.cancel()
+            stopping.cancel()
 
     async def _take_audio(self, content: bytes) -> None:
         frame = 2 * self._channels
@@ -126,11 +136,15 @@ class _Stream:
         if person is not None:
             check_person(person)
         if "speaker" in wanted or wanted.get("end"):
-            began = time.perf_counter()
-            turns = await run_in_threadpool(self._detector.flush)
-            await self._answer(turns, time.perf_counter() - began)
+            await self._end_turns()
         self._speakers[0], self._persons[0], self._rate = speaker, person, rate
         return wanted.get("end", False)
+
+    async def _end_turns(self) -> None:
+        """End the open turns, and answer them."""
+        began = time.perf_counter()
+        turns = await run_in_threadpool(self._detector.flush)
+        await self._answer(turns, time.perf_counter() - began)
 
     async def _answer(self, turns: list[tuple[int, SpokenTurn]], seconds: float) -> None:
         """Score turns of channels, whose detection took `seconds`, and answer each."""

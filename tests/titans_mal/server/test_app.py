@@ -183,6 +183,20 @@ def test_a_stream(serve, model, processor):
     assert turns == [turn for turn in client.get("/conversations/a").json() if turn["turn_index"]]
 
 
+def test_a_server_that_stops_answers_the_open_turns_of_streams(serve):
+    client = serve()
+    with client.websocket_connect("/conversations/a/stream?speaker=B") as stream:
+        stream.send_bytes(pcm(SPEECH[0]))
+        stream.send_text("{}")
+        assert "error" in stream.receive_json()  # what was sent before has been processed
+        client.portal.call(client.app.state.service.end_streams)
+        assert stream.receive_json()["speaker"] == "B"
+        with pytest.raises(WebSocketDisconnect) as closed:
+            stream.receive_json()
+        assert (closed.value.code, closed.value.reason) == (1012, "The server stops.")
+    assert len(client.get("/conversations/a").json()) == 1
+
+
 def test_the_turn_of_a_disconnected_client_is_discarded(serve):
     client = serve()
     with client.websocket_connect("/conversations/a/stream") as stream:
