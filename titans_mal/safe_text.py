@@ -5,9 +5,10 @@ from __future__ import annotations
 import re
 
 
-# A character that starts a formula in spreadsheets (also full width), behind spaces and invisible characters; and
-# others that are skipped before one.
-_FORMULA = re.compile("[\\s\\u200b-\\u200d\\u2060\\ufeff]*[=+@\\uff1d\\uff0b\\uff0d\\uff20-]|[\\t\\n]")
+# What a spreadsheet takes for a formula: a character (also full width) behind spaces and invisible characters, and
+# others that are skipped before one; or the same behind a mark that many spreadsheets take for a separator.
+_BEGIN = "[\\s\\u200b-\\u200d\\u2060\\ufeff]*[=+@\\uff1d\\uff0b\\uff0d\\uff20-]"
+_FORMULA, _AFTER_SEPARATOR = re.compile(f"{_BEGIN}|[\\t\\n]"), re.compile(f"(?:;|(?<=.)\\t)(?={_BEGIN})")
 # Control characters but for the tab and the end of a line.
 _CONTROL = re.compile("[\\x00-\\x08\\x0b-\\x1f\\x7f-\\x9f]")
 # Characters that act in Markdown, wherever they are: "_" not between letters, "&" as the start of an entity.
@@ -28,10 +29,11 @@ def printable(text: str) -> str:
 
 
 def csv_cell(value: object) -> object:
-    """Escape a value for CSV: text that looks like a formula gets a leading apostrophe."""
+    """Escape a value for CSV: text that looks like a formula, or a part that does, gets a leading apostrophe."""
     if not isinstance(value, str):
         return value
     value = value.replace("\r\n", "\n").replace("\r", "\n")  # the csv writer does not quote a bare \r
+    value = _AFTER_SEPARATOR.sub(lambda found: f"{found[0]}'", value)
     return f"'{value}" if value != "-" and _FORMULA.match(value) else value
 
 

@@ -16,6 +16,11 @@ def test_text_that_a_spreadsheet_would_compute_is_marked(text):
     assert cell[1:] == text.replace("\r", "\n")
 
 
+def test_a_part_that_a_spreadsheet_would_compute_is_marked():
+    """If it separates at semicolons and tabs, too."""
+    assert csv_cell("A;=1+1; -2;b\t@c") == "A;'=1+1;' -2;b\t'@c"
+
+
 def test_names_of_files_that_are_not_utf8_can_be_written():
     name = b"a\xff".decode("utf-8", "surrogateescape")
     assert encodable(name) == "a\\udcff"
