@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 import re
+import reprlib
 import threading
 from pathlib import Path
 from typing import Self
@@ -213,7 +214,8 @@ def check_tensors(tensors: dict[str, Tensor], config: PreTrainedConfig, rows: in
     wrong = sorted({*tensors} ^ {*wanted}) or sorted(key for key in wanted if tuple(tensors[key].shape) != wanted[key])
     if wrong:
         raise ValueError(
-            f"The conversation memory {name} is broken: {wrong} are missing, unexpected or of a wrong shape."
+            f"The conversation memory {name} is broken: {reprlib.repr(wrong)} are missing, unexpected or of a wrong "
+            "shape."
         )
     counts, others = [tensors["turns"], tensors["tokens"]], [tensors[key] for key in wanted.keys() - _COUNTS]
     if any(tensor.dtype != torch.int64 or bool((tensor < 0).any()) for tensor in counts):

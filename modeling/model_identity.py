@@ -206,10 +206,9 @@ def check_same_model(own: dict, other: dict, what: str) -> None:
     """
     differing = [key for key in own if own[key] != other.get(key)]
     if differing:
-        raise ValueError(
-            f"{what} and the cache belong to different models: { ({key: other.get(key) for key in differing}) } "
-            f"and { ({key: own[key] for key in differing}) }."
-        )
+        # The other one may come from a file.
+        theirs, ours = ({key: identity.get(key) for key in differing} for identity in (other, own))
+        raise ValueError(f"{what} and the cache belong to different models: {theirs!s:.1000} and {ours}.")
 
 
 def check_same_weights(writer: str | None, reader: str | None) -> None:
@@ -220,6 +219,6 @@ def check_same_weights(writer: str | None, reader: str | None) -> None:
     """
     if None not in (writer, reader) and writer != reader:
         raise ValueError(
-            f"The state was written by a memory with other weights ({writer}) than this one ({reader}): use the model "
-            "that wrote it, or reset() the cache."
+            f"The state was written by a memory with other weights ({writer!s:.80}) than this one ({reader}): use the "
+            "model that wrote it, or reset() the cache."
         )

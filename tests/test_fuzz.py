@@ -214,7 +214,7 @@ def test_the_header_of_a_state(part, value, model):
     try:
         ConversationMemoryCache.from_bytes(state_to_bytes(tensors, *parts.values()), model.config)
     except ValueError as error:
-        check_error(error, 200_000)
+        check_error(error, 3000)
 
 
 @pytest.mark.parametrize("text", DEEP)

@@ -77,10 +77,10 @@ def read_table(
     names = our_names(header, columns)
     repeated = sorted({name for name in names if names.count(name) > 1 and name})
     if repeated:
-        raise ValueError(f"{path} has the columns {repeated} more than once.")
+        raise ValueError(f"{path} has the columns {repeated!s:.500} more than once.")
     missing = [name for name in required if name not in names]
     if missing:
-        raise ValueError(f"{path} lacks the columns {missing}; it has {header}.")
+        raise ValueError(f"{path} lacks the columns {missing}; it has {header!s:.2000}.")
     with_commas = () if separator == "," else numbers
     return [(line, _fields(names, row, with_commas)) for line, row in rows]
 

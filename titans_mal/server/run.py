@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import socket
 import sys
+import time
 from typing import Any
 
 import uvicorn
@@ -32,5 +34,8 @@ def run_server(app: FastAPI, **options: Any) -> None:
 class _Server(uvicorn.Server):
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         # uvicorn itself closes streams at once, in the middle of a turn and before its answer.
+        began, grace = time.monotonic(), self.config.timeout_graceful_shutdown
         await self.config.app.state.service.end_streams()  # type: ignore[union-attr]
+        if grace is not None:
+            self.config.timeout_graceful_shutdown = max(1, math.ceil(grace - (time.monotonic() - began)))
         await super().shutdown(sockets)
