@@ -12,8 +12,8 @@ MAX_CHANNELS = 8
 # Full scale is 1.0. Float recordings exceed it by a small factor; unscaled integers, and values whose squares overflow
 # in a host's features, exceed it by thousands.
 MAX_PEAK = 100.0
-# A 32-bit recording with a lower peak would be quieter than -48 dBFS; it is probably 24-bit audio without the shift.
-_LEAST_32_BIT_PEAK = 2**23
+# A 32-bit recording of at most this peak would be below -48 dBFS; it is probably 24-bit audio without the shift.
+_24_BIT_PEAK = 2**23
 # How much larger the mean level of wrapped samples is, at least; the mean of audio stays below 4/5 of full scale.
 _WRAPPED = 4
 # Number of samples per channel that are inspected at a time, so that long arrays are never copied as a whole.
@@ -101,7 +101,7 @@ def scale_of(samples: np.ndarray, name: str = "The array") -> Scale:
         )
     if info.bits <= 16:
         return Scale(0.0, float(info.max) + 1) if info.min < 0 else Scale(*[(info.max + 1) / 2] * 2)
-    if info.bits == 32 and info.min < 0 and peak >= _LEAST_32_BIT_PEAK:
+    if info.bits == 32 and info.min < 0 and peak > _24_BIT_PEAK:
         return Scale(full=2.0**31)
     if info.min < 0 and peak <= 2**15:
         if peak:

@@ -32,6 +32,8 @@ MAX_TURN_SECONDS = 3600.0
 _BLOCK, _GROWTH = 1 << 16, 1 << 24
 # Energy of the difference of two channels, relative to their total energy: 0 for copies, 1 for uncorrelated channels.
 _MAX_DIFFERENCE = 0.5
+# A film's 5.1 or 7.1, whose channels differ and are meant to be mixed, has both of these.
+_OF_FILMS = {"FC", "LFE"}
 
 
 class SilentAudio(ValueError):
@@ -50,7 +52,7 @@ def load_audio(
             if the format supports seeking; `path#t=START,END&channel=N` selects one of its channels.
         sampling_rate: of the result, in Hz.
         channel: the channel to use, counted from 1 as in RTTM; None: the channel of `source`, or a mix of all, with a
-            warning if the two channels of an array or a whole file differ.
+            warning if two channels of an array or a whole file differ (not for a file's 5.1 or 7.1, as of a film).
         max_seconds: decoding stops with an error beyond this length, whatever the header says; None: no limit.
 
     Returns:
@@ -126,10 +128,13 @@ def audio_channels(source) -> int:
 
 
 def channels_differ(source) -> bool:
-    """Whether the audio has two channels with different content, as of two speakers; all of it is decoded."""
+    """Whether two channels of a file have different content, as of two speakers; all of it is decoded.
+
+    False for the 5.1 or 7.1 of a film.
+    """
     comparison = _Comparison()
     for block in decode_blocks(source):
-        comparison.add(block.channels)
+        comparison.add(block)
     return comparison.differ
 
 
@@ -225,36 +230,43 @@ def _mono(
 
 
 class _Comparison:
-    """Whether the two channels of a file differ, accumulated over its blocks."""
+    """Whether two channels of a file differ, accumulated over its blocks."""
 
     def __init__(self):
-        self._between = self._total = 0.0
+        self.channels = 0
+        self._products = np.zeros((0, 0))
 
-    def add(self, channels: np.ndarray) -> None:
-        if len(channels) == 2:
-            self._between += float(np.square(channels[0] - channels[1]).sum())
-            self._total += float(np.square(channels).sum())
+    def add(self, block: AudioBlock) -> None:
+        if not _OF_FILMS.issubset(block.layout):
+            products = block.channels @ block.channels.T
+            same = products.shape == self._products.shape  # a file may change its channels
+            self._products = self._products + products if same else products
+            self.channels = len(products)
 
     @property
     def differ(self) -> bool:
-        return self._between > _MAX_DIFFERENCE * self._total
+        energies = self._products.diagonal()
+        total = energies[:, None] + energies
+        return bool((total - 2 * self._products > _MAX_DIFFERENCE * total).any())
 
 
 def _compared(blocks: Iterable[AudioBlock], name: str) -> Iterator[AudioBlock]:
-    """Pass the blocks through, and warn at the end if their two channels have different content."""
+    """Pass the blocks through, and warn at the end if two of their channels have different content."""
     comparison = _Comparison()
     for block in blocks:
-        comparison.add(block.channels)
+        comparison.add(block)
         yield block
     if comparison.differ:
-        warn_of_mixed_channels(name)
+        warn_of_mixed_channels(name, comparison.channels)
 
 
-def warn_of_mixed_channels(name: str) -> None:
-    """Warn that two channels with different content are mixed."""
+def warn_of_mixed_channels(name: str, channels: int) -> None:
+    """Warn that channels with different content are mixed."""
+    speakers = ",".join("ABCDEFGH"[:channels]) if channels <= 8 else "A,B,..."
+    count = {2: "two", 3: "three", 4: "four"}.get(channels, str(channels))
     warnings.warn(
-        f"{name} has two channels with different audio, which are mixed: if each holds one speaker, separate them "
-        "('&channel=1' after '#t=START,END', or 'titans-mal analyze --channels A,B').",
+        f"{name} has {count} channels with different audio, which are mixed: if each holds one speaker, separate them "
+        f"('&channel=1' after '#t=START,END', or 'titans-mal analyze --channels {speakers}').",
         stacklevel=4,
     )
 

@@ -6,7 +6,6 @@ import csv
 import hashlib
 import json
 import os
-import warnings
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -14,7 +13,8 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from .data.recordings import load_recording
+from .data.problems import LEFT_OUT
+from .data.recordings import read_recording
 from .live.channels import channel_turns
 from .live.pool import ConversationPool, PoolError
 from .live.turn_detector import spoken_turns
@@ -186,7 +186,7 @@ def _result_of(
     # A path may be longer than the maximal length of a name.
     conversation = hashlib.sha256(recording.name.encode("utf-8", "surrogateescape")).hexdigest()
     try:
-        for audio, speaker, start, end in _turns(recording.path, speakers):
+        for audio, speaker, start, end in _turns(recording.path, speakers, result.problems):
             given: dict[str, Any] = {"sampling_rate": None if isinstance(audio, str) else RATE, "speaker": speaker}
             try:
                 if split_long:
@@ -205,14 +205,17 @@ def _result_of(
     return result
 
 
-def _turns(path: Path, speakers: Sequence[str] | None) -> Iterator[tuple[Any, str | None, float, float]]:
-    """Audio, speaker, start and end of each turn of a recording."""
+def _turns(
+    path: Path, speakers: Sequence[str] | None, problems: list[str]
+) -> Iterator[tuple[Any, str | None, float, float]]:
+    """Audio, speaker, start and end of each turn of a recording; dropped segments are added to `problems`."""
     segments = path.with_suffix(".rttm")
     if segments.is_file():
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", UserWarning)  # about dropped segments, which are reported as problems
-            table = load_recording(path, segments)
-        for row in sorted(table["test"], key=lambda row: row["end"]):
+        found = read_recording(path, segments)
+        problems += [str(problem) for problem in found.problems if problem.kind in LEFT_OUT]
+        found.check_usable()
+        found.warn_of_mixed_channels()
+        for row in sorted(found.rows, key=lambda row: row["end"]):
             yield row["audio"]["path"], row["speaker"], row["start"], row["end"]
     elif speakers is not None:
         for channel, turn in channel_turns(path, speakers):

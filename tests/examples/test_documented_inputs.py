@@ -1,6 +1,7 @@
-"""What `examples/documentation/inputs.md` says of each input at each door: every cell of its tables is tried."""
+"""What the documentation's page `inputs.md` says of each input at each door: every cell of its tables is tried."""
 
 import io
+import json
 import re
 import struct
 import warnings
@@ -8,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from audio_files import RATE, encode, to_wav
 from fastapi.testclient import TestClient
 from scipy.io import wavfile
@@ -19,7 +21,7 @@ from titans_mal.data.recordings import load_recording
 from titans_mal.server import create_app
 
 
-PAGE = Path(__file__).resolve().parents[2] / "examples" / "documentation" / "inputs.md"
+PAGE = Path(__file__).resolve().parents[2] / "examples" / "documentation" / "pages" / "inputs.md"
 
 
 def tables() -> list[dict[str, dict[str, str]]]:
@@ -50,15 +52,21 @@ FLOATS = tone(0.5)
 PCM = np.round(FLOATS * 32768).astype(np.int16)
 BROKEN = np.where(np.arange(len(FLOATS)) == 100, np.nan, FLOATS)
 DIFFERENT = np.stack([FLOATS, tone(0.5, frequency=523.0)])
+THREE = np.stack([*DIFFERENT, tone(0.5, frequency=300.0)])
 # The array with its rate, and the bytes of a file; None where there is no such thing.
 RECORDINGS = {
     "floats, full scale 1.0": ((FLOATS, RATE), float_wav(FLOATS)),
     "16-bit integers": ((PCM, RATE), to_wav(FLOATS)),
     "16-bit samples in wider integers": ((PCM.astype(np.int64), RATE), None),
+    "24-bit samples in 32-bit integers": ((PCM.astype(np.int32) << 8, RATE), None),
     "16-bit samples in floats": ((PCM.astype(np.float32), RATE), float_wav(PCM)),
+    "a list of numbers": ((FLOATS.tolist(), RATE), None),
+    "a tensor in bfloat16": ((torch.from_numpy(FLOATS).bfloat16(), RATE), None),
+    "the rate before the array, as from Gradio": ((RATE, PCM), None),
     "a peak above 100 times full scale": ((FLOATS * 1e19, RATE), float_wav(FLOATS * 1e19)),
     "a sample that is not finite": ((BROKEN, RATE), float_wav(BROKEN)),
     "silence": ((np.zeros(8000), RATE), to_wav(np.zeros(8000))),
+    "no samples": ((np.zeros(0), RATE), to_wav(np.zeros(0))),
     "0.05 s": ((tone(0.05), RATE), to_wav(tone(0.05))),
     "more than the host's window": ((tone(3.5), RATE), to_wav(tone(3.5))),
     "the same, to be split": ((tone(3.5), RATE), to_wav(tone(3.5))),
@@ -66,7 +74,9 @@ RECORDINGS = {
     "a rate below 1 kHz": ((FLOATS, 100), float_wav(FLOATS, 100)),
     "two channels that are alike": ((np.stack([FLOATS, FLOATS]), RATE), to_wav(np.stack([FLOATS, FLOATS]))),
     "two channels that differ": ((DIFFERENT, RATE), to_wav(DIFFERENT)),
-    "(samples, channels)": ((DIFFERENT.T, RATE), None),
+    "three channels that differ": ((THREE, RATE), to_wav(THREE)),
+    "the 5.1 of a film": (None, encode(np.concatenate([THREE, THREE / 2]), "flac", "flac", layout="5.1")),
+    "(samples, channels), as from soundfile": ((DIFFERENT.T, RATE), None),
     "a header that declares too little": (None, lying_flac()),
     "a file that was cut off": (None, to_wav(FLOATS)[:-4000]),
     "a container that is not listed": (None, encode(FLOATS, "pcm_s16le", "nut")),
@@ -76,7 +86,7 @@ RECORDINGS = {
 
 
 @pytest.fixture(scope="module")
-def doors():
+def doors(tmp_path_factory):
     """By name, what takes the array with its rate and the file, and gives what came of it."""
     model, processor = tiny_model(), tiny_processor()
     pipe = AudioEmotionPipeline(model=model, processor=processor)
@@ -84,7 +94,7 @@ def doors():
 
     def push_stream(audio, file, **given):
         samples, rate = audio
-        given["ends"] = [len(samples) / rate]
+        given["ends"] = [max(0.1, len(samples) / rate)]
         return [*ConversationAnalyzer(model, processor).push_stream([samples], rate, **given)] or None
 
     def post(client, **query):
@@ -97,10 +107,19 @@ def doors():
 
         return send
 
+    def read_clip(audio, file, **given):
+        folder = tmp_path_factory.mktemp("table")
+        (folder / "a.wav").write_bytes(to_wav(FLOATS))
+        (folder / "b.wav").write_bytes(file)
+        lines = ["file_name,conversation_id,turn_index,speaker,emotion", "a.wav,call,0,A,sad", "b.wav,call,1,B,sad"]
+        (folder / "metadata.csv").write_text("\n".join(lines))
+        return problems_of(load_conversations(folder, decode=True, **given))
+
     with TestClient(app) as client:
         yield {
             "array": lambda audio, file: load_audio(audio),
             "file, bytes": lambda audio, file: load_audio(file),
+            "table": read_clip,
             "pipeline": lambda audio, file: pipe(file if audio is None else audio),
             "live turn": lambda audio, file: ConversationAnalyzer(model, processor).push(
                 *((file,) if audio is None else audio)
@@ -111,6 +130,7 @@ def doors():
             "split": {
                 "array": lambda audio, file: load_audio(audio),
                 "file, bytes": lambda audio, file: load_audio(file),
+                "table": lambda audio, file: read_clip(audio, file, split_longer_than=3.0),
                 "pipeline": lambda audio, file: pipe(audio, split_long=True),
                 "live turn": lambda audio, file: ConversationAnalyzer(model, processor).push_split(*audio),
                 "stream": lambda audio, file: push_stream(audio, file, split_long=True),
@@ -127,7 +147,7 @@ def outcome(door, *given) -> str:
         try:
             result = door(*given)
         except ValueError:
-            return "refused"
+            return "rejected"
     if result is None:
         return "left out"
     return "warned" if any(issubclass(warning.category, UserWarning) for warning in warned) else "taken"
@@ -140,7 +160,10 @@ def test_every_row_is_tried():
 @pytest.mark.parametrize("name", AUDIO)
 def test_audio(doors, name):
     audio, file = RECORDINGS[name]
-    lacking = {"array": audio is None, "stream": audio is None, "file, bytes": file is None, "HTTP": file is None}
+    lacking = dict.fromkeys(("array", "stream"), audio is None) | dict.fromkeys(
+        ("file, bytes", "table", "HTTP"), file is None
+    )
+    lacking["stream"] |= "Gradio" in name
     through = doors["split"] if "to be split" in name else doors
     found = {door: "" if lacking.get(door) else outcome(through[door], audio, file) for door in AUDIO[name]}
     assert found == AUDIO[name]
@@ -173,6 +196,9 @@ def read_segments(folder: Path, kind: str, start: float, end: float, speaker: st
     if kind == "rttm":
         times = ((0.2, 1.0, "A"), (start, end - start, speaker or "<NA>"))
         lines = [f"SPEAKER call 1 {s:g} {d:g} <NA> <NA> {name} <NA> <NA>" for s, d, name in times]
+    elif kind == "json":
+        given = ((0.2, 1.2, "A"), (start, end, speaker))
+        lines = [json.dumps([dict(zip(("start", "end", "speaker"), turn)) for turn in given])]
     else:
         lines = ["start,end,speaker", "0.2,1.2,A", f"{start},{end},{speaker}"]
     (folder / f"call.{kind}").write_text("\n".join(lines))
@@ -197,6 +223,7 @@ def test_turns(doors, name, tmp_path):
     tried = {
         "metadata.csv": lambda: read_table(tmp_path / "table", start, end, speaker),
         "segments, CSV": lambda: read_segments(tmp_path, "csv", start, end, speaker),
+        "segments, JSON": lambda: read_segments(tmp_path, "json", start, end, speaker),
         "segments, RTTM": lambda: read_segments(tmp_path, "rttm", start, end, speaker),
         "pipeline": lambda: doors["pipe"](turns),
         "HTTP": lambda: doors["post"](start=start, **({"speaker": speaker} if speaker else {})),

@@ -35,7 +35,13 @@ def test_integers_in_floats_are_rejected(dtype):
 
 
 @pytest.mark.parametrize(
-    "samples", [PCM.astype(np.uint32) & 0x7FFF, PCM.astype(np.int64) << 20, PCM.astype(np.int32) << 8]
+    "samples",
+    [
+        PCM.astype(np.uint32) & 0x7FFF,
+        PCM.astype(np.int64) << 20,
+        PCM.astype(np.int32) << 8,
+        np.array([0, -(2**23), 2**23 - 1], np.int32),  # 24-bit audio that is clipped
+    ],
 )
 def test_integers_of_unknown_scale_are_rejected(samples):
     with pytest.raises(ValueError, match="so its full scale is unknown: give int16"):

@@ -102,6 +102,21 @@ def test_one_result_each(archive, parts, tmp_path, monkeypatch):
         ArchiveRun(tmp_path, {"model": "other"})
 
 
+def test_segments_that_cannot_be_used_are_listed(archive, parts, tmp_path):
+    call = tmp_path / "call.wav"
+    call.write_bytes((archive / "call.wav").read_bytes())
+    line = "SPEAKER call 1 {} 0.5 <NA> <NA> A <NA> <NA>"
+    (tmp_path / "call.rttm").write_text("\n".join(map(line.format, ("1", "900", "soon", "1.2"))))
+    run = ArchiveRun(tmp_path / "out", {})
+    with ConversationPool(*parts) as pool:
+        analyze_archive([Recording(call, "call.wav")], pool, run)
+    (result,) = [json.loads((tmp_path / "out" / "call.wav.json").read_text())]
+    assert [turn["start"] for turn in result["turns"]] == [1.0, 1.2]
+    unreadable, outside = result["problems"]
+    assert "line 3: a time must be" in unreadable
+    assert "line 2: 900.000 to 900.500 s" in outside
+
+
 def test_channels_of_an_archive(archive, parts, tmp_path):
     recordings = [Recording(archive / name, name) for name in ("stereo.FLAC", "a/call.wav")]
     with ConversationPool(*parts) as pool:

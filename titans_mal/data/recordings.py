@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import dataclass
 from pathlib import Path
 
 from ..modeling.turn_rules import EARLIEST_START
@@ -35,9 +36,9 @@ def load_recording(
     Turns are sorted by their start; where segments overlap, each turn has the audio of its full time span, including
     the other speaker. A segment that ends up to 2 s after the recording is cut to its end, and one that starts up to
     0.1 s before 0 is cut to 0; both are listed in `.problems`. A segment with a channel uses only that channel; for
-    others all channels are mixed, with a warning if the two channels of the recording differ (checked on a few
-    segments). Nothing else is decoded, so memory does not grow with the recording; paths refer to parts of the
-    recording, which `save_to_disk` cannot embed.
+    others all channels are mixed, with a warning if two channels of the recording differ (checked on a few segments;
+    not for the 5.1 or 7.1 of a film). Nothing else is decoded, so memory does not grow with the recording; paths refer
+    to parts of the recording, which `save_to_disk` cannot embed.
 
     Args:
         recording: the audio file.
@@ -48,6 +49,57 @@ def load_recording(
     Raises:
         FileNotFoundError, ValueError: as `read_segments` and `load_audio`; if no segment is usable, or most are beyond
             the recording; with `strict` also for a single one.
+    """
+    found = read_recording(recording, segments, conversation_id=conversation_id)
+    report_problems(found.problems, name=str(found.recording), strict=strict)
+    found.check_usable()
+    found.warn_of_mixed_channels()
+    return Conversations({"test": conversation_table(found.rows, [])}, found.problems)
+
+
+@dataclass(frozen=True)
+class RecordingTurns:
+    """The turns of one recording.
+
+    Attributes:
+        recording: the audio file.
+        channels: its number of channels.
+        segments: number of readable segments.
+        rows: the turns, for `conversation_table`.
+        problems: unusable and corrected segments.
+    """
+
+    recording: Path
+    channels: int
+    segments: int
+    rows: list[dict]
+    problems: list[Problem]
+
+    def check_usable(self) -> None:
+        """Raise ValueError if no segment is usable, or most are beyond the recording."""
+        if not self.rows:
+            raise ValueError(f"{self.recording}: no segment is usable; the first problem is {self.problems[0]}")
+        beyond = [problem for problem in self.problems if problem.detail.endswith(_BEYOND)]
+        if len(beyond) > self.segments / 2:
+            raise ValueError(
+                f"{len(beyond)} of {self.segments} segments are beyond the recording; the first is {beyond[0]}"
+            )
+
+    def warn_of_mixed_channels(self) -> None:
+        """Warn if segments without a channel are mixed from different channels; checks a few of them."""
+        mixed = [row["audio"]["path"] for row in self.rows if "&channel=" not in row["audio"]["path"]]
+        checked = mixed[:: max(1, len(mixed) // _NUM_COMPARED)][:_NUM_COMPARED] if self.channels > 1 else ()
+        if any(map(channels_differ, checked)):
+            warn_of_mixed_channels(str(self.recording), self.channels)
+
+
+def read_recording(
+    recording: str | Path, segments: str | Path | Iterable[Segment], *, conversation_id: str | None = None
+) -> RecordingTurns:
+    """The turns of one recording, without a warning for its problems; arguments as for `load_recording`.
+
+    Raises:
+        FileNotFoundError, ValueError: as `load_recording`, for unreadable files and for no segments.
     """
     recording = Path(recording).resolve()
     total, channels = audio_seconds(str(recording)), audio_channels(str(recording))
@@ -68,22 +120,7 @@ def load_recording(
         ]
         if not any(kind == "outside" for kind, _ in found):
             rows.append(_row(recording, name, index, segment, start, end, channels))
-    report_problems(problems, name=str(recording), strict=strict)
-    if not rows:
-        raise ValueError(f"{recording}: no segment is usable; the first problem is {problems[0]}")
-    beyond = [problem for problem in problems if problem.detail.endswith(_BEYOND)]
-    if len(beyond) > len(placed) / 2:
-        raise ValueError(f"{len(beyond)} of {len(placed)} segments are beyond the recording; the first is {beyond[0]}")
-    if channels == 2:
-        _warn_of_mixed([row["audio"]["path"] for row in rows], recording)
-    return Conversations({"test": conversation_table(rows, [])}, problems)
-
-
-def _warn_of_mixed(parts: list[str], recording: Path) -> None:
-    """Warn if segments without a channel are mixed from two different channels; checks a few of them."""
-    mixed = [part for part in parts if "&channel=" not in part]
-    if any(map(channels_differ, mixed[:: max(1, len(mixed) // _NUM_COMPARED)][:_NUM_COMPARED])):
-        warn_of_mixed_channels(str(recording))
+    return RecordingTurns(recording, channels, len(placed), rows, problems)
 
 
 def _kinds(segment: Segment, start: float, end: float, total: float, channels: int) -> list[tuple[str, str]]:

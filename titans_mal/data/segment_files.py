@@ -120,7 +120,7 @@ def _rttm_lines(path: Path, names: Sequence[str]) -> list[_Unread]:
 def _is_one_of(recording: str, names: Sequence[str]) -> bool:
     """Whether an RTTM file's recording is one of the names, which RTTM writes without blanks."""
     written = {recording.casefold(), PurePath(recording).name.casefold(), PurePath(recording).stem.casefold()}
-    meant = {form for name in map(str.casefold, names) for form in (name, "_".join(name.split()), name.split()[0])}
+    meant = {form for name in map(str.casefold, names) for form in (name, "_".join(name.split()), *name.split()[:1])}
     return bool(written & meant)
 
 

@@ -296,6 +296,44 @@ def test_channels_that_differ_are_mixed_with_one_warning(stereo, tmp_path):
         load_recording(tmp_path / "alike.wav", [Segment(0, 1)])
 
 
+def surround(signals, layout: str) -> bytes:
+    return audio_files.encode(np.stack(signals), "flac", "flac", layout=layout)
+
+
+@pytest.mark.parametrize(
+    ("layout", "warned"),
+    [("3.0", "three"), ("quad", "four"), ("5.0", "5"), ("5.1", None), ("7.1", None)],
+)
+def test_more_channels_that_differ(tmp_path, layout, warned):
+    """A microphone for each speaker; the 5.1 and 7.1 of a film are meant to be mixed."""
+    count = {"3.0": 3, "quad": 4, "5.0": 5, "5.1": 6, "7.1": 8}[layout]
+    signals = [tone(1.0, frequency=150 + 40 * number, level=0.05) for number in range(count)]
+    file = tmp_path / "meeting.flac"
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        file.write_bytes(surround([signals[0]] * count, layout))  # copies of one channel
+        load_audio(file)
+        load_recording(file, [Segment(0, 1)])
+    file.write_bytes(surround(signals, layout))
+    for load in (load_audio, lambda file: load_recording(file, [Segment(0, 1)])):
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            load(file)
+        found = [str(warning.message) for warning in caught]
+        assert ["channels with different audio" in message for message in found] == [True] * bool(warned)
+        assert warned is None or f"{warned} channels" in found[0]
+
+
+def test_one_of_three_channels_that_differs(tmp_path):
+    same = tone(1.0)
+    (tmp_path / "a.wav").write_bytes(audio_files.to_wav(np.stack([same, same, tone(1.0, frequency=400)])))
+    with pytest.warns(UserWarning, match="three channels with different audio.*--channels A,B,C"):
+        load_audio(tmp_path / "a.wav")
+    array = np.stack([same, same, tone(1.0, frequency=400)])
+    with pytest.warns(UserWarning, match="The array has three channels with different audio"):
+        load_audio((array, 16_000))
+
+
 @pytest.mark.parametrize("field", [3, 8])
 def test_errors_do_not_repeat_what_is_long(tmp_path, field):
     """Nor does a field of a megabyte keep a pattern busy."""
