@@ -5,9 +5,11 @@ An `adapter_config.json` in the root of a repository would make transformers tre
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import math
 import os
+from collections.abc import Iterator
 from importlib import metadata
 from pathlib import Path
 
@@ -51,14 +53,25 @@ class HostLoraMixin(HostModel):
         on_extension = sorted({name.split(".")[0] for name in _targets_on(self, adapter_config, self.extension_names)})
         if on_extension:
             raise ValueError(_ON_EXTENSION.format(on_extension))
+        with self._same_extension_trained():
+            super().add_adapter(adapter_config, adapter_name)
+            if self._base_adapters:
+                self.set_adapter([*self._base_adapters, adapter_name or "default"])
+                for key, parameter in self.named_parameters():
+                    if ".lora_" in key and {*key.split(".")} & {*self._base_adapters}:
+                        parameter.requires_grad_(False)
+
+    def load_adapter(self, *args, **kwargs):
+        """As transformers' `load_adapter`, whose arguments it takes; the memory's trainability is unchanged."""
+        with self._same_extension_trained():
+            return super().load_adapter(*args, **kwargs)
+
+    @contextlib.contextmanager
+    def _same_extension_trained(self) -> Iterator[None]:
+        """Restore which weights of memory and readout are trained: PEFT freezes all but its own."""
         extension = [p for name in self.extension_names for p in getattr(self, name).parameters()]
         is_trained = [parameter.requires_grad for parameter in extension]
-        super().add_adapter(adapter_config, adapter_name)
-        if self._base_adapters:
-            self.set_adapter([*self._base_adapters, adapter_name or "default"])
-            for key, parameter in self.named_parameters():
-                if ".lora_" in key and {*key.split(".")} & {*self._base_adapters}:
-                    parameter.requires_grad_(False)
+        yield
         for parameter, requires_grad in zip(extension, is_trained):
             parameter.requires_grad_(requires_grad)
 

@@ -664,12 +664,43 @@ def test_a_lora_leaves_the_memory_trainable(base):
     model.requires_grad_(False)
     model.titans_memory.requires_grad_(True)
     with_lora(model)
-    trained = {
-        name.split(".")[0] if "lora_" not in name else "lora"
-        for name, p in model.named_parameters()
-        if p.requires_grad
+    assert trained_parts(model) == {"titans_memory", "lora"}
+
+
+def trained_parts(model) -> set[str]:
+    return {
+        "lora" if "lora_" in name else name.split(".")[0]
+        for name, parameter in model.named_parameters()
+        if parameter.requires_grad
     }
-    assert trained == {"titans_memory", "lora"}
+
+
+@torch.no_grad()
+def test_a_lora_of_peft_is_loaded_onto_the_host_and_saved(base, tmp_path):
+    """Trained by others on the plain host; `load_adapter` freezes it, and nothing of the memory."""
+    host = get_peft_model(
+        Qwen2AudioForConditionalGeneration.from_pretrained(base),
+        LoraConfig(r=2, target_modules=["q_proj", "down_proj"]),
+    )
+    for name, parameter in host.named_parameters():
+        if "lora_B" in name:
+            parameter.normal_()
+    host.save_pretrained(tmp_path / "theirs")
+    model = make_from(base)
+    model.load_adapter(str(tmp_path / "theirs"))
+    assert trained_parts(model) == {"titans_memory"}
+    turns = tiny_turns(2)
+    with model.eval().disable_memory():
+        torch.testing.assert_close(model(**turns).logits, host.eval()(**turns).logits)
+    model.save_pretrained(tmp_path / "model")
+    assert_same(model, AutoModelForAudioEmotion.from_pretrained(tmp_path / "model"))
+    merged = get_peft_model(make_from(base), LoraConfig(r=2, target_modules=["q_proj"])).merge_and_unload()
+    merged.get_decoder().layers[0].self_attn.q_proj.weight.add_(0.1)
+    with pytest.raises(ValueError, match="weights of the host differ"):
+        merged.save_pretrained(tmp_path / "merged")
+    merged.config.adapter_only = False
+    merged.save_pretrained(tmp_path / "merged")
+    assert_same(merged, AutoModelForAudioEmotion.from_pretrained(tmp_path / "merged"))
 
 
 def test_pickles_are_never_loaded(base, tmp_path):

@@ -133,11 +133,23 @@ def assert_fails(message, *arguments):
 def test_errors_are_one_line(conversations, checkpoint, tmp_path):
     assert_fails("Error: .*nothing does not exist", tmp_path / "nothing", "--model", checkpoint)
     assert_fails(r"Error: .*has no metadata\.csv", tmp_path, "--model", checkpoint)
-    (conversations / "1.wav").write_bytes(b"RIFF")
-    assert_fails(
-        r"Error: talks: turns cannot be used \(1 broken\): broken: .*1\.wav", conversations, "--model", checkpoint
-    )
     assert_fails("Error: ", conversations, "--model", tmp_path / "no_model")
+
+
+def test_turns_that_cannot_be_used_are_named_and_the_others_scored(conversations, checkpoint, tmp_path):
+    """Not audio, no samples, silence: of a folder, of files and of segments."""
+    broken = {"1.wav": b"RIFF", "2.wav": to_wav(np.zeros(0)), "4.wav": to_wav(np.zeros(8000))}
+    for name, content in broken.items():
+        (conversations / name).write_bytes(content)
+    out = tmp_path / "turns.json"
+    printed = analyze(conversations, "--model", checkpoint, "--json", out)
+    assert [Path(turn["file"]).name for turn in json.loads(out.read_text())] == ["0.wav", "3.wav", "5.wav"]
+    assert re.search(r"Warning: talks: turns that cannot be used \(2 broken\), first broken: .*1\.wav", printed)
+    assert re.search(r"Warning: 1 of 4 turns are unusable and were skipped: Turn 1 \(.*4\.wav", printed)
+    files = sorted(conversations.glob("*.wav"))
+    printed = analyze(*files, "--model", checkpoint, "--json", out)
+    assert [Path(turn["file"]).name for turn in json.loads(out.read_text())] == ["0.wav", "3.wav", "5.wav"]
+    assert all(name in printed for name in broken)
 
 
 @pytest.mark.parametrize(
@@ -165,9 +177,10 @@ def test_the_version_is_printed():
 
 
 def test_a_failure_writes_no_json(conversations, checkpoint, tmp_path):
-    (conversations / "5.wav").write_bytes(b"RIFF")
+    for number in range(6):
+        (conversations / f"{number}.wav").write_bytes(b"RIFF")
     out = tmp_path / "turns.json"
-    assert_fails("Error: talks: turns cannot be used", conversations, "--model", checkpoint, "--json", out)
+    assert_fails("Error: talks: the split 'test' has no usable turn", conversations, "--model", checkpoint, "--json", out)
     assert not out.exists()
 
 

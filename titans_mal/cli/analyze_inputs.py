@@ -70,7 +70,7 @@ def turns_of(inputs: list[Path], segments: Path | None, speaker: str | None) -> 
     if len(inputs) == 1 and inputs[0].is_dir():
         from ..data.conversations import load_conversations
 
-        for split in load_conversations(inputs[0], strict=True).values():
+        for split in load_conversations(inputs[0]).values():
             labels = split.features["emotion"].names
             for row in split:
                 emotion = labels[row["emotion"]] if row["emotion"] >= 0 else None
