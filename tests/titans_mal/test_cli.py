@@ -180,7 +180,9 @@ def test_a_failure_writes_no_json(conversations, checkpoint, tmp_path):
     for number in range(6):
         (conversations / f"{number}.wav").write_bytes(b"RIFF")
     out = tmp_path / "turns.json"
-    assert_fails("Error: talks: the split 'test' has no usable turn", conversations, "--model", checkpoint, "--json", out)
+    assert_fails(
+        "Error: talks: the split 'test' has no usable turn", conversations, "--model", checkpoint, "--json", out
+    )
     assert not out.exists()
 
 

@@ -9,7 +9,18 @@ import typer
 from safetensors import SafetensorError
 
 from .messages import console, errors_in_one_line
-from .options import DataDir, Fold, LabelSet, labels_for
+from .options import (
+    DataDir,
+    EmoBox,
+    Fold,
+    LabelSet,
+    SplitBy,
+    SplitLonger,
+    SplitSeed,
+    TestShare,
+    ValidationShare,
+    labels_for,
+)
 
 
 def calibrate(
@@ -19,6 +30,12 @@ def calibrate(
     data_dir: DataDir = None,
     label_set: LabelSet = None,
     fold: Fold = None,
+    emobox: EmoBox = None,
+    split_longer_than: SplitLonger = None,
+    split_by: SplitBy = None,
+    test_share: TestShare = None,
+    validation_share: ValidationShare = None,
+    split_seed: SplitSeed = 0,
     split: Annotated[str, typer.Option(help="A split used neither for training nor for testing.")] = "dev",
     accuracy: Annotated[
         float | None, typer.Option(help="Desired accuracy of the answered turns, for example 0.9.")
@@ -43,7 +60,19 @@ def calibrate(
         loaded.to(state.device)
         wanted = labels_for(data, data_dir, label_set, loaded.config.labels)
         with state.main_process_first():
-            conversations = load_conversations(data, data_dir=data_dir, label_set=wanted, fold=fold, strict=strict)
+            conversations = load_conversations(
+                data,
+                data_dir=data_dir,
+                label_set=wanted,
+                fold=fold,
+                emobox=emobox,
+                split_longer_than=split_longer_than,
+                split_by=split_by,
+                test_share=test_share,
+                validation_share=validation_share,
+                split_seed=split_seed,
+                strict=strict,
+            )
         if split not in conversations:
             raise ValueError(f"{data} has no split {split!r}; it has {list(conversations)}.")
         found = calibrating.calibrate(

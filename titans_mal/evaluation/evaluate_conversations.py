@@ -213,7 +213,8 @@ def check_data(model, dataset: Dataset, train: Dataset | None = None) -> None:
             "load_conversations a label_set that maps to these."
         )
     has_values = any(not np.isnan(values).all() for values in targets.values())
-    if not has_values and (not known or not any(emotion >= 0 for emotion in dataset["emotion"])):
+    is_scored = any(emotion >= 0 for emotion in dataset["emotion"])
+    if not has_values and not (known and is_scored):
         raise ValueError(
             "No turn of the dataset is scored: every emotion is below 0"
             + (
@@ -221,8 +222,10 @@ def check_data(model, dataset: Dataset, train: Dataset | None = None) -> None:
                 or "."
             )
         )
+    # Data of ratings alone has no labels.
     if train is not None and (
-        train.features["emotion"].names != labels or not any(emotion >= 0 for emotion in train["emotion"])
+        train.features["emotion"].names != labels
+        or (is_scored and not any(emotion >= 0 for emotion in train["emotion"]))
     ):
         raise ValueError(
             f"train must have scored turns and the labels {labels}, but has {train.features['emotion'].names}."

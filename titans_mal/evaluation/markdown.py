@@ -26,20 +26,35 @@ _MOST_ROWS = 30
 
 def report_markdown(content: dict) -> str:
     """The content of a report as Markdown, for the folder that also holds its plots."""
-    protocol, conditions = content["protocol"], content["conditions"]
     parts = [
-        f"# {markdown_text(content['model']['name'])} on {markdown_text(protocol['corpus'])}",
+        f"# {markdown_text(content['model']['name'])} on {markdown_text(content['protocol']['corpus'])}",
         protocol_table(content).markdown(),
+        *_condition_parts(content),
+        *_dimension_parts(content),
+        *_group_parts(content),
+        *_calibration_parts(content),
+        *_turn_parts(content),
+    ]
+    return "\n\n".join(parts) + "\n"
+
+
+def _condition_parts(content: dict) -> list[str]:
+    """What the labels give: nothing for a model or data without labels, except for what was left out."""
+    conditions = content["conditions"]
+    reasons = content.get("left_out", {})
+    left_out = "\n".join(markdown_text(f"Left out: {name}, since {why}.") for name, why in reasons.items())
+    if not conditions:
+        return [left_out] * bool(left_out)
+    parts = [
         f"## Conditions\n\n{INTERVALS} {SPELT_OUT}",
         metrics_table(content).markdown(),
         "\n".join(markdown_item(f"{found['title']}: {found['description']}") for found in conditions.values()),
+        *[left_out] * bool(left_out),
     ]
-    if left_out := content.get("left_out", {}):
-        parts.append("\n".join(markdown_text(f"Left out: {name}, since {why}.") for name, why in left_out.items()))
     if "other_state" in conditions and content.get("without_partner"):
         parts.append(
-            f"{content['without_partner']} of {protocol['conversations']} conversations have no partner (another one "
-            "with no common speaker and at most one turn less): they are left out of "
+            f"{content['without_partner']} of {content['protocol']['conversations']} conversations have no partner "
+            "(another one with no common speaker and at most one turn less): they are left out of "
             f"'{markdown_text(conditions['other_state']['title'])}'."
         )
     if content["differences"]:
@@ -48,19 +63,15 @@ def report_markdown(content: dict) -> str:
             "independent turns; the intervals, by conversation, do not.",
             difference_table(content).markdown(),
         ]
-    parts += [
+    return [
+        *parts,
         f"## WA by history\n\nBy the number of earlier turns of the speaker in the conversation. {THIN}",
         history_table(content).markdown(),
         "![WA by history](history.png)",
         "## Recall of each label",
         recall_table(content).markdown(),
         "![Confusion](confusion.png)",
-        *_dimension_parts(content),
-        *_group_parts(content),
-        *_calibration_parts(content),
     ]
-    parts += _turn_parts(content)
-    return "\n\n".join(parts) + "\n"
 
 
 def _turn_parts(content: dict) -> list[str]:

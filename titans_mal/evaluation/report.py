@@ -108,7 +108,8 @@ def build_report(
     conditions = {name: condition for name, condition in found.items() if condition is not None}
     temperature = run["model"].get("temperature", 1.0)
     baselines, left_out = _baselines(conditions.get("memory_off"), turns, train, training_logits, temperature)
-    if "other_state" in found and not (scores["other_state"].logits or scores["other_state"].texts):
+    other = scores["other_state"] if "other_state" in found else None
+    if other is not None and not (other.logits or other.texts or other.values):
         left_out["other_state"] = NO_PARTNER
     conditions |= baselines | _floors(turns, train)
     conditions = {name: conditions[name] for name in TITLES if name in conditions}

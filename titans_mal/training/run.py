@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 
@@ -13,12 +14,14 @@ from transformers import AutoProcessor, set_seed
 
 from ..auto import AutoModelForAudioEmotion
 from ..data.conversations import load_conversations
+from ..data.table import DIMENSIONS
 from ..evaluation.calibrate import calibrate
+from ..evaluation.dimensions import targets_of
 from ..evaluation.evaluate_conversations import evaluate_conversations
 from ..evaluation.report import EvaluationReport
 from ..modeling.audio_emotion_mixin import AudioEmotionMixin
 from ..modeling.checkpoint_saving import check_base_is_public
-from ..modeling.configuration_titans_mal import TitansMemoryConfig, read_labels
+from ..modeling.configuration_titans_mal import DEFAULT_EMOTION_PROMPT, TitansMemoryConfig, read_labels
 from ..processes import process_state
 from .arguments import ConversationTrainingArguments
 from .checkpoints import last_good_checkpoint
@@ -35,6 +38,8 @@ MODEL_FOLDER, REPORT_FOLDER = "model", "report"
 CALIBRATION_FOLDER = "calibration"
 # Number of copies of the training speakers for fitting a voice memory; measured in examples/real_voices.
 VIRTUAL_VOICES = 4
+# Part of the default prompt that asks for one of the labels.
+_CHOICE = DEFAULT_EMOTION_PROMPT.partition("?")[2]
 
 
 def run_training(
@@ -69,6 +74,7 @@ def run_training(
         splits, train, validation = load_data(data_options, arguments.seed, label_set=label_set)
         if validation is None:
             arguments.set_evaluate(strategy="no")
+        _check_ratings(train, model_options.dimension_names, data_options.dataset)
         model = load_model(model_options, train.features["emotion"].names)
         if run.calibrate and (validation is None or not read_labels(model.config)):
             lacking = (
@@ -106,6 +112,15 @@ def run_training(
             held.release()
 
 
+def _check_ratings(train: Dataset, dimensions: Sequence[str], name: str) -> None:
+    """Raise ValueError for a dimension that no training turn has, which would stay untrained."""
+    targets = targets_of(train, dimensions)
+    lacking = [wanted for wanted in dimensions if wanted not in targets or np.isnan(targets[wanted]).all()]
+    if lacking:
+        there = [column for column in DIMENSIONS if column in train.column_names]
+        raise ValueError(f"No training turn of {name} has a rating of {lacking}; the data has {there}.")
+
+
 def load_model(options: ModelOptions, labels: list[str]) -> AudioEmotionMixin:
     """A host with a new memory on `memory_layers`; without them, a model that already has a memory.
 
@@ -119,7 +134,10 @@ def load_model(options: ModelOptions, labels: list[str]) -> AudioEmotionMixin:
             options.base_model,
             id2label=dict(enumerate(labels)),
             memory_config=TitansMemoryConfig(layers=options.memory_layers, **options.memory_fields),
-            emotion_prompt=options.prompt,
+            # Data without labels can have ratings.
+            emotion_readout="verbalizer" if labels or not options.dimensions else None,
+            emotion_dimensions=options.dimension_names,
+            emotion_prompt=options.prompt if labels else options.prompt.replace(_CHOICE, ""),
             label_words=options.words,
             **how,
         )

@@ -47,6 +47,10 @@ class ModelOptions:
     label_words: str | None = field(
         default=None, metadata={"help": 'Words for labels in prompt and answer, as JSON: {"fear": "fearful"}.'}
     )
+    dimensions: str | None = field(
+        default=None,
+        metadata={"help": "Ratings to predict beside the labels, as in valence,arousal; the data must have them."},
+    )
     lora_r: int | None = field(default=None, metadata={"help": "Rank of a LoRA on the language model."})
     lora_alpha: float | None = field(
         default=None, metadata={"help": "Scale of the LoRA times its rank. Default: twice the rank."}
@@ -62,6 +66,8 @@ class ModelOptions:
             raise ValueError("A prompt needs memory_layers: a model that already has a memory keeps its prompt.")
         if self.words is not None and not self.memory_layers:
             raise ValueError("label_words need memory_layers: a model that already has a memory keeps its words.")
+        if self.dimensions is not None and not self.memory_layers:
+            raise ValueError("dimensions need memory_layers: a model that already has a memory keeps its own.")
         if self.emotion_prompt is not None and self.with_transcript:
             raise ValueError("with_transcript has its own prompt: write {transcript} into emotion_prompt instead.")
 
@@ -71,6 +77,11 @@ class ModelOptions:
         if self.with_transcript:
             return f'The speaker says: "{TRANSCRIPT}" {DEFAULT_EMOTION_PROMPT}'
         return DEFAULT_EMOTION_PROMPT if self.emotion_prompt is None else self.emotion_prompt
+
+    @property
+    def dimension_names(self) -> list[str]:
+        """Parse the option `dimensions`."""
+        return [] if self.dimensions is None else [name.strip() for name in self.dimensions.split(",")]
 
     @property
     def memory_fields(self) -> dict:

@@ -1,5 +1,6 @@
 """A whole training from its options: `titans-mal train` and `titans-mal ablate`, in this process."""
 
+import csv
 import json
 import runpy
 from dataclasses import asdict
@@ -29,10 +30,11 @@ def base(tmp_path_factory):
     return folder
 
 
-def invoke(command: str, base, talks, output, *options: str):
+def invoke(command: str, base, talks, output, *options: str, labels=LABELS):
     """A command on one step of training."""
-    given = {
-        "base-model": base, "dataset": talks, "label-set": ",".join(LABELS), "output-dir": output, "window": 3,
+    given = {"label-set": ",".join(labels)} if labels else {}
+    given |= {
+        "base-model": base, "dataset": talks, "output-dir": output, "window": 3,
         "per-device-train-batch-size": 1, "max-steps": 1, "validation-share": 0, "save-steps": 1, "use-cpu": True,
     }  # fmt: skip
     words = [str(word) for name, value in given.items() for word in (f"--{name}", value)]
@@ -69,6 +71,45 @@ def test_train_fits_a_memory_of_voices_and_a_temperature(base, talks_folder, tmp
     assert voices.voice_gain == 1
     assert voices.voice_mean.any()
     assert copies == [run.VIRTUAL_VOICES]
+
+
+def write_ratings(talks: Path, folder: Path, *, labels: bool) -> Path:
+    """The same talks, with the valence of all turns and the arousal of none."""
+    with open(talks / "metadata.csv", newline="") as file:
+        rows = [
+            {**row, "file_name": str(talks / row["file_name"]), "valence": place / 50, "arousal": ""}
+            for place, row in enumerate(csv.DictReader(file))
+        ]
+    for row in () if labels else rows:
+        del row["emotion"]
+    folder.mkdir()
+    with open(folder / "metadata.csv", "w", newline="") as file:
+        table = csv.DictWriter(file, list(rows[0]))
+        table.writeheader()
+        table.writerows(rows)
+    return folder
+
+
+@pytest.mark.parametrize("labels", [True, False])
+def test_train_learns_ratings_beside_labels_and_alone(base, talks_folder, tmp_path, labels):
+    rated = write_ratings(talks_folder, tmp_path / "rated", labels=labels)
+    given = ("--memory-layers", "0", "--memory", SMALL, "--dimensions", "valence")
+    done = invoke("train", base, rated, tmp_path / "out", *given, labels=LABELS if labels else ())
+    assert done.exit_code == 0, done.output
+    config = AutoConfig.from_pretrained(tmp_path / "out" / "model")
+    assert config.emotion_dimensions == ["valence"]
+    assert config.emotion_readout == ("verbalizer" if labels else None)
+    report = json.loads((tmp_path / "out" / "report" / "report.json").read_text())
+    assert report["dimensions"]["memory"]["valence"]["turns"] == 7
+    assert ("memory" in report["conditions"]) == labels
+    assert ("out of: neutral" in report["protocol"]["prompt"]) == labels
+    text = (tmp_path / "out" / "report" / "report.md").read_text()
+    assert ("![Confusion]" in text) == labels
+    assert "## Dimensions" in text
+    assert report["model"]["training"]["dimensions"] == "valence"
+    done = invoke("train", base, rated, tmp_path / "other", "--memory-layers", "0", "--dimensions", "valence, arousal")
+    assert "No training turn of" in one_line_error(done)
+    assert "has a rating of ['arousal']; the data has ['valence']" in one_line_error(done)
 
 
 def one_line_error(done) -> str:
@@ -155,6 +196,8 @@ def test_memory_fields_need_layers():
         ModelOptions("base", memory=SMALL)
     with pytest.raises(ValueError, match="label_words need memory_layers"):
         ModelOptions("base", label_words='{"sad": "low"}')
+    with pytest.raises(ValueError, match="dimensions need memory_layers"):
+        ModelOptions("base", dimensions="valence")
 
 
 def test_a_share_of_the_conversations_is_held_out(talks):
