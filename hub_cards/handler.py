@@ -69,7 +69,9 @@ class EndpointHandler:
         """
         try:
             if not isinstance(data, dict) or {*data} - {"inputs", "parameters"}:
-                raise ValueError("A request must hold inputs and parameters, and nothing else.")
+                raise ValueError(
+                    "A request must be an object with inputs and, optionally, parameters, and no other keys."
+                )
             parameters = _check_parameters(data.get("parameters") or {})
             turns = [_decoded(turn, parameters.get("speaker")) for turn in _turns(data.get("inputs"), parameters)]
             return self._score(turns, parameters)
@@ -101,7 +103,7 @@ def _check_parameters(parameters: Any) -> dict:
     for name in ("conversation", "speaker"):
         _check_name(name, parameters.get(name))
     if parameters.get("reset") and parameters.get("conversation") is None:
-        raise ValueError("reset needs the name of the conversation to reset: give it as conversation.")
+        raise ValueError("reset needs conversation, the name of the conversation to reset.")
     return parameters
 
 
@@ -120,7 +122,7 @@ def _turns(inputs: Any, parameters: dict) -> list:
     """The turns of a request, as they were sent."""
     if isinstance(inputs, dict) and "turns" in inputs:
         if {*inputs} != {"turns"} or not isinstance(inputs["turns"], list):
-            raise ValueError("inputs with turns must hold nothing else.")
+            raise ValueError("inputs with turns must be an object with a list of turns and no other keys.")
         inputs = inputs["turns"]
     turns = inputs if isinstance(inputs, list) else [inputs] if inputs else []
     if not turns and not parameters.get("reset"):
@@ -142,9 +144,7 @@ def _decoded(turn: Any, speaker: str | int | None) -> dict:
             # Browsers prefix a file with "data:audio/wav;base64,".
             audio = base64.b64decode(audio.rpartition(";base64,")[2], validate=True)
         except (binascii.Error, ValueError):
-            raise ValueError(
-                "audio as text must be the base64 of an audio file; URLs and paths are not read."
-            ) from None
+            raise ValueError("audio must be base64 if it is text; URLs and paths are not supported.") from None
     if not isinstance(audio, bytes | bytearray):
         raise ValueError(f"audio must be bytes or base64, got {type(audio).__name__}.")
     if len(audio) > MAX_MEGABYTES * 1_000_000:

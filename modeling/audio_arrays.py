@@ -96,8 +96,8 @@ def scale_of(samples: np.ndarray, name: str = "The array") -> Scale:
     info = np.iinfo(samples.dtype)
     if info.bits <= 16 and info.min == 0 and _is_wrapped(samples):
         raise ValueError(
-            f"{name} holds signed samples as {samples.dtype}, in which those below 0 are wrapped to large ones: give "
-            f"them as int{info.bits}."
+            f"{name} holds signed samples as {samples.dtype}, so negative samples have wrapped around to large "
+            f"values: give them as int{info.bits}."
         )
     if info.bits <= 16:
         return Scale(0.0, float(info.max) + 1) if info.min < 0 else Scale(*[(info.max + 1) / 2] * 2)

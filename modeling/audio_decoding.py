@@ -88,8 +88,8 @@ def decode_blocks(source: str | Path | bytes | bytearray) -> Iterator[AudioBlock
     with _open(source) as (container, stream, part, clock):
         if len(container.streams.audio) > 1:
             warnings.warn(
-                f"{name} has {len(container.streams.audio)} audio tracks; the first is used: make a file of each, if "
-                "they hold different speakers.",
+                f"{name} has {len(container.streams.audio)} audio tracks, of which only the first is used: if "
+                "they hold different speakers, save each as a file.",
                 stacklevel=5,
             )
         frames = container.decode(stream) if part is None else _frames_of_part(container, stream, *part)

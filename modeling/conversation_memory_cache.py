@@ -288,7 +288,7 @@ class ConversationMemoryCache(SavedStateMixin):
         """
         known = self._speakers_of_one()
         if speaker_id not in known:
-            raise ValueError(f"The cache has no stream of the speaker {speaker_id}, only of {sorted(known)}.")
+            raise ValueError(f"The cache has no memory of the speaker {speaker_id}: its speakers are {sorted(known)}.")
         slot = known[speaker_id]
 
         def alone(tensor: Tensor) -> Tensor:
@@ -318,8 +318,8 @@ class ConversationMemoryCache(SavedStateMixin):
             check_same_weights(self.weights_fingerprint, stream.weights_fingerprint)
         if speaker_id in known or len(known) >= self.streams_per_row:
             raise ValueError(
-                f"The speaker {speaker_id} cannot be added: of up to {self.streams_per_row} speakers, the cache has "
-                f"{sorted(known)}."
+                f"The speaker {speaker_id} cannot be added: the cache already has {sorted(known)}, and at most "
+                f"{self.streams_per_row} speakers are allowed."
             )
         (slot,), place = stream._speakers_of_one().values(), torch.tensor([len(known)])
 
@@ -392,8 +392,9 @@ class ConversationMemoryCache(SavedStateMixin):
         """The slot of each speaker of the only conversation."""
         if self.batch_size != 1 or not self.is_by_speaker:
             raise ValueError(
-                "Streams of speakers are those of a single conversation with memory_config.scope='speaker'; this "
-                f"cache has {self.batch_size} conversations, by speaker: {self.is_by_speaker}."
+                "A speaker's memory needs a cache with one conversation and memory_config.scope='speaker'; this "
+                f"one has {self.batch_size} conversations and "
+                f"scope={'speaker' if self.is_by_speaker else 'conversation'!r}."
             )
         return self.speaker_ids[0]
 

@@ -95,7 +95,7 @@ class MemoryTransaction:
         cache = self.cache
         if ids is None:
             if self._conversation_ids is not None:
-                raise ValueError("This memory_cache is used with conversation_ids: give them in every call.")
+                raise ValueError("This memory_cache was used with conversation_ids before: pass them in every call.")
             if rows != cache.batch_size:
                 raise ValueError(
                     f"Without conversation_ids, the call needs one row per row of the cache, but it has {rows} rows "
@@ -103,7 +103,10 @@ class MemoryTransaction:
                 )
             return list(range(rows))
         if self._conversation_ids is None and bool(cache.turns.any()):
-            raise ValueError("This memory_cache is used by row: give no conversation_ids, or reset() it.")
+            raise ValueError(
+                "This memory_cache was used without conversation_ids before: do not pass them, or reset() the cache "
+                "first."
+            )
         known = dict(self._conversation_ids or {})
         free = [row for row in range(cache.batch_size) if row not in known.values()]
         new = [key for key in dict.fromkeys(ids) if key not in known]
@@ -153,7 +156,7 @@ class MemoryTransaction:
         Generated tokens are never audio, even if they equal the placeholder.
         """
         if self.prompt_audio is None:
-            raise RuntimeError("Outside of generate, a call has no prompt whose audio could be looked up.")
+            raise RuntimeError("The audio of the prompt is known only within generate.")
         prompt = self.prompt_audio[:, start : start + length]
         return F.pad(prompt, (0, length - prompt.shape[1])).repeat_interleave(self.copies, dim=0)
 

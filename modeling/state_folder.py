@@ -247,9 +247,11 @@ def _lock_folder(folder: Path) -> int | None:
         os.close(file)
         if error.errno in (errno.EWOULDBLOCK, errno.EACCES):
             raise StatesInUse(
-                f"The states in {folder} are in use, by another process or by another store of this one: close that "
-                "first, give each its own folder, or use Redis for several servers of the same conversations."
+                f"The states in {folder} are in use by another process, or by another store in this process: "
+                "close that store, choose another folder, or share the states of several servers by Redis."
             ) from None
-        logger.warning(f"The states in {folder} cannot be locked ({error}): use them from one store only.")
+        logger.warning(
+            f"The states in {folder} cannot be locked ({error}): do not use them from two stores at the same time."
+        )
         return None
     return file

@@ -45,8 +45,8 @@ class WordReadoutMixin(HostModel):
             return self._further_steps(past, inputs)
         if past is not None and int(past.get_seq_length()) > call.sequence_length:
             raise ValueError(
-                "Whole label words of a prompt that began in an earlier call need a cache that grows: give no static "
-                "cache, or choose label_words whose first tokens differ."
+                "A static cache cannot be used to score whole label words after a prompt that spans several "
+                "calls: use a dynamic cache, or label_words whose first tokens differ."
             )
         return self._longer_prompts(call, inputs)
 
@@ -68,7 +68,9 @@ class WordReadoutMixin(HostModel):
         """Steps that process the prompts again, with the answer behind the last position of each."""
         ids, mask = inputs["input_ids"], padding_mask(inputs)
         if inputs.get("position_ids") is not None:
-            raise ValueError("Whole label words of prompts without a growing cache take no position_ids.")
+            raise ValueError(
+                "position_ids are not supported when whole label words are scored without a dynamic cache."
+            )
         mask = torch.ones_like(ids) if mask is None else mask
         last = call.last_positions.to(ids.device)  # type: ignore[union-attr]
         host = super().forward

@@ -113,7 +113,7 @@ class ArchiveRun:
         differing = sorted(key for key in {*now, *before} if before.get(key) != now.get(key))
         if differing:
             raise ValueError(
-                f"{self._folder} holds results with another {' and '.join(differing)}: choose another folder."
+                f"{self._folder} holds results with a different {' and '.join(differing)}: choose another folder."
             )
 
     def read(self, recording: Recording) -> RecordingResult | None:

@@ -84,8 +84,9 @@ class _UseAudioEmotion:
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path, *args, **kwargs):
         raise ValueError(
-            f"{pretrained_model_name_or_path} processes conversations: import AudioEmotionPipeline from titans_mal "
-            f'and use pipeline("audio-emotion", model="{pretrained_model_name_or_path}").'
+            f"{pretrained_model_name_or_path} processes conversations and cannot be loaded for single audio "
+            'clips: import AudioEmotionPipeline from titans_mal and use pipeline("audio-emotion", '
+            f'model="{pretrained_model_name_or_path}").'
         )
 
 

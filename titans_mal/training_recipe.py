@@ -40,6 +40,7 @@ def check_licence(recipe: Mapping[str, object], license: str | None) -> None:
     restricted = {name: text for name, text in licences.items() if pattern.search(str(text))}
     if restricted and not pattern.search(license or ""):
         raise ValueError(
-            f"The model was trained on {restricted}, for non-commercial use only, but its licence would be "
-            f"{license!r}. Choose one with 'nc', such as cc-by-nc-sa-4.0, or force it if you have other rights."
+            f"The model was trained on {restricted}, which allow non-commercial use only, so its licence cannot "
+            f"be {license!r}. Choose one with 'nc', such as cc-by-nc-sa-4.0, or force it if you have other "
+            "rights."
         )

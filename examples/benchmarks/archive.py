@@ -74,7 +74,10 @@ def main() -> None:
         folder = given.folder or Path(temporary)
         calls = folder / f"calls_{given.calls}"
         write_calls(calls, given.calls)
-        print("| processes | calls | of them now | turns | problems | seconds | of them start | calls/s | turns/s |")
+        print(
+            "| processes | calls | calls in this run | turns | problems | seconds | startup seconds | calls/s | "
+            "turns/s |"
+        )
         print("| ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: |")
         for processes in given.processes:
             results = folder / f"results_{given.calls}_{processes}"

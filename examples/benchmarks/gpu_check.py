@@ -274,7 +274,7 @@ def main(
     """Run what can run here, and write one JSON and one Markdown table."""
     unknown = sorted({*(parts or ())} - {*PARTS})
     if unknown:
-        raise typer.BadParameter(f"There are no parts {unknown}: it must be some of {list(PARTS)}.")
+        raise typer.BadParameter(f"--part must be one of {list(PARTS)}, got {unknown}.")
     rows = [run_part(name) for name in parts or PARTS]
     output.mkdir(parents=True, exist_ok=True)
     (output / "gpu_check.json").write_text(json.dumps({"machine": machine(), "rows": rows}, indent=2) + "\n")

@@ -31,9 +31,11 @@ def main(
 ) -> None:
     folds = len(CORPORA[corpus].fold_groups)
     if not folds:
-        raise typer.BadParameter(f"{corpus} has splits of its own and no folds: use titans-mal evaluate.")
+        raise typer.BadParameter(f"{corpus} has official splits and no folds: use titans-mal evaluate.")
     if "{fold}" not in model:
-        raise typer.BadParameter("one model for all folds would have been trained on what it is tested on.")
+        raise typer.BadParameter(
+            "the model must contain {fold}: a single model would be tested on data that it was trained on."
+        )
     state = process_state()
     reports = []
     for fold in range(1, folds + 1):

@@ -101,9 +101,9 @@ def main(
 ) -> None:
     """Compose dialogues of one fold and write them as a folder of conversations."""
     if (script is Script.SEQUENCES) != bool(sequences):
-        raise typer.BadParameter("--sequences belongs to --script sequences, and is needed there.")
+        raise typer.BadParameter("--script sequences needs --sequences, and --script random does not take it.")
     if (output / "metadata.csv").exists():
-        raise typer.BadParameter(f"{output} holds dialogues already.")
+        raise typer.BadParameter(f"{output} already holds dialogues: choose another folder.")
     corpus = voices_of_script(voices, script)
     if not 1 <= fold <= len(corpus.folds):
         raise typer.BadParameter(f"--fold must be in 1..{len(corpus.folds)} for {corpus.name}, got {fold}.")
@@ -120,7 +120,8 @@ def main(
         dialogues, skipped = composer.draw(scripts.get(split, []) if sequences else None, count)
         drawn += [(split, dialogue) for dialogue in dialogues]
         print(
-            f"{split}: {count} dialogues, {sum(map(len, dialogues))} turns, {skipped} skipped for want of utterances"
+            f"{split}: {count} dialogues, {sum(map(len, dialogues))} turns; {skipped} scripts skipped, as too "
+            "few utterances were left"
         )
     write_dialogues(corpus, drawn, labels, output)
     print(f"{output}: {corpus.name}, licence {corpus.licence}; test speakers {', '.join(corpus.folds[fold - 1])}")

@@ -100,7 +100,10 @@ class Composer:
             else:
                 skipped += 1
             if skipped > 100 * count:
-                raise ValueError(f"Of {skipped + len(dialogues)} scripts only {len(dialogues)} could be performed.")
+                raise ValueError(
+                    f"The speakers have too few utterances: only {len(dialogues)} of {skipped + len(dialogues)} "
+                    "scripts could be performed."
+                )
         return dialogues, skipped
 
 
@@ -122,7 +125,7 @@ def read_sequences(path: str | Path, mapping: Mapping[str, str]) -> dict[str, li
     names = _MELD if set(_MELD.values()) <= present else _PLAIN
     missing = sorted(set(names.values()) - present)
     if missing:
-        raise ValueError(f"{path} is neither MELD's table nor one with {sorted(_PLAIN)}: it lacks {missing}.")
+        raise ValueError(f"{path} must be MELD's table or have the columns {sorted(_PLAIN)}; it lacks {missing}.")
     split_of_file = next((split for split in ("train", "dev", "test") if split in path.name.lower()), "train")
     dialogues: dict[tuple[str, int], list[tuple[int, str, str]]] = {}
     for row in rows:

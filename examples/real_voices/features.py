@@ -213,7 +213,10 @@ def main(
     tested = voices_of_script(test_voices, script, names) if test_voices else trained
     words = trained.labels
     if tested.labels != words:
-        raise typer.BadParameter(f"{trained.name} has {words} and {tested.name} {tested.labels}: give --labels.")
+        raise typer.BadParameter(
+            f"{trained.name} has the labels {words}, but {tested.name} has {tested.labels}: give --labels that both "
+            "have."
+        )
     numbers = range(1, len(trained.folds) + 1)
     chosen_folds = [int(fold) for fold in folds.split(",")] if folds else [*numbers]
     if not set(chosen_folds) <= set(numbers):

@@ -125,7 +125,9 @@ def _load(module: torch.nn.Module, weights: dict[str, torch.Tensor]) -> None:
     """Every weight of the module, which must all be given."""
     missing, unexpected = module.load_state_dict(weights, strict=False)
     if missing or unexpected:
-        raise ValueError(f"{type(module).__name__} lacks {missing} and does not know {unexpected}.")
+        raise ValueError(
+            f"The weights do not fit {type(module).__name__}: missing {missing}, unexpected {unexpected}."
+        )
 
 
 def from_host(folder: Path, labels: list[str], scope: str) -> PreTrainedModel:

@@ -180,7 +180,10 @@ def choose(
     """
     groups = [fold for fold in folds if set(fold) < set(train)]
     if not groups:
-        print(f"{len(train)} training speakers are too few to choose options; the first of each are taken.")
+        print(
+            f"Options are not selected, since {len(train)} training speakers are too few; the first value of each is "
+            "used."
+        )
         penalty, shrinkage = {"penalty": PENALTIES[0]}, {"shrinkage": SHRINKAGES[0]}
         by_name = {name: penalty if name in ("utterance", "attention_8") else penalty | shrinkage for name in TRAINED}
         return {**by_name, "transitions": {"weight": WEIGHTS[0]}}

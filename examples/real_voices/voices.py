@@ -116,7 +116,7 @@ def read_voices(folder: str | Path, *, mapping: dict[str, str] | None = None) ->
     """
     folder, mapping = Path(folder).expanduser(), RAVDESS_LABELS if mapping is None else mapping
     if not folder.is_dir():
-        raise FileNotFoundError(f"There is no folder {folder}.")
+        raise FileNotFoundError(f"The folder {folder} does not exist.")
     if (folder / "metadata.csv").is_file():
         voices = _read_table(folder)
     elif any(folder.glob("**/Actor_*")):
@@ -125,7 +125,8 @@ def read_voices(folder: str | Path, *, mapping: dict[str, str] | None = None) ->
         voices = _read_corpus("emodb", folder)
     else:
         raise FileNotFoundError(
-            f"{folder} holds no metadata.csv, no RAVDESS (Actor_01 ...) and no EmoDB (03a01Fa.wav)."
+            f"{folder} must hold metadata.csv, RAVDESS (folders such as Actor_01) or EmoDB (files such as "
+            "03a01Fa.wav)."
         )
     renamed = tuple(
         Utterance(u.path, u.speaker, mapping.get(u.emotion, u.emotion), u.gender) for u in voices.utterances
@@ -152,7 +153,9 @@ def _folds_of(utterances: Sequence[Utterance]) -> tuple[tuple[str, ...], ...]:
     speakers = sorted({utterance.speaker for utterance in utterances})
     count = min(MOST_FOLDS, len(speakers) // FEWEST_SPEAKERS)
     if count < 2:
-        raise ValueError(f"Two folds of {FEWEST_SPEAKERS} speakers are needed at least, got the speakers {speakers}.")
+        raise ValueError(
+            f"Two folds of at least {FEWEST_SPEAKERS} speakers each are needed, got only the speakers {speakers}."
+        )
     return tuple(tuple(map(str, fold)) for fold in np.array_split(speakers, count))
 
 

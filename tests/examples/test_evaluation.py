@@ -30,4 +30,4 @@ def test_folds_are_evaluated_and_pooled(tmp_path):
     assert "Mean of 5 reports" in table
     assert "## Folds pooled" in table
     assert "one model for all folds" in run(tmp_path / "model-1", "iemocap", *options).stderr
-    assert "meld has splits of its own" in run(tmp_path / "model-{fold}", "meld", *options).stderr
+    assert "meld has official splits" in run(tmp_path / "model-{fold}", "meld", *options).stderr

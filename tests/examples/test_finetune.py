@@ -146,5 +146,5 @@ def test_training_with_fewer_processes_than_launched_is_rejected(data, tmp_path)
         env=ENVIRONMENT,
     )
     assert done.returncode != 0
-    assert "2 processes are expected, but there are 1" in done.stderr
+    assert "--processes requires 2 processes, but 1 are running" in done.stderr
     assert not (tmp_path / "out").exists()

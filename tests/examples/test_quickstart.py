@@ -112,7 +112,7 @@ def test_the_picture_in_the_repository_is_the_demos(demo):
 def test_the_demo_needs_a_folder(tmp_path):
     result = CliRunner().invoke(app, ["demo", "--output", str(tmp_path / "none")])
     assert result.exit_code == 1
-    assert "none is no folder" in " ".join(result.output.split())
+    assert "--output must be an existing folder" in " ".join(result.output.split())
 
 
 def test_the_shipped_conversation_is_what_its_script_writes(tmp_path):

@@ -183,7 +183,7 @@ def test_a_long_turn_can_be_several(handler):
 
 
 def test_reset_without_a_name_is_reported(handler):
-    assert "give it as conversation" in handler({"inputs": None, "parameters": {"reset": True}})["error"]
+    assert "reset needs conversation" in handler({"inputs": None, "parameters": {"reset": True}})["error"]
 
 
 def test_it_runs_with_published_packages_only(folder, recordings, tmp_path):

@@ -252,6 +252,6 @@ def test_of_several_tracks_the_first_is_used_with_a_warning():
             frame = av.AudioFrame.from_ndarray(samples, format="s16", layout="mono")
             frame.sample_rate = RATE
             container.mux([*stream.encode(frame), *stream.encode(None)])
-    with pytest.warns(UserWarning, match="the given bytes has 2 audio tracks; the first is used"):
+    with pytest.warns(UserWarning, match="the given bytes has 2 audio tracks, of which only the first is used"):
         waveform = load_audio(file.getvalue())
     np.testing.assert_allclose(waveform, tone(0.5), atol=1e-4)

@@ -314,7 +314,7 @@ def test_both_ways_of_addressing_do_not_mix(model):
         model(**turns, memory_cache=cache)
     cache.reset()
     model(**turns, memory_cache=cache)
-    with pytest.raises(ValueError, match="used by row: give no conversation_ids"):
+    with pytest.raises(ValueError, match="used without conversation_ids before: do not pass them"):
         model(**turns, memory_cache=cache, conversation_ids=[1, 2])
 
 

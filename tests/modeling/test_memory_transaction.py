@@ -124,5 +124,5 @@ def test_a_cache_holds_so_many_conversations_and_is_used_in_one_way():
     with pytest.raises(ValueError, match="it has 1 rows and the cache has 2"):
         MemoryTransaction(cache, 1)
     staged(MemoryTransaction(cache, 2), 1, tokens=[1, 1]).commit()
-    with pytest.raises(ValueError, match="used by row"):
+    with pytest.raises(ValueError, match="used without conversation_ids before"):
         MemoryTransaction(cache, 1, conversation_ids=[1])

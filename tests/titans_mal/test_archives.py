@@ -98,7 +98,7 @@ def test_one_result_each(archive, parts, tmp_path, monkeypatch):
     with ConversationPool(*parts) as pool:
         analyze_archive(recordings, pool, ArchiveRun(tmp_path, {"model": "m"}))
     assert sorted(tried) == ["broken.mp3", "missing.wav", "silent.wav"]
-    with pytest.raises(ValueError, match="results with another model"):
+    with pytest.raises(ValueError, match="results with a different model"):
         ArchiveRun(tmp_path, {"model": "other"})
 
 
@@ -146,7 +146,10 @@ def test_the_command_over_several_processes(archive, tmp_path, monkeypatch):
 
 @pytest.mark.parametrize(
     ("arguments", "expected"),
-    [(["--batch", "x"], "give --output-dir"), (["--batch", "x", "--both", "--output-dir", "y"], "--batch goes with")],
+    [
+        (["--batch", "x"], "--batch needs --output-dir"),
+        (["--batch", "x", "--both", "--output-dir", "y"], "--batch can be combined only with"),
+    ],
 )
 def test_what_the_command_rejects(arguments, expected):
     result = CliRunner().invoke(app, ["analyze", "--model", "m", *arguments])

@@ -487,9 +487,9 @@ def test_it_follows_a_stream(speech, checkpoint):
 def test_incompatible_options(conversations, checkpoint, tmp_path):
     for arguments, message in (
         ([], "No input"),
-        ([conversations, "--follow"], "--follow processes standard input"),
-        (["--follow", "--format", "vtt"], "--follow processes standard input"),
-        (["--follow", "--timeline", tmp_path / "a.png"], "--follow processes standard input"),
+        ([conversations, "--follow"], "--follow reads standard input"),
+        (["--follow", "--format", "vtt"], "--follow reads standard input"),
+        (["--follow", "--timeline", tmp_path / "a.png"], "--follow reads standard input"),
     ):
         result = CliRunner().invoke(app, ["analyze", "--model", checkpoint, *map(str, arguments)])
         assert result.exit_code == 1

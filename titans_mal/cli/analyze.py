@@ -36,26 +36,27 @@ def analyze(
         list[Path] | None,
         typer.Argument(
             metavar="INPUT...",
-            help="A folder with metadata.csv, audio files in the order of the turns, or one recording, which is split "
-            "by --segments or at pauses in speech.",
+            help="A folder with metadata.csv; audio files, one per turn, in order; or one recording, which is split "
+            "by --segments, by --channels or at pauses.",
         ),
     ] = None,
     segments: Annotated[
         Path | None,
-        typer.Option(help="Who speaks when in a recording: an .rttm, whisperX .json, or .csv file."),
+        typer.Option(help="File that says who speaks when in the recording: .rttm, .csv, or whisperX's .json."),
     ] = None,
     channels: Annotated[
         str | None,
         typer.Option(
             metavar="NAMES",
-            help="Who speaks on each channel of one recording, as in caller,agent. Each channel is split at pauses.",
+            help="Comma-separated speakers of a recording with one speaker per channel, as in caller,agent. Each "
+            "channel is split at pauses.",
         ),
     ] = None,
     crosstalk: Annotated[
         float | None,
         typer.Option(
             metavar="DB",
-            help="With --channels: audio that is this many dB weaker than another channel is treated as crosstalk. "
+            help="With --channels: ignore audio that is this many dB weaker than another channel, as crosstalk. "
             "Default: 15.",
         ),
     ] = None,
@@ -68,67 +69,81 @@ def analyze(
     timeline: Annotated[
         Path | None,
         typer.Option(
-            help="Draw the timeline to this file (.png, .svg, .pdf, .html). With several conversations, one "
-            "file each, named NAME_ID.png."
+            help="Draw the timeline to this file (.png, .svg, .pdf or .html). For several conversations, one file "
+            "each is written, named as in NAME_ID.png."
         ),
     ] = None,
     plotly_source: Annotated[
         str,
         typer.Option(
             "--plotly",
-            help="Where an .html timeline gets Plotly's script from: embedded (5 MB, in the file), directory (in "
-            "plotly.min.js beside it) or cdn (from the network when it is opened).",
+            help="Where an .html timeline loads the Plotly script from: embedded (5 MB inside the file), directory "
+            "(plotly.min.js in the same folder) or cdn (the internet, whenever the page is opened).",
         ),
     ] = "embedded",
-    labels: Annotated[str | None, typer.Option(help="Choose among these labels only: neutral,sad,...")] = None,
+    labels: Annotated[
+        str | None,
+        typer.Option(
+            help="Comma-separated labels to choose from, as in neutral,sad. Default: all labels of the model."
+        ),
+    ] = None,
     unknown_below: Annotated[
         float, typer.Option(help="Label a turn 'unknown' if its probability is below this, from 0 to 1.")
     ] = 0.0,
     split_long: Annotated[
         bool,
-        typer.Option("--split-long", help="Score a turn longer than the host's window as several, cut at its pauses."),
+        typer.Option(
+            "--split-long",
+            help="Split turns longer than the host's audio window into several, at pauses. Default: score only their "
+            "beginning, with a warning.",
+        ),
     ] = False,
     no_memory: Annotated[bool, typer.Option("--no-memory", help="Score every turn without memory.")] = False,
     both: Annotated[
-        bool, typer.Option("--both", help="Score with and without memory, and show both in the timeline.")
+        bool, typer.Option("--both", help="Score with and without memory, and show both in all outputs.")
     ] = False,
     follow: Annotated[
         bool,
-        typer.Option("--follow", help="Process raw audio from standard input (16-bit integers, mono) as it arrives."),
+        typer.Option("--follow", help="Score raw audio from standard input (16-bit integers, mono) as it arrives."),
     ] = False,
-    sampling_rate: Annotated[int, typer.Option(help="Sampling rate of --follow, in Hz.")] = 16_000,
+    sampling_rate: Annotated[int, typer.Option(help="With --follow: sampling rate of the audio, in Hz.")] = 16_000,
     speaker: Annotated[
-        str | None, typer.Option(help="The speaker, for --follow or a recording without segments.")
+        str | None, typer.Option(help="Name of the only speaker, with --follow or for a recording without segments.")
     ] = None,
     speakers_by: Annotated[
         str | None,
         typer.Option(
             metavar="DIR_OR_REPO",
-            help="Name the speakers of one recording without segments by their voices, with a model for speaker "
-            "verification: microsoft/wavlm-base-plus-sv.",
+            help="Distinguish the speakers of one recording without segments by their voices, using this model for "
+            "speaker verification, such as microsoft/wavlm-base-plus-sv.",
         ),
     ] = None,
-    max_speakers: Annotated[int | None, typer.Option(min=1, help="Number of speakers for --speakers-by.")] = None,
+    max_speakers: Annotated[
+        int | None, typer.Option(min=1, help="With --speakers-by: maximal number of speakers. Default: no limit.")
+    ] = None,
     speaker_threshold: Annotated[
         float | None,
         typer.Option(
-            help="Similarity from which --speakers-by takes two turns for one speaker. The default, 0.86, is a guess: "
-            "titans_mal.live.speakers.fit_threshold fits it to turns of known speakers.",
+            help="With --speakers-by: cosine similarity above which two turns are by the same speaker. The default, "
+            "0.86, is not calibrated; titans_mal.live.speakers.fit_threshold fits it to turns of known speakers.",
         ),
     ] = None,
     batch: Annotated[
         Path | None,
         typer.Option(
             metavar="FOLDER_OR_LIST",
-            help="Score an archive: all recordings of a folder, or of a text file with a path a line, each cut by the "
-            ".rttm of its name beside it, by --channels, or at pauses.",
+            help="Score many recordings: all audio files of a folder, or those listed in a text file, one path per "
+            "line. Each is split by the .rttm file of the same name beside it, by --channels, or at pauses.",
         ),
     ] = None,
     output_dir: Annotated[
         Path | None,
-        typer.Option(help="Folder for --batch: a JSON for each recording, summary.csv and problems.csv."),
+        typer.Option(
+            help="With --batch: folder for one JSON file per recording, summary.csv and problems.csv. A stopped run "
+            "resumes from it."
+        ),
     ] = None,
-    num_processes: Annotated[int, typer.Option(min=1, help="Processes for --batch.")] = 1,
+    num_processes: Annotated[int, typer.Option(min=1, help="With --batch: number of processes.")] = 1,
 ) -> None:
     """Print the emotion of each turn; optionally write files and draw a timeline."""
     wanted = None if labels is None else [label.strip() for label in labels.split(",")]
@@ -154,7 +169,7 @@ def analyze(
             return
         check_speaker_options(speaker, segments, channels, crosstalk, speakers_by, max_speakers, speaker_threshold)
         if not inputs:
-            raise ValueError("No input: give a folder, audio files or a recording, or --follow.")
+            raise ValueError("No input was given: give a folder, audio files, a recording, or --follow.")
         _check_outputs(json_out, timeline, output, format=format, plotly_source=plotly_source)
         turns = channel_turns(inputs, channels, crosstalk) if channels else list(turns_of(inputs, segments, speaker))
         if speakers_by is not None:
@@ -288,9 +303,9 @@ def _check_outputs(
 def tiny_checkpoint() -> str:
     """The model that is used if none is given."""
     warn(
-        f"no --model was given, so the tiny checkpoint is used ({TINY_CHECKPOINT}), which was trained on synthetic "
-        "voices and knows nothing of real emotions. For real speech give --model the folder or Hub repo of a model "
-        "trained on it, such as titans-mal train makes."
+        f"no --model was given, so the tiny checkpoint is used ({TINY_CHECKPOINT}). It was trained on synthetic "
+        "voices only and cannot recognise real emotions: for real speech, pass --model with the folder or Hub repo "
+        "of a model trained on real speech, for example by titans-mal train."
     )
     return str(TINY_CHECKPOINT)
 
@@ -298,16 +313,16 @@ def tiny_checkpoint() -> str:
 def _check_batch(*others, format: str) -> None:
     if any(others) or format != "table":
         raise ValueError(
-            "--batch goes with --output-dir, --num-processes, --model, --channels, --labels, --unknown-below and "
-            "--split-long only."
+            "--batch can be combined only with --output-dir, --num-processes, --model, --channels, --labels, "
+            "--unknown-below and --split-long: remove the other options."
         )
 
 
 def _check_follow(*others, format: str) -> None:
     if any(others) or format not in ("table", "jsonl"):
         raise ValueError(
-            "--follow processes standard input with memory, and prints a table or, with --format jsonl, one line "
-            "per turn."
+            "--follow reads standard input, uses the memory, and prints a table or, with --format jsonl, one line per "
+            "turn: remove the other inputs and outputs."
         )
 
 

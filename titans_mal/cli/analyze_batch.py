@@ -23,13 +23,13 @@ def analyze_batch(
     unknown_below: float,
     split_long: bool = False,
 ) -> None:
-    """Score all recordings of a folder or a list; what is in the output folder already is not done again.
+    """Score all recordings of a folder or a list, except those that already have a result in the output folder.
 
     Raises:
         ValueError: without an output folder, or as `find_recordings` and `ArchiveRun`.
     """
     if output_dir is None:
-        raise ValueError("--batch writes a result for each recording: give --output-dir.")
+        raise ValueError("--batch needs --output-dir, the folder for the results.")
     if num_processes > 1 and "WORLD_SIZE" not in os.environ:
         _launch(num_processes)
         return

@@ -37,7 +37,7 @@ def with_speakers(
     from ..live.speakers import DEFAULT_THRESHOLD, SpeakerAssigner, VoiceEmbedder
 
     if len({turn["file"].partition("#")[0] for turn in turns}) > 1 or any(turn.get("speaker") for turn in turns):
-        raise ValueError("--speakers-by is for one recording whose speakers are not known.")
+        raise ValueError("--speakers-by needs one recording without speakers: remove the speakers or the other files.")
     threshold = DEFAULT_THRESHOLD if threshold is None else threshold
     assigner = SpeakerAssigner(VoiceEmbedder(model_name), threshold=threshold, max_speakers=max_speakers)
     return [{**turn, "speaker": assigner.assign(load_audio(turn["audio"]))} for turn in turns]

@@ -26,7 +26,7 @@ from .options import (
 def calibrate(
     model: Annotated[Path, typer.Argument(help="Folder of a model with memory, whose config.json is updated.")],
     data: Annotated[str, typer.Argument(help="A corpus, a folder with metadata.csv, or a Hub dataset.")],
-    output: Annotated[Path, typer.Option(help="Folder for the scores, from which a stopped run is resumed.")],
+    output: Annotated[Path, typer.Option(help="Folder for the scores. A stopped run resumes from it.")],
     data_dir: DataDir = None,
     label_set: LabelSet = None,
     fold: Fold = None,
@@ -36,9 +36,12 @@ def calibrate(
     test_share: TestShare = None,
     validation_share: ValidationShare = None,
     split_seed: SplitSeed = 0,
-    split: Annotated[str, typer.Option(help="A split used neither for training nor for testing.")] = "dev",
+    split: Annotated[
+        str, typer.Option(help="Split to fit on. It must be used neither for training nor for testing.")
+    ] = "dev",
     accuracy: Annotated[
-        float | None, typer.Option(help="Desired accuracy of the answered turns, for example 0.9.")
+        float | None,
+        typer.Option(help="Also print the --unknown-below that gives this accuracy, from 0 to 1, on answered turns."),
     ] = None,
     batch_size: Annotated[int, typer.Option(help="Number of turns scored at once.")] = 16,
     dtype: Annotated[str, typer.Option(help="Precision of the host: auto, float32, bfloat16 or float16.")] = "auto",
@@ -55,7 +58,7 @@ def calibrate(
     with errors_in_one_line(SafetensorError):
         state = process_state()
         if not model.is_dir():
-            raise ValueError(f"{model} is not a folder: the temperature is written into the config.json of a folder.")
+            raise ValueError(f"{model} is not a folder: give the folder of a model, whose config.json is updated.")
         loaded = AutoModelForAudioEmotion.from_pretrained(str(model), dtype=dtype)
         loaded.to(state.device)
         wanted = labels_for(data, data_dir, label_set, loaded.config.labels)

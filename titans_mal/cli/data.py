@@ -54,7 +54,7 @@ def check(
     json_out: Annotated[
         Path | None, typer.Option("--json", help="Write counts and all problems to this file.")
     ] = None,
-    most: Annotated[int, typer.Option(min=0, help="Maximal number of problems printed per kind.")] = 20,
+    most: Annotated[int, typer.Option(min=0, help="Maximal number of problems that are printed of each kind.")] = 20,
 ) -> None:
     """Count turns, speakers, hours, labels and histories, and list the problems of a corpus."""
     from ..data.conversations import load_conversations

@@ -16,7 +16,7 @@ def demo(
     """Analyse the included conversation of synthetic voices with the tiny checkpoint, with and without memory."""
     with errors_in_one_line():
         if not output.is_dir():
-            raise NotADirectoryError(f"--output {output} is no folder.")
+            raise NotADirectoryError(f"--output must be an existing folder, got {output}.")
         from ..quickstart.demo import main
 
         main(output)

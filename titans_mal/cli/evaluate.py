@@ -26,7 +26,7 @@ from .options import (
 def evaluate(
     model: Annotated[str, typer.Argument(help="A folder or Hub repo of a model with memory.")],
     data: Annotated[str, typer.Argument(help="A corpus, a folder with metadata.csv, or a Hub dataset.")],
-    output: Annotated[Path, typer.Option(help="Folder for the report, from which a stopped run is resumed.")],
+    output: Annotated[Path, typer.Option(help="Folder for the report. A stopped run resumes from it.")],
     data_dir: DataDir = None,
     label_set: LabelSet = None,
     fold: Fold = None,
@@ -40,18 +40,23 @@ def evaluate(
     conditions: Annotated[
         str | None,
         typer.Option(
-            help="Comma-separated, out of memory,memory_off,memory_half,reset,other_state,shuffled and, with a LoRA, "
-            "host,host_memory. Default: all."
+            help="Comma-separated conditions to score: memory, memory_off, memory_half, reset, other_state, shuffled "
+            "and, for a model with a LoRA, host and host_memory. Default: all."
         ),
     ] = None,
     readout: Annotated[
-        str, typer.Option(help="logits: by the model's configured readout; text: generated and parsed.")
+        str,
+        typer.Option(
+            help="How emotions are read from the host: logits (the configured readout) or text (a generated answer)."
+        ),
     ] = "logits",
-    max_new_tokens: Annotated[int, typer.Option(help="Maximal number of generated tokens, for --readout text.")] = 8,
+    max_new_tokens: Annotated[
+        int, typer.Option(help="With --readout text: maximal number of generated tokens per turn.")
+    ] = 8,
     batch_size: Annotated[int, typer.Option(help="Number of turns scored at once.")] = 16,
     dtype: Annotated[str, typer.Option(help="Precision of the host: auto, float32, bfloat16 or float16.")] = "auto",
     resamples: Annotated[int, typer.Option(help="Number of bootstrap resamples.")] = 1000,
-    seed: Annotated[int, typer.Option(help="Seed of the bootstrap and of the shuffled histories.")] = 0,
+    seed: Annotated[int, typer.Option(help="Random seed of the bootstrap and of the shuffled histories.")] = 0,
     strict: Annotated[bool, typer.Option("--strict", help="Stop at the first unusable turn.")] = False,
 ) -> None:
     """Score whole conversations with memory and under control conditions, and write a report.
@@ -113,21 +118,26 @@ def compare(
     reports: Annotated[list[Path], typer.Argument(metavar="REPORT...", help="Folders of evaluation reports.")],
     output: Annotated[
         Path | None,
-        typer.Option(help="Write to this file instead of printing: .md, or only the table of models as .csv or .tex."),
+        typer.Option(
+            help="Write to this file instead of printing: .md for the whole comparison, .csv or .tex for its table of "
+            "models."
+        ),
     ] = None,
     paired: Annotated[
         bool,
-        typer.Option("--paired", help="Compare two reports on the same turns: the first minus the second."),
+        typer.Option(
+            "--paired", help="Test two reports against each other on the same turns: the first minus the second."
+        ),
     ] = False,
 ) -> None:
-    """Compare reports of one protocol in one table: each report, means over runs of a model, and pooled folds."""
+    """Compare reports of one protocol in one table: each report, the mean over a model's runs, and pooled folds."""
     from ..evaluation.compare import comparison_markdown, models_table, paired_markdown, paired_table
     from ..evaluation.protocol import check_comparable
     from ..evaluation.report_file import EvaluationReport
 
     with errors_in_one_line():
         if paired and len(reports) != 2:
-            raise ValueError(f"--paired compares two reports, got {len(reports)}.")
+            raise ValueError(f"--paired needs exactly two reports, got {len(reports)}.")
         suffix = ".md" if output is None else output.suffix
         if suffix not in (".md", ".csv", ".tex"):
             raise ValueError(f"--output must end in .md, .csv or .tex, got {output}.")

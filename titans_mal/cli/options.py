@@ -13,32 +13,44 @@ Model = Annotated[
     str | None,
     typer.Option(
         metavar="DIR_OR_REPO",
-        help="Folder or Hub repo of a model with memory. Default: the demo's checkpoint, trained on synthetic voices.",
+        help="Folder or Hub repo of a model with memory. Default: the checkpoint of `titans-mal demo`, which was "
+        "trained on synthetic voices.",
     ),
 ]
 DataDir = Annotated[Path | None, typer.Option(help="Folder with your copy of the corpus.")]
 LabelSet = Annotated[
     str | None,
     typer.Option(
-        help="A label set of the corpus (4-class), a list of labels (sad,happy), or a mapping (excited=happy,sad=sad)."
+        help="Labels to use: the name of a label set of the corpus, as in 4-class; a list, as in sad,happy; or a "
+        "mapping, as in excited=happy,sad=sad."
     ),
 ]
 SplitBy = Annotated[
     str | None,
-    typer.Option(help="Draw splits for data without splits: by 'conversation' or by 'speaker', which never overlap."),
+    typer.Option(
+        help="Split data that has no splits at random: 'conversation' or 'speaker'. No conversation, or no speaker, "
+        "is in two splits."
+    ),
 ]
-TestShare = Annotated[float | None, typer.Option(help="Share of the turns in the test split, for --split-by: 0.2")]
+TestShare = Annotated[
+    float | None, typer.Option(help="With --split-by: share of the turns in the test split, as in 0.2.")
+]
 ValidationShare = Annotated[
-    float | None, typer.Option(help="Share of the turns in the validation split, for --split-by: 0.1")
+    float | None, typer.Option(help="With --split-by: share of the turns in the validation split, as in 0.1.")
 ]
 SplitSeed = Annotated[int, typer.Option(help="Random seed of --split-by.")]
-Fold = Annotated[int | None, typer.Option(help="Number of the test fold, from 1.")]
+Fold = Annotated[int | None, typer.Option(help="Number of the fold that is the test split, counted from 1.")]
 
 SplitLonger = Annotated[
     float | None,
-    typer.Option("--split-longer-than", help="Seconds: a longer file becomes several turns, cut at its pauses."),
+    typer.Option(
+        "--split-longer-than",
+        help="Split every audio file longer than this many seconds into several turns, at its pauses.",
+    ),
 ]
-EmoBox = Annotated[Path | None, typer.Option("--emobox", help="A clone of EmoBox, whose --fold gives the splits.")]
+EmoBox = Annotated[
+    Path | None, typer.Option("--emobox", help="Folder of a clone of EmoBox, which defines the splits of each --fold.")
+]
 
 
 def as_label_set(given: str | None) -> str | Sequence[str] | dict[str, str] | None:
@@ -55,7 +67,7 @@ def as_label_set(given: str | None) -> str | Sequence[str] | dict[str, str] | No
     pairs = [part.split("=", 1) for part in parts]
     without = [pair[0] for pair in pairs if len(pair) < 2 or not pair[1]]
     if without:
-        raise ValueError(f"In a mapping, every word needs a label, as in excited=happy; {without} have none.")
+        raise ValueError(f"Every word of a mapping needs a label, as in excited=happy, but {without} have none.")
     return {word.strip(): label.strip() for word, label in pairs}
 
 

@@ -15,34 +15,40 @@ def publish(
     folder: Annotated[Path, typer.Argument(help="A folder written by save_pretrained.")],
     repo: Annotated[str, typer.Argument(metavar="ORG/NAME", help="The repository, created if it does not exist.")],
     private: Annotated[
-        bool, typer.Option("--private", help="Create a private repository; an existing one must be private.")
+        bool, typer.Option("--private", help="Create a private repository. An existing one must already be private.")
     ] = False,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Write and list the files without uploading anything.")
     ] = False,
-    license: Annotated[str | None, typer.Option(help="Licence identifier of the Hub, such as apache-2.0.")] = None,
+    license: Annotated[
+        str | None, typer.Option(help="Licence of the model, as a Hub identifier such as apache-2.0.")
+    ] = None,
     force_license: Annotated[
         bool,
-        typer.Option("--force-license", help="Accept a commercial licence despite a non-commercial training corpus."),
+        typer.Option(
+            "--force-license", help="Allow a licence for commercial use although a training corpus forbids that use."
+        ),
     ] = False,
     language: Annotated[
-        list[str] | None, typer.Option(help="Language of the speech, such as en; may be repeated.")
+        list[str] | None, typer.Option(help="Language of the speech, such as en. May be repeated.")
     ] = None,
-    dataset: Annotated[list[str] | None, typer.Option(help="A training dataset; may be repeated.")] = None,
+    dataset: Annotated[list[str] | None, typer.Option(help="Training dataset. May be repeated.")] = None,
     report: Annotated[
-        list[Path] | None, typer.Option(help="Folder of an evaluation report of this model; may be repeated.")
+        list[Path] | None, typer.Option(help="Folder of an evaluation report of this model. May be repeated.")
     ] = None,
     example: Annotated[
         list[Path] | None,
-        typer.Option(help="An audio file to publish with the model's answer; repeat for the turns of a conversation."),
+        typer.Option(
+            help="Audio file to publish together with the model's answer. Repeat it for the turns of a conversation."
+        ),
     ] = None,
     space: Annotated[str | None, typer.Option(metavar="ORG/NAME", help="Also publish a Space for the model.")] = None,
     revision: Annotated[str | None, typer.Option(help="Branch to upload to. Default: main.")] = None,
 ) -> None:
     """Upload model, processor, LoRA, code, card and endpoint handler in one commit.
 
-    Only files that belong to the model are uploaded, and for an adapter never the base. The token is that of
-    `hf auth login`.
+    Only files that belong to the model are uploaded; the base of an adapter is never uploaded. Log in with
+    `hf auth login` first.
     """
     from ..publishing import publish_folder, publish_space
     from ..publishing.publish import check_repo_id

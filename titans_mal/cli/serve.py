@@ -17,13 +17,15 @@ from .options import Model
 
 def serve(
     model: Model = None,
-    host: Annotated[str, typer.Option(help="Address to listen on; 0.0.0.0 accepts other machines.")] = "127.0.0.1",
+    host: Annotated[
+        str, typer.Option(help="Address to listen on; 0.0.0.0 accepts connections from other machines.")
+    ] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=1, max=65535, help="Port to listen on.")] = 8000,
     states: Annotated[
         str | None,
         typer.Option(
-            help="Where to store conversation states: a folder, or redis://HOST:PORT/DB to share them among servers. "
-            "Default: a temporary folder."
+            help="Where conversation states are stored: a folder, or redis://HOST:PORT/DB to share them among "
+            "servers. Default: a temporary folder."
         ),
     ] = None,
     token: Annotated[
@@ -32,22 +34,32 @@ def serve(
     device: Annotated[str | None, typer.Option(help="cuda, cpu, ... Default: cuda if available.")] = None,
     dtype: Annotated[str, typer.Option(help="Precision of the host: auto, float32, bfloat16 or float16.")] = "auto",
     max_batch: Annotated[int, typer.Option(help="Maximal number of turns scored at once.")] = 16,
-    max_wait_ms: Annotated[float, typer.Option(help="Milliseconds that a turn waits for others to join.")] = 5.0,
-    max_live: Annotated[int, typer.Option(help="Number of conversations kept in memory.")] = 256,
+    max_wait_ms: Annotated[
+        float, typer.Option(help="Maximal time, in milliseconds, that a turn waits for others to form a batch.")
+    ] = 5.0,
+    max_live: Annotated[
+        int, typer.Option(help="Number of conversations whose states stay in RAM; the others are in --states.")
+    ] = 256,
     max_conversations: Annotated[int, typer.Option(help="Maximal number of open conversations.")] = 1000,
     max_megabytes: Annotated[float, typer.Option(help="Maximal size of a turn's audio file, in MB.")] = 25.0,
-    turn_seconds: Annotated[float, typer.Option(help="Seconds allowed to send a turn, and to answer it.")] = 60.0,
+    turn_seconds: Annotated[
+        float, typer.Option(help="Time limit, in seconds, for receiving a turn and for answering it.")
+    ] = 60.0,
     log_names: Annotated[
-        bool, typer.Option("--log-names", help="Log names of conversations and queries instead of hashes.")
+        bool, typer.Option("--log-names", help="Log conversation names and query parameters instead of their hashes.")
     ] = False,
-    log_format: Annotated[str, typer.Option(help="text, or json: one object a line.")] = "text",
+    log_format: Annotated[
+        str, typer.Option(help="Format of the log: text, or json with one object per line.")
+    ] = "text",
     protect_operations: Annotated[
-        bool, typer.Option("--protect-operations", help="Require the token for /metrics and /docs too.")
+        bool, typer.Option("--protect-operations", help="Require the token for /metrics and /docs as well.")
     ] = False,
     forget_after: Annotated[
         float,
         typer.Option(
-            "--forget-after", "--time-to-live", help="Seconds after which an unused conversation or person is deleted."
+            "--forget-after",
+            "--time-to-live",
+            help="Delete a conversation or a remembered person after this many seconds without use.",
         ),
     ] = 3600.0,
     remember_speakers: Annotated[
@@ -56,31 +68,33 @@ def serve(
             "--remember-speakers",
             metavar="KEY",
             envvar="TITANS_MAL_REMEMBER_SPEAKERS",
-            help="Let turns sent with person=ID, which is that person's consent, continue the person's memory of "
-            "earlier calls, stored under a hash with this key. Needs a model with a memory for each speaker.",
+            help="Remember speakers across calls: a turn sent with person=ID, which states that person's consent, "
+            "continues the person's memory of earlier calls. The memory is stored under a hash with this key. Needs a "
+            "model with a memory for each speaker.",
         ),
     ] = None,
     alerts: Annotated[
-        Path | None, typer.Option(help="Rules of alerts, a TOML file: see examples/serving/alerts.toml.")
+        Path | None, typer.Option(help="TOML file with alert rules, such as examples/serving/alerts.toml.")
     ] = None,
     webhook: Annotated[str | None, typer.Option(help="URL to which alerts are sent as signed JSON.")] = None,
     webhook_secret: Annotated[
-        str | None, typer.Option(envvar="TITANS_MAL_WEBHOOK_SECRET", help="Secret that signs alerts.")
+        str | None, typer.Option(envvar="TITANS_MAL_WEBHOOK_SECRET", help="Secret key with which alerts are signed.")
     ] = None,
     webhook_allow: Annotated[
         str | None,
         typer.Option(
-            metavar="HOSTS", help="Hosts and networks that alerts may be sent to: hooks.example,10.1.0.0/16."
+            metavar="HOSTS",
+            help="Comma-separated hosts and networks to which alerts may be sent, as in hooks.example,10.1.0.0/16.",
         ),
     ] = None,
 ) -> None:
     """Serve live conversations. /docs shows the API, /metrics is for Prometheus, /health for load balancers.
 
-    On a signal to stop, waiting turns are scored and all states are saved.
+    On SIGINT or SIGTERM, the server scores the waiting turns and saves all states before it stops.
     """
     with errors_in_one_line(SafetensorError):
         if log_format not in ("text", "json"):
-            raise ValueError(f"--log-format is text or json, got {log_format!r}.")
+            raise ValueError(f"--log-format must be text or json, got {log_format!r}.")
         is_redis = states is not None and states.startswith(("redis://", "rediss://", "unix://"))
         _check_packages("redis" if is_redis else None)
         import torch
@@ -146,14 +160,15 @@ def _alerts(rules: Path | None, url: str | None, secret: str | None, allowed: st
     """The alerts of a server; None where there are no rules.
 
     Raises:
-        ValueError: for rules without a webhook, its secret and where it may be, or the other way round.
+        ValueError: if only some of these options are given.
     """
     given = {"--alerts": rules, "--webhook": url, "--webhook-secret": secret, "--webhook-allow": allowed}
     missing = [name for name, value in given.items() if not value and name != "--webhook-secret"]
     if len(missing) == 3:
         return None
     if missing or not secret or rules is None:
-        raise ValueError(f"Alerts need {', '.join(given)}; {', '.join(missing or ['--webhook-secret'])} is missing.")
+        missing = missing or ["--webhook-secret"]
+        raise ValueError(f"Alerts need all of {', '.join(given)}: also give {', '.join(missing)}.")
     from ..server.alert_rules import read_rules
     from ..server.alerts import Alerts
     from ..server.webhook import AllowList, Webhook

@@ -56,7 +56,8 @@ def train_once(given: Sequence[str], *, program: str = "titans-mal train") -> in
 def ablate(context: typer.Context) -> None:
     """Train once for each --memory-layers and each --memory, and compare the reports in one table.
 
-    All other options are those of `titans-mal train`. A finished run is not repeated, and must have the same options.
+    All other options are those of `titans-mal train`. Runs in the output folder that are finished are not repeated;
+    they must have the same options.
     """
     raise typer.Exit(sweep(context.args))
 
@@ -100,7 +101,7 @@ def sweep(given: Sequence[str]) -> int:
                 if status:
                     return status
                 if report is None:
-                    raise ValueError(f"{data.dataset} has no test split, which the table needs.")
+                    raise ValueError(f"{data.dataset} has no test split: draw one with --split-by and --test-share.")
             reports.append(EvaluationReport.load(folder / REPORT_FOLDER))
         if process_state().is_main_process:
             table = comparison_markdown(reports)

@@ -42,10 +42,8 @@ def find_audio(root: Path, *folders: str, stem: str = "*") -> Path:
                 if folder.is_dir() and any(fnmatchcase(path.stem.lower(), stem) for path in audio_files(folder)):
                     return folder
     wanted = " or ".join(filter(None, folders)) or "folder"
-    raise FileNotFoundError(
-        f"{root} has no {wanted} with audio files{'' if stem == '*' else f' named {stem}'}, nor has a folder up to "
-        f"three levels below."
-    )
+    files = "audio files" if stem == "*" else f"audio files named {stem}"
+    raise FileNotFoundError(f"No {wanted} with {files} was found in {root} or up to three folder levels below it.")
 
 
 def extra_files(folder: Path, known: Iterable[str], split: str | None = None) -> list[Problem]:
@@ -75,7 +73,9 @@ def resolve_files(turns: Iterable[Turn]) -> list[Problem]:
             turn.audio = os.path.join(folder, found)
             renamed.setdefault(folder, []).append((name, found))
     return [
-        Problem("renamed", folder, f"{len(pairs)} files, the first {pairs[0][1]!r} instead of {pairs[0][0]!r}")
+        Problem(
+            "renamed", folder, f"{len(pairs)} files; the first is named {pairs[0][1]!r} instead of {pairs[0][0]!r}"
+        )
         for folder, pairs in renamed.items()
     ]
 

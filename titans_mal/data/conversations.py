@@ -312,9 +312,9 @@ def _read_corpus(
 
 def _check_emobox(corpus: Corpus, fold: int | None) -> None:
     if not corpus.fold_groups:
-        raise ValueError(f"{corpus.title} has splits of its own, which EmoBox takes: leave emobox out.")
+        raise ValueError(f"{corpus.title} has official splits, which EmoBox uses too: omit emobox.")
     if isinstance(fold, bool) or not isinstance(fold, int) or fold < 1:
-        raise ValueError(f"emobox needs a fold of EmoBox, from 1 on, got fold={fold!r}.")
+        raise ValueError(f"emobox needs fold, the number of a fold of EmoBox from 1, got fold={fold!r}.")
 
 
 def _without_repeated(turns: list[Turn], problems: list[Problem]) -> tuple[list[Turn], list[Problem]]:
@@ -357,7 +357,9 @@ def _warn_of_misspelt(present: set[str], wanted: Iterable[str]) -> None:
     """Warn if the data lacks a wanted label and also has an unwanted one, since one may be misspelt."""
     lacking, unused = sorted(set(wanted) - present), sorted(present - set(wanted))
     if lacking and unused:
-        warnings.warn(f"No turn has the labels {lacking}, and turns labelled {unused} are not scored.", stacklevel=5)
+        warnings.warn(
+            f"No turn has the labels {lacking}, and turns with the labels {unused} are not scored.", stacklevel=5
+        )
 
 
 def _positions_in_split(turns: list[Turn]) -> list[int]:
@@ -374,7 +376,7 @@ def _check_arguments(name: str, corpus: Corpus | None, is_hub: bool, **given) ->
     has_label_sets = corpus is not None
     label_set = given["label_set"]
     if label_set is not None and not len(label_set):
-        raise ValueError("label_set is empty: give the name of a label set of the corpus, or labels.")
+        raise ValueError("label_set is empty: give the name of a label set of the corpus, or a list of labels.")
     if isinstance(label_set, str) and not has_label_sets:
         raise ValueError(f"{name!r} has no named label sets: give labels or a mapping, got label_set={label_set!r}.")
     meaningful = {

@@ -47,11 +47,11 @@ def take_emobox_splits(
         elif splits.setdefault(turn.conversation_id, split) != split:
             raise ValueError(
                 f"EmoBox's fold {fold} of {corpus} has turns of {turn.conversation_id!r} in {split!r} and in "
-                f"{splits[turn.conversation_id]!r}: no memory of a conversation can be evaluated on it."
+                f"{splits[turn.conversation_id]!r}, so a memory of whole conversations cannot be evaluated on it."
             )
     kept = [turn for turn in turns if turn.conversation_id in splits]
     if not kept:
-        raise ValueError(f"EmoBox's fold {fold} of {corpus} in {folder} lists no turn of this copy.")
+        raise ValueError(f"EmoBox's fold {fold} of {corpus} in {folder} lists none of the turns in data_dir.")
     for turn in kept:
         turn.group = splits[turn.conversation_id]
     missing = len(turns) - len(kept)
@@ -65,7 +65,7 @@ def _read_lists(folder: Path, corpus: str, fold: int) -> dict[str, str]:
     found = [root / f"fold_{fold}" for root in roots if (root / f"fold_{fold}").is_dir()]
     if not found:
         known = sorted(path.name for root in roots for path in root.glob("fold_*"))
-        raise FileNotFoundError(f"{folder} has no fold_{fold} of {corpus}; it has {known or 'no folds of it'}.")
+        raise FileNotFoundError(f"{folder} has no fold_{fold} of {corpus}; its folds are {known}.")
     splits: dict[str, str] = {}
     for part, split in _SPLITS.items():
         path = found[0] / f"{corpus}_{part}_fold_{fold}.jsonl"

@@ -30,7 +30,7 @@ MAX_SECONDS = 60.0
 KINDS = {
     "missing": "dropped: the table names a file that does not exist",
     "broken": "dropped: the file is not audio, or truncated",
-    "absent": "missing: a part of the corpus",
+    "absent": "missing: a whole part of the corpus",
     "repeated": "dropped: the same audio already has a turn",
     "silent": "dropped: every sample is zero",
     "outside": "dropped: the turn has no length, or is beyond the recording",
@@ -201,5 +201,6 @@ def report_problems(problems: Sequence[Problem], *, name: str, strict: bool) -> 
         text = f"{name}: turns cannot be used ({counts}): {'; '.join(map(str, left_out[:3]))}{more}"
         raise UnusableTurns(text, problems)
     warnings.warn(
-        f"{name}: turns that cannot be used ({counts}), first {left_out[0]}; `.problems` lists them.", stacklevel=4
+        f"{name}: turns that cannot be used ({counts}); the first is {left_out[0]}; `.problems` lists them.",
+        stacklevel=4,
     )

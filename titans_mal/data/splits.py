@@ -57,10 +57,12 @@ def draw_splits(
             for turn in unit:
                 turn.group = split
     if not units:
-        joined = ", as conversations are joined by common speakers" if by == "speaker" else ""
+        joined = (
+            " Conversations with a common speaker stay together, and speakers with the same name count as one person."
+        )
         raise ValueError(
-            f"No turn is left for training: there are too few units of {by} for these shares{joined}. Speakers with "
-            "the same name in different conversations count as one person."
+            f"No turn is left for training: split by {by}, the data has too few parts for these shares."
+            + (joined if by == "speaker" else "")
         )
     for turn in (turn for unit in units for turn in unit):
         turn.group = "train"

@@ -38,7 +38,7 @@ class Progress:
         differing = [key for key in now if before.get(key) != now[key]]
         if differing:
             raise ValueError(
-                f"{folder.parent} holds another run, with another {' and '.join(differing)}: choose another folder, "
+                f"{folder.parent} holds a run with a different {' and '.join(differing)}: choose another folder, "
                 f"or remove {folder}."
             )
         self.done = {group["group"] for group in self.read() if not group["not_scored"]}

@@ -198,7 +198,7 @@ class ConversationAnalyzer:
         if cache.batch_size != 1:
             raise ValueError(f"{folder} holds {cache.batch_size} conversations, expected one.")
         if len(turns) != written:
-            raise ValueError(f"{folder} holds the state of {written} turns, but a history of {len(turns)}.")
+            raise ValueError(f"{folder} holds the state of {written} turns, but the history of {len(turns)} turns.")
         cache.to(model.titans_memory.device)
         with self._lock:
             self._cache.adopt(cache)

@@ -348,7 +348,9 @@ class ConversationPool:
 
     def _remembering(self) -> RememberedSpeakers:
         if self._remembered is None:
-            raise ValueError("Speakers are not remembered here, so no person can be given: see remember_speakers.")
+            raise ValueError(
+                "person is not allowed, since this pool does not remember speakers: set remember_speakers."
+            )
         return self._remembered
 
     def _work(self) -> None:
@@ -413,8 +415,8 @@ class ConversationPool:
         seconds = len(turn.waveform) / self._scorer.sampling_rate
         if known is not None and abs(known.end - known.start - seconds) > _SAME_SECONDS:
             raise ValueError(
-                f"The retry key {turn.retry_key!r} is that of another turn, of {known.end - known.start:.2f} s and "
-                f"not {seconds:.2f} s: give each turn its own key."
+                f"The retry key {turn.retry_key!r} belongs to a turn of {known.end - known.start:.2f} s, but "
+                f"this turn has {seconds:.2f} s: use a different key for each turn."
             )
         return known
 

@@ -29,11 +29,11 @@ def check_person(person: str) -> None:
     """Check the name of a person.
 
     Raises:
-        ValueError: for a name that is not valid (see `check_text`), or means nobody, which many could share.
+        ValueError: for a name that is not valid (see `check_text`), or a placeholder that several people could share.
     """
     check_text(person, "A person")
     if not is_named(person):
-        raise ValueError(f"A person must have a name of its own, got {person!r}.")
+        raise ValueError(f"A person needs an ID that identifies them, got {person!r}.")
 
 
 class RememberedSpeakers:
@@ -61,8 +61,8 @@ class RememberedSpeakers:
             raise ValueError("The key of remembered speakers must not be empty.")
         if model.config.memory_config.scope != "speaker":
             raise ValueError(
-                "Speakers can be remembered by a model with memory_config.scope='speaker'; the memory of this one is "
-                "shared by all speakers of a conversation."
+                "Remembering speakers needs a model with memory_config.scope='speaker'; in this model, all "
+                "speakers of a conversation share one memory."
             )
         self._model, self._store, self._key = model, store, key.encode()
         self.close, self.forget_expired = store.close, store.forget_expired
@@ -86,16 +86,17 @@ class RememberedSpeakers:
                 cache.notes[_PERSONS] = {name: link for name, link in known.items() if name != speaker}
             return
         if speaker is None:
-            raise ValueError("A turn with a person needs the speaker's name in the conversation, too.")
+            raise ValueError("A turn with a person also needs a speaker, the person's name in the conversation.")
         hashed, number = self._hash(person), speaker_number(speaker)
         if speaker in known:
             if known[speaker]["person"] != hashed:
-                raise ValueError(f"The speaker {speaker!r} is another person in this conversation.")
+                raise ValueError(
+                    f"The speaker {speaker!r} was given as a different person earlier in this conversation."
+                )
             return
         if number in cache.speaker_ids[0]:
             raise ValueError(
-                "A person must be given from the speaker's first turn of a conversation on, and earlier turns of "
-                f"{speaker!r} have none."
+                f"A person must be given from the speaker's first turn on, but earlier turns of {speaker!r} have none."
             )
         stored = self._read(hashed)
         if stored is not None and bool(stored.turns.any()):
@@ -136,7 +137,8 @@ class RememberedSpeakers:
             stored = self._store.peek(hashed)
         except ValueError as error:
             raise ValueError(
-                "The stored memory of this person is broken or of another model: delete it, or give no person."
+                "The stored memory of this person is broken or was written by another model: delete it, or do "
+                "not pass person."
             ) from error
         return None if stored is None else stored.to(self._model.titans_memory.device)
 

@@ -87,7 +87,7 @@ def fit_threshold(embeddings: Sequence[np.ndarray], speakers: Sequence[str]) -> 
     similar, names = np.einsum("ij,ij->i", voices[first], voices[second]), np.asarray(speakers)
     is_same = names[first] == names[second]
     if is_same.all() or not is_same.any():
-        raise ValueError("A threshold is fitted to turns of two speakers or more, with two turns of one or more.")
+        raise ValueError("Fitting a threshold needs at least two speakers, and at least two turns of one of them.")
     order = np.argsort(similar)
     similar, is_same = similar[order], is_same[order]
     # With the threshold between each pair and the one before it.

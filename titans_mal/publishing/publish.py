@@ -222,8 +222,8 @@ def _reports_of(folder: Path, paths: list[str | Path], token: str | bool | None)
         measured = (content["model"]["weights"], content["protocol"]["prompt"])
         if measured != own[content["model"]["dtype"]]:
             raise ValueError(
-                f"The report {path} is of another model than {folder}: its weights and prompt are {measured}, not "
-                f"{own[content['model']['dtype']]}."
+                f"The report {path} does not belong to the model in {folder}: it was measured with the weights "
+                f"and prompt {measured}, not {own[content['model']['dtype']]}."
             )
         if (run := json.dumps(content, sort_keys=True)) in seen:
             raise ValueError(f"The report {path} was given twice.")

@@ -124,7 +124,7 @@ async def _answer(service: Service, name: str, future: TurnFuture, query: TurnQu
         fate = "withdrawn"
         if not future.cancel():
             service.limit.use(name)
-            fate = "processed all the same"
+            fate = "still being processed and will be kept"
         raise Refused(504, f"No answer within {seconds:g} s; the turn is {fate}.", "slow_answer") from None
     stages = dict(future.stages) if query.debug else None
     return turn_answer(name, turn, min_seconds=service.pool.min_turn_seconds, stages=stages)

@@ -81,16 +81,19 @@ class ChannelQuery(LabelQuery):
                 f"speakers must name a different speaker for each of {self.channels} channels, as in caller,agent."
             )
         if self.channels > 1 and self.speaker is not None:
-            raise ValueError("speaker is for mono audio; for several channels give speakers.")
+            raise ValueError("speaker is allowed only for one channel: give speakers for several.")
         if self.channels == 1 and self.speakers is not None:
-            raise ValueError("speakers is for several channels: give channels=2, or speaker.")
+            raise ValueError("speakers is allowed only for several channels: give channels=2, or speaker.")
         persons = [] if self.persons is None else _names(self.persons)
         if any(len(name) > 200 for name in (*names, *persons)):
             raise ValueError("The name of a speaker or a person may have up to 200 characters.")
         if self.persons is not None and (self.channels == 1 or len(persons) != self.channels):
-            raise ValueError("persons is for several channels, with one entry each: customer-7, for two of them.")
+            raise ValueError(
+                "persons needs several channels and one entry for each, which may be empty, as in customer-7, with a "
+                "comma at the end for two channels."
+            )
         if self.person is not None and self.channels > 1:
-            raise ValueError("person is for mono audio; for several channels give persons.")
+            raise ValueError("person is allowed only for one channel: give persons for several.")
         return self
 
     @property

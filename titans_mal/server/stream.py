@@ -130,7 +130,7 @@ class _Stream:
         if "speaker" in wanted and self._channels > 1:
             raise ValueError(f"The speakers of {self._channels} channels cannot change within a stream.")
         if "person" in wanted and "speaker" not in wanted:
-            raise ValueError("A person goes with the speaker in one message.")
+            raise ValueError("person must be sent in the same message as speaker.")
         check_rate(rate)
         check_speaker(speaker)
         if person is not None:

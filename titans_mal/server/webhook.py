@@ -53,7 +53,7 @@ class AllowList:
                     raise ValueError(f"An entry must be the name of a host or a network, got {entry!r}.") from None
                 self._hosts.add(entry.lower())
         if not entries:
-            raise ValueError("Nothing is allowed: give the hosts or networks to which alerts may be sent.")
+            raise ValueError("No host is allowed: give the hosts or networks to which alerts may be sent.")
 
     def addresses(self, host: str, port: int) -> list[str]:
         """The addresses of a host, all of which must be allowed.
@@ -116,7 +116,9 @@ class Webhook:
     ):
         parts = urlsplit(url)
         if parts.scheme not in ("http", "https") or not parts.hostname or parts.username:
-            raise ValueError(f"A webhook needs an http:// or https:// URL without a user, got {url!r}.")
+            raise ValueError(
+                f"A webhook needs an http:// or https:// URL without user name and password, got {url!r}."
+            )
         if not secret:
             raise ValueError("A webhook needs a secret, which signs the messages.")
         self._host, self._is_tls = parts.hostname, parts.scheme == "https"

@@ -54,13 +54,27 @@ class ConversationTrainingArguments(TrainingArguments):
     if TYPE_CHECKING:
         output_dir: str = "trainer_output"  # what transformers makes of None
 
-    window: int = field(default=8, metadata={"help": "Number of turns of a conversation per step; at least 2."})
-    class_weights: str = field(default="none", metadata={"help": "Weights of the labels: none or balanced."})
-    checkpoint_blocks: bool = field(default=False, metadata={"help": "Recompute blocks in the backward pass."})
-    soft_labels: bool = field(default=False, metadata={"help": "Train on the column emotion_probabilities."})
-    cache_audio: str | None = field(default=None, metadata={"help": "Folder for the frozen audio tower's output."})
+    window: int = field(
+        default=8, metadata={"help": "Number of turns of each conversation in one training step, at least 2."}
+    )
+    class_weights: str = field(
+        default="none", metadata={"help": "Weights of the labels in the loss: none, or balanced (inverse frequency)."}
+    )
+    checkpoint_blocks: bool = field(
+        default=False,
+        metadata={"help": "Gradient checkpointing: recompute decoder blocks in the backward pass to save memory."},
+    )
+    soft_labels: bool = field(
+        default=False, metadata={"help": "Train on the raters' votes (column emotion_probabilities)."}
+    )
+    cache_audio: str | None = field(
+        default=None, metadata={"help": "Folder in which outputs of the frozen audio tower are cached."}
+    )
     virtual_speakers: float = field(
-        default=0.0, metadata={"help": "Probability, from 0 to 1, that a speaker gets another voice."}
+        default=0.0,
+        metadata={
+            "help": "Probability, from 0 to 1, that a speaker's audio is augmented to another voice and channel."
+        },
     )
     evaluation_resamples: int = field(
         default=200, metadata={"help": "Number of bootstrap resamples in evaluations during training."}
@@ -94,7 +108,7 @@ class ConversationTrainingArguments(TrainingArguments):
             raise ValueError(f"virtual_speakers must be between 0 and 1, got {self.virtual_speakers!r}.")
         if self.virtual_speakers and self.cache_audio:
             raise ValueError(
-                "virtual_speakers changes the audio of each step, which cache_audio would keep: drop one."
+                "virtual_speakers changes the audio in each step, so cache_audio cannot be used: disable one of them."
             )
         if self.evaluation_resamples < 100:
             raise ValueError(f"evaluation_resamples must be at least 100, got {self.evaluation_resamples}.")

@@ -120,14 +120,14 @@ def _frozen_tower(model: PreTrainedModel) -> nn.Module:
     name = getattr(type(model), "row_wise_tower", None)
     if name is None:
         raise ValueError(
-            f"The audio tower of {type(model).__name__} cannot be cached: its output for a turn depends on the rest "
-            "of the batch. Train it without a cache."
+            f"The audio tower of {type(model).__name__} cannot be cached, since its output for a turn depends on "
+            "the rest of the batch: train without cache_audio."
         )
     tower = next(module for key, module in model.named_modules() if key.split(".")[-1] == name)
     if any(parameter.requires_grad for parameter in tower.parameters()):
-        raise ValueError("The audio tower is trained, so its output changes: freeze it, or train without a cache.")
+        raise ValueError("The audio tower is trained, so its output changes: freeze it, or train without cache_audio.")
     if any(".base_layer." in key or ".original_module." in key for key in tower.state_dict()):
-        raise ValueError("The audio tower has a PEFT adapter, which may be switched off: train without a cache.")
+        raise ValueError("The audio tower has a PEFT adapter, which may be switched off: train without cache_audio.")
     return tower
 
 

@@ -121,4 +121,6 @@ def check_plan(saved: dict, present: dict) -> None:
         f"{name}: {saved.get(name)} then, {present[name]} now" for name in present if saved.get(name) != present[name]
     ]
     if differing:
-        raise ValueError(f"The checkpoint is of a training with other lanes or data ({'; '.join(differing)}).")
+        raise ValueError(
+            f"The checkpoint belongs to a training with different lanes or data ({'; '.join(differing)})."
+        )

@@ -119,7 +119,10 @@ def _check_values(arguments: TrainingArguments) -> None:
     if arguments.label_names not in (None, LABEL_NAMES):
         raise ValueError(f"label_names={arguments.label_names!r} is not supported: the labels are {LABEL_NAMES}.")
     if arguments.optim in ("lomo", "adalomo"):
-        raise ValueError(f"optim={arguments.optim!r} is not supported: it steps during the backward pass, unchecked.")
+        raise ValueError(
+            f"optim={arguments.optim!r} is not supported: it updates weights during the backward pass, before "
+            "gradients are checked."
+        )
     if not 0 <= arguments.label_smoothing_factor < 1:
         raise ValueError(
             f"label_smoothing_factor must be at least 0 and below 1, got {arguments.label_smoothing_factor}."

@@ -177,7 +177,7 @@ def load_data(options: DataOptions, seed: int, *, label_set=None) -> tuple[Datas
         )
     if "train" not in splits:
         raise ValueError(
-            f"{options.dataset} has no split 'train' for training; it has {list(splits)}. Draw splits by split_by and "
+            f"{options.dataset} has no split 'train', only {list(splits)}: draw splits with split_by and "
             "test_share, or give a fold."
         )
     if options.split_by is not None and "validation" in splits:
@@ -197,7 +197,8 @@ def hold_out(train: Dataset, share: float, *, seed: int) -> tuple[Dataset, Datas
     names = list(dict.fromkeys(train["conversation_id"]))
     if not 0 <= share < 1 or (share and len(names) < 2):
         raise ValueError(
-            f"validation_share must be 0, or below 1 with two conversations; got {share} of {len(names)}."
+            f"validation_share must be at least 0 and below 1, and needs two conversations; got {share} for "
+            f"{len(names)} conversations."
         )
     count = min(max(1, round(share * len(names))), len(names) - 1) if share else 0
     held = set(np.random.default_rng(seed).choice(names, count, replace=False).tolist())
@@ -214,11 +215,13 @@ def enter(output: Path, options: RunOptions) -> str | None:
     """
     state = process_state()
     if options.processes and state.num_processes != options.processes:
-        raise ValueError(f"{options.processes} processes are expected, but there are {state.num_processes}.")
+        raise ValueError(f"--processes requires {options.processes} processes, but {state.num_processes} are running.")
     checkpoint = last_good_checkpoint(output) if options.resume else None
     if any(output.glob("checkpoint-*")):
         if not options.resume:
-            raise ValueError(f"{output} already holds a training: give --resume, or another --output-dir.")
+            raise ValueError(
+                f"{output} already holds a training: pass --resume to continue it, or choose another --output-dir."
+            )
         if checkpoint is None:
             state.print("No checkpoint is complete: the training starts from the beginning.")
     return checkpoint

@@ -34,42 +34,54 @@ class ModelOptions:
     """The model to train."""
 
     base_model: str = field(metadata={"help": "Folder or Hub repo of a host, or of a model with memory."})
-    base_revision: str | None = field(default=None, metadata={"help": "Commit of the base model."})
-    memory_layers: list[int] | None = field(default=None, metadata={"help": "Blocks that get a new memory, from 0."})
-    memory: str = field(default="{}", metadata={"help": "Other fields of TitansMemoryConfig, as JSON."})
+    base_revision: str | None = field(
+        default=None, metadata={"help": "Commit, tag or branch of the base model. Default: main."}
+    )
+    memory_layers: list[int] | None = field(
+        default=None, metadata={"help": "Numbers of the decoder blocks that get a new memory, counted from 0."}
+    )
+    memory: str = field(
+        default="{}", metadata={"help": 'Other fields of TitansMemoryConfig, as JSON such as {"depth": 2}.'}
+    )
     with_transcript: bool = field(
         default=False,
-        metadata={"help": "Include the transcript of a turn in its prompt; the data must have transcripts."},
+        metadata={"help": "Include the transcript of each turn in its prompt. The data must have transcripts."},
     )
     emotion_prompt: str | None = field(
-        default=None, metadata={"help": "Instruction after the audio; may contain {labels} and {transcript}."}
+        default=None,
+        metadata={"help": "Instruction that follows the audio in the prompt. May contain {labels} and {transcript}."},
     )
     label_words: str | None = field(
-        default=None, metadata={"help": 'Words for labels in prompt and answer, as JSON: {"fear": "fearful"}.'}
+        default=None,
+        metadata={"help": 'Words that replace labels in prompt and answer, as JSON such as {"fear": "fearful"}.'},
+    )
+    lora_r: int | None = field(
+        default=None, metadata={"help": "Rank of a LoRA on the language model. Default: no LoRA."}
     )
     dimensions: str | None = field(
         default=None,
-        metadata={"help": "Ratings to predict beside the labels, as in valence,arousal; the data must have them."},
+        metadata={
+            "help": "Comma-separated dimensions to predict in addition to labels, as in valence,arousal. The data must "
+            "have ratings of them."
+        },
     )
-    lora_r: int | None = field(default=None, metadata={"help": "Rank of a LoRA on the language model."})
     lora_alpha: float | None = field(
-        default=None, metadata={"help": "Scale of the LoRA times its rank. Default: twice the rank."}
+        default=None,
+        metadata={"help": "Alpha of the LoRA, whose output is scaled by alpha / rank. Default: twice the rank."},
     )
-    lora_dropout: float = field(default=0.0, metadata={"help": "Dropout of the LoRA's inputs, from 0 to 1."})
-    lora_audio_tower: bool = field(default=False, metadata={"help": "Also add the LoRA to the audio tower."})
+    lora_dropout: float = field(default=0.0, metadata={"help": "Dropout on the LoRA's inputs, from 0 to 1."})
+    lora_audio_tower: bool = field(default=False, metadata={"help": "Also add a LoRA to the audio tower."})
     dtype: str = field(default="auto", metadata={"help": "Precision of the host: auto, float32 or bfloat16."})
 
     def __post_init__(self):
         if self.memory_fields and not self.memory_layers:
-            raise ValueError("memory needs memory_layers: an existing memory keeps its configuration.")
+            raise ValueError("memory needs memory_layers: a model that already has a memory keeps its configuration.")
         if (self.emotion_prompt is not None or self.with_transcript) and not self.memory_layers:
             raise ValueError("A prompt needs memory_layers: a model that already has a memory keeps its prompt.")
         if self.words is not None and not self.memory_layers:
-            raise ValueError("label_words need memory_layers: a model that already has a memory keeps its words.")
-        if self.dimensions is not None and not self.memory_layers:
-            raise ValueError("dimensions need memory_layers: a model that already has a memory keeps its own.")
+            raise ValueError("label_words needs memory_layers: a model that already has a memory keeps its words.")
         if self.emotion_prompt is not None and self.with_transcript:
-            raise ValueError("with_transcript has its own prompt: write {transcript} into emotion_prompt instead.")
+            raise ValueError("with_transcript sets the prompt: include {transcript} in emotion_prompt instead.")
 
     @property
     def prompt(self) -> str:
@@ -119,24 +131,38 @@ class DataOptions:
     data_dir: str | None = field(default=None, metadata={"help": "Folder with your copy of the corpus."})
     label_set: str | None = field(
         default=None,
-        metadata={"help": "A label set (4-class), labels (sad,happy), or a mapping (excited=happy,sad=sad)."},
+        metadata={
+            "help": "Labels to use: a label set of the corpus (4-class), a list (sad,happy) or a mapping "
+            "(excited=happy,sad=sad)."
+        },
     )
-    fold: int | None = field(default=None, metadata={"help": "Number of the test fold, from 1."})
-    emobox: str | None = field(default=None, metadata={"help": "A clone of EmoBox, whose fold defines the splits."})
+    fold: int | None = field(
+        default=None, metadata={"help": "Number of the fold that is the test split, counted from 1."}
+    )
+    emobox: str | None = field(
+        default=None, metadata={"help": "Folder of a clone of EmoBox, which defines the splits of each fold."}
+    )
     split_longer_than: float | None = field(
-        default=None, metadata={"help": "Seconds above which a file is split at pauses into several turns."}
+        default=None,
+        metadata={"help": "Split every audio file longer than this many seconds into several turns, at its pauses."},
     )
     split_by: str | None = field(
         default=None,
-        metadata={"help": "Draw splits for data without splits: by 'conversation' or by 'speaker'."},
+        metadata={
+            "help": "Split data that has no splits at random: 'conversation' or 'speaker'. No conversation, or no "
+            "speaker, is in two splits."
+        },
     )
     test_share: float | None = field(
-        default=None, metadata={"help": "Share of the turns in the test split, for split_by."}
+        default=None, metadata={"help": "With split_by: share of the turns in the test split, as in 0.2."}
     )
     split_seed: int = field(default=0, metadata={"help": "Random seed of split_by."})
     validation_share: float | None = field(
         default=None,
-        metadata={"help": "Share held out for evaluations during training. Default: the dev split, or 0.1."},
+        metadata={
+            "help": "Share of the conversations held out for evaluations during training. Default: use the dev split, "
+            "or 0.1 if there is none."
+        },
     )
 
 
@@ -144,7 +170,10 @@ class DataOptions:
 class RunOptions:
     """How the training is run."""
 
-    processes: int = field(default=0, metadata={"help": "Expected number of processes; 0: any number."})
+    processes: int = field(
+        default=0,
+        metadata={"help": "Number of processes that must have been launched; 0 allows any number."},
+    )
     resume: bool = field(default=False, metadata={"help": "Resume from the last complete checkpoint."})
     calibrate: bool = field(
         default=False, metadata={"help": "Fit the temperature of the probabilities on the validation split."}
@@ -158,8 +187,8 @@ def parse_options(given: Sequence[str] | None = None, *, program: str | None = N
     """Parse the command line.
 
     Args:
-        given: its arguments; None: those of the Python process.
-        program: name of the command in its help; None: that of the Python process.
+        given: arguments of the command. Default: those of the Python process.
+        program: name of the command in its help. Default: that of the Python process.
 
     Raises:
         ValueError: for invalid values. Unknown arguments end the process with status 2, as in argparse.

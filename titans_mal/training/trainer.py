@@ -119,7 +119,10 @@ class ConversationTrainer(Trainer):
         window = model.max_turn_seconds(processor)
         warn_of_cut_turns(longer_turns(train_dataset, window), window)
         if model.config.memory_config.read == "history" and max(map(len, turns.conversations)) < 2:
-            raise ValueError("No conversation has two turns, so there is no history that a memory could learn to use.")
+            raise ValueError(
+                "Every conversation has a single turn, so the memory has no history to learn from: use "
+                "conversations of two turns or more."
+            )
         super().__init__(model, args, collator, train_dataset=turns, eval_dataset=eval_dataset, **kwargs)
         # The loss is divided by the scored turns of the whole step, and must not be divided by accumulation steps.
         self.model_accepts_loss_kwargs = True
@@ -234,8 +237,8 @@ class ConversationTrainer(Trainer):
         """Record unusable turns, with one warning for the first; training continues without them."""
         if problems and not self.problems:
             warnings.warn(
-                f"Training continues without unusable turns, the first is {problems[0]}; `trainer.problems` lists "
-                "them, and load_conversations(..., decode=True) drops them beforehand.",
+                f"Training continues without turns that are unusable; the first is {problems[0]}. `trainer.problems` "
+                "lists them, and load_conversations(..., decode=True) drops them beforehand.",
                 stacklevel=2,
             )
         self.problems += [problem for problem in problems if problem not in self.problems]

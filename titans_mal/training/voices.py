@@ -60,7 +60,7 @@ def fit_voice_memory(
     """
     layers = [layer for layer in model.titans_memory.layers if isinstance(layer, VoiceMemoryLayer)]
     if not layers:
-        raise ValueError("The model has no voice memory: give TitansMemoryConfig voice_layers.")
+        raise ValueError("The model has no memory of voices: set voice_layers in its TitansMemoryConfig.")
     scorer = TurnScorer(model, processor)
     rows = _usable(table, _different_turns(table), scorer.sampling_rate)
     speakers = [table[row]["speaker"] for row in rows]

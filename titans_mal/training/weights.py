@@ -41,10 +41,13 @@ def _load_lora(model: AudioEmotionMixin, folder: Path) -> set[str]:
 
     (name,) = model.added_adapters
     if not has_lora(folder):
-        raise ValueError(f"{folder} has no LoRA, but the model has the LoRA {name!r}.")
+        raise ValueError(f"{folder} has no LoRA, but the model has one, {name!r}.")
     weights = read_lora(folder)
     if wrong := lora_misfits(model, name, weights):
-        raise ValueError(f"The LoRA of {folder} has another rank or other layers than the model's: {wrong[:3]}, ...")
+        raise ValueError(
+            f"The LoRA of {folder} has a different rank or different layers than the LoRA of the model: {wrong[:3]}, "
+            "..."
+        )
     # An attribute of PEFT's class, which transformers' protocol for it does not list.
     saved, own = read_lora_config(folder).lora_alpha, model.peft_config[name].lora_alpha  # type: ignore[attr-defined]
     if saved != own:

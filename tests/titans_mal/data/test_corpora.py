@@ -399,7 +399,7 @@ def test_the_splits_of_emobox(trees, tmp_path):
         load(trees, "iemocap", fold=3, emobox=clone)
     with pytest.raises(ValueError, match="emobox needs a fold"):
         load(trees, "iemocap", emobox=clone)
-    with pytest.raises(ValueError, match="has splits of its own, which EmoBox takes"):
+    with pytest.raises(ValueError, match="has official splits, which EmoBox uses too"):
         load(trees, "meld", emobox=clone, fold=1)
     with pytest.raises(ValueError, match="emobox does not apply to 'synthetic-baseline'"):
         load_conversations("synthetic-baseline", emobox=clone)

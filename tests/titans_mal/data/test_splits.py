@@ -43,9 +43,9 @@ def test_by_speaker():
 
 
 def test_too_few_to_split():
-    with pytest.raises(ValueError, match=r"too few units of speaker .* joined by common speakers"):
+    with pytest.raises(ValueError, match=r"split by speaker, the data has too few .* common speaker stay together"):
         drawn(talks({f"c{number}": "AB" for number in range(20)}), by="speaker")
-    with pytest.raises(ValueError, match="there are too few units of conversation"):
+    with pytest.raises(ValueError, match="split by conversation, the data has too few parts"):
         drawn(talks({"c0": "AB"}), by="conversation")
     turns = talks({"c0": "AB", "c1": "AB"})
     turns[0].group = "train"

@@ -353,7 +353,7 @@ def test_the_command_writes_markdown_csv_and_latex(tmp_path):
     code, text = compare("--output", tmp_path / "out.docx")
     assert (code, "must end in .md, .csv or .tex" in text) == (1, True)
     done = CliRunner().invoke(app, ["compare", str(tmp_path / "a"), "--paired"])
-    assert (done.exit_code, "--paired compares two reports, got 1" in done.output) == (1, True)
+    assert (done.exit_code, "--paired needs exactly two reports, got 1" in done.output) == (1, True)
 
 
 def test_a_report_of_a_later_version_is_rejected(tmp_path):

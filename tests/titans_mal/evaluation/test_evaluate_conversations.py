@@ -273,7 +273,7 @@ def test_a_stopped_run_is_resumed(model, processor, talks, tmp_path, monkeypatch
     # Nothing is left to score, and other arguments are another run.
     evaluated(model, processor, talks, tmp_path / "out")
     assert len(groups) == 3
-    with pytest.raises(ValueError, match="holds another run, with another requested_conditions"):
+    with pytest.raises(ValueError, match="holds a run with a different requested_conditions"):
         evaluated(model, processor, talks, tmp_path / "out", conditions=["memory"])
     with pytest.raises(ValueError, match="with another protocol and audio: choose another folder"):
         evaluated(model, processor, talks.select(range(7)), tmp_path / "out")

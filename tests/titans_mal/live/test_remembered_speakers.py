@@ -84,7 +84,7 @@ def test_without_consent_nothing_is_kept(model, tmp_path):
     with pytest.raises(ValueError, match="earlier turns of 'Erika' have none"):
         say(pool, "b", 2)
     assert say(pool, "c", 2).scores == pytest.approx(scores_of(pool, "whole", (0, 2)), abs=1e-6)
-    with pytest.raises(ValueError, match="is another person in this conversation"):
+    with pytest.raises(ValueError, match="was given as a different person"):
         say(pool, "c", 1, person="customer 8")
     pool.close()
     assert not any(b"customer" in path.read_bytes() or b"Erika" in path.read_bytes() for path in persons_in(tmp_path))
@@ -142,7 +142,9 @@ def test_a_memory_of_another_model_is_rejected(model, tmp_path):
         pool.forget("a")
     other = tiny_model(BY_SPEAKER, seed=1)
     with ConversationPool(other, tiny_processor(), states=tmp_path, remember_speakers="key") as pool:
-        with pytest.raises(ValueError, match="broken or of another model: delete it, or give no person"):
+        with pytest.raises(
+            ValueError, match="is broken or was written by another model: delete it, or do not pass person"
+        ):
             say(pool, "b", 0)
         assert pool.history("b") == []
         pool.forget_person("customer 7")
@@ -151,9 +153,9 @@ def test_a_memory_of_another_model_is_rejected(model, tmp_path):
 
 def test_where_nobody_is_remembered(model):
     with ConversationPool(model, tiny_processor()) as pool:
-        with pytest.raises(ValueError, match="Speakers are not remembered here"):
+        with pytest.raises(ValueError, match="does not remember speakers"):
             say(pool, "a", 0)
-        with pytest.raises(ValueError, match="Speakers are not remembered here"):
+        with pytest.raises(ValueError, match="does not remember speakers"):
             pool.forget_person("customer 7")
     with pytest.raises(ValueError, match="is shared by all speakers of a conversation"):
         ConversationPool(tiny_model(), tiny_processor(), remember_speakers="key")

@@ -53,7 +53,7 @@ def reports(tmp_path_factory):
 
 def test_a_recipe_for_non_commercial_use_needs_such_a_licence(folder):
     (folder / "training_recipe.json").write_text('{"licences": {"ravdess": "CC BY-NC-SA 4.0"}}')
-    with pytest.raises(ValueError, match="non-commercial use only"):
+    with pytest.raises(ValueError, match="allow non-commercial use only"):
         dry(folder, license="apache-2.0")
     dry(folder, license="cc-by-nc-sa-4.0")
     dry(folder, license="apache-2.0", force_license=True)
@@ -142,7 +142,7 @@ def test_the_numbers_of_a_card_are_those_of_its_report(folder, reports):
 
 def test_a_report_of_another_model_is_rejected(folder, reports):
     with pytest.raises(
-        ValueError, match=r"The report .* is of another model than .*: its weights and prompt are \('\w+', 'emotion"
+        ValueError, match=r"The report .* does not belong to .*: it was measured with .* \('\w+', 'emotion"
     ):
         dry(folder, reports=[reports[1]])
     with pytest.raises(FileNotFoundError, match="no evaluation report"):

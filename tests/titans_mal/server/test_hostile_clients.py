@@ -197,7 +197,7 @@ def test_a_turn_that_is_sent_again_is_written_once(serve):
     # Not every key is one: a turn must not be lost since another one had it.
     headers = {"Idempotency-Key": "k1"}
     other = client.post("/conversations/a/turns", content=to_wav(tone(0.7)), headers=headers)
-    assert (other.status_code, "is that of another turn" in other.json()["detail"]) == (422, True)
+    assert (other.status_code, "belongs to a turn of" in other.json()["detail"]) == (422, True)
     assert client.post("/conversations/a/turns", content=GOOD, headers={"Idempotency-Key": ""}).status_code == 422
     assert len(client.get("/conversations/a").json()) == 3
 

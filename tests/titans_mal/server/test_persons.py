@@ -56,9 +56,9 @@ def test_persons_of_channels_and_of_a_stream(serve):
     assert (answer.status_code, answer.json()["errors"]) == (200, [])
     with client.websocket_connect("/conversations/stream/stream?speaker=a&person=customer%207") as stream:
         stream.send_json({"person": "customer 8"})
-        assert "goes with the speaker" in stream.receive_json()["error"]
+        assert "in the same message as speaker" in stream.receive_json()["error"]
         stream.send_json({"speaker": "b", "person": ""})
-        assert "must have a name of its own" in stream.receive_json()["error"]
+        assert "needs an ID that identifies them" in stream.receive_json()["error"]
         stream.send_json({"speaker": "b", "person": "customer 8"})
         stream.send_json({"end": True})
 
@@ -66,10 +66,10 @@ def test_persons_of_channels_and_of_a_stream(serve):
 @pytest.mark.parametrize(
     ("params", "detail"),
     [
-        ({"speaker": "a", "person": "unknown"}, "must have a name of its own"),
+        ({"speaker": "a", "person": "unknown"}, "needs an ID that identifies them"),
         ({"person": "x" * 201}, "person"),
-        ({"persons": "a,b"}, "persons is for several channels"),
-        ({"channels": 2, "speakers": "a,b", "person": "x"}, "person is for mono audio"),
+        ({"persons": "a,b"}, "persons needs several channels"),
+        ({"channels": 2, "speakers": "a,b", "person": "x"}, "person is allowed only for one channel"),
         ({"channels": 2, "speakers": "a,b", "persons": "x"}, "one entry each"),
     ],
 )
@@ -82,7 +82,7 @@ def test_a_server_remembers_nobody_unless_it_is_meant_to(serve):
     client = serve()
     for answer in (post(client, "a", speaker="Erika", person="customer 7"), client.delete("/persons/customer%207")):
         assert answer.status_code == 422
-        assert "not remembered here" in answer.json()["detail"]
+        assert "does not remember speakers" in answer.json()["detail"]
 
 
 def test_logs_and_metrics_name_no_person(serve, caplog):

@@ -66,7 +66,7 @@ def test_who_is_not_scored_is_written_and_gets_no_label(serve, model, processor)
         ({"temperature": "nan"}, "temperature"),
         ({"channels": 2}, "speakers must name a different speaker"),
         ({"channels": 2, "speakers": "a,a"}, "different speaker for each of 2 channels"),
-        ({"channels": 2, "speakers": "a,b", "speaker": "a"}, "speaker is for mono audio"),
+        ({"channels": 2, "speakers": "a,b", "speaker": "a"}, "speaker is allowed only for one channel"),
         ({"channels": 99, "speakers": "a,b"}, "channels"),
         ({"speakers": "a,b"}, "give channels=2"),
         ({"speeker": "A", "label": "sad"}, "Unknown parameters label, speeker; allowed are labels, "),

@@ -52,7 +52,7 @@ def test_train_writes_a_model_and_a_report_and_warns_of_a_local_base(base, talks
     assert (tmp_path / "report" / "report.json").is_file()
     again = invoke("train", base, talks_folder, tmp_path, "--memory-layers", "0", "--memory", SMALL)
     assert again.exit_code == 1
-    assert one_line_error(again).endswith("already holds a training: give --resume, or another --output-dir.")
+    assert "already holds a training: pass --resume to continue it" in one_line_error(again)
 
 
 def test_train_fits_a_memory_of_voices_and_a_temperature(base, talks_folder, tmp_path, monkeypatch):

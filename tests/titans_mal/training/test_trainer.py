@@ -415,7 +415,7 @@ def test_rejected_arguments(build, options, message):
 
 
 def test_rejected_data(build, talks):
-    with pytest.raises(ValueError, match="No conversation has two turns"):
+    with pytest.raises(ValueError, match="Every conversation has a single turn"):
         build(train=talks["train"].filter(lambda row: row["turn_index"] == 0))
     frozen = tiny_model().requires_grad_(False)
     with pytest.raises(ValueError, match="The model has no trained parameters"):

@@ -108,7 +108,7 @@ def test_unusable_turns_are_skipped(talks_folder, tmp_path):
     for audio in talks["train"]["audio"][1:]:
         Path(audio["path"]).write_bytes(b"")
     trainer = trainer_on(tmp_path / "out", talks)
-    message = r"continues without unusable turns, the first is broken: row \d+, .*\.wav \(\w+, turn \d\): .* is empty"
+    message = r"without turns that are unusable; the first is broken: row \d+, .*\.wav \(\w+, turn \d\): .* is empty"
     with pytest.warns(UserWarning, match=message) as warned:
         assert np.isfinite(losses(trainer)).all()
     assert len([warning for warning in warned if "continues without" in str(warning.message)]) == 1
@@ -181,7 +181,7 @@ def test_as_many_speakers_are_virtual_as_is_asked_for(talks):
     assert 8 <= sum(changed) <= 32
     with pytest.raises(ValueError, match="between 0 and 1"):
         ConversationTrainingArguments(output_dir="x", virtual_speakers=1.5)
-    with pytest.raises(ValueError, match="drop one"):
+    with pytest.raises(ValueError, match="disable one of them"):
         ConversationTrainingArguments(output_dir="x", virtual_speakers=0.5, cache_audio="y")
 
 

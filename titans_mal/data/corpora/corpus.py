@@ -102,7 +102,9 @@ def find(root: Path, *names: str) -> Path:
                 return found[0]
     above = [name for name in names if any(root.parent.glob(name))]
     hint = f" The folder above it has {above[0]}: give that folder." if above else ""
-    raise FileNotFoundError(f"{root} has no {' or '.join(names)}, nor has a folder up to three levels below.{hint}")
+    raise FileNotFoundError(
+        f"No {' or '.join(names)} was found in {root} or up to three folder levels below it.{hint}"
+    )
 
 
 def read_csv(path: Path, columns: Iterable[str]) -> Iterator[dict[str, str]]:
