@@ -66,12 +66,16 @@ def shortened(inputs: dict, model, tokens: int) -> dict:
 
 
 def main(
-    sizes: Annotated[list[str] | None, typer.Option("--size", help="tiny, small, mid or 7b.")] = None,
-    rows: Annotated[int, typer.Option(help="Turns of a step.")] = 8,
-    seconds: Annotated[float, typer.Option(help="Of each turn, in a window of 30 s.")] = 4.0,
-    repeats: Annotated[int, typer.Option(help="Rounds.")] = 5,
-    device: Annotated[str, typer.Option()] = "cuda" if torch.cuda.is_available() else "cpu",
-    output: Annotated[Path, typer.Option(help="Folder of the JSON.")] = RESULTS,
+    sizes: Annotated[
+        list[str] | None, typer.Option("--size", help="Size of the host: tiny, small, mid or 7b. May be repeated.")
+    ] = None,
+    rows: Annotated[int, typer.Option(help="Number of turns of a step.")] = 8,
+    seconds: Annotated[float, typer.Option(help="Length of each turn, in seconds, in a window of 30 s.")] = 4.0,
+    repeats: Annotated[int, typer.Option(help="Number of rounds.")] = 5,
+    device: Annotated[str, typer.Option(help="Device, such as cpu or cuda.")] = "cuda"
+    if torch.cuda.is_available()
+    else "cpu",
+    output: Annotated[Path, typer.Option(help="Folder for the JSON file.")] = RESULTS,
 ) -> None:
     """Time steps of one window of turns, and print a table."""
     with tempfile.TemporaryDirectory() as folder:

@@ -98,12 +98,14 @@ def late_over_early(model, early: int, late: int, *, tokens: int, repeats: int) 
 
 
 def main(
-    size: Annotated[str, typer.Option(help="tiny, small, mid or 7b.")] = "small",
-    upto: Annotated[int, typer.Option(help="Turns of the conversation.")] = 64,
-    tokens: Annotated[int, typer.Option(help="Audio tokens of a turn; 25 are a second.")] = 75,
-    repeats: Annotated[int, typer.Option(help="Rounds.")] = 7,
-    device: Annotated[str, typer.Option()] = "cuda" if torch.cuda.is_available() else "cpu",
-    output: Annotated[Path, typer.Option(help="Folder of the JSON and the picture.")] = RESULTS,
+    size: Annotated[str, typer.Option(help="Size of the host: tiny, small, mid or 7b.")] = "small",
+    upto: Annotated[int, typer.Option(help="Number of turns of the conversation.")] = 64,
+    tokens: Annotated[int, typer.Option(help="Number of audio tokens of a turn; 25 tokens are one second.")] = 75,
+    repeats: Annotated[int, typer.Option(help="Number of rounds.")] = 7,
+    device: Annotated[str, typer.Option(help="Device, such as cpu or cuda.")] = "cuda"
+    if torch.cuda.is_available()
+    else "cpu",
+    output: Annotated[Path, typer.Option(help="Folder for the JSON file and the picture.")] = RESULTS,
 ) -> None:
     """Time the turns of one conversation, and print a table."""
     dtype = torch.bfloat16 if device == "cuda" else torch.float32

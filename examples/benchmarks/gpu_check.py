@@ -267,9 +267,9 @@ def as_markdown(rows: list[dict]) -> str:
 
 def main(
     parts: Annotated[
-        list[str] | None, typer.Option("--part", help="Of the table; may be repeated. Default: all.")
+        list[str] | None, typer.Option("--part", help="Part to run. May be repeated. Default: all.")
     ] = None,
-    output: Annotated[Path, typer.Option(help="Folder of the JSON and the table.")] = RESULTS,
+    output: Annotated[Path, typer.Option(help="Folder for the JSON file and the table.")] = RESULTS,
 ) -> None:
     """Run what can run here, and write one JSON and one Markdown table."""
     unknown = sorted({*(parts or ())} - {*PARTS})

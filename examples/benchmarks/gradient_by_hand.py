@@ -46,9 +46,9 @@ def held(build: Callable, *arguments) -> int:
 
 
 def main(
-    repeats: Annotated[int, typer.Option(help="Rounds of each shape.")] = 9,
-    shapes: Annotated[int, typer.Option(help="How many of the shapes, the small ones first.")] = len(SHAPES),
-    output: Annotated[Path, typer.Option(help="Folder of the JSON.")] = RESULTS,
+    repeats: Annotated[int, typer.Option(help="Number of rounds of each shape.")] = 9,
+    shapes: Annotated[int, typer.Option(help="Number of shapes, from the smallest on.")] = len(SHAPES),
+    output: Annotated[Path, typer.Option(help="Folder for the JSON file.")] = RESULTS,
 ) -> None:
     """Time both in turn, and print a table."""
     rows = []

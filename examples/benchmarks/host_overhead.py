@@ -76,12 +76,16 @@ def measure(model, batch: int, *, repeats: int, decoded: int) -> dict:
 
 
 def main(
-    size: Annotated[str, typer.Option(help="tiny, small, mid (300 M) or 7b.")] = "mid",
-    batches: Annotated[list[int] | None, typer.Option("--batch", help="Turns in a batch; may be repeated.")] = None,
-    repeats: Annotated[int, typer.Option(help="Rounds.")] = 9,
-    decoded: Annotated[int, typer.Option(help="Tokens decoded in a round.")] = 24,
-    device: Annotated[str, typer.Option()] = "cuda" if torch.cuda.is_available() else "cpu",
-    output: Annotated[Path, typer.Option(help="Folder of the JSON and the picture.")] = RESULTS,
+    size: Annotated[str, typer.Option(help="Size of the host: tiny, small, mid (300 M parameters) or 7b.")] = "mid",
+    batches: Annotated[
+        list[int] | None, typer.Option("--batch", help="Number of turns in a batch. May be repeated.")
+    ] = None,
+    repeats: Annotated[int, typer.Option(help="Number of rounds.")] = 9,
+    decoded: Annotated[int, typer.Option(help="Number of tokens decoded in each round.")] = 24,
+    device: Annotated[str, typer.Option(help="Device, such as cpu or cuda.")] = "cuda"
+    if torch.cuda.is_available()
+    else "cpu",
+    output: Annotated[Path, typer.Option(help="Folder for the JSON file and the picture.")] = RESULTS,
 ) -> None:
     """Time the host with memory and without, and print a table."""
     dtype = torch.bfloat16 if device == "cuda" else torch.float32

@@ -24,8 +24,8 @@ IMPORTS = {
 
 
 def main(
-    repeats: Annotated[int, typer.Option(help="Rounds.")] = 7,
-    output: Annotated[Path, typer.Option(help="Folder of the JSON.")] = RESULTS,
+    repeats: Annotated[int, typer.Option(help="Number of rounds.")] = 7,
+    output: Annotated[Path, typer.Option(help="Folder for the JSON file.")] = RESULTS,
 ) -> None:
     """Time four imports, and print a table."""
     arms = {

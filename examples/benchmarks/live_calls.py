@@ -219,9 +219,9 @@ def where_time_went(played: list[Played]) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--servers", type=int, default=1)
-    parser.add_argument("--redis", help="the command of a Redis server, which several servers need")
-    parser.add_argument("--seconds", type=float, default=60, help="of each load")
-    parser.add_argument("--calls", type=int, help="try that many calls, too")
+    parser.add_argument("--redis", help="command that starts a Redis server, which several servers need")
+    parser.add_argument("--seconds", type=float, default=60, help="seconds of each load")
+    parser.add_argument("--calls", type=int, help="number of simultaneous calls to try in addition")
     parser.add_argument("--max-batch", type=int, default=16)
     arguments = parser.parse_args()
     if arguments.servers > 1 and not arguments.redis:

@@ -143,12 +143,12 @@ def peaks(shape: tuple[int, ...]) -> dict[str, float]:
 
 
 def main(
-    repeats: Annotated[int, typer.Option(help="Rounds of each shape; fewer for the largest.")] = 15,
-    threads: Annotated[int, typer.Option(help="Of torch; 0 = its default.")] = 0,
-    device: Annotated[str, typer.Option(help="Peaks of memory are those of the CPU alone.")] = (
+    repeats: Annotated[int, typer.Option(help="Number of rounds of each shape; the largest shapes get fewer.")] = 15,
+    threads: Annotated[int, typer.Option(help="Number of threads of torch; 0 is its default.")] = 0,
+    device: Annotated[str, typer.Option(help="Device; peak memory is measured on a CPU only.")] = (
         "cuda" if torch.cuda.is_available() else "cpu"
     ),
-    output: Annotated[Path, typer.Option(help="Folder of the JSON and the picture.")] = RESULTS,
+    output: Annotated[Path, typer.Option(help="Folder for the JSON file and the picture.")] = RESULTS,
 ) -> None:
     """Time forward, and forward with backward, of six shapes, and print a table."""
     if threads:

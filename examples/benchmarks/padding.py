@@ -65,7 +65,7 @@ def difference(name: str, processor, *, grouped: bool, training: bool = False) -
         return float((torch.cat([probabilities([turn]) for turn in turns]) - probabilities(turns)).abs().max())
 
 
-def main(output: Annotated[Path, typer.Option(help="Folder of the JSON.")] = RESULTS) -> None:
+def main(output: Annotated[Path, typer.Option(help="Folder for the JSON file.")] = RESULTS) -> None:
     """Measure every host, and print a table."""
     logging.set_verbosity_error()
     rows = []

@@ -389,18 +389,21 @@ def dict_of(config) -> dict:
 
 
 def main(
-    host: Annotated[str, typer.Option(help=f"One of {', '.join(TURNS)}.")] = "Qwen3ASR",
+    host: Annotated[str, typer.Option(help=f"Host: {', '.join(TURNS)}.")] = "Qwen3ASR",
     config: Annotated[
-        str, typer.Option(help="Folder or repo of a released configuration; default: transformers'.")
+        str,
+        typer.Option(help="Folder or Hub repo of a released configuration. Default: the defaults of transformers."),
     ] = "",
-    release: Annotated[str, typer.Option(help=f"Instead of both: {', '.join(RELEASES)}.")] = "",
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only print what it needs.")] = False,
-    seconds: Annotated[float, typer.Option(help="Of a turn.")] = 10.0,
-    repeats: Annotated[int, typer.Option(help="Rounds, with memory and without in turn.")] = 9,
-    folder: Annotated[
-        Path | None, typer.Option(help="Where the weights are written; default: a temporary one.")
-    ] = None,
-    output: Annotated[Path, typer.Option(help="Folder of the JSON.")] = RESULTS,
+    release: Annotated[
+        str, typer.Option(help=f"Release, in place of --host and --config: {', '.join(RELEASES)}.")
+    ] = "",
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Only print the disk space and memory that it needs.")
+    ] = False,
+    seconds: Annotated[float, typer.Option(help="Length of a turn, in seconds.")] = 10.0,
+    repeats: Annotated[int, typer.Option(help="Number of rounds, which alternate between memory and no memory.")] = 9,
+    folder: Annotated[Path | None, typer.Option(help="Folder for the weights. Default: a temporary folder.")] = None,
+    output: Annotated[Path, typer.Option(help="Folder for the JSON file.")] = RESULTS,
 ) -> None:
     """Measure a host of its released size, and print its line of the table."""
     host, built = configuration(host, config, release)

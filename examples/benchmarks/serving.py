@@ -43,12 +43,14 @@ def measure(model, conversations: int, *, tokens: int, repeats: int, most: int) 
 
 
 def main(
-    size: Annotated[str, typer.Option(help="tiny, small, mid or 7b.")] = "tiny",
-    tokens: Annotated[int, typer.Option(help="Audio tokens of a turn.")] = 50,
-    repeats: Annotated[int, typer.Option(help="Rounds.")] = 5,
-    most: Annotated[int, typer.Option(help="Turns in one call at the most.")] = 64,
-    device: Annotated[str, typer.Option()] = "cuda" if torch.cuda.is_available() else "cpu",
-    output: Annotated[Path, typer.Option(help="Folder of the JSON and the picture.")] = RESULTS,
+    size: Annotated[str, typer.Option(help="Size of the host: tiny, small, mid or 7b.")] = "tiny",
+    tokens: Annotated[int, typer.Option(help="Number of audio tokens of a turn.")] = 50,
+    repeats: Annotated[int, typer.Option(help="Number of rounds.")] = 5,
+    most: Annotated[int, typer.Option(help="Maximal number of turns in one call.")] = 64,
+    device: Annotated[str, typer.Option(help="Device, such as cpu or cuda.")] = "cuda"
+    if torch.cuda.is_available()
+    else "cpu",
+    output: Annotated[Path, typer.Option(help="Folder for the JSON file and the picture.")] = RESULTS,
 ) -> None:
     """Time 1, 8, 64 and 256 conversations, and print a table."""
     model = build(size, tokens=tokens, device=device, num_heads=4, head_dim=32, depth=1, chunk_size=32)

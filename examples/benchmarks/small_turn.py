@@ -126,8 +126,8 @@ def _row(rounds: list[dict[str, float]]) -> dict[str, float]:
 
 
 def main(
-    against: Annotated[str, typer.Option(help="A commit to be timed beside this version.")] = "",
-    rounds: Annotated[int, typer.Option(help="Of each arm.")] = 300,
+    against: Annotated[str, typer.Option(help="Commit to time in alternation with this version.")] = "",
+    rounds: Annotated[int, typer.Option(help="Number of rounds of each arm.")] = 300,
     serve_root: Annotated[str, typer.Option("--serve", hidden=True)] = "",
 ) -> None:
     """Time the arms in turn, and print a table."""

@@ -186,10 +186,12 @@ class Soak:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--seconds", type=float, default=60, help="how long it goes on, beside the starts")
+    parser.add_argument(
+        "--seconds", type=float, default=60, help="seconds to run, without the time for starting the server"
+    )
     parser.add_argument("--kill-every", type=float, default=15, help="seconds between two kills of the server")
-    parser.add_argument("--calls", type=int, default=4, help="calls that go on at once")
-    parser.add_argument("--redis", help="the command of a Redis server")
+    parser.add_argument("--calls", type=int, default=4, help="number of simultaneous calls")
+    parser.add_argument("--redis", help="command that starts a Redis server, such as redis-server")
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         states, redis = folder, None

@@ -80,9 +80,9 @@ def stream(turns: int, tokens: int, *, every: int, **memory) -> list[dict]:
 
 
 def main(
-    turns: Annotated[int, typer.Option(help="How many.")] = 10_000,
-    tokens: Annotated[int, typer.Option(help="Of each turn.")] = 104,
-    output: Annotated[Path, typer.Option(help="Folder of the JSON and the picture.")] = RESULTS,
+    turns: Annotated[int, typer.Option(help="Number of turns.")] = 10_000,
+    tokens: Annotated[int, typer.Option(help="Number of audio tokens of each turn.")] = 104,
+    output: Annotated[Path, typer.Option(help="Folder for the JSON file and the picture.")] = RESULTS,
 ) -> None:
     """Stream the turns, and print a table; it fails where a number is not finite."""
     rows = stream(turns, tokens, every=max(1, turns // 10))

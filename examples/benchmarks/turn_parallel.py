@@ -55,12 +55,16 @@ def measure(size: str, *, conversations: int, length: int, tokens: int, device: 
 
 
 def main(
-    sizes: Annotated[list[str] | None, typer.Option("--size", help="tiny, small, mid or 7b; may be repeated.")] = None,
-    length: Annotated[int, typer.Option(help="Turns of a conversation.")] = 16,
-    tokens: Annotated[int, typer.Option(help="Audio tokens of a turn.")] = 50,
-    repeats: Annotated[int, typer.Option(help="Rounds.")] = 7,
-    device: Annotated[str, typer.Option()] = "cuda" if torch.cuda.is_available() else "cpu",
-    output: Annotated[Path, typer.Option(help="Folder of the JSON and the picture.")] = RESULTS,
+    sizes: Annotated[
+        list[str] | None, typer.Option("--size", help="Size of the host: tiny, small, mid or 7b. May be repeated.")
+    ] = None,
+    length: Annotated[int, typer.Option(help="Number of turns of a conversation.")] = 16,
+    tokens: Annotated[int, typer.Option(help="Number of audio tokens of a turn.")] = 50,
+    repeats: Annotated[int, typer.Option(help="Number of rounds.")] = 7,
+    device: Annotated[str, typer.Option(help="Device, such as cpu or cuda.")] = "cuda"
+    if torch.cuda.is_available()
+    else "cpu",
+    output: Annotated[Path, typer.Option(help="Folder for the JSON file and the picture.")] = RESULTS,
 ) -> None:
     """Time a training step of 16-turn conversations in both ways, and print a table."""
     rows = []

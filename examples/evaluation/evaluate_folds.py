@@ -21,13 +21,18 @@ from titans_mal.processes import end_processes, process_state
 
 
 def main(
-    model: Annotated[str, typer.Argument(help="A folder or Hub repo, with {fold} in place of its number.")],
-    corpus: Annotated[str, typer.Argument(help="A corpus with folds: iemocap, msp-improv, ...")],
-    data_dir: Annotated[Path, typer.Option(help="Where your copy of it lies.")],
-    output: Annotated[Path, typer.Option(help="The folder for the reports.")],
-    label_set: Annotated[str | None, typer.Option(help="One of the corpus's label sets.")] = None,
-    batch_size: Annotated[int, typer.Option(help="Turns scored at once.")] = 16,
-    resamples: Annotated[int, typer.Option(help="Of the bootstrap.")] = 1000,
+    model: Annotated[
+        str,
+        typer.Argument(help="Folder or Hub repo of a model for each fold, with {fold} in place of the fold's number."),
+    ],
+    corpus: Annotated[str, typer.Argument(help="Corpus with folds, such as iemocap or msp-improv.")],
+    data_dir: Annotated[Path, typer.Option(help="Folder with your copy of the corpus.")],
+    output: Annotated[Path, typer.Option(help="Folder for the reports.")],
+    label_set: Annotated[
+        str | None, typer.Option(help="Name of a label set of the corpus. Default: its first one.")
+    ] = None,
+    batch_size: Annotated[int, typer.Option(help="Number of turns scored at once.")] = 16,
+    resamples: Annotated[int, typer.Option(help="Number of bootstrap resamples.")] = 1000,
 ) -> None:
     folds = len(CORPORA[corpus].fold_groups)
     if not folds:

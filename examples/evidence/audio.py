@@ -134,17 +134,19 @@ def report(bench: Bench) -> str:
 
 
 def main(
-    suite: Annotated[str, typer.Argument(help=f"One of {', '.join(SPOKEN)}.")],
-    seeds: Annotated[int, typer.Option(help="Trainings of each memory; slow baselines are trained once.")] = 3,
-    steps: Annotated[int, typer.Option(help="Training steps of every model.")] = 500,
+    suite: Annotated[str, typer.Argument(help=f"Suite: {', '.join(SPOKEN)}.")],
+    seeds: Annotated[
+        int, typer.Option(help="Number of random seeds of each memory; slow baselines are trained once.")
+    ] = 3,
+    steps: Annotated[int, typer.Option(help="Number of training steps of each model.")] = 500,
     conversations: Annotated[int, typer.Option(help="Number of training conversations.")] = 1200,
     test_conversations: Annotated[int, typer.Option(help="Number of test conversations.")] = 200,
     baselines: Annotated[
-        str, typer.Option(help="Rows of the table by name, separated by commas; 'all', or 'none'.")
+        str, typer.Option(help="Comma-separated names of the baselines to train, 'all' or 'none'.")
     ] = "all",
-    output: Annotated[Path, typer.Option(help="Folder of results, tables and pictures.")] = RESULTS,
+    output: Annotated[Path, typer.Option(help="Folder for results, tables and pictures.")] = RESULTS,
     also: Annotated[
-        Path | None, typer.Option(help="A folder with metadata.csv, on whose voices the memory is also scored.")
+        Path | None, typer.Option(help="Folder with metadata.csv on which the memory is also scored.")
     ] = None,
 ) -> None:
     """Rerun a suite from its seeds to its table and picture."""

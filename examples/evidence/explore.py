@@ -55,11 +55,11 @@ TRIED = {
 
 
 def main(
-    suite: Annotated[str, typer.Argument(help=f"One of {', '.join(SUITES)}.")],
-    tried: Annotated[str, typer.Option(help="Which configurations, by semicolons.")] = ";".join(TRIED),
-    steps: Annotated[int, typer.Option(help="Steps of each training.")] = 300,
+    suite: Annotated[str, typer.Argument(help=f"Suite: {', '.join(SUITES)}.")],
+    tried: Annotated[str, typer.Option(help="Configurations to try, separated by semicolons.")] = ";".join(TRIED),
+    steps: Annotated[int, typer.Option(help="Number of steps of each training.")] = 300,
     conversations: Annotated[int, typer.Option(help="Number of test conversations.")] = 300,
-    output: Annotated[Path, typer.Option(help="Folder of the results.")] = RESULTS / "explored",
+    output: Annotated[Path, typer.Option(help="Folder for the results.")] = RESULTS / "explored",
 ) -> None:
     """Train each configuration once, and print a table, which includes earlier results in the same folder."""
     torch.set_num_threads(1)

@@ -57,12 +57,12 @@ def with_memory(*, layer: type | None = None, **memory):
 
 
 def main(
-    suite: Annotated[str, typer.Argument(help=f"One of {', '.join(SPOKEN)}.")],
-    tried: Annotated[str, typer.Option(help="Which configurations, by semicolons.")] = ";".join(TRIED),
-    steps: Annotated[int, typer.Option(help="Steps of each training.")] = 250,
+    suite: Annotated[str, typer.Argument(help=f"Suite: {', '.join(SPOKEN)}.")],
+    tried: Annotated[str, typer.Option(help="Configurations to try, separated by semicolons.")] = ";".join(TRIED),
+    steps: Annotated[int, typer.Option(help="Number of steps of each training.")] = 250,
     conversations: Annotated[int, typer.Option(help="Number of training conversations.")] = 600,
     test_conversations: Annotated[int, typer.Option(help="Number of test conversations.")] = 200,
-    output: Annotated[Path, typer.Option(help="Folder of the results.")] = RESULTS / "explored",
+    output: Annotated[Path, typer.Option(help="Folder for the results.")] = RESULTS / "explored",
 ) -> None:
     """Train each configuration once, and print a table, which includes earlier results of the same sizes."""
     names = [CHOSEN, *tried.split(";")]

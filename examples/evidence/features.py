@@ -159,14 +159,14 @@ def report(name: str, suite: Suite, scripts: list[Script], folder: Path) -> str:
 
 
 def main(
-    suite: Annotated[str, typer.Argument(help=f"One of {', '.join(SUITES)}; or all.")],
-    seeds: Annotated[int, typer.Option(help="Trainings of each model; slow ones are trained once.")] = 3,
-    steps: Annotated[int, typer.Option(help="Steps of each training.")] = 500,
-    models: Annotated[
-        str, typer.Option(help=f"Which models, separated by commas, out of {', '.join(ENTRIES)}.")
-    ] = DEFAULT,
+    suite: Annotated[str, typer.Argument(help=f"Suite: {', '.join(SUITES)} or all.")],
+    seeds: Annotated[
+        int, typer.Option(help="Number of random seeds of each model; slow models are trained once.")
+    ] = 3,
+    steps: Annotated[int, typer.Option(help="Number of steps of each training.")] = 500,
+    models: Annotated[str, typer.Option(help=f"Comma-separated models: {', '.join(ENTRIES)}.")] = DEFAULT,
     conversations: Annotated[int, typer.Option(help="Number of test conversations.")] = 300,
-    output: Annotated[Path, typer.Option(help="Folder of results, tables and pictures.")] = RESULTS,
+    output: Annotated[Path, typer.Option(help="Folder for results, tables and pictures.")] = RESULTS,
 ) -> None:
     """Train and test the models, and print a table, which includes earlier results in the same folder."""
     torch.set_num_threads(1)

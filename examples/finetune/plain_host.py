@@ -20,8 +20,8 @@ TINY = Path(__file__).parents[1] / "quickstart" / "tiny-qwen2-audio-mal"
 
 
 def main(
-    output: Annotated[Path, typer.Argument(help="The folder that gets the host and its processor.")],
-    model: Annotated[str, typer.Option(help="A model with memory, saved in full.")] = str(TINY),
+    output: Annotated[Path, typer.Argument(help="Folder for the host and its processor.")],
+    model: Annotated[str, typer.Option(help="Model with memory that was saved in full.")] = str(TINY),
 ) -> None:
     """Write the host of a model, as it is without memory."""
     with_memory = AutoModelForAudioEmotion.from_pretrained(model)

@@ -242,16 +242,16 @@ def from_folder(folder: Path) -> list[tuple[list[np.ndarray], list[int]]]:
 
 
 def main(
-    output: Annotated[Path, typer.Option(help="Folder of the checkpoint.")] = HERE / "tiny-qwen2-audio-mal",
+    output: Annotated[Path, typer.Option(help="Folder for the checkpoint.")] = HERE / "tiny-qwen2-audio-mal",
     also: Annotated[
-        Path | None, typer.Option(help="A folder with metadata.csv whose test split is evaluated.")
+        Path | None, typer.Option(help="Folder with metadata.csv whose test split is also evaluated.")
     ] = None,
-    utterances: Annotated[int, typer.Option(help="Utterances that the host is trained on.")] = 16_000,
-    host_steps: Annotated[int, typer.Option(help="Training steps of the host.")] = 1300,
-    conversations: Annotated[int, typer.Option(help="Conversations that the memory is trained on.")] = 2500,
-    memory_steps: Annotated[int, typer.Option(help="Training steps of the memory.")] = 800,
-    test_conversations: Annotated[int, typer.Option(help="Conversations of the test.")] = 200,
-    seed: Annotated[int, typer.Option(help="Seed of data and weights.")] = 0,
+    utterances: Annotated[int, typer.Option(help="Number of utterances on which the host is trained.")] = 16_000,
+    host_steps: Annotated[int, typer.Option(help="Number of training steps of the host.")] = 1300,
+    conversations: Annotated[int, typer.Option(help="Number of conversations on which the memory is trained.")] = 2500,
+    memory_steps: Annotated[int, typer.Option(help="Number of training steps of the memory.")] = 800,
+    test_conversations: Annotated[int, typer.Option(help="Number of test conversations.")] = 200,
+    seed: Annotated[int, typer.Option(help="Random seed of data and weights.")] = 0,
 ) -> None:
     """Train the tiny checkpoint, save it, and print its table."""
     began = time.monotonic()

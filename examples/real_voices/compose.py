@@ -88,16 +88,28 @@ def _write_audio(utterance: Utterance, target: Path) -> None:
 
 
 def main(
-    voices: Annotated[Path, typer.Option(help="Folder of RAVDESS, EmoDB, or with file_name, speaker, emotion.")],
-    output: Annotated[Path, typer.Option(help="Folder to write; it must not hold a metadata.csv.")],
-    script: Annotated[Script, typer.Option(help="Emotions: random, or after real sequences.")] = Script.RANDOM,
+    voices: Annotated[
+        Path,
+        typer.Option(
+            help="Folder of RAVDESS or EmoDB, or with a metadata.csv of the columns file_name, speaker, emotion."
+        ),
+    ],
+    output: Annotated[Path, typer.Option(help="Folder for the dialogues, which must not contain a metadata.csv yet.")],
+    script: Annotated[
+        Script, typer.Option(help="Emotions of the turns: random, or sequences of real dialogues (--sequences).")
+    ] = Script.RANDOM,
     sequences: Annotated[
-        list[Path] | None, typer.Option(help="MELD's CSV, or split, dialogue, turn, speaker, emotion; repeatable.")
+        list[Path] | None,
+        typer.Option(
+            help="CSV of MELD, or a table with the columns split, dialogue, turn, speaker, emotion. May be repeated."
+        ),
     ] = None,
-    fold: Annotated[int, typer.Option(help="Whose speakers are in the test split, counted from 1.")] = 1,
-    train: Annotated[int, typer.Option(help="Training dialogues.")] = 600,
-    test: Annotated[int, typer.Option(help="Test dialogues.")] = 200,
-    seed: Annotated[int, typer.Option(help="Of all that is drawn.")] = 0,
+    fold: Annotated[
+        int, typer.Option(help="Number of the fold whose speakers are in the test split, counted from 1.")
+    ] = 1,
+    train: Annotated[int, typer.Option(help="Number of training dialogues.")] = 600,
+    test: Annotated[int, typer.Option(help="Number of test dialogues.")] = 200,
+    seed: Annotated[int, typer.Option(help="Random seed.")] = 0,
 ) -> None:
     """Compose dialogues of one fold and write them as a folder of conversations."""
     if (script is Script.SEQUENCES) != bool(sequences):

@@ -97,15 +97,26 @@ def loaded_by_its_own_code(folder: Path, turns: list[str]) -> list[dict[str, flo
 
 
 def main(
-    whisper: Annotated[str, typer.Option(help="Name or folder of a Whisper checkpoint.")],
-    language_model: Annotated[str, typer.Option(help="Name or folder of a language model of the Llama kind.")],
-    voices: Annotated[Path, typer.Option(help="Folder of RAVDESS, EmoDB, or with file_name, speaker, emotion.")],
-    output: Annotated[Path, typer.Option(help="Folder of host, dialogues and repository.")],
-    architecture: Annotated[str, typer.Option(help=f"One of {', '.join(ARCHITECTURES)}.")] = "Qwen2Audio",
-    blocks: Annotated[int, typer.Option(help="Of the language model that are kept.")] = 2,
-    steps: Annotated[int, typer.Option(help="Of training.")] = 4,
-    turns: Annotated[int, typer.Option(help="Of each dialogue.")] = 4,
-    license: Annotated[str, typer.Option(help="Of the model, which that of the voices bounds.")] = "cc-by-nc-sa-4.0",
+    whisper: Annotated[str, typer.Option(help="Folder or Hub repo of a Whisper checkpoint.")],
+    language_model: Annotated[
+        str, typer.Option(help="Folder or Hub repo of a language model with the architecture of Llama.")
+    ],
+    voices: Annotated[
+        Path,
+        typer.Option(
+            help="Folder of RAVDESS or EmoDB, or with a metadata.csv of the columns file_name, speaker, emotion."
+        ),
+    ],
+    output: Annotated[Path, typer.Option(help="Folder for the host, the dialogues and the repository.")],
+    architecture: Annotated[
+        str, typer.Option(help=f"Architecture of the host: {', '.join(ARCHITECTURES)}.")
+    ] = "Qwen2Audio",
+    blocks: Annotated[int, typer.Option(help="Number of blocks of the language model to keep.")] = 2,
+    steps: Annotated[int, typer.Option(help="Number of training steps.")] = 4,
+    turns: Annotated[int, typer.Option(help="Number of turns of each dialogue.")] = 4,
+    license: Annotated[
+        str, typer.Option(help="Licence of the model, which the licence of the voices must allow.")
+    ] = "cc-by-nc-sa-4.0",
 ) -> None:
     """Make the host, train, answer, publish as a dry run, load by the repository's own code, and compare."""
     if architecture not in ARCHITECTURES:

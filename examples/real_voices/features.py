@@ -189,21 +189,42 @@ def _points(row: dict) -> str:
 
 
 def main(
-    voices: Annotated[Path, typer.Option(help="Folder of RAVDESS, EmoDB, or with file_name, speaker, emotion.")],
-    whisper: Annotated[str, typer.Option(help="Name or folder of a Whisper checkpoint, its encoder is used.")],
-    output: Annotated[Path, typer.Option(help="Folder of features and results.")],
-    folds: Annotated[str | None, typer.Option(help="Folds to run, by commas, from 1; all by default.")] = None,
-    seeds: Annotated[int, typer.Option(help="Trainings of each model.")] = 3,
+    voices: Annotated[
+        Path,
+        typer.Option(
+            help="Folder of RAVDESS or EmoDB, or with a metadata.csv of the columns file_name, speaker, emotion."
+        ),
+    ],
+    whisper: Annotated[str, typer.Option(help="Folder or Hub repo of a Whisper checkpoint, whose encoder is used.")],
+    output: Annotated[Path, typer.Option(help="Folder for features and results. A stopped run resumes from it.")],
+    folds: Annotated[
+        str | None, typer.Option(help="Comma-separated numbers of the folds to run, counted from 1. Default: all.")
+    ] = None,
+    seeds: Annotated[int, typer.Option(help="Number of random seeds with which each model is trained.")] = 3,
     sequences: Annotated[
-        list[Path] | None, typer.Option(help="Emotions after real dialogues: MELD's CSV, or a table; repeatable.")
+        list[Path] | None,
+        typer.Option(
+            help="CSV of MELD, or a table with the columns split, dialogue, turn, speaker, emotion, whose emotion "
+            "sequences the dialogues follow. May be repeated. Default: random emotions."
+        ),
     ] = None,
-    test_voices: Annotated[Path | None, typer.Option(help="Test on this folder, train on all of --voices.")] = None,
-    labels: Annotated[str | None, typer.Option(help="Emotions to keep, by commas; all by default.")] = None,
+    test_voices: Annotated[
+        Path | None, typer.Option(help="Folder of voices to test on; all of --voices are then trained on.")
+    ] = None,
+    labels: Annotated[str | None, typer.Option(help="Comma-separated emotions to keep. Default: all.")] = None,
     blocks: Annotated[
-        str | None, typer.Option(help="Outputs of the encoder to use, by commas; 0 is before the first block.")
+        str | None,
+        typer.Option(
+            help="Comma-separated numbers of the encoder outputs to use; 0 is the input of the first block. "
+            "Default: all."
+        ),
     ] = None,
-    virtual_voices: Annotated[int, typer.Option(help="Copies of the training speakers in other voices.")] = 4,
-    virtual_channels: Annotated[int, typer.Option(help="Copies of the training speakers in other channels.")] = 0,
+    virtual_voices: Annotated[
+        int, typer.Option(help="Number of copies of each training speaker in another voice.")
+    ] = 4,
+    virtual_channels: Annotated[
+        int, typer.Option(help="Number of copies of each training speaker through another channel.")
+    ] = 0,
 ) -> None:
     """Train and score the models; print the tables, and write OUT/results.json."""
     torch.set_num_threads(1)

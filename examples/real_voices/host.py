@@ -277,20 +277,39 @@ def write_data(
 
 
 def main(
-    whisper: Annotated[str, typer.Option(help="Name or folder of a Whisper checkpoint.")],
-    language_model: Annotated[str, typer.Option(help="Name or folder of a language model of the Llama kind.")],
-    voices: Annotated[Path, typer.Option(help="Folder of RAVDESS, EmoDB, or with file_name, speaker, emotion.")],
-    output: Annotated[Path, typer.Option(help="Folder of the host, the data, the adapters and the reports.")],
-    fold: Annotated[int, typer.Option(help="Whose speakers are tested.")] = 1,
-    sequences: Annotated[list[Path] | None, typer.Option(help="Emotions after real dialogues; repeatable.")] = None,
-    blocks: Annotated[int, typer.Option(help="Of the language model that are kept.")] = 2,
-    utterance_steps: Annotated[int, typer.Option(help="Of training on utterances, 24 each.")] = 200,
-    dialogue_steps: Annotated[int, typer.Option(help="Of training on dialogues, 2 each.")] = 100,
-    train_dialogues: Annotated[int, typer.Option(help="Composed for training.")] = 200,
-    test_dialogues: Annotated[int, typer.Option(help="Composed for the test.")] = 200,
-    virtual_voices: Annotated[int, typer.Option(help="Copies of the training speakers in other voices.")] = 2,
-    scope: Annotated[str, typer.Option(help="conversation, or speaker: the speaker is given.")] = "conversation",
-    resamples: Annotated[int, typer.Option(help="Of the reports' intervals.")] = 1000,
+    whisper: Annotated[str, typer.Option(help="Folder or Hub repo of a Whisper checkpoint.")],
+    language_model: Annotated[
+        str, typer.Option(help="Folder or Hub repo of a language model with the architecture of Llama.")
+    ],
+    voices: Annotated[
+        Path,
+        typer.Option(
+            help="Folder of RAVDESS or EmoDB, or with a metadata.csv of the columns file_name, speaker, emotion."
+        ),
+    ],
+    output: Annotated[Path, typer.Option(help="Folder for the host, the data, the adapters and the reports.")],
+    fold: Annotated[int, typer.Option(help="Number of the fold whose speakers are tested, counted from 1.")] = 1,
+    sequences: Annotated[
+        list[Path] | None,
+        typer.Option(
+            help="CSV of MELD, whose emotion sequences the dialogues follow. May be repeated. Default: random "
+            "emotions."
+        ),
+    ] = None,
+    blocks: Annotated[int, typer.Option(help="Number of blocks of the language model to keep.")] = 2,
+    utterance_steps: Annotated[
+        int, typer.Option(help="Number of training steps on single utterances, 24 per step.")
+    ] = 200,
+    dialogue_steps: Annotated[int, typer.Option(help="Number of training steps on dialogues, 2 per step.")] = 100,
+    train_dialogues: Annotated[int, typer.Option(help="Number of dialogues composed for training.")] = 200,
+    test_dialogues: Annotated[int, typer.Option(help="Number of dialogues composed for the test.")] = 200,
+    virtual_voices: Annotated[
+        int, typer.Option(help="Number of copies of each training speaker in another voice.")
+    ] = 2,
+    scope: Annotated[
+        str, typer.Option(help="Scope of the memory: conversation, or speaker (the speaker of each turn is given).")
+    ] = "conversation",
+    resamples: Annotated[int, typer.Option(help="Number of bootstrap resamples of the reports.")] = 1000,
 ) -> None:
     """Make the host, train it with and without memory, and write both reports."""
     corpus = voices_of_script(voices, Script.SEQUENCES if sequences else Script.RANDOM)
