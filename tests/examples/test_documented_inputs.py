@@ -1,4 +1,4 @@
-"""What the documentation's page `inputs.md` says of each input at each door: every cell of its tables is tried."""
+"""The page of accepted inputs: every cell of its tables is tried."""
 
 import io
 import json
@@ -25,11 +25,12 @@ PAGE = Path(__file__).resolve().parents[2] / "examples" / "documentation" / "pag
 
 
 def tables() -> list[dict[str, dict[str, str]]]:
-    """Of each table of the page, by input and door, what becomes of the input."""
+    """The outcome of each input at each entry point, for each table of outcomes."""
     found = []
     for block in re.findall(r"(?:^\|.*\n)+", PAGE.read_text(encoding="utf-8"), re.MULTILINE):
         header, _, *rows = ([cell.strip() for cell in line.strip()[1:-1].split("|")] for line in block.splitlines())
-        found.append({row[0]: dict(zip(header[1:], row[1:], strict=True)) for row in rows})
+        if header[0] != "column":
+            found.append({row[0]: dict(zip(header[1:], row[1:], strict=True)) for row in rows})
     return found
 
 
@@ -49,6 +50,7 @@ def lying_flac() -> bytes:
 
 
 FLOATS = tone(0.5)
+FAST = tone(0.5, rate=48_000)
 PCM = np.round(FLOATS * 32768).astype(np.int16)
 BROKEN = np.where(np.arange(len(FLOATS)) == 100, np.nan, FLOATS)
 DIFFERENT = np.stack([FLOATS, tone(0.5, frequency=523.0)])
@@ -62,25 +64,25 @@ RECORDINGS = {
     "16-bit samples in floats": ((PCM.astype(np.float32), RATE), float_wav(PCM)),
     "a list of numbers": ((FLOATS.tolist(), RATE), None),
     "a tensor in bfloat16": ((torch.from_numpy(FLOATS).bfloat16(), RATE), None),
-    "the rate before the array, as from Gradio": ((RATE, PCM), None),
+    "(rate, array), as returned by Gradio": ((RATE, PCM), None),
     "a peak above 100 times full scale": ((FLOATS * 1e19, RATE), float_wav(FLOATS * 1e19)),
     "a sample that is not finite": ((BROKEN, RATE), float_wav(BROKEN)),
     "silence": ((np.zeros(8000), RATE), to_wav(np.zeros(8000))),
     "no samples": ((np.zeros(0), RATE), to_wav(np.zeros(0))),
     "0.05 s": ((tone(0.05), RATE), to_wav(tone(0.05))),
     "more than the host's window": ((tone(3.5), RATE), to_wav(tone(3.5))),
-    "the same, to be split": ((tone(3.5), RATE), to_wav(tone(3.5))),
-    "another rate, as 48 kHz": ((tone(0.5, rate=48_000), 48_000), to_wav(tone(0.5, rate=48_000), 48_000)),
-    "a rate below 1 kHz": ((FLOATS, 100), float_wav(FLOATS, 100)),
-    "two channels that are alike": ((np.stack([FLOATS, FLOATS]), RATE), to_wav(np.stack([FLOATS, FLOATS]))),
-    "two channels that differ": ((DIFFERENT, RATE), to_wav(DIFFERENT)),
-    "three channels that differ": ((THREE, RATE), to_wav(THREE)),
-    "the 5.1 of a film": (None, encode(np.concatenate([THREE, THREE / 2]), "flac", "flac", layout="5.1")),
-    "(samples, channels), as from soundfile": ((DIFFERENT.T, RATE), None),
-    "a header that declares too little": (None, lying_flac()),
-    "a file that was cut off": (None, to_wav(FLOATS)[:-4000]),
-    "a container that is not listed": (None, encode(FLOATS, "pcm_s16le", "nut")),
-    "a playlist, or text": (None, b"#EXTM3U\n#EXTINF:1,\nother.wav\n#EXT-X-ENDLIST\n"),
+    "the same, split": ((tone(3.5), RATE), to_wav(tone(3.5))),
+    "another sampling rate, such as 48 kHz": ((FAST, 48_000), to_wav(FAST, 48_000)),
+    "a sampling rate below 1 kHz": ((FLOATS, 100), float_wav(FLOATS, 100)),
+    "two identical channels": ((np.stack([FLOATS, FLOATS]), RATE), to_wav(np.stack([FLOATS, FLOATS]))),
+    "two different channels": ((DIFFERENT, RATE), to_wav(DIFFERENT)),
+    "three different channels": ((THREE, RATE), to_wav(THREE)),
+    "5.1 channels of a film": (None, encode(np.concatenate([THREE, THREE / 2]), "flac", "flac", layout="5.1")),
+    "(samples, channels), as returned by soundfile": ((DIFFERENT.T, RATE), None),
+    "a header that declares too few samples": (None, lying_flac()),
+    "a truncated file": (None, to_wav(FLOATS)[:-4000]),
+    "an unsupported container": (None, encode(FLOATS, "pcm_s16le", "nut")),
+    "a playlist or a text file": (None, b"#EXTM3U\n#EXTINF:1,\nother.wav\n#EXT-X-ENDLIST\n"),
     "a Git LFS pointer": (None, b"version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 1\n"),
 }
 
@@ -149,8 +151,8 @@ def outcome(door, *given) -> str:
         except ValueError:
             return "rejected"
     if result is None:
-        return "left out"
-    return "warned" if any(issubclass(warning.category, UserWarning) for warning in warned) else "taken"
+        return "skipped"
+    return "warned" if any(issubclass(warning.category, UserWarning) for warning in warned) else "accepted"
 
 
 def test_every_row_is_tried():
@@ -164,20 +166,20 @@ def test_audio(doors, name):
         ("file, bytes", "table", "HTTP"), file is None
     )
     lacking["stream"] |= "Gradio" in name
-    through = doors["split"] if "to be split" in name else doors
+    through = doors["split"] if name.endswith(", split") else doors
     found = {door: "" if lacking.get(door) else outcome(through[door], audio, file) for door in AUDIO[name]}
     assert found == AUDIO[name]
 
 
 # The start and end of the second of two turns, the first from 0.2 to 1.2 s of a recording of 3 s, and its speaker.
 WRITTEN = {
-    "turns that overlap": (0.5, 1.4, "B"),
-    "a turn within the one before": (0.5, 0.9, "B"),
+    "overlapping turns": (0.5, 1.4, "B"),
+    "a turn inside the turn before it": (0.5, 0.9, "B"),
     "a start of -0.05 s": (-0.05, 0.9, "B"),
     "a start of -1 s": (-1.0, 0.9, "B"),
     "an end before its start": (1.4, 0.9, "B"),
     "an end 1 s after the recording": (1.4, 4.0, "B"),
-    "times beyond the recording, as in milliseconds": (1400.0, 2000.0, "B"),
+    "times beyond the recording, such as milliseconds": (1400.0, 2000.0, "B"),
     "no speaker": (1.4, 2.0, ""),
     "a speaker of 10,000 letters": (1.4, 2.0, "B" * 10_000),
 }
@@ -206,7 +208,7 @@ def read_segments(folder: Path, kind: str, start: float, end: float, speaker: st
 
 
 def problems_of(conversations):
-    """None where a turn was left out; a warning where the turns are not as they were written."""
+    """None if a turn was skipped; with a warning if a turn was changed."""
     if any(problem.kind in LEFT_OUT for problem in conversations.problems):
         return None
     if conversations.problems:
