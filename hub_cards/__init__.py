@@ -1,1 +1,1 @@
-"""What a Hub repository shows beside a model: card templates and what runs there, as package data."""
+"""Templates of model cards, and the code of endpoints and Spaces, as package data."""

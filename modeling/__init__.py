@@ -1,1 +1,1 @@
-"""What travels to the Hub: the memory, its cache, its injection into a host, and the hosts themselves."""
+"""Code that is uploaded to the Hub with a model: the memory, its cache, its injection into a host, and the hosts."""

@@ -21,7 +21,7 @@ _BLOCK = 1 << 16
 
 
 class Scale(NamedTuple):
-    """What silence and full scale are in the samples of an array."""
+    """The sample values of silence and full scale in an array."""
 
     zero: float = 0.0
     full: float = 1.0
@@ -37,7 +37,7 @@ def channels_of(array, rate, name: str = "The array") -> tuple[np.ndarray, int, 
     Args:
         array: (samples,) or (channels, samples) of up to 8 channels, as numpy or torch array or nested lists; the
             number types that `scale_of` accepts.
-        rate: in Hz.
+        rate: sampling rate, in Hz.
         name: name of the audio in error messages.
 
     Raises:
@@ -69,7 +69,7 @@ def as_array(samples) -> np.ndarray:
 
 
 def scale_of(samples: np.ndarray, name: str = "The array") -> Scale:
-    """Find out what silence and full scale are in samples.
+    """Find the sample values of silence and full scale.
 
     Floats have full scale 1.0. 8-bit and 16-bit integers are PCM of their type, and so are 32-bit integers that use
     the range of their type. Wider integers that fit into 16 bits are treated as 16-bit samples, with a warning.

@@ -62,7 +62,7 @@ class AudioBlock(NamedTuple):
 
     Attributes:
         channels: (channels, samples) float64, full scale 1.0.
-        rate: in Hz; a file may change it, though this is rare.
+        rate: sampling rate in Hz; a file may change it, though this is rare.
         layout: FFmpeg's name of each channel.
     """
 

@@ -113,7 +113,7 @@ class AudioEmotionCheckpointMixin(CheckpointSavingMixin):
             emotion_prompt: the instruction after the audio; `{labels}` is replaced by the labels' words.
             label_words: the words for some of the labels in prompt and answer, as {"fear": "fearful"}; default: the
                 labels themselves. If words share a first token, the verbalizer scores them whole.
-            kwargs: for the host's `from_pretrained` (dtype, device_map, revision, ...).
+            kwargs: arguments for the host's `from_pretrained` (dtype, device_map, revision, ...).
 
         Raises:
             ValueError: for a checkpoint of another host, labels that share a first token, an invalid memory
@@ -168,8 +168,9 @@ class AudioEmotionCheckpointMixin(CheckpointSavingMixin):
         """Load a folder or repo written by `save_pretrained`; for an adapter-only checkpoint, its base as well.
 
         Args:
-            kwargs: for transformers' `from_pretrained`, and fields of the configuration. For an adapter, loading
-                options (dtype, device_map, ...) apply to the base, which the adapter's config names with its revision.
+            kwargs: arguments for transformers' `from_pretrained`, and fields of the configuration. For an adapter,
+                loading options (dtype, device_map, ...) apply to the base, which the adapter's config names with its
+                revision.
 
         Raises:
             FileNotFoundError: for a folder that does not exist, the base's included.

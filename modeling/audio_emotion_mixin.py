@@ -316,7 +316,7 @@ class AudioEmotionMixin(WordReadoutMixin, TurnInputsMixin, AudioEmotionCheckpoin
     def _memory_call(
         self, transaction: MemoryTransaction | None, kwargs: dict, emotion_labels=None
     ) -> MemoryCall | None:
-        """What the hooks need for this call; None if they have nothing to do.
+        """The data that the hooks need for this call; None if they have nothing to do.
 
         Raises:
             ValueError: for audio features that are not finite, if a memory would be computed from them.

@@ -50,7 +50,7 @@ def load_audio(
             take precedence), a dict with `array` and `sampling_rate`, or a tuple `(array, rate)`; arrays as
             `channels_of` accepts them. `path#t=START,END` (seconds) is a part of a file, and only that part is decoded
             if the format supports seeking; `path#t=START,END&channel=N` selects one of its channels.
-        sampling_rate: of the result, in Hz.
+        sampling_rate: sampling rate of the result, in Hz.
         channel: the channel to use, counted from 1 as in RTTM; None: the channel of `source`, or a mix of all, with a
             warning if two channels of an array or a whole file differ (not for a file's 5.1 or 7.1, as of a film).
         max_seconds: decoding stops with an error beyond this length, whatever the header says; None: no limit.
@@ -164,7 +164,7 @@ def check_waveform(
 
     Args:
         waveform: (samples,).
-        sampling_rate: in Hz.
+        sampling_rate: sampling rate, in Hz.
         min_seconds, max_seconds: allowed length; None = no upper bound.
         name: name of the turn in messages.
 

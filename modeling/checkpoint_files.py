@@ -110,7 +110,7 @@ def check_finite_weights(model: PreTrainedModel, name: str | os.PathLike) -> Non
 
     Args:
         model: the loaded model; meta tensors and the tensors of quantised layers are skipped.
-        name: of the checkpoint.
+        name: name of the checkpoint.
 
     Raises:
         ValueError: naming the parameters with NaN or infinite values, and the buffers with NaN (buffers may hold

@@ -74,7 +74,7 @@ class CheckpointSavingMixin(HostLoraMixin):
         Args:
             save_directory: created if it does not exist.
             state_dict: weights to write instead of the model's own; filtered for an adapter.
-            kwargs: for transformers' `save_pretrained`; an adapter is one file, whatever `max_shard_size`.
+            kwargs: arguments for transformers' `save_pretrained`; an adapter is one file, whatever `max_shard_size`.
 
         Raises:
             ValueError: for an adapter whose host was changed after loading, that has no base, or that would overwrite
@@ -132,7 +132,7 @@ class CheckpointSavingMixin(HostLoraMixin):
 
         Args:
             repo_id: "org/name".
-            kwargs: for `titans_mal.publish_model`; without titans_mal, for transformers' `push_to_hub`.
+            kwargs: arguments for `titans_mal.publish_model`; without titans_mal, for transformers' `push_to_hub`.
 
         Returns:
             The URL of the commit; None if titans_mal was asked not to upload.

@@ -54,7 +54,7 @@ class ConversationMemoryCache(SavedStateMixin):
     its turns or, if it fails, none. The cache's tensors are replaced, never modified in place.
 
     Args:
-        config: of the model (with a `memory_config`).
+        config: configuration of the model (with a `memory_config`).
         batch_size: number of conversations.
 
     Attributes:
@@ -281,7 +281,7 @@ class ConversationMemoryCache(SavedStateMixin):
         """A cache of one row with the stream of a speaker of this single conversation, and nothing of other speakers.
 
         Args:
-            speaker_id: of a speaker with a stream; in the returned cache it is 0.
+            speaker_id: id of a speaker with a stream; in the returned cache it is 0.
 
         Raises:
             ValueError: for a cache of several conversations, a memory that speakers share, or an unknown speaker.
@@ -305,8 +305,8 @@ class ConversationMemoryCache(SavedStateMixin):
         """Let a speaker who has no stream in this single conversation continue one that `speaker_stream` returned.
 
         Args:
-            speaker_id: of the speaker here.
-            stream: of the same model, on the same device.
+            speaker_id: id of the speaker in this cache.
+            stream: a stream of the same model, on the same device.
 
         Raises:
             ValueError: as `speaker_stream`, for a stream of another model, or if the speaker has a stream or there is
@@ -377,7 +377,7 @@ class ConversationMemoryCache(SavedStateMixin):
         """Check that a model may read and write the state.
 
         Args:
-            config: of the model.
+            config: the configuration of the model.
             weights_fingerprint: of its memory; None if unknown.
 
         Raises:

@@ -51,7 +51,7 @@ class SavedStateMixin(SavedStateBase):
 
         Args:
             folder: where it was written.
-            config: of the model that will use it.
+            config: configuration of the model that will use it.
             weights_fingerprint: of the model's memory, if it differs from the fingerprint in `config`.
 
         Raises:
@@ -79,7 +79,7 @@ class SavedStateMixin(SavedStateBase):
         """A state from the bytes of `to_bytes`, on the CPU; errors as `from_pretrained`.
 
         Args:
-            name: of the state, in error messages.
+            name: name of the state in error messages.
         """
         tensors, identity, rows, notes = state_from_bytes(content, name)
         rows = _checked_rows(rows, config.memory_config.streams_per_row, name)
@@ -129,7 +129,7 @@ def state_from_bytes(content: bytes, name: str = "given") -> tuple[dict[str, Ten
     """Tensors on the CPU, identity, rows and notes, as they were passed to `state_to_bytes`.
 
     Args:
-        name: of the state, in error messages.
+        name: name of the state in error messages.
 
     Raises:
         ValueError: if it is truncated, modified, or not a state.
@@ -195,8 +195,8 @@ def check_tensors(tensors: dict[str, Tensor], config: PreTrainedConfig, rows: in
     """Check that a state's tensors are complete, of the expected shapes and dtypes, and finite.
 
     Args:
-        config: of the model.
-        rows: of the cache.
+        config: the configuration of the model.
+        rows: number of rows of the cache.
 
     Raises:
         ValueError: naming what is wrong.

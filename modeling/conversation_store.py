@@ -138,7 +138,7 @@ class ConversationStore:
         Changes made within the block are kept; if the block raises, the state is restored.
 
         Args:
-            name: of the conversation.
+            name: name of the conversation.
             reset: start the conversation from scratch.
             anew: deprecated name of `reset`.
 

@@ -30,7 +30,7 @@ def answer_logits(logits: Tensor, positions: Tensor, length: int, *, earliest: i
     Args:
         logits: (rows, kept positions, vocab_size), for the last positions of the sequence.
         positions: (rows,), where the answers begin, as positions in the whole sequence.
-        length: of the whole sequence.
+        length: length of the whole sequence.
         earliest: the smallest of the positions, if known: reading it from an accelerator would synchronize.
 
     Returns:

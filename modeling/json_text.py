@@ -16,7 +16,7 @@ def parse_json(text: str | bytes, name: str = "The text", kind: type = object) -
 
     Args:
         text: the JSON.
-        name: of the text, in error messages.
+        name: name of the text in error messages.
         kind: the required type, `dict` or `list`; `object`: any.
 
     Raises:

@@ -17,9 +17,9 @@ def find_label_tokens(tokenizer, prompt: str, words: Sequence[str]) -> list[int]
     """The tokens of each label's word as it would follow the generation prompt.
 
     Args:
-        tokenizer: of the host.
+        tokenizer: tokenizer of the host.
         prompt: the chat template's text up to where the answer begins.
-        words: that the host is asked to choose from.
+        words: words from which the host is asked to choose.
 
     Returns:
         The first token of each word if these differ; otherwise all tokens of each word, with a warning.

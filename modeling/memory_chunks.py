@@ -77,7 +77,7 @@ def cut_into_chunks(tokens: MemoryTokens, *, chunk_size: int, is_normalized: boo
 
     Args:
         tokens: all tensors in one dtype.
-        chunk_size: of the chunks.
+        chunk_size: size of the chunks.
         is_normalized: whether the step is ``theta (1 - eta) / n``, to be divided by a bound later, or theta.
     """
     keys, values, written = tokens.keys, tokens.values, tokens.written

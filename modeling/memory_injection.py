@@ -33,7 +33,7 @@ class MemoryCall:
             positions in order, then other positions of the row; rows in the order of the transaction. None if there
             is no audio.
         lengths: (rows,) how many of a row's positions are audio; None: all of them.
-        sequence_length: of the input ids.
+        sequence_length: length of the input ids.
         needs_gradients: whether gradients were enabled when the call began.
         logits_to_keep: number of last positions that the output head is applied to; 0 = all.
         last_positions: (rows,) positions of the readout.
@@ -171,7 +171,7 @@ def attach_memory(
 
     Args:
         model: a host with a `get_decoder()` that has `layers`.
-        config: of the memory.
+        config: configuration of the memory.
         hidden_states_index: if the blocks' output is (versions, rows, positions, hidden_size), the version that the
             memory works on; None: the output is (rows, positions, hidden_size).
 

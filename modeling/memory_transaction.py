@@ -28,7 +28,7 @@ class MemoryTransaction:
     in row order. Nothing but `commit` changes the cache.
 
     Args:
-        cache: of the conversations.
+        cache: cache of the conversations.
         rows: number of turns of the call.
         conversation_ids: (rows,) integers; None: row i is row i of the cache.
         speaker_ids: (rows,) integers; required for scope "speaker" only.

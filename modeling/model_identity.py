@@ -66,8 +66,8 @@ def changed_weights(
     """Names of weights that were changed or added since the checksums `before`.
 
     Args:
-        before: from `host_checksums`.
-        state_dict: of the model now.
+        before: the result of `host_checksums`.
+        state_dict: the current weights of the model.
         without: modules of the model to ignore.
         added: names of modules, such as adapters, whose new weights are ignored.
     """

@@ -38,14 +38,14 @@ READ_ORDERS = ("history", "chunk")
 
 
 class ProcessedTurns(NamedTuple):
-    """What `process_turns` returns.
+    """The result of `process_turns`.
 
     Attributes:
         retrieved: (rows, heads, tokens, head_dim), the values read by the tokens.
         errors: (rows, heads, tokens), ``||M(k) - v||^2`` with M before the turn, without a gradient.
         is_rejected: (rows,) bool, the turns that would have left a memory that is not finite or exceeds its bounds,
             and were not written; None if that cannot happen: for "normalized", `write=False` or no tokens.
-        state: of the streams after their turns.
+        state: state of the streams after their turns.
     """
 
     retrieved: Tensor
@@ -68,8 +68,8 @@ def process_turns(
     """Read and write turns, those of a stream one after the other; everything else is computed for all rows at once.
 
     Args:
-        state: of the streams; it is not modified.
-        tokens: of the rows: the first turns of all streams, then the second turns of those that have one, ...
+        state: state of the streams; it is not modified.
+        tokens: tokens of the rows: the first turns of all streams, then the second turns of those that have one, ...
         batch_sizes: the number of streams with a first turn, a second turn, ...; non-increasing, as in torch's packed
             sequences. They sum to rows.
         read, chunk_size, step_rule, step_bound: as in `TitansMemoryConfig`.
@@ -139,7 +139,7 @@ def _split_turns(
 
 
 class _WrittenTurn(NamedTuple):
-    """What `_write_turn` returns.
+    """The result of `_write_turn`.
 
     Attributes:
         retrieved: (streams, heads, tokens, head_dim).

@@ -127,7 +127,7 @@ class AudioEmotionPipeline(Pipeline):
         """A store of the states of many conversations, whose caches can be passed as `memory_cache`.
 
         Args:
-            states, kwargs: of `ConversationStore`.
+            states, kwargs: arguments of `ConversationStore`.
         """
         return ConversationStore(self.model, states, **kwargs)
 

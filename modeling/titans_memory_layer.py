@@ -24,7 +24,7 @@ class RMSNorm(nn.RMSNorm):
     """`torch.nn.RMSNorm` over the last dimension, with scales; once differentiable.
 
     Args:
-        width: of the last dimension.
+        width: size of the last dimension.
         eps: added to the mean square.
     """
 
@@ -45,8 +45,8 @@ class TitansMemoryLayer(nn.Module):
     sigmoid and projected back. The projection starts at zero, so an untrained layer adds exactly zero.
 
     Args:
-        config: of the memory.
-        hidden_size: of the decoder block.
+        config: configuration of the memory.
+        hidden_size: hidden size of the decoder block.
     """
 
     def __init__(self, config: TitansMemoryConfig, hidden_size: int):
@@ -174,8 +174,8 @@ class TitansMemory(PreTrainedModel):
     if the host is cast.
 
     Args:
-        config: of the memory.
-        hidden_size: of the host's decoder blocks.
+        config: configuration of the memory.
+        hidden_size: hidden size of the host's decoder blocks.
     """
 
     config: TitansMemoryConfig

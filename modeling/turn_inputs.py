@@ -54,10 +54,10 @@ class TurnInputsMixin(HostModel):
         """Model inputs for a turn: the host's chat template, with `config.prompt_text()` after the audio.
 
         Args:
-            processor: of the host.
+            processor: the processor of the host.
             audio: a source for `load_audio` (path, bytes, array with its rate), or a list of them, one per row.
-            sampling_rate: of bare arrays, in Hz.
-            transcripts: of the turn, or of each turn of a list, for a prompt with `{transcript}`; None: empty.
+            sampling_rate: sampling rate of bare arrays, in Hz.
+            transcripts: the transcript of the turn, or a list of them, for prompts with `{transcript}`; None: empty.
 
         Returns:
             The processor's tensors, on the model's device and in its dtype. A turn shorter than `min_turn_seconds` is
@@ -93,9 +93,9 @@ class TurnInputsMixin(HostModel):
         """Model inputs for several turns, one row each, padded or cut to lengths that the host supports.
 
         Args:
-            processor: of the host.
+            processor: the processor of the host.
             waveforms: (samples,) each, at the host's rate.
-            transcripts: of each turn, for a prompt with `{transcript}`; None: empty.
+            transcripts: transcript of each turn, for a prompt with `{transcript}`; None: empty.
 
         Returns:
             The processor's tensors, on the model's device and in its dtype; and the number of seconds of each turn

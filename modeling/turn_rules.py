@@ -30,7 +30,7 @@ def fit_turn(
 
     Args:
         waveform: (samples,).
-        sampling_rate: in Hz.
+        sampling_rate: sampling rate, in Hz.
         min_seconds, max_seconds: lengths that the host supports; None = no upper bound.
 
     Returns:
@@ -48,8 +48,8 @@ def pieces_at_pauses(waveform: np.ndarray, sampling_rate: int, max_seconds: floa
 
     Args:
         waveform: (samples,).
-        sampling_rate: in Hz.
-        max_seconds: of a piece.
+        sampling_rate: sampling rate, in Hz.
+        max_seconds: maximal length of a piece, in seconds.
 
     Returns:
         The first sample of each piece and the one after its last; one piece where the turn is not longer.
@@ -81,7 +81,7 @@ def pieces_of_long_turn(waveform: np.ndarray, sampling_rate: int, max_seconds: f
 
     Args:
         waveform: (samples,).
-        sampling_rate: in Hz.
+        sampling_rate: sampling rate, in Hz.
         max_seconds: the window; None: a turn of any length is one piece.
 
     Returns:
@@ -125,7 +125,7 @@ def check_times(start: Any, end: Any = None, *, name: str = "The turn") -> tuple
 
     Args:
         start, end: in seconds; None if unknown.
-        name: of the turn, in error messages.
+        name: name of the turn in error messages.
 
     Returns:
         Start and end as given; a start between -0.1 s and 0 s becomes 0 s, with a warning.
@@ -152,7 +152,7 @@ def check_turn_index(index: Any, before: Any = None, *, name: str = "The turn", 
     Args:
         index: of the turn; None if unknown.
         before: of the previous turn in its conversation; None if unknown, or if there is none.
-        name: of the turn, in error messages.
+        name: name of the turn in error messages.
         each_once: also reject equal numbers.
 
     Raises:

@@ -62,11 +62,11 @@ class TurnScorer:
     speaker.
 
     Args:
-        model: with memory.
-        processor: of its host.
+        model: a model with memory.
+        processor: the processor of its host.
 
     Attributes:
-        sampling_rate: of the waveforms, in Hz.
+        sampling_rate: sampling rate of the waveforms, in Hz.
     """
 
     def __init__(self, model: AudioHost, processor):
@@ -78,7 +78,7 @@ class TurnScorer:
 
         Args:
             audio: a source for `load_audio`, or an array (samples,) with its rate.
-            sampling_rate: of an array, in Hz.
+            sampling_rate: sampling rate of an array, in Hz.
             max_seconds: maximal length of a turn, measured while decoding and not taken from a header.
 
         Raises:
@@ -96,7 +96,7 @@ class TurnScorer:
 
         Args:
             waveforms: (samples,) each, as `load` returns them.
-            transcripts: of each turn, for a prompt with `{transcript}`.
+            transcripts: transcript of each turn, for a prompt with `{transcript}`.
         """
         return self.model.turn_inputs(self.processor, waveforms, transcripts=transcripts)
 
@@ -111,7 +111,7 @@ class TurnScorer:
         """The keyword arguments of `forward` and `generate` for the memory.
 
         Args:
-            speakers: of each turn, by name.
+            speakers: name of each turn's speaker.
             cache, conversation_ids, update_memory: as for `forward`.
 
         Raises:
@@ -137,8 +137,8 @@ class TurnScorer:
         Args:
             waveforms: (samples,) each, as `load` returns them.
             speakers: the speaker of each.
-            caches: of one conversation each; all of them different.
-            transcripts: of each turn, for a prompt with `{transcript}`.
+            caches: caches of one conversation each, all of them different.
+            transcripts: transcript of each turn, for a prompt with `{transcript}`.
 
         Raises:
             ValueError: for unusable turns; the caches are then unchanged.

@@ -50,8 +50,8 @@ class VoiceMemoryLayer(nn.Module):
     With ``scope="speaker"`` each speaker has a separate stream, and all keys are the same.
 
     Args:
-        config: of the memory; its `voice_*` fields give theta, theta_z, o, the shrinkage and the widths.
-        hidden_size: of the decoder block.
+        config: configuration of the memory; its `voice_*` fields give theta, theta_z, o, the shrinkage and the widths.
+        hidden_size: hidden size of the decoder block.
     """
 
     def __init__(self, config: TitansMemoryConfig, hidden_size: int):

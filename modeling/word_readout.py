@@ -31,9 +31,9 @@ class WordReadoutMixin(HostModel):
         gradient checkpointing, padding on the right) each beginning takes a pass over prompt and answer.
 
         Args:
-            output: of the host for the prompts.
+            output: output of the host for the prompts.
             call: the memory's.
-            inputs: of the host.
+            inputs: inputs of the host.
 
         Raises:
             ValueError: if the prompts began in an earlier call and their cache cannot grow.
@@ -92,7 +92,7 @@ class WordReadoutMixin(HostModel):
         return step
 
     def _answer_positions(self, attention_mask: Tensor, count: int) -> Tensor | None:
-        """(axes, rows, count), of the last positions, for hosts whose own reckoning leads that of text; else None."""
+        """(axes, rows, count), the last positions, for hosts whose positions differ from those of text; else None."""
         holders = (self, getattr(self, "model", None))
         ahead = next(
             filter(lambda lead: lead is not None, (getattr(one, "rope_deltas", None) for one in holders)), None

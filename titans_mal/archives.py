@@ -36,8 +36,8 @@ class Recording:
     """A recording of an archive.
 
     Attributes:
-        path: of the audio file.
-        name: of its result in the output folder, without ".json".
+        path: path of the audio file.
+        name: name of its result in the output folder, without ".json".
     """
 
     path: Path
@@ -97,7 +97,7 @@ class ArchiveRun:
 
     Args:
         folder: created if it does not exist.
-        settings: that determine the results; a folder with other settings is rejected.
+        settings: settings that determine the results; a folder with other settings is rejected.
 
     Raises:
         ValueError: for a folder with other settings, naming what differs.
@@ -163,7 +163,7 @@ def analyze_archive(
     given, or at pauses in speech. Errors become problems of the recording's result, and the others continue.
 
     Args:
-        recordings: of this process.
+        recordings: the recordings of this process.
         pool: scores the turns.
         run: the results.
         speakers: the speaker on each channel; None: channels are mixed.

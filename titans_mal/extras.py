@@ -15,7 +15,7 @@ def extra(name: str, what: str) -> Iterator[None]:
     """Import the packages of an extra within this context.
 
     Args:
-        name: of the extra, as in `pip install 'titans_mal[NAME]'`.
+        name: name of the extra, as in `pip install 'titans_mal[NAME]'`.
         what: the feature that needs it, as the beginning of a sentence.
 
     Raises:

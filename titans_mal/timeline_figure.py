@@ -78,9 +78,9 @@ class Layout:
     """Layout shared by all panels.
 
     Attributes:
-        starts, widths: of each turn, in seconds or turns.
+        starts, widths: start and width of each turn, in seconds or turns.
         unit: label of the time axis.
-        speakers: in order of appearance, from the top lane down.
+        speakers: the speakers in order of appearance, from the top lane down.
         bases: vertical position of each turn's lane.
         styles: fill of the bars of each label.
         inches: width of the figure.

@@ -28,7 +28,7 @@ def check_licence(recipe: Mapping[str, object], license: str | None) -> None:
     """Reject a licence that allows commercial use if a training corpus is for non-commercial use only.
 
     Args:
-        recipe: of the model; its `licences` maps corpora to licences, such as `{"ravdess": "CC BY-NC-SA 4.0"}`.
+        recipe: recipe of the model; its `licences` maps corpora to licences, such as `{"ravdess": "CC BY-NC-SA 4.0"}`.
         license: the licence to publish the model under, an identifier of the Hub.
 
     Raises:

@@ -49,7 +49,7 @@ TOKENS = 64
 
 @dataclass(frozen=True)
 class Part:
-    """What is run, and what it shows.
+    """A part of the check, and what it shows.
 
     Attributes:
         run: returns numbers or words by name.
@@ -239,7 +239,7 @@ PARTS: dict[str, Part] = {
 
 
 def run_part(name: str) -> dict:
-    """What a part gives, with its seconds; its error if it fails; 'not run' with the reason if it cannot run."""
+    """The result of a part with its seconds: its error if it fails, or 'not run' with the reason."""
     part = PARTS[name]
     row = {"part": name, "shows": part.shows}
     obstacle = part.obstacle()

@@ -1,4 +1,4 @@
-"""What the memory adds to a host's prefill, and to each token that is decoded.
+"""The time that the memory adds to a host's prefill and to each decoded token.
 
 Three memory layers of 4 heads of 64, chunk 64, on a turn of 750 audio tokens (30 s), against the same model within
 `disable_memory()`, which is exactly its host.

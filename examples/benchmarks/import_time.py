@@ -1,4 +1,4 @@
-"""What `import titans_mal` costs over `import transformers`, in processes of their own, in turn.
+"""The time that `import titans_mal` adds to `import transformers`, in separate, alternating processes.
 
 python examples/benchmarks/import_time.py
 """

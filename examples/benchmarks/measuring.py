@@ -55,7 +55,7 @@ def matrix_rate(device: str = "cpu", *, size: int = 1024, repeats: int = 9) -> f
 
 
 def machine() -> dict[str, object]:
-    """What the numbers were measured on."""
+    """Description of the machine."""
     cpu = next(
         (line.split(":")[1].strip() for line in _lines("/proc/cpuinfo") if line.startswith("model name")),
         platform.processor(),
@@ -94,7 +94,7 @@ def held_bytes(run: Callable[[], object]) -> int:
 
 
 def in_new_process(function: Callable, *arguments):
-    """What a function of a module gives in a process that nothing else has used."""
+    """The result of a module's function in a new process."""
     with multiprocessing.get_context("spawn").Pool(1) as pool:
         return pool.apply(function, arguments)
 

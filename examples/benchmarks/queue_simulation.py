@@ -1,4 +1,4 @@
-"""What a queue that is served in batches would give: the latencies of arrivals, by the times that batches take."""
+"""Simulate a queue that is served in batches: latencies of given arrivals, from the times that batches take."""
 
 from __future__ import annotations
 

@@ -215,7 +215,7 @@ def shapes_of(host_class, config) -> dict[str, Tensor]:
 
 
 def random_weight(name: str, tensor: Tensor, generator: torch.Generator) -> Tensor:
-    """In bf16: norms are 1, biases 0, matrices small noise."""
+    """Random weights in bf16: norms are 1, biases 0, and matrices small noise."""
     if tensor.dim() <= 1:
         value = 0.0 if name.endswith(("bias", "running_mean")) else 1.0
         return torch.full(tensor.shape, value, dtype=torch.bfloat16)
@@ -257,7 +257,7 @@ def interval(ratios: list[float], *, draws: int = 2000) -> tuple[float, float]:
 
 
 def overhead(ratios: list[float]) -> str:
-    """In per cent, or that it is within the noise."""
+    """The overhead in percent, or the note that it is within the noise."""
     median, (low, high) = float(np.median(ratios)), interval(ratios)
     if low <= 1 <= high:
         return f"within the noise of {100 * (high - low) / 2:.1f} %"

@@ -32,7 +32,7 @@ ARMS = ("host", "reading only", "memory")
 
 
 def make_arms() -> dict[str, Callable[[], object]]:
-    """What to time: the fourth turn of the shipped conversation, after three that were written."""
+    """The timed call: the fourth turn of the included conversation, after three turns that were written."""
     from transformers import AutoProcessor
 
     from titans_mal import AutoModelForAudioEmotion, ConversationMemoryCache, load_conversations

@@ -15,7 +15,7 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Trial:
-    """What all models of a table share.
+    """The data and settings that all models of a table share.
 
     Attributes:
         train, test: conversations.

@@ -33,7 +33,7 @@ class UtteranceOnly(nn.Module):
         return self.readout(pool(hidden + self.remember(hidden, turns), turns.mask))
 
     def remember(self, hidden: Tensor, turns: Turns) -> Tensor | float:
-        """What history adds to the hidden states, (rows, tokens, hidden_size)."""
+        """The residual that depends on the history, (rows, tokens, hidden_size); it is added to the hidden states."""
         return 0.0
 
 

@@ -1,4 +1,4 @@
-"""What the eighth turn of a conversation costs the decoder: with a memory, and with earlier turns in the prompt.
+"""The cost of a conversation's eighth turn in the decoder, with a memory and with earlier turns in the prompt.
 
 The audio tower runs once for the turn in all of them and is left out. Weights do not matter, so fresh ones are
 timed, without the LoRA, which can be merged.

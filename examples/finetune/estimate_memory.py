@@ -1,4 +1,4 @@
-"""What a step takes for Qwen2-Audio in bfloat16 with a LoRA, by a dry run on the meta device: the table of the README.
+"""Estimate the memory of a training step of Qwen2-Audio in bfloat16 with a LoRA, by a dry run on the meta device.
 
 python examples/finetune/estimate_memory.py
 """

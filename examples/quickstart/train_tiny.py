@@ -285,7 +285,7 @@ def main(
 
 
 def leave_out_code(folder: Path) -> None:
-    """In the repository the model's code is that of the package."""
+    """Remove the copied code, since the repository contains the package itself."""
     for file in folder.glob("*.py"):
         file.unlink()
     config = json.loads((folder / "config.json").read_text())

@@ -67,7 +67,7 @@ class Corpus:
 
 @dataclass(frozen=True)
 class Scripts:
-    """What dialogues are composed after; None for either: random emotions.
+    """The emotion sequences of composed dialogues; None: random emotions.
 
     Attributes:
         train, test: of real dialogues, (speaker within it, emotion) a turn.

@@ -1,4 +1,4 @@
-"""What a frozen Whisper encoder makes of utterances, computed once and kept in a file."""
+"""Features of utterances from a frozen Whisper encoder, computed once and kept in a file."""
 
 from __future__ import annotations
 

@@ -84,7 +84,7 @@ class Utterance(nn.Module):
         return batch.turns + self.remember(batch)
 
     def remember(self, batch: Batch) -> Tensor | float:
-        """What history adds to the hidden states, (dialogues, turns, width)."""
+        """The residual that depends on the history, (dialogues, turns, width); it is added to the hidden states."""
         return 0.0
 
 

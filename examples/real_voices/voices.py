@@ -160,7 +160,7 @@ def _folds_of(utterances: Sequence[Utterance]) -> tuple[tuple[str, ...], ...]:
 
 
 def _read_corpus(name: str, folder: Path) -> Voices:
-    """By the package's reader, whose splits are the folds."""
+    """Read a corpus with the package's reader, whose splits are the folds."""
     folds = load_conversations(name, data_dir=folder)
     licences = {"ravdess": "CC BY-NC-SA 4.0", "emodb": "free, with citation"}
     utterances = []

@@ -38,7 +38,7 @@ WAITING_COLUMNS = ["file", "speaker"]
 
 
 class EmotionPipeline(Protocol):
-    """What the page uses of an `AudioEmotionPipeline`, whose code comes with the model."""
+    """The part of `AudioEmotionPipeline` that the page uses; its code is in the model's repository."""
 
     model: Any
     processor: Any
@@ -72,7 +72,7 @@ class Conversation:
 
     @property
     def speakers(self) -> list[str | None]:
-        """Of each turn."""
+        """The speaker of each turn."""
         return [turn["speaker"] for turn in self.turns]
 
     def rows(self) -> list[list[str]]:

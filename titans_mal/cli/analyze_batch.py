@@ -62,7 +62,7 @@ def analyze_batch(
 
 
 def _launch(num_processes: int) -> None:
-    """Run this very command in several processes by accelerate."""
+    """Run the same command in several processes with accelerate."""
     # accelerate starts several processes on a CPU under the name --multi_gpu too.
     command = [sys.executable, "-m", "accelerate.commands.launch", "--multi_gpu"]
     command += ["--num_processes", str(num_processes), "--num_machines", "1", "--main_process_port", "0"]

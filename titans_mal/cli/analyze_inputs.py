@@ -1,4 +1,4 @@
-"""The turns that `titans-mal analyze` is given: of a folder, of files, or of a recording and who speaks in it."""
+"""The turns of `titans-mal analyze`: from a folder, from audio files, or from a recording and its speakers."""
 
 from __future__ import annotations
 

@@ -148,7 +148,7 @@ def _check_packages(*more: str | None) -> None:
 
 
 def _states(states: str | None, is_redis: bool) -> Any:
-    """What a pool takes as its `states`."""
+    """The argument `states` of a pool."""
     if states is None or not is_redis:
         return None if states is None else Path(states)
     from ..server.redis_states import RedisStates
@@ -157,7 +157,7 @@ def _states(states: str | None, is_redis: bool) -> Any:
 
 
 def _alerts(rules: Path | None, url: str | None, secret: str | None, allowed: str | None, *, claims: Any) -> Any:
-    """The alerts of a server; None where there are no rules.
+    """The alerts of a server; None without rules.
 
     Raises:
         ValueError: if only some of these options are given.

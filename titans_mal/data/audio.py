@@ -60,7 +60,7 @@ def load_turn(audio, sampling_rate: int = 16_000) -> np.ndarray:
 
     Args:
         audio: a source for `load_audio`.
-        sampling_rate: of the result, in Hz.
+        sampling_rate: sampling rate of the result, in Hz.
 
     Raises:
         FileNotFoundError, ValueError: as `load_audio`; also for audio that is silent.

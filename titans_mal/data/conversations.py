@@ -214,7 +214,7 @@ class _Source:
         return Conversations({split: self._table(split, rows) for split, rows in kept.items()}, self.problems)
 
     def _pieces(self, turn: Turn, found: dict) -> list[dict]:
-        """What was found of a turn, which changes for one that is split; and of each of its pieces."""
+        """The finding of a turn, which changes if the turn is split, and the findings of its pieces."""
         if self.split_longer_than is None or found["kind"] != "long":
             return [found]
         try:

@@ -26,10 +26,10 @@ def take_emobox_splits(
     """Assign each turn the split of EmoBox's lists; turns that are not listed are history, and not scored.
 
     Args:
-        turns: of a whole corpus; modified in place.
+        turns: all turns of a corpus; modified in place.
         folder: EmoBox's `data`, or its clone.
         corpus: our name of it.
-        fold: from 1.
+        fold: number of the fold, from 1.
 
     Returns:
         The turns of conversations with a listed turn, and the number of other turns.

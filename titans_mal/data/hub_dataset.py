@@ -22,7 +22,7 @@ def read_hub_dataset(
     Unusable rows are reported as problems and are not in the dataset.
 
     Args:
-        name: of the dataset, for `datasets.load_dataset`.
+        name: name of the dataset, for `datasets.load_dataset`.
         columns: the dataset's column for each of ours whose name differs.
 
     Raises:

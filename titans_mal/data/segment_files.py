@@ -22,7 +22,7 @@ class Segment:
         start, end: seconds of the recording.
         speaker: "" if unknown.
         transcript: None if unknown.
-        channel: of the recording, counted from 1; None: all channels, mixed.
+        channel: channel of the recording, counted from 1; None: all channels, mixed.
     """
 
     start: float

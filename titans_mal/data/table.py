@@ -92,7 +92,7 @@ class LabelSet:
     """Mapping from a corpus' words to emotion labels; turns with other words are processed but not scored.
 
     Attributes:
-        name: of the set, used in reports.
+        name: name of the set, used in reports.
         mapping: from the corpus' word to the label; labels are numbered in order of first occurrence.
     """
 
@@ -223,8 +223,8 @@ def speaker_numbers(rows: Sequence[int], speakers: Sequence[str]) -> list[int]:
     """For each row of one conversation, the number of its speaker, counted from 0 in order of appearance.
 
     Args:
-        rows: of the conversation's turns.
-        speakers: of all rows of the table.
+        rows: row numbers of the conversation's turns.
+        speakers: speakers of all rows of the table.
     """
     numbers = {name: number for number, name in enumerate(dict.fromkeys(speakers[row] for row in rows))}
     return [numbers[speakers[row]] for row in rows]

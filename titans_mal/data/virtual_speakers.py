@@ -53,7 +53,7 @@ class VirtualSpeaker:
 
         Args:
             waveform: (samples,) float32 in [-1, 1].
-            sampling_rate: of the waveform, in Hz.
+            sampling_rate: sampling rate of the waveform, in Hz.
         """
         changed = np.asarray(waveform, dtype=np.float32)
         if self.speed != 1:

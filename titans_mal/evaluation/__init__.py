@@ -1,1 +1,1 @@
-"""Numbers that can be trusted: a model with memory on whole conversations, beside its controls and floors."""
+"""Evaluation of a model with memory on whole conversations, with control conditions, baselines and floors."""

@@ -70,7 +70,7 @@ def decode_dialogues(
 
     Args:
         logits: (turns, labels), with memory off, in chronological order.
-        prior, transitions: from `emotion_transitions`.
+        prior, transitions: the results of `emotion_transitions`.
     """
     evidence = log_softmax(logits, axis=-1) - np.log(prior)
     beliefs: dict[str, np.ndarray] = {}

@@ -50,10 +50,10 @@ def calibrate(
     The model's configuration is updated; use `save_pretrained`, or `save_temperature` with a folder, to save it.
 
     Args:
-        model: with memory.
-        processor: of its host.
+        model: a model with memory.
+        processor: the processor of its host.
         dataset: a split used neither for training nor for reported numbers.
-        output_dir: for the scores, from which a stopped run is resumed.
+        output_dir: folder for the scores; a stopped run resumes from it.
         batch_size: turns scored at once.
         strict: raise if a turn's audio is unusable.
 

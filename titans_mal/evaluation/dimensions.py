@@ -67,7 +67,7 @@ def dimension_results(
     """For each condition, the `concordance` of each dimension in the table.
 
     Args:
-        scores: of each condition; `values` in the order of `dimensions`.
+        scores: scores of each condition, with `values` in the order of `dimensions`.
         without: rows that are not scored.
         bootstrap: `resamples` and `seed`.
     """

@@ -55,12 +55,12 @@ def evaluate_conversations(
     depend on the number of processes. A stopped run is resumed by calling it again with the same arguments.
 
     Args:
-        model: with memory; it stays on its device, and is put into evaluation mode.
-        processor: of its host.
+        model: a model with memory; it stays on its device, and is put into evaluation mode.
+        processor: the processor of its host.
         dataset: a split of `load_conversations`; turns with a label below 0 are processed but not scored.
-        output_dir: for `report.json`, `report.md`, `predictions.jsonl` and the plots.
-        name: of the model in the report: its folder or repo. None: where it was loaded from; for a model that was not
-            loaded, `output_dir`. A `training_recipe.json` there is included in the report.
+        output_dir: folder for `report.json`, `report.md`, `predictions.jsonl` and the plots.
+        name: name of the model in the report, its folder or repo. None: where it was loaded from; for a model that was
+            not loaded, `output_dir`. A `training_recipe.json` there is included in the report.
         train: the training split, for the majority floor and baselines that need it: its label transitions, and the
             mean of its logits with memory off, for which up to `TRAINING_TURNS` of its turns are scored. None: the
             majority is that of `dataset` itself, and the report states that these baselines are left out.
@@ -68,11 +68,11 @@ def evaluate_conversations(
         batch_size: turns scored at once; numbers depend on it only by rounding.
         readout: "logits" by the model's configured readout (label tokens or linear head), or "text", generated and
             parsed.
-        max_new_tokens: of generated text.
+        max_new_tokens: maximal number of generated tokens per turn.
         resamples: number of bootstrap resamples; at least 100.
-        seed: of the bootstrap, the shuffled histories and the turns of the training split.
-        problems: of the data, listed in the report. It also lists turns longer than the host's window, of which only
-            the beginning was processed, with one warning.
+        seed: random seed of the bootstrap, the shuffled histories and the turns of the training split.
+        problems: problems of the data, which the report lists. It also lists turns that are longer than the host's
+            window, of which only the beginning was processed, with one warning.
         strict: raise if a turn's audio is unusable, instead of leaving it out of every condition.
 
     Raises:
@@ -128,7 +128,7 @@ def evaluate_conversations(
 
 
 class _How(Reading):
-    """Of `score_table`."""
+    """Options of `score_table`."""
 
     batch_size: int
     strict: bool
@@ -191,7 +191,7 @@ def check_data(model, dataset: Dataset, train: Dataset | None = None) -> None:
     """Check that a model can be evaluated or trained on a table.
 
     Args:
-        model: with memory.
+        model: a model with memory.
         dataset: the table.
         train: another table, with the same labels.
 

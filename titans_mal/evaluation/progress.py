@@ -15,9 +15,9 @@ class Progress:
     """A folder with `run.json` and a file for each scored group, each written atomically.
 
     Args:
-        folder: of one run.
+        folder: the folder of one run.
         run: description of the run; a folder of another run is rejected.
-        state: of the processes, all of which create a `Progress` together.
+        state: state of the processes, all of which create a `Progress` together.
 
     Attributes:
         done: numbers of finished groups; groups with unusable turns are scored again.

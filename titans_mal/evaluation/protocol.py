@@ -149,7 +149,7 @@ def check_comparable(contents: Sequence[dict]) -> None:
     Reports of different folds may be compared, each on its own turns.
 
     Args:
-        contents: of the reports.
+        contents: contents of the reports.
 
     Raises:
         ProtocolError: naming what differs, with the values.

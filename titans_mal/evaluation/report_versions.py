@@ -17,8 +17,8 @@ _PROTOCOL_KEYS = {"heard_seconds": "turn_seconds"}
 def with_present_keys(content: Any) -> Any:
     """The content of a report of any version with the keys of the present one.
 
-    Versions 2 and 3 differ in keys alone, so version 2 becomes 3. Version 1 has another rule of a
-    condition, and stays. Content that is no report is returned for the check of the schema.
+    Versions 2 and 3 differ only in keys, so version 2 becomes 3. Version 1 defines a condition differently and is not
+    changed. Content that is not a report is returned unchanged, for the check of the schema.
     """
     if not isinstance(content, dict) or "columns" not in content:
         return content

@@ -27,7 +27,7 @@ class RunGroup:
     """Reports of one model, whose runs differ only in seed or fold.
 
     Attributes:
-        reports: in the given order.
+        reports: the reports, in the given order.
         difference: what distinguishes it from other models of its name, in parentheses; empty for a name of its own.
     """
 
@@ -70,7 +70,7 @@ class RunGroup:
 
     @property
     def varies(self) -> str | None:
-        """What the deviation is over: "seeds" or "folds"; None for a single run, or if each seed has other folds."""
+        """The varied property, "seeds" or "folds"; None for a single run, or if each seed has other folds."""
         folds_of = defaultdict(set)
         for seed, fold in zip(self.seeds, self.folds):
             folds_of[seed].add(fold)

@@ -56,9 +56,9 @@ def interval(counts: np.ndarray, name: str, *, resamples: int, seed: int) -> lis
     """The 95 % percentile bootstrap interval of a metric, with conversations drawn with replacement.
 
     Args:
-        counts: from `confusions`.
-        name: of the metric.
-        resamples, seed: of the bootstrap.
+        counts: the result of `confusions`.
+        name: name of the metric.
+        resamples, seed: number of resamples and random seed of the bootstrap.
 
     Returns:
         Its ends; None for fewer than `MIN_CONVERSATIONS`.
@@ -94,7 +94,7 @@ def difference(
     """A metric of one condition minus that of another on the same turns, and the interval of this difference.
 
     Args:
-        first, second: from `confusions`, for the same conversations.
+        first, second: results of `confusions` for the same conversations.
     """
 
     def statistic(drawn):

@@ -23,7 +23,7 @@ class GroupTurn:
     """A turn of a group.
 
     Attributes:
-        row: in the table.
+        row: row number in the table.
         conversation: number within its group, which is also its row in the cache.
         speaker: name in the table.
     """
@@ -131,13 +131,13 @@ class TableScorer:
     """Scores turns of a table in batches.
 
     Args:
-        model: with memory.
-        processor: of its host.
-        table: with the columns `audio` and `emotion`; the model knows all of its labels.
+        model: a model with memory.
+        processor: the processor of its host.
+        table: a table with the columns `audio` and `emotion`, whose labels the model knows.
         batch_size: turns scored at once.
         readout: "logits", by the model's configured readout, or "text", generated.
-        max_new_tokens: of generated text.
-        seed: of random choices.
+        max_new_tokens: maximal number of generated tokens per turn.
+        seed: random seed.
 
     Attributes:
         not_scored: the reason, for each row whose audio is unusable.

@@ -27,9 +27,9 @@ class ConversationAnalyzer:
     other.
 
     Args:
-        model: with memory; it is put into evaluation mode.
-        processor: of its host.
-        labels: of the model, to choose among; None = all.
+        model: a model with memory; it is put into evaluation mode.
+        processor: the processor of its host.
+        labels: labels of the model to choose among; None = all.
         unknown_below: the label is "unknown" if the most probable label is less probable than this.
 
     Raises:
@@ -65,7 +65,7 @@ class ConversationAnalyzer:
 
         Args:
             audio: a source for `load_audio`, or an array (samples,) with its rate.
-            sampling_rate: of an array, in Hz; turns may have different ones.
+            sampling_rate: sampling rate of an array, in Hz; turns may have different rates.
             speaker: required if the memory is kept per speaker.
             start: seconds of the conversation; None: the end of the previous turn. Turns may overlap: they are
                 processed in the given order, which should be that of their ends.
@@ -136,8 +136,8 @@ class ConversationAnalyzer:
 
         Args:
             chunks: (samples,) floats within [-1, 1] or 16-bit integers, of any length.
-            sampling_rate: in Hz.
-            speaker: of the whole stream.
+            sampling_rate: sampling rate, in Hz.
+            speaker: the speaker of the whole stream.
             split_long: score turns that are longer than the host's window as several, as `push_split`.
             detection: options of `TurnDetector`: `ends` if the ends of turns are known, `min_silence`, `max_seconds`,
                 `threshold`.

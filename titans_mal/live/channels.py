@@ -102,7 +102,7 @@ class ChannelDetector:
 
         Args:
             chunk: (channels, samples) of floats within [-1, 1], or of 16-bit integers.
-            sampling_rate: in Hz; may change between pieces.
+            sampling_rate: sampling rate in Hz; may change between pieces.
 
         Returns:
             The turns that ended, as (channel from 0, turn), in the order of their ends.

@@ -74,8 +74,8 @@ class ConversationPool:
     leaves its conversation unchanged; a turn that is cancelled while it waits is not scored.
 
     Args:
-        model: with memory; it is put into evaluation mode.
-        processor: of its host.
+        model: a model with memory; it is put into evaluation mode.
+        processor: the processor of its host.
         max_batch: maximal number of turns in a batch.
         max_wait_ms: milliseconds that a turn waits for others to fill its batch.
         max_live: number of conversations in memory; others are stored in `states`, and restored bit-identically.
@@ -182,7 +182,7 @@ class ConversationPool:
             max_seconds: maximal length of the turn.
             retry_key: of this turn; if one of the last 32 requests with a key has the same key, its result is returned
                 again, and nothing is written. A turn of another length with the same key fails.
-            settings: of this turn; None: the pool's.
+            settings: settings of this turn; None: those of the pool.
             stages: seconds already spent on the turn, by stage.
             person: who the speaker is in all conversations, which is the consent to be remembered in them.
 

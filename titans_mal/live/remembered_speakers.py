@@ -37,19 +37,19 @@ def check_person(person: str) -> None:
 
 
 class RememberedSpeakers:
-    """The streams of persons, who agreed that their next conversation continues their memory.
+    """Stores the memory of consenting speakers, so that their next conversation continues it.
 
-    A turn with a `person` gives that consent for its speaker, from the speaker's first turn of a conversation on. The
-    stream of that speaker alone is stored after each such turn; if a person talks in several conversations at once,
-    the last turn counts. A turn without it ends the consent within its conversation. What was written before `forget`
-    is not stored again by conversations that were going on.
+    A turn with a `person` states the consent of its speaker, from the speaker's first turn of a conversation on. After
+    each such turn, only the stream of that speaker is stored; if a person talks in several conversations at once, the
+    stream of the last turn is kept. A turn without `person` ends the consent in its conversation. After `forget`,
+    running conversations do not store earlier writes again.
 
     Persons are stored under a hash of their names, and expire like conversations.
 
     Args:
-        model: with a memory for each speaker.
-        store: of the persons' streams.
-        key: of the hash; the same for all servers that share the states. With another key, nobody is found.
+        model: a model with a memory for each speaker.
+        store: stores the persons' streams.
+        key: key of the hash; the same for all servers that share the states. With another key, nobody is found.
 
     Raises:
         ValueError: for an empty key, or a memory that the speakers of a conversation share, so that it holds the
@@ -71,9 +71,9 @@ class RememberedSpeakers:
         """Before a turn: let a person who is new to a conversation continue the stored stream.
 
         Args:
-            cache: of the conversation.
-            speaker: of the turn.
-            person: None: nothing is stored of this speaker from here on.
+            cache: cache of the conversation.
+            speaker: speaker of the turn.
+            person: ID of the person; None: this speaker's memory is no longer stored.
 
         Raises:
             ValueError: for a person without a speaker, one named only after the speaker's first turn or instead of

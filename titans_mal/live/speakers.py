@@ -23,15 +23,15 @@ class SpeakerAssigner:
         assigner = SpeakerAssigner(VoiceEmbedder("microsoft/wavlm-base-plus-sv"))
         assigner.assign(waveform)
 
-    A turn is given to the speaker whose mean embedding is the most similar to its own, by the cosine, or to a new one
-    where none is similar enough. A turn shorter than a second is given to the most similar speaker, and makes a new
-    one only if there is none yet.
+    A turn is assigned to the speaker with the most similar mean embedding (cosine similarity), or to a new speaker if
+    no similarity reaches the threshold. A turn shorter than a second is always assigned to the most similar speaker,
+    if there is any.
 
     Args:
-        embed: gives the embedding (dimensions,) of a turn's waveform (samples,) at 16 kHz, as `VoiceEmbedder` does.
-        threshold: the similarity, in (-1, 1), from which on two turns are of one speaker. It depends on the
-            embeddings and the recordings; the default was fitted to neither, so `fit_threshold` on your own.
-        max_speakers: of a conversation; None: there is no bound.
+        embed: returns the embedding (dimensions,) of a turn's waveform (samples,) at 16 kHz, as `VoiceEmbedder` does.
+        threshold: the minimal similarity, in (-1, 1), of two turns by the same speaker. It depends on the embeddings
+            and the recordings. The default is not calibrated: fit it with `fit_threshold`.
+        max_speakers: maximal number of speakers; None: no limit.
 
     Raises:
         ValueError: for a threshold or a bound out of its range.
@@ -69,14 +69,14 @@ class SpeakerAssigner:
 
 
 def fit_threshold(embeddings: Sequence[np.ndarray], speakers: Sequence[str]) -> tuple[float, float]:
-    """The threshold at which pairs of turns of one speaker are missed as often as pairs of two speakers are accepted.
+    """The threshold with equal error rates: as many pairs of one speaker are rejected as pairs of two are accepted.
 
     Args:
         embeddings: (dimensions,) of each turn, of a second or more.
-        speakers: of each turn; the same name is the same person.
+        speakers: the speaker of each turn; the same name means the same person.
 
     Returns:
-        The threshold, and the equal error rate there: the mean of both shares of errors.
+        The threshold and its equal error rate, the mean of both error rates.
 
     Raises:
         ValueError: unless there are pairs of turns of one speaker, and of two.
@@ -102,8 +102,8 @@ class VoiceEmbedder:
     """Embeddings of voices by a model of transformers for speaker verification (`AutoModelForAudioXVector`).
 
     Args:
-        name: of a folder or a Hub repository, such as "microsoft/wavlm-base-plus-sv".
-        revision: of the repository.
+        name: a folder or a Hub repository, such as "microsoft/wavlm-base-plus-sv".
+        revision: revision of the repository.
 
     Raises:
         OSError, ValueError: if there is no such model.

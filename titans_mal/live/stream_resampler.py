@@ -12,7 +12,7 @@ class StreamResampler:
     """Resamples pieces of audio to 16 kHz; the rate may change between pieces.
 
     Args:
-        channels: of the audio.
+        channels: number of channels of the audio.
     """
 
     def __init__(self, channels: int = 1):

@@ -15,7 +15,7 @@ class LabelRun:
     """Successive turns of one speaker with the same label.
 
     Attributes:
-        label: of all of them.
+        label: the label of these turns.
         turns: their number.
         start, end: seconds of the conversation.
     """
@@ -47,11 +47,11 @@ class SpeakerSummary:
     Attributes:
         speaker: None if unknown.
         turns: their number.
-        seconds: of speech.
+        seconds: length of the speech, in seconds.
         shares: share of each label in all labelled turns; they sum to 1.
         shares_of_time: the same, weighted by seconds.
         mood: for each label, the rolling mean of its probability at the end of the last turn (`rolling_mean`).
-        longest_run: of turns with the same label; None without labels.
+        longest_run: the longest run of turns with the same label; None without labels.
         last_change: of the label; None if there was none.
         dimensions: for each of the model's dimensions (valence, ...), [end of the turn in seconds, value, rolling
             mean] of every turn.
@@ -72,8 +72,8 @@ def rolling_mean(times: Sequence[float], values: Sequence[float], time_constant:
     """The exponential mean at each time: m_0 = x_0, m_i = m_{i-1} + (1 - exp(-(t_i - t_{i-1}) / T)) (x_i - m_{i-1}).
 
     Args:
-        times: in seconds; a time before the previous one is replaced by that.
-        values: at each time.
+        times: times in seconds; a time before the previous one is replaced by the previous one.
+        values: the value at each time.
         time_constant: T, in seconds, after which a value's weight has fallen to 1/e.
     """
     means: list[float] = []
@@ -90,8 +90,8 @@ def summarize(turns: Sequence[TurnEmotion], *, time_constant: float = 30.0) -> l
     """A summary of each speaker, in order of appearance.
 
     Args:
-        turns: of a conversation, in order.
-        time_constant: of the rolling means, in seconds.
+        turns: turns of a conversation, in order.
+        time_constant: time constant of the rolling means, in seconds.
 
     Raises:
         ValueError: for a time constant that is not above 0.
@@ -130,7 +130,7 @@ def _shares(turns: list[TurnEmotion], weights: list[float]) -> dict[str, float]:
 
 
 def _mood(turns: list[TurnEmotion], time_constant: float) -> dict[str, float]:
-    """Of labels that the last turn has; where a request chose among fewer, a missing one had no probability."""
+    """The mood for the labels of the last turn; a label that an earlier request excluded had probability 0 there."""
     times = [turn.end for turn in turns]
     return {
         label: rolling_mean(times, [turn.scores.get(label, 0.0) for turn in turns], time_constant)[-1]

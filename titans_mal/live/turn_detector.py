@@ -99,7 +99,7 @@ class TurnDetector:
 
         Args:
             chunk: (samples,) of floats within [-1, 1], or of 16-bit integers.
-            sampling_rate: in Hz; may change between pieces.
+            sampling_rate: sampling rate in Hz; may change between pieces.
 
         Returns:
             The turns that ended.

@@ -31,13 +31,13 @@ class TurnEmotion:
     """The emotion of a turn.
 
     Attributes:
-        turn_index: from 0.
+        turn_index: number of the turn, from 0.
         speaker: as given.
         start, end: seconds of the conversation.
         label: the most probable one; "unknown" if that is less probable than `unknown_below`; None for a model without
             labels, and for a speaker that is not scored.
         score: the probability of the most probable label; None likewise.
-        scores: of all labels; they sum to 1. Empty likewise.
+        scores: probabilities of all labels, which sum to 1. Empty likewise.
         surprise: mean over the memory layers.
         latency: seconds from the call to the answer.
         processed_seconds: of the turn; less than its length if it is longer than the host's window. None in states of
@@ -77,7 +77,7 @@ class LiveScorer:
 
     Args:
         model, processor: as for `ConversationAnalyzer`.
-        settings: for turns without their own.
+        settings: settings for turns without their own.
 
     Raises:
         ValueError: as `check`.
@@ -99,7 +99,7 @@ class LiveScorer:
         return self.model.min_turn_seconds(self._scorer.processor)
 
     def pieces(self, waveform: np.ndarray) -> list[tuple[int, int]]:
-        """As `pieces_of_long_turn`, of a turn (samples,) at the scorer's rate."""
+        """The pieces of a long turn (samples,) at the scorer's rate, as `pieces_of_long_turn`."""
         window = self.model.max_turn_seconds(self._scorer.processor)
         return pieces_of_long_turn(waveform, self.sampling_rate, window)
 

@@ -50,7 +50,7 @@ class CardFacts:
 
     Attributes:
         license: an identifier of the Hub, such as "apache-2.0".
-        language: of the speech, such as "en".
+        language: language of the speech, such as "en".
         datasets: training datasets; by their names on the Hub if they are there.
         tags: additional tags of the card.
         examples: audio files, the turns of one conversation in order, published with the model's answers.
@@ -92,9 +92,9 @@ def model_card(
     """Render the card of a model.
 
     Args:
-        config: of the model with memory.
+        config: configuration of the model with memory.
         repo_id: "org/name".
-        facts: from the publisher.
+        facts: facts from the publisher.
         answers: outputs of the pipeline, one per example in `facts.examples`.
         has_lora: whether the checkpoint includes a LoRA.
         megabytes: size of all weights.

@@ -37,7 +37,7 @@ class Publication:
     """The files of a publication.
 
     Attributes:
-        files: by their path in the repository.
+        files: the files, by their path in the repository.
         left_out: names of files in the folder that are not published.
         missing: facts that are missing in the card.
         url: of the commit; None if nothing was uploaded.
@@ -74,17 +74,17 @@ def publish_folder(
     Other files in the folder are not published.
 
     Args:
-        folder: of the model; may hold `training_recipe.json`, a JSON object that describes the training.
+        folder: folder of the model; may hold `training_recipe.json`, a JSON object that describes the training.
         repo_id: "org/name"; created if it does not exist.
         private: visibility of a new repository.
         dry_run: write into the folder and upload nothing.
-        token: for the Hub; None: that of `hf auth login`.
+        token: token for the Hub; None: that of `hf auth login`.
         revision: the branch, created if it does not exist; None: main.
         commit_message, commit_description, create_pr: as for transformers' `push_to_hub`.
         tags: additional tags of the card.
         license: an identifier of the Hub, such as "apache-2.0".
         force_license: accept it even if a corpus of the recipe is for non-commercial use only.
-        language: of the speech, such as "en".
+        language: language of the speech, such as "en".
         datasets: training datasets.
         reports: folders of evaluation reports of this model.
         examples: audio files, the turns of one conversation in order, published with the model's answers.
@@ -134,10 +134,10 @@ def publish_model(model, repo_id: str, *, max_shard_size: int | str = "50GB", **
     """Publish a model; called by `model.push_to_hub`.
 
     Args:
-        model: with memory.
+        model: a model with memory.
         repo_id: "org/name".
-        max_shard_size: of the weights files of a full model.
-        kwargs: for `publish_folder`.
+        max_shard_size: maximal size of the weights files of a full model.
+        kwargs: arguments for `publish_folder`.
 
     Returns:
         The URL of the commit; None if nothing was uploaded.
@@ -165,8 +165,8 @@ def upload(
     """Upload files in one commit, which also deletes outdated weights; shows a progress bar.
 
     Args:
-        files: by their path in the repository.
-        kwargs: for `create_commit`.
+        files: the files, by their path in the repository.
+        kwargs: arguments for `create_commit`.
 
     Returns:
         The URL of the commit, or of the pull request.

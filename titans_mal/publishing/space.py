@@ -27,7 +27,7 @@ def write_space(folder: str | Path, repo_id: str, *, has_lora: bool = False) -> 
     """Write a Space for the model `repo_id` into a folder, which is created.
 
     Args:
-        repo_id: of the model; or its folder, for a local Space.
+        repo_id: repository of the model, or its folder for a local Space.
         has_lora: whether the model needs PEFT.
 
     Returns:
@@ -64,7 +64,7 @@ def publish_space(
 
     Args:
         space_id: "org/name" of the Space; created if it does not exist.
-        repo_id: of the model.
+        repo_id: repository of the model.
         has_lora, private, dry_run, token: as for `write_space` and `publish_folder`.
 
     Raises:

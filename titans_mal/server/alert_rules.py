@@ -19,8 +19,8 @@ class AlertRule(ABC):
     """Fields shared by all rules.
 
     Attributes:
-        name: of the rule, part of the alert.
-        speaker: whose turns count; None: all.
+        name: name of the rule, which is part of the alert.
+        speaker: only turns of this speaker count. None: all turns count.
         cool_down: seconds after an alert in which the rule sends no other for the same conversation.
 
     Raises:
@@ -55,7 +55,7 @@ class LabelRule(AlertRule):
     """A number of turns with a label and a minimal probability that end within some seconds.
 
     Attributes:
-        label: of the model.
+        label: a label of the model.
         at_least: its minimal probability.
         turns: their number.
         within: seconds from the end of the first to the end of the last.
@@ -99,8 +99,8 @@ class MoodRule(AlertRule):
 
     Attributes:
         below: the bound.
-        seconds: for which the mood must be below it at the end of every turn.
-        time_constant: of the mood's exponential mean, in seconds.
+        seconds: how long the mood must be below it, at the end of every turn.
+        time_constant: time constant of the mood's exponential mean, in seconds.
         weights: of the labels' probabilities, whose sum is the mood of a turn: {happy = 1, angry = -1}; without them,
             the mood is the model's valence.
     """

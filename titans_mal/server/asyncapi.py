@@ -32,7 +32,7 @@ before it opens.
 
 
 class StreamMessage(BaseModel):
-    """What a client says of the audio that follows."""
+    """A message of the client about the audio that follows."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -77,7 +77,7 @@ def asyncapi() -> dict[str, Any]:
 
 
 def _operation(action: str, channel: str, *messages: str) -> dict[str, Any]:
-    """What the server does with messages of a channel."""
+    """The operation of the server on messages of a channel."""
     return {
         "action": action,
         "channel": {"$ref": channel},

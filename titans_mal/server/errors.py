@@ -24,7 +24,7 @@ class Refused(HTTPException):
         status: HTTP status.
         detail: message for the client.
         reason: label in metrics.
-        headers: of the response.
+        headers: headers of the response.
     """
 
     def __init__(self, status: int, detail: str, reason: str, headers: dict[str, str] | None = None):

@@ -106,7 +106,7 @@ async def _end_of(service: Service, name: str, *, is_reset: bool) -> float:
 
 
 def turn_error(speaker: str | None, start: float, end: float, error: Exception) -> str:
-    """The message for a turn that was cut out and cannot be scored."""
+    """The error message of a turn of a longer recording that cannot be scored."""
     who = "" if speaker is None else f" of {speaker}"
     return f"The turn{who} from {start:.2f} to {end:.2f} s: {getattr(error, 'detail', error)}"
 

@@ -42,10 +42,10 @@ class ServerMetrics(PoolObserver):
     """The metrics of a server; they contain no names of conversations or speakers.
 
     Args:
-        pool: whose turns are counted.
+        pool: the pool whose turns are counted.
 
     Attributes:
-        registry: that holds them.
+        registry: the Prometheus registry with the metrics.
     """
 
     def __init__(self, pool: ConversationPool):

@@ -103,7 +103,7 @@ class ChannelQuery(LabelQuery):
 
     @property
     def channel_persons(self) -> list[str | None]:
-        """The person on each channel; None for who is not remembered."""
+        """The person on each channel; None for a speaker who is not remembered."""
         if self.persons is None:
             return [self.person or None, *[None] * (self.channels - 1)]
         return [name or None for name in _names(self.persons)]

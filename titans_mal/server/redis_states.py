@@ -22,7 +22,7 @@ class RedisStates:
 
     Args:
         url: "redis://host:port/db".
-        prefix: of all keys.
+        prefix: prefix of all keys.
         lock_seconds: after which the lock of a conversation expires if its server has disappeared. A running server
             renews its locks, so a turn may take longer.
         most_seconds: maximal time for which a lock is renewed; a turn that takes longer is stuck.
@@ -62,7 +62,7 @@ class RedisStates:
             self._redis.ping()
 
     def part(self, name: str) -> RedisStates:
-        """Other states of the same Redis, apart from these: under a prefix of their own."""
+        """A separate store of states in the same Redis, with its own prefix."""
         twin = copy.copy(self)
         twin._prefix = f"{self._prefix}:{name}"
         twin._held, twin._guard, twin._renewer = {}, threading.Lock(), None

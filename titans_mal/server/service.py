@@ -30,11 +30,11 @@ class Service:
 
     Attributes:
         pool: scores turns.
-        settings: of the server.
+        settings: settings of the server.
         limit: counts conversations and streams.
         uploads: counts the bytes that are sent at once.
         alerts: None: no alerts.
-        metrics: for Prometheus.
+        metrics: metrics for Prometheus.
         stopping: set when streams are to end.
     """
 

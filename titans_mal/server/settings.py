@@ -10,7 +10,7 @@ class ServerSettings:
     """Limits of a server.
 
     Attributes:
-        token: that clients must send as "Authorization: Bearer ..."; None: no token is required.
+        token: bearer token that clients must send as "Authorization: Bearer ..."; None: no token is required.
         max_megabytes: maximal size of the body of a turn.
         max_upload_megabytes: maximal size of all bodies that are being received or scored; a single one is always
             accepted.

@@ -86,16 +86,16 @@ class Webhook:
 
     Args:
         url: http or https.
-        secret: for the signature.
+        secret: secret key of the signature.
         allowed: addresses; the host is resolved and checked before every try, and the connection goes to the checked
             address.
         tries: maximal number for each message.
         first_delay: seconds before the second try; doubled for each later one, up to ten minutes.
-        timeout: of a try, in seconds.
+        timeout: maximal time of a try, in seconds.
         count: called with the outcome of each try: "sent", "retried" or "dropped".
 
     Attributes:
-        count: likewise.
+        count: the function that counts outcomes.
 
     Raises:
         ValueError: for an invalid URL, an empty secret, or a host that is not allowed.

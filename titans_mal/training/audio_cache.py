@@ -38,7 +38,7 @@ class AudioTowerCache:
     ```
 
     Args:
-        model: with memory, for a host whose tower processes each turn independently (its `row_wise_tower` is set).
+        model: a model with memory, whose audio tower processes each turn independently (its `row_wise_tower` is set).
         folder: created when the first features are stored.
 
     Attributes:

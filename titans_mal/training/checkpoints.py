@@ -54,7 +54,7 @@ def last_good_checkpoint(output_dir: str | os.PathLike) -> str | None:
     """The latest complete checkpoint of a training; later ones are skipped with a warning.
 
     Args:
-        output_dir: of the training, with subfolders `checkpoint-STEP`.
+        output_dir: folder of the training, with subfolders `checkpoint-STEP`.
 
     Returns:
         Its folder; None if there is none.
@@ -81,7 +81,7 @@ def keep_latest(output_dir: str | os.PathLike, limit: int, *, best: str | None =
     """Remove all complete checkpoints but the latest `limit` and the best one.
 
     Args:
-        output_dir: of the training.
+        output_dir: folder of the training.
         limit: number of checkpoints to keep.
         best: a checkpoint to keep in any case.
     """

@@ -77,7 +77,7 @@ class SkippedSteps(TrainerCallback, ExportableState):
 
     Attributes:
         count: steps skipped since the training began.
-        unlogged: of them, those since the last log.
+        unlogged: number of those since the last log.
     """
 
     def __init__(self, count: int = 0):

@@ -15,7 +15,7 @@ class LaneStates:
     """A cache for each batch of an optimiser step in this process.
 
     Args:
-        config: of the model.
+        config: the configuration of the model.
         lanes: number of lanes per batch.
     """
 

@@ -22,7 +22,7 @@ class LaneTurn:
     """One turn of a batch.
 
     Attributes:
-        row: in the table.
+        row: row number in the table.
         lane: the lane whose memory it reads and writes.
         begins: whether it is the first turn of its conversation.
         visit: how many times its conversation was trained on before.
@@ -46,7 +46,7 @@ class LaneSampler(Sampler[list[LaneTurn]]):
         lanes: per batch.
         batches: per optimiser step, over all processes and accumulation steps.
         process_index, num_processes: this process takes each `num_processes`-th batch of an optimiser step.
-        seed: for the order of conversations.
+        seed: random seed of the order of conversations.
 
     Attributes:
         epoch: the epoch to iterate over; set before iterating.

@@ -43,7 +43,7 @@ def balanced_class_weights(labels: Sequence[int], num_labels: int) -> Tensor:
     """(num_labels,), inversely proportional to the frequency of each label, 1 on average over the scored turns.
 
     Args:
-        labels: of the turns; below 0 = not scored.
+        labels: labels of the turns; below 0 = not scored.
         num_labels: number of labels; labels that never occur have weight 0.
     """
     counts = torch.bincount(torch.tensor([label for label in labels if label >= 0]), minlength=num_labels).float()

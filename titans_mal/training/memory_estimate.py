@@ -30,8 +30,8 @@ class StepShape:
 
     Attributes:
         lanes, window: number of conversations, and of turns of each.
-        positions: of a turn's prompt, including its audio tokens.
-        audio_tokens: of a turn.
+        positions: number of positions of a turn's prompt, including its audio tokens.
+        audio_tokens: number of audio tokens of a turn.
     """
 
     lanes: int
@@ -53,8 +53,8 @@ class MemoryEstimate:
     """Bytes of a training step, without temporary memory of the audio tower and fragmentation.
 
     Attributes:
-        weights: of the model, including frozen ones.
-        gradients, optimizer: for trained parameters.
+        weights: all weights of the model, including frozen ones.
+        gradients, optimizer: gradients and optimizer states of trained parameters.
         activations: saved for the backward pass by the language model.
         memory: saved for it by the memory layers, including the states after each turn.
     """
@@ -97,7 +97,7 @@ def estimate_training_memory(
 
     Args:
         model: on the meta device, after choosing the trained parts.
-        shape: of the step.
+        shape: the shape of the step.
         gradient_checkpointing: blocks save only their input and are recomputed one by one.
 
     Raises:

@@ -53,7 +53,7 @@ def run_training(
     """Train, save an adapter with its recipe, and evaluate it on the test split under all conditions.
 
     Args:
-        label_set: for `load_conversations`; None: the name in `data_options`.
+        label_set: label set for `load_conversations`; None: the name in `data_options`.
 
     Returns:
         The exit status (0, or 128 plus the number of the signal that stopped the training), and the report; None if

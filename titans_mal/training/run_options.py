@@ -195,7 +195,7 @@ def parse_options(given: Sequence[str] | None = None, *, program: str | None = N
     """
     usage = "%(prog)s --base-model MODEL --memory-layers N ... --dataset DATA --output-dir FOLDER [options; --help]"
     kinds = (ModelOptions, DataOptions, RunOptions, ConversationTrainingArguments)
-    # transformers describes dataclasses by types of its own, which none of them is.
+    # The annotation of transformers names its own dataclass types, which these classes do not match.
     parser = HfArgumentParser(kinds, prog=program, usage=usage)  # type: ignore[arg-type]
     parser.set_defaults(**DEFAULTS)
     return parser.parse_args_into_dataclasses(given)  # type: ignore[return-value]

@@ -26,10 +26,10 @@ def choose_trained_parts(
     """Freeze the host, make memory and readout trainable, and optionally add a LoRA to the host.
 
     Args:
-        model: with memory.
+        model: a model with memory.
         lora_rank: of a LoRA (arXiv 2106.09685) on attention and MLP of the language model; None: no LoRA.
         lora_alpha: scale of the LoRA times its rank; None: twice the rank.
-        lora_dropout: of its inputs.
+        lora_dropout: dropout on its inputs.
         lora_on_audio_tower: also add it to the modules that turn audio into audio tokens.
 
     Raises:

@@ -58,12 +58,13 @@ class ConversationTrainer(Trainer):
     Frozen parameters stay frozen: use `choose_trained_parts` to choose what is trained.
 
     Args:
-        model: with memory.
-        args: of the training.
-        processor: of the host.
+        model: a model with memory.
+        args: arguments of the training.
+        processor: the processor of the host.
         train_dataset, eval_dataset: splits of `load_conversations`; several evaluation sets as a dict by name.
-        kwargs: for `transformers.Trainer`, except those in `options.REJECTED_ARGUMENTS`. A `compute_loss_func`
-            receives the outputs, the emotion labels and `num_items_in_batch`, the scored turns of the whole step.
+        kwargs: arguments for `transformers.Trainer`, except those in `options.REJECTED_ARGUMENTS`. A
+            `compute_loss_func` receives the outputs, the emotion labels and `num_items_in_batch`, the scored turns of
+            the whole step.
 
     Attributes:
         stopped: whether, and by which signal, the training was stopped.

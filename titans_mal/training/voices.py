@@ -45,8 +45,8 @@ def fit_voice_memory(
     its hidden states.
 
     Args:
-        model: with `voice_layers`; it is temporarily put into evaluation mode.
-        processor: of its host.
+        model: a model with `voice_layers`; it is temporarily put into evaluation mode.
+        processor: the processor of its host.
         table: a split of `load_conversations`, with more than `voice_key_dim` speakers, whose names are the same in
             all conversations. A turn that occurs in several conversations counts once.
         conversations: a split whose sequences of emotions the memory learns to expect; only its labels are used. None:
@@ -175,8 +175,8 @@ def fit_voice_layer(
     Args:
         layer: modified in place.
         pooled: (turns, hidden_size), mean hidden state of each turn's audio tokens.
-        speakers: of each turn; more than `voice_key_dim` different ones.
-        emotions: of each turn, from 0, below 0 = unknown; None: emotions are not removed from what is written, and
+        speakers: the speaker of each turn; more than `voice_key_dim` different ones.
+        emotions: the emotion of each turn, from 0, below 0 = unknown; None: emotions are not removed from what is written, and
             there is no context.
         sequences: emotions of successive turns of a stream, likewise; empty: no context.
 

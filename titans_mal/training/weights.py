@@ -17,7 +17,7 @@ def load_trained_weights(model: AudioEmotionMixin, folder: str | os.PathLike) ->
     """Load the weights of a checkpoint of this model: memory and readout, its LoRA, or all weights.
 
     Args:
-        model: with the same parts as the saved model.
+        model: a model with the same parts as the saved model.
         folder: written by `save_pretrained`.
 
     Raises:

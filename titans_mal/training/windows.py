@@ -31,12 +31,12 @@ class TurnDataset(torch.utils.data.Dataset):
 
     Args:
         table: a split of `load_conversations`.
-        sampling_rate: of the host, in Hz.
+        sampling_rate: sampling rate of the host, in Hz.
         label_columns: the model's number for each label of the table.
         soft_labels: whether to include the column `emotion_probabilities`.
         dimensions: numeric columns to include; a missing column counts as unknown for all turns.
         virtual_speakers: probability that a speaker of a conversation gets another voice and channel.
-        seed: of the virtual speakers.
+        seed: random seed of the virtual speakers.
 
     Attributes:
         conversations: the rows of each conversation, in order.
@@ -115,7 +115,7 @@ class WindowCollator:
     device. The trainer moves them.
 
     Args:
-        model, processor: for the prompt; the model's weights are not kept.
+        model, processor: they define the prompt; the model's weights are not kept.
         label_columns: as for `TurnDataset`, for soft labels.
     """
 

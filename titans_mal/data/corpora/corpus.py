@@ -28,7 +28,7 @@ class Corpus:
     """A corpus that `load_conversations` knows.
 
     Attributes:
-        name, title: for arguments, and for messages.
+        name, title: names for arguments and for messages.
         read: from the corpus' folder to all of its turns, in any order, and problems such as files without a turn.
         label_sets: by name, from the corpus' words to labels; the first is the default.
         fold_groups: the test group of each fold; empty for a corpus with its own splits.
@@ -79,7 +79,7 @@ class Corpus:
 
 
 def gender_of(written: object) -> str | None:
-    """The gender that a corpus writes in its own way, as "F", "Male" or "女"; None where it says nothing known."""
+    """The gender from a corpus's own notation, such as "F", "Male" or "女"; None if it is not known."""
     word = str(written).strip().lower()
     return {"f": FEMALE, "female": FEMALE, "女": FEMALE, "m": MALE, "male": MALE, "男": MALE}.get(word)
 
@@ -142,11 +142,11 @@ def turns_of_json(
     """A turn of each entry of a JSON object, and what cannot be read.
 
     Args:
-        path: of the file, for problems.
-        place: of the object in it.
+        path: path of the file, for problems.
+        place: place of the object in the file.
         listed: what should be the object, from the name of each turn to its fields.
-        as_turn: from these two to the turn.
-        split: of the turns, for problems.
+        as_turn: makes the turn from its name and its fields.
+        split: split of the turns, for problems.
     """
     if not isinstance(listed, dict):
         return [], [Problem("unreadable", str(path), f"{place} has no turns", split=split)]

@@ -43,7 +43,7 @@ def read(root: Path) -> tuple[list[Turn], list[Problem]]:
 
 
 def _read_genders(root: Path) -> dict[str, str | None]:
-    """By actor, where the copy has the table of them."""
+    """The gender of each actor; empty if the copy has no table of actors."""
     try:
         path = find(root, "VideoDemographics.csv")
     except FileNotFoundError:

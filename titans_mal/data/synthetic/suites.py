@@ -30,8 +30,8 @@ class ScriptedTurn:
     Attributes:
         speaker: number within the conversation.
         emotion: index into `EMOTIONS`.
-        pitch: of this turn, in log units relative to the median of all speakers.
-        level: in dB relative to the mean of all speakers.
+        pitch: pitch of this turn, in log units relative to the median of all speakers.
+        level: level in dB relative to the mean of all speakers.
         is_whispered: pitch and level do not depend on the emotion, which is audible.
         is_introduction: the speaker's first turn, known to be neutral, which is not scored.
     """
@@ -72,10 +72,10 @@ class Suite:
     """Distribution of a kind of conversation.
 
     Attributes:
-        name: of the suite.
+        name: name of the suite.
         order: draws the speakers: `(rng) -> [speaker of each turn]`.
         introduced: each speaker's first turn is neutral, and not scored.
-        spread: of the speakers' usual pitch and level, in units of `SPEAKER_SPREAD`.
+        spread: spread of the speakers' usual pitch and level, in units of `SPEAKER_SPREAD`.
         drift: step of the random walk of a speaker's usual pitch and level from turn to turn, in the same units.
         stay: probability that the emotion is the same as in the previous turn; None: uniform.
         whispered: probability that a turn is whispered.
@@ -130,8 +130,8 @@ def baseline(*, turns: int = 8, spread: float = 1.0) -> Suite:
     """Two speakers, each neutral at first; then speakers and emotions are uniform.
 
     Args:
-        turns: of a conversation.
-        spread: of the speakers; the larger, the less informative an utterance is by itself.
+        turns: number of turns of a conversation.
+        spread: spread of the speakers; the larger, the less informative an utterance is by itself.
     """
 
     def order(rng):
@@ -161,8 +161,8 @@ def emotional_start(*, turns: int = 12, drift: float = 0.1) -> Suite:
     """Two speakers without a turn known to be neutral, whose usual pitch and level drift.
 
     Args:
-        turns: of a conversation.
-        drift: of the usual voice from turn to turn, relative to the spread of speakers.
+        turns: number of turns of a conversation.
+        drift: change of the usual voice from turn to turn, relative to the spread of speakers.
     """
     return Suite("emotional-start", lambda rng: rng.integers(2, size=turns).tolist(), introduced=False, drift=drift)
 
@@ -171,7 +171,7 @@ def carry_over(*, turns: int = 12, whispered: float = 0.5, stay: float = 0.9) ->
     """The emotion persists for a while and not every turn shows it; all speakers have the same usual voice.
 
     Args:
-        turns: of a conversation.
+        turns: number of turns of a conversation.
         whispered: probability that a turn does not show its emotion.
         stay: probability that the emotion is the same as in the previous turn.
     """
@@ -198,7 +198,7 @@ def null(*, turns: int = 8) -> Suite:
     """Every turn has a new speaker: history is uninformative, and a memory should do no harm.
 
     Args:
-        turns: of a conversation.
+        turns: number of turns of a conversation.
     """
     return Suite("null", lambda rng: list(range(turns)), introduced=False)
 

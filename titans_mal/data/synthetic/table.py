@@ -36,7 +36,7 @@ def synthetic_conversations(
     Args:
         num_conversations: number of conversations.
         seed: the same seed gives the same audio.
-        suite: from `titans_mal.data.synthetic.suites`; None: `baseline()`.
+        suite: a suite of `titans_mal.data.synthetic.suites`; None: `baseline()`.
         split: value of the column `split`.
 
     Returns:

@@ -67,7 +67,7 @@ class Voice:
 
         Args:
             pitch: mean, in log units relative to `PITCH_MEDIAN`.
-            level: in dB relative to `LEVEL_MEAN`.
+            level: level in dB relative to `LEVEL_MEAN`.
             rng: random generator for vowels and contour.
             seconds: length; None draws 1.0 to 2.2 s.
             whispered: noise instead of pulses, which leaves no pitch.
