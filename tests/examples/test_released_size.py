@@ -24,12 +24,12 @@ def released_size():
         yield importlib.import_module("released_size")
     finally:
         sys.path.remove(str(FOLDER))
-        for name in ("released_size", "measuring"):
+        for name in ("released_size", "released_hosts", "random_checkpoint", "measuring"):
             sys.modules.pop(name, None)
 
 
 def test_a_host_is_written_by_shards_loaded_and_measured(released_size, tmp_path, monkeypatch):
-    monkeypatch.setattr(released_size, "SHARD_BYTES", 20_000)
+    monkeypatch.setattr(sys.modules["random_checkpoint"], "SHARD_BYTES", 20_000)
     config = host_config()
     config["text_config"] |= {"vocab_size": 100}
     Qwen2AudioConfig(**config).save_pretrained(tmp_path / "config")
@@ -54,7 +54,7 @@ def test_turns_are_what_the_hosts_take(released_size, name):
 
 def test_what_does_not_fit_is_reported_before_it_is_written(released_size, tmp_path):
     with pytest.raises(RuntimeError, match="GiB of disk are needed"):
-        released_size.check_resources(10**18, tmp_path)
+        sys.modules["random_checkpoint"].check_resources(10**18, tmp_path)
 
 
 def test_an_interval_that_holds_one_is_noise(released_size):
