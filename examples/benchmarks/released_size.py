@@ -5,8 +5,8 @@
     python examples/benchmarks/released_size.py --host Qwen3ASR        # the defaults of transformers
     python examples/benchmarks/released_size.py --release Gemma-3n-E2B --dry-run    # print its needs and write nothing
 
-Free disk space and memory are checked first. Prefill is compared by the median of paired ratios, with a 95 % interval by
-bootstrap.
+Free disk space and memory are checked first. Prefill is compared by the median of paired ratios, with a 95 % interval
+by bootstrap.
 """
 
 from __future__ import annotations

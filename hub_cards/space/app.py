@@ -23,15 +23,15 @@ EXAMPLES = sorted((Path(__file__).resolve().parent / "examples").glob("*.wav"))
 
 INTRO = f"""# Emotions in a conversation, with and without memory
 
-Give the turns of a conversation one after the other, by file or by microphone, or click on examples. Each turn is
-scored twice: with the memory of the turns before, and alone. *Surprise* says how badly the memory predicted a turn.
+Add the turns of a conversation one after another, from a file or the microphone, or click on an example. Each turn is
+scored twice: with the memory of earlier turns, and alone. *Surprise* is the error with which the memory predicted it.
 
 Model: {MODEL}
 """
-NOTES = """**The law.** In the European Union it is prohibited to infer the emotions of people at work or in education,
+NOTES = """**Law.** In the European Union, it is prohibited to infer the emotions of people at work or in education,
 except for medical or safety reasons: AI Act, Regulation (EU) 2024/1689, Article 5(1)(f).
 
-**Your data.** The app keeps none: audio, pictures and downloads are temporary files, which it deletes within an hour.
+**Your data.** The app stores no data: audio, pictures and downloads are temporary files, deleted within an hour.
 """
 COLUMNS = ["turn", "speaker", "with memory", "without memory", "surprise"]
 WAITING_COLUMNS = ["file", "speaker"]
@@ -103,98 +103,115 @@ def cell_of(turn: dict[str, Any]) -> str:
     return ", ".join([*label, *(f"{name} {value:.2f}" for name, value in turn.get("values", {}).items())])
 
 
-def build_app(pipe: EmotionPipeline) -> gr.Blocks:
-    """The page."""
-    limit = pipe.model.max_turn_seconds(pipe.processor)
-    audio_label = "Turn" if limit is None else f"Turn (its first {limit:g} s are used)"
+class Page:
+    """The page, whose methods answer its buttons.
 
-    def show(conversation: Conversation) -> list[Any]:
+    Args:
+        pipe: scores the turns.
+    """
+
+    def __init__(self, pipe: EmotionPipeline):
+        self._pipe = pipe
+        limit = pipe.model.max_turn_seconds(pipe.processor)
+        title, audio_label = "Emotions in a conversation", "Turn" if limit is None else f"Turn (first {limit:g} s)"
+        with gr.Blocks(title=title, analytics_enabled=False, delete_cache=(600, 3000)) as self.app:
+            self._conversation = gr.State(Conversation(), time_to_live=3000)
+            self._waiting = gr.State([])
+            gr.Markdown(INTRO)
+            with gr.Row():
+                with gr.Column(scale=2, min_width=320):
+                    self._add_inputs(audio_label)
+                with gr.Column(scale=5, min_width=320):
+                    self._add_results()
+            gr.Markdown(NOTES)
+            self._connect()
+
+    def _add_inputs(self, audio_label: str) -> None:
+        self._audio = gr.Audio(label=audio_label, type="filepath", buttons=[], elem_id="audio")
+        self._speaker = gr.Dropdown(["A", "B"], label="Speaker (type any name)", allow_custom_value=True)
+        self._add = gr.Button("Add turn", variant="primary")
+        self._several = gr.UploadButton("Choose several files", file_count="multiple", file_types=["audio"])
+        self._waiting_table = gr.Dataframe(
+            headers=WAITING_COLUMNS, label="To be added (speakers can be changed)", type="array",
+            visible=False, interactive=True, static_columns=[0], column_count=2,
+        )  # fmt: skip
+        self._add_all = gr.Button("Add these turns", visible=False)
+        self._reset = gr.Button("New conversation")
+        if EXAMPLES:
+            examples = [[str(path), path.stem.rpartition("_")[2]] for path in EXAMPLES]
+            gr.Examples(examples, [self._audio, self._speaker], label="Examples (synthetic voices)")
+
+    def _add_results(self) -> None:
+        self._picture = gr.Image(show_label=False, interactive=False, buttons=["download", "fullscreen"])
+        self._table = gr.Dataframe(headers=COLUMNS, label="Turns", interactive=False)
+        self._download = gr.DownloadButton("Download JSON", interactive=False)
+
+    def _connect(self) -> None:
+        """Connect buttons and methods. One turn is scored at a time, since several conversations share the model."""
+        conversation, waits = self._conversation, [self._waiting, self._waiting_table, self._add_all]
+        outputs = [conversation, self._table, self._picture, self._download, self._speaker, self._audio, *waits]
+        one, all_waiting = (
+            [conversation, self._audio, self._speaker],
+            [conversation, self._waiting, self._waiting_table],
+        )
+        self._add.click(self.add_one, one, outputs, concurrency_id="model")
+        self._several.upload(self.wait, [conversation, self._several, self._speaker], waits)
+        self._add_all.click(self.add_waiting, all_waiting, outputs, concurrency_id="model")
+        self._reset.click(lambda: self.show(Conversation()), None, outputs)
+
+    def show(self, conversation: Conversation) -> list[Any]:
+        """The results of a conversation, and empty inputs."""
         picture = download = None
         if conversation.turns:
             # Inside of Gradio's own folder, files are served as they are and deleted in time.
-            folder = Path(tempfile.mkdtemp(dir=app.GRADIO_CACHE))
+            folder = Path(tempfile.mkdtemp(dir=self.app.GRADIO_CACHE))
             download, picture = folder / "conversation.json", folder / "timeline.png"
             download.write_text(conversation.to_json(), encoding="utf-8")
             draw_figure(conversation.turns, picture, turns_without_memory=conversation.turns_without_memory)
         button = gr.DownloadButton(value=download, interactive=download is not None)
         suggested = next_speaker(conversation.speakers)
-        return [conversation, conversation.rows(), picture, button, suggested, None, *show_waiting([], [])]
+        return [conversation, conversation.rows(), picture, button, suggested, None, *self.show_waiting([], [])]
 
-    def show_waiting(paths: list[str], speakers: list[str]) -> list[Any]:
+    def show_waiting(self, paths: list[str], speakers: list[str]) -> list[Any]:
+        """The table of files that wait, and its button."""
         rows = [[Path(path).name, speaker] for path, speaker in zip(paths, speakers)]
-        return [
-            paths,
-            gr.Dataframe(value=rows, headers=WAITING_COLUMNS, visible=bool(paths)),
-            gr.Button(visible=bool(paths)),
-        ]
+        table = gr.Dataframe(value=rows, headers=WAITING_COLUMNS, visible=bool(paths))
+        return [paths, table, gr.Button(visible=bool(paths))]
 
-    def wait(conversation: Conversation, paths: list[str], speaker: str | None) -> list[Any]:
-        """Files to be added, with the speakers that are likely."""
+    def wait(self, conversation: Conversation, paths: list[str], speaker: str | None) -> list[Any]:
+        """Show files before they are added, each with its likely speaker."""
         speakers: list[str] = []
         for _ in paths:
             named = (speaker or "").strip() if not speakers else ""
             speakers.append(named or next_speaker([*conversation.speakers, *speakers]))
-        return show_waiting(paths, speakers)
+        return self.show_waiting(paths, speakers)
 
-    def add_turns(conversation: Conversation, turns: list[tuple[str, str | None]]) -> Any:
-        """All of the files become turns, or none."""
+    def add_turns(self, conversation: Conversation, turns: list[tuple[str, str | None]]) -> Any:
+        """Add all files as turns; if one cannot be used, add none."""
         try:
             for path, speaker in turns:
-                conversation = conversation.with_turn(pipe, path, (speaker or "").strip() or None)
+                conversation = conversation.with_turn(self._pipe, path, (speaker or "").strip() or None)
         except ValueError as error:
             # After a gr.Error, "Error" would cover the table and the picture.
             gr.Warning(f"Nothing was added. {html.escape(str(error))}")
             return gr.skip()
-        return show(conversation)
+        return self.show(conversation)
 
-    def add_one(conversation: Conversation, path: str | None, speaker: str | None) -> Any:
+    def add_one(self, conversation: Conversation, path: str | None, speaker: str | None) -> Any:
+        """Add the file or the recording."""
         if not path:
             gr.Warning("Nothing was added. There is no audio yet: choose a file or record one.")
             return gr.skip()
-        return add_turns(conversation, [(path, speaker)])
+        return self.add_turns(conversation, [(path, speaker)])
 
-    def add_waiting(conversation: Conversation, paths: list[str], rows: list[list[str]]) -> Any:
-        return add_turns(conversation, [(path, speaker) for path, (_, speaker) in zip(paths, rows)])
-
-    with gr.Blocks(title="Emotions in a conversation", analytics_enabled=False, delete_cache=(600, 3000)) as app:
-        conversation = gr.State(Conversation(), time_to_live=3000)
-        gr.Markdown(INTRO)
-        with gr.Row():
-            with gr.Column(scale=2, min_width=320):
-                audio = gr.Audio(label=audio_label, type="filepath", buttons=[], elem_id="audio")
-                speaker = gr.Dropdown(["A", "B"], label="Speaker (type any name)", allow_custom_value=True)
-                add = gr.Button("Add turn", variant="primary")
-                several = gr.UploadButton("Choose several files", file_count="multiple", file_types=["audio"])
-                waiting = gr.State([])
-                waiting_table = gr.Dataframe(
-                    headers=WAITING_COLUMNS, label="To be added (speakers can be changed)", type="array",
-                    visible=False, interactive=True, static_columns=[0], column_count=2,
-                )  # fmt: skip
-                add_all = gr.Button("Add these turns", visible=False)
-                reset = gr.Button("New conversation")
-                if EXAMPLES:
-                    examples = [[str(path), path.stem.rpartition("_")[2]] for path in EXAMPLES]
-                    gr.Examples(examples, [audio, speaker], label="Examples (synthetic voices)")
-            with gr.Column(scale=5, min_width=320):
-                picture = gr.Image(show_label=False, interactive=False, buttons=["download", "fullscreen"])
-                table = gr.Dataframe(headers=COLUMNS, label="Turns", interactive=False)
-                download = gr.DownloadButton("Download JSON", interactive=False)
-        gr.Markdown(NOTES)
-
-        waits = [waiting, waiting_table, add_all]
-        outputs = [conversation, table, picture, download, speaker, audio, *waits]
-        # One turn at a time: several conversations share the model.
-        add.click(add_one, [conversation, audio, speaker], outputs, concurrency_id="model")
-        several.upload(wait, [conversation, several, speaker], waits)
-        add_all.click(add_waiting, [conversation, waiting, waiting_table], outputs, concurrency_id="model")
-        reset.click(lambda: show(Conversation()), None, outputs)
-    return app
+    def add_waiting(self, conversation: Conversation, paths: list[str], rows: list[list[str]]) -> Any:
+        """Add the files that wait, with the speakers in their table."""
+        return self.add_turns(conversation, [(path, speaker) for path, (_, speaker) in zip(paths, rows)])
 
 
 def launch(pipe: EmotionPipeline, **kwargs: Any) -> None:
     """Serve the page until the process is stopped; `kwargs` are those of Gradio's `launch`."""
-    app = build_app(pipe)
-    app.launch(footer_links=["gradio"], max_file_size="20mb", run_history=False, **kwargs)
+    Page(pipe).app.launch(footer_links=["gradio"], max_file_size="20mb", run_history=False, **kwargs)
 
 
 if __name__ == "__main__":
