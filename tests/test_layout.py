@@ -45,6 +45,7 @@ TESTED_BY = {
     "titans_mal/evaluation/report_versions.py": "test_compare.py",
     "titans_mal/evaluation/rivals.py": "test_deprecated_names.py",
     "titans_mal/evaluation/runs.py": "test_compare.py",
+    "titans_mal/live/pool_worker.py": "test_pool.py",
     "titans_mal/publishing/model_card.py": "test_publish_folder.py",
     "titans_mal/publishing/publish.py": "test_publish_folder.py",
     "titans_mal/publishing/repository.py": "test_hub.py",

@@ -118,7 +118,7 @@ def test_of_two_conversations_at_once_the_last_turn_counts(pool):
 def test_a_failed_turn_changes_no_memory(pool, monkeypatch):
     say(pool, "a", 0)
     with monkeypatch.context() as patch:
-        patch.setattr("titans_mal.live.pool.remember", lambda *given: 1 / 0)
+        patch.setattr("titans_mal.live.pool_worker.remember", lambda *given: 1 / 0)
         for name in ("a", "b"):
             with pytest.raises(ZeroDivisionError):
                 say(pool, name, 1)
