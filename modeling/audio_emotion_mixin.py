@@ -1,12 +1,12 @@
-"""`forward` and `generate` of a host with memory: everything that all hosts share."""
+"""`forward` of a host with memory: everything that all hosts share."""
 
 from __future__ import annotations
 
 import contextlib
 import inspect
 import threading
-from collections.abc import Callable, Iterator, Sequence
-from typing import Any, ClassVar
+from collections.abc import Iterator, Sequence
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -18,36 +18,35 @@ from .conversation_memory_cache import ConversationMemoryCache
 from .emotion_dimensions import concordance_loss
 from .emotion_readout import answer_logits, emotion_loss, label_logits, last_unmasked_positions
 from .label_words import are_whole_words, word_scores
+from .memory_generation import MemoryGenerationMixin, audio_features
 from .memory_injection import CALL_KEYWORD, MemoryCall, attach_memory
 from .memory_transaction import MemoryTransaction
 from .turn_inputs import TurnInputsMixin
 from .turn_rules import check_flag
-from .turns_by_length import TowerByLength
+from .turns_by_length import TowerByLengthMixin
 from .word_readout import WordReadoutMixin, padding_mask
 
 
-class AudioEmotionMixin(WordReadoutMixin, TurnInputsMixin, AudioEmotionCheckpointMixin):
+class AudioEmotionMixin(
+    MemoryGenerationMixin, WordReadoutMixin, TowerByLengthMixin, TurnInputsMixin, AudioEmotionCheckpointMixin
+):
     """Conversational memory and an emotion readout for a host: mix it in before the host's class.
 
-    A host's class sets `config_class`. Where the host differs, it overrides `audio_token_id`, `audio_mask`,
-    `hidden_states_index`, and the methods and attributes of `TurnInputsMixin` that depend on its processor.
+    A host's class sets `config_class`. If the host differs, it overrides `audio_token_id`, `audio_mask`,
+    `hidden_states_index`, and attributes and methods of `TurnInputsMixin` (its processor) and `TowerByLengthMixin`
+    (its audio tower).
 
     Attributes:
         output_class: an `AudioEmotionOutput` and the host's own output; created for each host.
-        host_output_class: what the host's `forward` returns, where its annotation says otherwise.
+        host_output_class: the output class of the host's `forward`, if its annotation differs.
         memory_cache_class: the class of `memory_cache`, for code that cannot import it from the model's module.
         row_wise_tower: the name of an audio tower whose output for each row does not depend on the rest of the batch,
             so that it can be cached; None if it does.
-        tower_mixes_padding: whether the padding of a batch changes shorter turns, in the features or in the tower;
-            features are then computed for turns of one length at a time.
-        mixing_tower: the name of the tower if it does, which then runs by `run_mixing_tower`.
     """
 
     output_class: type[AudioEmotionOutput]
     host_output_class: type[ModelOutput] | None = None
     row_wise_tower: ClassVar[str | None] = None
-    tower_mixes_padding: ClassVar[bool] = False
-    mixing_tower: ClassVar[str | None] = None
     memory_cache_class: type[ConversationMemoryCache] = ConversationMemoryCache
 
     def __init_subclass__(cls, **kwargs):
@@ -78,8 +77,7 @@ class AudioEmotionMixin(WordReadoutMixin, TurnInputsMixin, AudioEmotionCheckpoin
                 f"audio_token_id must be one of the host's {vocab_size} tokens, got {self.audio_token_id!r}: no turn "
                 "would have audio."
             )
-        if (tower := self._find_mixing_tower()) is not None:
-            tower.forward = TowerByLength(tower, self.run_mixing_tower)
+        self._run_tower_by_length()
         attach_memory(self, config.memory_config, hidden_states_index=self.hidden_states_index)
         hidden_size = config.get_text_config(decoder=True).hidden_size
         if config.emotion_readout == "linear":
@@ -123,27 +121,6 @@ class AudioEmotionMixin(WordReadoutMixin, TurnInputsMixin, AudioEmotionCheckpoin
         if attention_mask is not None and attention_mask.shape == input_ids.shape:
             is_audio &= attention_mask != 0
         return is_audio
-
-    @staticmethod
-    def run_mixing_tower(tower: nn.Module, forward: Callable, *args, **kwargs) -> Any:
-        """The output of the tower, which `forward` gives for rows of one length (see `run_by_length`)."""
-        raise NotImplementedError("A host with a mixing_tower defines run_mixing_tower.")
-
-    def _find_mixing_tower(self) -> nn.Module | None:
-        if self.mixing_tower is None:
-            return None
-        return next(module for name, module in self.named_modules() if f".{name}".endswith(f".{self.mixing_tower}"))
-
-    def train(self, mode: bool = True):
-        """As any module's; a frozen tower that mixes padding stays in evaluation mode.
-
-        Its batch norm would depend on the batch and change, although it is frozen.
-        """
-        super().train(mode)
-        tower = self._find_mixing_tower()
-        if tower is not None and not any(parameter.requires_grad for parameter in tower.parameters()):
-            tower.eval()
-        return self
 
     @contextlib.contextmanager
     def disable_memory(self) -> Iterator[None]:
@@ -237,48 +214,6 @@ class AudioEmotionMixin(WordReadoutMixin, TurnInputsMixin, AudioEmotionCheckpoin
         wants_dict = return_dict if return_dict is not None else self.config.return_dict
         return result if wants_dict else result.to_tuple()
 
-    @torch.no_grad()
-    def generate(
-        self,
-        inputs: Tensor | None = None,
-        *args,
-        memory_cache: ConversationMemoryCache | None = None,
-        conversation_ids: Tensor | Sequence[int] | None = None,
-        speaker_ids: Tensor | Sequence[int] | None = None,
-        update_memory: bool = True,
-        **kwargs,
-    ) -> Any:
-        """The host's `generate`; the prompt is read and written once in every decoding mode, as one transaction.
-
-        Arguments and errors as `forward`; generated tokens are never written.
-        """
-        input_ids = None if kwargs.get("inputs_embeds") is not None else kwargs.get("input_ids", inputs)
-        transaction = self._begin(memory_cache, input_ids, conversation_ids, speaker_ids, update_memory)
-        if transaction is not None and input_ids is not None:
-            transaction.prompt_audio = self.audio_mask(input_ids, kwargs)
-            kwargs["memory_cache"] = transaction
-        with self._generating_in.one_more():
-            result = super().generate(inputs, *args, **kwargs)
-        if transaction is not None and memory_cache is not None:
-            transaction.commit()
-        return result
-
-    def _expand_inputs_for_generation(self, expand_size: int = 1, *args, **kwargs):
-        transaction = kwargs.get("memory_cache")
-        if expand_size == 1:
-            return super()._expand_inputs_for_generation(expand_size, *args, **kwargs)
-        if transaction is not None:
-            transaction.expand(expand_size)
-        windows = _take_windows(kwargs, self.audio_mask(kwargs["input_ids"], kwargs).any(dim=1))
-        input_ids, kwargs = super()._expand_inputs_for_generation(expand_size, *args, **kwargs)
-        # The rows are copies of one prompt, so its windows are repeated as a block for each copy.
-        return input_ids, kwargs | {key: torch.cat([tensor] * expand_size) for key, tensor in windows.items()}
-
-    def _get_candidate_generator(self, *args, **kwargs):
-        # An assistant model does not use this model's memory; its proposals are verified with memory.
-        kwargs["model_kwargs"] = {k: v for k, v in kwargs["model_kwargs"].items() if k != "memory_cache"}
-        return super()._get_candidate_generator(*args, **kwargs)
-
     def _begin(self, cache, input_ids, conversation_ids, speaker_ids, write) -> MemoryTransaction | None:
         """The call's transaction; inside `generate`, the one that `generate` began."""
         if isinstance(cache, MemoryTransaction):
@@ -335,7 +270,7 @@ class AudioEmotionMixin(WordReadoutMixin, TurnInputsMixin, AudioEmotionCheckpoin
         others = {"earliest": call.last_positions.min()}
         if isinstance(emotion_labels, Tensor) and emotion_labels.device.type != "cpu" and emotion_labels.numel():
             others["largest_label"] = emotion_labels.max()
-        features = _features(kwargs) if transaction is not None else {}
+        features = audio_features(kwargs) if transaction is not None else {}
         others |= {name: (~value.isfinite()).sum() for name, value in features.items()}
         call.locate_audio(is_audio, others)
         for name, value in features.items():
@@ -388,35 +323,6 @@ def _read(head: nn.Linear, call: MemoryCall) -> Tensor:
     return values if values.dtype == torch.float64 else values.float()
 
 
-def _take_windows(kwargs: dict, has_audio: Tensor) -> dict[str, Tensor]:
-    """Remove from `generate`'s keywords the tensors with one row per audio window, if a prompt has several windows.
-
-    Args:
-        has_audio: (rows,) bool, the prompts that have audio at all.
-
-    Raises:
-        ValueError: for several prompts without exactly one window each, since windows cannot be assigned to prompts.
-    """
-    rows = kwargs["input_ids"].shape[0]
-    names = _features(kwargs)
-    if names and rows > 1 and not bool(has_audio.all()):
-        without = (~has_audio).nonzero().flatten().tolist()
-        raise ValueError(
-            f"Beam search and several return sequences need one audio window per prompt, but prompts {without} have "
-            "none: pass the prompts one by one."
-        )
-    windows = next((kwargs[key].shape[0] for key in names if kwargs[key].shape[0] != rows), rows)
-    if windows == rows:
-        return {}
-    if rows > 1:
-        raise ValueError(
-            f"Beam search and several return sequences need one audio window per prompt, got {windows} windows for "
-            f"{rows} prompts: pass the prompts one by one."
-        )
-    several = [key for key, value in kwargs.items() if isinstance(value, Tensor) and key != "input_ids"]
-    return {key: kwargs.pop(key) for key in several if kwargs[key].shape[:1] == (windows,)}
-
-
 class _PerThread:
     """Counters per thread; a copy of the model starts with none."""
 
@@ -442,13 +348,6 @@ class _PerThread:
 
 
 def _readings(fields: dict) -> Tensor | None:
-    """(rows, labels and dimensions), what was read of the turns of a call; None without either."""
+    """(rows, labels and dimensions), the predictions for the turns of a call; None without any."""
     found = [fields[name] for name in ("emotion_logits", "emotion_values") if fields.get(name) is not None]
     return torch.cat(found, dim=-1) if len(found) > 1 else next(iter(found), None)
-
-
-def _features(inputs: dict) -> dict[str, Tensor]:
-    """The audio features among the inputs of a call."""
-    return {
-        key: value for key, value in inputs.items() if key.endswith("input_features") and isinstance(value, Tensor)
-    }

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 from transformers import BatchFeature
 from transformers.utils import ModelOutput
+
+from .host_types import HostModel
 
 
 class TowerByLength:
@@ -29,6 +31,44 @@ class TowerByLength:
         own = functools.partial(type(self.tower).forward, self.tower)
         # Compiled code cannot depend on values such as lengths.
         return own(*args, **kwargs) if torch.compiler.is_compiling() else self.run(self.tower, own, *args, **kwargs)
+
+
+class TowerByLengthMixin(HostModel):
+    """Lets the audio tower of a host run on turns of one length at a time, if it mixes padding into shorter turns.
+
+    Attributes:
+        tower_mixes_padding: whether the padding of a batch changes shorter turns, in the features or in the tower;
+            features are then computed for turns of one length at a time.
+        mixing_tower: the name of the tower if the tower mixes padding; it then runs by `run_mixing_tower`.
+    """
+
+    tower_mixes_padding: ClassVar[bool] = False
+    mixing_tower: ClassVar[str | None] = None
+
+    @staticmethod
+    def run_mixing_tower(tower: nn.Module, forward: Callable, *args, **kwargs) -> Any:
+        """The output of the tower, which `forward` gives for rows of one length (see `run_by_length`)."""
+        raise NotImplementedError("A host with a mixing_tower defines run_mixing_tower.")
+
+    def _find_mixing_tower(self) -> nn.Module | None:
+        if self.mixing_tower is None:
+            return None
+        return next(module for name, module in self.named_modules() if f".{name}".endswith(f".{self.mixing_tower}"))
+
+    def train(self, mode: bool = True):
+        """As any module's; a frozen tower that mixes padding stays in evaluation mode.
+
+        Its batch norm would depend on the batch and change, although it is frozen.
+        """
+        super().train(mode)
+        tower = self._find_mixing_tower()
+        if tower is not None and not any(parameter.requires_grad for parameter in tower.parameters()):
+            tower.eval()
+        return self
+
+    def _run_tower_by_length(self) -> None:
+        if (tower := self._find_mixing_tower()) is not None:
+            tower.forward = TowerByLength(tower, self.run_mixing_tower)
 
 
 def rows_by_length(lengths: Sequence[int]) -> dict[int, list[int]]:

@@ -21,6 +21,7 @@ TESTED_BY = {
     "modeling/checkpoint_saving.py": "test_audio_emotion_checkpoint.py",
     "modeling/deprecation.py": "test_deprecated_names.py",
     "modeling/host_types.py": "check_types.py",
+    "modeling/memory_generation.py": "test_generation.py",
     "modeling/memory_placement.py": "test_audio_emotion_checkpoint.py",
     "modeling/turn_inputs.py": "test_prepare_turn.py",
     "modeling/turns_by_length.py": "test_padding_of_batches.py",

@@ -186,7 +186,7 @@ def test_invalid_names(model, processor):
 
 def test_nothing_stops_the_worker(model, processor, monkeypatch):
     with ConversationPool(model, processor) as pool:
-        monkeypatch.setattr(pool, "_score_together", lambda opened: 1 / 0)
+        monkeypatch.setattr(pool._worker, "_score_together", lambda opened: 1 / 0)
         with pytest.raises(ZeroDivisionError):
             pool.push("a", tone(0.5), RATE)
         monkeypatch.undo()
