@@ -29,5 +29,5 @@ def test_folds_are_evaluated_and_pooled(tmp_path):
     table = (tmp_path / "reports" / "folds.md").read_text()
     assert "Mean of 5 reports" in table
     assert "## Folds pooled" in table
-    assert "one model for all folds" in run(tmp_path / "model-1", "iemocap", *options).stderr
+    assert "must contain {fold}" in run(tmp_path / "model-1", "iemocap", *options).stderr
     assert "meld has official splits" in run(tmp_path / "model-{fold}", "meld", *options).stderr

@@ -76,7 +76,7 @@ def test_a_folder_of_utterances_is_read_with_its_folds(real, tmp_path):
         voices.keep(["calm"])
     with pytest.raises(ValueError, match="Two folds"):
         real["voices"].read_voices(write_voices(tmp_path / "few", speakers=3, takes=1))
-    with pytest.raises(FileNotFoundError, match="holds no metadata"):
+    with pytest.raises(FileNotFoundError, match="must hold metadata"):
         real["voices"].read_voices(tmp_path.parent / tmp_path.name / "..")
 
 

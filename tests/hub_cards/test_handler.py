@@ -103,11 +103,11 @@ def test_memory_can_be_left_out(handler, recordings, folder):
         (None, {}, "inputs hold no audio"),
         ("", {}, "inputs hold no audio"),
         (b"no audio", {}, "cannot be decoded|not usable audio|Turn 1"),
-        ("http://127.0.0.1/turn.wav", {}, "base64 of an audio file; URLs and paths are not read"),
-        ("/etc/passwd", {}, "URLs and paths are not read|Turn 1"),
+        ("http://127.0.0.1/turn.wav", {}, "audio must be base64 if it is text"),
+        ("/etc/passwd", {}, "URLs and paths are not supported|Turn 1"),
         (3, {}, "audio must be bytes or base64, got int"),
         ({"audio": "AAAA", "file": "x"}, {}, r"A turn must hold audio, and may hold .*'file'"),
-        ({"turns": "AAAA"}, {}, "hold nothing else"),
+        ({"turns": "AAAA"}, {}, "a list of turns and no other keys"),
         ({"turns": ["AAAA"] * (MAX_TURNS + 1)}, {}, "up to 64 turns, got 65"),
         ({"audio": "AAAA", "start": "now"}, {}, "start must be a number of seconds, got 'now'"),
         ({"audio": "AAAA", "start": float("nan")}, {}, "start must be a number of seconds, got nan"),
@@ -154,7 +154,7 @@ def test_a_bad_request_is_reported_and_changes_no_state(handler, recordings, inp
 
 def test_requests_of_another_kind(handler, recordings):
     for data in (None, [1], "x", {"inputs": recordings[0], "conversation": "x"}):
-        assert "inputs and parameters, and nothing else" in handler(data)["error"]
+        assert "with inputs and, optionally, parameters" in handler(data)["error"]
     # A name that is in no alphabet of ours, and one that is a number.
     for name in ("\U0001f600", 17):
         for index in range(2):

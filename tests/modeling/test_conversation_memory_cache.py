@@ -310,7 +310,7 @@ def test_both_ways_of_addressing_do_not_mix(model):
     turns = tiny_turns(2)
     cache = ConversationMemoryCache(model.config, batch_size=2)
     model(**turns, memory_cache=cache, conversation_ids=[1, 2])
-    with pytest.raises(ValueError, match="used with conversation_ids: give them in every call"):
+    with pytest.raises(ValueError, match="used with conversation_ids before: pass them in every call"):
         model(**turns, memory_cache=cache)
     cache.reset()
     model(**turns, memory_cache=cache)

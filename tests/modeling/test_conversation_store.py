@@ -287,7 +287,7 @@ def test_a_second_store_of_a_folder_is_refused_until_the_first_is_closed(model, 
     with store.conversation("a") as cache:
         score(model, cache, seed=0)
     for path in (tmp_path / "states", tmp_path / "states" / ".." / "states"):
-        with pytest.raises(StatesInUse, match="in use, by another process or by another store of this one"):
+        with pytest.raises(StatesInUse, match="in use by another process, or by another store in this process"):
             ConversationStore(model, path)
     store.close()
     with ConversationStore(model, tmp_path / "states").conversation("a") as cache:

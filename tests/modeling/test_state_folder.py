@@ -60,7 +60,7 @@ def test_a_folder_is_used_by_one_object_until_it_is_closed_or_deleted(tmp_path):
     assert (part.names(), first.names()) == (["a"], [])
     link.symlink_to(folder, target_is_directory=True)
     for path in (folder, str(folder), link, folder / ".." / "states", os.path.relpath(folder)):
-        with pytest.raises(StatesInUse, match="in use, by another process or by another store of this one"):
+        with pytest.raises(StatesInUse, match="in use by another process, or by another store in this process"):
             StateFolder(path)
         with pytest.raises(StatesInUse):
             StateFolder(Path(path) / "persons")

@@ -169,7 +169,7 @@ def test_unwritable_outputs_are_reported_before_scoring(conversations, tmp_path,
 def test_without_a_model_the_tiny_checkpoint_is_named_and_used(conversations):
     printed = " ".join(analyze(conversations / "0.wav").split())
     assert f"the tiny checkpoint is used ({TINY_CHECKPOINT})" in printed
-    assert "For real speech give --model" in printed
+    assert "for real speech, pass --model" in printed
 
 
 def test_the_version_is_printed():
@@ -444,7 +444,7 @@ def test_splits_are_drawn(conversations, checkpoint, tmp_path):
     options = ["--resamples", 100, "--conditions", "memory"]
     printed = run("evaluate", checkpoint, conversations, "--output", tmp_path / "report", *split, *options)
     assert "| memory on |" in printed
-    assert "joined by common speakers" in run(
+    assert "common speaker stay together" in run(
         "data", "check", conversations, "--split-by", "speaker", "--test-share", "0.5", code=1
     )
 

@@ -71,7 +71,7 @@ def test_a_failed_load_leaves_the_conversation_unchanged(model, processor, tmp_p
     analyzer.save(tmp_path)
     cache = ConversationMemoryCache.from_pretrained(tmp_path, model.config)
     for turns, message in (
-        (cache.notes["turns"][:1], "state of 2 turns, but a history of 1"),
+        (cache.notes["turns"][:1], "state of 2 turns, but the history of 1"),
         ([{"label": 1}], "read"),
     ):
         cache.notes = {"turns": turns}

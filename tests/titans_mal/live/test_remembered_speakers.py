@@ -71,7 +71,7 @@ def test_a_state_survives_the_server_and_its_memory(model, tmp_path):
 def test_without_consent_nothing_is_kept(model, tmp_path):
     pool = ConversationPool(model, tiny_processor(), states=tmp_path, remember_speakers="key")
     say(pool, "a", 0, person=None)
-    with pytest.raises(ValueError, match="from the speaker's first turn of a conversation on"):
+    with pytest.raises(ValueError, match="from the speaker's first turn on"):
         say(pool, "a", 1)
     pool.forget("a")
     pool.close()
@@ -157,7 +157,7 @@ def test_where_nobody_is_remembered(model):
             say(pool, "a", 0)
         with pytest.raises(ValueError, match="does not remember speakers"):
             pool.forget_person("customer 7")
-    with pytest.raises(ValueError, match="is shared by all speakers of a conversation"):
+    with pytest.raises(ValueError, match="all speakers of a conversation share one memory"):
         ConversationPool(tiny_model(), tiny_processor(), remember_speakers="key")
     with pytest.raises(ValueError, match="must not be empty"):
         ConversationPool(model, tiny_processor(), remember_speakers="")

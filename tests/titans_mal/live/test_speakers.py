@@ -61,7 +61,7 @@ def test_a_threshold_is_fitted_to_known_speakers():
     _, error = fit_threshold([embed(voice(angle)) for angle in (0, 40, 20, 60)], [*"AABB"])
     assert error == pytest.approx(0.625)
     for names in ("AAAA", "ABCD"):
-        with pytest.raises(ValueError, match="turns of two speakers or more"):
+        with pytest.raises(ValueError, match="at least two speakers"):
             fit_threshold([embed(voice(angle)) for angle in (0, 40, 20, 60)], [*names])
 
 
@@ -90,7 +90,7 @@ def test_the_command_names_speakers_by_their_voices(tmp_path, monkeypatch):
     assert named == ["speaker 1", "speaker 2", "speaker 1"]
     assert {turn["speaker"] for turn in with_speakers(turns, "org/voices", 1)} == {"speaker 1"}
     assert {turn["speaker"] for turn in with_speakers(turns, "org/voices", None, -0.9)} == {"speaker 1"}
-    with pytest.raises(ValueError, match="one recording whose speakers are not known"):
+    with pytest.raises(ValueError, match="one recording without speakers"):
         with_speakers([*turns, {"file": "other.wav"}], "org/voices", None)
     with pytest.raises(ValueError, match="--segments and --speakers-by all define the speakers"):
         check_speaker_options(None, recording, None, None, "org/voices", None)

@@ -247,9 +247,9 @@ def test_a_receiver_that_says_nothing_does_not_keep_a_server_from_stopping():
 
 def test_alerts_of_the_command(receiver, tmp_path):
     assert _alerts(None, None, None, None, claims=None) is None
-    with pytest.raises(ValueError, match="--webhook-allow is missing"):
+    with pytest.raises(ValueError, match="also give --webhook-allow"):
         _alerts(SHIPPED, receiver.url, "s", None, claims=None)
-    with pytest.raises(ValueError, match="--webhook-secret is missing"):
+    with pytest.raises(ValueError, match="also give --webhook-secret"):
         _alerts(SHIPPED, receiver.url, None, "127.0.0.1", claims=None)
     with pytest.raises(ValueError, match="is not among the allowed hosts"):
         _alerts(SHIPPED, receiver.url, "s", "10.0.0.0/8, hooks.example", claims=None)

@@ -70,7 +70,7 @@ def test_persons_of_channels_and_of_a_stream(serve):
         ({"person": "x" * 201}, "person"),
         ({"persons": "a,b"}, "persons needs several channels"),
         ({"channels": 2, "speakers": "a,b", "person": "x"}, "person is allowed only for one channel"),
-        ({"channels": 2, "speakers": "a,b", "persons": "x"}, "one entry each"),
+        ({"channels": 2, "speakers": "a,b", "persons": "x"}, "one entry for each"),
     ],
 )
 def test_wrong_persons_are_422(serve, params, detail):

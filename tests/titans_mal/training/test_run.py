@@ -132,7 +132,7 @@ def one_line_error(done) -> str:
         (("--calibrate", "True"), "calibrate needs a validation split: give a validation_share"),
         (("--window", "1"), "window must be an integer of at least 2, got 1"),
         (("--push-to-hub", "True"), "push_to_hub=True is not supported: training does not publish"),
-        (("--validation-share", "1.0"), "validation_share must be 0, or below 1 with two conversations"),
+        (("--validation-share", "1.0"), "validation_share must be at least 0 and below 1"),
         (("--base-model", "/nowhere"), "/nowhere"),
         (("--dataset", "/nowhere"), "/nowhere"),
         (("--cache-audio", "kept", "--lora-r", "2", "--lora-audio-tower", "True"), "The audio tower is trained"),
@@ -194,7 +194,7 @@ def test_memory_fields_need_layers():
     assert ModelOptions("base", memory_layers=[1], memory=SMALL).memory_fields == json.loads(SMALL)
     with pytest.raises(ValueError, match="memory needs memory_layers"):
         ModelOptions("base", memory=SMALL)
-    with pytest.raises(ValueError, match="label_words need memory_layers"):
+    with pytest.raises(ValueError, match="label_words needs memory_layers"):
         ModelOptions("base", label_words='{"sad": "low"}')
     with pytest.raises(ValueError, match="dimensions need memory_layers"):
         ModelOptions("base", dimensions="valence")

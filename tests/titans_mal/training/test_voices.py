@@ -174,7 +174,7 @@ def test_a_model_is_fitted_trained_and_saved_with_its_voice_memory(processor, ta
 
 
 def test_a_model_without_a_voice_memory_is_rejected(model, processor, talks):
-    with pytest.raises(ValueError, match="no voice memory"):
+    with pytest.raises(ValueError, match="no memory of voices"):
         fit_voice_memory(model, processor, talks["train"])
 
 
