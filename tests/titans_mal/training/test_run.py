@@ -208,7 +208,7 @@ def test_a_share_of_the_conversations_is_held_out(talks):
         of_held = set() if held is None else set(held["conversation_id"])
         assert len(of_held) == count
         assert set(kept["conversation_id"]) == names - of_held
-    with pytest.raises(ValueError, match=r"got 1\.0 of 5"):
+    with pytest.raises(ValueError, match=r"got 1\.0 for 5"):
         hold_out(train, 1.0, seed=0)
 
 
