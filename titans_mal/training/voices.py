@@ -176,9 +176,9 @@ def fit_voice_layer(
         layer: modified in place.
         pooled: (turns, hidden_size), mean hidden state of each turn's audio tokens.
         speakers: the speaker of each turn; more than `voice_key_dim` different ones.
-        emotions: the emotion of each turn, from 0, below 0 = unknown; None: emotions are not removed from what is written, and
-            there is no context.
-        sequences: emotions of successive turns of a stream, likewise; empty: no context.
+        emotions: the emotion of each turn, from 0, below 0 = unknown; None: the effect of emotions is not removed from
+            written values, and there is no context.
+        sequences: emotions of successive turns of a stream, numbered in the same way; empty: no context.
 
     Raises:
         ValueError: for values that are not finite or do not fit the layer, and for too few speakers.
