@@ -61,8 +61,8 @@ class ModelOptions:
     dimensions: str | None = field(
         default=None,
         metadata={
-            "help": "Comma-separated dimensions to predict in addition to labels, as in valence,arousal. The data must "
-            "have ratings of them."
+            "help": "Comma-separated dimensions to predict in addition to labels, as in valence,arousal. The data "
+            "must have ratings of them."
         },
     )
     lora_alpha: float | None = field(
