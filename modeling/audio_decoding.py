@@ -110,13 +110,13 @@ def decode_blocks(source: str | Path | bytes | bytearray) -> Iterator[AudioBlock
 
 
 def header_seconds(source: str | Path | bytes | bytearray) -> float | None:
-    """Duration in seconds according to the header, which may be wrong; None if the format does not declare it.
+    """Duration in seconds according to the header, which may be wrong; None if the file does not declare all of it.
 
     Raises:
         FileNotFoundError, AudioDecodingError: as `decode_blocks`, for what the header shows.
     """
-    with _open(source, header_only=True) as (_, stream, part, _):
-        if stream.duration is None:
+    with _open(source, header_only=True) as (container, stream, part, _):
+        if stream.duration is None or (container.format.name == "ogg" and _is_chained(source)):
             return None
         seconds = float(stream.duration * stream.time_base)
     return seconds if part is None else max(0.0, min(part[1], seconds) - part[0])
@@ -287,6 +287,23 @@ def _codecs() -> str:
             if Codec(name, "r").type == "audio":
                 names.append(name)
     return ",".join(sorted(names))
+
+
+def _is_chained(source: str | Path | bytes | bytearray) -> bool:
+    """Whether an Ogg file holds streams one after the other (RFC 3533, section 4), of which it declares only the last.
+
+    Only the headers of its pages (section 6) are read.
+    """
+    source, _ = _split_part(source)
+    has_content = False
+    with io.BytesIO(source) if isinstance(source, bytes | bytearray) else open(source, "rb") as file:
+        while len(header := file.read(27)) == 27 and header.startswith(b"OggS"):
+            begins_stream = bool(header[5] & 2)
+            if begins_stream and has_content:
+                return True
+            has_content = has_content or not begins_stream
+            file.seek(sum(file.read(header[26])), os.SEEK_CUR)
+    return False
 
 
 def _split_part(source) -> tuple:

@@ -13,7 +13,7 @@ from audio_files import RATE, encode, to_wav
 from tiny_models import tone
 
 from titans_mal.modeling import audio_decoding, audio_loading
-from titans_mal.modeling.audio_decoding import AudioBlock, AudioDecodingError, AudioTooLong
+from titans_mal.modeling.audio_decoding import AudioBlock, AudioDecodingError, AudioTooLong, header_seconds
 from titans_mal.modeling.audio_loading import audio_blocks, audio_seconds, load_audio
 
 
@@ -54,6 +54,18 @@ def test_a_length_is_what_is_decoded(form):
     with pytest.raises(AudioTooLong, match=r"The turn is longer than the allowed 5 s\."):
         load_audio(data, max_seconds=5)
     assert len(load_audio(data, max_seconds=21)) == pytest.approx(20 * RATE, abs=RATE / 4)
+
+
+def test_ogg_streams_one_after_the_other_are_one_length(tmp_path):
+    """The last page has the length of the last stream alone."""
+    first, second = (encode(tone(seconds, rate=48_000), "libopus", "ogg", rate=48_000) for seconds in (2.0, 0.5))
+    (tmp_path / "both.ogg").write_bytes(first + second)
+    for source in (first + second, tmp_path / "both.ogg", f"{tmp_path / 'both.ogg'}#t=0.0,9.0"):
+        assert audio_seconds(source) == pytest.approx(len(load_audio(source)) / RATE, abs=0.05)
+        assert audio_seconds(source) == pytest.approx(2.5, abs=0.05)
+    assert header_seconds(first) == pytest.approx(2.0, abs=0.05)
+    with pytest.raises(AudioTooLong):
+        load_audio(first + second, max_seconds=2.2)
 
 
 def test_no_more_is_decoded_than_was_allowed(monkeypatch):
