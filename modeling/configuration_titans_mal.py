@@ -110,7 +110,9 @@ class TitansMemoryConfig(PreTrainedConfig):
         # Accept the fields that transformers itself writes into a configuration.
         unknown = sorted(key for key in kwargs if not hasattr(PreTrainedConfig, key) and key not in _WRITTEN_ALONG)
         if unknown:
-            raise ValueError(f"{type(self).__name__} has no {unknown}; it has {sorted(type(self).__annotations__)}.")
+            raise ValueError(
+                f"{type(self).__name__} has no {unknown!s:.300}; it has {sorted(type(self).__annotations__)}."
+            )
         self.layers = list(self.layers) if isinstance(self.layers, list | tuple | range) else self.layers
         self.voice_layers = list(self.voice_layers) if isinstance(self.voice_layers, tuple) else self.voice_layers
         self._check()
@@ -119,13 +121,13 @@ class TitansMemoryConfig(PreTrainedConfig):
     def _check(self) -> None:
         is_list = isinstance(self.layers, list) and len(self.layers) > 0
         if not is_list or any(isinstance(i, bool) or not isinstance(i, int) or i < 0 for i in self.layers):
-            raise ValueError(f"layers must be a non-empty list of block numbers from 0, got {self.layers!r}.")
+            raise ValueError(f"layers must be a non-empty list of block numbers from 0, got {self.layers!r:.500}.")
         if any(a >= b for a, b in pairwise(self.layers)):
-            raise ValueError(f"layers must be strictly increasing, got {self.layers}.")
+            raise ValueError(f"layers must be strictly increasing, got {self.layers!s:.500}.")
         voices = self.voice_layers
         if not isinstance(voices, list) or voices != [layer for layer in self.layers if layer in voices]:
             raise ValueError(
-                f"voice_layers must be a list and a subset of layers={self.layers}, got {self.voice_layers!r}."
+                f"voice_layers must be a list and a subset of layers={self.layers}, got {self.voice_layers!r:.500}."
             )
         for name, most in _MOST.items():
             value = getattr(self, name)
@@ -136,7 +138,7 @@ class TitansMemoryConfig(PreTrainedConfig):
         choices = {"read": READ_ORDERS, "step_rule": STEP_RULES, "step_bound": STEP_BOUNDS}
         for name, allowed in {**choices, "feature_map": FEATURE_MAPS, "scope": SCOPES}.items():
             if getattr(self, name) not in allowed:
-                raise ValueError(f"{name} must be one of {allowed}, got {getattr(self, name)!r}.")
+                raise ValueError(f"{name} must be one of {allowed}, got {getattr(self, name)!r:.500}.")
         if self.step_rule == "paper" and self.step_bound != "token":
             raise ValueError(f"step_bound={self.step_bound!r} needs step_rule='normalized', got 'paper'.")
         above_zero = dict.fromkeys(("voice_key_offset", "voice_shrinkage"), (0, math.inf))
@@ -144,7 +146,7 @@ class TitansMemoryConfig(PreTrainedConfig):
         for name, (low, high) in {"forget_half_life": (1, math.inf), **above_zero, **shares}.items():
             value = getattr(self, name)
             if isinstance(value, bool) or not isinstance(value, int | float) or not low < value < high:
-                raise ValueError(f"{name} must be between {low} and {high} (both excluded), got {value!r}.")
+                raise ValueError(f"{name} must be between {low} and {high} (both excluded), got {value!r:.500}.")
 
     @property
     def streams_per_row(self) -> int:
@@ -257,21 +259,21 @@ class AudioEmotionConfigMixin(HostConfig):
         check_dimensions(self.emotion_dimensions)
         self.emotion_dimensions = list(self.emotion_dimensions)
         if self.emotion_readout not in (*READOUTS, None):
-            raise ValueError(f"emotion_readout must be one of {READOUTS} or None, got {self.emotion_readout!r}.")
+            raise ValueError(f"emotion_readout must be one of {READOUTS} or None, got {self.emotion_readout!r:.500}.")
         if self.emotion_readout is None and not self.emotion_dimensions:
             raise ValueError("Without an emotion_readout, emotion_dimensions must not be empty.")
         temperature = self.emotion_temperature
         if isinstance(temperature, bool) or not isinstance(temperature, int | float) or not 0 < temperature < math.inf:
-            raise ValueError(f"emotion_temperature must be a number above 0, got {temperature!r}.")
+            raise ValueError(f"emotion_temperature must be a number above 0, got {temperature!r:.500}.")
         if self.adapter_dtype not in ADAPTER_DTYPES:
-            raise ValueError(f"adapter_dtype must be one of {ADAPTER_DTYPES}, got {self.adapter_dtype!r}.")
+            raise ValueError(f"adapter_dtype must be one of {ADAPTER_DTYPES}, got {self.adapter_dtype!r:.500}.")
         if not isinstance(self.emotion_prompt, str):
             raise ValueError(f"emotion_prompt must be text, got {reprlib.repr(self.emotion_prompt)}.")
         self._check_labels()
         if self.id2label is None or sorted(self.id2label) != list(range(len(self.id2label))):
-            raise ValueError(f"id2label must number the labels 0, 1, ..., got {self.id2label!r}.")
+            raise ValueError(f"id2label must number the labels 0, 1, ..., got {self.id2label!r:.500}.")
         if len(set(self.labels)) != len(self.labels):
-            raise ValueError(f"id2label must not repeat a label, got {self.labels}.")
+            raise ValueError(f"id2label must not repeat a label, got {self.labels!s:.500}.")
         self.label2id = {label: index for index, label in self.id2label.items()}
         self._check_words()
         tokens = self.label_token_ids
@@ -280,8 +282,8 @@ class AudioEmotionConfigMixin(HostConfig):
         vocab_size = getattr(self.get_text_config(decoder=True), "vocab_size", None) or math.inf
         if not are_label_tokens(tokens, len(self.labels), vocab_size):
             raise ValueError(
-                f"label_token_ids must hold a different token for each of {self.labels}, or the tokens of its word, "
-                f"no beginning of another's, below {vocab_size} (the host's vocabulary), got "
+                f"label_token_ids must hold a different token for each of {self.labels!s:.500}, or the tokens of its "
+                f"word, no beginning of another's, below {vocab_size} (the host's vocabulary), got "
                 f"{reprlib.repr(tokens)}."
             )
 
@@ -296,7 +298,8 @@ class AudioEmotionConfigMixin(HostConfig):
             or len({*self.words}) != len(self.labels)
         ):
             raise ValueError(
-                f"label_words must map labels out of {self.labels} to different words, got {reprlib.repr(words)}."
+                f"label_words must map labels out of {self.labels!s:.500} to different words, got "
+                f"{reprlib.repr(words)}."
             )
 
     def _check_labels(self) -> None:

@@ -16,7 +16,7 @@ def check_dimensions(names) -> None:
     """
     is_list = isinstance(names, list | tuple) and all(isinstance(name, str) and name for name in names)
     if not is_list or len(set(names)) != len(names):
-        raise ValueError(f"emotion_dimensions must be a list of different names, got {names!r}.")
+        raise ValueError(f"emotion_dimensions must be a list of different names, got {names!r:.500}.")
 
 
 def concordance(values: Tensor, targets: Tensor) -> Tensor:

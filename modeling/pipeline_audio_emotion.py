@@ -189,7 +189,7 @@ class AudioEmotionPipeline(Pipeline):
         unknown = sorted({*turn} - {"audio", *_TURN_FIELDS, *_IGNORED_FIELDS})
         if unknown:
             raise ValueError(
-                f"A turn must be audio, or a dict with audio and any of {_TURN_FIELDS}; it also has {unknown}."
+                f"A turn must be audio, or a dict with audio and any of {_TURN_FIELDS}; it also has {unknown!s:.200}."
             )
         source = turn["audio"]
         path = source.get("path") if isinstance(source, dict) else source

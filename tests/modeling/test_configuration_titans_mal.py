@@ -38,6 +38,15 @@ def test_a_memory_config_is_checked_when_it_is_built(field, value, message):
         TitansMemoryConfig(**{field: value})
 
 
+@pytest.mark.parametrize("field", ["layers", "step_rule", "initial_step", "x" * 100_000])
+def test_errors_do_not_repeat_long_values(field):
+    with pytest.raises(ValueError) as raised:  # noqa: PT011
+        TitansMemoryConfig(**{field: "x" * 100_000})
+    with pytest.raises(ValueError) as of_model:  # noqa: PT011
+        tiny_config(emotion_readout="x" * 100_000)
+    assert max(len(str(raised.value)), len(str(of_model.value))) < 1200
+
+
 def test_the_plain_step_has_no_bound():
     with pytest.raises(ValueError, match=r"step_bound='gram' needs step_rule='normalized', got 'paper'"):
         TitansMemoryConfig(step_rule="paper", step_bound="gram")

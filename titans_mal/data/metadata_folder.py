@@ -57,7 +57,9 @@ def read_metadata_folder(folder: Path) -> tuple[list[Turn], list[Problem]]:
     problems += resolve_files(turns.values())
     for name, turn in list(turns.items()):
         if not os.path.isfile(turn.audio):
-            detail = f"{places[name]}: no audio file {os.path.relpath(turn.audio, folder.resolve())!r} in {folder}"
+            detail = (
+                f"{places[name]}: no audio file {os.path.relpath(turn.audio, folder.resolve())!r:.300} in {folder}"
+            )
             problems.append(Problem("missing", str(path), detail, turn.group, *name))
             del turns[name]
     return list(turns.values()), problems

@@ -34,7 +34,9 @@ class Segment:
     def __post_init__(self):
         check_text(self.speaker, "A speaker")
         if self.channel is not None and not (type(self.channel) is int and self.channel >= 1):
-            raise ValueError(f"channel must be an integer from 1, or None for all channels, got {self.channel!r}.")
+            raise ValueError(
+                f"channel must be an integer from 1, or None for all channels, got {self.channel!r:.100}."
+            )
 
 
 # A segment with its place in its file, such as "line 3".
@@ -109,9 +111,9 @@ def _rttm_lines(path: Path, names: Sequence[str]) -> list[_Unread]:
     recordings = {fields[1] for _, fields in lines if not _rttm_fault(fields)}
     wanted = {recording for recording in recordings if _is_one_of(recording, names)}
     if not names and len(recordings) > 1:
-        raise ValueError(f"{path} has segments of several recordings {sorted(recordings)}: select one.")
+        raise ValueError(f"{path} has segments of several recordings {sorted(recordings)!s:.500}: select one.")
     if names and recordings and not wanted:
-        raise ValueError(f"{path} has segments of {sorted(recordings)} but not of the recording {names[0]!r}.")
+        raise ValueError(f"{path} has segments of {sorted(recordings)!s:.500} but not of the recording {names[0]!r}.")
     others = recordings - wanted if names else ()
     kept = [(place, fields) for place, fields in lines if len(fields) < 2 or fields[1] not in others]
     return [(place, partial(_rttm_segment, fields)) for place, fields in kept]
