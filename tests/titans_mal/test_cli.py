@@ -144,7 +144,7 @@ def test_turns_that_cannot_be_used_are_named_and_the_others_scored(conversations
     out = tmp_path / "turns.json"
     printed = analyze(conversations, "--model", checkpoint, "--json", out)
     assert [Path(turn["file"]).name for turn in json.loads(out.read_text())] == ["0.wav", "3.wav", "5.wav"]
-    assert re.search(r"Warning: talks: turns that cannot be used \(2 broken\), first broken: .*1\.wav", printed)
+    assert re.search(r"Warning: talks: turns that cannot be used \(2 broken\); the first is broken: .*1\.wav", printed)
     assert re.search(r"Warning: 1 of 4 turns are unusable and were skipped: Turn 1 \(.*4\.wav", printed)
     files = sorted(conversations.glob("*.wav"))
     printed = analyze(*files, "--model", checkpoint, "--json", out)

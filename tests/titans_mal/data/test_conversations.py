@@ -114,7 +114,7 @@ WRONG = [
 def test_an_unusable_line_is_dropped_and_named(tmp_path, row, message):
     write(tmp_path, [turn(8, split="test"), {"split": "test"} | row, turn(9, split="test")])
     with pytest.warns(
-        UserWarning, match=rf"turns that cannot be used \(1 \w+\), first .*metadata\.csv.*line 3: {message}"
+        UserWarning, match=rf"turns that cannot be used \(1 \w+\); the first is .*metadata\.csv.*line 3: {message}"
     ):
         conversations = load_conversations(tmp_path)
     assert conversations["test"]["turn_index"][:] == [8, 9]
@@ -159,7 +159,7 @@ def test_a_line_of_another_length_is_dropped(tmp_path):
     write(tmp_path, [turn(0)])
     with open(tmp_path / "metadata.csv", "a", encoding="utf-8") as file:
         file.write("turn_0.wav,talk,1\n,,,,,,\n")
-    with pytest.warns(UserWarning, match=r"1 unreadable\), first .*line 3: the number of fields"):
+    with pytest.warns(UserWarning, match=r"1 unreadable\); the first is .*line 3: the number of fields"):
         assert load_conversations(tmp_path)["test"].num_rows == 1
 
 
@@ -213,7 +213,7 @@ def test_blanks_do_not_create_speakers(tmp_path):
 def test_possibly_misspelt_labels_are_reported(tmp_path):
     folder = write(tmp_path, [turn(i) for i in range(3)])
     with pytest.warns(
-        UserWarning, match=r"No turn has the labels \['hapy'\], and turns labelled \['happy', 'neutral'\]"
+        UserWarning, match=r"No turn has the labels \['hapy'\], and turns with the labels \['happy', 'neutral'\]"
     ):
         load_conversations(folder, label_set=["hapy", "sad"])
     with warnings.catch_warnings():

@@ -103,7 +103,7 @@ def test_invalid_rows_are_dropped_and_named(hub, fields, message):
     made = [{**row, "start": 0.0, "end": 1.0} for row in rows()]
     made[3] |= fields
     hub(made, emotion=LABELS)
-    with pytest.warns(UserWarning, match=rf"2 unreadable\), first unreadable: org/talks: train, .*{message}"):
+    with pytest.warns(UserWarning, match=rf"2 unreadable\); the first is unreadable: org/talks: train, .*{message}"):
         conversations = load_conversations("org/talks")
     table = conversations["train"]
     assert table.num_rows == len(made) - 1

@@ -128,7 +128,7 @@ def test_readable_lines_are_used_and_the_others_listed(recording, tmp_path):
     for (name, content), place in zip(contents.items(), ("line 2", "segment 1", "line 3")):
         (tmp_path / name).write_text(content)
         with pytest.warns(
-            UserWarning, match=rf"\(1 unreadable\), first unreadable: .*{name}: {place}: a time must be"
+            UserWarning, match=rf"\(1 unreadable\); the first is unreadable: .*{name}: {place}: a time must be"
         ):
             conversations = load_recording(recording, tmp_path / name)
         assert conversations["test"]["start"][:] == [0.0, 2.0]
@@ -226,7 +226,7 @@ def test_invalid_times(recording, tmp_path, times):
 
 def test_a_few_segments_beyond_the_recording_are_left_out_and_most_are_an_error(recording):
     segments = [Segment(0.0, 1.0), Segment(1.0, 2.0), Segment(3.0, 9.0)]
-    with pytest.warns(UserWarning, match=r"1 outside\), first outside: .*segment 2: 3.000 to 9.000 s"):
+    with pytest.warns(UserWarning, match=r"1 outside\); the first is outside: .*segment 2: 3.000 to 9.000 s"):
         assert load_recording(recording, segments)["test"].num_rows == 2
     with pytest.warns(match="2 outside"), pytest.raises(ValueError, match="2 of 3 segments are beyond the recording"):
         load_recording(recording, [segments[0], segments[2], Segment(4.0, 8.0)])
