@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import warnings
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
@@ -57,6 +58,8 @@ class AudioEmotionPipeline(Pipeline):
         split_long (bool): score a turn that is longer than the host's window as several turns, cut at its pauses,
             instead of its beginning only; each has the turn's `turn_index` and its own `start` and `end`. Default
             False.
+        skip_unusable (bool): leave out turns whose audio cannot be used, such as muted segments, with one warning for
+            all of them, instead of ending with an error at the first. Default False.
 
     Returns, for each turn (in a list, unless a single turn was given, and not split):
         its fields, and `label`, `score` (probability of the label), `scores` (of all labels), `surprise` (mean over
@@ -65,7 +68,7 @@ class AudioEmotionPipeline(Pipeline):
     Raises:
         ValueError: for unusable audio, turns out of order, invalid times (see `check_times`), or a missing speaker if
             the memory is kept per speaker, naming the turn. Earlier turns have then been written to `memory_cache`;
-            that turn has not.
+            that turn has not. With `skip_unusable` only if no turn's audio can be used.
     """
 
     # Servers with untrusted clients lower it.
@@ -79,16 +82,23 @@ class AudioEmotionPipeline(Pipeline):
     _load_tokenizer: Any = False
 
     def _sanitize_parameters(
-        self, memory_cache: Any = None, memory: Any = None, split_long: Any = None, **unknown: Any
+        self,
+        memory_cache: Any = None,
+        memory: Any = None,
+        split_long: Any = None,
+        skip_unusable: Any = None,
+        **unknown: Any,
     ):
         if unknown:
             raise ValueError(
-                f"{type(self).__name__} accepts memory_cache, memory and split_long, got {sorted(unknown)}."
+                f"{type(self).__name__} accepts memory_cache, memory, split_long and skip_unusable, got "
+                f"{sorted(unknown)}."
             )
-        for name, value in (("memory", memory), ("split_long", split_long)):
+        flags = {"memory": memory, "split_long": split_long, "skip_unusable": skip_unusable}
+        for name, value in flags.items():
             if value is not None:
                 check_flag(value, name)
-        parameters = {"memory_cache": memory_cache, "memory": memory, "split_long": split_long}
+        parameters = {"memory_cache": memory_cache, **flags}
         return {}, {name: value for name, value in parameters.items() if value is not None}, {}
 
     def __call__(self, turns: Any, **kwargs: Any) -> Any:  # type: ignore[override]
@@ -104,17 +114,17 @@ class AudioEmotionPipeline(Pipeline):
         _, parameters, _ = AudioEmotionPipeline._sanitize_parameters(self, **kwargs)
         parameters = {**self._forward_params, **parameters}
         cache, split_long = parameters.pop("memory_cache", None), parameters.pop("split_long", False)
+        loads = self._usable if parameters.pop("skip_unusable", False) else lambda turns: map(self.preprocess, turns)
         if cache is not None and not hasattr(cache, "adopt"):  # that of the package may go with remote code
             raise ValueError(f"memory_cache must be a ConversationMemoryCache, got {type(cache).__name__}.")
         if cache is not None and len({turn.get("conversation_id") for turn in turns}) > 1:
             raise ValueError("With a memory_cache all turns must belong to one conversation.")
         caches: dict[Any, ConversationMemoryCache] = {}
         results, cut = [], []
-        for turn in turns:
-            name = turn.get("conversation_id")
+        for loaded in loads(turns):
+            turn, name = loaded["turn"], loaded["turn"].get("conversation_id")
             if name not in caches:
                 caches[name] = self.model.memory_cache_class(self.model.config) if cache is None else cache
-            loaded = self.preprocess(turn)
             for piece in self._pieces(loaded) if split_long else [loaded]:
                 scored = self.forward(piece, **{**parameters, "memory_cache": caches[name]})
                 results.append(self.postprocess(scored))
@@ -141,6 +151,22 @@ class AudioEmotionPipeline(Pipeline):
         with _naming(turn):
             waveform = scorer.load(turn["audio"], max_seconds=self.max_turn_seconds)
         return {"turn": turn, "waveform": waveform, "seconds": len(waveform) / scorer.sampling_rate}
+
+    def _usable(self, turns: list[dict]) -> Iterator[dict]:
+        """The turns whose audio can be used, loaded; a warning names the others, or all are an error."""
+        errors: list[Exception] = []
+        for turn in turns:
+            try:
+                loaded = self.preprocess(turn)
+            except (OSError, ValueError) as error:
+                errors.append(error)
+            else:
+                yield loaded
+        if errors and len(errors) == len(turns):
+            raise errors[0]
+        if errors:
+            shown = "; ".join(map(str, errors[:3])) + ("; ..." if len(errors) > 3 else "")
+            warnings.warn(f"{len(errors)} of {len(turns)} turns are unusable and left out: {shown}", stacklevel=3)
 
     def _pieces(self, loaded: dict) -> list[dict]:
         """A turn that is longer than the host's window as several; those that are silent are left out."""

@@ -113,6 +113,16 @@ def test_a_bad_turn_is_named_and_not_written(pipe, audio, message):
     assert_same_state(state_of(expected), state_of(cache))
 
 
+def test_bad_turns_are_left_out_if_wanted(pipe):
+    turns = [TURNS[0], (0 * tone(), RATE), b"noise", "missing.wav", TURNS[1]]
+    with pytest.warns(UserWarning, match=r"3 of 5 turns are unusable and left out: Turn 1: .*silent.*; Turn 2.*; No"):
+        results = pipe(turns, skip_unusable=True)
+    assert [turn["turn_index"] for turn in results] == [0, 4]
+    np.testing.assert_array_equal(scores(results), scores(pipe(TURNS[:2])))
+    with pytest.raises(ValueError, match=r"Turn 0: .*silent"):
+        pipe(turns[1], skip_unusable=True)
+
+
 def test_turns_out_of_order_are_rejected(pipe):
     turns = [{"audio": turn, "turn_index": index} for turn, index in zip(TURNS, (3, 2))]
     with pytest.raises(ValueError, match="must come in order: entry 1 has turn_index=2 after 3"):
@@ -172,7 +182,7 @@ def test_names_that_are_none(pipe, field, value):
 def test_unknown_arguments_are_rejected(pipe):
     with pytest.raises(ValueError, match="memory_cache must be a ConversationMemoryCache, got int"):
         pipe(TURNS, memory_cache=5)
-    with pytest.raises(ValueError, match="accepts memory_cache, memory and split_long, got"):
+    with pytest.raises(ValueError, match="accepts memory_cache, memory, split_long and skip_unusable, got"):
         pipe(TURNS, top_k=2)
 
 
