@@ -144,7 +144,8 @@ def _is_number(text: str) -> bool:
 def _rttm_segment(fields: list[str]) -> Segment:
     if _rttm_fault(fields):
         raise ValueError(
-            f"a SPEAKER line must have 8 to 10 fields without blanks, got {len(fields)}: {' '.join(fields)!r:.200}."
+            f"a SPEAKER line must have 8 to 10 fields without blanks, got {len(fields)}: {' '.join(fields)!r:.200}. "
+            "The third is the channel, a number or <NA>."
         )
     start, duration = map(parse_seconds, fields[3:5])
     speaker, channel = ("" if field == "<NA>" else field for field in (fields[7], fields[2]))
