@@ -12,7 +12,7 @@ from rich.console import Console
 from transformers import AutoProcessor
 
 from titans_mal import AudioEmotionPipeline, AutoModelForAudioEmotion, draw_timeline, load_conversations
-from titans_mal.cli.analyze import turn_table
+from titans_mal.cli.analyze_outputs import turn_table
 from titans_mal.quickstart import CONVERSATION, TINY_CHECKPOINT
 
 

@@ -15,7 +15,7 @@ from typer.testing import CliRunner
 import titans_mal
 from titans_mal import load_audio, load_recording
 from titans_mal.cli import app
-from titans_mal.cli.analyze import _draw
+from titans_mal.cli.analyze_outputs import draw_timelines
 from titans_mal.cli.options import as_label_set
 from titans_mal.data.synthetic.voices import to_wav
 from titans_mal.quickstart import TINY_CHECKPOINT
@@ -432,7 +432,7 @@ def test_all_problems_of_data_are_listed(conversations, tmp_path):
 def test_every_conversation_has_its_picture(tmp_path, monkeypatch):
     monkeypatch.setattr("titans_mal.timeline.draw_timeline", lambda turns, path, **given: path)
     names = ["a b", "a_b", "a_b_2", "\u611f" * 200, "\u611f" * 199]
-    paths = [*_draw([{"conversation_id": name} for name in names], None, tmp_path / "line.png", "embedded")]
+    paths = [*draw_timelines([{"conversation_id": name} for name in names], None, tmp_path / "line.png", "embedded")]
     assert len({path.name for path in paths}) == len(names)
     assert all(len(path.name.encode()) < 255 for path in paths)
 
