@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import math
 import socket
 import sys
@@ -25,6 +26,9 @@ def run_server(app: FastAPI, **options: Any) -> None:
     """
     config = uvicorn.Config(app, ws_max_size=_MESSAGE_BYTES, ws_max_queue=_MESSAGES, **options)
     server = _Server(config)
+    # Otherwise a collection goes through all objects of the libraries and the model, and holds up all turns meanwhile.
+    gc.collect()
+    gc.freeze()
     with contextlib.suppress(KeyboardInterrupt):
         server.run()
     if not server.started:
