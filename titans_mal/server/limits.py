@@ -14,11 +14,11 @@ class ConversationLimit:
     """Counts stored conversations, and those that are being created.
 
     Args:
-        most: maximal number of conversations, and of open streams.
+        most: maximal number of conversations, and of channels of open streams, each of which has its own detector.
         time_to_live: seconds after which an unused conversation does not count.
 
     Attributes:
-        streams: number of open streams.
+        channels: number of channels of open streams.
     """
 
     def __init__(self, most: int, time_to_live: float):
@@ -26,7 +26,7 @@ class ConversationLimit:
         self._used_at: OrderedDict[str, float] = OrderedDict()
         # Number of turns in progress per conversation, which reserves its place before it is created.
         self._begun: Counter[str] = Counter()
-        self.streams = 0
+        self.channels = 0
 
     @contextlib.contextmanager
     def place(self, name: str) -> Iterator[None]:
@@ -53,19 +53,19 @@ class ConversationLimit:
                 del self._begun[name]
 
     @contextlib.contextmanager
-    def stream(self) -> Iterator[None]:
+    def stream(self, channels: int = 1) -> Iterator[None]:
         """Reserve a place for an open stream, which becomes a conversation with its first turn.
 
         Raises:
-            Refused: with 503, beyond the limit.
+            Refused: with 503, beyond the limit; a single stream is always accepted.
         """
-        if self.streams >= self._most:
+        if self.channels and self.channels + channels > self._most:
             raise Refused(503, f"The limit of {self._most} open streams is reached.", "streams")
-        self.streams += 1
+        self.channels += channels
         try:
             yield
         finally:
-            self.streams -= 1
+            self.channels -= channels
 
     def use(self, name: str) -> None:
         """Mark a conversation as used now."""

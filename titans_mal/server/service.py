@@ -73,7 +73,7 @@ class Service:
         self.stopping.set()
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(self.settings.turn_seconds):
-                while self.limit.streams:
+                while self.limit.channels:
                     await asyncio.sleep(0.05)
 
     def is_allowed(self, connection: HTTPConnection) -> bool:

@@ -15,7 +15,8 @@ class ServerSettings:
         max_upload_megabytes: maximal size of all bodies that are being received or scored; a single one is always
             accepted.
         max_seconds: maximal length of a turn, measured while decoding, since headers may be wrong.
-        max_conversations: maximal number of stored conversations; new ones beyond it are rejected.
+        max_conversations: maximal number of stored conversations, and of channels of open streams; new ones beyond it
+            are rejected.
         time_to_live: seconds after which an unused conversation is forgotten; the same as the pool's.
         turn_seconds: maximal time for sending a turn, and for answering it.
         stream_seconds: maximal time that a WebSocket may be open.

@@ -25,7 +25,7 @@ def stream_route(service: Service) -> APIRouter:
             await websocket.close(1008, "The bearer token is missing or wrong.")
             return
         try:
-            with service.limit.stream():
+            with service.limit.stream(query.channels):
                 await serve_stream(websocket, service, name, query)
         except HTTPException as error:
             service.metrics.refused(error.reason if isinstance(error, Refused) else "other")

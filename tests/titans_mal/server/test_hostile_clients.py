@@ -57,6 +57,17 @@ def test_stored_conversations_count_after_a_restart(serve, model, processor, tmp
     assert client.post("/conversations/b/turns", content=GOOD).status_code == 200
 
 
+def test_the_channels_of_streams_count(serve):
+    """Each has a detector of its own, which needs memory and time."""
+    client, stereo = serve(ServerSettings(max_conversations=3)), "stream?channels=2&speakers=A,B"
+    with client.websocket_connect(f"/conversations/a/{stereo}"):
+        with pytest.raises(WebSocketDisconnect) as refused, client.websocket_connect(f"/conversations/b/{stereo}"):
+            pass
+        assert refused.value.code == 1013
+        with client.websocket_connect("/conversations/b/stream"):
+            pass
+
+
 def test_silent_streams_do_not_count_as_conversations(serve):
     client = serve(ServerSettings(max_conversations=2, idle_seconds=0.2))
     with (
