@@ -80,6 +80,8 @@ class ModelOptions:
             raise ValueError("A prompt needs memory_layers: a model that already has a memory keeps its prompt.")
         if self.words is not None and not self.memory_layers:
             raise ValueError("label_words needs memory_layers: a model that already has a memory keeps its words.")
+        if self.dimensions is not None and not self.memory_layers:
+            raise ValueError("dimensions needs memory_layers: a model that already has a memory keeps its dimensions.")
         if self.emotion_prompt is not None and self.with_transcript:
             raise ValueError("with_transcript sets the prompt: include {transcript} in emotion_prompt instead.")
 

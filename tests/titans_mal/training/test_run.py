@@ -196,7 +196,7 @@ def test_memory_fields_need_layers():
         ModelOptions("base", memory=SMALL)
     with pytest.raises(ValueError, match="label_words needs memory_layers"):
         ModelOptions("base", label_words='{"sad": "low"}')
-    with pytest.raises(ValueError, match="dimensions need memory_layers"):
+    with pytest.raises(ValueError, match="dimensions needs memory_layers"):
         ModelOptions("base", dimensions="valence")
 
 

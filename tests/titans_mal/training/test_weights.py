@@ -50,7 +50,7 @@ def test_a_lora_of_another_rank_is_rejected(adapter, tmp_path):
 
 def test_trained_weights_must_exist(adapter, tmp_path):
     adapter().save_pretrained(tmp_path)
-    with pytest.raises(ValueError, match=r"has no LoRA, but the model has the LoRA 'default'"):
+    with pytest.raises(ValueError, match=r"has no LoRA, but the model has one, 'default'"):
         load_trained_weights(adapter(lora_rank=2), tmp_path)
     (tmp_path / "model.safetensors").unlink()
     with pytest.raises(ValueError, match=r"lacks \d+ of the trained weights: \['titans_memory"):
