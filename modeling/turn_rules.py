@@ -184,7 +184,7 @@ def check_text(value: Any, what: str, *, most: int = MAX_NAME) -> None:
         raise ValueError(f"{what}: the name must be a string, got {_short(value)}.")
     if len(value) > most:
         raise ValueError(f"{what}: the name may have up to {most} characters, got {len(value)}.")
-    if any("\ud800" <= character <= "\udfff" for character in value):
+    if not value.isascii() and any("\ud800" <= character <= "\udfff" for character in value):
         raise ValueError(f"{what}: the name cannot be encoded as UTF-8: {_short(value)}.")
 
 

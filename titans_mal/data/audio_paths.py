@@ -19,10 +19,7 @@ DEPTH = 4
 
 def audio_files(folder: Path) -> Iterator[Path]:
     """The visible audio files of a folder, in any order."""
-    with os.scandir(folder) as entries:
-        for entry in entries:
-            if entry.name[0] != "." and os.path.splitext(entry.name)[1].lower() in SUFFIXES:
-                yield Path(entry.path)
+    yield from (folder / name for name in os.listdir(folder) if _is_audio(name))
 
 
 def find_audio(root: Path, *folders: str, stem: str = "*") -> Path:
@@ -49,7 +46,9 @@ def find_audio(root: Path, *folders: str, stem: str = "*") -> Path:
 def extra_files(folder: Path, known: Iterable[str], split: str | None = None) -> list[Problem]:
     """A problem for each audio file of a folder that belongs to no turn."""
     stems = {_key(os.path.basename(path)) for path in known}
-    extra = sorted(path for path in audio_files(folder) if _key(path.name) not in stems) if folder.is_dir() else []
+    names = os.listdir(folder) if folder.is_dir() else []
+    # Paths are made for the few extra files only, since corpora have hundreds of thousands.
+    extra = sorted(folder / name for name in names if _is_audio(name) and _key(name) not in stems)
     return [Problem("extra", str(path), "the corpus' table has no such turn", split=split) for path in extra]
 
 
@@ -80,6 +79,11 @@ def resolve_files(turns: Iterable[Turn]) -> list[Problem]:
     ]
 
 
+def _is_audio(name: str) -> bool:
+    """Whether the name is that of a visible audio file."""
+    return name[0] != "." and os.path.splitext(name)[1].lower() in SUFFIXES
+
+
 def _key(name: str) -> str:
     """A file's name without its suffix, marked by `.*`."""
     return os.path.splitext(name)[0].lower() + ".*"
@@ -91,8 +95,7 @@ def _listing(folder: str) -> dict[str, str]:
         names = os.listdir(folder)
     except OSError:
         return {}
-    audio = [path.name for path in audio_files(Path(folder))]
-    by_stem = {_key(name): name for name in sorted(audio, key=_preference, reverse=True)}
+    by_stem = {_key(name): name for name in sorted(filter(_is_audio, names), key=_preference, reverse=True)}
     return by_stem | {name.lower(): name for name in names} | {name: name for name in names}
 
 

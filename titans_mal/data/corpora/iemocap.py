@@ -61,7 +61,7 @@ def read(root: Path) -> tuple[list[Turn], list[Problem]]:
     found = [path for depth in range(DEPTH) for path in sorted(root.glob("*/" * depth + "Session[1-5]"))]
     found += [root] if re.fullmatch("Session[1-5]", root.name) else []
     if not found:
-        raise FileNotFoundError(f"{root} has no folders Session1 to Session5.")
+        raise FileNotFoundError(f"No Session1 to Session5 was found in {root} or up to three folder levels below it.")
     turns, problems = [], []
     sessions: dict[str, Path] = {}
     for path in found:
