@@ -282,9 +282,9 @@ class AudioEmotionConfigMixin(HostConfig):
         vocab_size = getattr(self.get_text_config(decoder=True), "vocab_size", None) or math.inf
         if not are_label_tokens(tokens, len(self.labels), vocab_size):
             raise ValueError(
-                f"label_token_ids must hold a different token for each of {self.labels!s:.500}, or the tokens of its "
-                f"word, no beginning of another's, below {vocab_size} (the host's vocabulary), got "
-                f"{reprlib.repr(tokens)}."
+                f"label_token_ids must hold a different token for each of {self.labels!s:.500}, or lists of tokens of "
+                f"which none is the beginning of another; tokens must be below {vocab_size} (the host's vocabulary), "
+                f"got {reprlib.repr(tokens)}."
             )
 
     def _check_words(self) -> None:

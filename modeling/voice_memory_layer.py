@@ -16,7 +16,7 @@ from .neural_memory import process_turns
 
 
 class VoiceMemoryLayer(nn.Module):
-    """Subtracts a speaker's usual voice from a turn, and adds what the emotions of earlier turns suggest.
+    """Subtracts a speaker's usual voice from a turn, and adds the emotion that earlier turns predict.
 
     A turn is one key-value pair, and its voice identifies the speaker. With
     ``h = (mean of the hidden states at the turn's audio tokens - mean) / scale``,

@@ -24,7 +24,7 @@ def encodable(text: str) -> str:
 
 
 def printable(text: str) -> str:
-    """Text for a terminal: escapes for control characters, which it would obey, and for what is not UTF-8."""
+    """Escape text for a terminal: control characters, which could act as commands, and characters not in UTF-8."""
     return encodable(_CONTROL.sub(lambda found: f"\\x{ord(found[0]):02x}", text))
 
 

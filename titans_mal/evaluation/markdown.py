@@ -39,7 +39,7 @@ def report_markdown(content: dict) -> str:
 
 
 def _condition_parts(content: dict) -> list[str]:
-    """What the labels give: nothing for a model or data without labels, except for what was left out."""
+    """The parts about labels; for a model or data without labels, only the list of what was left out."""
     conditions = content["conditions"]
     reasons = content.get("left_out", {})
     left_out = "\n".join(markdown_text(f"Left out: {name}, since {why}.") for name, why in reasons.items())

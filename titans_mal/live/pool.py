@@ -138,7 +138,7 @@ class ConversationPool:
                 again, and nothing is written. A turn of another length with the same key fails.
             settings: settings of this turn; None: those of the pool.
             stages: seconds already spent on the turn, by stage.
-            person: who the speaker is in all conversations, which is the consent to be remembered in them.
+            person: ID of the speaker in all conversations; giving it states the speaker's consent to be remembered.
 
         Raises:
             AudioTooLong: for a longer turn.
@@ -249,7 +249,7 @@ class ConversationPool:
             self._remembered.forget_expired()
 
     def forget_person(self, person: str) -> None:
-        """Delete what is remembered of a person; conversations that go on keep their states.
+        """Delete the remembered memory of a person; running conversations keep their states.
 
         Raises:
             PoolError: if the pool is closed.

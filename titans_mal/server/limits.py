@@ -1,4 +1,4 @@
-"""Limits for the number of conversations and streams, and for the bytes that are sent at once."""
+"""Limits for the number of conversations and streams, and for the total size of requests."""
 
 from __future__ import annotations
 

@@ -63,7 +63,7 @@ class _Stream:
         self._settings = query.label_settings(self._pool.label_settings)
 
     async def run(self) -> bool:
-        """Whether the stream ends since the server stops, and not since the client ends it."""
+        """Whether the stream ends because the server stops, and not because the client ends it."""
         check_rate(self._rate)
         self._pool.check(self._settings)
         self._detector = await run_in_threadpool(ChannelDetector, self._channels)
