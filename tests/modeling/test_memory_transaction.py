@@ -93,7 +93,7 @@ def test_a_state_that_is_not_finite_is_written_in_training_only_where_it_is():
             with pytest.raises(ValueError, match="The memory of conversation 9 would not be finite"):
                 transaction.commit()
             assert not cache.is_initialized
-    with pytest.raises(ValueError, match=r"logits of rows \[1\] are not finite"):
+    with pytest.raises(ValueError, match=r"logits or values of rows \[1\] are not finite"):
         MemoryTransaction(cache_of(2), 2).commit(torch.tensor([[0.0], [torch.inf]]))
 
 
