@@ -53,6 +53,9 @@ class ConversationMemoryCache(SavedStateMixin):
     cache. With them, the cache remembers the row that each id was assigned on its first write. A call writes all of
     its turns or, if it fails, none. The cache's tensors are replaced, never modified in place.
 
+    One call at a time may write to a cache: of two that write at once, as in several threads, the one that ends last
+    raises RuntimeError and writes nothing. `ConversationStore` and `ConversationPool` take turns from any thread.
+
     Args:
         config: configuration of the model (with a `memory_config`).
         batch_size: number of conversations.

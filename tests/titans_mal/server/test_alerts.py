@@ -89,6 +89,7 @@ def test_a_file_of_rules(tmp_path):
         ("x = 1", r"got \[\[x\]\]"),
         ("[label]\nname = 'a'", "may hold the tables"),
         ("[[label]\n", "is not TOML"),
+        (f"a = {'[' * 100_000}", "is not TOML"),
         ("[[label]]\nname = 'a'", "rule 'a': .*missing"),
         ("[[label]]\nname = 'a'\nlable = 'angry'", "a rule has the fields"),
         ("[[label]]\nname = 'a'\nlabel = 'angry'\nat_least = 60", "at_least must be a probability"),
