@@ -15,6 +15,7 @@ from typing import Any
 
 from .data.problems import LEFT_OUT
 from .data.recordings import read_recording
+from .data.text_files import read_text
 from .live.channels import channel_turns
 from .live.pool import ConversationPool, PoolError
 from .live.turn_detector import spoken_turns
@@ -76,7 +77,7 @@ def find_recordings(archive: str | Path) -> list[Recording]:
         paths = sorted(path for path in archive.rglob("*") if path.suffix.lower() in SUFFIXES and path.is_file())
     else:
         root = archive.parent
-        lines = archive.read_text(encoding="utf-8-sig").splitlines()
+        lines = read_text(archive).splitlines()
         paths = [root / line.strip() for line in lines if line.strip()]
     if not paths:
         raise ValueError(
@@ -209,8 +210,8 @@ def _turns(
     path: Path, speakers: Sequence[str] | None, problems: list[str]
 ) -> Iterator[tuple[Any, str | None, float, float]]:
     """Audio, speaker, start and end of each turn of a recording; dropped segments are added to `problems`."""
-    segments = path.with_suffix(".rttm")
-    if segments.is_file():
+    beside = (path.with_suffix(suffix) for suffix in (".rttm", ".RTTM"))
+    if (segments := next(filter(Path.is_file, beside), None)) is not None:
         found = read_recording(path, segments)
         problems += [str(problem) for problem in found.problems if problem.kind in LEFT_OUT]
         found.check_usable()

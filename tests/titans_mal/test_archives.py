@@ -57,7 +57,7 @@ def test_what_is_an_archive(archive, tmp_path):
     names = [recording.name for recording in find_recordings(archive)]
     assert names == ["a/call.wav", "broken.mp3", "call.wav", "silent.wav", "stereo.FLAC"]
     listed = archive / "list.txt"
-    listed.write_text(f"a/call.wav\n\n{CLIPS[0]}\nmissing.wav\na/call.wav\n")
+    listed.write_text(f"a/call.wav\n\n{CLIPS[0]}\nmissing.wav\na/call.wav\n", encoding="utf-16")
     found = find_recordings(listed)
     listed.unlink()
     assert [recording.path.name for recording in found] == ["call.wav", CLIPS[0].name, "missing.wav"]
@@ -106,7 +106,7 @@ def test_segments_that_cannot_be_used_are_listed(archive, parts, tmp_path):
     call = tmp_path / "call.wav"
     call.write_bytes((archive / "call.wav").read_bytes())
     line = "SPEAKER call 1 {} 0.5 <NA> <NA> A <NA> <NA>"
-    (tmp_path / "call.rttm").write_text("\n".join(map(line.format, ("1", "900", "soon", "1.2"))))
+    (tmp_path / "call.RTTM").write_text("\n".join(map(line.format, ("1", "900", "soon", "1.2"))))
     run = ArchiveRun(tmp_path / "out", {})
     with ConversationPool(*parts) as pool:
         analyze_archive([Recording(call, "call.wav")], pool, run)
