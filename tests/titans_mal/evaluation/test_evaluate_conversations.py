@@ -275,17 +275,17 @@ def test_a_stopped_run_is_resumed(model, processor, talks, tmp_path, monkeypatch
     assert len(groups) == 3
     with pytest.raises(ValueError, match="holds a run with a different requested_conditions"):
         evaluated(model, processor, talks, tmp_path / "out", conditions=["memory"])
-    with pytest.raises(ValueError, match="with another protocol and audio: choose another folder"):
+    with pytest.raises(ValueError, match="with a different protocol and audio: choose another folder"):
         evaluated(model, processor, talks.select(range(7)), tmp_path / "out")
-    with pytest.raises(ValueError, match="with another model"):
+    with pytest.raises(ValueError, match="with a different model"):
         evaluated(tiny_model(seed=1), processor, talks, tmp_path / "out")
     other_host = tiny_model()
     with torch.no_grad():
         other_host.lm_head.weight[0, 0] += 1
-    with pytest.raises(ValueError, match="with another model"):
+    with pytest.raises(ValueError, match="with a different model"):
         evaluated(other_host, processor, talks, tmp_path / "out")
     (tmp_path / "talks" / "a0.wav").write_bytes(to_wav(tone(0.5)))
-    with pytest.raises(ValueError, match="with another audio"):
+    with pytest.raises(ValueError, match="with a different audio"):
         evaluated(model, processor, talks, tmp_path / "out")
     (tmp_path / "out" / "progress" / "run.json").write_text("{")
     with pytest.raises(ValueError, match=r"run\.json cannot be read .* remove it"):
@@ -311,7 +311,7 @@ def test_a_turn_that_could_not_be_scored_is_tried_again(model, processor, talks,
         with pytest.raises(ValueError, match=r"Row 4 .* cannot be used: No such audio file"):
             evaluated(model, processor, talks, tmp_path / "out", conditions=["memory"], strict=True)
     (tmp_path / "talks" / "b1.wav").write_bytes(whole)
-    with pytest.raises(ValueError, match="with another audio"):
+    with pytest.raises(ValueError, match="with a different audio"):
         evaluated(model, processor, talks, tmp_path / "out", conditions=["memory"])
 
 
@@ -499,7 +499,7 @@ def test_unknown_labels_are_rejected(model, processor, talks, tmp_path):
     with torch.no_grad():
         broken = tiny_model()
         broken.lm_head.weight.fill_(float("nan"))
-    with pytest.raises(ValueError, match=r"logits of rows \[0, 1, 2, 3, 4\] are not finite"):
+    with pytest.raises(ValueError, match=r"logits or values of rows \[0, 1, 2, 3, 4\] are not finite"):
         evaluated(broken, processor, talks, tmp_path / "out")
 
 
