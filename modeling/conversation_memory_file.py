@@ -177,7 +177,7 @@ def _checked_rows(rows: dict, slots: int, name: str) -> dict:
         places = list(known.values())
         if any(type(place) is not int or not 0 <= place < most for place in places) or len({*places}) < len(places):
             raise ValueError(
-                f"its row or slot numbers are {places[:10]}, expected different ones from 0 to {most - 1}"
+                f"its row or slot numbers are {reprlib.repr(places)}, expected different ones from 0 to {most - 1}"
             )
         return known
 

@@ -2,7 +2,9 @@
 
 import pytest
 import torch
+from tiny_models import tiny_config
 
+from titans_mal import ConversationMemoryCache
 from titans_mal.modeling.conversation_memory_file import read_state, state_from_bytes, state_to_bytes, write_state
 
 
@@ -40,6 +42,22 @@ def test_values_of_another_kind_are_rejected():
             state_from_bytes(state_to_bytes(*parts))
     with pytest.raises(TypeError):
         state_to_bytes(TENSORS, IDENTITY, ROWS, {"file": object()})
+
+
+def test_errors_do_not_repeat_what_a_header_holds():
+    config, long = tiny_config(), "x" * 100_000
+    tensors, identity, _, notes = state_from_bytes(ConversationMemoryCache(config).to_bytes())
+    for changed, rows in (
+        (identity, {"conversation_ids": None, "speaker_ids": [{"1": long}]}),
+        (identity, {"conversation_ids": {long: 0}, "speaker_ids": [{}]}),
+        (identity | {"model_type": long}, {"conversation_ids": None, "speaker_ids": [{}]}),
+        (identity | {"memory_weights": long}, {"conversation_ids": None, "speaker_ids": [{}]}),
+        (identity, {"conversation_ids": None, "speaker_ids": [{}], long: 1}),
+    ):
+        content = state_to_bytes(tensors | {long: torch.zeros(1)}, changed, rows, notes)
+        with pytest.raises(ValueError) as raised:  # noqa: PT011
+            ConversationMemoryCache.from_bytes(content, config, weights_fingerprint="w")
+        assert len(str(raised.value)) < 3000
 
 
 def test_a_write_that_fails_keeps_the_earlier_state(tmp_path, monkeypatch):
