@@ -70,7 +70,6 @@ class TitansMemoryConfig(PreTrainedConfig):
         voice_step: theta, in (0, 1): the share of a turn that is written.
         voice_shrinkage: weight of the average voice, in turns, above 0: little evidence of a speaker's voice means
             that only part of it is subtracted.
-        voice_context_step: theta_z, in (0, 1): the share of a turn in the running average of earlier emotions.
         voice_emotions: number of emotions whose own effect on the voice is excluded from what is written; 1 = none.
             A model's configuration replaces 1 by its number of labels.
         weights_fingerprint: of the saved memory weights, set by `save_pretrained`; saved conversation states refer
@@ -102,7 +101,6 @@ class TitansMemoryConfig(PreTrainedConfig):
     voice_key_offset: float = 0.5
     voice_step: float = 0.1
     voice_shrinkage: float = 1.0
-    voice_context_step: float = 0.3
     voice_emotions: int = 1
     weights_fingerprint: str | None = None
 
@@ -142,7 +140,7 @@ class TitansMemoryConfig(PreTrainedConfig):
         if self.step_rule == "paper" and self.step_bound != "token":
             raise ValueError(f"step_bound={self.step_bound!r} needs step_rule='normalized', got 'paper'.")
         above_zero = dict.fromkeys(("voice_key_offset", "voice_shrinkage"), (0, math.inf))
-        shares = dict.fromkeys(("initial_momentum", "initial_step", "voice_step", "voice_context_step"), (0, 1))
+        shares = dict.fromkeys(("initial_momentum", "initial_step", "voice_step"), (0, 1))
         for name, (low, high) in {"forget_half_life": (1, math.inf), **above_zero, **shares}.items():
             value = getattr(self, name)
             if isinstance(value, bool) or not isinstance(value, int | float) or not low < value < high:
@@ -165,12 +163,9 @@ class TitansMemoryConfig(PreTrainedConfig):
         return [(self.num_heads, *shape) for shape in self.matrix_shapes()]
 
     def voice_matrix_shapes(self, hidden_size: int) -> list[tuple[int, int]]:
-        """(d_in, d_out) of the memories of a `VoiceMemoryLayer`.
-
-        The first maps monomials of a key and a constant to a voice and a constant; the second a constant to emotions.
-        """
+        """(d_in, d_out) of a voice memory: monomials of a key and a constant, to a voice and a constant."""
         width = self.voice_key_dim + 1
-        return [(width * (width + 1) // 2, hidden_size + 1), (1, self.voice_emotions)]
+        return [(width * (width + 1) // 2, hidden_size + 1)]
 
     def matrix_shapes(self) -> list[tuple[int, int]]:
         """(d_in, d_out) of each matrix of one head of a `TitansMemoryLayer`."""

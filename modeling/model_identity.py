@@ -27,7 +27,6 @@ _VOICE_FIELDS = (
     "voice_key_offset",
     "voice_step",
     "voice_shrinkage",
-    "voice_context_step",
     "voice_emotions",
 )
 

@@ -222,8 +222,7 @@ class TitansMemory(PreTrainedModel):
             if module.bias is not None:
                 initialization.zeros_(module.bias)
         elif isinstance(module, VoiceMemoryLayer):
-            zero = module.voice_mean, module.voice_gain, module.emotion_means, module.emotion_log_prior
-            for parameter in (*zero, module.context_proj.weight):
+            for parameter in (module.voice_mean, module.voice_gain, module.emotion_means):
                 initialization.zeros_(parameter)
             initialization.ones_(module.voice_scale)
         elif isinstance(module, TitansMemoryLayer):

@@ -1,4 +1,4 @@
-"""A voice memory: subtracts a speaker's usual voice from the present turn, and adds what earlier emotions suggest."""
+"""A voice memory: recalls a speaker's usual voice from earlier turns and subtracts it from the present turn."""
 
 from __future__ import annotations
 
@@ -16,10 +16,9 @@ from .neural_memory import process_turns
 
 
 class VoiceMemoryLayer(nn.Module):
-    """Subtracts a speaker's usual voice from a turn, and adds the emotion that earlier turns predict.
+    """Subtracts a speaker's usual voice from a turn; the voice itself identifies the speaker.
 
-    A turn is one key-value pair, and its voice identifies the speaker. With
-    ``h = (mean of the hidden states at the turn's audio tokens - mean) / scale``,
+    A turn is one key-value pair. With ``h = (mean of the hidden states at its audio tokens - mean) / scale``,
 
         v = [h - sum_e p_e(h) m_e, 1]      k = phi([a, sqrt(o)] / sqrt(1 + o))      M <- M + theta k^T (v - k M)
 
@@ -32,25 +31,16 @@ class VoiceMemoryLayer(nn.Module):
 
         -gain * scale * r / (c + theta * shrinkage)
 
-    A second memory of the stream is a vector z with one number per emotion, the emotional context. It is written by
-    the same gradient step with a constant key,
-
-        z <- z + theta_z (q(h) - pi - z)
-
-    where pi are the frequencies of the emotions in conversations, and q is p weighted by them. The next turn adds
-    ``scale * C z`` to the residual, which changes the classifier's log-odds by what the context predicts about the
-    next emotion. Emotions of real conversations last for a while; where they are random, C is fitted to about zero.
-
     An empty memory recalls zero, so a first turn is processed exactly as by the host, trained or not. The residual
     depends on the history and on the speaker's voice, not on the other content of the turn.
 
-    No part is trained by gradients: statistics, keys, classifier and context are fitted to turns of known speakers and
-    emotions (`titans_mal.training.fit_voice_memory`). Until then the layer adds zero.
+    No part is trained by gradients: statistics, keys and classifier are fitted to turns of known speakers
+    (`titans_mal.training.fit_voice_memory`). Until then the gain is zero, and the layer adds zero.
 
     With ``scope="speaker"`` each speaker has a separate stream, and all keys are the same.
 
     Args:
-        config: configuration of the memory; its `voice_*` fields give theta, theta_z, o, the shrinkage and the widths.
+        config: configuration of the memory; its `voice_*` fields give theta, o, the shrinkage and the widths.
         hidden_size: hidden size of the decoder block.
     """
 
@@ -64,8 +54,6 @@ class VoiceMemoryLayer(nn.Module):
         self.voice_mean = nn.Parameter(torch.zeros(hidden_size))
         self.voice_scale = nn.Parameter(torch.ones(hidden_size))
         self.voice_gain = nn.Parameter(torch.zeros(1))
-        self.emotion_log_prior = nn.Parameter(torch.zeros(config.voice_emotions))
-        self.context_proj = nn.Linear(config.voice_emotions, hidden_size, bias=False)
         self.requires_grad_(False)
 
     @property
@@ -74,10 +62,10 @@ class VoiceMemoryLayer(nn.Module):
         return self.voice_mean
 
     def initial_state(self, streams: int) -> NeuralMemoryState:
-        """Empty memories of voices and of emotions for each stream."""
-        shapes = self.config.voice_matrix_shapes(self.hidden_size)
-        zeros = tuple(self.voice_mean.new_zeros(streams, 1, *shape) for shape in shapes)
-        return NeuralMemoryState(zeros, zeros)
+        """An empty memory for each stream."""
+        (shape,) = self.config.voice_matrix_shapes(self.hidden_size)
+        zeros = self.voice_mean.new_zeros(streams, 1, *shape)
+        return NeuralMemoryState((zeros,), (zeros,))
 
     def forward(
         self,
@@ -96,34 +84,19 @@ class VoiceMemoryLayer(nn.Module):
         batch_sizes = [len(hidden_states)] if batch_sizes is None else list(batch_sizes)
         check_rows(hidden_states, state, lengths, batch_sizes)
         with without_autocast(hidden_states):
-            pooled = self.pool(hidden_states, lengths)
-            written = None if lengths is None else (lengths > 0)[:, None]
-            tokens = self._tokens(pooled, written), self._context_tokens(pooled, written)
-            voice, context = (
-                process_turns(
-                    NeuralMemoryState((weights,), (momentum,)),
-                    of_memory,
-                    batch_sizes,
-                    read="history",
-                    chunk_size=1,
-                    step_rule="normalized",
-                    write=write,
-                )
-                for weights, momentum, of_memory in zip(state.weights, state.momentum, tokens)
+            tokens = self._tokens(self.pool(hidden_states, lengths), lengths)
+            processed = process_turns(
+                state, tokens, batch_sizes, read="history", chunk_size=1, step_rule="normalized", write=write
             )
-            recalled, known = voice.retrieved[:, 0, 0].split([self.hidden_size, 1], dim=-1)
+            recalled, known = processed.retrieved[:, 0, 0].split([self.hidden_size, 1], dim=-1)
             shrunk = recalled / (known.clamp(min=0) + self.config.voice_step * self.config.voice_shrinkage)
-            suggested = self.context_proj(context.retrieved[:, 0, 0].to(self.voice_mean.dtype))
-            residual = self.voice_scale * (suggested - self.voice_gain * shrunk.to(self.voice_mean.dtype))
+            residual = (-self.voice_gain * self.voice_scale * shrunk).to(self.voice_mean.dtype)
         residual = residual[:, None].expand(-1, hidden_states.shape[1], -1)
         if lengths is not None:
-            is_audio = torch.arange(hidden_states.shape[1], device=lengths.device) < lengths[:, None]
-            residual = residual.masked_fill(~is_audio[..., None], 0)
-        surprise = surprise_of_turns(voice.errors, tokens[0].values, written)
-        after = NeuralMemoryState(
-            (*voice.state.weights, *context.state.weights), (*voice.state.momentum, *context.state.momentum)
-        )
-        return TitansMemoryOutput(residual, surprise, after)
+            written = torch.arange(hidden_states.shape[1], device=lengths.device) < lengths[:, None]
+            residual = residual.masked_fill(~written[..., None], 0)
+        surprise = surprise_of_turns(processed.errors, tokens.values, tokens.written)
+        return TitansMemoryOutput(residual, surprise, processed.state, processed.is_rejected)
 
     def pool(self, hidden_states: Tensor, lengths: Tensor | None = None) -> Tensor:
         """The mean of a turn's hidden states, standardised.
@@ -143,17 +116,19 @@ class VoiceMemoryLayer(nn.Module):
             mean = hidden_states.masked_fill(absent[..., None], 0).sum(1) / lengths.clamp(min=1)[:, None]
         return (mean - self.voice_mean) / self.voice_scale
 
-    def _tokens(self, pooled: Tensor, written: Tensor | None) -> MemoryTokens:
-        """The token of each turn for the memory of voices."""
+    def _tokens(self, pooled: Tensor, lengths: Tensor | None) -> MemoryTokens:
+        """One token per turn."""
+        dtype = torch.promote_types(pooled.dtype, torch.float32)
+        keys = self._keys(pooled).to(dtype)[:, None, None]
         voices = pooled - self.emotion_proj(pooled).softmax(-1) @ self.emotion_means
-        values = torch.cat([voices, torch.ones_like(voices[:, :1])], dim=-1)
-        return _one_token(self._keys(pooled), values, written, step=self.config.voice_step)
-
-    def _context_tokens(self, pooled: Tensor, written: Tensor | None) -> MemoryTokens:
-        """The token of each turn for the memory of emotions."""
-        prior = self.emotion_log_prior
-        values = (self.emotion_proj(pooled) + prior).softmax(-1) - prior.softmax(-1)
-        return _one_token(torch.ones_like(pooled[:, :1]), values, written, step=self.config.voice_context_step)
+        values = torch.cat([voices, torch.ones_like(voices[:, :1])], dim=-1).to(dtype)[:, None, None]
+        written = None
+        if lengths is not None:
+            # A turn without audio is not written; its key and value must be zero.
+            written = (lengths > 0)[:, None]
+            keys, values = (tensor.masked_fill(~written[..., None, None], 0) for tensor in (keys, values))
+        zero = keys.new_zeros(len(keys), 1, 1)
+        return MemoryTokens(keys, keys, values, zero, zero, zero + self.config.voice_step, written)
 
     def _keys(self, pooled: Tensor) -> Tensor:
         """(rows, d_in) unit vectors."""
@@ -162,20 +137,3 @@ class VoiceMemoryLayer(nn.Module):
             voices = torch.zeros_like(voices)
         constant = torch.full_like(voices[:, :1], self.config.voice_key_offset**0.5)
         return quadratic_features(l2_normalize(torch.cat([voices, constant], dim=-1)))
-
-
-def _one_token(keys: Tensor, values: Tensor, written: Tensor | None, *, step: float) -> MemoryTokens:
-    """Turns of one token each, without momentum and forgetting.
-
-    Args:
-        keys: (rows, d_in) of norm one.
-        values: (rows, d_out).
-        written: (rows, 1) bool; the key and value of a turn without audio must be zero. None: all are written.
-        step: theta.
-    """
-    dtype = torch.promote_types(keys.dtype, torch.float32)
-    keys, values = keys.to(dtype)[:, None, None], values.to(dtype)[:, None, None]
-    if written is not None:
-        keys, values = (tensor.masked_fill(~written[..., None, None], 0) for tensor in (keys, values))
-    zero = keys.new_zeros(len(keys), 1, 1)
-    return MemoryTokens(keys, keys, values, zero, zero, zero + step, written)

@@ -84,16 +84,6 @@ class Scripts:
         draw = lambda emotion: int(rng.integers(labels)) if rng.random() < REPLACED else emotion  # noqa: E731
         return [[(speaker, draw(emotion)) for speaker, emotion in script] for script in self.train]
 
-    def sequences(self, *, by_speaker: bool) -> list[list[int]]:
-        """The emotions of each training dialogue, or of each speaker in it, in order."""
-        if not by_speaker:
-            return [[emotion for _, emotion in script] for script in self.train or ()]
-        return [
-            [emotion for speaker, emotion in script if speaker == one]
-            for script in self.train or ()
-            for one in dict.fromkeys(speaker for speaker, _ in script)
-        ]
-
     def transitions(self, labels: int) -> Tensor:
         """(labels, labels), how often the column follows the row, from half an occurrence on."""
         counts = np.full((labels, labels), 0.5)

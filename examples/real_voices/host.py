@@ -338,7 +338,7 @@ def main(
         model = from_host(host, corpus.labels, scope)
         model.load_state_dict(torch.load(host / "first.pt", weights_only=True), strict=False)
         with AudioTowerCache(model, output / "tower"):
-            fit_voice_memory(model, processor, singles, conversations=data["train"])
+            fit_voice_memory(model, processor, singles)
             train_on_dialogues(
                 model,
                 processor,

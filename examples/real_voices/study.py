@@ -46,7 +46,7 @@ class Part:
         self._fitted = self.hidden[is_train], [str(s) for s in corpus.speakers[is_train]], corpus.emotions[is_train]
         self._weight = int(is_train[: corpus.originals].sum())
         self._emotions = torch.from_numpy(corpus.emotions)
-        self._layers: dict[str, dict[str, Tensor]] = {}
+        self._layer: dict[str, Tensor] | None = None
         # What readouts are fitted to, which depends on the memory's options and not on the penalty.
         self._turns: dict[tuple, tuple[np.ndarray, np.ndarray]] = {}
         self._dialogues = self._compose(corpus, is_train, seed)
@@ -81,10 +81,10 @@ class Part:
         scope = "speaker" if name == "memory_speaker" else "conversation"
         key_dim = min(MOST_KEY_DIM, len(set(self._fitted[1])) - 1)
         model = Memory(width, self.labels, scope=scope, voice_shrinkage=shrinkage, voice_key_dim=key_dim)
-        if scope not in self._layers:
-            fit_voice_layer(model.layer, *self._fitted, self.scripts.sequences(by_speaker=scope == "speaker"))
-            self._layers[scope] = model.layer.state_dict()
-        model.layer.load_state_dict(self._layers[scope])
+        if self._layer is None:
+            fit_voice_layer(model.layer, *self._fitted)
+            self._layer = model.layer.state_dict()
+        model.layer.load_state_dict(self._layer)
         return model
 
     def train(

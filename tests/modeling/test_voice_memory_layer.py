@@ -39,8 +39,6 @@ def expected_residuals(layer: VoiceMemoryLayer, turns: list[Tensor]) -> list[Ten
     config = layer.config
     theta, offset = config.voice_step, config.voice_key_offset
     written: list[tuple[Tensor, Tensor]] = []  # of each turn a = l2(A h + b), and the error that was written
-    prior = layer.emotion_log_prior.softmax(0)
-    context = torch.zeros_like(prior)
     residuals = []
     for turn in turns:
         h = (turn.mean(0) - layer.voice_mean) / layer.voice_scale
@@ -54,17 +52,14 @@ def expected_residuals(layer: VoiceMemoryLayer, turns: list[Tensor]) -> list[Ten
             recalled += theta * float(((a @ other + offset) / most) ** 2) * error
         written.append((a, value - recalled))
         known = recalled[-1].clamp(min=0)
-        voice = layer.voice_gain * recalled[:-1] / (known + theta * config.voice_shrinkage)
-        residuals.append(layer.voice_scale * (layer.context_proj.weight @ context - voice))
-        observed = probabilities * prior / (probabilities * prior).sum()
-        context = context + config.voice_context_step * (observed - prior - context)
+        residuals.append(
+            -layer.voice_gain * layer.voice_scale * recalled[:-1] / (known + theta * config.voice_shrinkage)
+        )
     return residuals
 
 
 @pytest.mark.parametrize("scope", ["conversation", "speaker"])
-@pytest.mark.parametrize(
-    "fields", [{}, {"voice_step": 0.6, "voice_key_offset": 2.0, "voice_shrinkage": 3.0, "voice_context_step": 0.7}]
-)
+@pytest.mark.parametrize("fields", [{}, {"voice_step": 0.6, "voice_key_offset": 2.0, "voice_shrinkage": 3.0}])
 @torch.no_grad()
 def test_the_layer_matches_its_equations(scope: str, fields: dict):
     layer = make_layer(scope=scope, **fields)
@@ -148,13 +143,7 @@ def test_voice_layers_are_checked():
     for wrong in ([1], [3, 0], [0, 0], [[0]], "0", 0):
         with pytest.raises(ValueError, match="voice_layers must be a list and a subset of layers"):
             TitansMemoryConfig(layers=[0, 3], voice_layers=wrong)
-    for name, value in (
-        ("voice_key_dim", 0),
-        ("voice_key_offset", 0),
-        ("voice_step", 1),
-        ("voice_shrinkage", 0),
-        ("voice_context_step", 0),
-    ):
+    for name, value in (("voice_key_dim", 0), ("voice_key_offset", 0), ("voice_step", 1), ("voice_shrinkage", 0)):
         with pytest.raises(ValueError, match=name):
             TitansMemoryConfig(layers=[0], voice_layers=[0], **{name: value})
 

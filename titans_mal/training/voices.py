@@ -25,19 +25,13 @@ from ..modeling.voice_memory_layer import VoiceMemoryLayer
 DIRECTIONS = 200
 # Share of the covariance within speakers that is replaced by a multiple of the identity.
 SHRINKAGE = 0.1
-# Inverse weights of the L2 penalties of the classifier of emotions, and of that of the next emotion after a context.
-CLASSIFIER_C, CONTEXT_C = 0.03, 0.1
+# Inverse weight of the classifier's L2 penalty.
+CLASSIFIER_C = 0.03
 
 
 @torch.no_grad()
 def fit_voice_memory(
-    model: AudioEmotionMixin,
-    processor,
-    table: Dataset,
-    *,
-    conversations: Dataset | None = None,
-    batch_size: int = 16,
-    virtual_voices: int = 0,
+    model: AudioEmotionMixin, processor, table: Dataset, *, batch_size: int = 16, virtual_voices: int = 0
 ) -> None:
     """Fit all voice memory layers of a model to the turns of a training split.
 
@@ -49,8 +43,6 @@ def fit_voice_memory(
         processor: the processor of its host.
         table: a split of `load_conversations`, with more than `voice_key_dim` speakers, whose names are the same in
             all conversations. A turn that occurs in several conversations counts once.
-        conversations: a split whose sequences of emotions the memory learns to expect; only its labels are used. None:
-            those of `table`.
         batch_size: turns processed at once.
         virtual_voices: number of additional copies of the turns in other voices. A copy of a speaker counts as another
             speaker; the voices are the same in every run.
@@ -74,19 +66,8 @@ def fit_voice_memory(
     speakers = [f"{name} {copy}" for copy in range(len(changes)) for name in speakers]
     for layer in layers:
         _check_fit(layer, pooled[layer], speakers)
-    is_by_speaker = model.config.memory_config.scope == "speaker"
-    sequences = _emotion_sequences(table if conversations is None else conversations, labels, is_by_speaker)
     for layer in layers:
-        fit_voice_layer(layer, pooled[layer], speakers, emotions, sequences)
-
-
-def _emotion_sequences(table: Dataset, labels: Sequence[int], is_by_speaker: bool) -> list[list[int]]:
-    """The model's numbers of the emotions of each conversation, or of each speaker in it, in order; -1 = unknown."""
-    columns = table.select_columns(["conversation_id", "turn_index", "speaker", "emotion"]).to_pandas()
-    columns["emotion"] = [labels[emotion] if emotion >= 0 else -1 for emotion in columns["emotion"]]
-    stream = ["conversation_id", "speaker"] if is_by_speaker else "conversation_id"
-    groups = columns.sort_values("turn_index", kind="stable").groupby(stream, sort=False, dropna=False)
-    return [emotions.tolist() for _, emotions in groups["emotion"]]
+        fit_voice_layer(layer, pooled[layer], speakers, emotions)
 
 
 def _means_of_turns(
@@ -160,25 +141,19 @@ def _keep_means(means: list[Tensor]):
 
 @torch.no_grad()
 def fit_voice_layer(
-    layer: VoiceMemoryLayer,
-    pooled: Tensor,
-    speakers: Sequence[str],
-    emotions: Sequence[int] | None = None,
-    sequences: Sequence[Sequence[int]] = (),
+    layer: VoiceMemoryLayer, pooled: Tensor, speakers: Sequence[str], emotions: Sequence[int] | None = None
 ) -> None:
-    """Fit a layer to turns: mean and scale, speaker keys, the effect of each emotion, and the emotional context.
+    """Fit a layer to turns: mean and scale, speaker keys, and the effect of each emotion.
 
     Keys are computed by linear discriminant analysis (Fisher 1936) on the first principal components, with shrunk
-    covariance; emotions by logistic regression on the same components; the next emotion by logistic regression on the
-    running average of the earlier ones. The gain becomes one.
+    covariance; emotions by logistic regression on the same components. The gain becomes one.
 
     Args:
         layer: modified in place.
         pooled: (turns, hidden_size), mean hidden state of each turn's audio tokens.
         speakers: the speaker of each turn; more than `voice_key_dim` different ones.
         emotions: the emotion of each turn, from 0, below 0 = unknown; None: the effect of emotions is not removed from
-            written values, and there is no context.
-        sequences: emotions of successive turns of a stream, numbered in the same way; empty: no context.
+            written values.
 
     Raises:
         ValueError: for values that are not finite or do not fit the layer, and for too few speakers.
@@ -201,7 +176,6 @@ def fit_voice_layer(
     _set(layer.speaker_proj.bias, -directions @ centre)
     if emotions is not None:
         _fit_emotions(layer, turns, projected, components, np.asarray(emotions))
-        _fit_context(layer, sequences)
     layer.voice_gain.fill_(1.0)
 
 
@@ -222,7 +196,9 @@ def _fit_emotions(layer: VoiceMemoryLayer, turns: np.ndarray, projected, compone
     present = np.unique(emotions[known])
     classifier = LogisticRegression(C=CLASSIFIER_C, class_weight="balanced", max_iter=1000)
     classifier.fit(projected[known], emotions[known])
-    weight, bias = _by_class(classifier.coef_), _by_class(classifier.intercept_)
+    weight, bias = classifier.coef_, classifier.intercept_
+    if len(present) == 2:  # scikit-learn has one row for two classes
+        weight, bias = np.concatenate([-weight, weight]) / 2, np.concatenate([-bias, bias]) / 2
     means = np.stack([turns[emotions == emotion].mean(0) for emotion in present])
     count = layer.config.voice_emotions
     all_weights, all_means = np.zeros((count, turns.shape[1])), np.zeros((count, turns.shape[1]))
@@ -233,40 +209,6 @@ def _fit_emotions(layer: VoiceMemoryLayer, turns: np.ndarray, projected, compone
     _set(layer.emotion_proj.weight, all_weights)
     _set(layer.emotion_proj.bias, all_bias)
     _set(layer.emotion_means, all_means)
-
-
-def _fit_context(layer: VoiceMemoryLayer, sequences: Sequence[Sequence[int]]) -> None:
-    """The frequencies of emotions in sequences, and the log-odds of the next emotion after a context."""
-    count, step = layer.config.voice_emotions, layer.config.voice_context_step
-    all_emotions = np.array([emotion for sequence in sequences for emotion in sequence if emotion >= 0], dtype=int)
-    # From half an occurrence on, so that no emotion is impossible.
-    prior = np.bincount(all_emotions, minlength=count) + 0.5
-    prior /= prior.sum()
-    contexts, following = [], []
-    for sequence in sequences:
-        context = np.zeros(count)
-        for place, emotion in enumerate(sequence):
-            if place and emotion >= 0:
-                contexts.append(context)
-                following.append(emotion)
-            observed = np.eye(count)[emotion] - prior if emotion >= 0 else 0.0
-            context = (1 - step) * context + step * observed
-    shift = np.zeros((layer.hidden_size, count))
-    present = np.unique(following)
-    if len(present) > 1:
-        classifier = LogisticRegression(C=CONTEXT_C, class_weight="balanced", fit_intercept=False, max_iter=1000)
-        classifier.fit(np.stack(contexts), following)
-        log_odds = _by_class(classifier.coef_)
-        weight = layer.emotion_proj.weight[torch.from_numpy(present)].double().cpu().numpy()
-        # The smallest shift of the hidden state that changes the classifier's log-odds by these.
-        shift = np.linalg.pinv(weight - weight.mean(0)) @ (log_odds - log_odds.mean(0))
-    _set(layer.emotion_log_prior, np.log(prior))
-    _set(layer.context_proj.weight, shift)
-
-
-def _by_class(fitted: np.ndarray) -> np.ndarray:
-    """One row per class of scikit-learn's weights, which have a single row for two classes."""
-    return np.concatenate([-fitted, fitted]) / 2 if len(fitted) == 1 else fitted
 
 
 def _set(parameter: Tensor, value: np.ndarray) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import pytest
 import torch
-from datasets import Dataset
 from tiny_models import save_base
 
 from titans_mal import AutoModelForAudioEmotion, ConversationMemoryCache
@@ -12,7 +11,7 @@ from titans_mal.modeling.configuration_titans_mal import TitansMemoryConfig
 from titans_mal.modeling.titans_memory_layer import TitansMemory
 from titans_mal.modeling.voice_memory_layer import VoiceMemoryLayer
 from titans_mal.training.trained_parts import choose_trained_parts
-from titans_mal.training.voices import _emotion_sequences, fit_voice_layer, fit_voice_memory
+from titans_mal.training.voices import fit_voice_layer, fit_voice_memory
 
 
 HIDDEN, SPEAKERS, TURNS, EMOTIONS = 24, 12, 20, 3
@@ -87,52 +86,6 @@ def test_two_emotions_of_more_labels_and_unknown_ones():
     assert (probabilities.argmax(-1)[known] == torch.tensor(some)[known]).float().mean() > 0.95
 
 
-@torch.no_grad()
-def test_the_context_moves_the_classifier_by_what_earlier_emotions_predict():
-    """Sequences in which an emotion stays for a while, and random ones, against the true log-odds."""
-    generator, turns = torch.Generator().manual_seed(2), made_up_turns(0)
-    draw = lambda: int(torch.randint(EMOTIONS, (), generator=generator))  # noqa: E731
-    stays = lambda: float(torch.rand((), generator=generator)) < 0.8  # noqa: E731
-    staying, changing = [], []
-    for _ in range(300):
-        staying.append([draw()])
-        for _ in range(9):
-            staying[-1].append(staying[-1][-1] if stays() else draw())
-        changing.append([draw() for _ in range(10)])
-    pooled = turns[0][:1, None]
-    for sequences, least, most in ((staying, 1.0, 4.0), (changing, 0.0, 0.3), ([], 0.0, 0.0)):
-        layer = make_layer()
-        fit_voice_layer(layer, *turns, sequences)
-        layer.voice_gain.zero_()
-        state = layer.initial_state(1)
-        for _ in range(4):
-            state = layer(pooled, state).state
-        before, after = (
-            layer.emotion_proj(layer.pool(hidden))[0]
-            for hidden in (pooled, pooled + layer(pooled, state, write=False).residual)
-        )
-        rise = (after - before)[turns[2][0]] - (after - before).mean()
-        assert least <= rise <= most, (rise, len(sequences))
-
-
-@torch.no_grad()
-def test_sequences_with_unknown_emotions_of_two_labels():
-    layer = make_layer(voice_emotions=4)
-    turns, speakers, emotions = made_up_turns(0)
-    fit_voice_layer(layer, turns, speakers, [{0: 1, 1: 3, 2: -1}[e] for e in emotions], [[1, -1, 1, 3, 3], [3, 3], []])
-    torch.testing.assert_close(layer.emotion_log_prior.exp(), torch.tensor([0.5, 2.5, 0.5, 4.5]) / 8)
-    assert layer.context_proj.weight.isfinite().all()
-    assert layer.context_proj.weight.any()
-
-
-def test_sequences_are_those_of_conversations_or_of_their_speakers():
-    rows = [("b", 1, "y", 1), ("a", 0, "x", 0), ("b", 0, "x", -1), ("a", 2, "x", 1), ("a", 1, "y", 1)]
-    names = ("conversation_id", "turn_index", "speaker", "emotion")
-    table = Dataset.from_dict({name: list(values) for name, values in zip(names, zip(*rows))})
-    assert sorted(_emotion_sequences(table, [2, 0], is_by_speaker=False)) == [[-1, 0], [2, 0, 0]]
-    assert sorted(_emotion_sequences(table, [2, 0], is_by_speaker=True)) == [[-1], [0], [0], [2, 0]]
-
-
 def test_a_failed_fit_changes_nothing():
     layer = make_layer()
     before = {name: tensor.clone() for name, tensor in layer.state_dict().items()}
@@ -187,7 +140,7 @@ def test_copies_in_other_voices_are_other_speakers(processor, talks, tmp_path, m
     monkeypatch.setattr("titans_mal.training.voices.fit_voice_layer", lambda layer, *turns: given.append(turns))
     for copies in (0, 2):
         fit_voice_memory(model, processor, talks["train"], virtual_voices=copies)
-    (alone, speakers, emotions, _), (pooled, all_speakers, all_emotions, _) = given
+    (alone, speakers, emotions), (pooled, all_speakers, all_emotions) = given
     assert pooled[: len(alone)].equal(alone)
     assert len(pooled) == len(all_speakers) == 3 * len(alone)
     assert len({*all_speakers}) == 3 * len({*speakers})
