@@ -33,12 +33,12 @@ def load_recording(
 ) -> Conversations:
     """The turns of one recording, as a table like that of `load_conversations` with the single split "test".
 
-    Turns are sorted by their start; where segments overlap, each turn has the audio of its full time span, including
-    the other speaker. A segment that ends up to 2 s after the recording is cut to its end, and one that starts up to
-    0.1 s before 0 is cut to 0; both are listed in `.problems`. A segment with a channel uses only that channel; for
-    others all channels are mixed, with a warning if two channels of the recording differ (checked on a few segments;
-    not for the 5.1 or 7.1 of a film). Nothing else is decoded, so memory does not grow with the recording; paths refer
-    to parts of the recording, which `save_to_disk` cannot embed.
+    Turns are sorted by their end, as in a live conversation; where segments overlap, each turn has the audio of its
+    full time span, including the other speaker. A segment that ends up to 2 s after the recording is cut to its end,
+    and one that starts up to 0.1 s before 0 is cut to 0; both are listed in `.problems`. A segment with a channel uses
+    only that channel; for others all channels are mixed, with a warning if two channels of the recording differ
+    (checked on a few segments; not for the 5.1 or 7.1 of a film). Nothing else is decoded, so memory does not grow
+    with the recording; paths refer to parts of the recording, which `save_to_disk` cannot embed.
 
     Args:
         recording: the audio file.
@@ -112,7 +112,7 @@ def read_recording(
     if not placed:
         raise ValueError(f"No segments were given for {recording}.")
     rows = []
-    for index, (place, segment) in enumerate(sorted(placed, key=lambda found: (found[1].start, found[1].end))):
+    for index, (place, segment) in enumerate(sorted(placed, key=lambda found: (found[1].end, found[1].start))):
         start, end = max(0.0, segment.start), min(segment.end, total)
         found = _kinds(segment, start, end, total, channels)
         problems += [

@@ -22,7 +22,7 @@ CROSSTALK_DB = 15.0
 def channel_segments(
     recording: str | Path, speakers: Sequence[str], *, crosstalk_db: float = CROSSTALK_DB
 ) -> list[Segment]:
-    """The turns of a recording with one speaker per channel, in chronological order, for `load_recording`.
+    """The turns of a recording with one speaker per channel, in the order of their ends, for `load_recording`.
 
     Args:
         recording: the audio file.
@@ -41,7 +41,7 @@ def channel_segments(
     ]
     if not segments:
         raise ValueError(f"{recording}: no speech was found on any channel.")
-    return sorted(segments, key=lambda segment: (segment.start, segment.end))
+    return sorted(segments, key=lambda segment: (segment.end, segment.start))
 
 
 def channel_turns(

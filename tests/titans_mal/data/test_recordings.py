@@ -49,6 +49,13 @@ def test_turns_are_parts_of_the_recording(recording, tmp_path, name, content, fi
         assert table["transcript"][:] == [None, "Yes."]
 
 
+def test_turns_are_in_the_order_of_their_ends(recording):
+    """As a server or a stream has them: the long turn of A is known when it ends, after B's two short ones."""
+    segments = [Segment(0.0, 4.0, "A"), Segment(1.0, 1.5, "B"), Segment(2.0, 4.0, "B"), Segment(0.5, 0.9, "C")]
+    table = load_recording(recording, segments)["test"]
+    assert list(zip(table["speaker"][:], table["end"][:])) == [("C", 0.9), ("B", 1.5), ("A", 4.0), ("B", 4.0)]
+
+
 def test_an_unnamed_speaker_is_none(recording, tmp_path):
     (tmp_path / "a.rttm").write_text(
         "".join(f"SPEAKER call 1 0 1 <NA> <NA> {name} <NA>\n" for name in ("<NA>", "unknown"))
