@@ -375,7 +375,7 @@ def test_a_call_with_one_speaker_per_channel(checkpoint, tmp_path):
         ("caller", 1),
         ("caller", 4),
     ]
-    assert [turn["start"] for turn in turns] == sorted(turn["start"] for turn in turns)
+    assert [turn["end"] for turn in turns] == sorted(turn["end"] for turn in turns)
     assert {turn["conversation_id"] for turn in turns} == {"call"}
     for options, message in (
         (["--channels", "A"], "has 2 channels"),

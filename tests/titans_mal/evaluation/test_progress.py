@@ -22,7 +22,7 @@ def test_a_run_goes_on_with_groups_that_were_not_scored_whole(tmp_path):
 
 def test_another_run_is_rejected(tmp_path):
     Progress(tmp_path / "progress", {"seed": 1, "model": "a"}, STATE)
-    with pytest.raises(ValueError, match="another seed"):
+    with pytest.raises(ValueError, match="a different seed"):
         Progress(tmp_path / "progress", {"seed": 2, "model": "a"}, STATE)
 
 
