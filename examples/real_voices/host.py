@@ -147,8 +147,8 @@ def from_host(folder: Path, labels: list[str], scope: str) -> PreTrainedModel:
 def whiten_projector(model: PreTrainedModel, processor, table: Dataset, *, turns: int = 240, seed: int = 0) -> None:
     """Let a fresh projector whiten the audio tower's outputs, at the scale of the word embeddings.
 
-    The outputs of Whisper's encoder have a few directions of very large variance, from which a random projector learns
-    slowly.
+    A few directions of the outputs of Whisper's encoder have most of their variance; after whitening, all directions
+    have the same scale.
 
     Args:
         model, processor, table: as `train_on_utterances` takes them.
