@@ -22,7 +22,7 @@ import torch
 import typer
 from compose import write_dialogues
 from dialogues import Composer
-from host import ARCHITECTURES, make_host
+from host import ARCHITECTURES, make_host, write_recipe
 from voices import Voices, read_voices
 
 from titans_mal import (
@@ -36,7 +36,6 @@ from titans_mal import (
     load_conversations,
     publish_folder,
 )
-from titans_mal.training_recipe import LICENCES, RECIPE_FILE
 
 
 # Run in a process of its own: what it knows of the model is in the repository.
@@ -138,8 +137,7 @@ def main(
     repository = output / "repository"
     model.config.adapter_only = False
     model.save_pretrained(repository)
-    recipe = {"dataset": corpus.name, LICENCES: {corpus.name: corpus.licence or "not stated"}}
-    (repository / RECIPE_FILE).write_text(json.dumps(recipe, indent=2) + "\n")
+    write_recipe(repository, corpus)
     publication = publish_folder(repository, "org/real-voices", dry_run=True, license=license, language=["en"])
     print(f"published as a dry run: {len(publication.files)} files")
 

@@ -220,14 +220,19 @@ def train_on_utterances(
     model.eval()
 
 
+def freeze_first_block(model: PreTrainedModel) -> None:
+    """Stop training the LoRA of the block that the memory stands behind."""
+    for name, parameter in model.named_parameters():
+        if ".layers.0." in name and ".lora_" in name:
+            parameter.requires_grad_(False)
+
+
 def train_on_dialogues(model, processor, table: Dataset, *, steps: int, output: Path, with_memory: bool) -> None:
     """Train the readout and the LoRA after the first block on dialogues, with the memory or without.
 
     The first block is frozen, since the memory was fitted to its outputs.
     """
-    for name, parameter in model.named_parameters():
-        if ".layers.0." in name and ".lora_" in name:
-            parameter.requires_grad_(False)
+    freeze_first_block(model)
     arguments = ConversationTrainingArguments(
         output_dir=str(output), window=16, per_device_train_batch_size=2, max_steps=steps, learning_rate=3e-4,
         lr_scheduler_type="cosine", class_weights="balanced", logging_steps=10, save_strategy="no", report_to="none",
@@ -274,6 +279,12 @@ def write_data(
         if not (folder / "metadata.csv").exists():
             write_dialogues(voices, content, labels, folder)
     return folders
+
+
+def write_recipe(folder: Path, corpus: Voices, **fields: int) -> None:
+    """Record the corpus, its licence and other fields beside a model, for `titans-mal publish`."""
+    recipe = {"dataset": corpus.name, **fields, LICENCES: {corpus.name: corpus.licence or "not stated"}}
+    (folder / RECIPE_FILE).write_text(json.dumps(recipe, indent=2) + "\n")
 
 
 def main(
@@ -349,8 +360,7 @@ def main(
             )
             model.save_pretrained(output / name / "adapter")
             processor.save_pretrained(output / name / "adapter")
-            recipe = {"dataset": corpus.name, "fold": fold, LICENCES: {corpus.name: corpus.licence or "not stated"}}
-            (output / name / "adapter" / RECIPE_FILE).write_text(json.dumps(recipe, indent=2) + "\n")
+            write_recipe(output / name / "adapter", corpus, fold=fold)
             conditions = ("memory", "memory_off", "reset", "other_state") if name == "memory" else ("memory_off",)
             report = evaluate_conversations(
                 model, processor, data["test"], output / name / "report", train=data["train"], conditions=conditions,

@@ -12,11 +12,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from tiny_models import tone
+from tiny_models import tiny_model, tiny_processor, tone
 
 from titans_mal import load_conversations
 from titans_mal.data.audio import load_turn
 from titans_mal.data.synthetic.voices import to_wav
+from titans_mal.training.trained_parts import choose_trained_parts
 
 
 FOLDER = Path(__file__).parents[2] / "examples" / "real_voices"
@@ -372,3 +373,35 @@ def test_a_run_is_kept_and_reported(real, study, tmp_path, monkeypatch):
         np.mean([row["uar"] for row in found["rows"] if row["listener"] == name]) for name in ("utterance", "memory")
     ]
     assert f"Fold 1: utterance {100 * means[0]:.1f}, memory {100 * (means[1] - means[0]):+.1f} points." in printed
+
+
+def test_the_projector_whitens_what_the_tower_gives_at_audio_tokens(real):
+    model, rng = tiny_model(), np.random.default_rng(0)
+    turns = [{"audio": {"bytes": to_wav(rng.normal(0, 0.1, 8000 + 800 * n)), "path": None}} for n in range(30)]
+    seen = []
+    real["host"].whiten_projector(model, tiny_processor(), turns, turns=30)
+    projector = real["host"]._projector(model)
+    projector.register_forward_hook(lambda module, args, output: seen.append(output))
+    for turn in turns:
+        inputs, _ = real["host"].TurnScorer(model, tiny_processor()).inputs([load_turn(turn["audio"], 16_000)])
+        count = int(model.audio_mask(inputs["input_ids"], dict(inputs)).sum())
+        with torch.no_grad(), model.disable_memory():
+            model(**inputs)
+        seen[-1] = seen[-1].flatten(0, -2)[:count]
+    projected = torch.cat(seen).double()
+    scale = model.get_input_embeddings().weight.double().std()
+    directions = torch.linalg.svdvals(projected - projected.mean(0)) / len(projected) ** 0.5
+    assert projected.mean(0).abs().max() < 0.05 * scale
+    # The others have hardly any variance in the tower's outputs either.
+    widest = directions[: projector.linear.in_features // 4]
+    assert widest.max() < 1.1 * widest.min()
+
+
+def test_the_block_below_the_memory_is_frozen_on_dialogues(real):
+    model = tiny_model()
+    model.config.adapter_only = True
+    choose_trained_parts(model, lora_rank=2)
+    real["host"].freeze_first_block(model)
+    trained = [name for name, parameter in model.named_parameters() if ".lora_" in name and parameter.requires_grad]
+    assert any(".layers.1." in name for name in trained)
+    assert not any(".layers.0." in name for name in trained)
