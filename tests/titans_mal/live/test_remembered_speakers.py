@@ -1,16 +1,38 @@
 """A speaker's memory in the next conversation: whose it is, that nothing else is kept, and how it ends."""
 
+import contextlib
+import threading
 import time
 
 import pytest
 from tiny_models import tiny_model, tiny_processor, tone
 
-from titans_mal import ConversationPool
+from titans_mal.live import ConversationPool, PoolObserver
 
 
 RATE = 16_000
 RECORDINGS = [tone(0.3 + 0.05 * place, frequency=150 + 40 * place) for place in range(4)]
 BY_SPEAKER = {"scope": "speaker", "max_speakers": 2}
+
+
+@contextlib.contextmanager
+def scoring_waits(pool):
+    """Until the block ends, the pool scores another turn, so that the turns of the block become one batch."""
+    begun, ended = threading.Event(), threading.Event()
+
+    class Waiting(PoolObserver):
+        def batch(self, turns):
+            begun.set()
+            ended.wait(30)
+
+    pool.observe(Waiting())
+    other = pool.submit("another conversation", RECORDINGS[0], RATE, speaker="other")
+    assert begun.wait(30)
+    try:
+        yield
+    finally:
+        ended.set()
+        other.result()
 
 
 @pytest.fixture(scope="module")
@@ -108,9 +130,10 @@ def test_of_two_conversations_at_once_the_last_turn_counts(pool):
         say(pool, conversation, place)
     assert say(pool, "after", 1).scores == pytest.approx(scores_of(pool, "whole", (0, 1, 3, 1)), abs=1e-6)
     # In one batch, and of a person that nobody knows yet.
-    futures = [
-        pool.submit(name, RECORDINGS[2], RATE, speaker="E", person="customer 9", start=1.0) for name in ("c", "d")
-    ]
+    with scoring_waits(pool):
+        futures = [
+            pool.submit(name, RECORDINGS[2], RATE, speaker="E", person="customer 9", start=1.0) for name in ("c", "d")
+        ]
     assert [future.result().turn_index for future in futures] == [0, 0]
     assert say(pool, "e", 3, person="customer 9").scores == pytest.approx(scores_of(pool, "one", (2, 3)), abs=1e-6)
 
