@@ -14,8 +14,8 @@ from .turn_detector import SpokenTurn, TurnDetector, checked_piece
 from .turns import RATE
 
 
-# Samples (at 16 kHz) per level measurement, and for how many measurements a level is held, since echoes are delayed.
-_WINDOW, _HELD = 512, 4
+# Samples (at 16 kHz) of a window whose level is measured, and the number of windows before and after it that count.
+_WINDOW, _EARLIER, _LATER = 512, 6, 3
 CROSSTALK_DB = 15.0
 
 
@@ -129,6 +129,9 @@ class ChannelDetector:
 class CrosstalkGate:
     """Mutes a channel while another one is much louder.
 
+    Levels are compared over the loudest of several windows, before and after the present one: speech is not muted
+    between its own syllables, nor at its soft start, while another speaker talks.
+
     Args:
         channels: their number.
         crosstalk_db: how much weaker a channel must be, in dB.
@@ -141,25 +144,41 @@ class CrosstalkGate:
         if not crosstalk_db > 0:
             raise ValueError(f"crosstalk_db must be above 0, in dB, got {crosstalk_db!r}.")
         self._ratio = 10 ** (-crosstalk_db / 10)
-        self._rest = np.zeros((channels, 0), np.float32)
-        self._levels = np.zeros((channels, _HELD - 1))
+        # Samples that are not returned yet, and the levels of windows: earlier ones, then those that wait.
+        self._samples = np.zeros((channels, 0), np.float32)
+        self._levels = np.zeros((channels, _EARLIER))
 
     def feed(self, samples: np.ndarray) -> np.ndarray:
-        """The next samples, (channels, samples) at 16 kHz; up to 511 of them are returned by the next call."""
-        samples = np.concatenate([self._rest, samples], axis=1)
-        count = samples.shape[1] // _WINDOW
-        self._rest = samples[:, count * _WINDOW :]
-        if not count:
-            return samples[:, :0]
-        windows = samples[:, : count * _WINDOW].reshape(len(samples), count, _WINDOW)
+        """The next samples, (channels, samples) at 16 kHz; the last 0.13 s at most are returned by later calls."""
+        samples = np.concatenate([self._samples, samples], axis=1)
+        measured = self._levels.shape[1] - _EARLIER
+        windows = samples[:, measured * _WINDOW :]
+        windows = windows[:, : windows.shape[1] // _WINDOW * _WINDOW].reshape(len(samples), -1, _WINDOW)
         levels = np.concatenate([self._levels, np.square(windows, dtype=np.float64).mean(axis=2)], axis=1)
-        self._levels = levels[:, -(_HELD - 1) :]
-        held = np.lib.stride_tricks.sliding_window_view(levels, _HELD, axis=1).max(axis=2)
-        own = levels[:, _HELD - 1 :]
-        others = np.stack([np.delete(held, number, axis=0).max(axis=0, initial=0.0) for number in range(len(held))])
-        return (windows * (own >= others * self._ratio)[:, :, None]).reshape(len(samples), -1)
+        return self._release(samples, levels, max(levels.shape[1] - _EARLIER - _LATER, 0))
 
     def flush(self) -> np.ndarray:
-        """The remaining samples at the end, unchanged."""
-        rest, self._rest = self._rest, self._rest[:, :0]
-        return rest
+        """The remaining samples at the end; less than a window is unchanged."""
+        levels = np.concatenate([self._levels, np.zeros((len(self._levels), _LATER))], axis=1)
+        gated = self._release(self._samples, levels, self._levels.shape[1] - _EARLIER)
+        rest, self._samples = self._samples, self._samples[:, :0]
+        self._levels = np.zeros((len(rest), _EARLIER))
+        return np.concatenate([gated, rest], axis=1)
+
+    def _release(self, samples: np.ndarray, levels: np.ndarray, count: int) -> np.ndarray:
+        """The first `count` windows, gated; keeps the others and their levels."""
+        self._samples, self._levels = samples[:, count * _WINDOW :], levels[:, count:]
+        if not count:
+            return samples[:, :0]
+        used = levels[:, : _EARLIER + count + _LATER]
+        others = _loudest(used, _EARLIER + 1 + _LATER)
+        # Echoes are delayed, so levels of other channels are held longer than a channel's own.
+        own = _loudest(used[:, _EARLIER - _LATER :], 2 * _LATER + 1)
+        loudest = np.stack([np.delete(others, number, axis=0).max(axis=0, initial=0.0) for number in range(len(own))])
+        windows = samples[:, : count * _WINDOW].reshape(len(samples), count, _WINDOW)
+        return (windows * (own >= loudest * self._ratio)[:, :, None]).reshape(len(samples), -1)
+
+
+def _loudest(levels: np.ndarray, windows: int) -> np.ndarray:
+    """(channels, levels - windows + 1): the maximum of so many levels each."""
+    return np.lib.stride_tricks.sliding_window_view(levels, windows, axis=1).max(axis=2)

@@ -61,6 +61,19 @@ def test_crosstalk_is_a_turn_only_above_the_level(call):
     assert len(channel_segments(call, ["caller", "agent"], crosstalk_db=60.0)) > 3
 
 
+def test_who_begins_while_another_speaker_talks_is_not_cut(tmp_path):
+    clean = np.zeros((2, 6 * 16_000), np.float32)
+    for channel, (path, start) in enumerate(zip(CLIPS, (1.0, 1.3))):
+        clip = load_audio(path)
+        clean[channel, round(start * 16_000) :][: len(clip)] += clip * 0.05 / np.sqrt(np.square(clip).mean())
+    (tmp_path / "call.wav").write_bytes(to_wav(clean + 0.05 * clean[::-1]))
+    segments = channel_segments(tmp_path / "call.wav", ["A", "B"])
+    assert [(s.speaker, s.start) for s in segments] == [
+        ("A", pytest.approx(1, abs=0.05)),
+        ("B", pytest.approx(1.3, abs=0.05)),
+    ]
+
+
 @pytest.mark.parametrize("speakers", [["A"], ["A", "B", "C"], ["A", "A"], ["A", " "]])
 def test_one_name_per_channel(call, speakers):
     with pytest.raises(ValueError, match="has 2 channels: give a different speaker for each"):
@@ -84,8 +97,9 @@ def test_the_gate_gives_the_same_for_pieces_of_any_size(size):
     whole = CrosstalkGate(2, 20.0)
     np.testing.assert_array_equal(gated, np.concatenate([whole.feed(samples), whole.flush()], axis=1))
     assert gated.shape == samples.shape
-    # The louder channel is as it was; the weaker one, 40 dB below, is silent.
+    # The louder channel is as it was; the weaker one, 40 dB below, is silent until three windows before it is loud.
     np.testing.assert_array_equal(gated[0, :9_728], samples[0, :9_728])
-    assert not gated[1, :9_728].any()
+    assert not gated[1, :8_192].any()
+    np.testing.assert_array_equal(gated[1, 8_192:], samples[1, 8_192:])
     with pytest.raises(ValueError, match="above 0, in dB"):
         CrosstalkGate(2, 0.0)
