@@ -82,7 +82,9 @@ def sweep(given: Sequence[str]) -> int:
         if {"--help", "-h"} & {*given}:
             parse_options(given, program="titans-mal ablate")
         swept, rest = parser.parse_known_args(given)
-        model, data, how, arguments = parse_options(rest, program="titans-mal ablate")
+        # Other options need a new memory, whose layers are then those of each run.
+        first = ["--memory-layers", *map(str, swept.memory_layers[0])]
+        model, data, how, arguments = parse_options([*rest, *first], program="titans-mal ablate")
         output = Path(arguments.output_dir)
         models = [
             replace(model, memory_layers=layers, memory=memory)

@@ -171,6 +171,20 @@ def test_a_sweep_gives_one_table(base, talks_folder, tmp_path):
     assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("report.json")} == written
 
 
+@pytest.mark.parametrize(
+    "option", [("--emotion-prompt", "emotion ?"), ("--with-transcript",), ("--label-words", '{"sad": "word1"}'),
+               ("--dimensions", "valence")],
+)  # fmt: skip
+def test_a_sweep_takes_the_options_that_need_a_new_memory(option, base, talks_folder, tmp_path, monkeypatch):
+    given = []
+    monkeypatch.setattr(run, "run_training", lambda model, *_, **__: given.append(model) or (3, None))
+    done = invoke("ablate", base, talks_folder, tmp_path, "--memory-layers", "0", "2", "--memory-layers", "1", *option)
+    assert done.exit_code == 3, done.output
+    assert given[0].memory_layers == [0, 2]
+    field = option[0].removeprefix("--").replace("-", "_")
+    assert getattr(given[0], field) == (option[1] if option[1:] else True)
+
+
 def test_a_training_continues_only_with_its_own_options(tmp_path):
     given = ["--base-model", "base", "--memory-layers", "1", "--dataset", "talks", "--output-dir", str(tmp_path)]
 
