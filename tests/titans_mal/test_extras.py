@@ -1,12 +1,17 @@
 """What the core does without the extras, and what is said where one is missing."""
 
+import ast
 import json
 import subprocess
+import sys
 from configparser import ConfigParser
+from importlib.metadata import PackageNotFoundError, requires
 from pathlib import Path
 
 import pytest
 from bare_environment import make_environment
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 
 from titans_mal.extras import MissingExtraError, extra
 
@@ -105,3 +110,40 @@ def test_all_has_everything():
         "test",
         *["formats", "granite", "html", "live", "schema", "serve", "space", "voxtral"],
     }
+
+
+def _installed_with(package: str, *extras: str) -> set[str]:
+    """Names of all packages that pip installs for a package with extras, by the metadata of those installed here."""
+    found, waiting = set(), [(package, frozenset(extras))]
+    while waiting:
+        one = name, wanted = waiting.pop()
+        if one in found:
+            continue
+        found.add(one)
+        try:
+            needed = map(Requirement, requires(name) or ())
+        except PackageNotFoundError:
+            continue
+        waiting += [
+            (canonicalize_name(need.name), frozenset(need.extras))
+            for need in needed
+            if need.marker is None or any(need.marker.evaluate({"extra": extra}) for extra in {"", *wanted})
+        ]
+    return {name for name, _ in found}
+
+
+def test_the_examples_import_nothing_that_their_readmes_do_not_install():
+    """Those of a server need the extra `serve`; a README names what else has to be installed."""
+    installed, written_otherwise = _installed_with("titans-mal", "serve"), {"sklearn": "scikit-learn"}
+    ours = {"titans_mal", *(path.stem for path in (ROOT / "tests").glob("*.py"))}
+    for path in (ROOT / "examples").rglob("*.py"):
+        readme = (path.parent / "README.md").read_text(encoding="utf-8")
+        local = ours | {file.stem for file in path.parent.glob("*.py")} | sys.stdlib_module_names
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Import):
+                modules = {alias.name.partition(".")[0] for alias in node.names}
+            else:
+                modules = {str(node.module).partition(".")[0]} if isinstance(node, ast.ImportFrom) else set()
+            for module in modules - local:
+                package = canonicalize_name(written_otherwise.get(module, module))
+                assert package in installed or f"pip install {package}" in readme, f"{path.name} imports {module}"
