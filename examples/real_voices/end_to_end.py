@@ -22,7 +22,8 @@ import torch
 import typer
 from compose import write_dialogues
 from dialogues import Composer
-from host import ARCHITECTURES, make_host, write_recipe
+from host import write_recipe
+from host_parts import ARCHITECTURES, make_host
 from voices import Voices, read_voices
 
 from titans_mal import (

@@ -13,6 +13,8 @@ import numpy as np
 import pytest
 import torch
 from tiny_models import tiny_model, tiny_processor, tone
+from tiny_processors import tokenizer
+from transformers import LlamaConfig, LlamaForCausalLM, Qwen2AudioForConditionalGeneration, WhisperConfig, WhisperModel
 
 from titans_mal import load_conversations
 from titans_mal.data.audio import load_turn
@@ -31,6 +33,7 @@ MODULES = (
     "corpus",
     "study",
     "features",
+    "host_parts",
     "host",
 )
 
@@ -375,15 +378,35 @@ def test_a_run_is_kept_and_reported(real, study, tmp_path, monkeypatch):
     assert f"Fold 1: utterance {100 * means[0]:.1f}, memory {100 * (means[1] - means[0]):+.1f} points." in printed
 
 
+@pytest.mark.parametrize("kept", [None, 1])
+def test_a_host_has_the_first_blocks_of_both_models(kept, real, tmp_path):
+    sizes = {"encoder_layers": 2, "decoder_layers": 1, "encoder_attention_heads": 2, "d_model": 16, "num_mel_bins": 8}
+    sizes |= {"decoder_attention_heads": 2, "decoder_ffn_dim": 32}
+    whisper = WhisperModel(WhisperConfig(**sizes, encoder_ffn_dim=32, vocab_size=64, pad_token_id=0))
+    words = tokenizer({"<|im_end|>": 20})
+    sizes = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2}
+    text = LlamaForCausalLM(LlamaConfig(vocab_size=len(words), **sizes))
+    for model in (whisper, text, words):
+        model.save_pretrained(tmp_path / type(model).__name__)
+    names = (tmp_path / type(model).__name__ for model in (whisper, text))
+    words.save_pretrained(tmp_path / type(text).__name__)
+    real["host_parts"].make_host(*map(str, names), 1, tmp_path / "host", encoder_blocks=kept)
+    host = Qwen2AudioForConditionalGeneration.from_pretrained(tmp_path / "host")
+    assert len(host.model.audio_tower.layers) == (kept or 2)
+    assert len(host.get_decoder().layers) == 1
+    for block, original in zip(host.model.audio_tower.layers, whisper.encoder.layers):
+        torch.testing.assert_close(block.fc1.weight, original.fc1.weight)
+
+
 def test_the_projector_whitens_what_the_tower_gives_at_audio_tokens(real):
     model, rng = tiny_model(), np.random.default_rng(0)
     turns = [{"audio": {"bytes": to_wav(rng.normal(0, 0.1, 8000 + 800 * n)), "path": None}} for n in range(30)]
     seen = []
-    real["host"].whiten_projector(model, tiny_processor(), turns, turns=30)
-    projector = real["host"]._projector(model)
+    real["host_parts"].whiten_projector(model, tiny_processor(), turns, turns=30)
+    projector = real["host_parts"].projector_of(model)
     projector.register_forward_hook(lambda module, args, output: seen.append(output))
     for turn in turns:
-        inputs, _ = real["host"].TurnScorer(model, tiny_processor()).inputs([load_turn(turn["audio"], 16_000)])
+        inputs, _ = real["host_parts"].TurnScorer(model, tiny_processor()).inputs([load_turn(turn["audio"], 16_000)])
         count = int(model.audio_mask(inputs["input_ids"], dict(inputs)).sum())
         with torch.no_grad(), model.disable_memory():
             model(**inputs)
