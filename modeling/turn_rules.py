@@ -15,8 +15,8 @@ import numpy as np
 
 # Maximal length of the name of a conversation or a speaker, in characters.
 MAX_NAME = 200
-# How tables write that a field is not given; people are called Nan.
-NOT_GIVEN = ("<NA>", "nan", "NaN")
+# How programs write that a field of a table is not given, as pandas reads it; people are called Nan, Null and NA.
+NOT_GIVEN = ("<NA>", "#N/A", "N/A", "n/a", "nan", "NaN", "None", "null", "NULL")
 # Pauses are searched in windows of so many frames of so many seconds.
 _PAUSE_FRAME, _PAUSE_FRAMES = 0.02, 10
 # Seconds. Tools that round and pad may give a start slightly below 0; an earlier start is an error.
@@ -198,10 +198,15 @@ def check_flag(value: Any, what: str) -> None:
         raise ValueError(f"{what} must be True or False, got {_short(value)}.")
 
 
+def given_text(value: Any) -> str:
+    """The text of a table's field, without blanks around it; "" if it is not given: None, or one of `NOT_GIVEN`."""
+    text = "" if value is None else str(value).strip()
+    return "" if text in NOT_GIVEN else text
+
+
 def is_named(speaker: str | None) -> bool:
     """Whether a speaker is given: not None, blank, "unknown", or one of `NOT_GIVEN`."""
-    name = "" if speaker is None else str(speaker).strip()
-    return name not in NOT_GIVEN and name.lower() not in ("", "unknown", "<na>")
+    return given_text(speaker).lower() not in ("", "unknown", "<na>")
 
 
 def check_named(speakers: Iterable[str | None], *, name: str = "A turn") -> None:

@@ -215,7 +215,7 @@ def _turns(
         found = read_recording(path, segments)
         problems += [str(problem) for problem in found.problems if problem.kind in LEFT_OUT]
         found.check_usable()
-        found.warn_of_mixed_channels()
+        found.warn_of_channels()
         for row in sorted(found.rows, key=lambda row: row["end"]):
             yield row["audio"]["path"], row["speaker"], row["start"], row["end"]
     elif speakers is not None:

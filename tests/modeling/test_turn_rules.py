@@ -52,7 +52,7 @@ def test_the_order_of_turns():
 
 def test_speakers():
     check_named(["A", "0", " B ", "unknown_17"])
-    for nobody in (None, "", " \t", "unknown", "<NA>", "nan", "NaN"):
+    for nobody in (None, "", " \t", "unknown", "<NA>", "nan", "NaN", "None", "null", "N/A"):
         with pytest.raises(ValueError, match="has no speaker, but speaker_ids are needed"):
             check_named(["A", nobody])
     check_speakers(["A", "B", "A"], 2)

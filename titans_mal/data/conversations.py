@@ -344,13 +344,14 @@ def _read_hub(name: str, columns: Mapping[str, str], label_set) -> _Source:
 
 def _own_labels(label_set: Sequence[str] | Mapping[str, str] | None, turns: list[Turn]) -> LabelSet:
     """The label set for data without named label sets."""
-    if isinstance(label_set, Mapping):
-        _warn_of_misspelt({word for turn in turns for word in turn.words}, label_set)
-        return LabelSet("own", dict(label_set))
     present = {word for turn in turns for word in turn.words}
-    words = sorted(present) if label_set is None else label_set
-    _warn_of_misspelt(present, words)
-    return LabelSet("all" if label_set is None else "own", {word: word for word in words})
+    if isinstance(label_set, Mapping):
+        mapping = dict(label_set)
+    else:
+        mapping = {word: word for word in (sorted(present) if label_set is None else label_set)}
+    _warn_of_misspelt(present, mapping)
+    _warn_of_capitals(present, mapping)
+    return LabelSet("all" if label_set is None else "own", mapping)
 
 
 def _warn_of_misspelt(present: set[str], wanted: Iterable[str]) -> None:
@@ -360,6 +361,20 @@ def _warn_of_misspelt(present: set[str], wanted: Iterable[str]) -> None:
         warnings.warn(
             f"No turn has the labels {lacking}, and turns with the labels {unused} are not scored.", stacklevel=5
         )
+
+
+def _warn_of_capitals(present: set[str], labels: Mapping[str, str]) -> None:
+    """Warn if words of the data differ only in capitals, but not all have the same label."""
+    alike: dict[str, list[str]] = defaultdict(list)
+    for word in sorted(present):
+        alike[word.casefold()].append(word)
+    for words in alike.values():
+        if len({labels.get(word) for word in words}) > 1:
+            warnings.warn(
+                f"The labels {words} differ only in capitals, and are not one label: correct the data, or give a "
+                "mapping as label_set.",
+                stacklevel=5,
+            )
 
 
 def _positions_in_split(turns: list[Turn]) -> list[int]:

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 
 from datasets import Audio, ClassLabel, Dataset, load_dataset
 
+from ..modeling.turn_rules import given_text
 from .problems import Problem
 from .table import DIMENSIONS, GROUPS, Turn, check_times, whole_turn_index
 
@@ -71,22 +72,24 @@ def _read_split(
 
 
 def _values(table: Dataset, column: str) -> list:
-    """The values of a column; for a `ClassLabel` the names, None for missing or negative values."""
+    """The values of a column: text without blanks around it, names for a `ClassLabel`, None for what is not given."""
     feature, values = table.features[column], table.with_format(None)[column][:]
     if not isinstance(feature, ClassLabel):
-        return values
+        # NaN is not equal to itself.
+        given = (given_text(value) or None if isinstance(value, str) else value for value in values)
+        return [None if value != value else value for value in given]
     return [None if value is None or value < 0 else feature.int2str(value) for value in values]
 
 
 def _as_turn(row: dict, split: str) -> Turn:
-    if row["conversation_id"] is None or not str(row["conversation_id"]).strip():
-        raise ValueError(f"conversation_id is empty: {row['conversation_id']!r}.")
-    speaker = None if row["speaker"] is None else str(row["speaker"]).strip()
+    if row["conversation_id"] is None:
+        raise ValueError("conversation_id is empty.")
+    speaker = None if row["speaker"] is None else str(row["speaker"])
     check_times(row.get("start"), row.get("end"))
     turn_index = whole_turn_index(row["turn_index"])
     return Turn(
         str(row["conversation_id"]),
-        speaker or None,
+        speaker,
         "",
         words=(row["emotion"],) if row.get("emotion") else (),
         start=row.get("start"),

@@ -4,10 +4,16 @@ from __future__ import annotations
 
 import math
 import os
+import warnings
+from collections import defaultdict
+from collections.abc import Iterable
 from pathlib import Path
 
+from ..modeling.turn_rules import given_text
+from .audio import AudioDecodingError, audio_seconds, part_of_file
 from .audio_paths import resolve_files
 from .problems import Problem
+from .segment_files import END_TOLERANCE
 from .table import DIMENSIONS, GROUPS, Turn, check_times, whole_turn_index
 from .text_files import parse_seconds, read_table
 
@@ -15,6 +21,8 @@ from .text_files import parse_seconds, read_table
 METADATA_FILE = "metadata.csv"
 REQUIRED_COLUMNS = ("file_name", "conversation_id", "turn_index", "speaker")
 _TIMES = ("start", "end")
+# Seconds by which the length of a turn and that of its file may differ.
+_ROUNDING = 0.1
 _COLUMNS = dict.fromkeys((*REQUIRED_COLUMNS, *_TIMES, "votes", "split", *DIMENSIONS, *GROUPS), ()) | {
     "emotion": ("label",),
     "transcript": ("text", "transcription", "utterance"),
@@ -27,9 +35,10 @@ def read_metadata_folder(folder: Path) -> tuple[list[Turn], list[Problem]]:
     The columns are `file_name` (relative to the folder), `conversation_id`, `turn_index`, `speaker`, and optionally
     `emotion`, `votes` (of raters, as `happy;happy;sad`), `start` and `end` (seconds), `transcript`, `split` (default
     "test"), `valence`, `arousal` and `dominance` (numbers, empty if unknown), `gender` and `language`. Capitals in the
-    header are ignored; columns may be separated by commas, semicolons or tabs. Lines are dropped if a required field
-    is missing, a number is invalid, the file does not exist, the end is before the start, the turn was already given,
-    or its conversation is in another split.
+    header are ignored; columns may be separated by commas, semicolons or tabs. Fields such as `NaN` or `None` are
+    empty (`turn_rules.NOT_GIVEN`). Turns with the same file are its parts between their times, if it is long enough.
+    Lines are dropped if a required field is missing, a number is invalid, the file does not exist, the end is before
+    the start, the turn was already given, or its conversation is in another split.
 
     Raises:
         FileNotFoundError: if the folder has no `metadata.csv`.
@@ -62,7 +71,38 @@ def read_metadata_folder(folder: Path) -> tuple[list[Turn], list[Problem]]:
             )
             problems.append(Problem("missing", str(path), detail, turn.group, *name))
             del turns[name]
+    _take_parts(turns.values(), path)
     return list(turns.values()), problems
+
+
+def _take_parts(turns: Iterable[Turn], table: Path) -> None:
+    """Make turns that share a file the parts of it between their times, or warn that each is the whole file.
+
+    There is no warning for a clip that is used again: in another conversation, or with times as long as the clip.
+    """
+    sharing: dict[str, list[Turn]] = defaultdict(list)
+    for turn in turns:
+        sharing[turn.audio].append(turn)
+    for file, sharers in sharing.items():
+        if len(sharers) < 2:
+            continue
+        try:
+            total = audio_seconds(file)
+        except (AudioDecodingError, OSError):
+            continue  # reported when all files are inspected
+        spans = [(turn.start, turn.end) for turn in sharers if turn.start is not None and turn.end is not None]
+        if len(spans) == len(sharers) and all(end <= total + END_TOLERANCE for _, end in spans):
+            for turn, (start, end) in zip(sharers, spans):
+                turn.audio = part_of_file(file, max(0.0, start), min(end, total) if start < total else end)
+            continue
+        again = len(sharers) - len({turn.conversation_id for turn in sharers})
+        as_long = [abs(end - start - total) <= _ROUNDING for start, end in spans]
+        if again and not (len(as_long) == len(sharers) and all(as_long)):
+            warnings.warn(
+                f"{table}: {len(sharers)} turns have the same file {os.path.basename(file)!r:.200} of {total:.1f} s, "
+                "and each is all of it: give their start and end in it, in seconds, if they are parts of it.",
+                stacklevel=4,
+            )
 
 
 def _check_place(turn: Turn, turns: dict[tuple[str, int | None], Turn], splits: dict[str, str]) -> None:
@@ -77,19 +117,19 @@ def _check_place(turn: Turn, turns: dict[tuple[str, int | None], Turn], splits: 
 def _as_turn(row: dict, folder: Path) -> Turn:
     if None in row or None in row.values():
         raise ValueError("the number of fields differs from that of the header.")
-    row = {name: value.strip() for name, value in row.items()}
+    row = {name: given_text(value) for name, value in row.items()}
     for name in ("file_name", "conversation_id"):
         if not row[name]:
             raise ValueError(f"{name} is empty.")
-    if ("start" in row) != ("end" in row):
-        raise ValueError("the table has only one of the columns start and end: give both.")
-    start, end = (_number(row, name) if name in row else None for name in _TIMES)
+    if bool(row.get("start")) != bool(row.get("end")):
+        raise ValueError("only one of start and end is given: give both.")
+    start, end = (_number(row, name) if row.get(name) else None for name in _TIMES)
     check_times(start, end)
     turn_index = whole_turn_index(row["turn_index"])
     return Turn(
         row["conversation_id"],
         row["speaker"] or None,
-        os.path.normpath(folder / row["file_name"]),
+        _path_of(folder, row["file_name"]),
         words=(row["emotion"],) if row.get("emotion") else (),
         votes=tuple((vote.strip(),) for vote in row.get("votes", "").split(";") if vote.strip()),
         start=start,
@@ -100,6 +140,11 @@ def _as_turn(row: dict, folder: Path) -> Turn:
         turn_index=turn_index,
         more={name: _rating(row, name) for name in DIMENSIONS} | {name: row.get(name) or None for name in GROUPS},
     )
+
+
+def _path_of(folder: Path, name: str) -> str:
+    path = os.path.normpath(folder / name)
+    return path if os.path.exists(path) else os.path.normpath(folder / name.replace("\\", "/"))  # written on Windows
 
 
 def _rating(row: dict, name: str) -> float | None:

@@ -173,9 +173,9 @@ def _paths(content: str) -> Iterator[dict]:
 
 
 def file_stamp(path: str) -> str:
-    """A text that changes when a file does."""
+    """A text that changes when a file does, also for a part of a file."""
     try:
-        status = os.stat(path)
+        status = os.stat(path if os.path.exists(path) else path.rpartition("#t=")[0])
     except OSError:
         return ""
     return f"{status.st_size}-{status.st_mtime_ns}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,7 +10,7 @@ from pathlib import Path
 from ..modeling.turn_rules import EARLIEST_START
 from .audio import MIN_SECONDS, audio_channels, audio_seconds, channels_differ, part_of_file, warn_of_mixed_channels
 from .problems import Problem, report_problems
-from .segment_files import Segment, read_segment_file, read_segments
+from .segment_files import END_TOLERANCE, Segment, read_segment_file, read_segments
 from .table import Conversations, conversation_table
 
 
@@ -17,9 +18,6 @@ __all__ = ["Segment", "load_recording", "read_segments"]
 
 # Minimal length of a segment: a shorter one would have no samples.
 _LEAST_SECONDS = 0.001
-# Diarisations and transcriptions may end slightly after the recording; beyond this, they belong to another recording
-# or use another unit.
-_END_TOLERANCE = 2.0
 _NUM_COMPARED = 5
 _BEYOND = ": are its times in seconds, and of this recording?"
 
@@ -36,9 +34,10 @@ def load_recording(
     Turns are sorted by their end, as in a live conversation; where segments overlap, each turn has the audio of its
     full time span, including the other speaker. A segment that ends up to 2 s after the recording is cut to its end,
     and one that starts up to 0.1 s before 0 is cut to 0; both are listed in `.problems`. A segment with a channel uses
-    only that channel; for others all channels are mixed, with a warning if two channels of the recording differ
-    (checked on a few segments; not for the 5.1 or 7.1 of a film). Nothing else is decoded, so memory does not grow
-    with the recording; paths refer to parts of the recording, which `save_to_disk` cannot embed.
+    only that channel; for others all channels are mixed. A warning says if different channels are mixed, or if several
+    speakers are all on one of them (compared for a few segments; not for the 5.1 or 7.1 of a film). Nothing else is
+    decoded, so memory does not grow with the recording; paths refer to parts of the recording, which `save_to_disk`
+    cannot embed.
 
     Args:
         recording: the audio file.
@@ -53,7 +52,7 @@ def load_recording(
     found = read_recording(recording, segments, conversation_id=conversation_id)
     report_problems(found.problems, name=str(found.recording), strict=strict)
     found.check_usable()
-    found.warn_of_mixed_channels()
+    found.warn_of_channels()
     return Conversations({"test": conversation_table(found.rows, [])}, found.problems)
 
 
@@ -85,12 +84,27 @@ class RecordingTurns:
                 f"{len(beyond)} of {self.segments} segments are beyond the recording; the first is {beyond[0]}"
             )
 
-    def warn_of_mixed_channels(self) -> None:
-        """Warn if segments without a channel are mixed from different channels; checks a few of them."""
-        mixed = [row["audio"]["path"] for row in self.rows if "&channel=" not in row["audio"]["path"]]
-        checked = mixed[:: max(1, len(mixed) // _NUM_COMPARED)][:_NUM_COMPARED] if self.channels > 1 else ()
-        if any(map(channels_differ, checked)):
-            warn_of_mixed_channels(str(self.recording), self.channels)
+    def warn_of_channels(self) -> None:
+        """Warn if different channels are mixed, or all but one are unused; a few segments are compared.
+
+        Programs that mix all channels write channel 1 in their RTTM files. One speaker may have a channel alone.
+        """
+        paths = [row["audio"]["path"] for row in self.rows]
+        used = {path.partition("&channel=")[2] for path in paths}
+        if "" in used:
+            if self._differ([path for path in paths if "&channel=" not in path]):
+                warn_of_mixed_channels(str(self.recording), self.channels)
+        elif len(used) == 1 and len({row["speaker"] for row in self.rows}) > 1 and self._differ(paths):
+            warnings.warn(
+                f"{self.recording}: all segments are on channel {used.pop()}, and the other channels, with different "
+                "audio, are not used: if the segments are of all channels, give them the channel 0.",
+                stacklevel=3,
+            )
+
+    def _differ(self, paths: list[str]) -> bool:
+        """Whether the channels differ in any of a few of these parts of the recording."""
+        compared = paths[:: max(1, len(paths) // _NUM_COMPARED)][:_NUM_COMPARED] if self.channels > 1 else ()
+        return any(map(channels_differ, compared))
 
 
 def read_recording(
@@ -109,6 +123,9 @@ def read_recording(
         placed = [(f"{segments}, {place}", segment) for place, segment in placed]
     else:
         placed, problems = [(f"segment {number}", segment) for number, segment in enumerate(segments)], []
+        others = sorted({type(segment).__name__ for _, segment in placed if not isinstance(segment, Segment)})
+        if others:
+            raise ValueError(f"segments must be a file for `read_segments`, or a list of `Segment`; got {others}.")
     if not placed:
         raise ValueError(f"No segments were given for {recording}.")
     rows = []
@@ -126,7 +143,7 @@ def read_recording(
 def _kinds(segment: Segment, start: float, end: float, total: float, channels: int) -> list[tuple[str, str]]:
     """Problems, as (kind, detail), of a segment whose part of the recording is from `start` to `end`."""
     span = f"{segment.start:.3f} to {segment.end:.3f} s, of a recording of {total:.3f} s"
-    if segment.end > total + _END_TOLERANCE:
+    if segment.end > total + END_TOLERANCE:
         return [("outside", span + _BEYOND)]
     if segment.start < EARLIEST_START or end - start < _LEAST_SECONDS:
         return [("outside", span)]

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path, PurePath
+from numbers import Integral, Real
+from pathlib import Path, PurePath, PureWindowsPath
 
 from ..modeling.json_text import parse_json
-from ..modeling.turn_rules import NOT_GIVEN, check_text
+from ..modeling.turn_rules import check_text, given_text
 from .problems import Problem, report_problems
 from .text_files import our_names, parse_seconds, read_table, read_text
 
@@ -33,7 +35,11 @@ class Segment:
 
     def __post_init__(self):
         check_text(self.speaker, "A speaker")
-        if self.channel is not None and not (type(self.channel) is int and self.channel >= 1):
+        for name, value in (("start", self.start), ("end", self.end)):
+            if isinstance(value, bool) or not isinstance(value, Real) or not math.isfinite(value):
+                raise ValueError(f"The {name} of a segment must be a number of seconds, got {value!r:.100}.")
+        is_number = isinstance(self.channel, Integral) and not isinstance(self.channel, bool)
+        if self.channel is not None and not (is_number and self.channel >= 1):
             raise ValueError(
                 f"channel must be an integer from 1, or None for all channels, got {self.channel!r:.100}."
             )
@@ -44,6 +50,9 @@ Placed = tuple[str, Segment]
 # The same before parsing, which may raise a ValueError.
 _Unread = tuple[str, Callable[[], Segment]]
 
+# Seconds. Diarisations and transcriptions may end slightly after the recording; beyond this, they belong to another
+# recording or use another unit.
+END_TOLERANCE = 2.0
 _COLUMNS = {
     "start": ("start_time", "starttime", "begin", "onset"),
     "end": ("end_time", "endtime", "stop", "offset"),
@@ -106,7 +115,7 @@ def _rttm_lines(path: Path, names: Sequence[str]) -> list[_Unread]:
     lines = [
         (f"line {number}", line.split())
         for number, line in enumerate(read_text(path).splitlines(), start=1)
-        if line.split()[:1] == ["SPEAKER"]
+        if line.upper().split()[:1] == ["SPEAKER"]
     ]
     recordings = {fields[1] for _, fields in lines if not _rttm_fault(fields)}
     wanted = {recording for recording in recordings if _is_one_of(recording, names)}
@@ -121,7 +130,8 @@ def _rttm_lines(path: Path, names: Sequence[str]) -> list[_Unread]:
 
 def _is_one_of(recording: str, names: Sequence[str]) -> bool:
     """Whether an RTTM file's recording is one of the names, which RTTM writes without blanks."""
-    written = {recording.casefold(), PurePath(recording).name.casefold(), PurePath(recording).stem.casefold()}
+    path = PureWindowsPath(recording)  # of Windows or POSIX
+    written = {recording.casefold(), path.name.casefold(), path.stem.casefold()}
     meant = {form for name in map(str.casefold, names) for form in (name, "_".join(name.split()), *name.split()[:1])}
     return bool(written & meant)
 
@@ -148,7 +158,7 @@ def _rttm_segment(fields: list[str]) -> Segment:
             "The third is the channel, a number or <NA>."
         )
     start, duration = map(parse_seconds, fields[3:5])
-    speaker, channel = ("" if field == "<NA>" else field for field in (fields[7], fields[2]))
+    speaker, channel = map(given_text, (fields[7], fields[2]))
     return Segment(start, start + duration, speaker, channel=int(channel or 0) or None)
 
 
@@ -172,16 +182,14 @@ def _segment(fields: dict) -> Segment:
         raise ValueError("there are more fields than columns; quote fields with commas.")
     start, end = (parse_seconds(fields.get(name)) for name in ("start", "end"))
     given = (fields.get("speaker"), fields.get("transcript", fields.get("text")))
-    speaker, transcript = ("" if value is None else str(value).strip() for value in given)
-    return Segment(
-        start, end, "" if speaker in NOT_GIVEN else speaker, transcript or None, _channel(fields.get("channel"))
-    )
+    speaker, transcript = map(given_text, given)
+    return Segment(start, end, speaker, transcript or None, _channel(fields.get("channel")))
 
 
 def _channel(value) -> int | None:
     """As in RTTM, 0 and <NA> mean all channels; tables with blanks may have 1.0 for 1."""
-    text = "" if value is None else str(value).strip()
-    if text in ("", *NOT_GIVEN):
+    text = given_text(value)
+    if not text:
         return None
     if found := re.fullmatch(r"(\d+)(\.0*)?", text):
         return int(found[1]) or None

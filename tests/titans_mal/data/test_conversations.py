@@ -82,7 +82,7 @@ def test_labels_and_times_may_be_missing(tmp_path):
     assert table["start"][:] == table["end"][:] == [None, None]
     with (
         pytest.warns(match="unreadable"),
-        pytest.raises(ValueError, match="line 2: the table has only one of the columns start and end"),
+        pytest.raises(ValueError, match="line 2: only one of start and end is given"),
     ):
         load_conversations(write(tmp_path, [turn()], [*columns, "start"]))
 
@@ -99,7 +99,9 @@ WRONG = [
     (turn(0, file_name=""), "file_name is empty"),
     (turn(0, conversation_id=""), "conversation_id is empty"),
     (turn(0, start="soon"), "start must be a number, got 'soon'"),
-    (turn(0, end="nan"), "end must be a number, got 'nan'"),
+    (turn(0, end="nan"), "only one of start and end is given"),
+    (turn(0, end="inf"), "end must be a number, got 'inf'"),
+    (turn(0, conversation_id="NaN"), "conversation_id is empty"),
     (turn(0, start=2.0, end=1.0), r"a turn must start .* got 2\.0 to 1\.0"),
     (turn(0, start=-0.2), r"a turn must start at 0 s or later"),
     (turn(0, turn_index="first"), "turn_index must be an integer from 0, got 'first'"),
@@ -124,6 +126,86 @@ def test_an_unusable_line_is_dropped_and_named(tmp_path, row, message):
     )
     with pytest.raises(ValueError, match=f"line 3: {message}"):
         load_conversations(tmp_path, strict=True)
+
+
+def test_fields_that_are_not_given(tmp_path):
+    """As pandas and others write them: "nan" is no label, and nobody's name."""
+    for number, word in enumerate(("", "nan", "NaN", "<NA>", "None", "null", "N/A")):
+        row = dict.fromkeys(("speaker", "emotion", "start", "end", "transcript", "valence"), word)
+        folder = tmp_path / str(number)
+        folder.mkdir()
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            table = load_conversations(write(folder, [turn(0) | row, turn(1, transcript="hi", valence=0.5)]))["test"]
+        assert table.features["emotion"].names == ["happy"]
+        assert table["emotion"][:] == [-1, 0]
+        for name, given in {"speaker": "B", "start": 1.0, "transcript": "hi", "valence": 0.5}.items():
+            assert table[name][:] == [None, given]
+
+
+def share(times, seconds=10.0, **fields) -> list[dict]:
+    """Rows with the same file, and these times in it."""
+    spans = [{} if span is None else dict(zip(("start", "end"), span)) for span in times]
+    return [turn(i, file_name="call.wav", start="", end="") | span | fields for i, span in enumerate(spans)]
+
+
+@pytest.mark.parametrize(
+    ("times", "seconds", "warns"),
+    [
+        ([(0, 2), (2.5, 4), (-0.05, 6.5)], [2.0, 1.5, 5.0], False),  # parts of a recording of 5 s
+        ([(0, 5), (30, 35)], [5.0, 5.0], False),  # a clip that is used again
+        ([(0, 2000), (2500, 4000)], [5.0, 5.0], True),  # milliseconds
+        ([None, None], [5.0, 5.0], True),
+        ([(0, 2), None], [5.0, 5.0], True),
+    ],
+)
+def test_turns_with_the_same_file(tmp_path, times, seconds, warns):
+    (tmp_path / "call.wav").write_bytes(to_wav(tone(5.0)))
+    write(tmp_path, [turn(9, conversation_id="other"), *share(times)])
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        tables = load_conversations(tmp_path)
+    table = tables["test"].filter(lambda row: row["conversation_id"] == "talk")
+    assert table["seconds"][:] == seconds
+    assert [len(load_audio(row["audio"])) / 16_000 for row in table] == seconds
+    assert ["turns have the same file 'call.wav' of 5.0 s" in str(warning.message) for warning in caught] == [
+        True
+    ] * warns
+
+
+def test_a_file_in_several_conversations_is_whole(tmp_path):
+    (tmp_path / "call.wav").write_bytes(to_wav(tone(1.0)))
+    rows = [row | {"conversation_id": name} for row, name in zip(share([(40, 42), (10, 12)]), "ab")]
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert load_conversations(write(tmp_path, rows))["test"]["seconds"][:] == [1.0, 1.0]
+
+
+def test_parts_of_a_changed_file_are_inspected_again(tmp_path):
+    write(tmp_path, share([(0, 1), (1, 3)]))
+    for seconds in (2.0, 3.0):
+        (tmp_path / "call.wav").write_bytes(to_wav(tone(seconds)))
+        assert load_conversations(tmp_path)["test"]["seconds"][:] == [1.0, seconds - 1]
+
+
+def test_paths_of_windows(tmp_path):
+    (tmp_path / "clips").mkdir()
+    (tmp_path / "clips" / "a.wav").write_bytes(to_wav(tone(0.5)))
+    (tmp_path / "clips" / "d.wav").write_bytes(to_wav(tone(0.7)))
+    (tmp_path / "b\\c.wav").write_bytes(to_wav(tone(0.6)))
+    rows = [turn(0, file_name="clips\\A.wav"), turn(1, file_name="b\\c.wav"), turn(2, file_name=".\\clips\\d.wav")]
+    assert load_conversations(write(tmp_path, rows))["test"]["seconds"][:] == [0.5, 0.6, 0.7]
+
+
+def test_labels_that_differ_only_in_capitals(tmp_path):
+    write(tmp_path, [turn(0, emotion="Happy"), turn(1, emotion="happy"), turn(2, emotion="sad")])
+    for label_set, labels in ((None, ["Happy", "happy", "sad"]), (["happy", "sad"], ["happy", "sad"])):
+        with pytest.warns(UserWarning, match=r"labels \['Happy', 'happy'\] differ only in capitals"):
+            table = load_conversations(tmp_path, label_set=label_set)["test"]
+        assert table.features["emotion"].names == labels
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        load_conversations(tmp_path, label_set={"Happy": "happy", "happy": "happy", "sad": "sad"})
 
 
 def test_only_unusable_lines(tmp_path):

@@ -94,7 +94,8 @@ def test_rows_without_audio_or_speaker(hub):
         ({"turn_index": 0}, "row 3: turn 0 of 'b' is also row 1"),
         ({"turn_index": None}, "row 3: turn_index must be an integer from 0, got None"),
         ({"turn_index": -1}, "got -1"),
-        ({"conversation_id": None}, "row 3: conversation_id is empty: None"),
+        ({"conversation_id": None}, "row 3: conversation_id is empty"),
+        ({"conversation_id": " NaN"}, "row 3: conversation_id is empty"),
         ({"start": 2.0, "end": 1.0}, r"row 3: a turn must start at 0 s or later and end after that, got 2\.0 to 1\.0"),
         ({"start": float("nan"), "end": 1.0}, "row 3: a turn must start"),
     ],
@@ -120,6 +121,21 @@ def test_changed_files_are_inspected_again(hub, tmp_path):
     for seconds in (0.5, 1.5):
         path.write_bytes(to_wav(tone(seconds)))
         assert load_conversations("org/talks")["test"]["seconds"][:] == [seconds]
+
+
+def test_fields_that_are_not_given_and_blanks_around_text(hub):
+    """As pandas writes them; a class of the dataset may have any name."""
+    given = {"start": 0.0, "end": 1.0, "emotion": "happy"}
+    made = [row | given | {"speaker": str(row["speaker"])} for row in rows()]
+    made[1] |= {"speaker": "nan", "emotion": "NaN", "start": float("nan"), "end": float("nan")}
+    made[2] |= {"speaker": "None", "emotion": " happy "}
+    hub(made, emotion=datasets.Value("string"))
+    with pytest.warns(UserWarning, match="2 broken"):
+        table = load_conversations("org/talks")["train"]
+    assert table.features["emotion"].names == ["happy"]
+    assert sorted(table["emotion"][:]) == [-1, *[0] * (len(table) - 1)]
+    assert table["speaker"][:].count(None) == 2
+    assert table["start"][:].count(None) == 1
 
 
 def test_labels_need_names(hub):

@@ -62,10 +62,12 @@ def test_an_unnamed_speaker_is_none(recording, tmp_path):
     )
     assert load_recording(recording, tmp_path / "a.rttm")["test"]["speaker"][:] == [None, "unknown"]
     # As tables with blanks write names and channels.
-    rows = ("nan,1.0", "NaN,0", "<NA>,", "Nan,NaN", "unknown,<NA>")
-    (tmp_path / "a.csv").write_text("start,end,speaker,channel\n" + "".join(f"0,1,{row}\n" for row in rows))
-    found = [(segment.speaker, segment.channel) for segment in read_segments(tmp_path / "a.csv")]
-    assert found == [("", 1), ("", None), ("", None), ("Nan", None), ("unknown", None)]
+    rows = ("nan,1.0,hi", "NaN,0,NaN", "<NA>,,", "Nan,NaN,None", "unknown,<NA>,Nan", "None,None,N/A", "null,NULL,null")
+    (tmp_path / "a.csv").write_text("start,end,speaker,channel,text\n" + "".join(f"0,1,{row}\n" for row in rows))
+    segments = read_segments(tmp_path / "a.csv")
+    assert [segment.speaker for segment in segments] == ["", "", "", "Nan", "unknown", "", ""]
+    assert [segment.channel for segment in segments] == [1, *[None] * 6]
+    assert [segment.transcript for segment in segments] == ["hi", None, None, None, "Nan", None, None]
 
 
 def test_numbers_are_speakers_too(tmp_path):
@@ -301,6 +303,37 @@ def test_channels_that_differ_are_mixed_with_one_warning(stereo, tmp_path):
         warnings.simplefilter("error")
         load_audio(tmp_path / "alike.wav")
         load_recording(tmp_path / "alike.wav", [Segment(0, 1)])
+
+
+@pytest.mark.parametrize(
+    ("channels", "speakers", "warns"),
+    [((1, 1, 1), "ABA", True), ((2, 2, 2), "ABA", True), ((1, 2, 1), "ABA", False), ((1, 1, 1), "AAA", False)],
+)
+def test_several_speakers_on_one_of_two_different_channels(stereo, tmp_path, channels, speakers, warns):
+    """Programs that mix the channels write channel 1 in every line."""
+    lines = (f"SPEAKER call {c} {i} 1 <NA> <NA> {s} <NA> <NA>\n" for i, (c, s) in enumerate(zip(channels, speakers)))
+    (tmp_path / "a.rttm").write_text("".join(lines))
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        table = load_recording(stereo[0], tmp_path / "a.rttm")["test"]
+    assert all(row["audio"]["path"].endswith(f"&channel={c}") for row, c in zip(table, channels))
+    assert [str(w.message)[-30:] for w in caught] == ["channels, give them the channel 0."[-30:]] * warns
+    (tmp_path / "alike.wav").write_bytes(audio_files.to_wav(np.stack([stereo[1][0]] * 2)))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        load_recording(tmp_path / "alike.wav", [Segment(0, 1, "A", channel=1), Segment(1, 2, "B", channel=1)])
+
+
+@pytest.mark.parametrize("value", [None, "1.0", float("nan"), float("inf"), True])
+def test_segments_have_numbers(value, recording):
+    for times in ((value, 2.0), (0.0, value)):
+        with pytest.raises(ValueError, match="of a segment must be a number of seconds"):
+            Segment(*times)
+    segment = Segment(np.float32(1), np.int64(2), "A", channel=np.int64(1))
+    assert load_recording(recording, [segment])["test"]["end"][:] == [2.0]
+    for other in ({"start": 0.0, "end": 1.0}, (0.0, 1.0)):
+        with pytest.raises(ValueError, match=rf"list of `Segment`; got \['{type(other).__name__}'\]"):
+            load_recording(recording, [segment, other])
 
 
 def surround(signals, layout: str) -> bytes:
