@@ -37,7 +37,7 @@ def channels_of(array, rate, name: str = "The array") -> tuple[np.ndarray, int, 
     Args:
         array: (samples,) or (channels, samples) of up to 8 channels, as numpy or torch array or nested lists; the
             number types that `scale_of` accepts.
-        rate: sampling rate, in Hz.
+        rate: sampling rate, a whole number of Hz.
         name: name of the audio in error messages.
 
     Raises:
@@ -45,7 +45,8 @@ def channels_of(array, rate, name: str = "The array") -> tuple[np.ndarray, int, 
     """
     if isinstance(array, int | float | np.integer) and hasattr(rate, "__len__"):
         raise ValueError(f"Audio in an array is (array, rate), got (rate, array) with rate={array!r}: swap them.")
-    if isinstance(rate, bool) or not isinstance(rate, int | float | np.integer | np.floating) or not 0 < rate < 2**63:
+    is_number = isinstance(rate, int | float | np.integer | np.floating) and not isinstance(rate, bool)
+    if not is_number or not 0 < rate < 2**63 or rate % 1:
         got = repr(rate) if rate is None or isinstance(rate, str | int | float) else type(rate).__name__
         raise ValueError(f"An array needs its sampling rate in Hz: (array, rate); got rate={got:.100}.")
     array = as_array(array)

@@ -34,6 +34,8 @@ TIMEOUT = 20.0
 _BLOCK = 1 << 18
 # Encoders pad the last frame and containers round times, so a smaller difference is not a truncation.
 _TRUNCATION_TOLERANCE = 0.05
+# Seconds by which a part of a file may end after the file without a warning.
+_PART_TOLERANCE = 0.1
 _PROBE_BYTES = 4096
 # Format tags of WAV: PCM, float, A-law and mu-law.
 _PLAIN_WAV = {1, 3, 6, 7}
@@ -105,6 +107,12 @@ def decode_blocks(source: str | Path | bytes | bytearray) -> Iterator[AudioBlock
         declared = _declared_seconds(stream, container) if part is None else None
     if not seconds:
         raise AudioDecodingError(f"{name}: the file holds no audio samples.")
+    if part is not None and seconds < part[1] - part[0] - _PART_TOLERANCE:
+        warnings.warn(
+            f"{name}: the file ends before this part of it, of which {seconds:.2f} s are used: are its times in "
+            "seconds?",
+            stacklevel=5,
+        )
     if declared is not None and seconds < declared - _TRUNCATION_TOLERANCE:
         raise AudioDecodingError(f"{name}: truncated, it holds {seconds:.2f} s of the declared {declared:.2f} s.")
 

@@ -49,7 +49,8 @@ def load_audio(
         source: a path, encoded bytes, a dict with `bytes` or `path` (as from `datasets.Audio(decode=False)`; bytes
             take precedence), a dict with `array` and `sampling_rate`, or a tuple `(array, rate)`; arrays as
             `channels_of` accepts them. `path#t=START,END` (seconds) is a part of a file, and only that part is decoded
-            if the format supports seeking; `path#t=START,END&channel=N` selects one of its channels.
+            if the format supports seeking; `path#t=START,END&channel=N` selects one of its channels. A part that ends
+            after its file is cut, with a warning.
         sampling_rate: sampling rate of the result, in Hz.
         channel: the channel to use, counted from 1 as in RTTM; None: the channel of `source`, or a mix of all, with a
             warning if two channels of an array or a whole file differ (not for a file's 5.1 or 7.1, as of a film).

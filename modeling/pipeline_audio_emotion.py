@@ -48,8 +48,10 @@ class AudioEmotionPipeline(Pipeline):
     A turn is a source for `load_audio` (path, bytes, `(array, rate)`, a dict with `array` and `sampling_rate`), or a
     dict with `audio` and any of `file`, `conversation_id`, `turn_index`, `speaker`, `start`, `end` (seconds). Turns
     without `conversation_id` belong to one conversation. Each conversation is processed turn by turn in the given
-    order, which should be that of the turns' ends: turns may overlap. A turn shorter than the host's minimum is padded
-    with silence; a turn longer than its window is cut to its beginning, with one warning for all such turns.
+    order, which should be that of the turns' ends: turns may overlap. `start` and `end` do not select a part of a
+    recording, as `path#t=START,END` does: a warning says if the audio is much longer. A turn shorter than the host's
+    minimum is padded with silence; a turn longer than its window is cut to its beginning, with one warning for all
+    such turns.
 
     Keyword arguments of a call:
         memory_cache: a `ConversationMemoryCache` of one row that is read and updated; all turns then belong to one
@@ -120,17 +122,26 @@ class AudioEmotionPipeline(Pipeline):
         if cache is not None and len({turn.get("conversation_id") for turn in turns}) > 1:
             raise ValueError("With a memory_cache all turns must belong to one conversation.")
         caches: dict[Any, ConversationMemoryCache] = {}
-        results, cut = [], []
+        results, cut, longer = [], [], []
         for loaded in loads(turns):
             turn, name = loaded["turn"], loaded["turn"].get("conversation_id")
             if name not in caches:
                 caches[name] = self.model.memory_cache_class(self.model.config) if cache is None else cache
+            if _is_longer(loaded):
+                longer.append(loaded)
             for piece in self._pieces(loaded) if split_long else [loaded]:
                 scored = self.forward(piece, **{**parameters, "memory_cache": caches[name]})
                 results.append(self.postprocess(scored))
                 if scored["scored"].processed_seconds < piece["seconds"]:
                     cut.append((turn["file"] or _name(turn), piece["seconds"]))
         warn_of_cut_turns(cut, self.model.max_turn_seconds(self.processor))
+        if longer:
+            turn = longer[0]["turn"]
+            warnings.warn(
+                f"The audio of {len(longer)} turns is much longer than their times, the first {_name(turn)} with "
+                f"{longer[0]['seconds']:.1f} s: give a part of a recording as 'PATH#t={turn['start']},{turn['end']}'.",
+                stacklevel=2,
+            )
         return results
 
     def conversation_store(self, states: str | Path | None = None, **kwargs) -> ConversationStore:
@@ -295,6 +306,12 @@ def _name(turn: dict) -> str:
     """The name of a turn in error messages."""
     names = [f"{name} {turn[name]!r}" for name in ("conversation_id", "file") if turn.get(name) is not None]
     return f"Turn {turn['turn_index']}" + (f" ({', '.join(names)})" if names else "")
+
+
+def _is_longer(loaded: dict) -> bool:
+    """Whether a turn's audio lasts at least twice as long as its times say, as a whole recording does."""
+    start, end = (loaded["turn"].get(name) for name in ("start", "end"))
+    return start is not None and end is not None and loaded["seconds"] > 2 * (end - start) + 1.0
 
 
 @contextlib.contextmanager

@@ -103,6 +103,8 @@ def test_slightly_above_full_scale_is_accepted():
         (PCM, "16000", "needs its sampling rate in Hz: .*rate='16000'"),
         (PCM, float("inf"), "needs its sampling rate"),
         (PCM, -1, "needs its sampling rate"),
+        (PCM, 44_100.7, r"needs its sampling rate in Hz: .*rate=44100\.7"),
+        (PCM, np.float32(16_000.5), "needs its sampling rate"),
     ],
 )
 def test_shapes_and_rates(array, rate, message):

@@ -1,6 +1,7 @@
 import io
 import math
 import re
+import warnings
 
 import av
 import numpy as np
@@ -229,6 +230,18 @@ def test_a_part_of_a_file_gives_that_part_of_its_audio(tmp_path, extension, star
     np.testing.assert_array_equal(part, whole[round(start * 16_000) : round(end * 16_000)])
     assert audio_seconds(part_of_file(file, start, end)) == pytest.approx(min(end, 5) - start, abs=0.08)
     assert audio_seconds(file) == pytest.approx(5, abs=0.08)
+
+
+@pytest.mark.parametrize(("end", "warned"), [(1.0, False), (1.05, False), (2.5, True), (2000, True)])
+def test_a_part_that_ends_after_its_file(tmp_path, end, warned):
+    """As times in milliseconds, and times of another recording."""
+    file = tmp_path / "a.wav"
+    soundfile.write(file, 0.1 * np.ones(16_000), 16_000)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        assert len(load_audio(part_of_file(file, 0.25, end))) == 12_000
+    ends = ["ends before this part of it, of which 0.75 s are used" in str(warning.message) for warning in caught]
+    assert ends == [True] * warned
 
 
 def test_invalid_parts(tmp_path):

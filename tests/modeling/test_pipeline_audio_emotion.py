@@ -1,3 +1,5 @@
+import warnings
+
 import numpy as np
 import pytest
 import torch
@@ -153,6 +155,21 @@ def test_turns_overlap(pipe):
 def test_impossible_times(pipe, times, message):
     with pytest.raises(ValueError, match=message):
         pipe([TURNS[0], {"audio": TURNS[1], **times}])
+
+
+@pytest.mark.parametrize(
+    ("times", "warned"),
+    [((1.0, 1.2), True), ((0.0, 0.1), True), ((0.0, 2.0), False), ((0.0, 2500.0), False), ((None, 1.0), False)],
+)
+def test_a_whole_recording_in_place_of_its_part(pipe, times, warned):
+    turns = [TURNS[0], *({"audio": (tone(2.5), RATE), **dict(zip(("start", "end"), times))} for _ in range(2))]
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        pipe(turns)
+    found = [str(warning.message) for warning in caught]
+    assert ["audio of 2 turns is much longer than their times, the first Turn 1" in text for text in found] == (
+        [True] * warned
+    )
 
 
 def test_a_start_a_little_before_the_recording_is_its_beginning(pipe):
