@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import warnings
 from typing import NamedTuple
 
@@ -45,6 +46,11 @@ def channels_of(array, rate, name: str = "The array") -> tuple[np.ndarray, int, 
     """
     if isinstance(array, int | float | np.integer) and hasattr(rate, "__len__"):
         raise ValueError(f"Audio in an array is (array, rate), got (rate, array) with rate={array!r}: swap them.")
+    if isinstance(array, str | bytes | bytearray | dict | os.PathLike):
+        raise ValueError(
+            f"Audio with a sampling rate is an array, got {type(array).__name__}: a file has its own rate, and "
+            "numpy.frombuffer makes an array of bytes of PCM."
+        )
     is_number = isinstance(rate, int | float | np.integer | np.floating) and not isinstance(rate, bool)
     if not is_number or not 0 < rate < 2**63 or rate % 1:
         got = repr(rate) if rate is None or isinstance(rate, str | int | float) else type(rate).__name__
@@ -62,11 +68,18 @@ def channels_of(array, rate, name: str = "The array") -> tuple[np.ndarray, int, 
 
 
 def as_array(samples) -> np.ndarray:
-    """Convert samples to numpy, including torch tensors on a device, with a gradient, or in bfloat16."""
+    """Convert samples to numpy, including torch tensors on a device, with a gradient, or in bfloat16.
+
+    Raises:
+        ValueError: for nested lists of different lengths.
+    """
     if hasattr(samples, "detach"):  # does not import torch, which audio alone does not need
         samples = samples.detach().cpu()
         return (samples.float() if str(samples.dtype) == "torch.bfloat16" else samples).numpy()
-    return np.asarray(samples)
+    try:
+        return np.asarray(samples)
+    except ValueError as error:
+        raise ValueError(f"Audio in an array must have channels of one length, of numbers: {error}") from error
 
 
 def scale_of(samples: np.ndarray, name: str = "The array") -> Scale:

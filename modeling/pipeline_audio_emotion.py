@@ -21,6 +21,7 @@ from .turn_rules import (
     check_text,
     check_times,
     check_turn_index,
+    given_text,
     pieces_of_long_turn,
     warn_of_cut_turns,
 )
@@ -205,7 +206,10 @@ class AudioEmotionPipeline(Pipeline):
         turn, scorer = model_inputs["turn"], TurnScorer(self.model, self.processor)
         with _naming(turn), contextlib.nullcontext() if memory else self.model.disable_memory():
             (scored,) = scorer.score(
-                [model_inputs["waveform"]], [turn.get("speaker")], [memory_cache], [turn.get("transcript")]
+                [model_inputs["waveform"]],
+                [turn.get("speaker")],
+                [memory_cache],
+                [given_text(turn.get("transcript"))],  # pandas has NaN where there is none
             )
         return {"turn": turn, "scored": scored}
 

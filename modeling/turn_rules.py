@@ -141,7 +141,7 @@ def check_times(start: Any, end: Any = None, *, name: str = "The turn") -> tuple
             raise ValueError(f"{name}: a turn must start at 0 s or later, got {start} s.")
         warnings.warn(f"{name}: a turn must start at 0 s or later, got {start} s: 0 s is used.", stacklevel=3)
         start = 0.0
-    if start is not None and end is not None and end < start:
+    if end is not None and end < (start or 0.0):
         raise ValueError(f"{name}: a turn must end after it starts, got {start} to {end} s.")
     return start, end
 

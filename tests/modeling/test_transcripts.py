@@ -72,6 +72,7 @@ def test_the_pipeline_reads_it_from_the_turn(model, processor):
     pipeline = AudioEmotionPipeline(model=model, processor=processor)
     turn = {"audio": {"array": tone(), "sampling_rate": 16_000}, "speaker": "A"}
     scores = [pipeline(turn | {"transcript": said})["scores"] for said in ("word1", "word2", None)]
+    assert pipeline(turn | {"transcript": float("nan")})["scores"] == scores[2]  # as pandas has it
     for said, given in zip(("word1", "word2", ""), scores):
         inputs = model.prepare_turn(processor, tone(), sampling_rate=16_000, transcripts=said)
         logits = model(**inputs, memory_cache=ConversationMemoryCache(model.config)).emotion_logits[0]

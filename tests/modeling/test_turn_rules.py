@@ -36,7 +36,15 @@ def test_times():
     assert check_times(np.float32(0.5), np.int64(2)) == (0.5, 2)
     with pytest.warns(UserWarning, match="got -0.1 s: 0 s is used"):
         assert check_times(-0.1, 2.0) == (0.0, 2.0)
-    for start, end in ((-0.11, None), (2.0, 1.0), (None, "2"), (np.nan, None), (False, None), (10**400, None)):
+    for start, end in (
+        (-0.11, None),
+        (2.0, 1.0),
+        (None, "2"),
+        (None, -1),
+        (np.nan, None),
+        (False, None),
+        (10**400, None),
+    ):
         with pytest.raises(ValueError, match="Turn 7"):
             check_times(start, end, name="Turn 7")
 
