@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import csv
+import io
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+
+from titans_mal.data.text_files import read_text
 
 
 TURNS = 10
@@ -119,8 +122,7 @@ def read_sequences(path: str | Path, mapping: Mapping[str, str]) -> dict[str, li
         ValueError: for a table of other columns, or an emotion that the mapping does not have.
     """
     path = Path(path)
-    with open(path, newline="", encoding="utf-8-sig") as file:
-        rows = list(csv.DictReader(file))
+    rows = list(csv.DictReader(io.StringIO(read_text(path), newline="")))
     present = set(rows[0]) if rows else set()
     names = _MELD if set(_MELD.values()) <= present else _PLAIN
     missing = sorted(set(names.values()) - present)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import io
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -10,6 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from titans_mal import load_conversations
+from titans_mal.data.text_files import read_text
 from titans_mal.data.virtual_speakers import VirtualSpeaker, other_voices
 
 
@@ -135,8 +137,7 @@ def read_voices(folder: str | Path, *, mapping: dict[str, str] | None = None) ->
 
 
 def _read_table(folder: Path) -> Voices:
-    with open(folder / "metadata.csv", newline="", encoding="utf-8-sig") as file:
-        rows = list(csv.DictReader(file))
+    rows = list(csv.DictReader(io.StringIO(read_text(folder / "metadata.csv"), newline="")))
     missing = sorted({"file_name", "speaker", "emotion"} - set(rows[0] if rows else ()))
     if missing:
         raise ValueError(f"{folder / 'metadata.csv'} lacks the columns {missing}, or has no rows.")

@@ -54,7 +54,8 @@ def real():
 
 def write_voices(folder: Path, *, speakers: int, takes: int, words=("joy", "sad")) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
-    with open(folder / "metadata.csv", "w", newline="") as file:
+    # As a spreadsheet may write it.
+    with open(folder / "metadata.csv", "w", newline="", encoding="utf-16") as file:
         table = csv.writer(file)
         table.writerow(["file_name", "speaker", "emotion", "gender", "licence"])
         for speaker in range(speakers):
@@ -112,10 +113,11 @@ def test_a_script_that_needs_an_utterance_twice_is_skipped_and_counted(real):
 
 def test_sequences_of_meld_and_of_a_plain_table_are_the_same(real, tmp_path):
     rows = [(7, turn, "AB"[turn % 2], ("joy", "neutral")[turn % 2]) for turn in range(20)] + [(8, 0, "A", "joy")]
-    with open(tmp_path / "test_sent_emo.csv", "w", newline="") as file:
+    # One of the copies of MELD is in Windows-1252.
+    with open(tmp_path / "test_sent_emo.csv", "w", newline="", encoding="cp1252") as file:
         table = csv.writer(file)
-        table.writerow(["Sr No.", "Dialogue_ID", "Utterance_ID", "Speaker", "Emotion"])
-        table.writerows([[0, *row] for row in rows])
+        table.writerow(["Utterance", "Dialogue_ID", "Utterance_ID", "Speaker", "Emotion"])
+        table.writerows([["That\u2019s \u201cit\u201d,\nalso", *row] for row in rows])
     with open(tmp_path / "plain.csv", "w", newline="") as file:
         table = csv.writer(file)
         table.writerow(["split", "dialogue", "turn", "speaker", "emotion"])
