@@ -2,12 +2,15 @@
 
 import contextlib
 import io
+import json
 import re
 import runpy
 import shlex
 from pathlib import Path
 
 import pytest
+from corpus_trees import iemocap, meld
+from tiny_models import tiny_model, tiny_processor
 from typer.testing import CliRunner
 
 from titans_mal.cli import app
@@ -112,6 +115,22 @@ def test_code_runs(path, tmp_path, monkeypatch):
             _run_python(code, names)
         elif reason is None and language == "bash":
             _run_commands(code)
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:.*turns:UserWarning")
+def test_the_guides_model_and_corpora_fit_each_other(tmp_path, monkeypatch):
+    """The commands of the guide that need licensed corpora, on trees that look like them."""
+    monkeypatch.chdir(tmp_path)
+    tiny_model().save_pretrained("out/model")
+    tiny_processor().save_pretrained("out/model")
+    iemocap(tmp_path / "IEMOCAP_full_release")
+    meld(tmp_path / "MELD.Raw")
+    ((_, _, code),) = [block for block in blocks_of(PAGES / "guides" / "evaluate.md") if block[0] is not None]
+    evaluate, _, calibrate = code.replace("\\\n", " ").splitlines()
+    _run_commands(f"{evaluate} --resamples 100")
+    _run_commands(calibrate)
+    assert json.loads(Path("out/model/config.json").read_text())["emotion_temperature"] != 1
 
 
 @pytest.mark.slow

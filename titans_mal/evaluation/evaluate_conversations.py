@@ -210,7 +210,7 @@ def check_data(model, dataset: Dataset, train: Dataset | None = None) -> None:
     if known and foreign:
         raise ValueError(
             f"The data has labels {foreign} that the model does not know; it knows {model.config.labels}. Give "
-            "load_conversations a label_set that maps to these."
+            "a label_set (--label-set) that maps to these, as in joy=happy."
         )
     has_values = any(not np.isnan(values).all() for values in targets.values())
     is_scored = any(emotion >= 0 for emotion in dataset["emotion"])

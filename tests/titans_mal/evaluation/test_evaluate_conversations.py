@@ -480,7 +480,10 @@ def test_arguments_are_checked_before_anything_is_written(model, processor, talk
 def test_unknown_labels_are_rejected(model, processor, talks, tmp_path):
     folder = tmp_path / "talks"
     foreign = load_conversations(folder, label_set={"sad": "sadness", "happy": "happy"})["test"]
-    with pytest.raises(ValueError, match=r"labels \['sadness'\] that the model does not know; it knows \['neutral'"):
+    message = (
+        r"labels \['sadness'\] that the model does not know; it knows \['neutral'.*Give a label_set \(--label-set\)"
+    )
+    with pytest.raises(ValueError, match=message):
         evaluated(model, processor, foreign, tmp_path / "out")
     with pytest.raises(ValueError, match="No turn of the dataset is scored"):
         evaluated(model, processor, talks.map(lambda row: {"emotion": -1}), tmp_path / "out")
