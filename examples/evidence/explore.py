@@ -61,14 +61,17 @@ def main(
     conversations: Annotated[int, typer.Option(help="Number of test conversations.")] = 300,
     output: Annotated[Path, typer.Option(help="Folder for the results.")] = RESULTS / "explored",
 ) -> None:
-    """Train each configuration once, and print a table, which includes earlier results in the same folder."""
+    """Train each configuration once, and print a table, which includes earlier results of the same sizes."""
+    names = [CHOSEN, *tried.split(";")]
+    if suite not in SUITES or not set(names) <= set(TRIED):
+        raise typer.BadParameter(f"Suites are {list(SUITES)}, and configurations {list(TRIED)}.")
     torch.set_num_threads(1)
-    drawn, path = SUITES[suite](), output / f"{suite}.json"
+    drawn, path = SUITES[suite](), output / f"{suite}-{conversations}-{steps}.json"
     output.mkdir(parents=True, exist_ok=True)
     scripts = draw_scripts(drawn, conversations, seed=(TEST,))
     test = draw_turns(scripts, seed=(TEST,))
     found = json.loads(path.read_text()) if path.exists() else {}
-    for name in [CHOSEN, *tried.split(";")]:
+    for name in names:
         if name == CHOSEN and name in found:
             continue
         began = time.perf_counter()

@@ -129,18 +129,21 @@ def _digits(right: np.ndarray) -> str:
     return "".join("01"[int(hit)] for hit in right)
 
 
-def load(path: Path, title: str, scripts: list[Script]) -> Row:
-    """A row of the table out of what `try_entry` found."""
-    found = json.loads(path.read_text())
+def load(path: Path, title: str, scripts: list[Script], steps: int) -> Row | None:
+    """A row of the table out of what `try_entry` found; None if nothing of these sizes was found."""
+    found = json.loads(path.read_text()) if path.exists() else {}
+    conversations = scored_turns(scripts)[0]
+    if found.get("steps") != steps or any(len(digits) != len(conversations) for digits in found["right"]):
+        return None
     right = np.array([[digit == "1" for digit in digits] for digits in found["right"]])
-    return Row(title, Scores(right, scored_turns(scripts)[0]), found["parameters"], found["milliseconds"])
+    return Row(title, Scores(right, conversations), found["parameters"], found["milliseconds"])
 
 
-def report(name: str, suite: Suite, scripts: list[Script], folder: Path) -> str:
-    """The table of all models with results in the folder, written there with a picture."""
+def report(name: str, suite: Suite, scripts: list[Script], folder: Path, *, steps: int) -> str:
+    """The table of all models with results of these sizes in the folder, written there with a picture."""
     titles = {key: entry.title for key, entry in ENTRIES.items()}
     titles = {key: titles[key] for key in ("utterance", "memory")} | {"reset": "memory, reset every turn"} | titles
-    rows = [load(folder / f"{key}.json", t, scripts) for key, t in titles.items() if (folder / f"{key}.json").exists()]
+    rows = [row for key, t in titles.items() if (row := load(folder / f"{key}.json", t, scripts, steps))]
     utterance, bound = rows[0].scores, bound_scores(suite, scripts)
     bounds = [
         Row("best possible, utterance only", bound_scores(suite, scripts, uses_history=False)),
@@ -168,9 +171,11 @@ def main(
     conversations: Annotated[int, typer.Option(help="Number of test conversations.")] = 300,
     output: Annotated[Path, typer.Option(help="Folder for results, tables and pictures.")] = RESULTS,
 ) -> None:
-    """Train and test the models, and print a table, which includes earlier results in the same folder."""
+    """Train and test the models, and print a table, which includes earlier results of the same sizes."""
     torch.set_num_threads(1)
     chosen = models.split(",")
+    if suite not in ("all", *SUITES):
+        raise typer.BadParameter(f"the suite must be one of {', '.join(SUITES)} or all, got {suite}.")
     if unknown := set(chosen) - set(ENTRIES):
         raise typer.BadParameter(f"models must be out of {', '.join(ENTRIES)}, got {', '.join(sorted(unknown))}.")
     for name in SUITES if suite == "all" else [suite]:
@@ -178,11 +183,11 @@ def main(
         folder.mkdir(parents=True, exist_ok=True)
         scripts = draw_scripts(drawn, conversations, seed=(TEST,))
         test = draw_turns(scripts, seed=(TEST,))
-        has_utterance = "utterance" in chosen or (folder / "utterance.json").exists()
+        has_utterance = "utterance" in chosen or load(folder / "utterance.json", "", scripts, steps)
         for key in chosen if has_utterance else ["utterance", *chosen]:
             for tried, found in try_entry(key, drawn, test, steps=steps, seeds=seeds).items():
                 (folder / f"{tried}.json").write_text(json.dumps(found) + "\n")
-        print(f"\n{drawn.name}\n\n{report(name, drawn, scripts, folder)}", flush=True)
+        print(f"\n{drawn.name}\n\n{report(name, drawn, scripts, folder, steps=steps)}", flush=True)
 
 
 if __name__ == "__main__":

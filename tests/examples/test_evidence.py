@@ -8,12 +8,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+import typer
+from typer.testing import CliRunner
 
 from titans_mal.data.synthetic.suites import SPEAKER_SPREAD, SUITES, carry_over, interleaved, null
 
 
 EVIDENCE = Path(__file__).parents[2] / "examples" / "evidence"
-MODULES = ("gap", "turn_features", "models", "baselines", "variants", "features")
+MODULES = ("gap", "turn_features", "models", "baselines", "variants", "features", "explore")
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -229,9 +231,32 @@ def test_a_suite_runs_from_seed_to_table_and_picture(suite, tmp_path):
     # The table includes models that were tested before.
     features.main(suite, seeds=1, steps=2, models="memory", conversations=12, output=tmp_path)
     assert len((tmp_path / suite / "table.md").read_text().splitlines()) == len(table.splitlines())
+    # But not those of other sizes, which did not score the same turns or were not trained as long.
+    for other in ({"conversations": 14}, {"steps": 1}):
+        features.main(
+            suite,
+            **{"seeds": 1, "steps": 2, "conversations": 12, "models": "never-written", "output": tmp_path} | other,
+        )
+        assert len((tmp_path / suite / "table.md").read_text().splitlines()) == 2 + 2 + 2
 
 
 def test_every_threshold_belongs_to_a_suite():
     import features
 
     assert set(features.TO_REACH) <= set(SUITES)
+
+
+@pytest.mark.parametrize(
+    "arguments", [("nosuch",), ("baseline", "--tried", "nosuch"), ("baseline", "--models", "nosuch")]
+)
+def test_unknown_names_are_usage_errors(arguments, monkeypatch, tmp_path):
+    """The commands name what is known, before they write or train anything."""
+    import explore
+    import features
+
+    script = explore if "--tried" in arguments else features
+    application = typer.Typer()
+    application.command()(script.main)
+    answer = CliRunner().invoke(application, [*arguments, "--output", str(tmp_path / "results")])
+    assert answer.exit_code == 2, answer.output
+    assert not (tmp_path / "results").exists()
