@@ -45,15 +45,14 @@ def main() -> None:
 
     model = AutoModelForAudioEmotion.from_pretrained(arguments.model)
     analyzer = ConversationAnalyzer(model, AutoProcessor.from_pretrained(arguments.model))
-    part = arguments.turns // 6
+    part = max(1, arguments.turns // 6)
     print("| turns | seconds a turn (median) | resident MB | state bytes |")
     print("| --- | --- | --- | --- |")
     for first in range(0, arguments.turns, part):
-        turns = [analyzer.push(made_up_turn(i), RATE, speaker="AB"[i % 2]) for i in range(first, first + part)]
+        last = min(first + part, arguments.turns)
+        turns = [analyzer.push(made_up_turn(i), RATE, speaker="AB"[i % 2]) for i in range(first, last)]
         latency = statistics.median(turn.latency for turn in turns)
-        print(
-            f"| {first + 1} to {first + part} | {latency:.4f} | {megabytes():.0f} | {analyzer.nbytes:,} |", flush=True
-        )
+        print(f"| {first + 1} to {last} | {latency:.4f} | {megabytes():.0f} | {analyzer.nbytes:,} |", flush=True)
     spent = sum(turn.latency for turn in analyzer.history)
     talk = analyzer.history[-1].end
     print(f"\n{talk / 60:.1f} minutes of talk were processed in {spent / 60:.1f}: {talk / spent:.1f} times real time.")

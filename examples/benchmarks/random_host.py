@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import torch
+import typer
 
 from titans_mal import Qwen2AudioMALConfig, Qwen2AudioMALForAudioEmotion
 
@@ -21,6 +22,8 @@ FRAMES_PER_TOKEN = 4
 
 def build(size: str, *, tokens: int, device: str = "cpu", dtype: torch.dtype = torch.float32, **memory):
     """A model whose turns have at most `tokens` audio tokens; `memory` as `TitansMemoryConfig`, three layers."""
+    if size not in SIZES:
+        raise typer.BadParameter(f"--size must be one of {', '.join(SIZES)}, got {size}.")
     width, blocks, heads, inner, tower_width, tower_blocks, mel = SIZES[size]
     config = Qwen2AudioMALConfig(
         audio_config={
