@@ -149,7 +149,8 @@ def draw_gaps(
     ends = np.array([interval for _, interval in gaps.values()])
     errors = np.stack([values - ends[:, 0], ends[:, 1] - values]).clip(min=0)
     # Okabe and Ito's colours for the colour-blind.
-    axes.barh(range(len(gaps)), values, color="#56B4E9", xerr=errors, ecolor="black", capsize=3)
+    # Errors as lists: Matplotlib takes an array of those of a single bar for a number.
+    axes.barh(range(len(gaps)), values, color="#56B4E9", xerr=errors.tolist(), ecolor="black", capsize=3)
     if to_reach is not None:
         axes.axvline(to_reach, color="#D55E00", linestyle="--", label=f"to reach: {to_reach:g}")
         axes.legend(loc="lower right", frameon=False)
