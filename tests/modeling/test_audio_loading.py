@@ -126,7 +126,7 @@ def test_integers_are_pcm():
         ((tone(), None), ValueError, "needs its sampling rate"),
         ((tone(), 0), ValueError, "needs its sampling rate"),
         ((tone(), -8000), ValueError, "needs its sampling rate"),
-        (({"a": 1}, RATE), ValueError, "must be"),
+        (({"a": 1}, RATE), ValueError, "is an array, got dict"),
         ((tone().reshape(2, 2, -1), RATE), ValueError, r"must be \(samples,\) or \(channels, samples\)"),
         ((tone().reshape(-1, 2), RATE), ValueError, r"up to 8 channels, got float32 \(8000, 2\)"),
         ((np.array([0.1, np.nan]), RATE), AudioDecodingError, "not finite"),
