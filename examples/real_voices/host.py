@@ -39,6 +39,7 @@ from titans_mal import (
     load_conversations,
 )
 from titans_mal.data.audio import load_turn
+from titans_mal.evaluation.compare import compare_conditions
 from titans_mal.modeling.turn_scoring import TurnScorer
 from titans_mal.training import AudioTowerCache, fit_voice_memory
 from titans_mal.training_recipe import LICENCES, RECIPE_FILE
@@ -182,7 +183,7 @@ def main(
     ] = None,
     blocks: Annotated[int, typer.Option(help="Number of blocks of the language model to keep.")] = 2,
     encoder_blocks: Annotated[
-        int | None, typer.Option(help="Number of blocks of Whisper's encoder to keep. Default: all.")
+        int | None, typer.Option(min=1, help="Number of blocks of Whisper's encoder to keep. Default: all.")
     ] = None,
     utterance_steps: Annotated[
         int, typer.Option(help="Number of training steps on single utterances, 24 per step.")
@@ -220,7 +221,7 @@ def main(
         torch.save(
             {k: v for k, v in first.state_dict().items() if ".lora_" in k or "emotion_head" in k}, host / "first.pt"
         )
-    processor = Qwen2AudioProcessor.from_pretrained(host)
+    processor, reports = Qwen2AudioProcessor.from_pretrained(host), []
     for name in ("memory", "plain"):
         model = from_host(host, corpus.labels, scope)
         model.load_state_dict(torch.load(host / "first.pt", weights_only=True), strict=False)
@@ -244,6 +245,10 @@ def main(
             )  # fmt: skip
         recalls = {key: condition["metrics"]["ua"]["value"] for key, condition in report.conditions.items()}
         print(f"{name}: " + ", ".join(f"{key} {100 * recall:.1f}" for key, recall in recalls.items()), flush=True)
+        reports.append(report)
+    for metric, found in compare_conditions(reports[0], "memory", reports[1], "memory_off")["metrics"].items():
+        low, high = found["interval"] or (float("nan"),) * 2
+        print(f"memory - plain, {metric}: {100 * found['value']:+.1f} ({100 * low:+.1f} to {100 * high:+.1f})")
 
 
 if __name__ == "__main__":

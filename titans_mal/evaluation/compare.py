@@ -115,20 +115,22 @@ def compare_paired(first: EvaluationReport, second: EvaluationReport) -> dict[st
     if turns[0] != turns[1]:
         raise ProtocolError("A paired comparison needs the same turns, but these reports scored different ones.")
     names = [name for name in first.conditions if name in second.conditions]
-    labels, conversations = first.protocol["labels"], [name for name, _ in turns[0]]
+    return {name: compare_conditions(first, name, second, name) for name in names}
+
+
+def compare_conditions(first: EvaluationReport, condition: str, second: EvaluationReport, other: str) -> dict:
+    """A condition of one report minus another one of a second report of the same turns, as in `compare_paired`."""
+    labels, conversations = first.protocol["labels"], [turn["conversation_id"] for turn in first.predictions]
     references = np.array([labels.index(turn["label"]) for turn in first.predictions])
-    bootstrap = {"resamples": first.content["bootstrap"]["resamples"], "seed": first.protocol["seed"]}
-    return {
-        name: compare_predictions(
-            _places(first.predictions, name, labels),
-            _places(second.predictions, name, labels),
-            np.where(_has(first.predictions, name) & _has(second.predictions, name), references, -1),
-            conversations,
-            len(labels),
-            **bootstrap,
-        )
-        for name in names
-    }
+    return compare_predictions(
+        _places(first.predictions, condition, labels),
+        _places(second.predictions, other, labels),
+        np.where(_has(first.predictions, condition) & _has(second.predictions, other), references, -1),
+        conversations,
+        len(labels),
+        resamples=first.content["bootstrap"]["resamples"],
+        seed=first.protocol["seed"],
+    )
 
 
 def paired_table(first: EvaluationReport, second: EvaluationReport) -> Table:

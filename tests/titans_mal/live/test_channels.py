@@ -103,3 +103,14 @@ def test_the_gate_gives_the_same_for_pieces_of_any_size(size):
     np.testing.assert_array_equal(gated[1, 8_192:], samples[1, 8_192:])
     with pytest.raises(ValueError, match="above 0, in dB"):
         CrosstalkGate(2, 0.0)
+
+
+def test_a_late_echo_is_muted():
+    """An echo of 160 ms, five windows, that goes on after the speaker has ended."""
+    samples = np.zeros((2, 40 * 512), np.float32)
+    samples[0, 10 * 512 : 20 * 512] = np.random.default_rng(0).standard_normal(10 * 512) * 0.1
+    samples[1, 15 * 512 : 25 * 512] = 0.05 * samples[0, 10 * 512 : 20 * 512]
+    gate = CrosstalkGate(2)
+    gated = np.concatenate([gate.feed(samples), gate.flush()], axis=1)
+    np.testing.assert_array_equal(gated[0], samples[0])
+    assert not gated[1].any()
