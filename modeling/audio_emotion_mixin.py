@@ -16,9 +16,10 @@ from .audio_emotion_checkpoint import AudioEmotionCheckpointMixin
 from .audio_emotion_output import HOST_CACHE, AudioEmotionOutput, annotated_output, extend_output, with_signature
 from .conversation_memory_cache import ConversationMemoryCache
 from .emotion_dimensions import concordance_loss
-from .emotion_readout import answer_logits, emotion_loss, label_logits, last_unmasked_positions
+from .emotion_readout import answer_logits, check_kept, emotion_loss, label_logits, last_unmasked_positions
+from .input_scalars import InputScalars, audio_features, is_slow_to_read
 from .label_words import are_whole_words, word_scores
-from .memory_generation import MemoryGenerationMixin, audio_features
+from .memory_generation import MemoryGenerationMixin
 from .memory_injection import CALL_KEYWORD, MemoryCall, attach_memory
 from .memory_transaction import MemoryTransaction
 from .turn_inputs import TurnInputsMixin
@@ -172,7 +173,7 @@ class AudioEmotionMixin(
             raise TypeError(f"return_dict must be True, False or None, got {type(return_dict).__name__}.")
         input_ids = kwargs.get("input_ids")
         transaction = self._begin(memory_cache, input_ids, conversation_ids, speaker_ids, update_memory)
-        call = self._memory_call(transaction, kwargs, emotion_labels)
+        call = self._memory_call(transaction, kwargs, emotion_labels, is_committed=memory_cache is not None)
         steps_on = call is not None and call.positions is not None and self._scores_words()
         given_use_cache = kwargs.get("use_cache")
         if steps_on:
@@ -207,10 +208,13 @@ class AudioEmotionMixin(
             fields["loss"] = loss if fields.get("loss") is None else fields["loss"] + loss
         if isinstance(memory_cache, ConversationMemoryCache):
             fields["memory_cache"] = memory_cache
-        result = self.output_class(**fields)
         if transaction is not None and memory_cache is not None:
             is_checked = transaction.write and not self.training
-            transaction.end_of_forward(_readings(fields) if is_checked else None)
+            unread = call.inputs if call is not None and call.reads_later else None
+            transaction.end_of_forward(_readings(fields) if is_checked else None, unread)
+            if unread is not None and not unread.values["longest"]:
+                fields.update(emotion_logits=None, emotion_values=None, memory_surprise=None)
+        result = self.output_class(**fields)
         wants_dict = return_dict if return_dict is not None else self.config.return_dict
         return result if wants_dict else result.to_tuple()
 
@@ -249,9 +253,12 @@ class AudioEmotionMixin(
         )
 
     def _memory_call(
-        self, transaction: MemoryTransaction | None, kwargs: dict, emotion_labels=None
+        self, transaction: MemoryTransaction | None, kwargs: dict, emotion_labels=None, *, is_committed: bool = False
     ) -> MemoryCall | None:
         """The data that the hooks need for this call; None if they have nothing to do.
+
+        Args:
+            is_committed: whether the end of the call commits the transaction.
 
         Raises:
             ValueError: for audio features that are not finite, if a memory would be computed from them.
@@ -267,16 +274,23 @@ class AudioEmotionMixin(
         else:
             is_audio = self.audio_mask(input_ids, kwargs)
         call.last_positions = last_unmasked_positions(padding_mask(kwargs), input_ids)
-        others = {"earliest": call.last_positions.min()}
+        others = {}
         if isinstance(emotion_labels, Tensor) and emotion_labels.device.type != "cpu" and emotion_labels.numel():
             others["largest_label"] = emotion_labels.max()
         features = audio_features(kwargs) if transaction is not None else {}
-        others |= {name: (~value.isfinite()).sum() for name, value in features.items()}
-        call.locate_audio(is_audio, others)
-        for name, value in features.items():
-            if call.seen.get(name):
-                count = call.seen[name]
-                raise ValueError(f"{name} must be finite, but {count} of its {value.numel()} values are not.")
+        inputs = InputScalars(is_audio, call.last_positions, features, others)
+        # A commit reads from the device anyway; with features, the call has audio, whose positions need not be known.
+        reads_later = (
+            is_committed
+            and is_slow_to_read(is_audio.device)
+            and bool(features)
+            and transaction is not None
+            and transaction.write
+            and transaction.prompt_audio is None
+            and emotion_labels is None
+            and not self._scores_words()
+        )
+        call.locate_audio(is_audio, inputs, reads_later=reads_later)
         return call
 
     def _scores_words(self) -> bool:
@@ -304,8 +318,12 @@ class AudioEmotionMixin(
         tokens = self.config.label_token_ids
         if are_whole_words(tokens) and not steps_on:
             return None
+        length, kept = call.sequence_length, output.logits.shape[1]
         earliest = call.seen.get("earliest")
-        answers = answer_logits(output.logits, call.last_positions, call.sequence_length, earliest=earliest)
+        if call.reads_later and call.inputs is not None:
+            call.inputs.checks.append(lambda values: check_kept(values["earliest"], length, kept))
+            earliest = length
+        answers = answer_logits(output.logits, call.last_positions, length, earliest=earliest)
         return (
             word_scores(answers, tokens, self.answer_steps(output, call, inputs))
             if steps_on

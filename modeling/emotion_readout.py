@@ -41,13 +41,15 @@ def answer_logits(logits: Tensor, positions: Tensor, length: int, *, earliest: i
     """
     first_kept = length - logits.shape[1]
     if first_kept and not torch.compiler.is_compiling():
-        earliest = int(positions.min()) if earliest is None else earliest
-        if earliest < first_kept:
-            raise ValueError(
-                f"logits_to_keep={logits.shape[1]} drops the last position of a right-padded row: pad on the left."
-            )
+        check_kept(int(positions.min()) if earliest is None else earliest, length, logits.shape[1])
     rows = torch.arange(len(logits), device=logits.device)
-    return logits[rows, (positions - first_kept).to(logits.device)]
+    return logits[rows, (positions - first_kept).clamp(min=0).to(logits.device)]
+
+
+def check_kept(earliest: int, length: int, kept: int) -> None:
+    """Raise ValueError if the last `kept` of `length` positions do not include the position `earliest`."""
+    if earliest < length - kept:
+        raise ValueError(f"logits_to_keep={kept} drops the last position of a right-padded row: pad on the left.")
 
 
 def label_logits(answers: Tensor, label_token_ids: Sequence[int]) -> Tensor:

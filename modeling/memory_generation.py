@@ -10,6 +10,7 @@ from torch import Tensor
 
 from .conversation_memory_cache import ConversationMemoryCache
 from .host_types import HostModel
+from .input_scalars import audio_features
 
 
 class MemoryGenerationMixin(HostModel):
@@ -60,13 +61,6 @@ class MemoryGenerationMixin(HostModel):
         # An assistant model does not use this model's memory; its proposals are verified with memory.
         kwargs["model_kwargs"] = {k: v for k, v in kwargs["model_kwargs"].items() if k != "memory_cache"}
         return super()._get_candidate_generator(*args, **kwargs)
-
-
-def audio_features(inputs: dict) -> dict[str, Tensor]:
-    """The audio features among the inputs of a call."""
-    return {
-        key: value for key, value in inputs.items() if key.endswith("input_features") and isinstance(value, Tensor)
-    }
 
 
 def _take_windows(kwargs: dict, has_audio: Tensor) -> dict[str, Tensor]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 import torch
@@ -12,6 +11,7 @@ from transformers import PreTrainedModel
 from transformers.utils import logging
 
 from .configuration_titans_mal import TitansMemoryConfig
+from .input_scalars import InputScalars
 from .memory_transaction import MemoryTransaction
 from .titans_memory_layer import TitansMemory
 
@@ -37,7 +37,8 @@ class MemoryCall:
         needs_gradients: whether gradients were enabled when the call began.
         logits_to_keep: number of last positions that the output head is applied to; 0 = all.
         last_positions: (rows,) positions of the readout.
-        seen: values of the call's inputs that were read from their device, by name.
+        inputs: scalars about the inputs; None before `locate_audio`.
+        reads_later: whether they are read at the end of the call.
         surprise: one tensor (rows,) per memory layer that has run.
         last_hidden_state: (rows, hidden_size), the final hidden state at `last_positions`.
     """
@@ -51,7 +52,13 @@ class MemoryCall:
     last_positions: Tensor | None = None
     surprise: list[Tensor] = field(default_factory=list)
     last_hidden_state: Tensor | None = None
-    seen: dict[str, int] = field(default_factory=dict)
+    inputs: InputScalars | None = None
+    reads_later: bool = False
+
+    @property
+    def seen(self) -> dict[str, int]:
+        """The values of `inputs` that were read from their device, by name."""
+        return {} if self.inputs is None else self.inputs.values
 
     def stacked_surprise(self) -> Tensor | None:
         """(rows, memory layers); None if no layer ran."""
@@ -59,22 +66,24 @@ class MemoryCall:
             return None
         return torch.stack([surprise.to(self.surprise[0].device) for surprise in self.surprise], dim=-1)
 
-    def locate_audio(self, is_audio: Tensor, others: Mapping[str, Tensor] | None = None) -> None:
+    def locate_audio(self, is_audio: Tensor, inputs: InputScalars, *, reads_later: bool = False) -> None:
         """Find the audio positions from a mask (rows, sequence_length).
 
         Args:
-            others: scalars that are read into `seen` together with the counts of positions, since every read of
-                values synchronizes with an accelerator.
+            inputs: scalars of the call, which are read here.
+            reads_later: leave them to the end of the call, and reserve room for every position.
+
+        Raises:
+            ValueError: for audio features that are not finite, if they are read.
         """
-        counts = is_audio.sum(-1)
-        # Compiled code cannot depend on values, so it reserves room for every position.
+        self.inputs, self.reads_later = inputs, reads_later
         shortest, capacity = 0, self.sequence_length
-        if not torch.compiler.is_compiling():
-            others = others or {}
-            wanted = [*counts.aminmax(), *(other.to(counts.device, counts.dtype) for other in others.values())]
-            shortest, capacity, *seen = torch.stack(wanted).tolist()
-            self.seen = dict(zip(others, seen))
+        # Compiled code cannot depend on values.
+        if not reads_later and not torch.compiler.is_compiling():
+            inputs.read()
+            shortest, capacity = inputs.values["shortest"], inputs.values["longest"]
         if capacity:
+            counts = inputs.counts
             first = torch.arange(len(counts), device=counts.device)[:, None] * self.sequence_length
             self.positions = torch.argsort(~is_audio, dim=1, stable=True)[:, :capacity] + first
             self.lengths = None if shortest == capacity else counts

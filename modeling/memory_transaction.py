@@ -12,6 +12,7 @@ from torch.nn import functional as F
 from transformers.utils import logging
 
 from .conversation_memory_cache import ConversationMemoryCache
+from .input_scalars import InputScalars
 from .memory_state import NeuralMemoryState
 
 
@@ -183,36 +184,38 @@ class MemoryTransaction:
         if self.write and not self.is_closed:
             self._tokens = tokens[:: self.copies]
 
-    def end_of_forward(self, readings: Tensor | None = None) -> None:
+    def end_of_forward(self, readings: Tensor | None = None, unread: InputScalars | None = None) -> None:
         """Commit, unless inside `generate`, which commits at its end what its first forward call staged.
 
         Args:
             readings: (rows, numbers), emotion logits and values of the call's turns, which are not written if these
                 are not finite.
+            unread: scalars about the inputs of the call that have to be read before anything is written.
 
         Raises:
             ValueError: as `commit`, and for readings that are not finite.
         """
         if self.prompt_audio is None:
-            self.commit(readings)
+            self.commit(readings, unread)
         else:
             _check_readings(readings)
         self.is_closed = True
 
-    def commit(self, readings: Tensor | None = None) -> None:
+    def commit(self, readings: Tensor | None = None, unread: InputScalars | None = None) -> None:
         """Write all staged states into the cache or, if anything fails, none.
 
         Args:
-            readings: as `end_of_forward` takes them.
+            readings, unread: as `end_of_forward` takes them.
 
         Raises:
             RuntimeError: if another call wrote to the cache in the meantime, since its turns would be lost.
-            ValueError: for a state that is not finite. In training, and in compiled code, such a turn is skipped.
+            ValueError: for a state, or unread audio features, that are not finite. In training, and in compiled
+                code, a turn whose state is not finite is skipped.
         """
         if self._tokens is None:
             _check_readings(readings)
             return
-        tokens = self._leave_out_not_finite(self._tokens, readings)
+        tokens = self._leave_out_not_finite(self._tokens, readings, unread)
         with contextlib.nullcontext() if torch.compiler.is_compiling() else _committing:
             self._write(tokens)
         self._warn_of_rejected()
@@ -238,13 +241,17 @@ class MemoryTransaction:
         after.weights_fingerprint = self._weights_fingerprint if is_known else None
         self.cache.adopt(after)
 
-    def _leave_out_not_finite(self, tokens: Tensor, readings: Tensor | None) -> Tensor:
+    def _leave_out_not_finite(
+        self, tokens: Tensor, readings: Tensor | None, unread: InputScalars | None = None
+    ) -> Tensor:
         """Restore the streams whose staged state is not finite, or raise (see `commit`).
 
         Returns:
             The number of written tokens of each row, (rows,): `tokens`, or 0 in a restored stream.
         """
         if not self._staged:
+            if unread is not None:
+                unread.read()
             _check_readings(readings)
             return tokens
         is_compiling = torch.compiler.is_compiling()
@@ -253,9 +260,10 @@ class MemoryTransaction:
         # Entries are bounded, so the sum is finite if and only if all entries are.
         is_finite = torch.stack([tensor.sum((1, 2, 3)).to(device) for tensor in tensors]).isfinite().all(0)
         if not is_compiling:
-            # Check both together: every check synchronizes with an accelerator.
+            # Check all together: every check synchronizes with an accelerator.
             are_good = is_finite.all() if readings is None else is_finite.all() & readings.isfinite().all().to(device)
-            if bool(are_good):
+            (is_good,) = [bool(are_good)] if unread is None else unread.read(are_good)
+            if is_good:
                 return tokens
             _check_readings(readings)
             broken = self._streams_in_order[~is_finite.cpu()].tolist()

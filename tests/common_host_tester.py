@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import threading
 from collections.abc import Callable
 
@@ -13,6 +14,7 @@ from tiny_hosts import LABELS, PAD, TinyHost
 from tiny_models import assert_same_state, state_of, unpadded
 
 from titans_mal import AutoModelForAudioEmotion, ConversationMemoryCache
+from titans_mal.modeling import audio_emotion_mixin
 
 
 CLOSE = {"rtol": 0, "atol": 1e-5}
@@ -140,6 +142,26 @@ class CommonHostTester:
             torch.testing.assert_close(batch.emotion_logits[[row]], single.emotion_logits, **CLOSE)
             torch.testing.assert_close(batch.memory_surprise[[row]], single.memory_surprise, **CLOSE)
         assert_states_close(together, streamed)
+
+    def test_a_call_that_reads_its_device_once_gives_the_same(self, host, model, monkeypatch):
+        caches = [ConversationMemoryCache(model.config, batch_size=3) for _ in range(2)]
+        # A host may allow audio features for which the text has no place.
+        text = host.turns(3)["input_ids"]
+        silent = {"input_ids": torch.where(text == host.audio, PAD + 7, text)}
+        outputs = []
+        for is_slow, cache in zip((False, True), caches):
+            monkeypatch.setattr(audio_emotion_mixin, "is_slow_to_read", lambda device, is_slow=is_slow: is_slow)
+            with torch.no_grad():
+                outputs += [model(**host.turns(3, seed=seed), memory_cache=cache) for seed in range(2)]
+                with contextlib.suppress(ValueError, RuntimeError):
+                    outputs[-1] = model(**host.turns(3) | silent, memory_cache=cache)
+        for one, other in zip(outputs[:2], outputs[2:]):
+            assert (one.emotion_logits is None) == (other.emotion_logits is None)
+            if one.emotion_logits is not None:
+                torch.testing.assert_close(one.emotion_logits, other.emotion_logits, **CLOSE)
+                torch.testing.assert_close(one.memory_surprise, other.memory_surprise, **CLOSE)
+        assert caches[0].turns.tolist() == [2, 2, 2]
+        assert_states_close(*caches)
 
     @pytest.mark.parametrize("padding_side", ["left", "right"])
     @torch.no_grad()
