@@ -157,7 +157,8 @@ def report(name: str, suite: Suite, scripts: list[Script], folder: Path, *, step
         for row in rows[1:]
     }
     label = "gap closed" if has_gap else "accuracy less that of utterance only"
-    draw_gaps(gaps, folder / "gaps.png", title=suite.name, label=label, to_reach=TO_REACH.get(name))
+    if gaps:
+        draw_gaps(gaps, folder / "gaps.png", title=suite.name, label=label, to_reach=TO_REACH.get(name))
     return table
 
 

@@ -220,6 +220,9 @@ def test_a_temporary_lora_forgets_with_the_conversation(encoded):
 def test_a_suite_runs_from_seed_to_table_and_picture(suite, tmp_path):
     import features
 
+    # The model that the others are compared with is no bar of the picture.
+    features.main(suite, seeds=2, steps=2, models="utterance", conversations=12, output=tmp_path)
+    assert not (tmp_path / suite / "gaps.png").exists()
     features.main(suite, seeds=2, steps=2, models=",".join(features.ENTRIES), conversations=12, output=tmp_path)
     table = (tmp_path / suite / "table.md").read_text()
     rows = {line.split("|")[1].strip(): line.split("|")[2:-1] for line in table.splitlines()[2:]}
