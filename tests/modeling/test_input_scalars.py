@@ -1,4 +1,4 @@
-"""How often a call looks at values of tensors: on an accelerator each look waits for all that was launched before."""
+"""How often a call reads values of tensors: on an accelerator, each read waits for all that was launched before."""
 
 import sys
 from collections import Counter
