@@ -280,63 +280,6 @@ class ConversationMemoryCache(SavedStateMixin):
             parts.append(part)
         return parts
 
-    def speaker_stream(self, speaker_id: int) -> ConversationMemoryCache:
-        """A cache of one row with the stream of a speaker of this single conversation, and nothing of other speakers.
-
-        Args:
-            speaker_id: id of a speaker with a stream; in the returned cache it is 0.
-
-        Raises:
-            ValueError: for a cache of several conversations, a memory that speakers share, or an unknown speaker.
-        """
-        known = self._speakers_of_one()
-        if speaker_id not in known:
-            raise ValueError(f"The cache has no memory of the speaker {speaker_id}: its speakers are {sorted(known)}.")
-        slot = known[speaker_id]
-
-        def alone(tensor: Tensor) -> Tensor:
-            return torch.cat([tensor[slot : slot + 1], torch.zeros_like(tensor[1:])])
-
-        part = self.snapshot()
-        part.notes, part.conversation_ids, part.speaker_ids = {}, None, [{0: 0}]
-        part.turns, part.tokens = alone(self.turns), alone(self.tokens)
-        for layer in part.layers:
-            layer.map(alone)
-        return part
-
-    def add_speaker_stream(self, speaker_id: int, stream: ConversationMemoryCache) -> None:
-        """Let a speaker who has no stream in this single conversation continue one that `speaker_stream` returned.
-
-        Args:
-            speaker_id: id of the speaker in this cache.
-            stream: a stream of the same model, on the same device.
-
-        Raises:
-            ValueError: as `speaker_stream`, for a stream of another model, or if the speaker has a stream or there is
-                no room for one; the cache is then unchanged.
-        """
-        known = self._speakers_of_one()
-        check_same_model(self.identity, stream.identity, "The stream")
-        if self.is_initialized:
-            check_same_weights(self.weights_fingerprint, stream.weights_fingerprint)
-        if speaker_id in known or len(known) >= self.streams_per_row:
-            raise ValueError(
-                f"The speaker {speaker_id} cannot be added: the cache already has {sorted(known)}, and at most "
-                f"{self.streams_per_row} speakers are allowed."
-            )
-        (slot,), place = stream._speakers_of_one().values(), torch.tensor([len(known)])
-
-        def with_stream(mine: Tensor, theirs: Tensor) -> Tensor:
-            return mine.index_copy(0, place.to(mine.device), theirs[slot : slot + 1].to(mine.device))
-
-        for index, layer in enumerate(stream.layers):
-            if layer.state is not None:
-                self.update(layer.state[slice(slot, slot + 1)], index, place)
-        if not bool(self.turns.any()):
-            self.weights_fingerprint = stream.weights_fingerprint
-        self.turns, self.tokens = with_stream(self.turns, stream.turns), with_stream(self.tokens, stream.tokens)
-        self.speaker_ids = [{**known, speaker_id: len(known)}]
-
     # --- Used by the model
 
     def read(self, layer_idx: int, streams: Tensor, initial: NeuralMemoryState) -> NeuralMemoryState:
@@ -390,16 +333,6 @@ class ConversationMemoryCache(SavedStateMixin):
             check_same_model(self.identity, state_identity(config), "The model")
             self._config = config  # skip the check on later calls of the same model
         check_same_weights(self.weights_fingerprint, weights_fingerprint)
-
-    def _speakers_of_one(self) -> dict[int, int]:
-        """The slot of each speaker of the only conversation."""
-        if self.batch_size != 1 or not self.is_by_speaker:
-            raise ValueError(
-                "A speaker's memory needs a cache with one conversation and memory_config.scope='speaker'; this "
-                f"one has {self.batch_size} conversations and "
-                f"scope={'speaker' if self.is_by_speaker else 'conversation'!r}."
-            )
-        return self.speaker_ids[0]
 
     def _streams_of_rows(self, rows: Sequence[int]) -> Tensor:
         slots = torch.arange(self.streams_per_row)

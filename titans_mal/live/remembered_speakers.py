@@ -9,6 +9,7 @@ from typing import Any
 
 from ..modeling.conversation_memory_cache import ConversationMemoryCache
 from ..modeling.conversation_store import ConversationStore
+from ..modeling.speaker_streams import add_speaker_stream, speaker_stream
 from ..modeling.turn_rules import check_text, is_named, speaker_number
 
 
@@ -100,7 +101,7 @@ class RememberedSpeakers:
             )
         stored = self._read(hashed)
         if stored is not None and bool(stored.turns.any()):
-            cache.add_speaker_stream(number, stored)
+            add_speaker_stream(cache, number, stored)
             cache.notes[_EARLIER_TURNS] = cache.notes.get(_EARLIER_TURNS, 0) + int(stored.turns.sum())
         stream = None if stored is None else stored.notes.get(_STREAM)
         cache.notes[_PERSONS] = {**known, speaker: {"person": hashed, "stream": stream}}
@@ -119,7 +120,7 @@ class RememberedSpeakers:
             stream = stored.notes.get(_STREAM)
             if link["stream"] not in (None, stream):
                 return  # forgotten
-            stored.adopt(cache.speaker_stream(speaker_number(str(speaker))))
+            stored.adopt(speaker_stream(cache, speaker_number(str(speaker))))
             stored.notes = {_STREAM: stream or uuid.uuid4().hex}
         if link["stream"] is None:
             cache.notes[_PERSONS] = {**known, speaker: {**link, "stream": stored.notes[_STREAM]}}

@@ -3,56 +3,38 @@
 from __future__ import annotations
 
 import contextlib
-import json
-import math
-import shutil
 import warnings
 from collections.abc import Sequence
 from functools import cached_property
-from pathlib import Path
-from typing import Any
 
 import torch
 from datasets import Dataset
 from torch import Tensor
 from torch.utils.data import DataLoader
-from transformers import Trainer, TrainerCallback
-from transformers.trainer import TRAINER_STATE_NAME, TRAINING_ARGS_NAME
-from transformers.trainer_callback import TrainerState
-from transformers.trainer_utils import TrainOutput
+from transformers import TrainerCallback
 
 from ..data.problems import Problem
 from ..data.table import SOFT_LABELS
-from ..evaluation.evaluate_conversations import check_data, evaluate_conversations
-from ..evaluation.report import EvaluationReport
+from ..evaluation.evaluate_conversations import check_data
 from ..modeling.audio_emotion_mixin import AudioEmotionMixin
 from ..modeling.configuration_titans_mal import read_labels
 from ..modeling.emotion_dimensions import concordance_loss
-from ..modeling.json_text import read_json
 from ..modeling.turn_rules import warn_of_cut_turns
 from .arguments import ConversationTrainingArguments
 from .audio_cache import AudioTowerCache
-from .checkpoints import find_damage, keep_latest, last_good_checkpoint, seal_checkpoint, set_aside_broken
 from .interruptions import SkippedSteps, StopOnSignal, any_process
 from .lane_states import LaneStates
-from .lanes import LaneSampler, check_plan
+from .lanes import LaneSampler
 from .losses import balanced_class_weights, summed_loss
 from .options import check_own_loss, check_trainer_arguments
 from .tables import check_soft_labels, evaluation_sets, longer_turns
 from .trained_parts import check_is_saved_whole
-from .weights import load_trained_weights
+from .trainer_checkpoints import CheckpointingTrainer
+from .trainer_evaluation import EvaluatingTrainer
 from .windows import IS_NOISE, PROBLEMS, VALUES, TurnDataset, WindowCollator
 
 
-# Subfolder for reports of evaluations during training.
-EVALUATION_FOLDER = "evaluation"
-# Files of a checkpoint: the lanes' states, and the data that determines which turns they process.
-LANES_FOLDER, PLAN_FILE = "lanes", "plan.json"
-# Conditions of an evaluation during training; the final one has all conditions.
-_EVALUATED = ("memory", "memory_off")
-
-
-class ConversationTrainer(Trainer):
+class ConversationTrainer(EvaluatingTrainer, CheckpointingTrainer):
     """Trains a model on conversations, with all turns of a window in one forward pass.
 
     Frozen parameters stay frozen: use `choose_trained_parts` to choose what is trained.
@@ -173,49 +155,6 @@ class ConversationTrainer(Trainer):
             generator=torch.Generator(),
         )
 
-    def train(
-        self,
-        resume_from_checkpoint: str | bool | None = None,
-        trial: Any = None,
-        ignore_keys_for_eval: list[str] | None = None,
-    ) -> TrainOutput:
-        """As Trainer's, but resumes only from complete checkpoints.
-
-        Args:
-            resume_from_checkpoint: a folder, or True for the last complete checkpoint of `output_dir`.
-            trial, ignore_keys_for_eval: as in `transformers.Trainer.train`.
-
-        Raises:
-            ValueError: for an incomplete or missing checkpoint, or one of other lanes or data.
-        """
-        if resume_from_checkpoint is True:
-            resume_from_checkpoint = last_good_checkpoint(self.args.output_dir)
-            if resume_from_checkpoint is None:
-                raise ValueError(f"{self.args.output_dir} has no complete checkpoint.")
-        elif resume_from_checkpoint and (wrong := find_damage(resume_from_checkpoint)):
-            raise ValueError(f"{resume_from_checkpoint} cannot be resumed: {wrong}.")
-        if resume_from_checkpoint:
-            if self.is_world_process_zero():
-                set_aside_broken(self.args.output_dir, after=resume_from_checkpoint)
-            state = TrainerState.load_from_json(str(Path(resume_from_checkpoint) / TRAINER_STATE_NAME))
-            if state.global_step >= self.total_steps:
-                # Otherwise Trainer would take one more step before it stops.
-                self._load_from_checkpoint(resume_from_checkpoint)
-                self.state = state
-                return TrainOutput(state.global_step, 0.0, {})
-        try:
-            with self._audio_cache:
-                return super().train(resume_from_checkpoint or None, trial, ignore_keys_for_eval)
-        finally:
-            self.stopped.restore_handlers()
-
-    @property
-    def total_steps(self) -> int:
-        """Number of optimiser steps of the whole training."""
-        if self.args.max_steps > 0:
-            return self.args.max_steps
-        return math.ceil(self.args.num_train_epochs * self.lane_sampler.steps_per_epoch)
-
     def training_step(self, model, inputs: dict, num_items_in_batch: Tensor | int | None = None) -> Tensor:
         """Forward and backward pass of a batch; carries the lanes' memory, detached from the graph."""
         inputs = dict(inputs)
@@ -281,66 +220,6 @@ class ConversationTrainer(Trainer):
         self._valued_turns = valued.clamp(min=1)
         return scored.clamp(min=1)
 
-    def evaluate(
-        self,
-        eval_dataset: Dataset | dict[str, Dataset] | None = None,
-        ignore_keys: Sequence[str] | None = None,
-        metric_key_prefix: str = "eval",
-    ) -> dict[str, float]:
-        """Score whole conversations with memory on and off, and write a report into the training's folder.
-
-        Args:
-            eval_dataset: a table, or several by name (part of the names of their metrics); None: the trainer's.
-            ignore_keys: ignored, for compatibility.
-            metric_key_prefix: of the metrics' names; if it is not "eval", also the report's folder.
-
-        Returns:
-            `eval_ua`, `eval_wa` (memory on) and `eval_ua_memory_off` (memory off); for a model with
-            `emotion_dimensions` also their mean concordance, `eval_ccc` and `eval_ccc_memory_off`; for several tables
-            `eval_NAME_ua` and so on.
-        """
-        tables = self.eval_dataset if eval_dataset is None else eval_dataset
-        if isinstance(tables, dict):
-            prefixes = {f"{metric_key_prefix}_{name}": table for name, table in evaluation_sets(tables).items()}
-            several = (self.evaluate(table, ignore_keys, prefix) for prefix, table in prefixes.items())
-            return {name: value for metrics in several for name, value in metrics.items()}
-        if self.optimizer is not None and hasattr(self.optimizer, "eval"):
-            self.optimizer.eval()  # schedule-free optimisers evaluate other weights than they train
-        report = self._write_report(tables, "" if metric_key_prefix == "eval" else metric_key_prefix)
-        metrics = {f"{metric_key_prefix}_{name}": value for name, value in _metrics_of(report).items()}
-        self.log(metrics)
-        self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
-        return metrics
-
-    def _write_report(self, table: Dataset, name: str) -> EvaluationReport:
-        """Evaluate one table at this step, in its own folder."""
-        folder = Path(self.args.output_dir) / EVALUATION_FOLDER / name / f"step-{self.state.global_step}"
-        if self.is_world_process_zero():
-            # From a run that was interrupted after this evaluation.
-            shutil.rmtree(folder, ignore_errors=True)
-        self.accelerator.wait_for_everyone()
-        with self._audio_cache:
-            return evaluate_conversations(
-                self.accelerator.unwrap_model(self.model),
-                self._processor,
-                table,
-                folder,
-                conditions=_EVALUATED,
-                batch_size=self.args.per_device_eval_batch_size,
-                resamples=self.args.evaluation_resamples,
-            )
-
-    def predict(self, test_dataset, ignore_keys=None, metric_key_prefix: str = "test"):
-        """Not supported: use `evaluate(test_dataset, metric_key_prefix="test")`, which writes a report.
-
-        Raises:
-            NotImplementedError: always.
-        """
-        raise NotImplementedError(
-            "predict would return tensors without their conversations: evaluate(test_dataset, "
-            'metric_key_prefix="test") writes a report, and EvaluationReport.load(folder).predictions has every turn.'
-        )
-
     def push_to_hub(self, *args, **kwargs):
         """Not supported: use `titans-mal publish` or `publish_folder`, which upload all needed files.
 
@@ -360,64 +239,10 @@ class ConversationTrainer(Trainer):
             self.skipped.unlogged, self._logged_step = 0, self.state.global_step
         super().log(logs | {"skipped_steps": self.skipped.count} if self.skipped.count else logs, start_time)
 
-    def _save_checkpoint(self, model, trial) -> None:
-        folder = Path(self.args.output_dir) / f"checkpoint-{self.state.global_step}"
-        self._lane_states.save(folder / LANES_FOLDER)
-        if self.args.should_save:
-            (folder / LANES_FOLDER).mkdir(parents=True, exist_ok=True)
-            (folder / LANES_FOLDER / PLAN_FILE).write_text(json.dumps(self.lane_sampler.plan))
-        limit, self.args.save_total_limit = self.args.save_total_limit, None
-        try:
-            super()._save_checkpoint(model, trial)
-        finally:
-            self.args.save_total_limit = limit
-        self.accelerator.wait_for_everyone()
-        if self.args.should_save:
-            # Remove older checkpoints only after this one is complete.
-            seal_checkpoint(folder)
-            if limit is not None:
-                keep_latest(self.args.output_dir, limit, best=self.state.best_model_checkpoint)
-        self.accelerator.wait_for_everyone()
-
-    def _save(self, output_dir: str | None = None, state_dict: dict | None = None) -> None:
-        super()._save(output_dir, state_dict)
-        if self.args.should_save:
-            # Remove the pickled arguments, which should not have to be trusted.
-            (Path(output_dir or self.args.output_dir) / TRAINING_ARGS_NAME).unlink(missing_ok=True)
-
-    def _load_from_checkpoint(self, resume_from_checkpoint: str, model=None) -> None:
-        lanes = Path(resume_from_checkpoint) / LANES_FOLDER
-        check_plan(read_json(lanes / PLAN_FILE, dict), self.lane_sampler.plan)
-        if self.is_fsdp_enabled:
-            super()._load_from_checkpoint(resume_from_checkpoint, model)
-        else:
-            load_trained_weights(self.model if model is None else model, resume_from_checkpoint)
-        self._lane_states.load(lanes, self.args.device)
-
-    def _load_best_model(self) -> None:
-        if self.is_fsdp_enabled:
-            super()._load_best_model()
-        elif self.state.best_model_checkpoint is not None:
-            load_trained_weights(self.model, self.state.best_model_checkpoint)
-
 
 def _with_values(values: Tensor) -> Tensor:
     """Number of turns with a value for any dimension."""
     return (~values.isnan()).any(-1).sum()
-
-
-def _metrics_of(report: EvaluationReport) -> dict[str, float]:
-    """The metrics that are logged from a report during training."""
-    metrics = {}
-    for condition, suffix in zip(_EVALUATED, ("", "_memory_off")):
-        if condition in report.conditions:
-            metrics[f"ua{suffix}"] = report.conditions[condition]["metrics"]["ua"]["value"]
-        if condition in report.content["dimensions"]:
-            found = report.content["dimensions"][condition].values()
-            metrics[f"ccc{suffix}"] = sum(result["value"] for result in found) / len(found)
-    if "memory" in report.conditions:
-        metrics["wa"] = report.conditions["memory"]["metrics"]["wa"]["value"]
-    return metrics
 
 
 class _SetEpoch(TrainerCallback):
