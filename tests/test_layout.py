@@ -55,6 +55,8 @@ TESTED_BY = {
     "titans_mal/training/arguments.py": "test_options.py",
     "titans_mal/training/run_options.py": "test_run.py",
     "titans_mal/training/run_report.py": "test_run.py",
+    "titans_mal/training/trainer_checkpoints.py": "test_trainer.py",
+    "titans_mal/training/trainer_evaluation.py": "test_trainer.py",
 }
 
 
