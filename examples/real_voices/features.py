@@ -36,7 +36,11 @@ MODELS = (
     "memory_speaker",
     "attention_8",
     "transitions",
+    "memory_transitions",
+    "memory_transitions_other",
 )
+# A dialogue without a partner has no other history to be compared with.
+OF_PARTNERS = {"memory_other", "memory_transitions_other"}
 # Of `results.json`, what the table of groups is made of.
 KINDS = ("groups", "rows")
 # What is subtracted from what, in the table of differences.
@@ -53,6 +57,12 @@ DIFFERENCES = (
     ("running_mean", "utterance"),
     ("attention_8", "utterance"),
     ("transitions", "utterance"),
+    ("memory_transitions", "utterance"),
+    ("memory_transitions", "transitions"),
+    ("memory_transitions", "memory"),
+    ("memory_transitions", "memory_reset"),
+    ("memory_transitions", "memory_transitions_other"),
+    ("memory_transitions_other", "utterance"),
 )
 
 
@@ -113,8 +123,7 @@ def report(folder: Path, folds: Sequence[int], seeds: int, about: dict, voices: 
     has_partner = np.concatenate([of[0]["has_partner"][of[0]["dialogues"]] for _, of in found])
     differences = []
     for name, over in DIFFERENCES:
-        # A dialogue without a partner has no other history to be compared with.
-        kept = has_partner if "memory_other" in (name, over) else np.ones_like(has_partner)
+        kept = has_partner if OF_PARTNERS & {name, over} else np.ones_like(has_partner)
         points = low = high = None
         if kept.any():
             points, low, high = paired_difference(right[name][:, kept], right[over][:, kept], turns.only(kept))
@@ -129,8 +138,9 @@ def report(folder: Path, folds: Sequence[int], seeds: int, about: dict, voices: 
             recalls = {n: float(average_recall(hits[:, is_in], turns.emotions[is_in])[0]) for n, hits in right.items()}
             groups.append({"kind": kind, "group": str(value), **about, "turns": int(is_in.sum()), "uar": recalls})
     pooled = {name: float(average_recall(hits, turns.emotions)[0]) for name, hits in right.items()}
-    other = right["memory_other"][:, has_partner], turns.emotions[has_partner]
-    pooled["memory_other"] = float(average_recall(*other)[0]) if has_partner.any() else None
+    for name in OF_PARTNERS:
+        other = right[name][:, has_partner], turns.emotions[has_partner]
+        pooled[name] = float(average_recall(*other)[0]) if has_partner.any() else None
     without = sum(int((~of[0]["has_partner"]).sum()) for _, of in found)
     found_all = {"rows": rows, "differences": differences, "groups": groups}
     return {**found_all, "pooled": [{**about, "uar": pooled, "dialogues_without_other_history": without}]}

@@ -168,7 +168,9 @@ class Memory(Utterance):
         return torch.zeros_like(batch.turns).index_put((rows[:, 0], rows[:, 1]), residual)
 
 
-def decode_transitions(logits: Tensor, mask: Tensor, transitions: Tensor, *, weight: float) -> Tensor:
+def decode_transitions(
+    logits: Tensor, mask: Tensor, transitions: Tensor, *, weight: float, history: Tensor | None = None
+) -> Tensor:
     """Probabilities of single turns with a dialogue's transitions of emotions, forward only.
 
     The belief of a turn is ``p(e | x) (b T)(e)`` with b the belief of the turn before; a turn is scored by
@@ -179,17 +181,19 @@ def decode_transitions(logits: Tensor, mask: Tensor, transitions: Tensor, *, wei
         mask: (dialogues, turns) bool.
         transitions: (labels, labels), probability of the column after the row.
         weight: of the transitions; 0 leaves the turns as they are.
+        history: logits of the turns that the beliefs come from, of the same shape; None: `logits`.
 
     Returns:
         (dialogues, turns, labels) scores, not normalised.
     """
     probabilities = logits.softmax(-1)
+    earlier = probabilities if history is None else history.softmax(-1)
     prior = torch.linalg.matrix_power(transitions, 64).mean(0)
     belief = prior.expand_as(probabilities[:, 0])
     scores = []
     for turn in range(mask.shape[1]):
         expected = belief @ transitions if turn else belief
         scores.append(probabilities[:, turn] * (expected / prior) ** weight)
-        belief = probabilities[:, turn] * expected
+        belief = earlier[:, turn] * expected
         belief = belief / belief.sum(-1, keepdim=True)
     return torch.stack(scores, 1)

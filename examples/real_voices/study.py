@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
 from itertools import product
 
 import numpy as np
@@ -265,27 +266,41 @@ class TestDialogues:
 def score_models(part: Part, test: TestDialogues, chosen: Mapping[str, dict], *, seed: Sequence[int]) -> dict:
     """Train all models once; for each which scored turns it has right, (scored turns,) bool."""
     right: dict[str, np.ndarray] = {}
+    decode = partial(
+        decode_transitions,
+        mask=test.batch.mask,
+        transitions=part.scripts.transitions(part.labels),
+        **chosen["transitions"],
+    )
     for name in TRAINED:
         with torch.enable_grad():
             model = part.train(name, seed=seed, **chosen[name])
         logits = model(test.batch)
         right[name] = test.is_right(logits)
         if name == "utterance":
-            transitions = part.scripts.transitions(part.labels)
-            right["transitions"] = test.is_right(
-                decode_transitions(logits, test.batch.mask, transitions, **chosen["transitions"])
-            )
+            right["transitions"] = test.is_right(decode(logits))
         if name == "memory":
             right["memory_reset"] = test.is_right(model.without_history(test.batch))
-            right["memory_other"] = test.is_right(_other_history(model, test, logits))
+            right["memory_transitions"] = test.is_right(decode(logits))
+            other, of_partner = _other_history(model, test, logits)
+            right["memory_other"] = test.is_right(other)
+            right["memory_transitions_other"] = test.is_right(decode(other, history=of_partner))
     return right
 
 
-def _other_history(model: Memory, test: TestDialogues, logits: Tensor) -> Tensor:
-    """Logits with a partner's history; a dialogue without a partner keeps those of its own history."""
+def _other_history(model: Memory, test: TestDialogues, logits: Tensor) -> tuple[Tensor, Tensor]:
+    """Logits with a partner's history, and those of the partner's turns.
+
+    A dialogue without a partner keeps those of its own history, and of its own turns.
+    """
     if test.partners is None:
-        return logits
-    rows = torch.from_numpy(test.has_partner)
-    batch = test.batch
+        return logits, logits
+    rows, batch = torch.from_numpy(test.has_partner), test.batch
     some = Batch(batch.utterances[rows], batch.speakers[rows], batch.hidden)
-    return logits.index_put((rows.nonzero()[:, 0],), model.with_other_history(some, test.partners))
+    with_other = logits.index_put((rows.nonzero()[:, 0],), model.with_other_history(some, test.partners))
+    return with_other, logits.index_put((rows.nonzero()[:, 0],), _padded(model(test.partners), logits.shape[1]))
+
+
+def _padded(logits: Tensor, turns: int) -> Tensor:
+    """(dialogues, turns, labels), with zeros behind the turns of the longest dialogue."""
+    return F.pad(logits, (0, 0, 0, turns - logits.shape[1]))

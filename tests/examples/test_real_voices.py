@@ -192,6 +192,11 @@ def test_transitions_are_decoded_forward_only(real):
     later[:, 3:] = 0
     torch.testing.assert_close(decode(later, mask, transitions, weight=1.0)[:, :3], scores[:, :3])
     assert (decode(logits, mask, transitions, weight=0.0).argmax(-1) == logits.argmax(-1)).all()
+    # Beliefs of another dialogue: the first turn has none, and its own turns are the default.
+    others = decode(logits, mask, transitions, weight=1.0, history=later)
+    torch.testing.assert_close(others[:, 0], scores[:, 0])
+    torch.testing.assert_close(decode(logits, mask, transitions, weight=1.0, history=logits), scores)
+    assert not torch.allclose(others[:, 4], scores[:, 4])
     # A turn that says nothing is what the turn before was.
     sure = torch.tensor([[[9.0, 0.0, 0.0], [0.0, 0.0, 0.0]]])
     assert decode(sure, torch.ones(1, 2, dtype=torch.bool), transitions, weight=1.0)[0, 1].argmax() == 0

@@ -30,9 +30,12 @@ _DESCRIPTIONS = {
     "input and that of the training split added, with the weight n / (n + 2).",
     "transitions": "Probabilities with memory off, decoded over the dialogue (forward only) with the emotion "
     "transitions of the training split.",
+    "memory_transitions": "The same with memory on.",
     "majority": "The most frequent label, for every turn.",
     "copy_previous": "The gold label of the speaker's latest scored turn (not available to models), or the majority.",
 }
+# Conditions decoded with emotion transitions, and the conditions whose probabilities they use.
+_DECODED = {"transitions": "memory_off", "memory_transitions": "memory"}
 # Conditions with results by group.
 _BY_GROUP = ("memory", "memory_off")
 NO_TRAINING_SPLIT = "there is no training split"
@@ -107,11 +110,13 @@ def build_report(
     found = {name: _condition(scored, turns) for name, scored in scores.items()}
     conditions = {name: condition for name, condition in found.items() if condition is not None}
     temperature = run["model"].get("temperature", 1.0)
-    baselines, left_out = _baselines(conditions.get("memory_off"), turns, train, training_logits, temperature)
+    baselines, left_out = _baselines(conditions.get("memory_off"), turns, train, training_logits)
+    decoded, not_decoded = _decoded(conditions, turns, train, temperature)
     other = scores["other_state"] if "other_state" in found else None
     if other is not None and not (other.logits or other.texts or other.values):
         left_out["other_state"] = NO_PARTNER
-    conditions |= baselines | _floors(turns, train)
+    left_out |= not_decoded
+    conditions |= baselines | decoded | _floors(turns, train)
     conditions = {name: conditions[name] for name in TITLES if name in conditions}
     run["protocol"]["scored"] = int(turns.scored.sum())
     titles = TITLES | (TITLES_WITH_LORA if run["model"].get("lora") else {})
@@ -169,13 +174,12 @@ def _baselines(
     turns: Turns,
     train: Dataset | None,
     training_logits: np.ndarray | None,
-    temperature: float,
 ) -> tuple[dict[str, _Condition], dict[str, str]]:
     """Baselines computed from the logits with memory off; and why others are left out."""
     if alone is None:
         return {}, {}
     if alone.logits is None:
-        return {}, dict.fromkeys(("speaker_normalised", "speaker_centred", "transitions"), NO_LOGITS)
+        return {}, dict.fromkeys(("speaker_normalised", "speaker_centred"), NO_LOGITS)
     rows, total, left_out = alone.rows, len(turns.references), {}
     conversations, speakers = ([column[row] for row in rows] for column in (turns.conversations, turns.speakers))
     normalised = speaker_normalised(alone.logits, conversations, speakers)
@@ -187,14 +191,27 @@ def _baselines(
     else:
         centred = speaker_centred(alone.logits, conversations, speakers, training_logits.mean(0))
         baselines["speaker_centred"] = _Condition.of_logits(centred, rows, total)
-    if train is None:
-        left_out["transitions"] = NO_TRAINING_SPLIT
-    else:
-        chances = emotion_transitions(train["emotion"], train["conversation_id"], len(turns.labels))
-        # Computed from probabilities at the model's temperature, and scaled back to logits.
-        decoded = temperature * decode_dialogues(alone.logits / temperature, conversations, *chances)
-        baselines["transitions"] = _Condition.of_logits(decoded, rows, total)
     return baselines, left_out
+
+
+def _decoded(
+    conditions: Mapping[str, _Condition], turns: Turns, train: Dataset | None, temperature: float
+) -> tuple[dict[str, _Condition], dict[str, str]]:
+    """The conditions that are decoded with emotion transitions; and why others are left out."""
+    sources = {name: conditions[of] for name, of in _DECODED.items() if of in conditions}
+    if train is None:
+        return {}, dict.fromkeys(sources, NO_TRAINING_SPLIT)
+    decoded, left_out = {}, {}
+    chances = emotion_transitions(train["emotion"], train["conversation_id"], len(turns.labels))
+    for name, source in sources.items():
+        if source.logits is None:
+            left_out[name] = NO_LOGITS
+            continue
+        conversations = [turns.conversations[row] for row in source.rows]
+        # Computed from probabilities at the model's temperature, and scaled back to logits.
+        logits = temperature * decode_dialogues(source.logits / temperature, conversations, *chances)
+        decoded[name] = _Condition.of_logits(logits, source.rows, len(turns.references))
+    return decoded, left_out
 
 
 def _floors(turns: Turns, train: Dataset | None) -> dict[str, _Condition]:

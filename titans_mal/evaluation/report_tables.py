@@ -25,6 +25,7 @@ TITLES = {
     "speaker_normalised": "baseline: running per-speaker z-normalisation",
     "speaker_centred": "baseline: speaker centring",
     "transitions": "baseline: emotion transitions",
+    "memory_transitions": "memory on, with emotion transitions",
     "majority": "floor: majority",
     "copy_previous": "floor: copy of the speaker's previous gold label",
 }

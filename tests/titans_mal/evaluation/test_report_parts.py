@@ -12,7 +12,7 @@ from tiny_models import LABELS, save_base, tone
 from titans_mal import Qwen2AudioMALForAudioEmotion, load_conversations
 from titans_mal.data.synthetic.voices import to_wav
 from titans_mal.evaluation import evaluate_conversations as runner
-from titans_mal.evaluation.baselines import speaker_centred
+from titans_mal.evaluation.baselines import decode_dialogues, emotion_transitions, speaker_centred
 from titans_mal.evaluation.evaluate_conversations import evaluate_conversations
 from titans_mal.evaluation.report_file import EvaluationReport
 
@@ -111,12 +111,17 @@ def test_baselines_need_the_training_split(model, processor, tables, tmp_path, m
     expected = speaker_centred(alone, *names, training.mean(0)).argmax(-1)
     assert [turn["predicted"]["speaker_centred"] for turn in turns] == [LABELS[place] for place in expected]
     # They are compared with the memory like any other condition.
-    assert {"speaker_centred", "transitions"} <= {*report.content["differences"]}
+    trained = {"speaker_centred", "transitions", "memory_transitions"}
+    assert trained <= {*report.content["differences"]}
+    # Transitions are decoded from the probabilities without memory, and from those with it.
+    chances = emotion_transitions(tables["train"]["emotion"], tables["train"]["conversation_id"], len(LABELS))
+    for name, of in (("transitions", "memory_off"), ("memory_transitions", "memory")):
+        logits = logits_of(tmp_path / "out" / "progress", of)
+        decoded = decode_dialogues(logits, names[0], *chances)
+        assert [turn["predicted"][name] for turn in turns] == [LABELS[place] for place in decoded.argmax(-1)]
     without = evaluated(model, processor, tables, tmp_path / "without", train=None)
-    assert {*report.conditions} - {*without.conditions} == {"speaker_centred", "transitions"}
-    assert without.content["left_out"] == dict.fromkeys(
-        ("speaker_centred", "transitions"), "there is no training split"
-    )
+    assert {*report.conditions} - {*without.conditions} == trained
+    assert without.content["left_out"] == dict.fromkeys(trained, "there is no training split")
     assert (
         "Left out: speaker_centred, since there is no training split."
         in (tmp_path / "without" / "report.md").read_text()
@@ -153,7 +158,9 @@ def test_probabilities_of_all_labels(model, processor, tables, tmp_path):
         for name, shares in turn["probabilities"].items():
             assert list(shares) == list(LABELS)
             assert max(shares, key=shares.get) == turn["predicted"][name]
-    assert set(report.predictions[0]["probabilities"]) == {"memory", "memory_off", "speaker_centred", "transitions"}
+    assert set(report.predictions[0]["probabilities"]) == {
+        "memory", "memory_off", "speaker_centred", "transitions", "memory_transitions",
+    }  # fmt: skip
 
 
 def test_results_by_group(model, processor, tables, tmp_path):
