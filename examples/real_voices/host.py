@@ -246,9 +246,18 @@ def main(
         recalls = {key: condition["metrics"]["ua"]["value"] for key, condition in report.conditions.items()}
         print(f"{name}: " + ", ".join(f"{key} {100 * recall:.1f}" for key, recall in recalls.items()), flush=True)
         reports.append(report)
-    for metric, found in compare_conditions(reports[0], "memory", reports[1], "memory_off")["metrics"].items():
-        low, high = found["interval"] or (float("nan"),) * 2
-        print(f"memory - plain, {metric}: {100 * found['value']:+.1f} ({100 * low:+.1f} to {100 * high:+.1f})")
+    of_memory, of_plain = reports
+    for condition, report, other in (
+        ("memory", of_plain, "memory_off"),
+        ("memory_transitions", of_memory, "memory_off"),
+        ("memory_transitions", of_memory, "transitions"),
+        ("memory_transitions", of_plain, "memory_off"),
+        ("memory_transitions", of_plain, "transitions"),
+    ):
+        name = f"{condition} - {other}" + (" of plain" if report is of_plain else "")
+        for metric, found in compare_conditions(of_memory, condition, report, other)["metrics"].items():
+            low, high = found["interval"] or (float("nan"),) * 2
+            print(f"{name}, {metric}: {100 * found['value']:+.1f} ({100 * low:+.1f} to {100 * high:+.1f})")
 
 
 if __name__ == "__main__":
