@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import csv
-import io
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
-from titans_mal.data.text_files import read_text
+from titans_mal.data.corpora.corpus import read_csv
 
 
 TURNS = 10
@@ -122,7 +120,7 @@ def read_sequences(path: str | Path, mapping: Mapping[str, str]) -> dict[str, li
         ValueError: for a table of other columns, or an emotion that the mapping does not have.
     """
     path = Path(path)
-    rows = list(csv.DictReader(io.StringIO(read_text(path), newline="")))
+    rows = list(read_csv(path, ()))
     present = set(rows[0]) if rows else set()
     names = _MELD if set(_MELD.values()) <= present else _PLAIN
     missing = sorted(set(names.values()) - present)

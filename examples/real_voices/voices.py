@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -11,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from titans_mal import load_conversations
-from titans_mal.data.text_files import read_text
+from titans_mal.data.corpora.corpus import read_csv
 from titans_mal.data.virtual_speakers import VirtualSpeaker, other_voices
 
 
@@ -137,10 +135,9 @@ def read_voices(folder: str | Path, *, mapping: dict[str, str] | None = None) ->
 
 
 def _read_table(folder: Path) -> Voices:
-    rows = list(csv.DictReader(io.StringIO(read_text(folder / "metadata.csv"), newline="")))
-    missing = sorted({"file_name", "speaker", "emotion"} - set(rows[0] if rows else ()))
-    if missing:
-        raise ValueError(f"{folder / 'metadata.csv'} lacks the columns {missing}, or has no rows.")
+    rows = list(read_csv(folder / "metadata.csv", ("file_name", "speaker", "emotion")))
+    if not rows:
+        raise ValueError(f"{folder / 'metadata.csv'} has no rows.")
     utterances = tuple(
         Utterance(folder / row["file_name"], row["speaker"], row["emotion"], row.get("gender") or "") for row in rows
     )
