@@ -5,9 +5,10 @@ from __future__ import annotations
 import copy
 import math
 import reprlib
+from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from transformers import PreTrainedConfig
 
@@ -40,13 +41,22 @@ TRANSCRIPT = "{transcript}"
 DEFAULT_EMOTION_PROMPT = "Which emotion does the speaker express? Answer with one word out of: {labels}."
 
 
+# Defaults of the first version, which saved configurations without these fields have.
+_FIRST_DEFAULTS = {"head_dim": 64, "step_bound": "token", "feature_map": "identity"}
+
+
+def with_first_defaults(fields: Mapping[str, Any]) -> dict[str, Any]:
+    """The fields of a saved memory configuration, complete; others, which name no model type, as given."""
+    return {**_FIRST_DEFAULTS, **fields} if "model_type" in fields else dict(fields)
+
+
 class TitansMemoryConfig(PreTrainedConfig):
     """Configuration of the memory layers; checked on construction, before any weights are loaded.
 
     Args:
         layers: decoder blocks that get a memory layer, counted from 0, strictly increasing.
         num_heads: memories per layer, each with its own keys and values.
-        head_dim: width of keys, queries and values of a head.
+        head_dim: width of keys, queries and values of a head; the quadratic features need narrow ones.
         depth: matrices of the memory MLP (arXiv 2501.00663, section 3.1); 1 is a linear memory, which separates
             voices better on the suites of examples/evidence, at half the cost.
         expansion: hidden width of the MLP relative to `head_dim`; no effect at depth 1.
@@ -54,9 +64,11 @@ class TitansMemoryConfig(PreTrainedConfig):
         read: "history": a turn reads what earlier turns wrote. "chunk": it also reads earlier chunks of its own turn.
         step_rule: "normalized" (bounded by the local curvature) or "paper" (the plain equation).
         step_bound: the bound of the curvature that divides the normalized step: by the largest "token" of a chunk, or
-            by the "gram" matrix of all its keys, which allows larger steps where keys differ.
+            by the "gram" matrix of all its keys, which allows larger steps where keys differ. None: "gram" for a
+            normalized step at depth 1, else "token".
         feature_map: of queries and keys: "identity", or "quadratic": all monomials of degree 2, so that similarities
-            are squared; the first matrix is then (head_dim + 1) / 2 times as large.
+            are squared, which separates voices better (examples/evidence); the first matrix is then (head_dim + 1) / 2
+            times as large. None: "quadratic" at depth 1, where it was tried, else "identity".
         scope: one memory per "conversation", or one per "speaker" in it.
         max_speakers: memories per conversation for scope "speaker".
         forget_half_life: number of audio tokens, above 1, after which an untrained memory has forgotten half
@@ -83,14 +95,14 @@ class TitansMemoryConfig(PreTrainedConfig):
 
     layers: list[int] | tuple[int, ...] = (0,)
     num_heads: int = 4
-    head_dim: int = 64
+    head_dim: int = 16
     depth: int = 1
     expansion: int = 1
     chunk_size: int = 64
     read: str = "history"
     step_rule: str = "normalized"
-    step_bound: str = "token"
-    feature_map: str = "identity"
+    step_bound: str | None = None
+    feature_map: str | None = None
     scope: str = "conversation"
     max_speakers: int = 8
     forget_half_life: float = 2000.0
@@ -113,6 +125,10 @@ class TitansMemoryConfig(PreTrainedConfig):
             )
         self.layers = list(self.layers) if isinstance(self.layers, list | tuple | range) else self.layers
         self.voice_layers = list(self.voice_layers) if isinstance(self.voice_layers, tuple) else self.voice_layers
+        if self.step_bound is None:
+            self.step_bound = "gram" if self.depth == 1 and self.step_rule == "normalized" else "token"
+        if self.feature_map is None:
+            self.feature_map = "quadratic" if self.depth == 1 else "identity"
         self._check()
         super().__post_init__(**kwargs)
 
@@ -145,6 +161,15 @@ class TitansMemoryConfig(PreTrainedConfig):
             value = getattr(self, name)
             if isinstance(value, bool) or not isinstance(value, int | float) or not low < value < high:
                 raise ValueError(f"{name} must be between {low} and {high} (both excluded), got {value!r:.500}.")
+
+    @classmethod
+    def from_dict(cls, config_dict: dict[str, Any], **kwargs: Any):
+        """As of any configuration; fields that a saved one lacks have the defaults that it was saved under."""
+        return super().from_dict(with_first_defaults(config_dict), **kwargs)
+
+    def to_diff_dict(self) -> dict[str, Any]:
+        """All fields: a file without those at their defaults would change with the defaults."""
+        return self.to_dict()
 
     @property
     def streams_per_row(self) -> int:
@@ -236,7 +261,7 @@ class AudioEmotionConfigMixin(HostConfig):
             if not isinstance(self.memory_config, dict | None):
                 got = type(self.memory_config).__name__
                 raise ValueError(f"memory_config must be a TitansMemoryConfig or its dict, got {got}.")
-            self.memory_config = TitansMemoryConfig(**(self.memory_config or {}))
+            self.memory_config = TitansMemoryConfig(**with_first_defaults(self.memory_config or {}))
         self._check_labels()
         super().__post_init__(**kwargs)
         self.check()

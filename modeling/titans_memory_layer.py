@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -129,7 +130,7 @@ class TitansMemoryLayer(nn.Module):
             processed = process_turns(
                 state, tokens, batch_sizes,
                 read=config.read, chunk_size=config.chunk_size, step_rule=config.step_rule,
-                step_bound=config.step_bound, write=write,
+                step_bound=cast(str, config.step_bound), write=write,
             )  # fmt: skip
             gate = torch.sigmoid(self.read_gate(normed))
             retrieved = self.read_norm(processed.retrieved.transpose(1, 2)).flatten(2)

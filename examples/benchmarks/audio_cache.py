@@ -12,7 +12,7 @@ from typing import Annotated
 import torch
 import typer
 from measuring import RESULTS, alternate, medians, print_table, ratio, save
-from random_host import build, turns
+from random_host import LINEAR, build, turns
 
 from titans_mal.training import AudioTowerCache, choose_trained_parts
 
@@ -20,7 +20,7 @@ from titans_mal.training import AudioTowerCache, choose_trained_parts
 def measure(size: str, *, rows: int, tokens: int, seconds: float, device: str, folder: str, repeats: int) -> dict:
     """Medians of both arms, in turn, for one size of the host."""
     dtype = torch.bfloat16 if device == "cuda" else torch.float32
-    model = build(size, tokens=tokens, device=device, dtype=dtype, num_heads=4, head_dim=64, chunk_size=64)
+    model = build(size, tokens=tokens, device=device, dtype=dtype, chunk_size=64, **LINEAR)
     choose_trained_parts(model)
     inputs = shortened(turns(model, rows, tokens=tokens), model, int(seconds * tokens / 30))
     labels = torch.arange(rows, device=model.device) % 4

@@ -14,7 +14,7 @@ from typing import Annotated
 import torch
 import typer
 from measuring import RESULTS, alternate, draw_lines, medians, print_table, ratio, save
-from random_host import build, turns
+from random_host import LINEAR, build, turns
 from transformers import DynamicCache
 
 from titans_mal import ConversationMemoryCache
@@ -109,7 +109,7 @@ def main(
 ) -> None:
     """Time the turns of one conversation, and print a table."""
     dtype = torch.bfloat16 if device == "cuda" else torch.float32
-    model = build(size, tokens=tokens, device=device, dtype=dtype, num_heads=4, head_dim=64, chunk_size=64)
+    model = build(size, tokens=tokens, device=device, dtype=dtype, chunk_size=64, **LINEAR)
     rows = measure(model, upto, tokens=tokens, repeats=repeats)
     print_table(rows)
     slope = late_over_early(model, 2, upto, tokens=tokens, repeats=5 * repeats)

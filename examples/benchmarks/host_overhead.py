@@ -18,7 +18,7 @@ from typing import Annotated
 import torch
 import typer
 from measuring import RESULTS, alternate, draw_bars, medians, print_table, ratio, save, synchronize
-from random_host import build, turns
+from random_host import LINEAR, build, turns
 
 from titans_mal import ConversationMemoryCache
 
@@ -89,7 +89,7 @@ def main(
 ) -> None:
     """Time the host with memory and without, and print a table."""
     dtype = torch.bfloat16 if device == "cuda" else torch.float32
-    model = build(size, tokens=TOKENS, device=device, dtype=dtype, num_heads=4, head_dim=64, chunk_size=64)
+    model = build(size, tokens=TOKENS, device=device, dtype=dtype, chunk_size=64, **LINEAR)
     memory = sum(parameter.numel() for parameter in model.titans_memory.parameters())
     print(f"{model.num_parameters() - memory:,} parameters of the host, {memory:,} of memory; {device}, {dtype}")
     rows = [measure(model, batch, repeats=repeats, decoded=decoded) for batch in batches or [1]]

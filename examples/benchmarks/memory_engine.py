@@ -54,7 +54,10 @@ def ours(
 ) -> Callable[[], object]:
     batch, tokens, dim, heads, head_dim, chunk = shape
     torch.manual_seed(0)
-    config = TitansMemoryConfig(num_heads=heads, head_dim=head_dim, depth=depth, chunk_size=chunk, read=read)
+    config = TitansMemoryConfig(
+        num_heads=heads, head_dim=head_dim, depth=depth, chunk_size=chunk, read=read, feature_map="identity",
+        step_bound="token",
+    )  # fmt: skip
     layer = TitansMemoryLayer(config, dim)
     with torch.no_grad():
         for weight in layer.initial_memory:

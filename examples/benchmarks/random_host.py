@@ -20,6 +20,10 @@ VOCABULARY, AUDIO = 2000, 1999
 FRAMES_PER_TOKEN = 4
 
 
+# A memory with linear keys, as the tables of the README were measured with.
+LINEAR = {"num_heads": 4, "head_dim": 64, "feature_map": "identity", "step_bound": "token"}
+
+
 def build(size: str, *, tokens: int, device: str = "cpu", dtype: torch.dtype = torch.float32, **memory):
     """A model whose turns have at most `tokens` audio tokens; `memory` as `TitansMemoryConfig`, three layers."""
     if size not in SIZES:

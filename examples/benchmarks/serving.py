@@ -11,7 +11,7 @@ from typing import Annotated
 import torch
 import typer
 from measuring import RESULTS, alternate, draw_lines, medians, print_table, save
-from random_host import build, turns
+from random_host import LINEAR, build, turns
 
 from titans_mal import ConversationMemoryCache
 
@@ -53,7 +53,7 @@ def main(
     output: Annotated[Path, typer.Option(help="Folder for the JSON file and the picture.")] = RESULTS,
 ) -> None:
     """Time 1, 8, 64 and 256 conversations, and print a table."""
-    model = build(size, tokens=tokens, device=device, num_heads=4, head_dim=32, depth=1, chunk_size=32)
+    model = build(size, tokens=tokens, device=device, chunk_size=32, **LINEAR | {"head_dim": 32})
     rows = [measure(model, n, tokens=tokens, repeats=repeats, most=most) for n in (1, 8, 64, 256)]
     print_table(rows)
     save("serving", rows, output, size=size, tokens=tokens, most=most)

@@ -11,13 +11,13 @@ from typing import Annotated
 import torch
 import typer
 from measuring import RESULTS, alternate, draw_bars, medians, print_table, ratio, save
-from random_host import build, turns
+from random_host import LINEAR, build, turns
 
 from titans_mal import ConversationMemoryCache
 
 
 def measure(size: str, *, conversations: int, length: int, tokens: int, device: str, repeats: int) -> dict:
-    model = build(size, tokens=tokens, device=device, num_heads=4, head_dim=64, chunk_size=64)
+    model = build(size, tokens=tokens, device=device, chunk_size=64, **LINEAR)
     model.requires_grad_(False)
     model.titans_memory.requires_grad_(True)
     model.train()

@@ -34,7 +34,8 @@ RESULTS = Path(__file__).parent / "results" / "features"
 # The share of the gap that the memory should close; null has no gap, and emotional-start no target.
 TO_REACH = {"baseline": 0.6, "interleaved": 0.5, "carry-over": 0.5, "delayed-binding": 0.4}
 # Chosen by the log in the README.
-MEMORY = {"num_heads": 4, "head_dim": 16, "depth": 1, "forget_half_life": 300.0}
+LINEAR = {"feature_map": "identity", "step_bound": "token"}
+MEMORY = {"num_heads": 4, "head_dim": 16, "depth": 1, "forget_half_life": 300.0, **LINEAR}
 CONVERSATIONS = 32
 # First numbers of the seeds of training, choosing and test.
 TRAINING, CHOOSING, TEST = 1, 2, 3
@@ -54,15 +55,20 @@ class Entry:
 ENTRIES = {
     "utterance": Entry("utterance only", UtteranceOnly),
     "memory": Entry("memory (linear fast weights, depth 1)", lambda: WithMemory(**MEMORY)),
+    "wide": Entry(
+        "memory with heads of 48, as large a state as quadratic keys",
+        lambda: WithMemory(**MEMORY | {"head_dim": 48}),
+        is_optional=True,
+    ),
     "gram": Entry(
-        "memory, step by the Gram matrix", lambda: WithMemory(**MEMORY, step_bound="gram"), is_optional=True
+        "memory, step by the Gram matrix", lambda: WithMemory(**MEMORY | {"step_bound": "gram"}), is_optional=True
     ),
     "quadratic": Entry(
-        "memory, quadratic keys", lambda: WithMemory(**MEMORY, feature_map="quadratic"), is_optional=True
+        "memory, quadratic keys", lambda: WithMemory(**MEMORY | {"feature_map": "quadratic"}), is_optional=True
     ),
     "quadratic-gram": Entry(
         "memory, quadratic keys, step by the Gram matrix",
-        lambda: WithMemory(**MEMORY, feature_map="quadratic", step_bound="gram"),
+        lambda: WithMemory(**MEMORY | {"feature_map": "quadratic", "step_bound": "gram"}),
         is_optional=True,
     ),
     "deep": Entry("memory of depth 2", lambda: WithMemory(**MEMORY | {"depth": 2}), is_slow=True),

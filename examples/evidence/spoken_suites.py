@@ -26,7 +26,8 @@ from titans_mal.data.synthetic.suites import Script, Suite
 
 CHECKPOINT = Path(__file__).parents[1] / "quickstart" / "tiny-qwen2-audio-mal"
 # As shipped.
-MEMORY = {"layers": [0, 1, 2], "num_heads": 4, "head_dim": 32, "depth": 1, "chunk_size": 32}
+LINEAR = {"feature_map": "identity", "step_bound": "token"}
+MEMORY = {"layers": [0, 1, 2], "num_heads": 4, "head_dim": 32, "depth": 1, "chunk_size": 32, **LINEAR}
 
 
 @dataclass(frozen=True)

@@ -266,7 +266,9 @@ def main(
         model = AutoModelForAudioEmotion.from_base(
             folder,
             id2label=dict(enumerate(EMOTIONS)),
-            memory_config=TitansMemoryConfig(layers=[0, 1, 2], num_heads=4, head_dim=32, chunk_size=32),
+            memory_config=TitansMemoryConfig(
+                layers=[0, 1, 2], head_dim=32, chunk_size=32, feature_map="identity", step_bound="token"
+            ),
             emotion_prompt=PROMPT,
         )
     train_memory(model, processor, conversations=conversations, steps=memory_steps, seed=seed + 2)

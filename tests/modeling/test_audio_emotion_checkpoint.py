@@ -814,7 +814,7 @@ def test_a_quantised_base_leaves_the_memory_as_it_is(base, tmp_path):
             assert torch.equal(weight, plain.get_parameter(f"{name}.{key}")), key
     scores, exact = scored(quantised)[0], scored(plain)[0]
     assert not torch.equal(scores, exact)
-    torch.testing.assert_close(scores, exact, rtol=0, atol=0.1)
+    torch.testing.assert_close(scores, exact, rtol=0.05, atol=0.1)
     # How it was loaded is no property of the adapter.
     quantised.save_pretrained(tmp_path / "again")
     assert "quantization_config" not in json.loads((tmp_path / "again" / "config.json").read_text())

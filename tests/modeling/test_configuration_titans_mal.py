@@ -1,3 +1,5 @@
+import json
+
 import pytest
 from tiny_models import LABELS, host_config, tiny_config
 
@@ -55,7 +57,40 @@ def test_the_plain_step_has_no_bound():
 def test_quadratic_features_widen_the_first_matrix():
     shapes = TitansMemoryConfig(head_dim=4, depth=2, expansion=3, feature_map="quadratic").matrix_shapes()
     assert shapes == [(10, 12), (12, 4)]
-    assert TitansMemoryConfig(head_dim=4).matrix_shapes() == [(4, 4)]
+    assert TitansMemoryConfig(head_dim=4, feature_map="identity").matrix_shapes() == [(4, 4)]
+
+
+@pytest.mark.parametrize(
+    ("fields", "keys", "bound"),
+    [
+        ({}, "quadratic", "gram"),
+        ({"step_rule": "paper"}, "quadratic", "token"),
+        ({"depth": 2}, "identity", "token"),
+        ({"depth": 2, "feature_map": "quadratic", "step_bound": "gram"}, "quadratic", "gram"),
+        ({"feature_map": "identity", "step_bound": "token"}, "identity", "token"),
+    ],
+)
+def test_keys_and_step_are_those_of_the_evidence_unless_given(fields, keys, bound, tmp_path):
+    """And a saved configuration keeps them, by itself and within that of a host."""
+    config = TitansMemoryConfig(**fields)
+    assert (config.feature_map, config.step_bound) == (keys, bound)
+    config.save_pretrained(tmp_path / "memory")
+    assert TitansMemoryConfig.from_pretrained(tmp_path / "memory").to_dict() == config.to_dict()
+    of_host = Qwen2AudioMALConfig(**host_config(), memory_config=config, emotion_readout="linear")
+    of_host.save_pretrained(tmp_path)
+    assert Qwen2AudioMALConfig.from_pretrained(tmp_path).to_dict() == of_host.to_dict()
+    saved = json.loads((tmp_path / "config.json").read_text())["memory_config"]
+    assert {"head_dim", "feature_map", "step_bound"} <= set(saved)
+
+
+def test_a_file_of_the_first_version_keeps_its_defaults(tmp_path):
+    """It has only the fields that differed from the defaults of its time."""
+    first = {"model_type": "titans_memory", "layers": [1]}
+    (tmp_path / "config.json").write_text(json.dumps(first))
+    of_host = Qwen2AudioMALConfig(**host_config(), memory_config=first, emotion_readout="linear").memory_config
+    for config in (TitansMemoryConfig.from_pretrained(tmp_path), of_host):
+        assert (config.layers, config.head_dim) == ([1], 64)
+        assert (config.feature_map, config.step_bound) == ("identity", "token")
 
 
 @pytest.mark.parametrize(
@@ -94,7 +129,7 @@ def test_the_hosts_fields_are_kept():
 def test_memory_shapes():
     config = TitansMemoryConfig(head_dim=16, depth=3, expansion=2)
     assert config.matrix_shapes() == [(16, 32), (32, 32), (32, 16)]
-    assert TitansMemoryConfig(head_dim=16, depth=1, expansion=2).matrix_shapes() == [(16, 16)]
+    assert TitansMemoryConfig(depth=1, expansion=2).matrix_shapes() == [(136, 16)]
 
 
 def test_prompt_names_the_labels():

@@ -90,4 +90,5 @@ def test_a_configuration_loads():
     config = TitansMemoryConfig.from_pretrained(SAVED / "memory")
     wanted = {"layers": [0, 1], "num_heads": 2, "head_dim": 4, "depth": 2, "expansion": 2, "chunk_size": 3}
     wanted |= {"read": "chunk", "scope": "speaker", "max_speakers": 2, "step_rule": "normalized"}
+    wanted |= {"feature_map": "identity", "step_bound": "token"}
     assert {name: getattr(config, name) for name in wanted} == wanted
