@@ -173,7 +173,9 @@ class AudioEmotionMixin(
             raise TypeError(f"return_dict must be True, False or None, got {type(return_dict).__name__}.")
         input_ids = kwargs.get("input_ids")
         transaction = self._begin(memory_cache, input_ids, conversation_ids, speaker_ids, update_memory)
-        call = self._memory_call(transaction, kwargs, emotion_labels, is_committed=memory_cache is not None)
+        has_labels = emotion_labels is not None or emotion_value_labels is not None
+        may_wait = memory_cache is not None and not has_labels and not self.training
+        call = self._memory_call(transaction, kwargs, emotion_labels, may_read_later=may_wait)
         steps_on = call is not None and call.positions is not None and self._scores_words()
         given_use_cache = kwargs.get("use_cache")
         if steps_on:
@@ -208,13 +210,14 @@ class AudioEmotionMixin(
             fields["loss"] = loss if fields.get("loss") is None else fields["loss"] + loss
         if isinstance(memory_cache, ConversationMemoryCache):
             fields["memory_cache"] = memory_cache
+        result = self.output_class(**fields)
         if transaction is not None and memory_cache is not None:
             is_checked = transaction.write and not self.training
             unread = call.inputs if call is not None and call.reads_later else None
             transaction.end_of_forward(_readings(fields) if is_checked else None, unread)
             if unread is not None and not unread.values["longest"]:
-                fields.update(emotion_logits=None, emotion_values=None, memory_surprise=None)
-        result = self.output_class(**fields)
+                without_audio = dict.fromkeys(("emotion_logits", "emotion_values", "memory_surprise"))
+                result = self.output_class(**{**fields, **without_audio})
         wants_dict = return_dict if return_dict is not None else self.config.return_dict
         return result if wants_dict else result.to_tuple()
 
@@ -253,12 +256,12 @@ class AudioEmotionMixin(
         )
 
     def _memory_call(
-        self, transaction: MemoryTransaction | None, kwargs: dict, emotion_labels=None, *, is_committed: bool = False
+        self, transaction: MemoryTransaction | None, kwargs: dict, emotion_labels=None, *, may_read_later: bool = False
     ) -> MemoryCall | None:
         """The data that the hooks need for this call; None if they have nothing to do.
 
         Args:
-            is_committed: whether the end of the call commits the transaction.
+            may_read_later: whether values of the inputs may stay on their device until the end of the call.
 
         Raises:
             ValueError: for audio features that are not finite, if a memory would be computed from them.
@@ -279,15 +282,16 @@ class AudioEmotionMixin(
             others["largest_label"] = emotion_labels.max()
         features = audio_features(kwargs) if transaction is not None else {}
         inputs = InputScalars(is_audio, call.last_positions, features, others)
-        # A commit reads from the device anyway; with features, the call has audio, whose positions need not be known.
+        # A commit reads from the device anyway. With features, the call has audio, which is most of its positions,
+        # unless the host leaves some of it out.
         reads_later = (
-            is_committed
+            may_read_later
             and is_slow_to_read(is_audio.device)
             and bool(features)
+            and type(self).audio_mask is AudioEmotionMixin.audio_mask
             and transaction is not None
             and transaction.write
             and transaction.prompt_audio is None
-            and emotion_labels is None
             and not self._scores_words()
         )
         call.locate_audio(is_audio, inputs, reads_later=reads_later)

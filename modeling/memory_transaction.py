@@ -216,6 +216,8 @@ class MemoryTransaction:
             _check_readings(readings)
             return
         tokens = self._leave_out_not_finite(self._tokens, readings, unread)
+        if unread is not None and not unread.values["longest"]:
+            return  # a call without audio writes nothing, not even its ids
         with contextlib.nullcontext() if torch.compiler.is_compiling() else _committing:
             self._write(tokens)
         self._warn_of_rejected()

@@ -149,6 +149,13 @@ class CommonHostTester:
         text = host.turns(3)["input_ids"]
         silent = {"input_ids": torch.where(text == host.audio, PAD + 7, text)}
         outputs = []
+        for is_slow in (False, True):
+            monkeypatch.setattr(audio_emotion_mixin, "is_slow_to_read", lambda device, is_slow=is_slow: is_slow)
+            unused = ConversationMemoryCache(model.config, batch_size=3)
+            with torch.no_grad(), contextlib.suppress(ValueError, RuntimeError):
+                model(**host.turns(3) | silent, memory_cache=unused, conversation_ids=[9, 10, 11])
+            assert unused.conversation_ids is None
+            assert not unused.has_previous_state()
         for is_slow, cache in zip((False, True), caches):
             monkeypatch.setattr(audio_emotion_mixin, "is_slow_to_read", lambda device, is_slow=is_slow: is_slow)
             with torch.no_grad():

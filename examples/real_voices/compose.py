@@ -46,12 +46,23 @@ def voices_of_script(folder: Path, script: Script, labels: Sequence[str] | None 
     return voices if labels is None else voices.keep(labels)
 
 
-def scripts_of(sequences: Sequence[Path], labels: Sequence[str]) -> dict[str, list[list[tuple[int, int]]]]:
-    """Scripts of real dialogues by split, in the numbers of `labels`; those with other emotions are left out."""
+def scripts_of(
+    sequences: Sequence[Path], labels: Sequence[str], *, required: Sequence[str] = ()
+) -> dict[str, list[list[tuple[int, int]]]]:
+    """Scripts of real dialogues by split, in the numbers of `labels`; those with other emotions are left out.
+
+    Raises:
+        typer.BadParameter: without dialogues of a required split.
+    """
     pieces: dict[str, list] = {}
     for path in sequences:
         for split, scripts in read_sequences(path, SEQUENCE_LABELS).items():
             pieces.setdefault(split, []).extend(numbered(scripts, labels))
+    if missing := set(required) - set(pieces):
+        raise typer.BadParameter(
+            f"--sequences hold no dialogues of the splits {sorted(missing)}, but of {sorted(pieces)}: MELD has one "
+            "file for each split, so repeat the option."
+        )
     return pieces
 
 

@@ -1,7 +1,8 @@
 """The feature form: does a memory of voices help on human voices, behind a frozen Whisper encoder?
 
     python examples/real_voices/features.py --voices RAVDESS --whisper openai/whisper-tiny.en --output OUT
-    python examples/real_voices/features.py --voices RAVDESS --whisper ... --output OUT --sequences MELD.csv
+    python examples/real_voices/features.py --voices RAVDESS --whisper ... --output OUT --sequences MELD_TRAIN.csv \\
+        --sequences MELD_TEST.csv
     python examples/real_voices/features.py --voices RAVDESS --whisper ... --output OUT --test-voices EMODB \\
         --labels neutral,happy,sad,angry
 
@@ -80,7 +81,8 @@ def run_fold(
     chosen = json.loads(path.read_text())
     for seed in range(seeds):
         path = folder / f"right_{fold}_{seed}.npz"
-        if path.exists():
+        # A file of an earlier version lacks models.
+        if path.exists() and {f"right_{name}" for name in MODELS} <= set(np.load(path).files):
             continue
         part = Part(train, rest, labels, scripts, seed=(fold, 1, seed))
         # The same dialogues for every seed.
@@ -263,7 +265,7 @@ def main(
     test = train
     if test_voices:
         test = Corpus.of(features_of(tested, whisper, output / "features", used), *tested.arrays(words))
-    pieces = scripts_of(sequences, words) if sequences else {}
+    pieces = scripts_of(sequences, words, required=("train", "test")) if sequences else {}
     scripts = Scripts(pieces.get("train"), pieces.get("test"))
     chosen_folds = [0] if test_voices else chosen_folds
     speakers = [[trained.speakers.index(name) for name in fold] for fold in trained.folds]

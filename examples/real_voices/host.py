@@ -136,7 +136,7 @@ def write_data(
     speakers, emotions = voices.arrays(labels)
     tested = [voices.speakers.index(name) for name in voices.folds[fold - 1]]
     rest = [number for number in range(len(voices.speakers)) if number not in tested]
-    scripts = scripts_of(sequences, labels) if sequences else {}
+    scripts = scripts_of(sequences, labels, required=("train", "test")) if sequences else {}
     given = lambda split: scripts[split] if sequences else None  # noqa: E731
     drawn = {
         "train": Composer(speakers, emotions, rest, seed=(fold, 0)).draw(given("train"), train)[0],
@@ -249,6 +249,7 @@ def main(
     of_memory, of_plain = reports
     for condition, report, other in (
         ("memory", of_plain, "memory_off"),
+        ("memory_transitions", of_memory, "memory"),
         ("memory_transitions", of_memory, "memory_off"),
         ("memory_transitions", of_memory, "transitions"),
         ("memory_transitions", of_plain, "memory_off"),

@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+import typer
 from tiny_models import tiny_model, tiny_processor, tone
 from tiny_processors import tokenizer
 from transformers import LlamaConfig, LlamaForCausalLM, Qwen2AudioForConditionalGeneration, WhisperConfig, WhisperModel
@@ -181,6 +182,17 @@ def test_recall_and_its_paired_interval(real):
     # More seeds do not narrow an interval.
     many = real["intervals"].paired_difference(np.tile(hits, (9, 1)), np.zeros((18, 4)), turns, resamples=200)
     assert many == pytest.approx((points, low, high))
+
+
+def test_sequences_of_one_split_are_a_usage_error(real, tmp_path):
+    """MELD has a file for each split: without the others, tests would be scored on random emotions."""
+    table = tmp_path / "train_sent_emo.csv"
+    rows = [f"train,0,{turn},{'AB'[turn % 2]},neutral" for turn in range(12)]
+    table.write_text("\n".join(["split,dialogue,turn,speaker,emotion", *rows]))
+    compose = real["compose"]
+    assert set(compose.scripts_of([table], ["neutral"])) == {"train"}
+    with pytest.raises(typer.BadParameter, match=r"no dialogues of the splits \['test'\], but of \['train'\]"):
+        compose.scripts_of([table], ["neutral"], required=("train", "test"))
 
 
 def test_transitions_are_decoded_forward_only(real):

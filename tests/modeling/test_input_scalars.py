@@ -88,6 +88,22 @@ def test_a_call_that_looks_later_writes_nothing_if_its_inputs_are_wrong(accelera
     assert torch.equal(cache.layers[0].weights[0], before.layers[0].weights[0])
 
 
+@pytest.mark.parametrize("labels", [{}, {"emotion_labels": [0, 1]}, {"emotion_value_labels": [[0.1], [0.2]]}])
+@pytest.mark.parametrize("training", [False, True])
+def test_a_call_that_learns_reads_its_inputs_before_it_runs(accelerator, monkeypatch, labels, training):
+    """Its labels are checked against them, and a frozen tower must not process features that are not finite."""
+    model = tiny_model(emotion_dimensions=["valence"]).train(training)
+    cache, given = ConversationMemoryCache(model.config, batch_size=2), tiny_turns(2)
+    given["input_features"][0, 0, 0] = float("inf")
+    ran = []
+    handle = model.get_decoder().register_forward_hook(lambda *of: ran.append(1))
+    with pytest.raises(ValueError, match="input_features must be finite"):
+        model(**given, memory_cache=cache, **labels)
+    handle.remove()
+    assert bool(ran) == (not labels and not training)
+    assert cache.turns.tolist() == [0, 0]
+
+
 @torch.no_grad()
 def test_calls_that_hold_no_audio_score_nothing_on_an_accelerator(accelerator):
     model = tiny_model()

@@ -1,4 +1,4 @@
-"""Baselines without memory: the host's logits for single turns, combined with simple information on the dialogue.
+"""Baselines: the logits of single turns, combined with simple information on the dialogue.
 
 All run forward in time only, so that they could be used live, and use no gold labels of the evaluated split.
 """
@@ -69,7 +69,7 @@ def decode_dialogues(
     j). The first turn of a dialogue keeps its probabilities.
 
     Args:
-        logits: (turns, labels), with memory off, in chronological order.
+        logits: (turns, labels), with memory off or on, in chronological order.
         prior, transitions: the results of `emotion_transitions`.
     """
     evidence = log_softmax(logits, axis=-1) - np.log(prior)

@@ -30,7 +30,8 @@ _DESCRIPTIONS = {
     "input and that of the training split added, with the weight n / (n + 2).",
     "transitions": "Probabilities with memory off, decoded over the dialogue (forward only) with the emotion "
     "transitions of the training split.",
-    "memory_transitions": "The same with memory on.",
+    "memory_transitions": "Probabilities with memory on, decoded over the dialogue (forward only) with the emotion "
+    "transitions of the training split.",
     "majority": "The most frequent label, for every turn.",
     "copy_previous": "The gold label of the speaker's latest scored turn (not available to models), or the majority.",
 }
@@ -198,15 +199,15 @@ def _decoded(
     conditions: Mapping[str, _Condition], turns: Turns, train: Dataset | None, temperature: float
 ) -> tuple[dict[str, _Condition], dict[str, str]]:
     """The conditions that are decoded with emotion transitions; and why others are left out."""
-    sources = {name: conditions[of] for name, of in _DECODED.items() if of in conditions}
-    if train is None:
-        return {}, dict.fromkeys(sources, NO_TRAINING_SPLIT)
     decoded, left_out = {}, {}
-    chances = emotion_transitions(train["emotion"], train["conversation_id"], len(turns.labels))
-    for name, source in sources.items():
-        if source.logits is None:
-            left_out[name] = NO_LOGITS
+    for name, of in _DECODED.items():
+        if of not in conditions:
             continue
+        source = conditions[of]
+        if source.logits is None or train is None:
+            left_out[name] = NO_LOGITS if source.logits is None else NO_TRAINING_SPLIT
+            continue
+        chances = emotion_transitions(train["emotion"], train["conversation_id"], len(turns.labels))
         conversations = [turns.conversations[row] for row in source.rows]
         # Computed from probabilities at the model's temperature, and scaled back to logits.
         logits = temperature * decode_dialogues(source.logits / temperature, conversations, *chances)

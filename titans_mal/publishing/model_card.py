@@ -226,7 +226,7 @@ def _report_section(content: dict, repo_id: str, picture: str) -> str:
     fold = "" if protocol["fold"] is None else f", fold {protocol['fold']}"
     parts = [
         "### " + markdown_text(f"{protocol['corpus']}, {protocol['label_set']}{fold}, {protocol['split']}"),
-        f"{INTERVALS} {SPELT_OUT} Every condition but the first is a control, a baseline or a floor.",
+        f"{INTERVALS} {SPELT_OUT} The first condition is the model in use; the others are for comparison.",
         metrics_table(content).markdown(),
     ]
     if content["differences"]:
