@@ -167,10 +167,6 @@ class TitansMemoryConfig(PreTrainedConfig):
         """As of any configuration; fields that a saved one lacks have the defaults that it was saved under."""
         return super().from_dict(with_first_defaults(config_dict), **kwargs)
 
-    def to_diff_dict(self) -> dict[str, Any]:
-        """All fields: a file without those at their defaults would change with the defaults."""
-        return self.to_dict()
-
     @property
     def streams_per_row(self) -> int:
         """Number of memories of one conversation."""
