@@ -45,12 +45,17 @@ def shapes_of(host_class, config) -> dict[str, Tensor]:
     with torch.device("meta"):
         model = host_class(config)
     model.tie_weights()
-    running = {key: tensor for key, tensor in model.state_dict().items() if "running" in key}
-    return {**dict(model.named_parameters()), **running}
+    saved = model.state_dict()
+    of_norms = {
+        key: saved[key] for key in saved if key.endswith(("running_mean", "running_var", "num_batches_tracked"))
+    }
+    return {**dict(model.named_parameters()), **of_norms}
 
 
 def random_weight(name: str, tensor: Tensor, generator: torch.Generator) -> Tensor:
-    """Random weights in bf16: norms are 1, biases 0, and matrices small noise."""
+    """Random weights in bf16: norms are 1, biases 0, and matrices small noise; counters are 0."""
+    if not tensor.is_floating_point():
+        return torch.zeros(tensor.shape, dtype=tensor.dtype)
     if tensor.dim() <= 1:
         value = 0.0 if name.endswith(("bias", "running_mean")) else 1.0
         return torch.full(tensor.shape, value, dtype=torch.bfloat16)

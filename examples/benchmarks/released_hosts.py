@@ -22,7 +22,7 @@ PROMPT_TOKENS = 20
 RELEASES: dict[str, tuple[str, dict]] = {
     "Voxtral-Mini-3B": ("Voxtral", {"audio_token_id": 24}),
     "GLM-ASR-Nano": ("GlmAsr", {}),
-    "Qwen3-ASR-1.7B": ("Qwen3ASR", {}),
+    "Qwen3-ASR-1.7B": ("Qwen3ASR", {"audio_config": {"output_dim": 2048}}),
     "Granite-Speech-3.3-2B": (
         "GraniteSpeech",
         {
@@ -148,6 +148,7 @@ def turn_of(model, host: str, seconds: float) -> dict[str, Tensor]:
     torch.manual_seed(0)
     audio, tokens = TURNS[host](model.config, seconds)
     words = torch.randint(20, 90, (1, PROMPT_TOKENS))
+    words[words == model.audio_token_id] = 19  # not one placeholder more than the tower has outputs
     placeholders = torch.full((1, tokens), model.audio_token_id)
     ids = torch.cat([words[:, :5], placeholders, words[:, 5:]], dim=1)
     audio = {name: value.to(model.dtype) if value.is_floating_point() else value for name, value in audio.items()}

@@ -52,6 +52,32 @@ def test_turns_are_what_the_hosts_take(released_size, name):
     assert model(**released_size.turn_of(model, name, seconds)).emotion_logits.isfinite().all()
 
 
+@pytest.mark.parametrize("name", ["Voxtral", "Qwen2_5Omni"])
+@torch.no_grad()
+def test_words_of_a_turn_are_no_placeholders(released_size, name, monkeypatch):
+    """Some hosts have a placeholder among the first numbers, as Voxtral's 24."""
+    model = HOSTS[name].model()
+    monkeypatch.setattr(torch, "randint", lambda low, high, size: torch.full(size, model.audio_token_id))
+    ids = released_size.turn_of(model, name, 0.6)["input_ids"]
+    assert int((ids == model.audio_token_id).sum()) == sys.modules["released_hosts"].TURNS[name](model.config, 0.6)[1]
+
+
+def test_a_checkpoint_holds_the_counters_of_norms(released_size, tmp_path):
+    """Loading a host refuses a checkpoint that lacks any of its tensors."""
+    plain = HOSTS["GraniteSpeech"].plain()
+    with HOSTS["GraniteSpeech"].patches():
+        sys.modules["random_checkpoint"].write_checkpoint(type(plain), plain.config, tmp_path)
+    written = set(json.loads((tmp_path / "model.safetensors.index.json").read_text())["weight_map"])
+    assert any(name.endswith("num_batches_tracked") for name in written)
+    assert {name for name, _ in plain.named_buffers() if name in plain.state_dict()} <= written
+
+
+@pytest.mark.parametrize("name", ["Qwen3-ASR-1.7B", "Qwen2.5-Omni-3B"])
+def test_towers_of_releases_are_as_wide_as_their_text(released_size, name):
+    config = sys.modules["released_hosts"].configuration("", "", name)[1]
+    assert config.audio_config.output_dim == config.get_text_config(decoder=True).hidden_size
+
+
 def test_what_does_not_fit_is_reported_before_it_is_written(released_size, tmp_path):
     with pytest.raises(RuntimeError, match="GiB of disk are needed"):
         sys.modules["random_checkpoint"].check_resources(10**18, tmp_path)
