@@ -16,7 +16,7 @@ from typing import Annotated
 import torch
 import typer
 from measuring import RESULTS, draw_lines, print_table, resident_bytes, save
-from random_host import LINEAR, build
+from random_host import build
 
 from titans_mal import ConversationMemoryCache
 from titans_mal.modeling.memory_state import norm_bound
@@ -46,7 +46,7 @@ KINDS = ("ordinary", "loud", "silent", "ordinary", "near silent", "constant", "o
 @torch.inference_mode()
 def stream(turns: int, tokens: int, *, every: int, **memory) -> list[dict]:
     """One row for every `every` turns: time, resident memory, and the largest norm over its bound so far."""
-    model = build("tiny", tokens=tokens, **LINEAR | {"head_dim": 32, "chunk_size": 16} | memory)
+    model = build("tiny", tokens=tokens, **{"chunk_size": 16} | memory)
     layer, width = model.titans_memory.layers[0], model.config.get_text_config().hidden_size
     layer.write_gates.weight.normal_(std=0.3)
     layer.write_gates.bias.copy_(torch.tensor([-9.0, 3.0, 3.0]).repeat_interleave(4))  # forget little, step far
