@@ -123,7 +123,8 @@ def test_ten_thousand_turns_in_short(monkeypatch):
     """The script streams ten thousand; here are some hundred of the same kinds."""
     monkeypatch.syspath_prepend(BENCHMARKS)
     stream = runpy.run_path(str(BENCHMARKS / "stability.py"))["stream"]
-    for memory in ({}, {"read": "chunk"}, {"depth": 1}):
+    linear = {"feature_map": "identity", "step_bound": "token"}
+    for memory in ({}, {"read": "chunk"}, {"depth": 2}, linear, {"depth": 2, "step_bound": "gram"}):
         rows = stream(160, 40, every=80, **memory)
         assert rows[-1]["turns"] == 160
         assert rows[-1]["largest norm / bound"] <= 1.0 + 1e-5
