@@ -42,12 +42,12 @@ DEFAULT_EMOTION_PROMPT = "Which emotion does the speaker express? Answer with on
 
 
 # Defaults of the first version, which saved configurations without these fields have.
-_FIRST_DEFAULTS = {"head_dim": 64, "step_bound": "token", "feature_map": "identity"}
+FIRST_DEFAULTS = {"head_dim": 64, "step_bound": "token", "feature_map": "identity"}
 
 
 def with_first_defaults(fields: Mapping[str, Any]) -> dict[str, Any]:
     """The fields of a saved memory configuration, complete; others, which name no model type, as given."""
-    return {**_FIRST_DEFAULTS, **fields} if "model_type" in fields else dict(fields)
+    return {**FIRST_DEFAULTS, **fields} if "model_type" in fields else dict(fields)
 
 
 class TitansMemoryConfig(PreTrainedConfig):

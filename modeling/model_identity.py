@@ -11,6 +11,8 @@ from torch.nn import functional as F
 from torch.optim.optimizer import register_optimizer_step_post_hook
 from transformers import PreTrainedConfig
 
+from .configuration_titans_mal import FIRST_DEFAULTS
+
 
 # Inserted by PEFT into the names of wrapped weights.
 _WRAPPERS = (".base_layer.", ".original_module.")
@@ -18,8 +20,8 @@ _WRAPPERS = (".base_layer.", ".original_module.")
 # Fields of the host that determine whether a state is compatible, beside the memory's configuration.
 _HOST_FIELDS = ("model_type", "hidden_size", "num_hidden_layers", "vocab_size")
 
-# Fields of `TitansMemoryConfig` added later, with the value that older states were written with.
-_LATER_FIELDS = {"step_bound": "token", "feature_map": "identity"}
+# Fields of `TitansMemoryConfig` added later: states that were written with their first defaults do not have them.
+_LATER_FIELDS = ("step_bound", "feature_map")
 # Fields that matter only if the model has voice memory layers.
 _VOICE_FIELDS = (
     "voice_layers",
@@ -185,7 +187,8 @@ def state_identity(config: PreTrainedConfig) -> dict:
     memory = config.memory_config.to_dict()
     for key in ("transformers_version", "dtype", "weights_fingerprint"):
         memory.pop(key, None)
-    memory = {key: value for key, value in memory.items() if (key, value) not in _LATER_FIELDS.items()}
+    later = {key: FIRST_DEFAULTS[key] for key in _LATER_FIELDS}
+    memory = {key: value for key, value in memory.items() if (key, value) not in later.items()}
     if not config.memory_config.voice_layers:
         memory = {key: value for key, value in memory.items() if key not in _VOICE_FIELDS}
     described = json.dumps(memory, sort_keys=True, default=str)

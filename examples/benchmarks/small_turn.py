@@ -4,7 +4,8 @@
     python examples/benchmarks/small_turn.py --against 6722468
 
 With `--against`, a commit of this repository is unpacked beside it, and both are timed in turn by processes that wait
-for each other. Also counted: files and functions of `titans_mal` and `modeling` that a turn goes through.
+for each other. Also counted: files and functions of `titans_mal` and `modeling` that a turn goes through, and torch's
+operations.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from typing import Annotated
 
 import torch
 import typer
+from torch.utils._python_dispatch import TorchDispatchMode
 
 
 ROOT = Path(__file__).parents[2]
@@ -72,13 +74,33 @@ def count_calls(run: Callable[[], object], root: Path = ROOT) -> Counter:
     return calls
 
 
+class _Operations(TorchDispatchMode):
+    """Counts torch's operations."""
+
+    def __init__(self):
+        super().__init__()
+        self.count = 0
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        self.count += 1
+        return function(*args, **(kwargs or {}))
+
+
+def count_operations(run: Callable[[], object]) -> int:
+    """How many operations of torch a call makes."""
+    with _Operations() as operations:
+        run()
+    return operations.count
+
+
 def serve(root: str) -> None:
     """Time one round for each line of the input: milliseconds of each arm, in turn, of this thread alone."""
     sys.path.insert(0, root)
     torch.set_num_threads(1)
     arms = make_arms()
     calls = count_calls(arms["memory"], Path(root))
-    print(json.dumps({"files": len(calls), "calls": sum(calls.values())}), flush=True)
+    operations = {f"operations, {name}": count_operations(arms[name]) for name in ("host", "memory")}
+    print(json.dumps({"files": len(calls), "calls": sum(calls.values()), **operations}), flush=True)
     for _ in sys.stdin:
         milliseconds = {}
         for name, run in arms.items():

@@ -82,6 +82,13 @@ ENTRIES = {
     "prompt-4": Entry("4 turns in the prompt", lambda: PromptHistory(turns=4), 3e-3, is_slow=True),
     "prompt-8": Entry("8 turns in the prompt", lambda: PromptHistory(turns=8), 3e-3, is_slow=True),
 }
+# Memories that are also tested with a reset before every turn, and the names of these results.
+RESETS = {"memory": "reset", "quadratic-gram": "quadratic-gram-reset"}
+# Memories that are compared with each other.
+COMPARED = (
+    *((name, "memory") for name in ("wide", "gram", "quadratic", "quadratic-gram")),
+    ("quadratic-gram", "wide"),
+)
 DEFAULT = ",".join(name for name, entry in ENTRIES.items() if not entry.is_optional)
 
 
@@ -121,10 +128,10 @@ def try_entry(name: str, suite: Suite, test: Turns, *, steps: int, seeds: int) -
         with torch.no_grad():
             right[name].append(_digits(is_right(model(test), test)))
         seconds += time.perf_counter() - began
-        if name == "memory":
+        if name in RESETS:
             model.is_reset = True
             with torch.no_grad():
-                right.setdefault("reset", []).append(_digits(is_right(model(test), test)))
+                right.setdefault(RESETS[name], []).append(_digits(is_right(model(test), test)))
     parameters = sum(parameter.numel() for parameter in model.parameters())
     milliseconds = 1e3 * seconds / len(right[name]) / math.prod(test.shape)
     about = {"steps": steps, "parameters": parameters, "milliseconds": milliseconds}
@@ -149,7 +156,9 @@ def report(name: str, suite: Suite, scripts: list[Script], folder: Path, *, step
     """The table of all models with results of these sizes in the folder, written there with a picture."""
     titles = {key: entry.title for key, entry in ENTRIES.items()}
     titles = {key: titles[key] for key in ("utterance", "memory")} | {"reset": "memory, reset every turn"} | titles
-    rows = [row for key, t in titles.items() if (row := load(folder / f"{key}.json", t, scripts, steps))]
+    titles[RESETS["quadratic-gram"]] = "the same, reset every turn"
+    found = {key: row for key, t in titles.items() if (row := load(folder / f"{key}.json", t, scripts, steps))}
+    rows = list(found.values())
     utterance, bound = rows[0].scores, bound_scores(suite, scripts)
     bounds = [
         Row("best possible, utterance only", bound_scores(suite, scripts, uses_history=False)),
@@ -165,7 +174,17 @@ def report(name: str, suite: Suite, scripts: list[Script], folder: Path, *, step
     label = "gap closed" if has_gap else "accuracy less that of utterance only"
     if gaps:
         draw_gaps(gaps, folder / "gaps.png", title=suite.name, label=label, to_reach=TO_REACH.get(name))
-    return table
+    return "\n\n".join([table, *_compared(found)])
+
+
+def _compared(found: dict[str, Row]) -> list[str]:
+    """A table of the differences in accuracy between memories, if there are any."""
+    lines = []
+    for name, over in COMPARED:
+        if name in found and over in found:
+            points, (low, high) = difference(found[name].scores, found[over].scores)
+            lines.append(f"| {name} - {over} | {100 * points:+.1f} ({100 * low:+.1f} to {100 * high:+.1f}) |")
+    return ["\n".join(["| memories | points (95 % interval) |", "| --- | ---: |", *lines])] if lines else []
 
 
 def main(

@@ -226,7 +226,7 @@ def test_a_suite_runs_from_seed_to_table_and_picture(suite, tmp_path):
     features.main(suite, seeds=2, steps=2, models=",".join(features.ENTRIES), conversations=12, output=tmp_path)
     table = (tmp_path / suite / "table.md").read_text()
     rows = {line.split("|")[1].strip(): line.split("|")[2:-1] for line in table.splitlines()[2:]}
-    assert len(rows) == len(features.ENTRIES) + 3  # reset, and the two bounds
+    assert len(rows) == len(features.ENTRIES) + 4  # two that are reset, and the two bounds
     assert int(rows[features.ENTRIES["memory"].title][0]) == 2
     assert int(rows["8 turns in the prompt"][0]) == 1
     assert math.isclose(float(rows["utterance only"][2].split()[0]), 0.0)

@@ -16,3 +16,5 @@ def test_a_streamed_turn_makes_few_calls():
     calls = small_turn.count_calls(small_turn.make_arms()["memory"])
     assert 0 < sum(calls.values()) <= 350, calls
     assert "neural_memory.py" in calls
+    host, memory = (small_turn.count_operations(small_turn.make_arms()[name]) for name in ("host", "memory"))
+    assert 0 < host < memory
