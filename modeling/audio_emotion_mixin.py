@@ -208,6 +208,8 @@ class AudioEmotionMixin(
             losses.append(concordance_loss(fields["emotion_values"], emotion_value_labels))
         for loss in losses:
             fields["loss"] = loss if fields.get("loss") is None else fields["loss"] + loss
+        if fields.get("emotion_logits") is not None and call is not None:
+            fields["emotion_logits"] = self._follow_transitions(fields["emotion_logits"], call)
         if isinstance(memory_cache, ConversationMemoryCache):
             fields["memory_cache"] = memory_cache
         result = self.output_class(**fields)
@@ -296,6 +298,15 @@ class AudioEmotionMixin(
         )
         call.locate_audio(is_audio, inputs, reads_later=reads_later)
         return call
+
+    def _follow_transitions(self, logits: Tensor, call: MemoryCall) -> Tensor:
+        """The emotion logits given those of earlier turns; losses are of the turns alone."""
+        given = self.config.emotion_transitions
+        if given is None or self.training or call.transaction is None or call.inputs is None:
+            return logits
+        transitions = torch.tensor(given, dtype=logits.dtype, device=logits.device)
+        has_audio = (call.inputs.counts > 0).to(logits.device)
+        return call.transaction.follow(logits, has_audio, transitions)
 
     def _scores_words(self) -> bool:
         """Whether this call scores labels by several tokens; `generate` has no use for scores."""

@@ -13,6 +13,7 @@ from typing import Any, ClassVar
 from transformers import PreTrainedConfig
 
 from .emotion_dimensions import check_dimensions
+from .emotion_transitions import check_transitions
 from .host_types import HostConfig
 from .label_words import are_label_tokens
 from .neural_memory import READ_ORDERS, STEP_BOUNDS, STEP_RULES
@@ -211,6 +212,10 @@ class AudioEmotionConfigMixin(HostConfig):
         emotion_prompt: the instruction after the audio; `{labels}` is replaced by the labels' words.
         emotion_temperature: above 0; divides the logits before the softmax in the pipeline, live calls and the
             server. `emotion_logits`, losses and states do not depend on it. `titans-mal calibrate` fits it.
+        emotion_transitions: how much more often label j (column) follows label i (row) in a conversation than it
+            occurs overall, in the order of `id2label`. The logits of a turn then depend on the likely
+            emotion of the turn before (`follow_transitions`); a first turn, and training, are unchanged. None: they
+            do not. `fit_emotion_transitions` counts them.
         adapter_only: whether `save_pretrained` writes the name of the base instead of the host's weights.
         adapter_dtype: "float32", or "bfloat16" to store the linear layers of an adapter in half the bytes, rounded.
             They are float32 after loading, as states are; states of the unrounded model are rejected.
@@ -241,6 +246,7 @@ class AudioEmotionConfigMixin(HostConfig):
     label_words: dict[str, str] | None = None
     emotion_prompt: str = DEFAULT_EMOTION_PROMPT
     emotion_temperature: float = 1.0
+    emotion_transitions: list[list[float]] | None = None
     adapter_only: bool = False
     adapter_dtype: str = "float32"
     base_model_name_or_path: str | None = None
@@ -290,6 +296,10 @@ class AudioEmotionConfigMixin(HostConfig):
             raise ValueError(f"id2label must number the labels 0, 1, ..., got {self.id2label!r:.500}.")
         if len(set(self.labels)) != len(self.labels):
             raise ValueError(f"id2label must not repeat a label, got {self.labels!s:.500}.")
+        if self.emotion_transitions is not None:
+            check_transitions(self.emotion_transitions, len(self.labels))
+            if self.emotion_readout is None:
+                raise ValueError("emotion_transitions need an emotion_readout, got None.")
         self.label2id = {label: index for index, label in self.id2label.items()}
         self._check_words()
         tokens = self.label_token_ids

@@ -63,6 +63,8 @@ class ConversationMemoryCache(SavedStateMixin):
     Attributes:
         layers: a `MemoryCacheLayer` per memory layer, in the order of `memory_config.layers`.
         turns, tokens: (batch_size * streams per row,) number of turns and audio tokens written to each stream.
+        beliefs: (batch_size, labels) float32, the probabilities of each conversation's latest turn, zeros before the
+            first; None: the model has no `emotion_transitions`, or no turn was written.
         identity: describes the models that may use the state: type and shape of the host and of the memory.
         weights_fingerprint: of the memory that wrote the state; None if unknown, as during training.
         notes: JSON-serialisable data that is saved, reset and restored with the state, such as a history. Replace its
@@ -84,6 +86,7 @@ class ConversationMemoryCache(SavedStateMixin):
         self.layers = [MemoryCacheLayer() for _ in memory.layers]
         self.turns = torch.zeros(batch_size * self.streams_per_row, dtype=torch.long)
         self.tokens = torch.zeros_like(self.turns)
+        self.beliefs: Tensor | None = None
         self.notes: dict = {}
         # Conversation id -> row; None while rows are addressed by number.
         self.conversation_ids: dict[int, int] | None = None
@@ -148,8 +151,10 @@ class ConversationMemoryCache(SavedStateMixin):
         fresh[rows] = False
         kept = fresh.repeat_interleave(self.streams_per_row).to(self.turns.device)
         self.turns, self.tokens = self.turns * kept, self.tokens * kept
+        if self.beliefs is not None:
+            self.beliefs = self.beliefs * fresh.to(self.beliefs.device)[:, None]
         if not bool(self.turns.any()):
-            self.weights_fingerprint, self.notes = None, {}
+            self.weights_fingerprint, self.beliefs, self.notes = None, None, {}
             for layer in self.layers:
                 layer.state = None
         for row in rows:
@@ -173,6 +178,8 @@ class ConversationMemoryCache(SavedStateMixin):
             layer.map(lambda tensor: tensor[streams.to(tensor.device)])
         streams = streams.to(self.turns.device)
         self.turns, self.tokens = self.turns[streams], self.tokens[streams]
+        if self.beliefs is not None:
+            self.beliefs = self.beliefs[rows]
         self.speaker_ids = [dict(self.speaker_ids[row]) for row in rows]
         if self.conversation_ids is not None:
             of_row = {row: key for key, row in self.conversation_ids.items()}
@@ -212,6 +219,7 @@ class ConversationMemoryCache(SavedStateMixin):
             layer.map(lambda tensor: tensor.to(device=device, dtype=dtype))
         if device is not None:
             self.turns, self.tokens = self.turns.to(device), self.tokens.to(device)
+            self.beliefs = None if self.beliefs is None else self.beliefs.to(device)
         return self
 
     def snapshot(self) -> ConversationMemoryCache:
@@ -238,6 +246,7 @@ class ConversationMemoryCache(SavedStateMixin):
         for layer in twin.layers:
             layer.map(Tensor.clone)
         twin.turns, twin.tokens = self.turns.clone(), self.tokens.clone()
+        twin.beliefs = None if self.beliefs is None else self.beliefs.clone()
         return twin
 
     def __deepcopy__(self, memo) -> ConversationMemoryCache:
@@ -260,6 +269,7 @@ class ConversationMemoryCache(SavedStateMixin):
         first.weights_fingerprint = origins.pop() if len(origins) == 1 else None
         first.turns = torch.cat([cache.turns for cache in caches])
         first.tokens = torch.cat([cache.tokens for cache in caches])
+        first.beliefs = _stacked_beliefs(caches)
         first.speaker_ids = [dict(speakers) for cache in caches for speakers in cache.speaker_ids]
         first.conversation_ids, first.notes = None, {}
         for index, layer in enumerate(first.layers):
@@ -346,6 +356,19 @@ class ConversationMemoryCache(SavedStateMixin):
     def _check_layer(self, layer_idx: int) -> None:
         if not 0 <= layer_idx < len(self):
             raise ValueError(f"The cache has memory layers 0 to {len(self) - 1}, got {layer_idx}.")
+
+
+def _stacked_beliefs(caches: Sequence[ConversationMemoryCache]) -> Tensor | None:
+    """The beliefs of several caches; zeros for caches without any."""
+    known = next((cache.beliefs for cache in caches if cache.beliefs is not None), None)
+    if known is None:
+        return None
+    return torch.cat(
+        [
+            known.new_zeros(cache.batch_size, known.shape[1]) if cache.beliefs is None else cache.beliefs
+            for cache in caches
+        ]
+    )
 
 
 def _fill_up(layers: Sequence[MemoryCacheLayer], streams: Sequence[int]) -> list[NeuralMemoryState]:

@@ -17,6 +17,7 @@ from safetensors.torch import load, save
 from torch import Tensor
 from transformers import PreTrainedConfig
 
+from .emotion_transitions import are_beliefs
 from .host_types import SavedStateBase
 from .json_text import parse_json
 from .memory_state import NeuralMemoryState
@@ -29,6 +30,8 @@ STATE_FILE = "conversation_memory.safetensors"
 # escaped, so this pattern occurs only once.
 _CHECKSUM = re.compile(rb'"checksum":"([0-9a-f]{64})"')
 _COUNTS = {"turns", "tokens"}
+# Only of models with emotion transitions.
+_BELIEFS = "beliefs"
 _HEADER = {"identity", "rows", "notes", "checksum"}
 
 
@@ -89,6 +92,7 @@ class SavedStateMixin(SavedStateBase):
         check_same_weights(cache.weights_fingerprint, weights_fingerprint or config.memory_config.weights_fingerprint)
         cache.conversation_ids, cache.speaker_ids = rows["conversation_ids"], rows["speaker_ids"]
         check_tensors(tensors, config, len(rows["speaker_ids"]), name)
+        cache.beliefs = tensors.get(_BELIEFS)
         cache.turns, cache.tokens, cache.notes = tensors["turns"], tensors["tokens"], notes
         for index, layer in enumerate(cache.layers):
             weights, momentum = (_numbered(tensors, f"layers.{index}.{kind}") for kind in ("weights", "momentum"))
@@ -98,6 +102,8 @@ class SavedStateMixin(SavedStateBase):
 
     def _named_tensors(self) -> dict[str, Tensor]:
         tensors = {"turns": self.turns, "tokens": self.tokens}
+        if self.beliefs is not None:
+            tensors[_BELIEFS] = self.beliefs
         for index, layer in enumerate(self.layers):
             if layer.is_initialized:
                 tensors |= {f"layers.{index}.weights.{i}": tensor for i, tensor in enumerate(layer.weights)}
@@ -203,27 +209,34 @@ def check_tensors(tensors: dict[str, Tensor], config: PreTrainedConfig, rows: in
     """
     memory, hidden_size = config.memory_config, config.get_text_config(decoder=True).hidden_size
     streams = rows * memory.streams_per_row
-    wanted = {"turns": (streams,), "tokens": (streams,)}
-    if {*tensors} != {*wanted}:  # something was written
+    wanted: dict[str, tuple[int, ...]] = {"turns": (streams,), "tokens": (streams,)}
+    if {*tensors} - {_BELIEFS} != {*wanted}:  # something was written
         wanted |= {
             f"layers.{layer}.{kind}.{index}": (streams, *shape)
             for layer in range(len(memory.layers))
             for kind in ("weights", "momentum")
             for index, shape in enumerate(memory.state_shapes(layer, hidden_size))
         }
+    if _BELIEFS in tensors:
+        wanted[_BELIEFS] = (rows, len(config.labels))
     wrong = sorted({*tensors} ^ {*wanted}) or sorted(key for key in wanted if tuple(tensors[key].shape) != wanted[key])
     if wrong:
         raise ValueError(
             f"The conversation memory {name} is broken: {reprlib.repr(wrong)} are missing, unexpected or of a wrong "
             "shape."
         )
-    counts, others = [tensors["turns"], tensors["tokens"]], [tensors[key] for key in wanted.keys() - _COUNTS]
+    counts, others = (
+        [tensors["turns"], tensors["tokens"]],
+        [tensors[key] for key in wanted.keys() - _COUNTS - {_BELIEFS}],
+    )
     if any(tensor.dtype != torch.int64 or bool((tensor < 0).any()) for tensor in counts):
         raise ValueError(f"The conversation memory {name} is broken: its turns and tokens are not counts.")
     if {tensor.dtype for tensor in others} not in (set(), {torch.float32}, {torch.float64}):
         raise ValueError(f"The conversation memory {name} is broken: its tensors are not all float32 or float64.")
     if not all(bool(tensor.isfinite().all()) for tensor in others):
         raise ValueError(f"The conversation memory {name} is broken: it has values that are not finite.")
+    if _BELIEFS in tensors and not are_beliefs(tensors[_BELIEFS]):
+        raise ValueError(f"The conversation memory {name} is broken: its beliefs are not probabilities.")
 
 
 def write_state(folder: str | Path, content: bytes) -> None:

@@ -64,6 +64,7 @@ class SavedState(Protocol):
     layers: list[Any]
     turns: Tensor
     tokens: Tensor
+    beliefs: Tensor | None
     notes: dict
     weights_fingerprint: str | None
     conversation_ids: dict[int, int] | None

@@ -12,6 +12,7 @@ from torch.nn import functional as F
 from transformers.utils import logging
 
 from .conversation_memory_cache import ConversationMemoryCache
+from .emotion_transitions import beliefs_of, follow_transitions
 from .input_scalars import InputScalars
 from .memory_state import NeuralMemoryState
 
@@ -73,11 +74,12 @@ class MemoryTransaction:
         self._staged: dict[int, NeuralMemoryState] = {}
         self._rejected: dict[int, Tensor] = {}
         self._tokens: Tensor | None = None
+        self._beliefs: Tensor | None = None
 
         self._conversation_ids = cache.conversation_ids
         self._speaker_ids = cache.speaker_ids
-        cache_rows = self._rows_of_cache(rows, _as_list(conversation_ids, rows, "conversation_ids"))
-        streams = self._streams(cache_rows, _as_list(speaker_ids, rows, "speaker_ids"))
+        self._cache_rows = self._rows_of_cache(rows, _as_list(conversation_ids, rows, "conversation_ids"))
+        streams = self._streams(self._cache_rows, _as_list(speaker_ids, rows, "speaker_ids"))
         self._row_streams = torch.tensor(streams)
         if not write or len(set(streams)) == rows:
             # Rows that do not write cannot see each other, so all of them read the state before the call.
@@ -184,6 +186,39 @@ class MemoryTransaction:
         if self.write and not self.is_closed:
             self._tokens = tokens[:: self.copies]
 
+    def follow(self, logits: Tensor, has_audio: Tensor, transitions: Tensor) -> Tensor:
+        """Shift each turn's logits by what the conversation's turn before makes likely (see `follow_transitions`).
+
+        The beliefs of the turns are kept for `commit`, unless `generate` has closed the transaction.
+
+        Args:
+            logits: (rows, labels).
+            has_audio: (rows,) bool; other rows are no turns.
+            transitions: as `follow_transitions` takes them.
+
+        Returns:
+            (rows, labels).
+        """
+        logits, has_audio = logits[:: self.copies], has_audio[:: self.copies, None]
+        beliefs = self._before.beliefs
+        beliefs = logits.new_zeros(self.cache.batch_size, logits.shape[1]) if beliefs is None else beliefs.to(logits)
+        # Rows that do not write cannot see each other.
+        order, rows, sizes = (
+            _schedule(self._cache_rows) if self.write else (self._cache_rows, torch.arange(len(logits)), [len(logits)])
+        )
+        for turn in rows.split(sizes):
+            turn = _sent(turn, logits.device)
+            of_turn = _sent(torch.tensor(order[: len(turn)]), logits.device)
+            followed = follow_transitions(logits[turn], beliefs[of_turn], transitions)
+            followed = torch.where(has_audio[turn], followed, logits[turn])
+            logits = logits.index_copy(0, turn, followed)
+            if self.write:
+                after = beliefs_of(followed).to(beliefs)
+                beliefs = beliefs.index_copy(0, of_turn, torch.where(has_audio[turn], after, beliefs[of_turn]))
+        if self.write and not self.is_closed:
+            self._beliefs = beliefs.float()
+        return logits.repeat_interleave(self.copies, dim=0) if self.copies > 1 else logits
+
     def end_of_forward(self, readings: Tensor | None = None, unread: InputScalars | None = None) -> None:
         """Commit, unless inside `generate`, which commits at its end what its first forward call staged.
 
@@ -236,6 +271,7 @@ class MemoryTransaction:
         rows = _sent(self._row_streams, tokens.device)
         after.tokens = _sent(after.tokens, tokens.device).index_add(0, rows, tokens)
         after.turns = _sent(after.turns, tokens.device).index_add(0, rows, (tokens > 0).long())
+        after.beliefs = after.beliefs if self._beliefs is None else self._beliefs
         after.conversation_ids = self._conversation_ids
         after.speaker_ids = self._speaker_ids
         # A state that was partly written by unknown weights keeps an unknown origin.
@@ -323,7 +359,7 @@ class MemoryTransaction:
     def twin(self) -> MemoryTransaction:
         """The same rows and states for a further pass over the same turns, which is never committed."""
         twin = object.__new__(MemoryTransaction)
-        twin.__dict__.update(self.__dict__, _staged={}, _rejected={}, _tokens=None)
+        twin.__dict__.update(self.__dict__, _staged={}, _rejected={}, _tokens=None, _beliefs=None)
         return twin
 
 

@@ -29,6 +29,7 @@ def speaker_stream(cache: ConversationMemoryCache, speaker_id: int) -> Conversat
 
     part = cache.snapshot()
     part.notes, part.conversation_ids, part.speaker_ids = {}, None, [{0: 0}]
+    part.beliefs = None  # of the conversation, not of the speaker
     part.turns, part.tokens = alone(cache.turns), alone(cache.tokens)
     for layer in part.layers:
         layer.map(alone)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -62,8 +63,9 @@ def evaluate_conversations(
         name: name of the model in the report, its folder or repo. None: where it was loaded from; for a model that was
             not loaded, `output_dir`. A `training_recipe.json` there is included in the report.
         train: the training split, for the majority floor and baselines that need it: its label transitions, and the
-            mean of its logits with memory off, for which up to `TRAINING_TURNS` of its turns are scored. None: the
-            majority is that of `dataset` itself, and the report states that these baselines are left out.
+            mean of its logits with memory off, for which up to `TRAINING_TURNS` of its turns are scored. Its
+            conversations are the other ones of "other_state" where `dataset` has none without a common speaker. None:
+            the majority is that of `dataset` itself, and the report states that these baselines are left out.
         conditions: names in `CONDITIONS` and, with a LoRA on the host, `LORA_CONDITIONS`. None: all.
         batch_size: turns scored at once; numbers depend on it only by rounding.
         readout: "logits" by the model's configured readout (label tokens or linear head), or "text", generated and
@@ -86,7 +88,7 @@ def evaluate_conversations(
         conditions = present_names(conditions)
     _check_arguments(model, conditions, batch_size=batch_size, resamples=resamples, **reading)
     check_data(model, dataset, train)
-    conditions = _possible(_conditions_of(model) if conditions is None else conditions, dataset)
+    conditions = _possible(_conditions_of(model) if conditions is None else conditions, dataset, train)
     output_dir, state = Path(output_dir), process_state()
     protocol = protocol_of(model, processor, dataset, **reading)
     name = str(output_dir) if name is None and model.loaded_from is None else name
@@ -97,7 +99,10 @@ def evaluate_conversations(
         "batch_size": batch_size,
     }
     how: _How = {"batch_size": batch_size, "strict": strict, **reading}
-    lines, groups = score_table(model, processor, dataset, output_dir / PROGRESS_FOLDER, run, conditions, **how)
+    others = train.with_format(None) if train is not None and "other_state" in conditions else None
+    lines, groups = score_table(
+        model, processor, dataset, output_dir / PROGRESS_FOLDER, run, conditions, others=others, **how
+    )
     training_logits = None
     if train is not None and "memory_off" in conditions and readout == "logits" and read_labels(model.config):
         sample = _sample(train.with_format(None), seed)
@@ -110,7 +115,11 @@ def evaluate_conversations(
             dataset,
             lines,
             groups=len(groups),
-            without_partner=sum(not c.partner for group in groups for c in group.conversations),
+            partners=Counter(
+                "none" if not c.partner else "here" if c.partner[0].row < len(dataset) else "train"
+                for group in groups
+                for c in group.conversations
+            ),
             train=train,
             training_logits=np.array(training_logits) if training_logits else None,
             resamples=resamples,
@@ -135,13 +144,27 @@ class _How(Reading):
 
 
 def score_table(
-    model, processor, table: Dataset, folder: Path, run: dict, conditions: Sequence[str], *, strict: bool, **how
+    model,
+    processor,
+    table: Dataset,
+    folder: Path,
+    run: dict,
+    conditions: Sequence[str],
+    *,
+    strict: bool,
+    others: Dataset | None = None,
+    **how,
 ) -> tuple[list[dict], list[Group]]:
-    """Score a table under conditions, resuming a stopped run; returns the scores of each group, and the groups."""
+    """Score a table under conditions, resuming a stopped run; returns the scores of each group, and the groups.
+
+    Args:
+        others: a table whose conversations are partners of those that have none in `table`.
+    """
     state = process_state()
-    stored = Progress(folder, {**run, "audio": audio_fingerprint(table)}, state)
-    groups = make_groups(table, how["batch_size"])
-    scorer = TableScorer(model, processor, table, **how)
+    audio = {"audio": audio_fingerprint(table)} | ({} if others is None else {"others": audio_fingerprint(others)})
+    stored = Progress(folder, {**run, **audio}, state)
+    groups = make_groups(table, how["batch_size"], others)
+    scorer = TableScorer(model, processor, table, others=others, **how)
     left = [group for group in groups if group.number not in stored.done]
     with torch.inference_mode(), _evaluating(model):
         for group in _with_bar(left[state.process_index :: state.num_processes], shown=state.is_main_process):
@@ -178,9 +201,9 @@ def _conditions_of(model) -> list[str]:
     return list(ALL_CONDITIONS if model.added_adapters else CONDITIONS)
 
 
-def _possible(conditions: Sequence[str], dataset: Dataset) -> list[str]:
+def _possible(conditions: Sequence[str], dataset: Dataset, train: Dataset | None) -> list[str]:
     """The conditions that apply to the data: with a single conversation, there is no other state to read."""
-    is_alone = len(set(dataset["conversation_id"])) == 1
+    is_alone = train is None and len(set(dataset["conversation_id"])) == 1
     possible = [name for name in conditions if not (is_alone and name == "other_state")]
     if not possible:
         raise ValueError("The condition other_state needs several conversations, but the dataset has one.")

@@ -57,6 +57,12 @@ def _condition_parts(content: dict) -> list[str]:
             "(another one with no common speaker and at most one turn less): they are left out of "
             f"'{markdown_text(conditions['other_state']['title'])}'."
         )
+    if "other_state" in conditions and content.get("partners_from_training"):
+        parts.append(
+            f"In '{markdown_text(conditions['other_state']['title'])}', the state of "
+            f"{content['partners_from_training']} of {content['protocol']['conversations']} conversations is of a "
+            "conversation of the training split, since no other one of this split fits."
+        )
     if content["differences"]:
         parts += [
             "## Memory on, minus each other condition\n\nPercentage points on the same turns. McNemar's test assumes "

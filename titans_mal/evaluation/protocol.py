@@ -95,6 +95,7 @@ def model_of(model, name: str | None = None) -> dict:
     config = model.config
     # By order and not by name, since the names of LoRA weights change when it is loaded.
     weights = list(host_checksums(model.state_dict(), without=()).values())
+    transitions = [] if config.emotion_transitions is None else [config.emotion_transitions]
     return {
         "name": name or (model.loaded_from or [type(model).__name__])[0],
         "class": type(model).__name__,
@@ -103,10 +104,11 @@ def model_of(model, name: str | None = None) -> dict:
         "memory": _memory_of(config.memory_config),
         "lora": _lora_of(model),
         "training": _training_of(model, name),
-        "weights": _fingerprint([weights, config.label_token_ids]),
+        "weights": _fingerprint([weights, config.label_token_ids, *transitions]),
         "dtype": str(model.dtype).removeprefix("torch."),
         "temperature": config.emotion_temperature,
         "dimensions": list(config.emotion_dimensions),
+        "emotion_transitions": bool(transitions),
     }
 
 

@@ -41,6 +41,7 @@ _DECODED = {"transitions": "memory_off", "memory_transitions": "memory"}
 _BY_GROUP = ("memory", "memory_off")
 NO_TRAINING_SPLIT = "there is no training split"
 NO_PARTNER = "no conversation has a partner (no common speaker, at most one turn less)"
+HAS_TRANSITIONS = "the model itself follows emotion transitions"
 NO_LOGITS = "answers are generated, without logits"
 
 
@@ -79,7 +80,7 @@ def build_report(
     problems: Sequence[Problem],
     processes: int,
     training_logits: np.ndarray | None = None,
-    without_partner: int = 0,
+    partners: Mapping[str, int] | None = None,
 ) -> EvaluationReport:
     """Build the report from all scores.
 
@@ -88,7 +89,8 @@ def build_report(
         lines: the scores of each group.
         groups: expected number of groups.
         training_logits: (turns, labels), with memory off, of turns of the training split.
-        without_partner: number of conversations without a partner for "other_state".
+        partners: number of conversations whose partner for "other_state" is in the same table ("here"), in the
+            training split ("train") or missing ("none").
 
     Raises:
         ValueError: if no turn with a label could be scored, or a group is missing.
@@ -113,6 +115,8 @@ def build_report(
     temperature = run["model"].get("temperature", 1.0)
     baselines, left_out = _baselines(conditions.get("memory_off"), turns, train, training_logits)
     decoded, not_decoded = _decoded(conditions, turns, train, temperature)
+    if run["model"].get("emotion_transitions") and decoded.pop("memory_transitions", None):
+        not_decoded["memory_transitions"] = HAS_TRANSITIONS
     other = scores["other_state"] if "other_state" in found else None
     if other is not None and not (other.logits or other.texts or other.values):
         left_out["other_state"] = NO_PARTNER
@@ -134,7 +138,8 @@ def build_report(
         },
         "dimensions": values,
         "left_out": left_out,
-        "without_partner": without_partner,
+        "without_partner": (partners or {}).get("none", 0),
+        "partners_from_training": (partners or {}).get("train", 0),
         "differences": _differences(conditions, turns, **bootstrap),
         "groups": by_group({name: conditions[name].predicted for name in _BY_GROUP if name in conditions}, turns),
         "surprise": mean_by_history(scores["memory"].surprise if "memory" in scores else {}, turns.depths),

@@ -7,6 +7,7 @@ import re
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from itertools import chain
 
 import numpy as np
 from datasets import Dataset
@@ -39,8 +40,8 @@ class Conversation:
 
     Attributes:
         turns: all of its turns, in order.
-        partner: the turns of another conversation with no common speaker and at most one turn less; empty if there is
-            none.
+        partner: the turns of another conversation with no common speaker and at most one turn less, of the same table
+            or, if it has none, of the other one; empty if there is none.
     """
 
     name: str
@@ -87,12 +88,20 @@ class TableScores:
         self.values |= other.values
 
 
-def make_groups(table: Dataset, batch_size: int) -> list[Group]:
+def make_groups(table: Dataset, batch_size: int, others: Dataset | None = None) -> list[Group]:
     """Group the conversations of a table in order, until a group has `batch_size` turns; independent of the number of
-    processes."""
-    rows = rows_by_conversation(table)
-    speakers = table["speaker"][:]
-    partners = _partners({name: (len(found), {speakers[row] for row in found}) for name, found in rows.items()})
+    processes.
+
+    Args:
+        others: a further table, such as the training split, of which conversations are only partners. Its rows are
+            counted from the last one of `table` on.
+    """
+    rows, speakers = rows_by_conversation(table), table["speaker"][:]
+    of_others = []
+    if others is not None:
+        speakers = [*speakers, *others["speaker"]]
+        of_others = [[len(table) + row for row in found] for found in rows_by_conversation(others).values()]
+    partners = _partners(rows, of_others, speakers)
     groups: list[Group] = []
     size = batch_size
     for name in rows:
@@ -100,26 +109,34 @@ def make_groups(table: Dataset, batch_size: int) -> list[Group]:
             groups.append(Group(len(groups), []))
             size = 0
         number = len(groups[-1].conversations)
-        turns, of = _turns(rows[name], number, speakers), partners[name]
-        partner = [] if of is None else _turns(rows[of], number, speakers)
+        turns, partner = (_turns(found, number, speakers) for found in (rows[name], partners[name]))
         groups[-1].conversations.append(Conversation(name, turns, partner))
         size += len(turns)
     return groups
 
 
-def _partners(conversations: dict[str, tuple[int, set[str]]]) -> dict[str, str | None]:
-    """For each conversation, the next one (cyclically) that is long enough and has no common speaker.
+def _partners(
+    conversations: dict[str, list[int]], others: Sequence[list[int]], speakers: Sequence[str]
+) -> dict[str, list[int]]:
+    """The rows of each conversation's partner; empty if there is none.
+
+    It is the next conversation (cyclically) that is long enough and has no common speaker, else the next such one of
+    `others`.
 
     Args:
-        conversations: number of turns and speakers of each.
+        conversations: the rows of each.
+        others: the rows of each further conversation.
+        speakers: the speaker of each row.
     """
-    names = list(conversations)
+    here, there = (
+        [(rows, {speakers[row] for row in rows}) for rows in some] for some in (conversations.values(), others)
+    )
     partners = {}
-    for position, name in enumerate(names):
-        turns, speakers = conversations[name]
-        others = (*names[position + 1 :], *names[:position])
-        fitting = (o for o in others if conversations[o][0] >= turns - 1 and speakers.isdisjoint(conversations[o][1]))
-        partners[name] = next(fitting, None)
+    for position, (name, (own, talking)) in enumerate(zip(conversations, here)):
+        start = position % len(there) if there else 0
+        candidates = chain(here[position + 1 :], here[:position], there[start:], there[:start])
+        fitting = (rows for rows, they in candidates if len(rows) >= len(own) - 1 and talking.isdisjoint(they))
+        partners[name] = next(fitting, [])
     return partners
 
 
@@ -134,6 +151,7 @@ class TableScorer:
         model: a model with memory.
         processor: the processor of its host.
         table: a table with the columns `audio` and `emotion`, whose labels the model knows.
+        others: the further table of `make_groups`.
         batch_size: turns scored at once.
         readout: "logits", by the model's configured readout, or "text", generated.
         max_new_tokens: maximal number of generated tokens per turn.
@@ -145,7 +163,9 @@ class TableScorer:
         processed_seconds: length that the host processed, for each scored row.
     """
 
-    def __init__(self, model, processor, table, *, batch_size, readout, max_new_tokens, seed):
+    def __init__(
+        self, model, processor, table, *, batch_size, readout, max_new_tokens, seed, others: Dataset | None = None
+    ):
         self.model = model
         self.processor = processor
         self.seed = seed
@@ -153,8 +173,13 @@ class TableScorer:
         self.seconds: dict[int, float] = {}
         self.processed_seconds: dict[int, float] = {}
         self._scorer = TurnScorer(model, processor)
-        self._audio = table.select_columns(["audio"])
-        self._transcripts = table["transcript"][:] if "transcript" in table.column_names else [None] * len(table)
+        tables = [table] if others is None else [table, others]
+        self._audio = [one.select_columns(["audio"]) for one in tables]
+        self._transcripts = [
+            text
+            for one in tables
+            for text in (one["transcript"] if "transcript" in one.column_names else [None] * len(one))
+        ]
         known = read_labels(model.config)
         self._label_columns = [known.index(label) for label in table.features["emotion"].names] if known else []
         self._batch_size = batch_size
@@ -234,7 +259,9 @@ class TableScorer:
     def _waveform(self, row: int) -> np.ndarray | ValueError:
         """The audio of a row, or the error if it is unusable."""
         try:
-            return self._scorer.load(self._audio[row]["audio"])
+            table, others = self._audio[0], self._audio[-1]
+            turn = table[row] if row < len(table) else others[row - len(table)]
+            return self._scorer.load(turn["audio"])
         except OSError as error:
             return AudioDecodingError(str(error))
         except ValueError as error:

@@ -5,6 +5,7 @@ from .audio_cache import AudioTowerCache
 from .checkpoints import last_good_checkpoint
 from .trained_parts import choose_trained_parts, trained_parameters
 from .trainer import ConversationTrainer
+from .transitions import fit_emotion_transitions
 from .voices import fit_voice_layer, fit_voice_memory
 
 
@@ -13,6 +14,7 @@ __all__ = [
     "ConversationTrainer",
     "ConversationTrainingArguments",
     "choose_trained_parts",
+    "fit_emotion_transitions",
     "fit_voice_layer",
     "fit_voice_memory",
     "last_good_checkpoint",

@@ -71,6 +71,13 @@ class ModelOptions:
     )
     lora_dropout: float = field(default=0.0, metadata={"help": "Dropout on the LoRA's inputs, from 0 to 1."})
     lora_audio_tower: bool = field(default=False, metadata={"help": "Also add a LoRA to the audio tower."})
+    emotion_transitions: bool = field(
+        default=False,
+        metadata={
+            "help": "Let the scores of a turn depend on the likely emotion of the turn before, with the transitions "
+            "of the training split. Not in training."
+        },
+    )
     dtype: str = field(default="auto", metadata={"help": "Precision of the host: auto, float32 or bfloat16."})
 
     def __post_init__(self):

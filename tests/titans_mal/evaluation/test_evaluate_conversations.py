@@ -176,6 +176,27 @@ def test_conversations_with_common_speakers_are_not_partners(model, processor, t
     assert "Left out: other_state, since no conversation has a partner" in (tmp_path / "out" / "report.md").read_text()
 
 
+def test_another_state_may_be_of_the_training_split(model, processor, tmp_path):
+    """Where the evaluated split has no partner: the scores are those of the same partner within one table."""
+    both = write_talks(tmp_path / "talks", speakers=lambda talk, turn: "AB"[talk in "cd"])
+    rows = {name: [row for row, of in enumerate(both["conversation_id"]) if of == name] for name in "abcd"}
+    test, train = both.select(rows["a"]), both.select(rows["c"])
+    given = {"conditions": ["memory", "other_state"]}
+    report = evaluated(model, processor, test, tmp_path / "out", train=train, **given)
+    assert (report.content["without_partner"], report.content["partners_from_training"]) == (0, 1)
+    together = both.select([*rows["a"], *rows["c"]])
+    expected = evaluated(model, processor, together, tmp_path / "together", **given)
+    found, wanted = (
+        [[*turn["probabilities"]["other_state"].values()] for turn in of.predictions if turn["conversation_id"] == "a"]
+        for of in (report, expected)
+    )
+    np.testing.assert_allclose(found, wanted, atol=2e-5)
+    assert (
+        "the state of 1 of 1 conversations is of a conversation of the training split"
+        in (tmp_path / "out" / "report.md").read_text()
+    )
+
+
 def test_shuffled_turns_keep_their_places(model, processor, talks, tmp_path):
     evaluated(model, processor, talks, tmp_path / "out", conditions=["shuffled"], seed=3)
     scored = scored_logits(tmp_path / "out")["shuffled"]

@@ -34,6 +34,18 @@ def test_a_partner_shares_no_speaker_and_is_at_most_a_turn_shorter(table):
     assert {turn.conversation for turn in conversations["same"].partner} == {0}
 
 
+def test_partners_of_another_table_are_the_second_choice(table):
+    others = Dataset.from_dict({"conversation_id": ["x", "x", "y", "y", "y"], "speaker": ["A", "C", "E", "F", "F"]})
+    (group,) = make_groups(
+        Dataset.from_dict({"conversation_id": ["a"] * 3 + ["b"], "speaker": ["A", "B", "A", "A"]}), 9, others
+    )
+    # Of two conversations of one speaker: "x" shares a speaker, so "y" it is, whose rows follow those of the table.
+    assert [[turn.row for turn in c.partner] for c in group.conversations] == [[6, 7, 8], [6, 7, 8]]
+    assert [turn.speaker for turn in group.conversations[0].partner] == ["E", "F", "F"]
+    with_others = [c.partner for g in make_groups(table, 5, others) for c in g.conversations]
+    assert with_others == [c.partner for g in make_groups(table, 5) for c in g.conversations]
+
+
 def test_a_conversation_may_have_no_partner():
     table = Dataset.from_dict({"conversation_id": ["a", "a", "b"], "speaker": ["A", "B", "A"]})
     (group,) = make_groups(table, batch_size=10)

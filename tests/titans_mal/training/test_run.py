@@ -55,13 +55,24 @@ def test_train_writes_a_model_and_a_report_and_warns_of_a_local_base(base, talks
     assert "already holds a training: pass --resume to continue it" in one_line_error(again)
 
 
-def test_train_fits_a_memory_of_voices_and_a_temperature(base, talks_folder, tmp_path, monkeypatch):
+def test_train_fits_voices_transitions_and_a_temperature(base, talks_folder, tmp_path, monkeypatch):
     copies, fit = [], run.fit_voice_memory
     monkeypatch.setattr(
         run, "fit_voice_memory", lambda *given, **how: copies.append(how["virtual_voices"]) or fit(*given, **how)
     )
     memory = '{"num_heads": 2, "head_dim": 8, "voice_layers": [0], "voice_key_dim": 1}'
-    fitted = ("--calibrate", "True", "--validation-share", "0.4", "--eval-strategy", "no", "--virtual-speakers", "0.5")
+    fitted = (
+        "--emotion-transitions",
+        "True",
+        "--calibrate",
+        "True",
+        "--validation-share",
+        "0.4",
+        "--eval-strategy",
+        "no",
+        "--virtual-speakers",
+        "0.5",
+    )
     done = invoke("train", base, talks_folder, tmp_path, "--memory-layers", "0", "2", "--memory", memory, *fitted)
     assert done.exit_code == 0, done.output
     model = AutoModelForAudioEmotion.from_pretrained(tmp_path / "model")
@@ -71,6 +82,9 @@ def test_train_fits_a_memory_of_voices_and_a_temperature(base, talks_folder, tmp
     assert voices.voice_gain == 1
     assert voices.voice_mean.any()
     assert copies == [run.VIRTUAL_VOICES]
+    assert model.config.emotion_transitions is not None
+    recipe = json.loads((tmp_path / "model" / "training_recipe.json").read_text())
+    assert recipe["emotion_transitions"] is True
 
 
 def write_ratings(talks: Path, folder: Path, *, labels: bool) -> Path:

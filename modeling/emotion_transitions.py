@@ -1,0 +1,68 @@
+"""Emotions that follow each other: the scores of a turn, given the likely emotion of the turn before."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+
+# Bounds of a ratio between probabilities, which keep logits finite.
+LEAST, MOST = 1e-6, 1e6
+
+
+def check_transitions(transitions: Any, labels: int) -> None:
+    """Check a matrix of `follow_transitions`.
+
+    Raises:
+        ValueError: for anything but (labels, labels) numbers from `LEAST` to `MOST`.
+    """
+    is_square = (
+        isinstance(transitions, list)
+        and len(transitions) == labels
+        and all(isinstance(row, list) and len(row) == labels for row in transitions)
+    )
+    if not is_square or not all(_is_allowed(value) for row in transitions for value in row):
+        raise ValueError(
+            f"emotion_transitions must be a list of {labels} lists of {labels} numbers from {LEAST} to {MOST}, one "
+            f"for each label, got {transitions!r:.500}."
+        )
+
+
+def _is_allowed(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and LEAST <= value <= MOST
+
+
+def follow_transitions(logits: Tensor, beliefs: Tensor, transitions: Tensor) -> Tensor:
+    """Shift the logits of turns by what the turns before make likely.
+
+    The forward recursion of a hidden Markov model (Rabiner 1989, equations 19 and 20), where the likelihood of a turn
+    is its probability divided by that of the label:
+
+        z_t(j) = logits_t(j) + log(sum_i b_{t-1}(i) R(i, j))      R(i, j) = P(j after i) / P(j)      b_t = softmax(z_t)
+
+    Args:
+        logits: (turns, labels), of different conversations.
+        beliefs: (turns, labels), the probabilities b of the turn before, or zeros for a first turn, which keeps its
+            logits.
+        transitions: (labels, labels), R with the earlier label in rows.
+
+    Returns:
+        (turns, labels), in the dtype of the logits.
+    """
+    expected = beliefs.to(logits) @ transitions.to(logits)
+    is_first = (beliefs == 0).all(-1, keepdim=True)
+    return logits + expected.masked_fill(is_first, 1).log()
+
+
+def beliefs_of(logits: Tensor) -> Tensor:
+    """(turns, labels) float32, the probabilities of logits, without their graph."""
+    return logits.detach().to(torch.float32).softmax(-1)
+
+
+def are_beliefs(beliefs: Tensor) -> bool:
+    """Whether each row of a stored tensor, (conversations, labels), holds probabilities, or zeros for no turn."""
+    sums = beliefs.sum(-1)
+    is_one_or_zero = ((sums - 1).abs() < 1e-3) | (sums == 0)
+    return beliefs.dtype == torch.float32 and bool((beliefs >= 0).all() & is_one_or_zero.all())

@@ -1,0 +1,205 @@
+"""Emotion transitions: the scores of a turn follow those of the conversation's turn before."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from tiny_models import AUDIO, VOCABULARY, rows_of, tiny_model, tiny_turns
+
+from titans_mal import ConversationMemoryCache
+from titans_mal.evaluation.baselines import decode_dialogues
+from titans_mal.modeling.emotion_transitions import are_beliefs, check_transitions, follow_transitions
+
+
+LABELS = 4
+PRIOR = np.array([0.4, 0.3, 0.2, 0.1])
+MATRIX = np.array([[0.7, 0.1, 0.1, 0.1], [0.2, 0.6, 0.1, 0.1], [0.1, 0.1, 0.6, 0.2], [0.3, 0.2, 0.3, 0.2]])
+TRANSITIONS = (MATRIX / PRIOR).tolist()
+
+
+def following(**kwargs):
+    """A model that follows transitions, with a readout that is far from uniform."""
+    model = tiny_model(emotion_readout="linear", emotion_transitions=TRANSITIONS, **kwargs)
+    model.emotion_head.weight.data.mul_(20)
+    return model
+
+
+def cache_for(model, rows: int = 1) -> ConversationMemoryCache:
+    return ConversationMemoryCache(model.config, batch_size=rows)
+
+
+def logits_of(model, turns: dict, **kwargs) -> torch.Tensor:
+    with torch.no_grad():
+        return model(**turns, **kwargs).emotion_logits
+
+
+def without_transitions(model, turns: dict, **kwargs) -> torch.Tensor:
+    given, model.config.emotion_transitions = model.config.emotion_transitions, None
+    try:
+        return logits_of(model, turns, **kwargs)
+    finally:
+        model.config.emotion_transitions = given
+
+
+def assert_decoded(followed: torch.Tensor, raw: torch.Tensor, conversations: list[str]) -> None:
+    """Whether logits are those that the evaluation decodes with prior and transitions."""
+    expected = decode_dialogues(raw.double().numpy(), conversations, PRIOR, MATRIX)
+    np.testing.assert_allclose(followed.double().log_softmax(-1), expected, atol=1e-5)
+
+
+def test_turns_of_one_call_are_decoded_in_their_order():
+    model, turns, ids = following(), tiny_turns(6), [7, 5, 5, 9, 5, 9]
+    names = [str(name) for name in ids]
+    followed = logits_of(model, turns, memory_cache=cache_for(model, 3), conversation_ids=ids)
+    raw = without_transitions(model, turns, memory_cache=cache_for(model, 3), conversation_ids=ids)
+    assert_decoded(followed, raw, names)
+    assert torch.equal(followed[[0, 1, 3]], raw[[0, 1, 3]]), "a first turn keeps its logits, bit for bit"
+    assert not torch.allclose(followed, raw, atol=1e-2)
+
+
+@pytest.mark.parametrize("scope", ["conversation", "speaker"])
+def test_turns_of_several_calls_are_decoded_as_those_of_one(scope):
+    model, turns = following(memory={"scope": scope}), tiny_turns(5)
+    speakers = [0, 1, 0, 0, 1] if scope == "speaker" else None
+    given = {"conversation_ids": [3] * 5, "speaker_ids": speakers}
+    together = logits_of(model, turns, memory_cache=cache_for(model), **given)
+    cache, alone = cache_for(model), []
+    for row in range(5):
+        one = {"conversation_ids": [3], "speaker_ids": speakers and [speakers[row]]}
+        alone.append(logits_of(model, rows_of(turns, [row]), memory_cache=cache, **one))
+    torch.testing.assert_close(torch.cat(alone), together, atol=1e-4, rtol=0)
+    assert_decoded(together, without_transitions(model, turns, memory_cache=cache_for(model), **given), ["c"] * 5)
+
+
+def test_a_call_that_does_not_write_reads_and_keeps_the_beliefs():
+    model = following()
+    cache = cache_for(model)
+    logits_of(model, tiny_turns(1), memory_cache=cache)
+    before, turn = cache.beliefs.clone(), tiny_turns(1, seed=1)
+    first = logits_of(model, turn, memory_cache=cache, update_memory=False)
+    assert torch.equal(cache.beliefs, before)
+    assert torch.equal(first, logits_of(model, turn, memory_cache=cache, update_memory=False))
+    assert torch.equal(first, logits_of(model, turn, memory_cache=cache))
+    assert not torch.equal(cache.beliefs, before)
+
+
+def test_losses_training_and_calls_without_memory_do_not_follow_transitions():
+    model, turns = following(), tiny_turns(1, seed=1)
+    cache = cache_for(model)
+    logits_of(model, tiny_turns(1), memory_cache=cache)
+    with_labels = model(**turns, memory_cache=cache.clone(), emotion_labels=[2])
+    raw = without_transitions(model, turns, memory_cache=cache.clone())
+    assert not torch.allclose(with_labels.emotion_logits, raw, atol=1e-3)
+    torch.testing.assert_close(with_labels.loss, torch.nn.functional.cross_entropy(raw, torch.tensor([2])))
+    model.train()
+    assert torch.equal(logits_of(model, turns, memory_cache=cache.clone()), raw)
+    model.eval()
+    with model.disable_memory():
+        assert torch.equal(logits_of(model, turns), without_transitions(model, turns))
+    assert torch.equal(logits_of(model, turns), without_transitions(model, turns)), "no cache, no history"
+
+
+@pytest.mark.parametrize(
+    "mode", [{}, {"num_beams": 3}, {"use_cache": False}, {"do_sample": True, "num_return_sequences": 2}]
+)
+def test_generate_writes_the_beliefs_of_its_prompt(mode):
+    model = following()
+    written, plain = cache_for(model, 2), cache_for(model, 2)
+    for seed in range(2):
+        turns = tiny_turns(2, seed=seed)
+        with torch.no_grad():
+            model.generate(**turns, memory_cache=written, max_new_tokens=3, suppress_tokens=[AUDIO], **mode)
+        logits_of(model, turns, memory_cache=plain)
+    torch.testing.assert_close(written.beliefs, plain.beliefs, atol=1e-5, rtol=0)
+
+
+def test_a_call_that_fails_leaves_the_beliefs():
+    model = following()
+    cache = cache_for(model)
+    logits_of(model, tiny_turns(1), memory_cache=cache)
+    before = cache.beliefs
+    model.emotion_head.bias.data.fill_(float("nan"))
+    with pytest.raises(ValueError, match="not finite"):
+        logits_of(model, tiny_turns(1, seed=1), memory_cache=cache)
+    assert cache.beliefs is before
+
+
+def test_a_row_without_audio_is_no_turn():
+    model = following()
+    cache = cache_for(model, 2)
+    logits_of(model, tiny_turns(2), memory_cache=cache)
+    before, turns = cache.beliefs.clone(), tiny_turns(2, seed=1)
+    turns["input_ids"][1][turns["input_ids"][1] == AUDIO] = VOCABULARY["user"]
+    turns["input_features"], turns["feature_attention_mask"] = (
+        turns[name][:1] for name in ("input_features", "feature_attention_mask")
+    )
+    logits_of(model, turns, memory_cache=cache)
+    assert torch.equal(cache.beliefs[1], before[1])
+    assert not torch.equal(cache.beliefs[0], before[0])
+
+
+def test_the_cache_carries_beliefs_with_its_rows(tmp_path):
+    model = following()
+    cache = cache_for(model, 3)
+    logits_of(model, tiny_turns(3), memory_cache=cache)
+    beliefs = cache.beliefs.clone()
+    assert are_beliefs(beliefs)
+    parts = cache.split()
+    stacked = ConversationMemoryCache.stack([parts[2], cache_for(model), parts[0]])
+    assert torch.equal(stacked.beliefs, torch.stack([beliefs[2], torch.zeros(LABELS), beliefs[0]]))
+    chosen = cache.clone()
+    chosen.batch_select_indices(torch.tensor([1, 1]))
+    assert torch.equal(chosen.beliefs, beliefs[[1, 1]])
+    cache.save_pretrained(tmp_path)
+    assert torch.equal(ConversationMemoryCache.from_pretrained(tmp_path, model.config).beliefs, beliefs)
+    snapshot = cache.snapshot()
+    cache.reset([1])
+    assert torch.equal(cache.beliefs, beliefs * torch.tensor([[1.0], [0.0], [1.0]]))
+    cache.reset()
+    assert cache.beliefs is None
+    cache.restore(snapshot)
+    assert torch.equal(cache.beliefs, beliefs)
+
+
+def test_a_state_without_beliefs_is_continued_and_a_broken_one_rejected(tmp_path):
+    model = following()
+    cache, plain = cache_for(model), cache_for(model)
+    without_transitions(model, tiny_turns(1), memory_cache=plain)
+    assert plain.beliefs is None
+    turn = tiny_turns(1, seed=1)
+    raw = without_transitions(model, turn, memory_cache=plain.clone())
+    assert torch.equal(logits_of(model, turn, memory_cache=plain), raw)
+    assert are_beliefs(plain.beliefs)
+    logits_of(model, tiny_turns(1), memory_cache=cache)
+    for broken in (cache.beliefs + 1, cache.beliefs.double(), -cache.beliefs, cache.beliefs[:, :2]):
+        cache.beliefs = broken
+        cache.save_pretrained(tmp_path)
+        with pytest.raises(ValueError, match="broken"):
+            ConversationMemoryCache.from_pretrained(tmp_path, model.config)
+
+
+def test_the_configuration_keeps_and_checks_transitions(tmp_path):
+    model = following()
+    model.save_pretrained(tmp_path)
+    assert type(model.config).from_pretrained(tmp_path).emotion_transitions == TRANSITIONS
+    for wrong in (
+        [[1.0]],
+        "no",
+        [[1.0] * LABELS] * 3,
+        [[0.0] * LABELS] * LABELS,
+        [[True] * LABELS] * LABELS,
+        [1.0] * 4,
+    ):
+        with pytest.raises(ValueError, match="emotion_transitions must be a list of 4 lists"):
+            check_transitions(wrong, LABELS)
+        with pytest.raises(ValueError, match="emotion_transitions must be a list of 4 lists"):
+            tiny_model(emotion_transitions=wrong)
+    with pytest.raises(ValueError, match="need an emotion_readout"):
+        tiny_model(emotion_transitions=TRANSITIONS, emotion_readout=None, emotion_dimensions=["valence"])
+
+
+def test_uniform_transitions_change_nothing():
+    logits = torch.randn(5, 3, generator=torch.Generator().manual_seed(0))
+    beliefs = torch.tensor([[0.2, 0.3, 0.5]]).expand(5, 3)
+    torch.testing.assert_close(follow_transitions(logits, beliefs, torch.ones(3, 3)), logits)
