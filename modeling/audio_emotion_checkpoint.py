@@ -108,7 +108,7 @@ class AudioEmotionCheckpointMixin(CheckpointSavingMixin):
             pretrained_model_name_or_path: folder or Hub repo of the host.
             id2label: the emotion labels, numbered from 0.
             memory_config: None = the defaults of `TitansMemoryConfig`.
-            emotion_readout: "verbalizer", "linear", or None to predict `emotion_dimensions` only.
+            emotion_readout: "verbalizer", "linear", "audio", or None to predict `emotion_dimensions` only.
             emotion_dimensions: names of the continuous dimensions to predict, such as "valence"; default: none.
             emotion_prompt: the instruction after the audio; `{labels}` is replaced by the labels' words.
             label_words: the words for some of the labels in prompt and answer, as {"fear": "fearful"}; default: the

@@ -79,9 +79,14 @@ class AudioEmotionMixin(
                 "would have audio."
             )
         self._run_tower_by_length()
-        attach_memory(self, config.memory_config, hidden_states_index=self.hidden_states_index)
+        attach_memory(
+            self,
+            config.memory_config,
+            hidden_states_index=self.hidden_states_index,
+            reads_audio=config.emotion_readout == "audio",
+        )
         hidden_size = config.get_text_config(decoder=True).hidden_size
-        if config.emotion_readout == "linear":
+        if config.has_emotion_head:
             self.emotion_head = nn.Linear(hidden_size, len(config.labels))
         if config.emotion_dimensions:
             self.emotion_values_head = nn.Linear(hidden_size, len(config.emotion_dimensions))
@@ -273,7 +278,12 @@ class AudioEmotionMixin(
         if input_ids is None or (transaction is not None and transaction.is_closed and past is not None):
             return None
         keep = kwargs.pop("logits_to_keep", 0) if "logits_to_keep" not in self._host_parameters else 0
-        call = MemoryCall(transaction, sequence_length=input_ids.shape[1], logits_to_keep=int(keep))
+        call = MemoryCall(
+            transaction,
+            sequence_length=input_ids.shape[1],
+            logits_to_keep=int(keep),
+            reads_audio=self.config.emotion_readout == "audio",
+        )
         if transaction is not None and transaction.prompt_audio is not None:
             is_audio = transaction.audio_between(0 if past is None else int(past.get_seq_length()), input_ids.shape[1])
         else:
@@ -328,7 +338,7 @@ class AudioEmotionMixin(
     def _emotion_logits(self, output, call: MemoryCall, inputs: dict, *, steps_on: bool) -> Tensor | None:
         if self.config.emotion_readout is None or call.last_positions is None:
             return None
-        if self.config.emotion_readout == "linear":
+        if self.config.has_emotion_head:
             return _read(self.emotion_head, call)
         tokens = self.config.label_token_ids
         if are_whole_words(tokens) and not steps_on:
@@ -347,12 +357,12 @@ class AudioEmotionMixin(
 
 
 def _read(head: nn.Linear, call: MemoryCall) -> Tensor:
-    """(rows, features): a head's output for the last hidden state of each row; float32, or float64 for such a head."""
-    if call.last_hidden_state is None:
+    """(rows, features): a head's output for the hidden state of each row; float32, or float64 for such a head."""
+    if call.read_hidden_state is None:
         raise RuntimeError("The host's forward did not run the decoder whose last hidden state the readout needs.")
     weight = head.weight
     with torch.autocast(weight.device.type, enabled=False):
-        values = head(call.last_hidden_state.to(weight.device, weight.dtype))
+        values = head(call.read_hidden_state.to(weight.device, weight.dtype))
     return values if values.dtype == torch.float64 else values.float()
 
 

@@ -21,7 +21,7 @@ from .neural_memory import READ_ORDERS, STEP_BOUNDS, STEP_RULES
 
 SCOPES = ("conversation", "speaker")
 FEATURE_MAPS = ("identity", "quadratic")
-READOUTS = ("verbalizer", "linear")
+READOUTS = ("verbalizer", "linear", "audio")
 ADAPTER_DTYPES = ("float32", "bfloat16")
 
 # Upper bounds that no useful memory exceeds, and that keep a wrong value from exhausting the machine.
@@ -201,8 +201,9 @@ class AudioEmotionConfigMixin(HostConfig):
 
     Args:
         memory_config: a `TitansMemoryConfig` or its dict; None takes the defaults.
-        emotion_readout: "verbalizer" (label tokens through the host's output head), "linear" (a separate head), or
-            None: no labels, only `emotion_dimensions`.
+        emotion_readout: "verbalizer" (label tokens through the host's output head), "linear" (a separate head on the
+            last hidden state of the prompt), "audio" (a separate head on the mean of the last hidden states at the
+            audio tokens, where the memory's residual is), or None: no labels, only `emotion_dimensions`.
         emotion_dimensions: continuous values predicted beside the labels by a separate linear head: names such as
             "valence", "arousal", "dominance", in the scale of the training data.
         label_token_ids: for the verbalizer, in the order of `id2label`: one token per label, or all tokens of its
@@ -269,6 +270,11 @@ class AudioEmotionConfigMixin(HostConfig):
         self.check()
         if self.memory_config.voice_layers and self.memory_config.voice_emotions == 1:
             self.memory_config.voice_emotions = len(self.labels)
+
+    @property
+    def has_emotion_head(self) -> bool:
+        """Whether the labels have a separate head."""
+        return self.emotion_readout in ("linear", "audio")
 
     def check(self) -> None:
         """Check fields that may have been changed since construction, and update `label2id`.

@@ -16,7 +16,7 @@ class AudioHost(Protocol):
     Attributes:
         config: an `AudioEmotionConfigMixin` and the host's configuration.
         titans_memory: a `TitansMemory`, the child that holds the memory's layers.
-        emotion_head: the head for `emotion_readout="linear"`.
+        emotion_head: the head for `emotion_readout="linear"` and "audio".
         audio_token_id: the id of the audio placeholder.
         memory_cache_class: the `ConversationMemoryCache` of the code that the model was loaded with.
         device, dtype, training: as of any model.

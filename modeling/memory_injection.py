@@ -37,10 +37,12 @@ class MemoryCall:
         needs_gradients: whether gradients were enabled when the call began.
         logits_to_keep: number of last positions that the output head is applied to; 0 = all.
         last_positions: (rows,) positions of the readout.
+        reads_audio: whether the readout takes the mean of the audio positions instead.
         inputs: scalars about the inputs; None before `locate_audio`.
         reads_later: whether they are read at the end of the call.
         surprise: one tensor (rows,) per memory layer that has run.
-        last_hidden_state: (rows, hidden_size), the final hidden state at `last_positions`.
+        read_hidden_state: (rows, hidden_size), the final hidden state at `last_positions`, or the mean of those at the
+            audio positions.
     """
 
     transaction: MemoryTransaction | None
@@ -51,7 +53,8 @@ class MemoryCall:
     logits_to_keep: int = 0
     last_positions: Tensor | None = None
     surprise: list[Tensor] = field(default_factory=list)
-    last_hidden_state: Tensor | None = None
+    read_hidden_state: Tensor | None = None
+    reads_audio: bool = False
     inputs: InputScalars | None = None
     reads_later: bool = False
 
@@ -98,6 +101,17 @@ class MemoryCall:
             raise RuntimeError(_NO_AUDIO)
         positions = self.positions.to(hidden_states.device)
         return hidden_states.flatten(0, 1).index_select(0, positions.flatten()).unflatten(0, positions.shape)
+
+    def mean_of_audio(self, hidden_states: Tensor) -> Tensor:
+        """(rows, sequence_length, hidden_size) -> (rows, hidden_size) in the order of the call; zero without audio."""
+        audio = self.audio_of(hidden_states).float()
+        if self.lengths is None:
+            mean = audio.mean(1)
+        else:
+            lengths = self.lengths.to(audio.device)[:, None]
+            is_padding = torch.arange(audio.shape[1], device=audio.device) >= lengths
+            mean = audio.masked_fill(is_padding[..., None], 0).sum(1) / lengths.clamp(min=1)
+        return mean if self.transaction is None else self.transaction.row_by_row(mean)
 
     def add_to_audio(self, hidden_states: Tensor, residual: Tensor) -> Tensor:
         """Add `residual`, shaped as `audio_of` returns it, to the hidden states at `positions`."""
@@ -158,9 +172,11 @@ def decoder_hook(decoder, args, kwargs, output):
     if call is None:
         return None
     hidden_states = output.last_hidden_state
-    if call.last_positions is not None:
+    if call.reads_audio:
+        call.read_hidden_state = None if call.positions is None else call.mean_of_audio(hidden_states)
+    elif call.last_positions is not None:
         rows = torch.arange(len(hidden_states), device=hidden_states.device)
-        call.last_hidden_state = hidden_states[rows, call.last_positions.to(hidden_states.device)]
+        call.read_hidden_state = hidden_states[rows, call.last_positions.to(hidden_states.device)]
     if call.logits_to_keep:
         output.last_hidden_state = hidden_states[:, -call.logits_to_keep :]
     return output
@@ -172,7 +188,11 @@ def decoder_blocks(model: PreTrainedModel) -> nn.ModuleList:
 
 
 def attach_memory(
-    model: PreTrainedModel, config: TitansMemoryConfig, *, hidden_states_index: int | None = None
+    model: PreTrainedModel,
+    config: TitansMemoryConfig,
+    *,
+    hidden_states_index: int | None = None,
+    reads_audio: bool = False,
 ) -> None:
     """Add a new memory to a host: the module `titans_memory`, and hooks on the blocks `config.layers`.
 
@@ -183,6 +203,7 @@ def attach_memory(
         config: configuration of the memory.
         hidden_states_index: if the blocks' output is (versions, rows, positions, hidden_size), the version that the
             memory works on; None: the output is (rows, positions, hidden_size).
+        reads_audio: whether the only readout takes the hidden states at the audio positions.
 
     Raises:
         ValueError: if a block of `config.layers` does not exist, or the model already has a memory.
@@ -197,7 +218,7 @@ def attach_memory(
     # Later positions see the audio through keys and values of later blocks; some hosts share those of the last blocks.
     last_read = len(blocks) - 1 - (getattr(text_config, "num_kv_shared_layers", None) or 0)
     unread = [layer for layer in config.layers if layer >= last_read]
-    if unread:
+    if unread and not reads_audio:
         logger.warning(
             f"memory_config.layers {unread}: a residual added after block {last_read} or later cannot influence the "
             "positions after the audio."

@@ -306,6 +306,24 @@ class CommonHostTester:
         assert any("titans_memory.modules_to_save" in name and "key_proj" in name for name in trained)
         assert not any("lora_" in name and "titans_memory" in name for name, _ in wrapped.named_parameters())
 
+    @torch.no_grad()
+    def test_the_audio_readout_is_of_the_mean_of_the_audio_tokens(self, host):
+        model, ids = host.model(emotion_readout="audio"), [0, 1, 1, 0, 1]
+        turns, seen = host.turns(len(ids)), []
+        hook = model.get_decoder().register_forward_hook(lambda decoder, args, output: seen.append(output))
+        batch = model(**turns, memory_cache=ConversationMemoryCache(model.config, batch_size=2), conversation_ids=ids)
+        hook.remove()
+        is_audio = model.audio_mask(turns["input_ids"], turns)
+        means = torch.stack([hidden[mask].mean(0) for hidden, mask in zip(seen[0].last_hidden_state, is_audio)])
+        torch.testing.assert_close(batch.emotion_logits, model.emotion_head(means), **CLOSE)
+        streamed = ConversationMemoryCache(model.config, batch_size=2)
+        for row, conversation in enumerate(ids):
+            single = model(**unpadded(turns, row), memory_cache=streamed, conversation_ids=[conversation])
+            torch.testing.assert_close(batch.emotion_logits[[row]], single.emotion_logits, **CLOSE)
+        with model.disable_memory():
+            alone = model(**turns).emotion_logits
+        assert ((batch.emotion_logits - alone).abs().amax(-1) > 1e-5).all()
+
     # --- Saving and loading
 
     @torch.no_grad()

@@ -53,7 +53,7 @@ def from_host(folder: Path, labels: list[str], scope: str) -> PreTrainedModel:
     model = AutoModelForAudioEmotion.from_base(
         folder,
         id2label=dict(enumerate(labels)),
-        emotion_readout="linear",
+        emotion_readout="audio",
         memory_config=TitansMemoryConfig(layers=[0], voice_layers=[0], scope=scope),
         emotion_prompt="Emotion?",
     )

@@ -45,7 +45,7 @@ def make_from(base, *, seed=3, **kwargs):
     model = AutoModelForAudioEmotion.from_base(base, **kwargs).eval()
     torch.manual_seed(seed)
     stir(model.titans_memory)
-    if kwargs.get("emotion_readout") == "linear":
+    if kwargs.get("emotion_readout") in ("linear", "audio"):
         with torch.no_grad():
             model.emotion_head.weight.normal_()
     return model
@@ -82,7 +82,7 @@ def test_from_base_is_the_host_plus_a_fresh_memory(base):
     assert model.config.label_token_ids == [vocabulary[label] for label in LABELS]
 
 
-@pytest.mark.parametrize("readout", ["verbalizer", "linear"])
+@pytest.mark.parametrize("readout", ["verbalizer", "linear", "audio"])
 @pytest.mark.parametrize("adapter_only", [True, False])
 def test_save_and_load(base, tmp_path, adapter_only, readout):
     model = make_from(base, emotion_readout=readout)
@@ -94,7 +94,7 @@ def test_save_and_load(base, tmp_path, adapter_only, readout):
     assert_same(model, Qwen2AudioMALForAudioEmotion.from_pretrained(tmp_path / "second"))
     keys = set(load_file(tmp_path / "second" / "model.safetensors"))
     extension = {key for key in keys if key.split(".")[0] in ("titans_memory", "emotion_head")}
-    assert any(key.startswith("emotion_head") for key in keys) == (readout == "linear")
+    assert any(key.startswith("emotion_head") for key in keys) == (readout != "verbalizer")
     assert (keys == extension) == adapter_only
 
 

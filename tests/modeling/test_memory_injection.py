@@ -118,6 +118,9 @@ def test_a_layer_without_effect_is_reported(caplog):
     assert not caplog.records
     attach_memory(tiny_host(), TitansMemoryConfig(layers=[0, 3], num_heads=2, head_dim=8))
     assert "layers [3]: a residual added after block 3 or later cannot influence" in caplog.text
+    caplog.clear()
+    attach_memory(tiny_host(), TitansMemoryConfig(layers=[0, 3], num_heads=2, head_dim=8), reads_audio=True)
+    assert not caplog.records
 
 
 def test_attaching_twice_is_rejected():

@@ -156,9 +156,10 @@ def test_logits_to_keep():
     right = tiny_turns(3, padding_side="right", frames=[30, 60, 90])
     with pytest.raises(ValueError, match="logits_to_keep=1 drops the last position of a right-padded row"):
         model(**right, logits_to_keep=1)
-    linear = tiny_model(emotion_readout="linear", label_token_ids=None)
-    kept = linear(**right, logits_to_keep=1).emotion_logits
-    torch.testing.assert_close(kept, linear(**right).emotion_logits, rtol=0, atol=1e-6)
+    for readout in ("linear", "audio"):
+        head = tiny_model(emotion_readout=readout, label_token_ids=None)
+        kept = head(**right, logits_to_keep=1).emotion_logits
+        torch.testing.assert_close(kept, head(**right).emotion_logits, rtol=0, atol=1e-6)
 
 
 @torch.no_grad()
@@ -272,7 +273,7 @@ def test_half_precision_hosts_keep_a_float32_memory(dtype):
     assert model.generate(**turns, memory_cache=cache, max_new_tokens=3).shape[1] > 3
 
 
-@pytest.mark.parametrize("readout", ["verbalizer", "linear"])
+@pytest.mark.parametrize("readout", ["verbalizer", "linear", "audio"])
 @torch.no_grad()
 def test_emotion_logits_are_float32_whatever_the_host_computes_in(readout):
     model, turns = tiny_model(emotion_readout=readout), tiny_turns(2)

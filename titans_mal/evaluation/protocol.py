@@ -45,7 +45,12 @@ class Reading(TypedDict):
 def protocol_of(model, processor, dataset: Dataset, *, readout: str, max_new_tokens: int, seed: int) -> dict:
     """The protocol of an evaluation of a model on a split, with the fields of a report's `protocol`."""
     label_set, _, fold = (dataset.info.config_name or "own").partition(", fold ")
-    readouts = {"verbalizer": "label tokens", "linear": "linear head", None: "no labels"}
+    readouts = {
+        "verbalizer": "label tokens",
+        "linear": "linear head",
+        "audio": "linear head on audio",
+        None: "no labels",
+    }
     return {
         "corpus": dataset.info.dataset_name or "unnamed",
         "label_set": label_set,

@@ -138,7 +138,7 @@ def load_model(options: ModelOptions, labels: list[str]) -> AudioEmotionMixin:
             id2label=dict(enumerate(labels)),
             memory_config=TitansMemoryConfig(layers=options.memory_layers, **options.memory_fields),
             # Data without labels can have ratings.
-            emotion_readout="verbalizer" if labels or not options.dimensions else None,
+            emotion_readout=options.emotion_readout if labels or not options.dimensions else None,
             emotion_dimensions=options.dimension_names,
             emotion_prompt=options.prompt if labels else options.prompt.replace(_CHOICE, ""),
             label_words=options.words,

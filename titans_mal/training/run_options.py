@@ -51,6 +51,13 @@ class ModelOptions:
         default=None,
         metadata={"help": "Instruction that follows the audio in the prompt. May contain {labels} and {transcript}."},
     )
+    emotion_readout: str = field(
+        default="verbalizer",
+        metadata={
+            "help": "How a model with a new memory predicts labels: verbalizer (by its words), linear (a head on the "
+            "last position), or audio (a head on the mean of the audio tokens, where the memory acts)."
+        },
+    )
     label_words: str | None = field(
         default=None,
         metadata={"help": 'Words that replace labels in prompt and answer, as JSON such as {"fear": "fearful"}.'},
@@ -85,6 +92,10 @@ class ModelOptions:
             raise ValueError("memory needs memory_layers: a model that already has a memory keeps its configuration.")
         if (self.emotion_prompt is not None or self.with_transcript) and not self.memory_layers:
             raise ValueError("A prompt needs memory_layers: a model that already has a memory keeps its prompt.")
+        if self.emotion_readout != "verbalizer" and not self.memory_layers:
+            raise ValueError(
+                "emotion_readout needs memory_layers: a model that already has a memory keeps its readout."
+            )
         if self.words is not None and not self.memory_layers:
             raise ValueError("label_words needs memory_layers: a model that already has a memory keeps its words.")
         if self.dimensions is not None and not self.memory_layers:

@@ -395,7 +395,10 @@ def test_unusable_turns_are_left_out_of_every_condition(model, processor, tmp_pa
         evaluated(model, processor, talks, tmp_path / "strict", strict=True)
 
 
-@pytest.mark.parametrize(("readout", "expected_readout"), [("linear", "linear head"), ("verbalizer", "label tokens")])
+@pytest.mark.parametrize(
+    ("readout", "expected_readout"),
+    [("linear", "linear head"), ("audio", "linear head on audio"), ("verbalizer", "label tokens")],
+)
 def test_readouts_of_the_config(processor, talks, tmp_path, readout, expected_readout):
     model = tiny_model(emotion_readout=readout)
     report = evaluated(model, processor, talks, tmp_path / "out", conditions=["memory"])

@@ -62,17 +62,9 @@ def test_train_fits_voices_transitions_and_a_temperature(base, talks_folder, tmp
     )
     memory = '{"num_heads": 2, "head_dim": 8, "voice_layers": [0], "voice_key_dim": 1}'
     fitted = (
-        "--emotion-transitions",
-        "True",
-        "--calibrate",
-        "True",
-        "--validation-share",
-        "0.4",
-        "--eval-strategy",
-        "no",
-        "--virtual-speakers",
-        "0.5",
-    )
+        "--emotion-readout", "audio", "--emotion-transitions", "True", "--calibrate", "True",
+        "--validation-share", "0.4", "--eval-strategy", "no", "--virtual-speakers", "0.5",
+    )  # fmt: skip
     done = invoke("train", base, talks_folder, tmp_path, "--memory-layers", "0", "2", "--memory", memory, *fitted)
     assert done.exit_code == 0, done.output
     model = AutoModelForAudioEmotion.from_pretrained(tmp_path / "model")
@@ -83,6 +75,7 @@ def test_train_fits_voices_transitions_and_a_temperature(base, talks_folder, tmp
     assert voices.voice_mean.any()
     assert copies == [run.VIRTUAL_VOICES]
     assert model.config.emotion_transitions is not None
+    assert model.config.emotion_readout == "audio"
     recipe = json.loads((tmp_path / "model" / "training_recipe.json").read_text())
     assert recipe["emotion_transitions"] is True
 
