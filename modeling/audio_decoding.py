@@ -32,6 +32,8 @@ _MAX_VALUES_PER_SECOND = 8 * 192_000
 TIMEOUT = 20.0
 # Number of samples (over all channels) that are converted at a time.
 _BLOCK = 1 << 18
+# Number of samples up to which frames are joined: about a second of speech, of which WAV has some twenty frames.
+_JOINED = 1 << 14
 # Encoders pad the last frame and containers round times, so a smaller difference is not a truncation.
 _TRUNCATION_TOLERANCE = 0.05
 # Seconds by which a part of a file may end after the file without a warning.
@@ -94,16 +96,15 @@ def decode_blocks(source: str | Path | bytes | bytearray) -> Iterator[AudioBlock
                 "they hold different speakers, save each as a file.",
                 stacklevel=5,
             )
-        frames = container.decode(stream) if part is None else _frames_of_part(container, stream, *part)
-        for frame in frames:
-            frame, window = frame if part is not None else (frame, slice(None))
-            layout = tuple(channel.name for channel in frame.layout.channels)
-            check_format(frame.sample_rate, len(layout), name)
-            for channels in _as_float(frame, window):
+        decoded = container.decode(stream)
+        frames = (
+            ((frame, slice(None)) for frame in decoded) if part is None else _frames_of_part(container, stream, *part)
+        )
+        for samples, rate, layout in _joined(frames, name, clock):
+            for channels in _as_float(samples):
                 check_level(channels, name)
-                seconds += channels.shape[1] / frame.sample_rate
-                yield AudioBlock(channels, frame.sample_rate, layout)
-            clock.restart()
+                seconds += channels.shape[1] / rate
+                yield AudioBlock(channels, rate, layout)
         declared = _declared_seconds(stream, container) if part is None else None
     if not seconds:
         raise AudioDecodingError(f"{name}: the file holds no audio samples.")
@@ -386,12 +387,29 @@ def _is_plain_wav(head: bytes) -> bool:
     return head[8:16] == b"WAVEfmt " and tag in _PLAIN_WAV and channels == 1
 
 
-def _as_float(frame, window: slice) -> Iterator[np.ndarray]:
-    """Yield the samples of a decoded frame as (channels, samples) float64, full scale 1.0, a block at a time."""
-    samples = frame.to_ndarray()
-    if not frame.format.is_planar:
-        samples = samples.reshape(-1, len(frame.layout.channels)).T
-    samples = samples[:, window]
+def _joined(frames, name: str, clock: _Clock) -> Iterator[tuple[np.ndarray, int, tuple[str, ...]]]:
+    """Samples (channels, samples), rate and layout of successive frames; short ones are joined, which saves time."""
+    kept: list[np.ndarray] = []
+    form: tuple[int, tuple[str, ...], np.dtype] | None = None
+    for frame, window in frames:
+        layout = tuple(channel.name for channel in frame.layout.channels)
+        check_format(frame.sample_rate, len(layout), name)
+        samples = frame.to_ndarray()
+        if not frame.format.is_planar:
+            samples = samples.reshape(-1, len(layout)).T
+        now = frame.sample_rate, layout, samples.dtype
+        if form is not None and (now != form or sum(part.size for part in kept) >= _JOINED):
+            yield np.concatenate(kept, axis=1), *form[:2]
+            kept = []
+        form = now
+        kept.append(samples[:, window])
+        clock.restart()
+    if form is not None:
+        yield np.concatenate(kept, axis=1), *form[:2]
+
+
+def _as_float(samples: np.ndarray) -> Iterator[np.ndarray]:
+    """Yield decoded samples, (channels, samples), as float64 of full scale 1.0, a block at a time."""
     length = max(1, _BLOCK // len(samples))
     for start in range(0, samples.shape[1], length):
         yield _pcm_to_float(samples[:, start : start + length])

@@ -72,9 +72,9 @@ def test_no_more_is_decoded_than_was_allowed(monkeypatch):
     decoded = []
     convert = audio_decoding._as_float
 
-    def counting(frame, window):
-        decoded.append(frame.samples)
-        return convert(frame, window)
+    def counting(samples):
+        decoded.append(samples.shape[1])
+        return convert(samples)
 
     monkeypatch.setattr(audio_decoding, "_as_float", counting)
     with pytest.raises(AudioTooLong):
