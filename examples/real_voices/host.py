@@ -4,7 +4,7 @@
         --language-model HuggingFaceTB/SmolLM2-135M-Instruct --voices RAVDESS --fold 1 --output OUT
 
 A Qwen2-Audio is made of the two, whose encoder and language model stay frozen. First its projector, a LoRA and a
-linear readout are trained on single utterances of the training speakers. Then the memory is fitted to their voices,
+linear head are trained on single utterances of the training speakers. Then the memory is fitted to their voices,
 and LoRA and readout are trained on composed dialogues twice: with the memory and, for comparison, without. OUT gets
 the host, both adapters with their recipe, and both reports.
 """
@@ -48,12 +48,12 @@ from titans_mal.training_recipe import LICENCES, RECIPE_FILE
 LORA_RANK = 8
 
 
-def from_host(folder: Path, labels: list[str], scope: str) -> PreTrainedModel:
-    """The host with a memory of voices on its first block, a linear readout and a LoRA."""
+def from_host(folder: Path, labels: list[str], scope: str, readout: str) -> PreTrainedModel:
+    """The host with a memory of voices on its first block, a readout ("audio" or "linear") and a LoRA."""
     model = AutoModelForAudioEmotion.from_base(
         folder,
         id2label=dict(enumerate(labels)),
-        emotion_readout="audio",
+        emotion_readout=readout,
         memory_config=TitansMemoryConfig(layers=[0], voice_layers=[0], scope=scope),
         emotion_prompt="Emotion?",
     )
@@ -197,6 +197,9 @@ def main(
     scope: Annotated[
         str, typer.Option(help="Scope of the memory: conversation, or speaker (the speaker of each turn is given).")
     ] = "conversation",
+    readout: Annotated[
+        str, typer.Option(help="Head on the mean of the audio tokens (audio) or on the last position (linear).")
+    ] = "audio",
     resamples: Annotated[int, typer.Option(help="Number of bootstrap resamples of the reports.")] = 1000,
 ) -> None:
     """Make the host, train it with and without memory, and write both reports."""
@@ -209,7 +212,7 @@ def main(
     plain, host = output / "untrained_host", output / "host"
     if not (host / "config.json").exists():
         make_host(whisper, language_model, blocks, plain, encoder_blocks=encoder_blocks)
-        first = from_host(plain, corpus.labels, scope)
+        first = from_host(plain, corpus.labels, scope, readout)
         processor = Qwen2AudioProcessor.from_pretrained(plain)
         with AudioTowerCache(first, output / "tower"):
             train_on_utterances(first, processor, singles, steps=utterance_steps)
@@ -223,7 +226,7 @@ def main(
         )
     processor, reports = Qwen2AudioProcessor.from_pretrained(host), []
     for name in ("memory", "plain"):
-        model = from_host(host, corpus.labels, scope)
+        model = from_host(host, corpus.labels, scope, readout)
         model.load_state_dict(torch.load(host / "first.pt", weights_only=True), strict=False)
         with AudioTowerCache(model, output / "tower"):
             fit_voice_memory(model, processor, singles)
