@@ -284,11 +284,18 @@ class AudioEmotionMixin(
             logits_to_keep=int(keep),
             reads_audio=self.config.emotion_readout == "audio",
         )
+        prompt, mask = input_ids, padding_mask(kwargs)
         if transaction is not None and transaction.prompt_audio is not None:
-            is_audio = transaction.audio_between(0 if past is None else int(past.get_seq_length()), input_ids.shape[1])
+            before = 0 if past is None else int(past.get_seq_length())
+            is_audio = transaction.audio_between(before, input_ids.shape[1])
+            # Assisted decoding appends candidates to the prompt of the first call.
+            length = transaction.prompt_audio.shape[1]
+            prompt, mask = (
+                (prompt, mask) if before else (prompt[:, :length], None if mask is None else mask[:, :length])
+            )
         else:
             is_audio = self.audio_mask(input_ids, kwargs)
-        call.last_positions = last_unmasked_positions(padding_mask(kwargs), input_ids)
+        call.last_positions = last_unmasked_positions(mask, prompt)
         others = {}
         if isinstance(emotion_labels, Tensor) and emotion_labels.device.type != "cpu" and emotion_labels.numel():
             others["largest_label"] = emotion_labels.max()
@@ -314,9 +321,8 @@ class AudioEmotionMixin(
         given = self.config.emotion_transitions
         if given is None or self.training or call.transaction is None or call.inputs is None:
             return logits
-        transitions = torch.tensor(given, dtype=logits.dtype, device=logits.device)
         has_audio = (call.inputs.counts > 0).to(logits.device)
-        return call.transaction.follow(logits, has_audio, transitions)
+        return call.transaction.follow(logits, has_audio, given, self.config.emotion_temperature)
 
     def _scores_words(self) -> bool:
         """Whether this call scores labels by several tokens; `generate` has no use for scores."""

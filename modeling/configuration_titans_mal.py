@@ -204,15 +204,17 @@ class AudioEmotionConfigMixin(HostConfig):
         emotion_readout: "verbalizer" (label tokens through the host's output head), "linear" (a separate head on the
             last hidden state of the prompt), "audio" (a separate head on the mean of the last hidden states at the
             audio tokens, where the memory's residual is), or None: no labels, only `emotion_dimensions`.
-        emotion_dimensions: continuous values predicted beside the labels by a separate linear head: names such as
-            "valence", "arousal", "dominance", in the scale of the training data.
+        emotion_dimensions: continuous values predicted beside the labels by a separate linear head, which reads what
+            "audio" reads if the labels do, and else what "linear" reads: names such as "valence", "arousal",
+            "dominance", in the scale of the training data.
         label_token_ids: for the verbalizer, in the order of `id2label`: one token per label, or all tokens of its
             word, if words are scored whole.
         label_words: the words for some of the labels in prompt and answer, as {"fear": "fearful"}; None: labels are
             their own words.
         emotion_prompt: the instruction after the audio; `{labels}` is replaced by the labels' words.
         emotion_temperature: above 0; divides the logits before the softmax in the pipeline, live calls and the
-            server. `emotion_logits`, losses and states do not depend on it. `titans-mal calibrate` fits it.
+            server. Losses and memories do not depend on it, and `emotion_logits` only with `emotion_transitions`.
+            `titans-mal calibrate` fits it.
         emotion_transitions: how much more often label j (column) follows label i (row) in a conversation than it
             occurs overall, in the order of `id2label`. The logits of a turn then depend on the likely
             emotion of the turn before (`follow_transitions`); a first turn, and training, are unchanged. None: they

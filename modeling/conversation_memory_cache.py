@@ -63,8 +63,8 @@ class ConversationMemoryCache(SavedStateMixin):
     Attributes:
         layers: a `MemoryCacheLayer` per memory layer, in the order of `memory_config.layers`.
         turns, tokens: (batch_size * streams per row,) number of turns and audio tokens written to each stream.
-        beliefs: (batch_size, labels) float32, the probabilities of each conversation's latest turn, zeros before the
-            first; None: the model has no `emotion_transitions`, or no turn was written.
+        beliefs: (batch_size, labels) float32, the probabilities of each conversation's latest turn; zeros before the
+            first, or if it had no logits; None: the model has no `emotion_transitions`, or no turn was written.
         identity: describes the models that may use the state: type and shape of the host and of the memory.
         weights_fingerprint: of the memory that wrote the state; None if unknown, as during training.
         notes: JSON-serialisable data that is saved, reset and restored with the state, such as a history. Replace its
@@ -119,7 +119,8 @@ class ConversationMemoryCache(SavedStateMixin):
     def nbytes(self) -> int:
         """Size of the state in bytes."""
         states = [layer.state for layer in self.layers if layer.state is not None]
-        return sum(tensor.nbytes for state in states for tensor in state.tensors)
+        beliefs = 0 if self.beliefs is None else self.beliefs.nbytes
+        return beliefs + sum(tensor.nbytes for state in states for tensor in state.tensors)
 
     def get_seq_length(self, layer_idx: int = 0) -> int:
         """Number of audio tokens written to the longest row; it is the same in every layer."""
@@ -152,7 +153,7 @@ class ConversationMemoryCache(SavedStateMixin):
         kept = fresh.repeat_interleave(self.streams_per_row).to(self.turns.device)
         self.turns, self.tokens = self.turns * kept, self.tokens * kept
         if self.beliefs is not None:
-            self.beliefs = self.beliefs * fresh.to(self.beliefs.device)[:, None]
+            self.beliefs = self.beliefs.masked_fill(~fresh.to(self.beliefs.device)[:, None], 0)
         if not bool(self.turns.any()):
             self.weights_fingerprint, self.beliefs, self.notes = None, None, {}
             for layer in self.layers:
@@ -363,11 +364,9 @@ def _stacked_beliefs(caches: Sequence[ConversationMemoryCache]) -> Tensor | None
     known = next((cache.beliefs for cache in caches if cache.beliefs is not None), None)
     if known is None:
         return None
+    unknown = (known.new_zeros(cache.batch_size, known.shape[1]) for cache in caches)
     return torch.cat(
-        [
-            known.new_zeros(cache.batch_size, known.shape[1]) if cache.beliefs is None else cache.beliefs
-            for cache in caches
-        ]
+        [zeros if cache.beliefs is None else cache.beliefs.to(known.device) for cache, zeros in zip(caches, unknown)]
     )
 
 

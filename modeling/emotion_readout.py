@@ -1,4 +1,4 @@
-"""Emotion logits from a host: label tokens through its output head, or a linear head."""
+"""Emotion logits from a host by label tokens; where they are read, and their loss."""
 
 from __future__ import annotations
 

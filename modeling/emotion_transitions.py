@@ -34,31 +34,34 @@ def _is_allowed(value: Any) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool) and LEAST <= value <= MOST
 
 
-def follow_transitions(logits: Tensor, beliefs: Tensor, transitions: Tensor) -> Tensor:
+def follow_transitions(logits: Tensor, beliefs: Tensor, transitions: Tensor, temperature: float) -> Tensor:
     """Shift the logits of turns by what the turns before make likely.
 
     The forward recursion of a hidden Markov model (Rabiner 1989, equations 19 and 20), where the likelihood of a turn
-    is its probability divided by that of the label:
+    is its probability divided by that of the label, with the temperature T:
 
-        z_t(j) = logits_t(j) + log(sum_i b_{t-1}(i) R(i, j))      R(i, j) = P(j after i) / P(j)      b_t = softmax(z_t)
+        z_t(j) = logits_t(j) + T log(sum_i b_{t-1}(i) R(i, j))
+        b_t = softmax(z_t / T)      R(i, j) = P(j after i) / P(j)
 
     Args:
         logits: (turns, labels), of different conversations.
         beliefs: (turns, labels), the probabilities b of the turn before, or zeros for a first turn, which keeps its
             logits.
         transitions: (labels, labels), R with the earlier label in rows.
+        temperature: T, which divides logits before they become probabilities.
 
     Returns:
         (turns, labels), in the dtype of the logits.
     """
-    expected = beliefs.to(logits) @ transitions.to(logits)
+    # Not a matrix product, which autocast would round.
+    expected = (beliefs.to(logits)[:, :, None] * transitions.to(logits)).sum(1)
     is_first = (beliefs == 0).all(-1, keepdim=True)
-    return logits + expected.masked_fill(is_first, 1).log()
+    return logits + temperature * expected.masked_fill(is_first, 1).log()
 
 
-def beliefs_of(logits: Tensor) -> Tensor:
+def beliefs_of(logits: Tensor, temperature: float) -> Tensor:
     """(turns, labels) float32, the probabilities of logits, without their graph."""
-    return logits.detach().to(torch.float32).softmax(-1)
+    return (logits.detach().to(torch.float32) / temperature).softmax(-1)
 
 
 def are_beliefs(beliefs: Tensor) -> bool:

@@ -104,7 +104,8 @@ class MemoryCall:
 
     def mean_of_audio(self, hidden_states: Tensor) -> Tensor:
         """(rows, sequence_length, hidden_size) -> (rows, hidden_size) in the order of the call; zero without audio."""
-        audio = self.audio_of(hidden_states).float()
+        audio = self.audio_of(hidden_states)
+        audio = audio.to(torch.promote_types(audio.dtype, torch.float32))
         if self.lengths is None:
             mean = audio.mean(1)
         else:

@@ -186,7 +186,7 @@ class MemoryTransaction:
         if self.write and not self.is_closed:
             self._tokens = tokens[:: self.copies]
 
-    def follow(self, logits: Tensor, has_audio: Tensor, transitions: Tensor) -> Tensor:
+    def follow(self, logits: Tensor, has_audio: Tensor, transitions: list[list[float]], temperature: float) -> Tensor:
         """Shift each turn's logits by what the conversation's turn before makes likely (see `follow_transitions`).
 
         The beliefs of the turns are kept for `commit`, unless `generate` has closed the transaction.
@@ -194,30 +194,44 @@ class MemoryTransaction:
         Args:
             logits: (rows, labels).
             has_audio: (rows,) bool; other rows are no turns.
-            transitions: as `follow_transitions` takes them.
+            transitions, temperature: as `follow_transitions` takes them.
 
         Returns:
             (rows, labels).
+
+        Raises:
+            ValueError: for a cache whose beliefs are of another number of labels.
         """
-        logits, has_audio = logits[:: self.copies], has_audio[:: self.copies, None]
-        beliefs = self._before.beliefs
-        beliefs = logits.new_zeros(self.cache.batch_size, logits.shape[1]) if beliefs is None else beliefs.to(logits)
-        # Rows that do not write cannot see each other.
-        order, rows, sizes = (
-            _schedule(self._cache_rows) if self.write else (self._cache_rows, torch.arange(len(logits)), [len(logits)])
-        )
+        device, logits, has_audio = logits.device, logits[:: self.copies], has_audio[:: self.copies, None]
+        ratios = _sent(torch.tensor(transitions, dtype=logits.dtype), device)
+        beliefs = self._beliefs_before(logits)
+        if self.write:
+            order, rows, sizes = _schedule(self._cache_rows)
+        else:  # rows that do not write cannot see each other
+            order, rows, sizes = self._cache_rows, torch.arange(len(logits)), [len(logits)]
         for turn in rows.split(sizes):
-            turn = _sent(turn, logits.device)
-            of_turn = _sent(torch.tensor(order[: len(turn)]), logits.device)
-            followed = follow_transitions(logits[turn], beliefs[of_turn], transitions)
-            followed = torch.where(has_audio[turn], followed, logits[turn])
+            of_turn, turn = _sent(torch.tensor(order[: len(turn)]), device), _sent(turn, device)
+            before, is_turn = beliefs[of_turn], has_audio[turn]
+            followed = follow_transitions(logits[turn], before, ratios, temperature)
+            followed = torch.where(is_turn, followed, logits[turn])
             logits = logits.index_copy(0, turn, followed)
             if self.write:
-                after = beliefs_of(followed).to(beliefs)
-                beliefs = beliefs.index_copy(0, of_turn, torch.where(has_audio[turn], after, beliefs[of_turn]))
+                # In compiled code, a turn that is not finite is left out.
+                after = beliefs_of(followed, temperature)
+                is_kept = is_turn & after.isfinite().all(-1, keepdim=True)
+                beliefs = beliefs.index_copy(0, of_turn, torch.where(is_kept, after, before))
         if self.write and not self.is_closed:
-            self._beliefs = beliefs.float()
+            self._beliefs = beliefs
         return logits.repeat_interleave(self.copies, dim=0) if self.copies > 1 else logits
+
+    def _beliefs_before(self, logits: Tensor) -> Tensor:
+        """(conversations, labels) float32, on the device of the logits."""
+        beliefs, labels = self._before.beliefs, logits.shape[1]
+        if beliefs is None:
+            return torch.zeros(self.cache.batch_size, labels, device=logits.device)
+        if beliefs.shape[1] != labels:
+            raise ValueError(f"memory_cache holds beliefs on {beliefs.shape[1]} labels, but the model has {labels}.")
+        return beliefs.to(logits.device)
 
     def end_of_forward(self, readings: Tensor | None = None, unread: InputScalars | None = None) -> None:
         """Commit, unless inside `generate`, which commits at its end what its first forward call staged.
@@ -271,13 +285,23 @@ class MemoryTransaction:
         rows = _sent(self._row_streams, tokens.device)
         after.tokens = _sent(after.tokens, tokens.device).index_add(0, rows, tokens)
         after.turns = _sent(after.turns, tokens.device).index_add(0, rows, (tokens > 0).long())
-        after.beliefs = after.beliefs if self._beliefs is None else self._beliefs
+        after.beliefs = self._beliefs_after(tokens)
         after.conversation_ids = self._conversation_ids
         after.speaker_ids = self._speaker_ids
         # A state that was partly written by unknown weights keeps an unknown origin.
         is_known = not self.cache.is_initialized or self.cache.weights_fingerprint is not None
         after.weights_fingerprint = self._weights_fingerprint if is_known else None
         self.cache.adopt(after)
+
+    def _beliefs_after(self, tokens: Tensor) -> Tensor | None:
+        """The cache's beliefs after turns of `tokens` were written; zeros where the last turn had no logits."""
+        if self._beliefs is not None:
+            return self._beliefs.to(tokens.device)
+        if self._before.beliefs is None:
+            return None
+        rows = _sent(torch.tensor(self._cache_rows), tokens.device)
+        written = torch.zeros_like(tokens[:1]).expand(self.cache.batch_size).index_add(0, rows, tokens)
+        return self._before.beliefs.to(tokens.device).masked_fill((written > 0)[:, None], 0)
 
     def _leave_out_not_finite(
         self, tokens: Tensor, readings: Tensor | None, unread: InputScalars | None = None

@@ -28,6 +28,20 @@ CHAT_TEMPLATE = (
     "{% if part['type'] == 'audio' %}<|audio_bos|><|AUDIO|><|audio_eos|> {% else %}{{ part['text'] }} {% endif %}"
     "{% endfor %}{% endfor %}{% if add_generation_prompt %}assistant {% endif %}"
 )
+# Decoding modes of `generate`.
+MODES = {
+    "greedy": {},
+    "sampling": {"do_sample": True},
+    "beams": {"num_beams": 3},
+    "beams that return several": {"num_beams": 4, "num_return_sequences": 2},
+    "several samples": {"do_sample": True, "num_return_sequences": 3},
+    "beam sampling": {"num_beams": 2, "do_sample": True},
+    "static cache": {"cache_implementation": "static"},
+    "no key-value cache": {"use_cache": False},
+    "beams without a key-value cache": {"num_beams": 3, "use_cache": False},
+    "prompt look-up": {"prompt_lookup_num_tokens": 2},
+    "scores": {"return_dict_in_generate": True, "output_scores": True, "output_hidden_states": True},
+}
 
 
 def host_config(**kwargs) -> dict:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from tiny_models import AUDIO, VOCABULARY, rows_of, tiny_model, tiny_turns
+from tiny_models import AUDIO, MODES, VOCABULARY, rows_of, tiny_model, tiny_turns
 
 from titans_mal import ConversationMemoryCache
 from titans_mal.evaluation.baselines import decode_dialogues
@@ -42,18 +42,21 @@ def without_transitions(model, turns: dict, **kwargs) -> torch.Tensor:
         model.config.emotion_transitions = given
 
 
-def assert_decoded(followed: torch.Tensor, raw: torch.Tensor, conversations: list[str]) -> None:
+def assert_decoded(
+    followed: torch.Tensor, raw: torch.Tensor, conversations: list[str], temperature: float = 1.0
+) -> None:
     """Whether logits are those that the evaluation decodes with prior and transitions."""
-    expected = decode_dialogues(raw.double().numpy(), conversations, PRIOR, MATRIX)
-    np.testing.assert_allclose(followed.double().log_softmax(-1), expected, atol=1e-5)
+    expected = decode_dialogues(raw.double().numpy() / temperature, conversations, PRIOR, MATRIX)
+    np.testing.assert_allclose((followed.double() / temperature).log_softmax(-1), expected, atol=1e-5)
 
 
-def test_turns_of_one_call_are_decoded_in_their_order():
-    model, turns, ids = following(), tiny_turns(6), [7, 5, 5, 9, 5, 9]
+@pytest.mark.parametrize("temperature", [1.0, 2.5])
+def test_turns_of_one_call_are_decoded_in_their_order(temperature):
+    model, turns, ids = following(emotion_temperature=temperature), tiny_turns(6), [7, 5, 5, 9, 5, 9]
     names = [str(name) for name in ids]
     followed = logits_of(model, turns, memory_cache=cache_for(model, 3), conversation_ids=ids)
     raw = without_transitions(model, turns, memory_cache=cache_for(model, 3), conversation_ids=ids)
-    assert_decoded(followed, raw, names)
+    assert_decoded(followed, raw, names, temperature)
     assert torch.equal(followed[[0, 1, 3]], raw[[0, 1, 3]]), "a first turn keeps its logits, bit for bit"
     assert not torch.allclose(followed, raw, atol=1e-2)
 
@@ -100,18 +103,66 @@ def test_losses_training_and_calls_without_memory_do_not_follow_transitions():
     assert torch.equal(logits_of(model, turns), without_transitions(model, turns)), "no cache, no history"
 
 
-@pytest.mark.parametrize(
-    "mode", [{}, {"num_beams": 3}, {"use_cache": False}, {"do_sample": True, "num_return_sequences": 2}]
-)
-def test_generate_writes_the_beliefs_of_its_prompt(mode):
-    model = following()
-    written, plain = cache_for(model, 2), cache_for(model, 2)
+@pytest.mark.parametrize("readout", ["linear", "audio", "verbalizer"])
+@pytest.mark.parametrize("mode", MODES)
+def test_generate_writes_the_beliefs_of_its_prompt(mode, readout):
+    model = tiny_model(emotion_readout=readout, emotion_transitions=TRANSITIONS)
+    rows = 1 if mode == "prompt look-up" else 2
+    written, plain = cache_for(model, rows), cache_for(model, rows)
     for seed in range(2):
-        turns = tiny_turns(2, seed=seed)
+        turns = tiny_turns(rows, seed=seed)
         with torch.no_grad():
-            model.generate(**turns, memory_cache=written, max_new_tokens=3, suppress_tokens=[AUDIO], **mode)
+            model.generate(**turns, memory_cache=written, max_new_tokens=3, suppress_tokens=[AUDIO], **MODES[mode])
         logits_of(model, turns, memory_cache=plain)
     torch.testing.assert_close(written.beliefs, plain.beliefs, atol=1e-5, rtol=0)
+
+
+def test_candidates_of_assisted_decoding_do_not_belong_to_the_turn():
+    """They follow the prompt in the first call, so that its last position is not where the readout is."""
+    model, turns, lengths = following(), tiny_turns(1), []
+    turns["input_ids"][0, -1] = turns["input_ids"][0, -2]  # a repetition, from which candidates are looked up
+    hook = model.register_forward_pre_hook(
+        lambda _, args, kwargs: lengths.append(kwargs["input_ids"].shape[1]), with_kwargs=True
+    )
+    written, plain = cache_for(model), cache_for(model)
+    with torch.no_grad():
+        model.generate(
+            **turns, memory_cache=written, max_new_tokens=3, suppress_tokens=[AUDIO], prompt_lookup_num_tokens=2
+        )
+    hook.remove()
+    assert lengths[0] > turns["input_ids"].shape[1]
+    logits_of(model, turns, memory_cache=plain)
+    torch.testing.assert_close(written.beliefs, plain.beliefs, atol=1e-5, rtol=0)
+
+
+def test_a_turn_that_was_written_without_logits_leaves_no_belief():
+    """The turn after it must not follow the turn before it."""
+    model = following()
+    cache, ids = cache_for(model, 2), [4, 6]
+    logits_of(model, tiny_turns(2), memory_cache=cache, conversation_ids=ids)
+    before = cache.beliefs.clone()
+    without_transitions(model, tiny_turns(1, seed=1), memory_cache=cache, conversation_ids=[6])
+    assert torch.equal(cache.beliefs, torch.stack([before[0], torch.zeros(LABELS)]))
+    turn = tiny_turns(1, seed=2)
+    raw = without_transitions(model, turn, memory_cache=cache.clone(), conversation_ids=[6])
+    assert torch.equal(logits_of(model, turn, memory_cache=cache, conversation_ids=[6]), raw)
+
+
+def test_autocast_does_not_round_the_transitions():
+    logits, beliefs = torch.randn(2, 3), torch.tensor([[0.2, 0.3, 0.5], [0.0, 0.0, 0.0]])
+    ratios = torch.tensor([[1.001, 2.003, 0.507], [1.0, 1.0, 1.0], [0.301, 0.9, 1.7]])
+    plain = follow_transitions(logits, beliefs, ratios, 1.0)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert torch.equal(follow_transitions(logits, beliefs, ratios, 1.0), plain)
+
+
+def test_beliefs_on_other_labels_are_rejected_by_name():
+    model = following()
+    cache = cache_for(model)
+    logits_of(model, tiny_turns(1), memory_cache=cache)
+    cache.beliefs = cache.beliefs[:, :3]
+    with pytest.raises(ValueError, match="holds beliefs on 3 labels, but the model has 4"):
+        logits_of(model, tiny_turns(1), memory_cache=cache)
 
 
 def test_a_call_that_fails_leaves_the_beliefs():
@@ -202,4 +253,4 @@ def test_the_configuration_keeps_and_checks_transitions(tmp_path):
 def test_uniform_transitions_change_nothing():
     logits = torch.randn(5, 3, generator=torch.Generator().manual_seed(0))
     beliefs = torch.tensor([[0.2, 0.3, 0.5]]).expand(5, 3)
-    torch.testing.assert_close(follow_transitions(logits, beliefs, torch.ones(3, 3)), logits)
+    torch.testing.assert_close(follow_transitions(logits, beliefs, torch.ones(3, 3), 2.0), logits)

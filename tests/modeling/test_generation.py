@@ -4,25 +4,20 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from tiny_models import AUDIO, VOCABULARY, assert_same_state, rows_of, state_of, tiny_host, tiny_model, tiny_turns
+from tiny_models import (
+    AUDIO,
+    MODES,
+    VOCABULARY,
+    assert_same_state,
+    rows_of,
+    state_of,
+    tiny_host,
+    tiny_model,
+    tiny_turns,
+)
 
 from titans_mal import ConversationMemoryCache
 from titans_mal.modeling.audio_emotion_output import HOST_CACHE
-
-
-MODES = {
-    "greedy": {},
-    "sampling": {"do_sample": True},
-    "beams": {"num_beams": 3},
-    "beams that return several": {"num_beams": 4, "num_return_sequences": 2},
-    "several samples": {"do_sample": True, "num_return_sequences": 3},
-    "beam sampling": {"num_beams": 2, "do_sample": True},
-    "static cache": {"cache_implementation": "static"},
-    "no key-value cache": {"use_cache": False},
-    "beams without a key-value cache": {"num_beams": 3, "use_cache": False},
-    "prompt look-up": {"prompt_lookup_num_tokens": 2},
-    "scores": {"return_dict_in_generate": True, "output_scores": True, "output_hidden_states": True},
-}
 
 
 def after_forward(model, rows, calls):

@@ -178,16 +178,17 @@ def test_positional_arguments_are_those_of_the_host():
 
 
 @pytest.mark.parametrize(
-    "memory",
+    ("memory", "readout"),
     [
-        {},
-        pytest.param({"read": "chunk"}, marks=pytest.mark.slow),
-        pytest.param({"step_rule": "paper"}, marks=pytest.mark.slow),
+        ({}, "verbalizer"),
+        pytest.param({"read": "chunk"}, "verbalizer", marks=pytest.mark.slow),
+        pytest.param({"step_rule": "paper"}, "audio", marks=pytest.mark.slow),
     ],
 )
 @torch.no_grad()
-def test_prefill_compiles_in_one_graph_and_agrees(memory):
-    model, turns = tiny_model(memory), tiny_turns(2)
+def test_prefill_compiles_in_one_graph_and_agrees(memory, readout):
+    transitions = [[2.0 if i == j else 0.5 for j in range(4)] for i in range(4)]
+    model, turns = tiny_model(memory, emotion_readout=readout, emotion_transitions=transitions), tiny_turns(2)
     eager, compiled = (ConversationMemoryCache(model.config, batch_size=2) for _ in range(2))
     # Older versions trace less of Python.
     run = torch.compile(model, backend="aot_eager", fullgraph=Version(torch.__version__) >= Version("2.13"))
@@ -198,6 +199,7 @@ def test_prefill_compiles_in_one_graph_and_agrees(memory):
         torch.testing.assert_close(actual.emotion_logits, expected.emotion_logits, rtol=0, atol=1e-5)
         torch.testing.assert_close(actual.memory_surprise, expected.memory_surprise, rtol=0, atol=1e-5)
     assert torch.equal(eager.tokens, compiled.tokens)
+    torch.testing.assert_close(eager.beliefs, compiled.beliefs, rtol=0, atol=1e-5)
     for a, b in zip(eager.layers[1].weights, compiled.layers[1].weights):
         torch.testing.assert_close(a, b, rtol=0, atol=1e-5)
     # Compiled code cannot refuse a turn whose numbers are not finite: it leaves it out.
@@ -208,6 +210,7 @@ def test_prefill_compiles_in_one_graph_and_agrees(memory):
     assert compiled.turns.tolist() == [3, 3 if memory.get("step_rule") == "paper" else 2]
     assert all(tensor.isfinite().all() for layer in compiled.layers for tensor in layer.weights + layer.momentum)
     assert torch.equal(compiled.layers[1].weights[0][1], before.layers[1].weights[0][1])
+    assert torch.equal(compiled.beliefs[1], before.beliefs[1])
 
 
 @torch.no_grad()
@@ -271,6 +274,17 @@ def test_half_precision_hosts_keep_a_float32_memory(dtype):
     assert output.logits.dtype == dtype
     assert output.emotion_logits.dtype == cache.layers[0].weights[0].dtype == torch.float32
     assert model.generate(**turns, memory_cache=cache, max_new_tokens=3).shape[1] > 3
+
+
+@torch.no_grad()
+def test_the_audio_readout_of_a_float64_model_is_float64():
+    model = tiny_model(emotion_readout="audio").double()
+    turns = {n: t.double() if t.is_floating_point() else t for n, t in tiny_turns(2).items()}
+    single = tiny_model(emotion_readout="audio")(**tiny_turns(2)).emotion_logits
+    found = model(**turns).emotion_logits
+    assert found.dtype == torch.float64
+    torch.testing.assert_close(found.float(), single, rtol=0, atol=1e-5)
+    assert (found - found.float().double()).abs().max() > 0
 
 
 @pytest.mark.parametrize("readout", ["verbalizer", "linear", "audio"])

@@ -40,7 +40,10 @@ def speaker_centred(
 def emotion_transitions(
     labels: Sequence[int], conversations: Sequence[str], num_labels: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Frequencies of labels, and of transitions within a conversation; with add-one smoothing.
+    """Frequencies of labels, and of transitions within a conversation.
+
+    One is added to the count of each label, and to both the count and the expected count of each transition: without
+    evidence, a label follows as often as it occurs.
 
     Args:
         labels: (turns,) of a training split, in chronological order; below 0 = unknown.
@@ -48,7 +51,7 @@ def emotion_transitions(
     Returns:
         prior (labels,), and transitions (labels, labels) with the earlier label in rows; both normalised.
     """
-    prior, transitions = np.ones(num_labels), np.ones((num_labels, num_labels))
+    prior, transitions = np.ones(num_labels), np.zeros((num_labels, num_labels))
     previous: dict[str, int] = {}
     for label, name in zip(labels, conversations):
         if label >= 0:
@@ -56,7 +59,10 @@ def emotion_transitions(
             if previous.get(name, -1) >= 0:
                 transitions[previous[name], label] += 1
         previous[name] = label
-    return prior / prior.sum(), transitions / transitions.sum(1, keepdims=True)
+    prior /= prior.sum()
+    expected = transitions.sum(1, keepdims=True) * prior
+    transitions = prior * (transitions + 1) / (expected + 1)
+    return prior, transitions / transitions.sum(1, keepdims=True)
 
 
 def decode_dialogues(

@@ -47,7 +47,8 @@ def calibrate(
 ) -> Calibration:
     """Fit `config.emotion_temperature` on a validation split, by the log loss with memory on.
 
-    The model's configuration is updated; use `save_pretrained`, or `save_temperature` with a folder, to save it.
+    Emotion transitions of the model, which use the temperature, are left out. The model's configuration is updated;
+    use `save_pretrained`, or `save_temperature` with a folder, to save it.
 
     Args:
         model: a model with memory.
@@ -63,13 +64,17 @@ def calibrate(
     dataset = dataset.with_format(None)
     check_data(model, dataset)
     reading: Reading = {"readout": "logits", "max_new_tokens": 1, "seed": 0}
-    run = {"protocol": protocol_of(model, processor, dataset, **reading), "model": model_of(model)}
-    # Logits do not depend on the temperature, so a run of a calibrated model can be resumed too.
-    run["model"].pop("temperature")
-    folder = Path(output_dir) / PROGRESS_FOLDER
-    lines, _ = score_table(
-        model, processor, dataset, folder, run, ["memory"], batch_size=batch_size, strict=strict, **reading
-    )
+    transitions, model.config.emotion_transitions = model.config.emotion_transitions, None
+    try:
+        run = {"protocol": protocol_of(model, processor, dataset, **reading), "model": model_of(model)}
+        # Logits do not depend on the temperature, so a run of a calibrated model can be resumed too.
+        run["model"].pop("temperature")
+        folder = Path(output_dir) / PROGRESS_FOLDER
+        lines, _ = score_table(
+            model, processor, dataset, folder, run, ["memory"], batch_size=batch_size, strict=strict, **reading
+        )
+    finally:
+        model.config.emotion_transitions = transitions
     logits = {int(row): values for line in lines for row, values in line["scores"]["memory"]["logits"].items()}
     labels = dataset["emotion"][:]
     rows = [row for row, label in enumerate(labels) if label >= 0 and row in logits]

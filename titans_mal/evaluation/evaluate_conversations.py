@@ -21,10 +21,10 @@ from .conditions import CONDITIONS
 from .dimensions import targets_of
 from .lora_conditions import ALL_CONDITIONS
 from .progress import Progress
-from .protocol import Reading, audio_fingerprint, model_of, protocol_of
+from .protocol import Reading, audio_fingerprint, data_fingerprint, model_of, protocol_of
 from .report import EvaluationReport, build_report
 from .report_versions import present_names
-from .table_scoring import Group, TableScorer, make_groups
+from .table_scoring import Conversation, Group, TableScorer, make_groups
 
 
 READOUTS = ("logits", "text")
@@ -115,11 +115,7 @@ def evaluate_conversations(
             dataset,
             lines,
             groups=len(groups),
-            partners=Counter(
-                "none" if not c.partner else "here" if c.partner[0].row < len(dataset) else "train"
-                for group in groups
-                for c in group.conversations
-            ),
+            partners=Counter(_place_of_partner(c, len(dataset)) for group in groups for c in group.conversations),
             train=train,
             training_logits=np.array(training_logits) if training_logits else None,
             resamples=resamples,
@@ -134,6 +130,13 @@ def evaluate_conversations(
         warn_of_cut_turns(cut, model.max_turn_seconds(processor))
     state.wait_for_everyone()
     return EvaluationReport.load(output_dir)
+
+
+def _place_of_partner(conversation: Conversation, rows: int) -> str:
+    """Where the partner of a conversation is: "here", among the `rows` of its own table, in "train", or "none"."""
+    if not conversation.partner:
+        return "none"
+    return "here" if conversation.partner[0].row < rows else "train"
 
 
 class _How(Reading):
@@ -161,9 +164,9 @@ def score_table(
         others: a table whose conversations are partners of those that have none in `table`.
     """
     state = process_state()
-    audio = {"audio": audio_fingerprint(table)} | ({} if others is None else {"others": audio_fingerprint(others)})
-    stored = Progress(folder, {**run, **audio}, state)
     groups = make_groups(table, how["batch_size"], others)
+    run = {**run, "audio": audio_fingerprint(table), **_partners_in(others, groups, len(table))}
+    stored = Progress(folder, run, state)
     scorer = TableScorer(model, processor, table, others=others, **how)
     left = [group for group in groups if group.number not in stored.done]
     with torch.inference_mode(), _evaluating(model):
@@ -171,6 +174,16 @@ def score_table(
             stored.write(_score(scorer, group, conditions, strict=strict))
     state.wait_for_everyone()
     return stored.read(), groups
+
+
+def _partners_in(others: Dataset | None, groups: Sequence[Group], first: int) -> dict[str, list[str]]:
+    """Fingerprints of the partners in the other table, whose rows begin at `first`; empty without any."""
+    turns = (turn for group in groups for conversation in group.conversations for turn in conversation.partner)
+    rows = sorted({turn.row - first for turn in turns if turn.row >= first})
+    if others is None or not rows:
+        return {}
+    chosen = others.select(rows)
+    return {"partners of the training split": [data_fingerprint(chosen), audio_fingerprint(chosen)]}
 
 
 def _sample(train: Dataset, seed: int) -> Dataset:
@@ -276,7 +289,7 @@ def _score(scorer: TableScorer, group: Group, conditions: Sequence[str], *, stri
     scorer.load(group)
     if strict and scorer.not_scored:
         row, reason = next(iter(scorer.not_scored.items()))
-        raise ValueError(f"Row {row} of the dataset cannot be used: {reason}")
+        raise ValueError(f"{scorer.name_of(row)} cannot be used: {reason}")
     scores = {name: vars(ALL_CONDITIONS[name](scorer, group)) for name in conditions}
     rows = {turn.row for turn in group.turns}
     not_scored = {row: reason for row, reason in scorer.not_scored.items() if row in rows}

@@ -113,7 +113,8 @@ def model_of(model, name: str | None = None) -> dict:
         "dtype": str(model.dtype).removeprefix("torch."),
         "temperature": config.emotion_temperature,
         "dimensions": list(config.emotion_dimensions),
-        "emotion_transitions": bool(transitions),
+        # Left out of reports of other models, which are then compared with those of earlier versions.
+        **({"emotion_transitions": True} if transitions else {}),
     }
 
 

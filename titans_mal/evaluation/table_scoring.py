@@ -93,8 +93,8 @@ def make_groups(table: Dataset, batch_size: int, others: Dataset | None = None) 
     processes.
 
     Args:
-        others: a further table, such as the training split, of which conversations are only partners. Its rows are
-            counted from the last one of `table` on.
+        others: a further table, such as the training split, whose conversations are only partners. Its first row
+            follows the last one of `table`.
     """
     rows, speakers = rows_by_conversation(table), table["speaker"][:]
     of_others = []
@@ -128,9 +128,8 @@ def _partners(
         others: the rows of each further conversation.
         speakers: the speaker of each row.
     """
-    here, there = (
-        [(rows, {speakers[row] for row in rows}) for rows in some] for some in (conversations.values(), others)
-    )
+    here = [(rows, {speakers[row] for row in rows}) for rows in conversations.values()]
+    there = [(rows, {speakers[row] for row in rows}) for rows in others]
     partners = {}
     for position, (name, (own, talking)) in enumerate(zip(conversations, here)):
         start = position % len(there) if there else 0
@@ -174,7 +173,8 @@ class TableScorer:
         self.processed_seconds: dict[int, float] = {}
         self._scorer = TurnScorer(model, processor)
         tables = [table] if others is None else [table, others]
-        self._audio = [one.select_columns(["audio"]) for one in tables]
+        self._audio = table.select_columns(["audio"])
+        self._audio_of_others = None if others is None else others.select_columns(["audio"])
         self._transcripts = [
             text
             for one in tables
@@ -236,6 +236,11 @@ class TableScorer:
         """The turns with usable audio."""
         return [turn for turn in turns if turn.row in self._waveforms]
 
+    def name_of(self, row: int) -> str:
+        """A row as error messages name it."""
+        first = len(self._audio)
+        return f"Row {row} of the dataset" if row < first else f"Row {row - first} of the training split"
+
     def _batches(self, turns, cache, *, update_memory: bool = True) -> Iterator[tuple[list[GroupTurn], dict, list]]:
         usable = self.usable(turns)
         for start in range(0, len(usable), self._batch_size):
@@ -259,8 +264,8 @@ class TableScorer:
     def _waveform(self, row: int) -> np.ndarray | ValueError:
         """The audio of a row, or the error if it is unusable."""
         try:
-            table, others = self._audio[0], self._audio[-1]
-            turn = table[row] if row < len(table) else others[row - len(table)]
+            place = row - len(self._audio)
+            turn = self._audio_of_others[place] if self._audio_of_others and place >= 0 else self._audio[row]
             return self._scorer.load(turn["audio"])
         except OSError as error:
             return AudioDecodingError(str(error))

@@ -21,7 +21,7 @@ from ..evaluation.evaluate_conversations import evaluate_conversations
 from ..evaluation.report import EvaluationReport
 from ..modeling.audio_emotion_mixin import AudioEmotionMixin
 from ..modeling.checkpoint_saving import check_base_is_public
-from ..modeling.configuration_titans_mal import DEFAULT_EMOTION_PROMPT, TitansMemoryConfig, read_labels
+from ..modeling.configuration_titans_mal import DEFAULT_EMOTION_PROMPT, READOUTS, TitansMemoryConfig, read_labels
 from ..processes import process_state
 from .arguments import ConversationTrainingArguments
 from .checkpoints import last_good_checkpoint
@@ -82,6 +82,8 @@ def run_training(
                 "a validation split: give a validation_share" if validation is None else "a model that reads labels"
             )
             raise ValueError(f"calibrate needs {lacking}.")
+        if model_options.emotion_transitions and not read_labels(model.config):
+            raise ValueError("emotion_transitions needs a model that reads labels.")
         if model.config.takes_transcript and not any(train["transcript"]):
             raise ValueError(f"The prompt includes a transcript, but no turn of {data_options.dataset} has one.")
         processor = AutoProcessor.from_pretrained(model_options.base_model, revision=model_options.base_revision)
@@ -138,7 +140,7 @@ def load_model(options: ModelOptions, labels: list[str]) -> AudioEmotionMixin:
             id2label=dict(enumerate(labels)),
             memory_config=TitansMemoryConfig(layers=options.memory_layers, **options.memory_fields),
             # Data without labels can have ratings.
-            emotion_readout=options.emotion_readout if labels or not options.dimensions else None,
+            emotion_readout=(options.emotion_readout or READOUTS[0]) if labels or not options.dimensions else None,
             emotion_dimensions=options.dimension_names,
             emotion_prompt=options.prompt if labels else options.prompt.replace(_CHOICE, ""),
             label_words=options.words,

@@ -8,7 +8,7 @@ from typing import Any
 
 from transformers import HfArgumentParser, PreTrainedConfig
 
-from ..modeling.configuration_titans_mal import DEFAULT_EMOTION_PROMPT, TRANSCRIPT, TitansMemoryConfig
+from ..modeling.configuration_titans_mal import DEFAULT_EMOTION_PROMPT, READOUTS, TRANSCRIPT, TitansMemoryConfig
 from ..modeling.json_text import parse_json
 from .arguments import ConversationTrainingArguments
 
@@ -51,11 +51,12 @@ class ModelOptions:
         default=None,
         metadata={"help": "Instruction that follows the audio in the prompt. May contain {labels} and {transcript}."},
     )
-    emotion_readout: str = field(
-        default="verbalizer",
+    emotion_readout: str | None = field(
+        default=None,
         metadata={
             "help": "How a model with a new memory predicts labels: verbalizer (by its words), linear (a head on the "
-            "last position), or audio (a head on the mean of the audio tokens, where the memory acts)."
+            "last position), or audio (a head on the mean of the audio tokens, where the memory acts). "
+            "Default: verbalizer."
         },
     )
     label_words: str | None = field(
@@ -92,7 +93,9 @@ class ModelOptions:
             raise ValueError("memory needs memory_layers: a model that already has a memory keeps its configuration.")
         if (self.emotion_prompt is not None or self.with_transcript) and not self.memory_layers:
             raise ValueError("A prompt needs memory_layers: a model that already has a memory keeps its prompt.")
-        if self.emotion_readout != "verbalizer" and not self.memory_layers:
+        if self.emotion_readout not in (None, *READOUTS):
+            raise ValueError(f"emotion_readout must be one of {READOUTS}, got {self.emotion_readout!r}.")
+        if self.emotion_readout is not None and not self.memory_layers:
             raise ValueError(
                 "emotion_readout needs memory_layers: a model that already has a memory keeps its readout."
             )

@@ -34,6 +34,19 @@ def test_transitions_are_counted_within_conversations():
     np.testing.assert_allclose(transitions, [[1 / 3, 2 / 3], [2 / 4, 2 / 4]])
 
 
+def test_without_evidence_a_label_follows_as_often_as_it_occurs():
+    """For rare labels, and for one that the training split lacks: else it would be recognised for want of counts."""
+    rng = np.random.default_rng(0)
+    labels = rng.choice(4, size=5000, p=[0.75, 0.248, 0.002, 0.0])
+    prior, transitions = emotion_transitions(labels, ["c"] * 5000, 4)
+    assert 3 not in labels
+    assert 3 < (labels == 2).sum() < 30
+    ratios = np.log(transitions / prior)
+    assert np.abs(ratios).max() < 1
+    np.testing.assert_allclose(ratios[3], 0, atol=1e-9)
+    np.testing.assert_allclose(ratios[:2, :2], 0, atol=0.1)
+
+
 def test_dialogues_are_decoded_as_by_going_through_all_paths():
     rng = np.random.default_rng(1)
     logits = rng.standard_normal((8, 3))

@@ -197,6 +197,15 @@ def test_another_state_may_be_of_the_training_split(model, processor, tmp_path):
     )
 
 
+def test_an_unusable_partner_of_the_training_split_is_named_as_such(model, processor, tmp_path):
+    audio = lambda talk, turn: np.zeros(8000) if (talk, turn) == ("c", 1) else None  # noqa: E731
+    both = write_talks(tmp_path / "talks", audio=audio, speakers=lambda talk, turn: "AB"[talk in "cd"])
+    rows = {name: [row for row, of in enumerate(both["conversation_id"]) if of == name] for name in "abcd"}
+    test, train = both.select(rows["a"]), both.select(rows["c"])
+    with pytest.raises(ValueError, match="Row 1 of the training split cannot be used"):
+        evaluated(model, processor, test, tmp_path / "out", train=train, conditions=["other_state"], strict=True)
+
+
 def test_shuffled_turns_keep_their_places(model, processor, talks, tmp_path):
     evaluated(model, processor, talks, tmp_path / "out", conditions=["shuffled"], seed=3)
     scored = scored_logits(tmp_path / "out")["shuffled"]

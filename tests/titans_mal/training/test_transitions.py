@@ -6,10 +6,12 @@ import json
 
 import numpy as np
 import pytest
+from scipy.special import log_softmax
 from tiny_models import LABELS, tiny_model, tiny_processor
 
 from titans_mal import evaluate_conversations, load_conversations
 from titans_mal.evaluation.baselines import decode_dialogues, emotion_transitions
+from titans_mal.evaluation.calibrate import calibrate
 from titans_mal.training import fit_emotion_transitions
 
 
@@ -49,7 +51,7 @@ def test_unknown_labels_and_a_model_without_a_readout_are_rejected(tables):
 
 
 def test_an_evaluation_scores_with_the_model_s_own_transitions(tables, tmp_path):
-    model, processor = tiny_model(emotion_readout="linear"), tiny_processor()
+    model, processor = tiny_model(emotion_readout="linear", emotion_temperature=2.0), tiny_processor()
     model.emotion_head.weight.data.mul_(20)
     conditions = ("memory", "memory_off", "reset", "other_state")
     # No common speaker, so that the training split has partners.
@@ -69,7 +71,7 @@ def test_an_evaluation_scores_with_the_model_s_own_transitions(tables, tmp_path)
     raw = evaluated("raw")
     fit_emotion_transitions(model, tables["train"])
     own = evaluated("own")
-    assert (raw.content["model"]["emotion_transitions"], own.content["model"]["emotion_transitions"]) == (False, True)
+    assert [of.content["model"].get("emotion_transitions") for of in (raw, own)] == [None, True]
     assert raw.content["model"]["weights"] != own.content["model"]["weights"]
     # Without history, nothing is followed.
     for name in ("memory_off", "reset"):
@@ -78,11 +80,22 @@ def test_an_evaluation_scores_with_the_model_s_own_transitions(tables, tmp_path)
     # "memory" is what the other report calls "memory_transitions", which would otherwise count them twice.
     chances = emotion_transitions(tables["train"]["emotion"], tables["train"]["conversation_id"], len(LABELS))
     names = tables["test"]["conversation_id"][:]
-    decoded = decode_dialogues(logits_of(tmp_path / "raw", "memory"), names, *chances)
+    decoded = decode_dialogues(logits_of(tmp_path / "raw", "memory") / 2, names, *chances)
     followed = logits_of(tmp_path / "own", "memory")
-    np.testing.assert_array_equal(followed.argmax(-1), decoded.argmax(-1))
+    np.testing.assert_allclose(log_softmax(followed / 2, -1), decoded, atol=1e-4)
     assert [turn["predicted"]["memory"] for turn in own.predictions] == [
         turn["predicted"]["memory_transitions"] for turn in raw.predictions
     ]
     assert "memory_transitions" not in own.conditions
     assert own.content["left_out"]["memory_transitions"] == "the model itself follows emotion transitions"
+
+
+def test_calibration_leaves_the_transitions_out(tables, tmp_path):
+    model, processor = tiny_model(emotion_readout="linear"), tiny_processor()
+    raw = calibrate(model, processor, tables["test"], tmp_path / "raw")
+    model.config.emotion_temperature = 1.0
+    fit_emotion_transitions(model, tables["train"])
+    own = calibrate(model, processor, tables["test"], tmp_path / "own")
+    np.testing.assert_allclose(own.logits, raw.logits, atol=1e-5)
+    assert own.temperature == pytest.approx(raw.temperature)
+    assert model.config.emotion_transitions is not None
