@@ -5,13 +5,15 @@
 
 A Qwen2-Audio is made of the two, whose encoder and language model stay frozen. First its projector, a LoRA and a
 linear head are trained on single utterances of the training speakers. Then the memory is fitted to their voices,
-and LoRA and readout are trained on composed dialogues twice: with the memory and, for comparison, without. OUT gets
-the host, both adapters with their recipe, and both reports.
+and LoRA and readout are trained on composed dialogues twice: with the memory and, for comparison, without. With
+--sequences, the memory is also evaluated with emotion transitions. OUT gets the host, the adapters with their recipe,
+and the reports. `host_folds.py` pools those of several folds.
 """
 
 from __future__ import annotations
 
 import json
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -20,6 +22,7 @@ import typer
 from compose import Script, scripts_of, voices_of_script, write_dialogues
 from datasets import Dataset
 from dialogues import Composer, Dialogue
+from host_folds import print_reports
 from host_parts import make_host, projector_of, whiten_projector
 from torch.nn import functional as F
 from transformers import (
@@ -39,9 +42,8 @@ from titans_mal import (
     load_conversations,
 )
 from titans_mal.data.audio import load_turn
-from titans_mal.evaluation.compare import compare_conditions
 from titans_mal.modeling.turn_scoring import TurnScorer
-from titans_mal.training import AudioTowerCache, fit_voice_memory
+from titans_mal.training import AudioTowerCache, fit_emotion_transitions, fit_voice_memory
 from titans_mal.training_recipe import LICENCES, RECIPE_FILE
 
 
@@ -224,7 +226,8 @@ def main(
         torch.save(
             {k: v for k, v in first.state_dict().items() if ".lora_" in k or "emotion_head" in k}, host / "first.pt"
         )
-    processor, reports = Qwen2AudioProcessor.from_pretrained(host), []
+    processor, reports = Qwen2AudioProcessor.from_pretrained(host), {}
+    evaluated = partial(evaluate_conversations, dataset=data["test"], train=data["train"], resamples=resamples)
     for name in ("memory", "plain"):
         model = from_host(host, corpus.labels, scope, readout)
         model.load_state_dict(torch.load(host / "first.pt", weights_only=True), strict=False)
@@ -242,26 +245,15 @@ def main(
             processor.save_pretrained(output / name / "adapter")
             write_recipe(output / name / "adapter", corpus, fold=fold)
             conditions = ("memory", "memory_off", "reset", "other_state") if name == "memory" else ("memory_off",)
-            report = evaluate_conversations(
-                model, processor, data["test"], output / name / "report", train=data["train"], conditions=conditions,
-                resamples=resamples, name=name,
-            )  # fmt: skip
-        recalls = {key: condition["metrics"]["ua"]["value"] for key, condition in report.conditions.items()}
-        print(f"{name}: " + ", ".join(f"{key} {100 * recall:.1f}" for key, recall in recalls.items()), flush=True)
-        reports.append(report)
-    of_memory, of_plain = reports
-    for condition, report, other in (
-        ("memory", of_plain, "memory_off"),
-        ("memory_transitions", of_memory, "memory"),
-        ("memory_transitions", of_memory, "memory_off"),
-        ("memory_transitions", of_memory, "transitions"),
-        ("memory_transitions", of_plain, "memory_off"),
-        ("memory_transitions", of_plain, "transitions"),
-    ):
-        name = f"{condition} - {other}" + (" of plain" if report is of_plain else "")
-        for metric, found in compare_conditions(of_memory, condition, report, other)["metrics"].items():
-            low, high = found["interval"] or (float("nan"),) * 2
-            print(f"{name}, {metric}: {100 * found['value']:+.1f} ({100 * low:+.1f} to {100 * high:+.1f})")
+            folder = output / name / "report"
+            reports[name] = evaluated(model, processor, output_dir=folder, conditions=conditions, name=name)
+            if name == "memory" and sequences:
+                fit_emotion_transitions(model, data["train"])
+                folder, conditions = output / "transitions" / "report", ("memory", "other_state")
+                reports["transitions"] = evaluated(
+                    model, processor, output_dir=folder, conditions=conditions, name="transitions"
+                )
+    print_reports(reports)
 
 
 if __name__ == "__main__":

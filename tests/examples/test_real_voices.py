@@ -8,6 +8,7 @@ import importlib
 import json
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -20,6 +21,7 @@ from transformers import LlamaConfig, LlamaForCausalLM, Qwen2AudioForConditional
 from titans_mal import load_conversations
 from titans_mal.data.audio import load_turn
 from titans_mal.data.synthetic.voices import to_wav
+from titans_mal.evaluation.report import EvaluationReport
 from titans_mal.training.trained_parts import choose_trained_parts
 
 
@@ -34,6 +36,7 @@ MODULES = (
     "corpus",
     "study",
     "features",
+    "host_folds",
     "host_parts",
     "host",
 )
@@ -447,3 +450,50 @@ def test_the_block_below_the_memory_is_frozen_on_dialogues(real):
     trained = [name for name, parameter in model.named_parameters() if ".lora_" in name and parameter.requires_grad]
     assert any(".layers.1." in name for name in trained)
     assert not any(".layers.0." in name for name in trained)
+
+
+def report_of(predicted: dict[str, list[str]], labels: list[str], speaker: str) -> SimpleNamespace:
+    """What pooling uses of a report on dialogues of two turns."""
+    turns = [
+        {
+            "conversation_id": f"talk {place // 2}",
+            "speaker": speaker,
+            "label": label,
+            "predicted": {name: words[place] for name, words in predicted.items()},
+        }
+        for place, label in enumerate(labels)
+    ]
+    conditions = {name: {"title": f"title of {name}"} for name in predicted}
+    return SimpleNamespace(protocol={"labels": ["happy", "sad"]}, conditions=conditions, predictions=turns)
+
+
+def test_reports_of_the_host_are_pooled_over_folds(real, tmp_path, monkeypatch, capsys):
+    labels = ["happy", "sad", "sad", "sad"]
+    right, half = labels, ["happy", "happy", "happy", "sad"]
+    folds = {
+        "one": {"memory": (right, half, half), "plain": (half,)},
+        "two": {"memory": (right, right, half), "plain": (half,)},
+    }
+    found = {}
+    for fold, reports in folds.items():
+        for name, words in reports.items():
+            (tmp_path / fold / name / "report").mkdir(parents=True)
+            conditions = ("memory", "memory_off", "other_state") if name == "memory" else ("memory_off", "transitions")
+            predicted = dict(zip(conditions, words))
+            if name == "memory":
+                predicted["transitions"] = half
+            found[tmp_path / fold / name / "report"] = report_of(predicted, labels, f"speaker {fold}")
+    monkeypatch.setattr(EvaluationReport, "load", lambda folder: found[folder])
+    real["host_folds"].main([tmp_path / "one", tmp_path / "two"], resamples=200)
+    printed = capsys.readouterr().out
+    assert "8 turns of 2 speakers in 4 dialogues" in printed
+    assert "memory, title of memory: 100.0" in printed
+    # Of six sad turns, four are right.
+    assert f"memory, title of memory_off: {100 * (1 + 4 / 6) / 2:.1f}" in printed
+    assert "memory of memory - memory_off of memory: +16.7 (" in printed
+    assert "memory of memory - memory_off of plain: +33.3 (" in printed
+    assert "transitions" not in [line.split(" of ")[0] for line in printed.splitlines()]
+    lacking = found[tmp_path / "two" / "memory" / "report"].predictions
+    del lacking[0]["predicted"]["other_state"]
+    with pytest.raises(ValueError, match="1 of 8 turns have no prediction of 'other_state'"):
+        real["host_folds"].main([tmp_path / "one", tmp_path / "two"], resamples=200)
