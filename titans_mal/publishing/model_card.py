@@ -128,6 +128,8 @@ def model_card(
         missing=facts.missing(config),
         prompt=config.prompt_text(),
         readout=config.emotion_readout,
+        has_head=config.has_emotion_head,
+        follows_transitions=config.emotion_transitions is not None,
         recipe={name: value for name, value in facts.recipe.items() if str(value).strip() not in _EMPTY},
         repo_id=repo_id,
         reports=[

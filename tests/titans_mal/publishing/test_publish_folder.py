@@ -275,6 +275,17 @@ def test_keys_are_not_published_as_a_license(folder):
     assert "LICENSE.pem" in publication.left_out
 
 
+def test_a_card_says_that_scores_follow_transitions(folder):
+    dry(folder)
+    assert "turn before" not in card_of(folder)[0]
+    config = json.loads((folder / "config.json").read_text())
+    labels = len(config["id2label"])
+    config["emotion_transitions"] = [[1.0] * labels] * labels
+    (folder / "config.json").write_text(json.dumps(config))
+    dry(folder)
+    assert "The scores of a turn also depend on the likely\nemotion of the turn before" in card_of(folder)[0]
+
+
 def test_values_in_a_card_are_text(folder):
     hostile = "![x](http://tracker/a.png) <img src=x> [a](javascript:b) `c` \\| d\n# e"
     (folder / "training_recipe.json").write_text(json.dumps({hostile: hostile, "epochs": 3}))
