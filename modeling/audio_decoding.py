@@ -390,6 +390,7 @@ def _is_plain_wav(head: bytes) -> bool:
 def _joined(frames, name: str, clock: _Clock) -> Iterator[tuple[np.ndarray, int, tuple[str, ...]]]:
     """Samples (channels, samples), rate and layout of successive frames; short ones are joined, which saves time."""
     kept: list[np.ndarray] = []
+    count = 0
     form: tuple[int, tuple[str, ...], np.dtype] | None = None
     for frame, window in frames:
         layout = tuple(channel.name for channel in frame.layout.channels)
@@ -398,11 +399,12 @@ def _joined(frames, name: str, clock: _Clock) -> Iterator[tuple[np.ndarray, int,
         if not frame.format.is_planar:
             samples = samples.reshape(-1, len(layout)).T
         now = frame.sample_rate, layout, samples.dtype
-        if form is not None and (now != form or sum(part.size for part in kept) >= _JOINED):
+        if form is not None and (now != form or count >= _JOINED):
             yield np.concatenate(kept, axis=1), *form[:2]
-            kept = []
+            kept, count = [], 0
         form = now
         kept.append(samples[:, window])
+        count += kept[-1].size
         clock.restart()
     if form is not None:
         yield np.concatenate(kept, axis=1), *form[:2]

@@ -25,8 +25,8 @@ class AudioEmotionOutput(ModelOutput):
     """The fields that a host's output gains.
 
     Attributes:
-        emotion_logits: (rows, labels) float32, with `emotion_transitions` given the turns before; None where the call
-            holds no audio, as in decoding steps, or the model predicts no labels.
+        emotion_logits: (rows, labels) float32, conditioned on earlier turns if the model has `emotion_transitions`;
+            None where the call holds no audio, as in decoding steps, or the model predicts no labels.
         emotion_values: (rows, dimensions) float32, in the order of `config.emotion_dimensions`; None where the call
             holds no audio or there are no dimensions.
         memory_surprise: (rows, memory layers), the memory's relative prediction error for each turn,

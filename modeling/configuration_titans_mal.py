@@ -202,23 +202,24 @@ class AudioEmotionConfigMixin(HostConfig):
     Args:
         memory_config: a `TitansMemoryConfig` or its dict; None takes the defaults.
         emotion_readout: "verbalizer" (label tokens through the host's output head), "linear" (a separate head on the
-            last hidden state of the prompt), "audio" (a separate head on the mean of the last hidden states at the
-            audio tokens, where the memory's residual is), or None: no labels, only `emotion_dimensions`.
-        emotion_dimensions: continuous values predicted beside the labels by a separate linear head, which reads what
-            "audio" reads if the labels do, and else what "linear" reads: names such as "valence", "arousal",
-            "dominance", in the scale of the training data.
+            last hidden state of the prompt), "audio" (a separate head on the mean, over the audio tokens, of
+            the last hidden states: it reads the positions that the memory changes), or None: no labels, only
+            `emotion_dimensions`.
+        emotion_dimensions: continuous values predicted beside the labels by a separate linear head: names such as
+            "valence", "arousal", "dominance", in the scale of the training data. It reads the mean of the audio
+            tokens if `emotion_readout` is "audio", otherwise the last position.
         label_token_ids: for the verbalizer, in the order of `id2label`: one token per label, or all tokens of its
             word, if words are scored whole.
         label_words: the words for some of the labels in prompt and answer, as {"fear": "fearful"}; None: labels are
             their own words.
         emotion_prompt: the instruction after the audio; `{labels}` is replaced by the labels' words.
         emotion_temperature: above 0; divides the logits before the softmax in the pipeline, live calls and the
-            server. Losses and memories do not depend on it, and `emotion_logits` only with `emotion_transitions`.
-            `titans-mal calibrate` fits it.
-        emotion_transitions: how much more often label j (column) follows label i (row) in a conversation than it
-            occurs overall, in the order of `id2label`. The logits of a turn then depend on the likely
-            emotion of the turn before (`follow_transitions`); a first turn, and training, are unchanged. None: they
-            do not. `fit_emotion_transitions` counts them.
+            server. Losses and memories do not depend on it; `emotion_logits` and the cached `beliefs` do only with
+            `emotion_transitions`. `titans-mal calibrate` fits it.
+        emotion_transitions: R[i][j] = P(label j follows label i in a conversation) / P(label j), with labels in the
+            order of `id2label`. The logits of a turn then depend on the likely emotion of the previous turn
+            (`follow_transitions`); a first turn, and training, are unchanged. None: turns are scored without them.
+            `fit_emotion_transitions` counts them.
         adapter_only: whether `save_pretrained` writes the name of the base instead of the host's weights.
         adapter_dtype: "float32", or "bfloat16" to store the linear layers of an adapter in half the bytes, rounded.
             They are float32 after loading, as states are; states of the unrounded model are rejected.

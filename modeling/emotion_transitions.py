@@ -66,6 +66,8 @@ def beliefs_of(logits: Tensor, temperature: float) -> Tensor:
 
 def are_beliefs(beliefs: Tensor) -> bool:
     """Whether each row of a stored tensor, (conversations, labels), holds probabilities, or zeros for no turn."""
+    if beliefs.dtype != torch.float32:
+        return False
     sums = beliefs.sum(-1)
     is_one_or_zero = ((sums - 1).abs() < 1e-3) | (sums == 0)
-    return beliefs.dtype == torch.float32 and bool((beliefs >= 0).all() & is_one_or_zero.all())
+    return bool((beliefs >= 0).all() & is_one_or_zero.all())

@@ -294,14 +294,27 @@ class MemoryTransaction:
         self.cache.adopt(after)
 
     def _beliefs_after(self, tokens: Tensor) -> Tensor | None:
-        """The cache's beliefs after turns of `tokens` were written; zeros where the last turn had no logits."""
-        if self._beliefs is not None:
-            return self._beliefs.to(tokens.device)
-        if self._before.beliefs is None:
+        """The cache's beliefs after turns of `tokens` were written.
+
+        They are zeros where the last turn had no logits, and as before where a turn was left out.
+        """
+        before = self._before.beliefs
+        if self._beliefs is None and before is None:
             return None
-        rows = _sent(torch.tensor(self._cache_rows), tokens.device)
-        written = torch.zeros_like(tokens[:1]).expand(self.cache.batch_size).index_add(0, rows, tokens)
-        return self._before.beliefs.to(tokens.device).masked_fill((written > 0)[:, None], 0)
+        if self._beliefs is None:
+            after = before.to(tokens.device)
+            return after.masked_fill(self._conversations_of(tokens > 0), 0)
+        after = self._beliefs.to(tokens.device)
+        if self._tokens is tokens:
+            return after
+        before = torch.zeros_like(after) if before is None else before.to(tokens.device)
+        return torch.where(self._conversations_of((tokens == 0) & (self._tokens > 0)), before, after)
+
+    def _conversations_of(self, rows: Tensor) -> Tensor:
+        """(conversations, 1) bool: whether any of the chosen rows, (rows,) bool, is a turn of the conversation."""
+        places = _sent(torch.tensor(self._cache_rows), rows.device)
+        counts = torch.zeros(self.cache.batch_size, dtype=torch.long, device=rows.device)
+        return (counts.index_add(0, places, rows.long()) > 0)[:, None]
 
     def _leave_out_not_finite(
         self, tokens: Tensor, readings: Tensor | None, unread: InputScalars | None = None

@@ -163,6 +163,23 @@ def write_recipe(folder: Path, corpus: Voices, **fields: int) -> None:
     (folder / RECIPE_FILE).write_text(json.dumps(recipe, indent=2) + "\n")
 
 
+def check_options(file: Path, options: dict) -> None:
+    """Record the options of a host, or check that a host that is there was made with the same.
+
+    Raises:
+        ValueError: naming those that differ.
+    """
+    if not file.exists():
+        file.write_text(json.dumps(options, indent=2) + "\n")
+    before = json.loads(file.read_text())
+    pairs = {name: (before.get(name), value) for name, value in options.items()}
+    differing = [f"{name}: {then} then, {now} now" for name, (then, now) in pairs.items() if then != now]
+    if differing:
+        raise ValueError(
+            f"{file.parent} holds a host with other options ({'; '.join(differing)}): give another --output."
+        )
+
+
 def main(
     whisper: Annotated[str, typer.Option(help="Folder or Hub repo of a Whisper checkpoint.")],
     language_model: Annotated[
@@ -204,7 +221,7 @@ def main(
     ] = "audio",
     resamples: Annotated[int, typer.Option(help="Number of bootstrap resamples of the reports.")] = 1000,
 ) -> None:
-    """Make the host, train it with and without memory, and write both reports."""
+    """Make the host, train it with and without memory, and write the reports."""
     corpus = voices_of_script(voices, Script.SEQUENCES if sequences else Script.RANDOM)
     utterances, dialogues = write_data(
         corpus, fold, sequences or [], output, train=train_dialogues, test=test_dialogues, copies=virtual_voices
@@ -212,6 +229,12 @@ def main(
     singles = load_conversations(utterances, label_set=corpus.labels)["train"]
     data = load_conversations(dialogues, label_set=corpus.labels)
     plain, host = output / "untrained_host", output / "host"
+    made_by = {
+        "whisper": whisper, "language_model": language_model, "fold": fold, "blocks": blocks, "scope": scope,
+        "encoder_blocks": encoder_blocks, "utterance_steps": utterance_steps, "virtual_voices": virtual_voices,
+        "readout": readout,
+    }  # fmt: skip
+    check_options(output / "host_options.json", made_by)
     if not (host / "config.json").exists():
         make_host(whisper, language_model, blocks, plain, encoder_blocks=encoder_blocks)
         first = from_host(plain, corpus.labels, scope, readout)

@@ -1,4 +1,4 @@
-"""The reports of `host.py`: what is compared, and the same pooled over folds.
+"""Compare the reports of `host.py`, of one fold or pooled over folds.
 
     python examples/real_voices/host_folds.py host_1 host_2
 
@@ -25,6 +25,7 @@ COMPARED = [
     ("memory", "memory", "memory", "other_state"),
     ("memory", "memory", "memory", "transitions"),
     ("memory", "memory", "plain", "memory_off"),
+    ("memory", "memory_off", "plain", "memory_off"),
     ("transitions", "memory", "memory", "memory"),
     ("transitions", "memory", "memory", "memory_off"),
     ("transitions", "memory", "transitions", "other_state"),
@@ -57,6 +58,23 @@ def scored_turns(report: EvaluationReport) -> ScoredTurns:
     return ScoredTurns(emotions, *(np.unique(column, return_inverse=True)[1] for column in names))
 
 
+def _check(reports: dict[str, list[EvaluationReport]]) -> None:
+    """Check that the folds have different turns, and the reports of a fold the same.
+
+    Raises:
+        ValueError: naming what is wrong.
+    """
+    speakers = [name for report in reports["memory"] for name in {turn["speaker"] for turn in report.predictions}]
+    if len(speakers) > len({*speakers}):
+        raise ValueError("The folds must test different speakers: give the output of each fold once.")
+    for name, found in reports.items():
+        for report, first in zip(found, reports["memory"]):
+            keys = [[(turn["conversation_id"], turn["turn_index"], turn["label"]) for turn in of.predictions]
+                    for of in (report, first)]  # fmt: skip
+            if keys[0] != keys[1]:
+                raise ValueError(f"The reports memory and {name} of a fold are of different turns.")
+
+
 def is_right(reports: list[EvaluationReport], condition: str) -> np.ndarray:
     """(turns,) bool, over all folds.
 
@@ -77,6 +95,7 @@ def main(
     """Print recalls and differences over all folds."""
     names = [name for name in ("memory", "plain", "transitions") if (outputs[0] / name / "report").is_dir()]
     reports = {name: [EvaluationReport.load(output / name / "report") for output in outputs] for name in names}
+    _check(reports)
     turns = ScoredTurns.join([scored_turns(report) for report in reports["memory"]])
     speakers, dialogues = (len(np.unique(numbers)) for numbers in (turns.speakers, turns.dialogues))
     print(f"{len(turns.emotions)} turns of {speakers} speakers in {dialogues} dialogues\n")

@@ -457,6 +457,7 @@ def report_of(predicted: dict[str, list[str]], labels: list[str], speaker: str) 
     turns = [
         {
             "conversation_id": f"talk {place // 2}",
+            "turn_index": place % 2,
             "speaker": speaker,
             "label": label,
             "predicted": {name: words[place] for name, words in predicted.items()},
@@ -497,3 +498,16 @@ def test_reports_of_the_host_are_pooled_over_folds(real, tmp_path, monkeypatch, 
     del lacking[0]["predicted"]["other_state"]
     with pytest.raises(ValueError, match="1 of 8 turns have no prediction of 'other_state'"):
         real["host_folds"].main([tmp_path / "one", tmp_path / "two"], resamples=200)
+    with pytest.raises(ValueError, match="The folds must test different speakers"):
+        real["host_folds"].main([tmp_path / "one", tmp_path / "one"], resamples=200)
+    found[tmp_path / "one" / "plain" / "report"].predictions[0]["label"] = "sad"
+    with pytest.raises(ValueError, match="memory and plain of a fold are of different turns"):
+        real["host_folds"].main([tmp_path / "one", tmp_path / "two"], resamples=200)
+
+
+def test_a_host_with_other_options_is_not_used_again(real, tmp_path):
+    check = real["host"].check_options
+    check(tmp_path / "options.json", {"readout": "audio", "fold": 1})
+    check(tmp_path / "options.json", {"readout": "audio", "fold": 1})
+    with pytest.raises(ValueError, match=r"other options \(readout: audio then, linear now\)"):
+        check(tmp_path / "options.json", {"readout": "linear", "fold": 1})

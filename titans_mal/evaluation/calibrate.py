@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import warnings
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -65,6 +66,12 @@ def calibrate(
     check_data(model, dataset)
     reading: Reading = {"readout": "logits", "max_new_tokens": 1, "seed": 0}
     transitions, model.config.emotion_transitions = model.config.emotion_transitions, None
+    if transitions is not None:
+        warnings.warn(
+            "The temperature, the calibration error and the threshold are those of turns without the model's emotion "
+            "transitions.",
+            stacklevel=2,
+        )
     try:
         run = {"protocol": protocol_of(model, processor, dataset, **reading), "model": model_of(model)}
         # Logits do not depend on the temperature, so a run of a calibrated model can be resumed too.

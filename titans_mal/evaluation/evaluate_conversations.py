@@ -63,9 +63,9 @@ def evaluate_conversations(
         name: name of the model in the report, its folder or repo. None: where it was loaded from; for a model that was
             not loaded, `output_dir`. A `training_recipe.json` there is included in the report.
         train: the training split, for the majority floor and baselines that need it: its label transitions, and the
-            mean of its logits with memory off, for which up to `TRAINING_TURNS` of its turns are scored. Its
-            conversations are the other ones of "other_state" where `dataset` has none without a common speaker. None:
-            the majority is that of `dataset` itself, and the report states that these baselines are left out.
+            mean of its logits with memory off, for which up to `TRAINING_TURNS` of its turns are scored. It also
+            provides the other conversation of "other_state" if `dataset` has no suitable one. None: the majority is
+            that of `dataset` itself, and the report states that these baselines are left out.
         conditions: names in `CONDITIONS` and, with a LoRA on the host, `LORA_CONDITIONS`. None: all.
         batch_size: turns scored at once; numbers depend on it only by rounding.
         readout: "logits" by the model's configured readout (label tokens or linear head), or "text", generated and

@@ -59,9 +59,9 @@ def _condition_parts(content: dict) -> list[str]:
         )
     if "other_state" in conditions and content.get("partners_from_training"):
         parts.append(
-            f"In '{markdown_text(conditions['other_state']['title'])}', the state of "
-            f"{content['partners_from_training']} of {content['protocol']['conversations']} conversations is of a "
-            "conversation of the training split, since no other one of this split fits."
+            f"In '{markdown_text(conditions['other_state']['title'])}', the other conversation is of the training "
+            f"split for {content['partners_from_training']} of {content['protocol']['conversations']} conversations, "
+            "because the evaluated split has no suitable one."
         )
     if content["differences"]:
         parts += [

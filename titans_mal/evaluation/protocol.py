@@ -113,7 +113,7 @@ def model_of(model, name: str | None = None) -> dict:
         "dtype": str(model.dtype).removeprefix("torch."),
         "temperature": config.emotion_temperature,
         "dimensions": list(config.emotion_dimensions),
-        # Left out of reports of other models, which are then compared with those of earlier versions.
+        # Left out for other models, so that their reports stay comparable with those of earlier versions.
         **({"emotion_transitions": True} if transitions else {}),
     }
 

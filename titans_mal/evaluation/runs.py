@@ -148,8 +148,9 @@ def _described(model: dict) -> dict:
     """The fields that may distinguish models of one name; memory and LoRA have columns of their own."""
     training = model.get("training") or {}
     recipe = {name: value for name, value in training.items() if name not in _OF_THE_RUN}
-    names = ("class", "base", "base_revision", "dtype", "emotion_transitions")
-    return recipe | {name: model.get(name) for name in names}
+    names = ("class", "base", "base_revision", "dtype")
+    follows = model.get("emotion_transitions", False)
+    return recipe | {name: model.get(name) for name in names} | {"emotion_transitions": follows}
 
 
 def _model_key(model: dict) -> str:

@@ -93,8 +93,8 @@ def make_groups(table: Dataset, batch_size: int, others: Dataset | None = None) 
     processes.
 
     Args:
-        others: a further table, such as the training split, whose conversations are only partners. Its first row
-            follows the last one of `table`.
+        others: a further table, such as the training split, whose conversations are only partners. Its rows are
+            numbered on from those of `table`.
     """
     rows, speakers = rows_by_conversation(table), table["speaker"][:]
     of_others = []

@@ -18,7 +18,8 @@ class LabelSettings:
     Attributes:
         labels: the labels to choose among; None = all of the model.
         unknown_below: the label is "unknown" if the most probable label is less probable than this.
-        temperature: divides the logits, instead of the model's `emotion_temperature`; None = the model's.
+        temperature: divides the logits, instead of the model's `emotion_temperature`; None = the model's. Emotion
+            transitions keep the model's.
         score: the speakers whose emotion is returned; turns of others have no label and no scores. None = all.
 
     Raises:

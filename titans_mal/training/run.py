@@ -90,8 +90,6 @@ def run_training(
         if model.config.memory_config.voice_layers and checkpoint is None:
             copies = VIRTUAL_VOICES if arguments.virtual_speakers else 0
             fit_voice_memory(model, processor, train, virtual_voices=copies)
-        if model_options.emotion_transitions:
-            fit_emotion_transitions(model, train)
         trainer = ConversationTrainer(
             model, arguments, processor=processor, train_dataset=train, eval_dataset=validation
         )
@@ -103,9 +101,12 @@ def run_training(
         if trainer.stopped.received is not None and trainer.state.global_step < trainer.total_steps:
             state.print(f"Stopped by a signal at step {trainer.state.global_step}: use --resume to continue.")
             return 128 + trainer.stopped.received, None
+        trained = trainer.accelerator.unwrap_model(trainer.model)
+        if model_options.emotion_transitions:
+            fit_emotion_transitions(trained, train)
         if run.calibrate:
             calibrate(
-                trainer.accelerator.unwrap_model(trainer.model),
+                trained,
                 processor,
                 validation,
                 output / CALIBRATION_FOLDER,

@@ -11,9 +11,9 @@ from ..modeling.audio_emotion_mixin import AudioEmotionMixin
 def fit_emotion_transitions(model: AudioEmotionMixin, table: Dataset) -> None:
     """Set `config.emotion_transitions` to the transitions of a training split.
 
-    From then on, and outside training, the logits of a turn depend on the likely emotion of the conversation's turn
-    before, whoever spoke. Whether this helps depends on the data: compare the conditions "memory on, with emotion
-    transitions" and "memory on" of an evaluation before.
+    From then on, and outside training, the logits of a turn depend on the likely emotion of the previous turn of the
+    conversation, whoever spoke. Whether this helps depends on the data: compare the conditions "memory on, with
+    emotion transitions" and "memory on" on a validation split before.
 
     Args:
         model: a model with a readout; only its configuration is changed.

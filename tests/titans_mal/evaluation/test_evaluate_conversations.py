@@ -192,7 +192,7 @@ def test_another_state_may_be_of_the_training_split(model, processor, tmp_path):
     )
     np.testing.assert_allclose(found, wanted, atol=2e-5)
     assert (
-        "the state of 1 of 1 conversations is of a conversation of the training split"
+        "the other conversation is of the training split for 1 of 1 conversations"
         in (tmp_path / "out" / "report.md").read_text()
     )
 

@@ -95,7 +95,8 @@ def test_calibration_leaves_the_transitions_out(tables, tmp_path):
     raw = calibrate(model, processor, tables["test"], tmp_path / "raw")
     model.config.emotion_temperature = 1.0
     fit_emotion_transitions(model, tables["train"])
-    own = calibrate(model, processor, tables["test"], tmp_path / "own")
+    with pytest.warns(UserWarning, match="are those of turns without the model's emotion transitions"):
+        own = calibrate(model, processor, tables["test"], tmp_path / "own")
     np.testing.assert_allclose(own.logits, raw.logits, atol=1e-5)
     assert own.temperature == pytest.approx(raw.temperature)
     assert model.config.emotion_transitions is not None
