@@ -213,8 +213,8 @@ class AudioEmotionMixin(
             losses.append(concordance_loss(fields["emotion_values"], emotion_value_labels))
         for loss in losses:
             fields["loss"] = loss if fields.get("loss") is None else fields["loss"] + loss
-        if fields.get("emotion_logits") is not None and call is not None:
-            fields["emotion_logits"] = self._follow_transitions(fields["emotion_logits"], call)
+        if self.config.emotion_transitions is not None and not self.training:
+            self._follow_transitions(fields, call)
         if isinstance(memory_cache, ConversationMemoryCache):
             fields["memory_cache"] = memory_cache
         result = self.output_class(**fields)
@@ -288,11 +288,10 @@ class AudioEmotionMixin(
         if transaction is not None and transaction.prompt_audio is not None:
             before = 0 if past is None else int(past.get_seq_length())
             is_audio = transaction.audio_between(before, input_ids.shape[1])
-            # Assisted decoding appends candidates to the prompt of the first call.
-            length = transaction.prompt_audio.shape[1]
-            prompt, mask = (
-                (prompt, mask) if before else (prompt[:, :length], None if mask is None else mask[:, :length])
-            )
+            if not transaction.is_closed:
+                # Assisted decoding appends candidates to the prompt of the first call.
+                end = transaction.prompt_audio.shape[1]
+                prompt, mask = prompt[:, : end - before], None if mask is None else mask[:, :end]
         else:
             is_audio = self.audio_mask(input_ids, kwargs)
         call.last_positions = last_unmasked_positions(mask, prompt)
@@ -316,13 +315,15 @@ class AudioEmotionMixin(
         call.locate_audio(is_audio, inputs, reads_later=reads_later)
         return call
 
-    def _follow_transitions(self, logits: Tensor, call: MemoryCall) -> Tensor:
-        """The emotion logits given those of earlier turns; losses are of the turns alone."""
-        given = self.config.emotion_transitions
-        if given is None or self.training or call.transaction is None or call.inputs is None:
-            return logits
+    def _follow_transitions(self, fields: dict, call: MemoryCall | None) -> None:
+        """Let the emotion logits of an output depend on those of earlier turns; its losses are of the turns alone."""
+        logits = fields.get("emotion_logits")
+        if logits is None or call is None or call.transaction is None or call.inputs is None:
+            return
         has_audio = (call.inputs.counts > 0).to(logits.device)
-        return call.transaction.follow(logits, has_audio, given, self.config.emotion_temperature)
+        fields["emotion_logits"] = call.transaction.follow(
+            logits, has_audio, self.config.emotion_transitions, self.config.emotion_temperature
+        )
 
     def _scores_words(self) -> bool:
         """Whether this call scores labels by several tokens; `generate` has no use for scores."""

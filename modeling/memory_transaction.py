@@ -285,7 +285,8 @@ class MemoryTransaction:
         rows = _sent(self._row_streams, tokens.device)
         after.tokens = _sent(after.tokens, tokens.device).index_add(0, rows, tokens)
         after.turns = _sent(after.turns, tokens.device).index_add(0, rows, (tokens > 0).long())
-        after.beliefs = self._beliefs_after(tokens)
+        if self._beliefs is not None or after.beliefs is not None:
+            after.beliefs = self._beliefs_after(tokens)
         after.conversation_ids = self._conversation_ids
         after.speaker_ids = self._speaker_ids
         # A state that was partly written by unknown weights keeps an unknown origin.
@@ -294,18 +295,17 @@ class MemoryTransaction:
         self.cache.adopt(after)
 
     def _beliefs_after(self, tokens: Tensor) -> Tensor | None:
-        """The cache's beliefs after turns of `tokens` were written.
+        """The cache's beliefs after turns of `tokens` were written, if it has any.
 
         They are zeros where the last turn had no logits, and as before where a turn was left out.
         """
         before = self._before.beliefs
-        if self._beliefs is None and before is None:
-            return None
         if self._beliefs is None:
-            after = before.to(tokens.device)
-            return after.masked_fill(self._conversations_of(tokens > 0), 0)
+            return (
+                None if before is None else before.to(tokens.device).masked_fill(self._conversations_of(tokens > 0), 0)
+            )
         after = self._beliefs.to(tokens.device)
-        if self._tokens is tokens:
+        if self._tokens is None or self._tokens is tokens:
             return after
         before = torch.zeros_like(after) if before is None else before.to(tokens.device)
         return torch.where(self._conversations_of((tokens == 0) & (self._tokens > 0)), before, after)
