@@ -216,7 +216,7 @@ def test_a_temporary_lora_forgets_with_the_conversation(encoded):
     assert model.step in model.steps
 
 
-@pytest.mark.parametrize("suite", ["interleaved", "null"])
+@pytest.mark.parametrize("suite", [pytest.param("interleaved", marks=pytest.mark.slow), "null"])
 def test_a_suite_runs_from_seed_to_table_and_picture(suite, tmp_path):
     import features
 

@@ -343,6 +343,7 @@ def test_a_corpus_of_two_folds_of_two_speakers_is_reported(real, study, tmp_path
     assert "| memory - memory_other | - |" in real["features"].table(alone)
 
 
+@pytest.mark.slow
 def test_utterances_are_weighted_as_in_dialogues_only_after_real_sequences(real, study):
     corpus, part, test = study
     options = {option for option, _ in part.try_options(test, seed=(5,)) if option[0] == "utterance"}
