@@ -186,6 +186,7 @@ def test_reset_without_a_name_is_reported(handler):
     assert "reset needs conversation" in handler({"inputs": None, "parameters": {"reset": True}})["error"]
 
 
+@pytest.mark.slow
 def test_it_runs_with_published_packages_only(folder, recordings, tmp_path):
     """As an endpoint does: the repository in a folder, its handler imported from there, no titans_mal."""
     script = f"""

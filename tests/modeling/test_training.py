@@ -177,13 +177,9 @@ def test_positional_arguments_are_those_of_the_host():
     assert torch.equal(output.logits, model(**turns).logits)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
-    ("memory", "readout"),
-    [
-        ({}, "verbalizer"),
-        pytest.param({"read": "chunk"}, "verbalizer", marks=pytest.mark.slow),
-        pytest.param({"step_rule": "paper"}, "audio", marks=pytest.mark.slow),
-    ],
+    ("memory", "readout"), [({}, "verbalizer"), ({"read": "chunk"}, "verbalizer"), ({"step_rule": "paper"}, "audio")]
 )
 @torch.no_grad()
 def test_prefill_compiles_in_one_graph_and_agrees(memory, readout):
