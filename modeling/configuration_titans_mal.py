@@ -216,7 +216,7 @@ class AudioEmotionConfigMixin(HostConfig):
         emotion_temperature: above 0; divides the logits before the softmax in the pipeline, live calls and the
             server. Losses and memories do not depend on it; `emotion_logits` and the cached `beliefs` do only with
             `emotion_transitions`. `titans-mal calibrate` fits it.
-        emotion_transitions: R[i][j] = P(label j follows label i in a conversation) / P(label j), with labels in the
+        emotion_transitions: `R[i][j]` is P(label j follows label i in a conversation) / P(label j), labels in the
             order of `id2label`. The logits of a turn then depend on the likely emotion of the previous turn
             (`follow_transitions`); a first turn, and training, are unchanged. None: turns are scored without them.
             `fit_emotion_transitions` counts them.
