@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -59,9 +60,48 @@ def follow_transitions(logits: Tensor, beliefs: Tensor, transitions: Tensor, tem
     return logits + temperature * expected.masked_fill(is_first, 1).log()
 
 
-def beliefs_of(logits: Tensor, temperature: float) -> Tensor:
-    """(turns, labels) float32, the probabilities of logits, without their graph."""
-    return (logits.detach().to(torch.float32) / temperature).softmax(-1)
+def follow_turns(
+    logits: Tensor,
+    has_audio: Tensor,
+    beliefs: Tensor,
+    turns: Sequence[tuple[list[int], list[int]]],
+    transitions: list[list[float]],
+    temperature: float,
+) -> tuple[Tensor, Tensor]:
+    """Follow the transitions turn by turn.
+
+    Args:
+        logits: (rows, labels).
+        has_audio: (rows,) bool; other rows are no turns.
+        beliefs: (conversations, labels) float32, before the first of the turns; zeros = none.
+        turns: the rows of first turns and their conversations, those of second turns, ...
+        transitions, temperature: as `follow_transitions` takes them.
+
+    Returns:
+        The logits, (rows, labels), and the beliefs after the last turns, without their graph. A turn whose logits are
+        not finite, which only compiled code lets pass, leaves the belief before it.
+
+    Raises:
+        ValueError: for beliefs on another number of labels.
+    """
+    labels, device = logits.shape[1], logits.device
+    if beliefs.shape[1] != labels:
+        raise ValueError(f"memory_cache holds beliefs on {beliefs.shape[1]} labels, but the model has {labels}.")
+
+    def sent(values: list, dtype: torch.dtype | None = None) -> Tensor:
+        return torch.tensor(values, dtype=dtype).to(device, non_blocking=True)  # without waiting for the device
+
+    ratios = sent(transitions, logits.dtype)
+    beliefs, has_audio = beliefs.to(device), has_audio[:, None]
+    for rows, conversations in turns:
+        here, places = sent(rows), sent(conversations)
+        before, is_turn = beliefs[places], has_audio[here]
+        followed = follow_transitions(logits[here], before, ratios, temperature)
+        logits = logits.index_copy(0, here, torch.where(is_turn, followed, logits[here]))
+        after = (followed.detach().to(torch.float32) / temperature).softmax(-1)
+        is_kept = is_turn & after.isfinite().all(-1, keepdim=True)
+        beliefs = beliefs.index_copy(0, places, torch.where(is_kept, after, before))
+    return logits, beliefs
 
 
 def are_beliefs(beliefs: Tensor) -> bool:

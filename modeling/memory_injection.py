@@ -12,6 +12,7 @@ from transformers.utils import logging
 
 from .configuration_titans_mal import TitansMemoryConfig
 from .input_scalars import InputScalars
+from .memory_layer import mean_of_turns
 from .memory_transaction import MemoryTransaction
 from .titans_memory_layer import TitansMemory
 
@@ -104,14 +105,7 @@ class MemoryCall:
 
     def mean_of_audio(self, hidden_states: Tensor) -> Tensor:
         """(rows, sequence_length, hidden_size) -> (rows, hidden_size) in the order of the call; zero without audio."""
-        audio = self.audio_of(hidden_states)
-        audio = audio.to(torch.promote_types(audio.dtype, torch.float32))
-        if self.lengths is None:
-            mean = audio.mean(1)
-        else:
-            lengths = self.lengths.to(audio.device)[:, None]
-            is_padding = torch.arange(audio.shape[1], device=audio.device) >= lengths
-            mean = audio.masked_fill(is_padding[..., None], 0).sum(1) / lengths.clamp(min=1)
+        mean = mean_of_turns(self.audio_of(hidden_states), self.lengths)
         return mean if self.transaction is None else self.transaction.row_by_row(mean)
 
     def add_to_audio(self, hidden_states: Tensor, residual: Tensor) -> Tensor:

@@ -30,6 +30,24 @@ class TitansMemoryOutput:
     is_rejected: Tensor | None = None
 
 
+def mean_of_turns(hidden_states: Tensor, lengths: Tensor | None) -> Tensor:
+    """The mean of each turn's hidden states, in at least float32.
+
+    Args:
+        hidden_states: (rows, tokens, hidden_size).
+        lengths: (rows,) how many tokens of each row, from the first, are averaged; None = all.
+
+    Returns:
+        (rows, hidden_size); zero for a row without tokens.
+    """
+    hidden_states = hidden_states.to(torch.promote_types(hidden_states.dtype, torch.float32))
+    if lengths is None:
+        return hidden_states.mean(1)
+    lengths = lengths.to(hidden_states.device)[:, None]
+    absent = torch.arange(hidden_states.shape[1], device=hidden_states.device) >= lengths
+    return hidden_states.masked_fill(absent[..., None], 0).sum(1) / lengths.clamp(min=1)
+
+
 def check_rows(hidden_states: Tensor, state: NeuralMemoryState, lengths: Tensor | None, sizes: list[int]) -> None:
     """Raise ValueError if the arguments of a memory layer's `forward` do not fit together."""
     rows, streams = len(hidden_states), len(state.weights[0])

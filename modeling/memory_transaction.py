@@ -12,7 +12,7 @@ from torch.nn import functional as F
 from transformers.utils import logging
 
 from .conversation_memory_cache import ConversationMemoryCache
-from .emotion_transitions import beliefs_of, follow_transitions
+from .emotion_transitions import follow_turns
 from .input_scalars import InputScalars
 from .memory_state import NeuralMemoryState
 
@@ -194,7 +194,7 @@ class MemoryTransaction:
         Args:
             logits: (rows, labels).
             has_audio: (rows,) bool; other rows are no turns.
-            transitions, temperature: as `follow_transitions` takes them.
+            transitions, temperature: as `follow_turns` takes them.
 
         Returns:
             (rows, labels).
@@ -202,36 +202,16 @@ class MemoryTransaction:
         Raises:
             ValueError: for a cache whose beliefs are of another number of labels.
         """
-        device, logits, has_audio = logits.device, logits[:: self.copies], has_audio[:: self.copies, None]
-        ratios = _sent(torch.tensor(transitions, dtype=logits.dtype), device)
-        beliefs = self._beliefs_before(logits)
-        if self.write:
-            order, rows, sizes = _schedule(self._cache_rows)
-        else:  # rows that do not write cannot see each other
-            order, rows, sizes = self._cache_rows, torch.arange(len(logits)), [len(logits)]
-        for turn in rows.split(sizes):
-            of_turn, turn = _sent(torch.tensor(order[: len(turn)]), device), _sent(turn, device)
-            before, is_turn = beliefs[of_turn], has_audio[turn]
-            followed = follow_transitions(logits[turn], before, ratios, temperature)
-            followed = torch.where(is_turn, followed, logits[turn])
-            logits = logits.index_copy(0, turn, followed)
-            if self.write:
-                # In compiled code, a turn that is not finite is left out.
-                after = beliefs_of(followed, temperature)
-                is_kept = is_turn & after.isfinite().all(-1, keepdim=True)
-                beliefs = beliefs.index_copy(0, of_turn, torch.where(is_kept, after, before))
+        logits, has_audio = logits[:: self.copies], has_audio[:: self.copies]
+        # Rows that do not write cannot see each other.
+        turns = _turn_by_turn(self._cache_rows) if self.write else [(list(range(len(logits))), self._cache_rows)]
+        beliefs = self._before.beliefs
+        if beliefs is None:
+            beliefs = torch.zeros(self.cache.batch_size, logits.shape[1])
+        logits, beliefs = follow_turns(logits, has_audio, beliefs, turns, transitions, temperature)
         if self.write and not self.is_closed:
             self._beliefs = beliefs
         return logits.repeat_interleave(self.copies, dim=0) if self.copies > 1 else logits
-
-    def _beliefs_before(self, logits: Tensor) -> Tensor:
-        """(conversations, labels) float32, on the device of the logits."""
-        beliefs, labels = self._before.beliefs, logits.shape[1]
-        if beliefs is None:
-            return torch.zeros(self.cache.batch_size, labels, device=logits.device)
-        if beliefs.shape[1] != labels:
-            raise ValueError(f"memory_cache holds beliefs on {beliefs.shape[1]} labels, but the model has {labels}.")
-        return beliefs.to(logits.device)
 
     def end_of_forward(self, readings: Tensor | None = None, unread: InputScalars | None = None) -> None:
         """Commit, unless inside `generate`, which commits at its end what its first forward call staged.
@@ -295,19 +275,16 @@ class MemoryTransaction:
         self.cache.adopt(after)
 
     def _beliefs_after(self, tokens: Tensor) -> Tensor | None:
-        """The cache's beliefs after turns of `tokens` were written, if it has any.
+        """The cache's beliefs after turns of `tokens` were written.
 
         They are zeros where the last turn had no logits, and as before where a turn was left out.
         """
-        before = self._before.beliefs
-        if self._beliefs is None:
-            return (
-                None if before is None else before.to(tokens.device).masked_fill(self._conversations_of(tokens > 0), 0)
-            )
-        after = self._beliefs.to(tokens.device)
+        before, after = (None if b is None else b.to(tokens.device) for b in (self._before.beliefs, self._beliefs))
+        if after is None:
+            return None if before is None else before.masked_fill(self._conversations_of(tokens > 0), 0)
         if self._tokens is None or self._tokens is tokens:
             return after
-        before = torch.zeros_like(after) if before is None else before.to(tokens.device)
+        before = torch.zeros_like(after) if before is None else before
         return torch.where(self._conversations_of((tokens == 0) & (self._tokens > 0)), before, after)
 
     def _conversations_of(self, rows: Tensor) -> Tensor:
@@ -410,13 +387,21 @@ def _check_readings(readings: Tensor | None) -> None:
 
 def _schedule(streams: list[int]) -> tuple[list[int], Tensor, list[int]]:
     """The distinct streams, those with most turns first; the rows turn by turn; the number of rows of each turn."""
+    turns = _turn_by_turn(streams)
+    return turns[0][1], torch.tensor([row for rows, _ in turns for row in rows]), [len(rows) for rows, _ in turns]
+
+
+def _turn_by_turn(streams: list[int]) -> list[tuple[list[int], list[int]]]:
+    """The rows of the streams' first turns, of their second turns, ..., and their streams; longest streams first."""
     rows_of: dict[int, list[int]] = {}
     for row, stream in enumerate(streams):
         rows_of.setdefault(stream, []).append(row)
     order = sorted(rows_of, key=lambda stream: -len(rows_of[stream]))
-    longest = len(rows_of[order[0]])
-    turns = [[rows_of[s][t] for s in order if t < len(rows_of[s])] for t in range(longest)]
-    return order, torch.tensor([row for rows in turns for row in rows]), [len(rows) for rows in turns]
+    turns = []
+    for turn in range(len(rows_of[order[0]])):
+        present = [stream for stream in order if turn < len(rows_of[stream])]
+        turns.append(([rows_of[stream][turn] for stream in present], present))
+    return turns
 
 
 def _sent(tensor: Tensor, device: torch.device) -> Tensor:

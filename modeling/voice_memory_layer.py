@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from .configuration_titans_mal import TitansMemoryConfig
 from .memory_chunks import MemoryTokens
 from .memory_gradients import l2_normalize, quadratic_features, without_autocast
-from .memory_layer import TitansMemoryOutput, check_rows, surprise_of_turns
+from .memory_layer import TitansMemoryOutput, check_rows, mean_of_turns, surprise_of_turns
 from .memory_state import NeuralMemoryState
 from .neural_memory import process_turns
 
@@ -108,12 +108,7 @@ class VoiceMemoryLayer(nn.Module):
         Returns:
             (rows, hidden_size) in the dtype of the parameters; undefined for a row without tokens.
         """
-        hidden_states = hidden_states.to(self.voice_mean.dtype)
-        if lengths is None:
-            mean = hidden_states.mean(1)
-        else:
-            absent = torch.arange(hidden_states.shape[1], device=lengths.device) >= lengths[:, None]
-            mean = hidden_states.masked_fill(absent[..., None], 0).sum(1) / lengths.clamp(min=1)[:, None]
+        mean = mean_of_turns(hidden_states.to(self.voice_mean.dtype), lengths).to(self.voice_mean.dtype)
         return (mean - self.voice_mean) / self.voice_scale
 
     def _tokens(self, pooled: Tensor, lengths: Tensor | None) -> MemoryTokens:

@@ -109,6 +109,15 @@ def main(
             ours, theirs = is_right(reports[name], condition), is_right(reports[other_name], other)
             centre, low, high = paired_difference(ours, theirs, turns, resamples=resamples)
             print(f"{condition} of {name} - {other} of {other_name}: {centre:+.1f} ({low:+.1f} to {high:+.1f})")
+    print()
+    for report in reports["memory"]:
+        on, off = (is_right([report], condition) for condition in ("memory", "memory_off"))
+        print(f"with the memory, {(on & ~off).sum()} turns become right and {(off & ~on).sum()} wrong")
+        here, names = scored_turns(report), np.array([turn["speaker"] for turn in report.predictions])
+        for speaker in np.unique(names):
+            rows = names == speaker
+            recalls = [100 * average_recall(right[rows], here.emotions[rows])[0] for right in (on, off)]
+            print(f"{speaker}: {recalls[0]:.1f} with the memory, {recalls[1]:.1f} without")
 
 
 if __name__ == "__main__":

@@ -494,6 +494,8 @@ def test_reports_of_the_host_are_pooled_over_folds(real, tmp_path, monkeypatch, 
     assert f"memory, title of memory_off: {100 * (1 + 4 / 6) / 2:.1f}" in printed
     assert "memory of memory - memory_off of memory: +16.7 (" in printed
     assert "memory of memory - memory_off of plain: +33.3 (" in printed
+    assert "with the memory, 2 turns become right and 0 wrong" in printed
+    assert "speaker one: 100.0 with the memory, 66.7 without" in printed
     assert "transitions" not in [line.split(" of ")[0] for line in printed.splitlines()]
     lacking = found[tmp_path / "two" / "memory" / "report"].predictions
     del lacking[0]["predicted"]["other_state"]

@@ -114,9 +114,8 @@ def build_report(
     conditions = {name: condition for name, condition in found.items() if condition is not None}
     temperature = run["model"].get("temperature", 1.0)
     baselines, left_out = _baselines(conditions.get("memory_off"), turns, train, training_logits)
-    decoded, not_decoded = _decoded(conditions, turns, train, temperature)
-    if run["model"].get("emotion_transitions") and decoded.pop("memory_transitions", None):
-        not_decoded["memory_transitions"] = HAS_TRANSITIONS
+    follows = run["model"].get("emotion_transitions", False)
+    decoded, not_decoded = _decoded(conditions, turns, train, temperature, follows=follows)
     other = scores["other_state"] if "other_state" in found else None
     if other is not None and not (other.logits or other.texts or other.values):
         left_out["other_state"] = NO_PARTNER
@@ -201,9 +200,13 @@ def _baselines(
 
 
 def _decoded(
-    conditions: Mapping[str, _Condition], turns: Turns, train: Dataset | None, temperature: float
+    conditions: Mapping[str, _Condition], turns: Turns, train: Dataset | None, temperature: float, *, follows: bool
 ) -> tuple[dict[str, _Condition], dict[str, str]]:
-    """The conditions that are decoded with emotion transitions; and why others are left out."""
+    """The conditions that are decoded with emotion transitions; and why others are left out.
+
+    Args:
+        follows: whether the model itself does so with its memory on.
+    """
     decoded, left_out = {}, {}
     for name, of in _DECODED.items():
         if of not in conditions:
@@ -211,6 +214,9 @@ def _decoded(
         source = conditions[of]
         if source.logits is None or train is None:
             left_out[name] = NO_LOGITS if source.logits is None else NO_TRAINING_SPLIT
+            continue
+        if follows and of == "memory":
+            left_out[name] = HAS_TRANSITIONS
             continue
         chances = emotion_transitions(train["emotion"], train["conversation_id"], len(turns.labels))
         conversations = [turns.conversations[row] for row in source.rows]

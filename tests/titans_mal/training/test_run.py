@@ -14,7 +14,7 @@ from typer.testing import CliRunner
 
 from titans_mal import AutoModelForAudioEmotion
 from titans_mal.cli import app
-from titans_mal.training import run
+from titans_mal.training import ConversationTrainer, run
 from titans_mal.training.run import hold_out, lock
 from titans_mal.training.run_options import ModelOptions, parse_options
 from titans_mal.training.run_report import check_same_options, write_options
@@ -60,6 +60,14 @@ def test_train_fits_voices_transitions_and_a_temperature(base, talks_folder, tmp
     monkeypatch.setattr(
         run, "fit_voice_memory", lambda *given, **how: copies.append(how["virtual_voices"]) or fit(*given, **how)
     )
+    # Transitions are counted after the training, so that they do not choose its best model.
+    train, before = ConversationTrainer.train, []
+
+    def watched(self, *given, **how):
+        before.append(self.model.config.emotion_transitions)
+        return train(self, *given, **how)
+
+    monkeypatch.setattr(ConversationTrainer, "train", watched)
     memory = '{"num_heads": 2, "head_dim": 8, "voice_layers": [0], "voice_key_dim": 1}'
     fitted = (
         "--emotion-readout", "audio", "--emotion-transitions", "True", "--calibrate", "True",
@@ -74,6 +82,7 @@ def test_train_fits_voices_transitions_and_a_temperature(base, talks_folder, tmp
     assert voices.voice_gain == 1
     assert voices.voice_mean.any()
     assert copies == [run.VIRTUAL_VOICES]
+    assert before == [None]
     assert model.config.emotion_transitions is not None
     assert model.config.emotion_readout == "audio"
     recipe = json.loads((tmp_path / "model" / "training_recipe.json").read_text())
