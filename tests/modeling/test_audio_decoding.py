@@ -5,6 +5,7 @@ import struct
 import tracemalloc
 import zlib
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -289,3 +290,18 @@ def test_a_short_probe_of_plain_wav_changes_no_sample(codec, seconds, monkeypatc
     np.testing.assert_array_equal(
         short, np.concatenate([block.channels for block in audio_decoding.decode_blocks(content)], 1)
     )
+
+
+def test_frames_of_another_rate_or_layout_are_not_joined():
+    def frame(rate: int, channels: int, value: float) -> SimpleNamespace:
+        layout = SimpleNamespace(channels=[SimpleNamespace(name=f"C{place}") for place in range(channels)])
+        samples = np.full((channels, 4), value, np.float32)
+        kind = SimpleNamespace(is_planar=True)
+        return SimpleNamespace(layout=layout, sample_rate=rate, format=kind, to_ndarray=lambda: samples)
+
+    given = [frame(8000, 1, 0.1), frame(8000, 1, 0.2), frame(16_000, 1, 0.3), frame(16_000, 2, 0.4)]
+    clock = audio_decoding._Clock("a file")
+    blocks = list(audio_decoding._joined([(one, slice(1, None)) for one in given], "a file", clock))
+    assert [(samples.shape, rate, len(layout)) for samples, rate, layout in blocks] == [
+        ((1, 6), 8000, 1), ((1, 3), 16_000, 1), ((2, 3), 16_000, 2),
+    ]  # fmt: skip

@@ -10,6 +10,7 @@ from tiny_models import AUDIO, MODES, VOCABULARY, rows_of, tiny_model, tiny_turn
 from titans_mal import ConversationMemoryCache
 from titans_mal.evaluation.baselines import decode_dialogues
 from titans_mal.modeling.emotion_transitions import are_beliefs, check_transitions, follow_transitions
+from titans_mal.modeling.speaker_streams import speaker_stream
 
 
 LABELS = 4
@@ -255,3 +256,10 @@ def test_uniform_transitions_change_nothing():
     logits = torch.randn(5, 3, generator=torch.Generator().manual_seed(0))
     beliefs = torch.tensor([[0.2, 0.3, 0.5]]).expand(5, 3)
     torch.testing.assert_close(follow_transitions(logits, beliefs, torch.ones(3, 3), 2.0), logits)
+
+
+def test_the_memory_of_a_speaker_does_not_carry_the_belief_of_a_conversation():
+    model = following(memory={"scope": "speaker"})
+    cache = cache_for(model)
+    logits_of(model, tiny_turns(1), memory_cache=cache, speaker_ids=[7])
+    assert speaker_stream(cache, 7).beliefs is None

@@ -183,7 +183,7 @@ def _partners_in(others: Dataset | None, groups: Sequence[Group], first: int) ->
     if others is None or not rows:
         return {}
     chosen = others.select(rows)
-    return {"partners of the training split": [data_fingerprint(chosen), audio_fingerprint(chosen)]}
+    return {"choice of training partners": [data_fingerprint(chosen), audio_fingerprint(chosen)]}
 
 
 def _sample(train: Dataset, seed: int) -> Dataset:

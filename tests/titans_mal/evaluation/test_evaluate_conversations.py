@@ -197,6 +197,19 @@ def test_another_state_may_be_of_the_training_split(model, processor, tmp_path):
     )
 
 
+def test_a_run_is_resumed_only_with_the_same_partners(model, processor, tmp_path):
+    both = write_talks(tmp_path / "talks", speakers=lambda talk, turn: "AB"[talk in "cd"])
+    rows = {name: [row for row, of in enumerate(both["conversation_id"]) if of == name] for name in "abcd"}
+    given = {"conditions": ["memory", "other_state"], "train": both.select(rows["c"])}
+    test, train = both.select(rows["a"]), both.select([*rows["c"], *rows["d"]])
+    evaluated(model, processor, test, tmp_path / "out", **given)
+    # Training turns that are no partners do not matter.
+    evaluated(model, processor, test, tmp_path / "out", **{**given, "train": train})
+    other = {**given, "train": both.select(rows["c"][::-1]).map(lambda _, row: {"turn_index": row}, with_indices=True)}
+    with pytest.raises(ValueError, match="a run with a different choice of training partners"):
+        evaluated(model, processor, test, tmp_path / "out", **other)
+
+
 def test_an_unusable_partner_of_the_training_split_is_named_as_such(model, processor, tmp_path):
     audio = lambda talk, turn: np.zeros(8000) if (talk, turn) == ("c", 1) else None  # noqa: E731
     both = write_talks(tmp_path / "talks", audio=audio, speakers=lambda talk, turn: "AB"[talk in "cd"])
