@@ -4,10 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import io
-import math
 import os
-import re
 import time
 import warnings
 from collections.abc import Iterator
@@ -16,18 +13,15 @@ from typing import NamedTuple
 
 import numpy as np
 
-from .audio_arrays import MAX_PEAK
+from .audio_checks import AudioDecodingError, check_format, check_level
+from .audio_headers import HEAD_BYTES, check_pointer, check_riff, is_chained, is_plain_wav
+from .audio_source import name_of, open_file, split_part
 
 
 # Containers (FFmpeg's names) that hold audio and refer to no other files: no playlists, session descriptions or lists
 # of files.
 CONTAINERS = ("wav", "w64", "flac", "ogg", "mp3", "mov", "mp4", "matroska", "webm", "aiff", "au", "aac", "amr", "caf",
               "wv", "avi", "asf", "nistsphere")  # fmt: skip
-# Hz; lower rates cannot carry speech, and resampling is slow at rates that no device has.
-MIN_RATE, MAX_RATE = 1_000, 768_000
-MAX_CHANNELS = 64
-# Samples per second of audio, over all channels: eight channels at 192 kHz.
-_MAX_VALUES_PER_SECOND = 8 * 192_000
 # Seconds allowed for opening a file, and for decoding each next piece of audio.
 TIMEOUT = 20.0
 # Number of samples (over all channels) that are converted at a time.
@@ -39,26 +33,6 @@ _TRUNCATION_TOLERANCE = 0.05
 # Seconds by which a part of a file may end after the file without a warning.
 _PART_TOLERANCE = 0.1
 _PROBE_BYTES = 4096
-# Format tags of WAV: PCM, float, A-law and mu-law.
-_PLAIN_WAV = {1, 3, 6, 7}
-# First bytes of the placeholders of Git LFS and git-annex, which a clone has in place of a file until it is fetched.
-_POINTERS = {
-    b"version https://git-lfs.github.com/spec/": ("a Git LFS", "git lfs pull"),
-    b"/annex/objects/": ("a git-annex", "git annex get"),
-}
-# A part of a file, as in "call.wav#t=12.5,17" (W3C Media Fragments 1.0, 4.2.1, in seconds), or one channel of a part,
-# as in "call.wav#t=12.5,17&channel=2".
-_FRAGMENT = re.compile(
-    r"(?P<path>.+)#t=(?P<start>\d+(\.\d+)?),(?P<end>\d+(\.\d+)?)(&channel=(?P<channel>[1-9]\d*))?", re.DOTALL
-)
-
-
-class AudioDecodingError(ValueError):
-    """The content of a file or of bytes is not usable audio."""
-
-
-class AudioTooLong(AudioDecodingError):
-    """The audio is longer than allowed."""
 
 
 class AudioBlock(NamedTuple):
@@ -88,7 +62,7 @@ def decode_blocks(source: str | Path | bytes | bytearray) -> Iterator[AudioBlock
             `MAX_PEAK`, with too many channels, at an unsupported rate, or truncated (detected where the format's
             header gives the length).
     """
-    name, seconds = _name(source), 0.0
+    name, seconds = name_of(source), 0.0
     with _open(source) as (container, stream, part, clock):
         if len(container.streams.audio) > 1:
             warnings.warn(
@@ -125,7 +99,11 @@ def header_seconds(source: str | Path | bytes | bytearray) -> float | None:
         FileNotFoundError, AudioDecodingError: as `decode_blocks`, for what the header shows.
     """
     with _open(source, header_only=True) as (container, stream, part, _):
-        if stream.duration is None or (container.format.name == "ogg" and _is_chained(source)):
+        if container.format.name == "ogg":
+            with open_file(split_part(source)[0]) as file:
+                if is_chained(file):
+                    return None
+        if stream.duration is None:
             return None
         seconds = float(stream.duration * stream.time_base)
     return seconds if part is None else max(0.0, min(part[1], seconds) - part[0])
@@ -135,75 +113,6 @@ def header_channels(source: str | Path | bytes | bytearray) -> int:
     """Number of channels according to the header; errors as `header_seconds`."""
     with _open(source, header_only=True) as (_, stream, _, _):
         return stream.channels
-
-
-def channel_of_part(source) -> int | None:
-    """The channel in `path#t=START,END&channel=N`, counted from 1; None for other sources."""
-    if not isinstance(source, str | Path) or _is_file(source):
-        return None
-    fragment = _FRAGMENT.fullmatch(str(source))
-    return None if fragment is None or fragment["channel"] is None else int(fragment["channel"])
-
-
-def check_rate(rate: int, name: str = "A sampling rate") -> None:
-    """Check a sampling rate.
-
-    Raises:
-        ValueError: unless it is an integer number of Hz from `MIN_RATE` to `MAX_RATE`.
-    """
-    is_whole = isinstance(rate, int | np.integer) and not isinstance(rate, bool)
-    if not is_whole or not MIN_RATE <= rate <= MAX_RATE:
-        raise ValueError(
-            f"{name} must be an integer number of Hz from {MIN_RATE:,} to {MAX_RATE:,}, got {_shown(rate)}."
-        )
-
-
-def check_format(rate: int, channels: int, name: str) -> None:
-    """Check that rate and channels are those of a plausible recording.
-
-    Raises:
-        AudioDecodingError: with the rate and channels found.
-    """
-    is_allowed = MIN_RATE <= rate <= MAX_RATE and 1 <= channels <= MAX_CHANNELS
-    if not is_allowed or rate * channels > _MAX_VALUES_PER_SECOND:
-        raise AudioDecodingError(
-            f"{name} has {channels} channels at {rate} Hz; allowed are 1 to {MAX_CHANNELS} at {MIN_RATE:,} to "
-            f"{MAX_RATE:,} Hz, and up to {_MAX_VALUES_PER_SECOND:,} samples per second over all channels."
-        )
-
-
-def check_level(samples: np.ndarray, name: str) -> None:
-    """Check that samples (any shape, full scale 1.0) are finite and at most `MAX_PEAK`.
-
-    Raises:
-        AudioDecodingError: with the number of values that are not finite, or the peak.
-    """
-    if not samples.size:
-        return
-    peak = max(float(samples.max()), -float(samples.min()))
-    if not math.isfinite(peak):  # the maximum is NaN if any value is
-        count = int((~np.isfinite(samples)).sum())
-        raise AudioDecodingError(f"{name} has {count} samples that are not finite.")
-    if peak > MAX_PEAK:
-        raise AudioDecodingError(
-            f"{name} has a peak of {peak:.4g}, where full scale is 1.0 and the maximum is {MAX_PEAK:g}: scale it to "
-            "[-1, 1], or give integer samples in an integer type."
-        )
-
-
-def check_pointer(content: bytes, name: str) -> None:
-    """Reject the placeholder that a clone has in place of a file until it is fetched.
-
-    Args:
-        content: the first bytes of the file, or all of them.
-        name: name of the file.
-
-    Raises:
-        AudioDecodingError: naming the command that fetches it.
-    """
-    for start, (kind, command) in _POINTERS.items():
-        if content.startswith(start):
-            raise AudioDecodingError(f"{name} is {kind} pointer and not the file itself: `{command}` fetches it.")
 
 
 class _Clock:
@@ -248,19 +157,19 @@ def _open(source, *, header_only: bool = False) -> Iterator[tuple]:
         import av
     except ImportError as error:
         raise ImportError("Decoding audio needs PyAV: pip install av soxr") from error
-    name, clock = _name(source), _Clock(_name(source))
-    source, part = _split_part(source)
-    with io.BytesIO(source) if isinstance(source, bytes | bytearray) else open(source, "rb") as file:
+    name, clock = name_of(source), _Clock(name_of(source))
+    source, part = split_part(source)
+    with open_file(source) as file:
         size = file.seek(0, os.SEEK_END)
         if not size:
             raise AudioDecodingError(f"{name}: the file is empty.")
         file.seek(0)
-        head = file.read(max(map(len, _POINTERS)))
+        head = file.read(HEAD_BYTES)
         check_pointer(head, name)
-        is_riff = _check_riff(head, size, name)
+        is_riff = check_riff(head, size, name)
         file.seek(0)
         options = {"format_whitelist": ",".join(CONTAINERS), "protocol_whitelist": "", "codec_whitelist": _codecs()}
-        options |= {"probesize": str(_PROBE_BYTES)} if is_riff and (header_only or _is_plain_wav(head)) else {}
+        options |= {"probesize": str(_PROBE_BYTES)} if is_riff and (header_only or is_plain_wav(head)) else {}
         reader = _Reader(file, clock, "" if isinstance(source, bytes | bytearray) else str(source))
         try:
             with av.open(
@@ -298,43 +207,6 @@ def _codecs() -> str:
     return ",".join(sorted(names))
 
 
-def _is_chained(source: str | Path | bytes | bytearray) -> bool:
-    """Whether an Ogg file holds streams one after the other (RFC 3533, section 4), of which it declares only the last.
-
-    Only the headers of its pages (section 6) are read.
-    """
-    source, _ = _split_part(source)
-    has_content = False
-    with io.BytesIO(source) if isinstance(source, bytes | bytearray) else open(source, "rb") as file:
-        while len(header := file.read(27)) == 27 and header.startswith(b"OggS"):
-            begins_stream = bool(header[5] & 2)
-            if begins_stream and has_content:
-                return True
-            has_content = has_content or not begins_stream
-            file.seek(sum(file.read(header[26])), os.SEEK_CUR)
-    return False
-
-
-def _split_part(source) -> tuple:
-    """The path or bytes, and the (start, end) of a part of a file."""
-    if isinstance(source, bytes | bytearray):
-        return source, None
-    if _is_file(source):
-        return source, None
-    fragment = _FRAGMENT.fullmatch(str(source))
-    if fragment is None or not _is_file(fragment["path"]):
-        raise FileNotFoundError(f"No such audio file: {_shown(str(source))}")
-    return fragment["path"], (float(fragment["start"]), float(fragment["end"]))
-
-
-def _is_file(path: str | Path) -> bool:
-    """Whether it is a regular file; False for names that no file can have."""
-    try:
-        return Path(path).is_file()
-    except (OSError, ValueError):
-        return False
-
-
 def _frames_of_part(container, stream, start: float, end: float) -> Iterator[tuple]:
     """Frames that overlap the part between two times, in seconds from the first sample, and a slice of each frame."""
     # Some formats seek past the requested time; decode from one second before it and skip those frames.
@@ -352,39 +224,11 @@ def _frames_of_part(container, stream, start: float, end: float) -> Iterator[tup
             return
 
 
-def _name(source) -> str:
-    return "the given bytes" if isinstance(source, bytes | bytearray) else _shown(str(source))
-
-
-def _shown(value, most: int = 200) -> str:
-    """A value as error messages show it, cut to a maximal length since it may be untrusted."""
-    text = value if isinstance(value, str) else repr(value)
-    return text if len(text) <= most else f"{text[:most]}... ({len(text)} characters)"
-
-
 def _declared_seconds(stream, container) -> float | None:
     """Duration by the header, in seconds; None for formats whose value is only an estimate from the file's size."""
     if container.format.name not in ("flac", "mov,mp4,m4a,3gp,3g2,mj2", "aiff", "au"):
         return None
     return None if stream.duration is None else float(stream.duration * stream.time_base)
-
-
-def _check_riff(head: bytes, size: int, name: str) -> bool:
-    """Whether it is a WAV file; raise if it is truncated, since FFmpeg reads it without an error."""
-    declared = int.from_bytes(head[4:8], "little")
-    # Writers to a pipe leave the size open, and some count a final padding byte that they do not write.
-    if head[:4] == b"RIFF" and declared not in (0, 0xFFFFFFFF) and declared + 8 > size + 1:
-        raise AudioDecodingError(f"{name}: truncated, it holds {size} bytes of the declared {declared + 8}.")
-    return head[:4] == b"RIFF"
-
-
-def _is_plain_wav(head: bytes) -> bool:
-    """Whether a WAV file begins with the format of one channel of PCM, float, A-law or mu-law samples.
-
-    Stereo PCM may hold a DTS stream, which only more of its content shows.
-    """
-    tag, channels = int.from_bytes(head[20:22], "little"), int.from_bytes(head[22:24], "little")
-    return head[8:16] == b"WAVEfmt " and tag in _PLAIN_WAV and channels == 1
 
 
 def _joined(frames, name: str, clock: _Clock) -> Iterator[tuple[np.ndarray, int, tuple[str, ...]]]:

@@ -28,7 +28,8 @@ from .checkpoint_files import (
     readable_checkpoint,
 )
 from .checkpoint_saving import EXTENSION_NAMES, CheckpointSavingMixin
-from .configuration_titans_mal import DEFAULT_EMOTION_PROMPT, AudioEmotionConfigMixin, TitansMemoryConfig
+from .configuration_titans_mal import DEFAULT_EMOTION_PROMPT, AudioEmotionConfigMixin
+from .configuration_titans_memory import TitansMemoryConfig
 from .host_lora import load_lora, peft_adapters
 from .memory_placement import keep_memory_with_its_blocks
 from .model_identity import differing_shape, host_checksums, host_fingerprint, is_other_host

@@ -10,17 +10,9 @@ from pathlib import Path
 import numpy as np
 
 from .audio_arrays import Scale, channels_of
-from .audio_decoding import (
-    AudioBlock,
-    AudioDecodingError,
-    AudioTooLong,
-    channel_of_part,
-    check_level,
-    check_rate,
-    decode_blocks,
-    header_channels,
-    header_seconds,
-)
+from .audio_checks import AudioDecodingError, AudioTooLong, check_level, check_rate
+from .audio_decoding import AudioBlock, decode_blocks, header_channels, header_seconds
+from .audio_source import channel_of_part
 
 
 # ITU-R BS.775-3, table 2, downmix to mono (front channels 0.7071, centre 1, surround 0.5); LFE is left out.
@@ -64,7 +56,7 @@ def load_audio(
         FileNotFoundError: for a path that does not exist.
         AudioTooLong: for more than `max_seconds`.
         AudioDecodingError: for content that is empty, not audio in a supported container, not finite, above
-            `audio_decoding.MAX_PEAK`, without the requested channel, or truncated (detected in WAV, FLAC, MP4, AIFF
+            `audio_arrays.MAX_PEAK`, without the requested channel, or truncated (detected in WAV, FLAC, MP4, AIFF
             and AU, whose headers give the length; other formats are read as far as possible).
         ValueError: for another kind of source, an array of another shape, a rate that is none, or a `max_seconds` that
             is not a number above 0.

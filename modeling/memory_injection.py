@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 from transformers.utils import logging
 
-from .configuration_titans_mal import TitansMemoryConfig
+from .configuration_titans_memory import TitansMemoryConfig
 from .input_scalars import InputScalars
 from .memory_layer import mean_of_turns
 from .memory_transaction import MemoryTransaction

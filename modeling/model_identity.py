@@ -11,7 +11,7 @@ from torch.nn import functional as F
 from torch.optim.optimizer import register_optimizer_step_post_hook
 from transformers import PreTrainedConfig
 
-from .configuration_titans_mal import FIRST_DEFAULTS
+from .configuration_titans_memory import FIRST_DEFAULTS
 
 
 # Inserted by PEFT into the names of wrapped weights.

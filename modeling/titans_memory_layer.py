@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel, initialization
 
-from .configuration_titans_mal import TitansMemoryConfig
+from .configuration_titans_memory import TitansMemoryConfig
 from .deprecation import warn_renamed
 from .memory_chunks import MemoryTokens
 from .memory_gradients import l2_normalize, quadratic_features, rms_normalize, scaled_rms_normalize, without_autocast

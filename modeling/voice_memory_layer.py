@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor, nn
 
-from .configuration_titans_mal import TitansMemoryConfig
+from .configuration_titans_memory import TitansMemoryConfig
 from .memory_chunks import MemoryTokens
 from .memory_gradients import l2_normalize, quadratic_features, without_autocast
 from .memory_layer import TitansMemoryOutput, check_rows, mean_of_turns, surprise_of_turns

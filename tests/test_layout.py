@@ -15,8 +15,11 @@ TOGETHER = {
 }
 # Modules that are one part of something with a test file.
 TESTED_BY = {
+    "modeling/audio_checks.py": "test_audio_loading.py",
     "modeling/audio_emotion_mixin.py": "test_hosts.py",
     "modeling/audio_emotion_output.py": "test_transformers_properties.py",
+    "modeling/audio_headers.py": "test_audio_decoding.py",
+    "modeling/audio_source.py": "test_audio_loading.py",
     "modeling/checkpoint_files.py": "test_audio_emotion_checkpoint.py",
     "modeling/checkpoint_saving.py": "test_audio_emotion_checkpoint.py",
     "modeling/deprecation.py": "test_deprecated_names.py",

@@ -26,7 +26,7 @@ if TYPE_CHECKING:  # For type checkers alone, which do not see what `_PUBLIC` sa
     from .live import TurnDetector as TurnDetector
     from .modeling.audio_emotion_mixin import AudioEmotionMixin as AudioEmotionMixin
     from .modeling.configuration_titans_mal import AudioEmotionConfigMixin as AudioEmotionConfigMixin
-    from .modeling.configuration_titans_mal import TitansMemoryConfig as TitansMemoryConfig
+    from .modeling.configuration_titans_memory import TitansMemoryConfig as TitansMemoryConfig
     from .modeling.conversation_memory_cache import ConversationMemoryCache as ConversationMemoryCache
     from .modeling.conversation_store import ConversationStore as ConversationStore
     from .modeling.modeling_audioflamingo3_mal import AudioFlamingo3MALConfig as AudioFlamingo3MALConfig
@@ -81,7 +81,7 @@ _PUBLIC = {
     "ConversationStore": ".modeling.conversation_store",
     "ConversationTrainer": ".training",
     "ConversationTrainingArguments": ".training",
-    "TitansMemoryConfig": ".modeling.configuration_titans_mal",
+    "TitansMemoryConfig": ".modeling.configuration_titans_memory",
     "TurnDetector": ".live",
     "TitansMemoryLayer": ".modeling.titans_memory_layer",
     "choose_trained_parts": ".training",

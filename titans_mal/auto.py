@@ -18,7 +18,7 @@ from transformers.models.auto.auto_factory import _BaseAutoModelClass, _LazyAuto
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING_NAMES
 
 from .modeling.checkpoint_files import check_location, hub_keywords, readable_checkpoint
-from .modeling.configuration_titans_mal import TitansMemoryConfig
+from .modeling.configuration_titans_memory import TitansMemoryConfig
 from .modeling.modeling_audioflamingo3_mal import AudioFlamingo3MALConfig, AudioFlamingo3MALForAudioEmotion
 from .modeling.modeling_gemma3n_mal import Gemma3nMALConfig, Gemma3nMALForAudioEmotion
 from .modeling.modeling_gemma4_mal import Gemma4MALConfig, Gemma4MALForAudioEmotion

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from turn_features import FrozenHost, Turns
 
 from titans_mal.data.synthetic.suites import EMOTIONS
-from titans_mal.modeling.configuration_titans_mal import TitansMemoryConfig
+from titans_mal.modeling.configuration_titans_memory import TitansMemoryConfig
 from titans_mal.modeling.titans_memory_layer import TitansMemory, TitansMemoryLayer
 
 

@@ -7,7 +7,7 @@ from models import pool
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from titans_mal.modeling.configuration_titans_mal import TitansMemoryConfig
+from titans_mal.modeling.configuration_titans_memory import TitansMemoryConfig
 from titans_mal.modeling.memory_chunks import MemoryTokens
 from titans_mal.modeling.memory_injection import CALL_KEYWORD
 from titans_mal.modeling.titans_memory_layer import TitansMemoryLayer

@@ -13,8 +13,9 @@ import soxr
 from audio_files import RATE, encode, to_wav
 from tiny_models import tone
 
-from titans_mal.modeling import audio_decoding, audio_loading
-from titans_mal.modeling.audio_decoding import AudioBlock, AudioDecodingError, AudioTooLong, header_seconds
+from titans_mal.modeling import audio_decoding, audio_headers, audio_loading
+from titans_mal.modeling.audio_checks import AudioDecodingError, AudioTooLong
+from titans_mal.modeling.audio_decoding import AudioBlock, header_seconds
 from titans_mal.modeling.audio_loading import audio_blocks, audio_seconds, load_audio
 
 
@@ -284,9 +285,9 @@ def test_the_picture_of_an_album_is_not_decoded():
 @pytest.mark.parametrize("seconds", [0.02, 7.0])
 def test_a_short_probe_of_plain_wav_changes_no_sample(codec, seconds, monkeypatch):
     content = encode(np.random.default_rng(0).uniform(-0.5, 0.5, round(seconds * RATE)), codec, "wav")
-    assert audio_decoding._is_plain_wav(content[:42]) == (codec != "adpcm_ima_wav")
+    assert audio_headers.is_plain_wav(content[:42]) == (codec != "adpcm_ima_wav")
     short = np.concatenate([block.channels for block in audio_decoding.decode_blocks(content)], 1)
-    monkeypatch.setattr(audio_decoding, "_PLAIN_WAV", set())
+    monkeypatch.setattr(audio_headers, "_PLAIN_WAV", set())
     np.testing.assert_array_equal(
         short, np.concatenate([block.channels for block in audio_decoding.decode_blocks(content)], 1)
     )

@@ -8,7 +8,7 @@ from tiny_models import tiny_model, tiny_turns
 from torch import Tensor
 
 from titans_mal import ConversationMemoryCache
-from titans_mal.modeling.configuration_titans_mal import TitansMemoryConfig
+from titans_mal.modeling.configuration_titans_memory import TitansMemoryConfig
 from titans_mal.modeling.memory_state import norm_bound
 from titans_mal.modeling.model_identity import state_identity
 from titans_mal.modeling.titans_memory_layer import TitansMemory

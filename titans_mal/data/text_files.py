@@ -11,7 +11,7 @@ from io import StringIO
 from itertools import islice
 from pathlib import Path
 
-from ..modeling.audio_decoding import check_pointer
+from ..modeling.audio_headers import check_pointer
 from .table import clock_seconds
 
 

@@ -14,7 +14,7 @@ import torch
 from ..data.audio import MIN_SECONDS, audio_blocks, check_level
 from ..extras import extra
 from ..modeling.audio_arrays import as_array, scale_of
-from ..modeling.audio_decoding import check_rate
+from ..modeling.audio_checks import check_rate
 from .stream_resampler import StreamResampler
 from .turns import RATE
 

@@ -16,7 +16,7 @@ from ..live.remembered_speakers import check_person
 from ..live.turn_detector import SpokenTurn
 from ..live.turn_queue import TurnFuture
 from ..live.turns import RATE, check_speaker
-from ..modeling.audio_decoding import check_rate
+from ..modeling.audio_checks import check_rate
 from ..modeling.json_text import parse_json
 from .answers import TurnAnswer, turn_answer
 from .errors import Refused, close_reason, reason_of

@@ -21,7 +21,8 @@ from ..evaluation.evaluate_conversations import evaluate_conversations
 from ..evaluation.report import EvaluationReport
 from ..modeling.audio_emotion_mixin import AudioEmotionMixin
 from ..modeling.checkpoint_saving import check_base_is_public
-from ..modeling.configuration_titans_mal import DEFAULT_EMOTION_PROMPT, READOUTS, TitansMemoryConfig, read_labels
+from ..modeling.configuration_titans_mal import DEFAULT_EMOTION_PROMPT, READOUTS, read_labels
+from ..modeling.configuration_titans_memory import TitansMemoryConfig
 from ..processes import process_state
 from .arguments import ConversationTrainingArguments
 from .checkpoints import last_good_checkpoint

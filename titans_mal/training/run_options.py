@@ -8,7 +8,8 @@ from typing import Any
 
 from transformers import HfArgumentParser, PreTrainedConfig
 
-from ..modeling.configuration_titans_mal import DEFAULT_EMOTION_PROMPT, READOUTS, TRANSCRIPT, TitansMemoryConfig
+from ..modeling.configuration_titans_mal import DEFAULT_EMOTION_PROMPT, READOUTS, TRANSCRIPT
+from ..modeling.configuration_titans_memory import TitansMemoryConfig
 from ..modeling.json_text import parse_json
 from .arguments import ConversationTrainingArguments
 

@@ -7,7 +7,7 @@ import torch
 from tiny_models import save_base
 
 from titans_mal import AutoModelForAudioEmotion, ConversationMemoryCache
-from titans_mal.modeling.configuration_titans_mal import TitansMemoryConfig
+from titans_mal.modeling.configuration_titans_memory import TitansMemoryConfig
 from titans_mal.modeling.titans_memory_layer import TitansMemory
 from titans_mal.modeling.voice_memory_layer import VoiceMemoryLayer
 from titans_mal.training.trained_parts import choose_trained_parts
