@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.nn import functional as F
 from transformers.utils import logging
 
+from .call_rows import CallRows, schedule, turn_by_turn
 from .conversation_memory_cache import ConversationMemoryCache
 from .emotion_transitions import follow_turns
 from .input_scalars import InputScalars
@@ -46,8 +47,7 @@ class MemoryTransaction:
             likewise.
 
     Raises:
-        ValueError: for ids of a wrong shape or type, more conversations or speakers than the cache can hold, or a
-            cache that was used both with and without conversation_ids.
+        ValueError: as `CallRows`.
     """
 
     def __init__(
@@ -76,16 +76,14 @@ class MemoryTransaction:
         self._tokens: Tensor | None = None
         self._beliefs: Tensor | None = None
 
-        self._conversation_ids = cache.conversation_ids
-        self._speaker_ids = cache.speaker_ids
-        self._cache_rows = self._rows_of_cache(rows, _as_list(conversation_ids, rows, "conversation_ids"))
-        streams = self._streams(self._cache_rows, _as_list(speaker_ids, rows, "speaker_ids"))
+        self._rows = CallRows(cache, rows, conversation_ids, speaker_ids)
+        streams = self._rows.streams
         self._row_streams = torch.tensor(streams)
         if not write or len(set(streams)) == rows:
             # Rows that do not write cannot see each other, so all of them read the state before the call.
             order, self.row_order, self.batch_sizes = streams, None, None
         else:
-            order, self.row_order, self.batch_sizes = _schedule(streams)
+            order, self.row_order, self.batch_sizes = schedule(streams)
         self._streams_in_order = torch.tensor(order)
         # Computed from Python integers, since compiled code must not read tensors.
         self._is_whole_cache = order == list(range(len(cache.turns)))
@@ -93,50 +91,6 @@ class MemoryTransaction:
         turns = cache.turns
         is_at_hand = turns.device.type == "cpu" and not torch.compiler.is_compiling()
         self._is_continued = is_at_hand and all(count > 0 for count in turns[self._streams_in_order].tolist())
-
-    def _rows_of_cache(self, rows: int, ids: list[int] | None) -> list[int]:
-        cache = self.cache
-        if ids is None:
-            if self._conversation_ids is not None:
-                raise ValueError("This memory_cache was used with conversation_ids before: pass them in every call.")
-            if rows != cache.batch_size:
-                raise ValueError(
-                    f"Without conversation_ids, the call needs one row per row of the cache, but it has {rows} rows "
-                    f"and the cache has {cache.batch_size}."
-                )
-            return list(range(rows))
-        if self._conversation_ids is None and bool(cache.turns.any()):
-            raise ValueError(
-                "This memory_cache was used without conversation_ids before: do not pass them, or reset() the cache "
-                "first."
-            )
-        known = dict(self._conversation_ids or {})
-        free = [row for row in range(cache.batch_size) if row not in known.values()]
-        new = [key for key in dict.fromkeys(ids) if key not in known]
-        if len(new) > len(free):
-            raise ValueError(
-                f"memory_cache has batch_size={cache.batch_size} with {len(free)} free rows, but conversation_ids "
-                f"name {len(new)} new conversations."
-            )
-        known.update(zip(new, free))
-        self._conversation_ids = known
-        return [known[key] for key in ids]
-
-    def _streams(self, cache_rows: list[int], speakers: list[int] | None) -> list[int]:
-        if not self.cache.is_by_speaker:
-            return cache_rows
-        slots = self.cache.streams_per_row
-        if speakers is None:
-            raise ValueError("speaker_ids are needed: memory_config.scope is 'speaker'.")
-        self._speaker_ids = [dict(known) for known in self.cache.speaker_ids]
-        streams = []
-        for row, speaker in zip(cache_rows, speakers):
-            known = self._speaker_ids[row]
-            slot = known.setdefault(speaker, len(known))
-            if slot >= slots:
-                raise ValueError(f"A conversation has more than max_speakers={slots} speakers: {sorted(known)}.")
-            streams.append(row * slots + slot)
-        return streams
 
     def expand(self, copies: int) -> None:
         """Let each row stand for `copies` identical rows, such as beams; only the first of them is written."""
@@ -204,7 +158,8 @@ class MemoryTransaction:
         """
         logits, has_audio = logits[:: self.copies], has_audio[:: self.copies]
         # Rows that do not write cannot see each other.
-        turns = _turn_by_turn(self._cache_rows) if self.write else [(list(range(len(logits))), self._cache_rows)]
+        conversations = self._rows.conversations
+        turns = turn_by_turn(conversations) if self.write else [(list(range(len(logits))), conversations)]
         beliefs = self._before.beliefs
         if beliefs is None:
             beliefs = torch.zeros(self.cache.batch_size, logits.shape[1])
@@ -267,8 +222,8 @@ class MemoryTransaction:
         after.turns = _sent(after.turns, tokens.device).index_add(0, rows, (tokens > 0).long())
         if self._beliefs is not None or after.beliefs is not None:
             after.beliefs = self._beliefs_after(tokens)
-        after.conversation_ids = self._conversation_ids
-        after.speaker_ids = self._speaker_ids
+        after.conversation_ids = self._rows.conversation_ids
+        after.speaker_ids = self._rows.speaker_ids
         # A state that was partly written by unknown weights keeps an unknown origin.
         is_known = not self.cache.is_initialized or self.cache.weights_fingerprint is not None
         after.weights_fingerprint = self._weights_fingerprint if is_known else None
@@ -289,7 +244,7 @@ class MemoryTransaction:
 
     def _conversations_of(self, rows: Tensor) -> Tensor:
         """(conversations, 1) bool: whether any of the chosen rows, (rows,) bool, is a turn of the conversation."""
-        places = _sent(torch.tensor(self._cache_rows), rows.device)
+        places = _sent(torch.tensor(self._rows.conversations), rows.device)
         counts = torch.zeros(self.cache.batch_size, dtype=torch.long, device=rows.device)
         return (counts.index_add(0, places, rows.long()) > 0)[:, None]
 
@@ -319,7 +274,7 @@ class MemoryTransaction:
                 return tokens
             _check_readings(readings)
             broken = self._streams_in_order[~is_finite.cpu()].tolist()
-            names = "; ".join(self._name_of_stream(stream) for stream in broken)
+            names = "; ".join(self._rows.name_of(stream) for stream in broken)
             if not self._is_training:
                 raise ValueError(
                     f"The memory of {names} would not be finite after this call: nothing was written. Check the audio "
@@ -347,12 +302,6 @@ class MemoryTransaction:
 
         return state.map(keep, before)
 
-    def _name_of_stream(self, stream: int) -> str:
-        names = {row: name for name, row in (self._conversation_ids or {}).items()}
-        cache_row, slot = divmod(stream, self.cache.streams_per_row)
-        name = f"conversation {names[cache_row]}" if cache_row in names else f"row {cache_row}"
-        return f"{name}, speaker {slot}" if self.cache.streams_per_row > 1 else name
-
     def _warn_of_rejected(self) -> None:
         """Warn once per stream that the memory diverged."""
         if torch.compiler.is_compiling():
@@ -360,7 +309,7 @@ class MemoryTransaction:
         for layer_idx, is_rejected in self._rejected.items():
             for row in is_rejected.nonzero().flatten().tolist():
                 logger.warning_once(
-                    f"The memory of {self._name_of_stream(int(self._row_streams[row]))} diverged at memory layer "
+                    f"The memory of {self._rows.name_of(int(self._row_streams[row]))} diverged at memory layer "
                     f'{layer_idx}, which step_rule="paper" allows: the turn was not written.'
                 )
 
@@ -385,37 +334,6 @@ def _check_readings(readings: Tensor | None) -> None:
     raise ValueError(f"The emotion logits or values of rows {rows} are not finite: nothing was written.")
 
 
-def _schedule(streams: list[int]) -> tuple[list[int], Tensor, list[int]]:
-    """The distinct streams, those with most turns first; the rows turn by turn; the number of rows of each turn."""
-    turns = _turn_by_turn(streams)
-    return turns[0][1], torch.tensor([row for rows, _ in turns for row in rows]), [len(rows) for rows, _ in turns]
-
-
-def _turn_by_turn(streams: list[int]) -> list[tuple[list[int], list[int]]]:
-    """The rows of the streams' first turns, of their second turns, ..., and their streams; longest streams first."""
-    rows_of: dict[int, list[int]] = {}
-    for row, stream in enumerate(streams):
-        rows_of.setdefault(stream, []).append(row)
-    order = sorted(rows_of, key=lambda stream: -len(rows_of[stream]))
-    turns = []
-    for turn in range(len(rows_of[order[0]])):
-        present = [stream for stream in order if turn < len(rows_of[stream])]
-        turns.append(([rows_of[stream][turn] for stream in present], present))
-    return turns
-
-
 def _sent(tensor: Tensor, device: torch.device) -> Tensor:
     """Move to a device, from the CPU without synchronizing."""
     return tensor.to(device, non_blocking=tensor.device.type == "cpu")
-
-
-def _as_list(ids: Tensor | Sequence[int] | None, rows: int, name: str) -> list[int] | None:
-    if ids is None:
-        return None
-    try:
-        tensor = torch.as_tensor(ids)
-    except (ValueError, TypeError, RuntimeError):
-        tensor = None
-    if tensor is None or tensor.shape != (rows,) or tensor.is_floating_point() or tensor.dtype == torch.bool:
-        raise ValueError(f"{name} must be ({rows},) integers, one per row, got {ids!r}.")
-    return tensor.tolist()
