@@ -15,21 +15,20 @@ from transformers.utils import ModelOutput
 from .audio_emotion_checkpoint import AudioEmotionCheckpointMixin
 from .audio_emotion_output import HOST_CACHE, AudioEmotionOutput, annotated_output, extend_output, with_signature
 from .conversation_memory_cache import ConversationMemoryCache
-from .emotion_dimensions import concordance_loss
-from .emotion_readout import answer_logits, check_kept, emotion_loss, label_logits, last_unmasked_positions
+from .emotion_readout import last_unmasked_positions
+from .emotion_scores import EmotionScoresMixin, readings_of
 from .input_scalars import InputScalars, audio_features, is_slow_to_read
-from .label_words import are_whole_words, word_scores
 from .memory_generation import MemoryGenerationMixin
 from .memory_injection import CALL_KEYWORD, MemoryCall, attach_memory
 from .memory_transaction import MemoryTransaction
 from .turn_inputs import TurnInputsMixin
 from .turn_rules import check_flag
 from .turns_by_length import TowerByLengthMixin
-from .word_readout import WordReadoutMixin, padding_mask
+from .word_readout import padding_mask
 
 
 class AudioEmotionMixin(
-    MemoryGenerationMixin, WordReadoutMixin, TowerByLengthMixin, TurnInputsMixin, AudioEmotionCheckpointMixin
+    MemoryGenerationMixin, EmotionScoresMixin, TowerByLengthMixin, TurnInputsMixin, AudioEmotionCheckpointMixin
 ):
     """Conversational memory and an emotion readout for a host: mix it in before the host's class.
 
@@ -190,29 +189,12 @@ class AudioEmotionMixin(
 
         fields = dict(output)
         if call is not None and call.positions is not None:
-            fields["emotion_logits"] = self._emotion_logits(output, call, kwargs, steps_on=steps_on)
+            self._add_predictions(fields, output, call, kwargs, steps_on=steps_on)
             if steps_on and given_use_cache is False:
                 fields.pop(HOST_CACHE, None)
-            if self.config.emotion_dimensions:
-                fields["emotion_values"] = _read(self.emotion_values_head, call)
             fields["memory_surprise"] = call.stacked_surprise()
-        losses = []
-        if emotion_labels is not None:
-            self._check_is_read("emotion_labels", fields.get("emotion_logits"))
-            loss = emotion_loss(
-                fields["emotion_logits"],
-                emotion_labels,
-                self.config.id2label,
-                text_labels=kwargs.get("labels"),
-                num_items_in_batch=kwargs.get("num_items_in_batch"),
-                largest_label=None if call is None else call.seen.get("largest_label"),
-            )
-            losses.append(loss)
-        if emotion_value_labels is not None:
-            self._check_is_read("emotion_value_labels", fields.get("emotion_values"))
-            losses.append(concordance_loss(fields["emotion_values"], emotion_value_labels))
-        for loss in losses:
-            fields["loss"] = loss if fields.get("loss") is None else fields["loss"] + loss
+        if has_labels:
+            self._add_losses(fields, call, kwargs, emotion_labels, emotion_value_labels)
         if self.config.emotion_transitions is not None and not self.training:
             self._follow_transitions(fields, call)
         if isinstance(memory_cache, ConversationMemoryCache):
@@ -221,7 +203,7 @@ class AudioEmotionMixin(
         if transaction is not None and memory_cache is not None:
             is_checked = transaction.write and not self.training
             unread = call.inputs if call is not None and call.reads_later else None
-            transaction.end_of_forward(_readings(fields) if is_checked else None, unread)
+            transaction.end_of_forward(readings_of(fields) if is_checked else None, unread)
             if unread is not None and not unread.values["longest"]:
                 without_audio = dict.fromkeys(("emotion_logits", "emotion_values", "memory_surprise"))
                 result = self.output_class(**{**fields, **without_audio})
@@ -315,63 +297,6 @@ class AudioEmotionMixin(
         call.locate_audio(is_audio, inputs, reads_later=reads_later)
         return call
 
-    def _follow_transitions(self, fields: dict, call: MemoryCall | None) -> None:
-        """Let the emotion logits of an output depend on those of earlier turns; its losses are of the turns alone."""
-        logits = fields.get("emotion_logits")
-        if logits is None or call is None or call.transaction is None or call.inputs is None:
-            return
-        has_audio = (call.inputs.counts > 0).to(logits.device)
-        fields["emotion_logits"] = call.transaction.follow(
-            logits, has_audio, self.config.emotion_transitions, self.config.emotion_temperature
-        )
-
-    def _scores_words(self) -> bool:
-        """Whether this call scores labels by several tokens; `generate` has no use for scores."""
-        config = self.config
-        return (
-            config.emotion_readout == "verbalizer"
-            and are_whole_words(config.label_token_ids)
-            and not self._generating_in.is_any()
-        )
-
-    def _check_is_read(self, name: str, output: Tensor | None) -> None:
-        if output is None:
-            config = self.config
-            raise ValueError(
-                f"{name} were given, but input_ids hold no audio or the model does not predict them: it has "
-                f"emotion_readout={config.emotion_readout!r} and emotion_dimensions={config.emotion_dimensions}."
-            )
-
-    def _emotion_logits(self, output, call: MemoryCall, inputs: dict, *, steps_on: bool) -> Tensor | None:
-        if self.config.emotion_readout is None or call.last_positions is None:
-            return None
-        if self.config.has_emotion_head:
-            return _read(self.emotion_head, call)
-        tokens = self.config.label_token_ids
-        if are_whole_words(tokens) and not steps_on:
-            return None
-        length, kept = call.sequence_length, output.logits.shape[1]
-        earliest = call.seen.get("earliest")
-        if call.reads_later and call.inputs is not None:
-            call.inputs.checks.append(lambda values: check_kept(values["earliest"], length, kept))
-            earliest = length
-        answers = answer_logits(output.logits, call.last_positions, length, earliest=earliest)
-        return (
-            word_scores(answers, tokens, self.answer_steps(output, call, inputs))
-            if steps_on
-            else label_logits(answers, tokens)
-        )
-
-
-def _read(head: nn.Linear, call: MemoryCall) -> Tensor:
-    """(rows, features): a head's output for the hidden state of each row; float32, or float64 for such a head."""
-    if call.read_hidden_state is None:
-        raise RuntimeError("The host's forward did not run the decoder whose last hidden state the readout needs.")
-    weight = head.weight
-    with torch.autocast(weight.device.type, enabled=False):
-        values = head(call.read_hidden_state.to(weight.device, weight.dtype))
-    return values if values.dtype == torch.float64 else values.float()
-
 
 class _PerThread:
     """Counters per thread; a copy of the model starts with none."""
@@ -395,9 +320,3 @@ class _PerThread:
 
     def __deepcopy__(self, memo) -> _PerThread:
         return _PerThread()
-
-
-def _readings(fields: dict) -> Tensor | None:
-    """(rows, labels and dimensions), the predictions for the turns of a call; None without any."""
-    found = [fields[name] for name in ("emotion_logits", "emotion_values") if fields.get(name) is not None]
-    return torch.cat(found, dim=-1) if len(found) > 1 else next(iter(found), None)

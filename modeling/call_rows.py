@@ -41,8 +41,9 @@ class CallRows:
         self._cache = cache
         self.conversation_ids = cache.conversation_ids
         self.speaker_ids = cache.speaker_ids
-        self.conversations = self._find_conversations(rows, _as_list(conversation_ids, rows, "conversation_ids"))
-        speakers = _as_list(speaker_ids, rows, "speaker_ids")
+        ids = None if conversation_ids is None else _as_list(conversation_ids, rows, "conversation_ids")
+        speakers = None if speaker_ids is None else _as_list(speaker_ids, rows, "speaker_ids")
+        self.conversations = self._find_conversations(rows, ids)
         self.streams = self._find_streams(speakers) if cache.is_by_speaker else self.conversations
 
     def _find_conversations(self, rows: int, ids: list[int] | None) -> list[int]:
@@ -114,9 +115,7 @@ def turn_by_turn(streams: list[int]) -> list[tuple[list[int], list[int]]]:
     return turns
 
 
-def _as_list(ids: Tensor | Sequence[int] | None, rows: int, name: str) -> list[int] | None:
-    if ids is None:
-        return None
+def _as_list(ids: Tensor | Sequence[int], rows: int, name: str) -> list[int]:
     try:
         tensor = torch.as_tensor(ids)
     except (ValueError, TypeError, RuntimeError):

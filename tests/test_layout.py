@@ -23,6 +23,7 @@ TESTED_BY = {
     "modeling/checkpoint_files.py": "test_audio_emotion_checkpoint.py",
     "modeling/checkpoint_saving.py": "test_audio_emotion_checkpoint.py",
     "modeling/deprecation.py": "test_deprecated_names.py",
+    "modeling/emotion_scores.py": "test_emotion_readout.py",
     "modeling/host_types.py": "check_types.py",
     "modeling/memory_generation.py": "test_generation.py",
     "modeling/memory_placement.py": "test_audio_emotion_checkpoint.py",
