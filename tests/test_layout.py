@@ -36,6 +36,7 @@ TESTED_BY = {
     "titans_mal/data/metadata_folder.py": "test_conversations.py",
     "titans_mal/data/overview.py": "test_conversations.py",
     "titans_mal/data/segment_files.py": "test_recordings.py",
+    "titans_mal/data/turn_source.py": "test_conversations.py",
     "titans_mal/evaluation/calibrate.py": "test_calibration.py",
     "titans_mal/evaluation/emotion_metrics.py": "test_numbers.py",
     "titans_mal/evaluation/listener.py": "test_deprecated_names.py",

@@ -2,26 +2,23 @@
 
 from __future__ import annotations
 
-import json
 import re
 import warnings
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
-from datasets import Audio, Dataset, List, Value, concatenate_datasets
-
-from .audio import AudioDecodingError, part_of_file, pieces_of_turn
 from .audio_paths import resolve_files
 from .corpora import CORPORA, Corpus
 from .emobox import take_emobox_splits
 from .hub_dataset import read_hub_dataset
 from .metadata_folder import read_metadata_folder
-from .problems import LEFT_OUT, MAX_SECONDS, Problem, UnusableTurns, look_at_all, quietly, report_problems
-from .splits import check_split_options, draw_splits
+from .problems import MAX_SECONDS, Problem, UnusableTurns
+from .splits import check_split_options
 from .synthetic import NAMED_SUITES, SPLITS, synthetic_conversations
-from .table import DIMENSIONS, GROUPS, SOFT_LABELS, Conversations, LabelSet, Turn, features_of
+from .table import Conversations, LabelSet, Turn
+from .turn_source import TurnSource
 
 
 def load_conversations(
@@ -98,16 +95,7 @@ def load_conversations(
     given = {"data_dir": data_dir, "fold": fold, "emobox": emobox, "columns": columns, "label_set": label_set}
     _check_arguments(name, corpus, is_hub, **given)
     check_split_options(split_by, test_share, validation_share)
-    if split_by is not None and (fold is not None or name in NAMED_SUITES):
-        raise ValueError(f"split_by is for data without splits, but {name!r} has splits, or fold defines them.")
-    for what, seconds in (("max_seconds", max_seconds), ("split_longer_than", split_longer_than)):
-        if seconds is not None and not seconds > 0:
-            raise ValueError(f"{what} must be above 0, got {seconds!r}.")
-    if split_longer_than is not None and is_hub:
-        raise ValueError(
-            f"split_longer_than is for audio in files, but {name!r} is a Hub dataset: save its audio to a folder with "
-            "metadata.csv, or pass split_long to the pipeline."
-        )
+    _check_splitting(name, is_hub, fold, split_by, max_seconds=max_seconds, split_longer_than=split_longer_than)
     if name in NAMED_SUITES:
         suite = NAMED_SUITES[name]()
         return Conversations(
@@ -119,7 +107,7 @@ def load_conversations(
         source = _read_hub(name, columns or {}, label_set)
     else:
         turns, problems = read_metadata_folder(folder)
-        source = _Source(folder.resolve().name, turns, _own_labels(label_set, turns), problems=problems)
+        source = TurnSource(folder.resolve().name, turns, _own_labels(label_set, turns), problems=problems)
     if split_by is not None:
         if source.audio is not None and len(source.audio) > 1:
             raise ValueError(f"split_by is for data without splits, but {name!r} has {sorted(source.audio)}.")
@@ -130,152 +118,9 @@ def load_conversations(
     return source.inspect(max_seconds=most, decode=decode, num_proc=num_proc).tables(strict=strict)
 
 
-@dataclass
-class _Source:
-    """The result of a reader, before it becomes tables.
-
-    Attributes:
-        audio: of a Hub dataset, for each split the column `audio`, one row per turn of the split in order.
-        findings: the result of inspecting each turn's audio; empty before `inspect`.
-        split_longer_than: seconds; longer files become several turns. None: no file is split.
-        has_votes: whether raters' votes are known for any turn.
-        more: the `DIMENSIONS` and `GROUPS` that are known for any turn.
-    """
-
-    name: str
-    turns: list[Turn]
-    labels: LabelSet
-    fold: int | None = None
-    problems: list[Problem] = field(default_factory=list)
-    audio: dict[str, Dataset] | None = None
-    findings: list[dict] = field(default_factory=list)
-    split_longer_than: float | None = None
-    has_votes: bool = field(init=False)
-    more: list[str] = field(init=False)
-
-    def __post_init__(self):
-        self.has_votes = any(turn.votes for turn in self.turns)
-        given = {name for turn in self.turns for name, value in turn.more.items() if value is not None}
-        self.more = [name for name in (*DIMENSIONS, *GROUPS) if name in given]
-
-    def draw_splits(self, **how) -> None:
-        """Assign each turn to a split, and divide the audio accordingly."""
-        draw_splits(self.turns, **how)
-        if self.audio is not None:
-            (audio,) = self.audio.values()
-            groups = [turn.group for turn in self.turns]
-            splits = list(dict.fromkeys(groups))
-            self.audio = {
-                split: audio.select([row for row, group in enumerate(groups) if group == split]) for split in splits
-            }
-            self.turns.sort(key=lambda turn: splits.index(turn.group))
-
-    def inspect(self, **how) -> _Source:
-        """Inspect the audio of every turn."""
-        if not self.turns:
-            self.findings = []
-        elif self.audio is None:
-            self.findings = look_at_all([turn.audio for turn in self.turns], **how)
-        else:
-            self.findings = [found for table in self.audio.values() for found in look_at_all(table, **how)]
-        return self
-
-    def tables(self, *, strict: bool) -> Conversations:
-        """The usable turns, by split."""
-        kept: dict[str, list[tuple[dict, int]]] = {turn.group: [] for turn in self.turns}
-        numbers: dict[tuple[str, str], int] = defaultdict(int)
-        added: dict[tuple[str, str], int] = defaultdict(int)  # turns by those that were split
-        order = sorted(range(len(self.turns)), key=lambda i: (self.turns[i].conversation_id, self.turns[i].order))
-        positions = _positions_in_split(self.turns)
-        for i in order:
-            turn, found = self.turns[i], self.findings[i]
-            place = (turn.group, turn.conversation_id)
-            turn_index = (numbers[place] if turn.turn_index is None else turn.turn_index) + added[place]
-            numbers[place] += 1
-            pieces = self._pieces(turn, found)
-            if found["kind"] is not None:
-                file = turn.audio or f"{self.name}, row {positions[i]}"
-                self.problems.append(Problem(found["kind"], file, found["detail"], *place, turn_index))
-            if turn.start is not None and turn.start < 0:
-                self.problems.append(
-                    Problem("early", turn.audio or self.name, f"{turn.start:g} s", *place, turn_index)
-                )
-            if found["kind"] not in LEFT_OUT:
-                rows = [self._row(turn, found, turn_index + number) for number, found in enumerate(pieces)]
-                kept[turn.group] += [(row, positions[i]) for row in rows]
-                added[place] += len(rows) - 1
-        report_problems(self.problems, name=self.name, strict=strict)
-        empty = [split for split, rows in kept.items() if not rows]
-        if empty or not kept:
-            what = f"the split {empty[0]!r} has no usable turn" if empty else "there is no usable turn"
-            of_split = [problem for problem in self.problems if not empty or problem.split == empty[0]]
-            first = f"; the first problem is {of_split[0]}" if of_split else ""
-            raise UnusableTurns(f"{self.name}: {what}{first}", self.problems)
-        return Conversations({split: self._table(split, rows) for split, rows in kept.items()}, self.problems)
-
-    def _pieces(self, turn: Turn, found: dict) -> list[dict]:
-        """The finding of a turn, which changes if the turn is split, and the findings of its pieces."""
-        if self.split_longer_than is None or found["kind"] != "long":
-            return [found]
-        try:
-            pieces = pieces_of_turn(turn.audio, self.split_longer_than)
-        except AudioDecodingError as error:
-            found |= {"kind": "broken", "detail": str(error)}
-            return [found]
-        whole = f"{pieces[-1][1]:.1f} s, in {len(pieces)} turns"
-        found |= {"kind": "split", "detail": whole}
-        return [
-            found | {"path": part_of_file(turn.audio, start, end), "seconds": end - start, "start": start, "end": end}
-            for start, end in pieces
-        ]
-
-    def _row(self, turn: Turn, found: dict, turn_index: int) -> dict:
-        emotion = self.labels.index(turn.words)
-        shares = {SOFT_LABELS: self.labels.shares(turn.votes, emotion)} if self.has_votes else {}
-        more = {name: turn.more.get(name) for name in self.more}
-        return (
-            shares
-            | more
-            | {
-                "conversation_id": turn.conversation_id,
-                "turn_index": turn_index,
-                "speaker": turn.speaker,
-                "audio": {"bytes": None, "path": found["path"]},
-                "start": None if turn.start is None else max(0.0, turn.start) + found.get("start", 0.0),
-                "end": turn.end if turn.start is None or "end" not in found else turn.start + found["end"],
-                "transcript": turn.transcript,
-                "emotion": emotion,
-                "split": turn.group,
-                "seconds": found["seconds"],
-            }
-        )
-
-    def _table(self, split: str, rows: list[tuple[dict, int]]) -> Dataset:
-        features = features_of(self.labels.labels)
-        if self.has_votes:
-            features[SOFT_LABELS] = List(Value("float32"))
-        features.update({name: Value("float32" if name in DIMENSIONS else "string") for name in self.more})
-        # A single string: datasets would treat a list as shards, and hashes a string faster for its cache.
-        content = json.dumps([row for row, _ in rows])
-        with quietly():
-            table = Dataset.from_generator(_rows, features=features, gen_kwargs={"content": content})
-        table = table.cast_column("audio", Audio(decode=False))
-        if self.audio is not None:
-            audio = self.audio[split].select([position for _, position in rows])
-            order = table.column_names
-            table = concatenate_datasets([table.remove_columns("audio"), audio], axis=1).select_columns(order)
-        table.info.dataset_name = self.name
-        table.info.config_name = self.labels.name if self.fold is None else f"{self.labels.name}, fold {self.fold}"
-        return table
-
-
-def _rows(content: str) -> Iterator[dict]:
-    yield from json.loads(content)
-
-
 def _read_corpus(
     corpus: Corpus, data_dir: str | Path | None, label_set, fold: int | None, emobox: str | Path | None = None
-) -> _Source:
+) -> TurnSource:
     if data_dir is None:
         raise ValueError(f"{corpus.title} needs data_dir: the folder with your copy of it.")
     folder = Path(data_dir).expanduser().absolute()
@@ -295,7 +140,7 @@ def _read_corpus(
     if emobox is not None and fold is not None:
         _warn_of_unknown_words(corpus, turns)
         turns, extra = take_emobox_splits(turns, Path(emobox).expanduser(), corpus.name, fold)
-        return _Source(corpus.name, turns, replace(labels, name=f"{labels.name} (EmoBox)"), fold, problems + extra)
+        return TurnSource(corpus.name, turns, replace(labels, name=f"{labels.name} (EmoBox)"), fold, problems + extra)
     present = {turn.group for turn in turns}
     problems += [
         Problem("absent", str(folder), f"there is no turn of {group}")
@@ -307,7 +152,7 @@ def _read_corpus(
         raise ValueError(f"{folder} has no turn of {corpus.fold_groups[fold - 1]}, the test data of fold {fold}.")
     for turn in turns:
         turn.group = corpus.split_of(turn, fold)
-    return _Source(corpus.name, turns, labels, fold, problems)
+    return TurnSource(corpus.name, turns, labels, fold, problems)
 
 
 def _check_emobox(corpus: Corpus, fold: int | None) -> None:
@@ -335,11 +180,11 @@ def _warn_of_unknown_words(corpus: Corpus, turns: list[Turn]) -> None:
         warnings.warn(f"{corpus.name}: unknown labels are not scored: {listed} turns.", stacklevel=5)
 
 
-def _read_hub(name: str, columns: Mapping[str, str], label_set) -> _Source:
+def _read_hub(name: str, columns: Mapping[str, str], label_set) -> TurnSource:
     splits, problems = read_hub_dataset(name, columns)
     turns = [turn for part, _ in splits.values() for turn in part]
     audio = {split: table for split, (_, table) in splits.items()}
-    return _Source(name, turns, _own_labels(label_set, turns), problems=problems, audio=audio)
+    return TurnSource(name, turns, _own_labels(label_set, turns), problems=problems, audio=audio)
 
 
 def _own_labels(label_set: Sequence[str] | Mapping[str, str] | None, turns: list[Turn]) -> LabelSet:
@@ -377,16 +222,6 @@ def _warn_of_capitals(present: set[str], labels: Mapping[str, str]) -> None:
             )
 
 
-def _positions_in_split(turns: list[Turn]) -> list[int]:
-    """The position of each turn within its split."""
-    counts: dict[str, int] = defaultdict(int)
-    positions = []
-    for turn in turns:
-        positions.append(counts[turn.group])
-        counts[turn.group] += 1
-    return positions
-
-
 def _check_arguments(name: str, corpus: Corpus | None, is_hub: bool, **given) -> None:
     has_label_sets = corpus is not None
     label_set = given["label_set"]
@@ -404,3 +239,16 @@ def _check_arguments(name: str, corpus: Corpus | None, is_hub: bool, **given) ->
     for argument, has_meaning in meaningful.items():
         if given[argument] is not None and not has_meaning:
             raise ValueError(f"{argument} does not apply to {name!r}, got {given[argument]!r}.")
+
+
+def _check_splitting(name: str, is_hub: bool, fold: int | None, split_by: str | None, **seconds: float | None) -> None:
+    if split_by is not None and (fold is not None or name in NAMED_SUITES):
+        raise ValueError(f"split_by is for data without splits, but {name!r} has splits, or fold defines them.")
+    for what, value in seconds.items():
+        if value is not None and not value > 0:
+            raise ValueError(f"{what} must be above 0, got {value!r}.")
+    if seconds["split_longer_than"] is not None and is_hub:
+        raise ValueError(
+            f"split_longer_than is for audio in files, but {name!r} is a Hub dataset: save its audio to a folder with "
+            "metadata.csv, or pass split_long to the pipeline."
+        )
