@@ -1,4 +1,4 @@
-"""Checks of audio from outside: its rate, channels and level."""
+"""Checks of audio from outside, its rate, channels and level, and the errors that they raise."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from .audio_arrays import MAX_PEAK
 
 # Hz; lower rates cannot carry speech, and resampling is slow at rates that no device has.
 MIN_RATE, MAX_RATE = 1_000, 768_000
-MAX_CHANNELS = 64
+MAX_FILE_CHANNELS = 64
 # Samples per second of audio, over all channels: eight channels at 192 kHz.
 _MAX_VALUES_PER_SECOND = 8 * 192_000
 
@@ -43,10 +43,10 @@ def check_format(rate: int, channels: int, name: str) -> None:
     Raises:
         AudioDecodingError: with the rate and channels found.
     """
-    is_allowed = MIN_RATE <= rate <= MAX_RATE and 1 <= channels <= MAX_CHANNELS
+    is_allowed = MIN_RATE <= rate <= MAX_RATE and 1 <= channels <= MAX_FILE_CHANNELS
     if not is_allowed or rate * channels > _MAX_VALUES_PER_SECOND:
         raise AudioDecodingError(
-            f"{name} has {channels} channels at {rate} Hz; allowed are 1 to {MAX_CHANNELS} at {MIN_RATE:,} to "
+            f"{name} has {channels} channels at {rate} Hz; allowed are 1 to {MAX_FILE_CHANNELS} at {MIN_RATE:,} to "
             f"{MAX_RATE:,} Hz, and up to {_MAX_VALUES_PER_SECOND:,} samples per second over all channels."
         )
 

@@ -14,8 +14,8 @@ from typing import NamedTuple
 import numpy as np
 
 from .audio_checks import AudioDecodingError, check_format, check_level
-from .audio_headers import HEAD_BYTES, check_pointer, check_riff, is_chained, is_plain_wav
-from .audio_source import name_of, open_file, split_part
+from .audio_headers import HEAD_BYTES, check_pointer, check_wav_size, is_chained, is_plain_wav, is_wav
+from .audio_source import open_file, source_in_messages, split_part
 
 
 # Containers (FFmpeg's names) that hold audio and refer to no other files: no playlists, session descriptions or lists
@@ -59,10 +59,10 @@ def decode_blocks(source: str | Path | bytes | bytearray) -> Iterator[AudioBlock
     Raises:
         FileNotFoundError: for a path that does not exist.
         AudioDecodingError: for content that is empty, not audio in one of the `CONTAINERS`, not finite, above
-            `MAX_PEAK`, with too many channels, at an unsupported rate, or truncated (detected where the format's
-            header gives the length).
+            `audio_arrays.MAX_PEAK`, with too many channels, at an unsupported rate, or truncated (detected where the
+            format's header gives the length).
     """
-    name, seconds = name_of(source), 0.0
+    name, seconds = source_in_messages(source), 0.0
     with _open(source) as (container, stream, part, clock):
         if len(container.streams.audio) > 1:
             warnings.warn(
@@ -99,14 +99,16 @@ def header_seconds(source: str | Path | bytes | bytearray) -> float | None:
         FileNotFoundError, AudioDecodingError: as `decode_blocks`, for what the header shows.
     """
     with _open(source, header_only=True) as (container, stream, part, _):
-        if container.format.name == "ogg":
-            with open_file(split_part(source)[0]) as file:
-                if is_chained(file):
-                    return None
-        if stream.duration is None:
+        if stream.duration is None or (container.format.name == "ogg" and _is_chained(source)):
             return None
         seconds = float(stream.duration * stream.time_base)
     return seconds if part is None else max(0.0, min(part[1], seconds) - part[0])
+
+
+def _is_chained(source: str | Path | bytes | bytearray) -> bool:
+    whole, _ = split_part(source)
+    with open_file(whole) as file:
+        return is_chained(file)
 
 
 def header_channels(source: str | Path | bytes | bytearray) -> int:
@@ -157,7 +159,7 @@ def _open(source, *, header_only: bool = False) -> Iterator[tuple]:
         import av
     except ImportError as error:
         raise ImportError("Decoding audio needs PyAV: pip install av soxr") from error
-    name, clock = name_of(source), _Clock(name_of(source))
+    name, clock = source_in_messages(source), _Clock(source_in_messages(source))
     source, part = split_part(source)
     with open_file(source) as file:
         size = file.seek(0, os.SEEK_END)
@@ -166,10 +168,11 @@ def _open(source, *, header_only: bool = False) -> Iterator[tuple]:
         file.seek(0)
         head = file.read(HEAD_BYTES)
         check_pointer(head, name)
-        is_riff = check_riff(head, size, name)
+        if is_wav(head):
+            check_wav_size(head, size, name)
         file.seek(0)
         options = {"format_whitelist": ",".join(CONTAINERS), "protocol_whitelist": "", "codec_whitelist": _codecs()}
-        options |= {"probesize": str(_PROBE_BYTES)} if is_riff and (header_only or is_plain_wav(head)) else {}
+        options |= {"probesize": str(_PROBE_BYTES)} if is_wav(head) and (header_only or is_plain_wav(head)) else {}
         reader = _Reader(file, clock, "" if isinstance(source, bytes | bytearray) else str(source))
         try:
             with av.open(

@@ -1,4 +1,4 @@
-"""What the first bytes of a file show that FFmpeg does not report: placeholders, truncation, chained streams."""
+"""Checks of a file's headers beside FFmpeg: placeholders, truncated or plain WAV, chained Ogg streams."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ _POINTERS = {
     b"version https://git-lfs.github.com/spec/": ("a Git LFS", "git lfs pull"),
     b"/annex/objects/": ("a git-annex", "git annex get"),
 }
-# Number of first bytes that the checks of a file's beginning take.
-HEAD_BYTES = max(map(len, _POINTERS))
+# Number of first bytes that the checks of a file's beginning take; 24 reach the channels of a WAV file.
+HEAD_BYTES = max(24, *map(len, _POINTERS))
 
 
 def check_pointer(content: bytes, name: str) -> None:
@@ -34,13 +34,26 @@ def check_pointer(content: bytes, name: str) -> None:
             raise AudioDecodingError(f"{name} is {kind} pointer and not the file itself: `{command}` fetches it.")
 
 
-def check_riff(head: bytes, size: int, name: str) -> bool:
-    """Whether it is a WAV file; raise if it is truncated, since FFmpeg reads it without an error."""
+def is_wav(head: bytes) -> bool:
+    """Whether a file begins as a WAV file does."""
+    return head[:4] == b"RIFF"
+
+
+def check_wav_size(head: bytes, size: int, name: str) -> None:
+    """Reject a truncated WAV file, which FFmpeg reads without an error.
+
+    Args:
+        head: the first bytes of a WAV file.
+        size: number of bytes of the file.
+        name: name of the file.
+
+    Raises:
+        AudioDecodingError: with both sizes.
+    """
     declared = int.from_bytes(head[4:8], "little")
     # Writers to a pipe leave the size open, and some count a final padding byte that they do not write.
-    if head[:4] == b"RIFF" and declared not in (0, 0xFFFFFFFF) and declared + 8 > size + 1:
+    if declared not in (0, 0xFFFFFFFF) and declared + 8 > size + 1:
         raise AudioDecodingError(f"{name}: truncated, it holds {size} bytes of the declared {declared + 8}.")
-    return head[:4] == b"RIFF"
 
 
 def is_plain_wav(head: bytes) -> bool:
@@ -56,6 +69,9 @@ def is_chained(file: BinaryIO) -> bool:
     """Whether an Ogg file holds streams one after the other (RFC 3533, section 4), of which it declares only the last.
 
     Only the headers of its pages (section 6) are read.
+
+    Args:
+        file: at its start; it is read to its end.
     """
     has_content = False
     while len(header := file.read(27)) == 27 and header.startswith(b"OggS"):

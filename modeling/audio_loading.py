@@ -131,20 +131,6 @@ def channels_differ(source) -> bool:
     return comparison.differ
 
 
-def part_of_file(path: str | Path, start: float, end: float, *, channel: int | None = None) -> str:
-    """The source for `load_audio` that means the audio of a file between two times, in seconds.
-
-    Args:
-        channel: the channel to use, counted from 1; None: all are mixed.
-
-    Raises:
-        ValueError: if the part does not start at 0 s or later, or does not end after that.
-    """
-    if not 0 <= start < end < float("inf"):
-        raise ValueError(f"A part of a file starts at 0 s or later and ends after that, got {start} to {end} s.")
-    return f"{path}#t={start:.6f},{end:.6f}" + ("" if channel is None else f"&channel={channel}")
-
-
 def check_waveform(
     waveform: np.ndarray,
     sampling_rate: int,
@@ -165,7 +151,8 @@ def check_waveform(
         (samples,) float32.
 
     Raises:
-        ValueError: for another shape, or audio that is empty, not finite, above `MAX_PEAK`, silent or too short.
+        ValueError: for another shape, or audio that is empty, not finite, above `audio_arrays.MAX_PEAK`, silent or
+            too short.
     """
     with np.errstate(over="ignore"):  # overflow gives inf, which check_level reports
         waveform = np.asarray(waveform, dtype=np.float32)

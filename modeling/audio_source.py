@@ -19,7 +19,21 @@ _FRAGMENT = re.compile(
 )
 
 
-def channel_of_part(source) -> int | None:
+def part_of_file(path: str | Path, start: float, end: float, *, channel: int | None = None) -> str:
+    """The source for `load_audio` that means the audio of a file between two times, in seconds.
+
+    Args:
+        channel: the channel to use, counted from 1; None: all are mixed.
+
+    Raises:
+        ValueError: if the part does not start at 0 s or later, or does not end after that.
+    """
+    if not 0 <= start < end < float("inf"):
+        raise ValueError(f"A part of a file starts at 0 s or later and ends after that, got {start} to {end} s.")
+    return f"{path}#t={start:.6f},{end:.6f}" + ("" if channel is None else f"&channel={channel}")
+
+
+def channel_of_part(source: object) -> int | None:
     """The channel in `path#t=START,END&channel=N`, counted from 1; None for other sources."""
     if not isinstance(source, str | Path) or _is_file(source):
         return None
@@ -46,7 +60,7 @@ def open_file(whole: str | Path | bytes | bytearray) -> BinaryIO:
     return io.BytesIO(whole) if isinstance(whole, bytes | bytearray) else open(whole, "rb")
 
 
-def name_of(source: str | Path | bytes | bytearray) -> str:
+def source_in_messages(source: str | Path | bytes | bytearray) -> str:
     """The source in error messages."""
     return "the given bytes" if isinstance(source, bytes | bytearray) else shown(str(source))
 

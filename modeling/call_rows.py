@@ -22,9 +22,10 @@ class CallRows:
         speaker_ids: (rows,) integers; required for scope "speaker" only.
 
     Attributes:
-        conversations: the row of the cache that each row of the call belongs to.
-        streams: the stream of each row.
-        conversation_ids, speaker_ids: those of the cache, and the new ones of this call.
+        conversations: (rows,) the conversation of each row, as a row of the cache.
+        streams: (rows,) the stream of each row.
+        conversation_ids: conversation id -> row of the cache, with the new ids of this call; None: rows have no ids.
+        speaker_ids: for each row of the cache, speaker id -> its stream among those of the row, likewise.
 
     Raises:
         ValueError: for ids of a wrong shape or type, more conversations or speakers than the cache can hold, or a
@@ -35,6 +36,7 @@ class CallRows:
         self,
         cache: ConversationMemoryCache,
         rows: int,
+        *,
         conversation_ids: Tensor | Sequence[int] | None = None,
         speaker_ids: Tensor | Sequence[int] | None = None,
     ):
@@ -88,21 +90,23 @@ class CallRows:
             streams.append(row * slots + slot)
         return streams
 
-    def name_of(self, stream: int) -> str:
-        """A stream in messages."""
+    def stream_name(self, stream: int) -> str:
+        """The conversation, and the speaker, of a stream in messages."""
         names = {row: name for name, row in (self.conversation_ids or {}).items()}
         cache_row, slot = divmod(stream, self._cache.streams_per_row)
         name = f"conversation {names[cache_row]}" if cache_row in names else f"row {cache_row}"
-        return f"{name}, speaker {slot}" if self._cache.is_by_speaker else name
+        if not self._cache.is_by_speaker:
+            return name
+        return f"{name}, speaker {next(key for key, of in self.speaker_ids[cache_row].items() if of == slot)}"
 
 
 def schedule(streams: list[int]) -> tuple[list[int], Tensor, list[int]]:
     """The distinct streams, those with most turns first; the rows turn by turn; the number of rows of each turn."""
-    turns = turn_by_turn(streams)
+    turns = turns_of(streams)
     return turns[0][1], torch.tensor([row for rows, _ in turns for row in rows]), [len(rows) for rows, _ in turns]
 
 
-def turn_by_turn(streams: list[int]) -> list[tuple[list[int], list[int]]]:
+def turns_of(streams: list[int]) -> list[tuple[list[int], list[int]]]:
     """The rows of the streams' first turns, of their second turns, ..., and their streams; longest streams first."""
     rows_of: dict[int, list[int]] = {}
     for row, stream in enumerate(streams):

@@ -1,9 +1,8 @@
-"""What a call predicts for its turns: emotion logits and values, and their losses."""
+"""What a call predicts for its turns: emotion logits, which may depend on earlier turns, values, and losses."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -17,11 +16,6 @@ from .word_readout import WordReadoutMixin
 
 class EmotionScoresMixin(WordReadoutMixin):
     """The readout of a call's turns, with the heads and label tokens of `AudioEmotionMixin`."""
-
-    # Of `AudioEmotionMixin`.
-    emotion_head: nn.Linear
-    emotion_values_head: nn.Linear
-    _generating_in: Any
 
     def _add_predictions(self, fields: dict, output, call: MemoryCall, inputs: dict, *, steps_on: bool) -> None:
         """Add `emotion_logits` and `emotion_values` to the fields of a call's output.
@@ -87,8 +81,8 @@ class EmotionScoresMixin(WordReadoutMixin):
             and not self._generating_in.is_any()
         )
 
-    def _check_is_read(self, name: str, output: Tensor | None) -> None:
-        if output is None:
+    def _check_is_read(self, name: str, prediction: Tensor | None) -> None:
+        if prediction is None:
             config = self.config
             raise ValueError(
                 f"{name} were given, but input_ids hold no audio or the model does not predict them: it has "

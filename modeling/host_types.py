@@ -90,6 +90,7 @@ if TYPE_CHECKING:
         emotion_head: nn.Linear
         emotion_values_head: nn.Linear
         _host_parameters: list[str]
+        _generating_in: Any
 
         @property
         def extension_names(self) -> tuple[str, ...]: ...

@@ -18,7 +18,6 @@ class MemoryGenerationMixin(HostModel):
 
     # Of `AudioEmotionMixin`.
     _begin: Callable[..., Any]
-    _generating_in: Any
 
     @torch.no_grad()
     def generate(

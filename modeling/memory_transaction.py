@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.nn import functional as F
 from transformers.utils import logging
 
-from .call_rows import CallRows, schedule, turn_by_turn
+from .call_rows import CallRows, schedule, turns_of
 from .conversation_memory_cache import ConversationMemoryCache
 from .emotion_transitions import follow_turns
 from .input_scalars import InputScalars
@@ -25,10 +25,10 @@ _committing = threading.Lock()
 
 
 class MemoryTransaction:
-    """Maps the rows of a call to streams of the cache, stages their new states, and commits them at the end.
+    """Reads the streams of a call's rows, stages their new states, and commits them at the end.
 
-    A stream is the memory of one conversation, or of one speaker of it. Rows of one stream are its successive turns,
-    in row order. Nothing but `commit` changes the cache.
+    `CallRows` finds the stream of each row. Rows of one stream are its successive turns, in row order. Nothing but
+    `commit` changes the cache.
 
     Args:
         cache: cache of the conversations.
@@ -76,8 +76,8 @@ class MemoryTransaction:
         self._tokens: Tensor | None = None
         self._beliefs: Tensor | None = None
 
-        self._rows = CallRows(cache, rows, conversation_ids, speaker_ids)
-        streams = self._rows.streams
+        self._call_rows = CallRows(cache, rows, conversation_ids=conversation_ids, speaker_ids=speaker_ids)
+        streams = self._call_rows.streams
         self._row_streams = torch.tensor(streams)
         if not write or len(set(streams)) == rows:
             # Rows that do not write cannot see each other, so all of them read the state before the call.
@@ -158,8 +158,8 @@ class MemoryTransaction:
         """
         logits, has_audio = logits[:: self.copies], has_audio[:: self.copies]
         # Rows that do not write cannot see each other.
-        conversations = self._rows.conversations
-        turns = turn_by_turn(conversations) if self.write else [(list(range(len(logits))), conversations)]
+        conversations = self._call_rows.conversations
+        turns = turns_of(conversations) if self.write else [(list(range(len(logits))), conversations)]
         beliefs = self._before.beliefs
         if beliefs is None:
             beliefs = torch.zeros(self.cache.batch_size, logits.shape[1])
@@ -222,8 +222,8 @@ class MemoryTransaction:
         after.turns = _sent(after.turns, tokens.device).index_add(0, rows, (tokens > 0).long())
         if self._beliefs is not None or after.beliefs is not None:
             after.beliefs = self._beliefs_after(tokens)
-        after.conversation_ids = self._rows.conversation_ids
-        after.speaker_ids = self._rows.speaker_ids
+        after.conversation_ids = self._call_rows.conversation_ids
+        after.speaker_ids = self._call_rows.speaker_ids
         # A state that was partly written by unknown weights keeps an unknown origin.
         is_known = not self.cache.is_initialized or self.cache.weights_fingerprint is not None
         after.weights_fingerprint = self._weights_fingerprint if is_known else None
@@ -244,7 +244,7 @@ class MemoryTransaction:
 
     def _conversations_of(self, rows: Tensor) -> Tensor:
         """(conversations, 1) bool: whether any of the chosen rows, (rows,) bool, is a turn of the conversation."""
-        places = _sent(torch.tensor(self._rows.conversations), rows.device)
+        places = _sent(torch.tensor(self._call_rows.conversations), rows.device)
         counts = torch.zeros(self.cache.batch_size, dtype=torch.long, device=rows.device)
         return (counts.index_add(0, places, rows.long()) > 0)[:, None]
 
@@ -274,7 +274,7 @@ class MemoryTransaction:
                 return tokens
             _check_readings(readings)
             broken = self._streams_in_order[~is_finite.cpu()].tolist()
-            names = "; ".join(self._rows.name_of(stream) for stream in broken)
+            names = "; ".join(self._call_rows.stream_name(stream) for stream in broken)
             if not self._is_training:
                 raise ValueError(
                     f"The memory of {names} would not be finite after this call: nothing was written. Check the audio "
@@ -308,9 +308,10 @@ class MemoryTransaction:
             return
         for layer_idx, is_rejected in self._rejected.items():
             for row in is_rejected.nonzero().flatten().tolist():
+                name = self._call_rows.stream_name(int(self._row_streams[row]))
                 logger.warning_once(
-                    f"The memory of {self._rows.name_of(int(self._row_streams[row]))} diverged at memory layer "
-                    f'{layer_idx}, which step_rule="paper" allows: the turn was not written.'
+                    f'The memory of {name} diverged at memory layer {layer_idx}, which step_rule="paper" allows: the '
+                    "turn was not written."
                 )
 
     def __deepcopy__(self, memo) -> MemoryTransaction:

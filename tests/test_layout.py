@@ -15,7 +15,7 @@ TOGETHER = {
 }
 # Modules that are one part of something with a test file.
 TESTED_BY = {
-    "modeling/audio_checks.py": "test_audio_loading.py",
+    "modeling/audio_checks.py": "test_audio_decoding.py",
     "modeling/audio_emotion_mixin.py": "test_hosts.py",
     "modeling/audio_emotion_output.py": "test_transformers_properties.py",
     "modeling/audio_headers.py": "test_audio_decoding.py",
@@ -23,7 +23,6 @@ TESTED_BY = {
     "modeling/checkpoint_files.py": "test_audio_emotion_checkpoint.py",
     "modeling/checkpoint_saving.py": "test_audio_emotion_checkpoint.py",
     "modeling/deprecation.py": "test_deprecated_names.py",
-    "modeling/emotion_scores.py": "test_emotion_readout.py",
     "modeling/host_types.py": "check_types.py",
     "modeling/memory_generation.py": "test_generation.py",
     "modeling/memory_placement.py": "test_audio_emotion_checkpoint.py",
@@ -36,7 +35,7 @@ TESTED_BY = {
     "titans_mal/data/metadata_folder.py": "test_conversations.py",
     "titans_mal/data/overview.py": "test_conversations.py",
     "titans_mal/data/segment_files.py": "test_recordings.py",
-    "titans_mal/data/turn_source.py": "test_conversations.py",
+    "titans_mal/data/found_turns.py": "test_conversations.py",
     "titans_mal/evaluation/calibrate.py": "test_calibration.py",
     "titans_mal/evaluation/emotion_metrics.py": "test_numbers.py",
     "titans_mal/evaluation/listener.py": "test_deprecated_names.py",

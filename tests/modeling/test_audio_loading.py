@@ -17,8 +17,8 @@ from titans_mal.modeling.audio_loading import (
     audio_seconds,
     check_waveform,
     load_audio,
-    part_of_file,
 )
+from titans_mal.modeling.audio_source import channel_of_part, part_of_file
 
 
 def level(waveform) -> float:
@@ -251,6 +251,9 @@ def test_invalid_parts(tmp_path):
         load_audio(part_of_file(file, 2, 3))
     with pytest.raises(FileNotFoundError, match=r"b\.wav#t=0"):
         load_audio(f"{tmp_path}/b.wav#t=0,1")
+    for part, channel in (("#t=0,1", None), ("#t=0,1&channel=2", 2), ("", None)):
+        assert channel_of_part(f"{file}{part}") == channel
+    assert channel_of_part(part_of_file(file, 0, 1, channel=3)) == 3
     for start, end in [(1, 1), (-1, 2), (0, float("nan")), (0, float("inf"))]:
         with pytest.raises(ValueError, match="ends after that"):
             part_of_file(file, start, end)

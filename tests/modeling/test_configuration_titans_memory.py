@@ -32,12 +32,16 @@ from titans_mal import Qwen2AudioMALConfig, TitansMemoryConfig
         ("forget_half_life", float("inf"), "forget_half_life must be between 1 and inf"),
         ("forget_half_life", "80 s", "forget_half_life must be between 1 and inf"),
         ("initial_momentum", 1.0, "initial_momentum must be between 0 and 1"),
+        ("head_dim", 10**9, "head_dim must be an integer of at most 8192"),
+        ("num_heads", 10**400, "num_heads must be an integer of at most 1024"),
+        ("depth", "x" * 5_000_000, "depth must be an integer of at least 1"),
         ("initial_step", 0.0, "initial_step must be between 0 and 1"),
     ],
 )
 def test_a_memory_config_is_checked_when_it_is_built(field, value, message):
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises(ValueError, match=message) as error:
         TitansMemoryConfig(**{field: value})
+    assert len(str(error.value)) < 500
 
 
 def test_the_plain_step_has_no_bound():

@@ -16,9 +16,9 @@ from ..modeling.audio_loading import (
     check_level,
     check_waveform,
     load_audio,
-    part_of_file,
     warn_of_mixed_channels,
 )
+from ..modeling.audio_source import part_of_file
 from ..modeling.turn_rules import pieces_at_pauses
 
 

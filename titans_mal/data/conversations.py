@@ -12,13 +12,13 @@ from pathlib import Path
 from .audio_paths import resolve_files
 from .corpora import CORPORA, Corpus
 from .emobox import take_emobox_splits
+from .found_turns import FoundTurns
 from .hub_dataset import read_hub_dataset
 from .metadata_folder import read_metadata_folder
 from .problems import MAX_SECONDS, Problem, UnusableTurns
 from .splits import check_split_options
 from .synthetic import NAMED_SUITES, SPLITS, synthetic_conversations
 from .table import Conversations, LabelSet, Turn
-from .turn_source import TurnSource
 
 
 def load_conversations(
@@ -95,7 +95,9 @@ def load_conversations(
     given = {"data_dir": data_dir, "fold": fold, "emobox": emobox, "columns": columns, "label_set": label_set}
     _check_arguments(name, corpus, is_hub, **given)
     check_split_options(split_by, test_share, validation_share)
-    _check_splitting(name, is_hub, fold, split_by, max_seconds=max_seconds, split_longer_than=split_longer_than)
+    _check_lengths(name, is_hub, max_seconds=max_seconds, split_longer_than=split_longer_than)
+    if split_by is not None and (fold is not None or name in NAMED_SUITES):
+        raise ValueError(f"split_by is for data without splits, but {name!r} has splits, or fold defines them.")
     if name in NAMED_SUITES:
         suite = NAMED_SUITES[name]()
         return Conversations(
@@ -107,7 +109,7 @@ def load_conversations(
         source = _read_hub(name, columns or {}, label_set)
     else:
         turns, problems = read_metadata_folder(folder)
-        source = TurnSource(folder.resolve().name, turns, _own_labels(label_set, turns), problems=problems)
+        source = FoundTurns(folder.resolve().name, turns, _own_labels(label_set, turns), problems=problems)
     if split_by is not None:
         if source.audio is not None and len(source.audio) > 1:
             raise ValueError(f"split_by is for data without splits, but {name!r} has {sorted(source.audio)}.")
@@ -120,7 +122,7 @@ def load_conversations(
 
 def _read_corpus(
     corpus: Corpus, data_dir: str | Path | None, label_set, fold: int | None, emobox: str | Path | None = None
-) -> TurnSource:
+) -> FoundTurns:
     if data_dir is None:
         raise ValueError(f"{corpus.title} needs data_dir: the folder with your copy of it.")
     folder = Path(data_dir).expanduser().absolute()
@@ -140,7 +142,7 @@ def _read_corpus(
     if emobox is not None and fold is not None:
         _warn_of_unknown_words(corpus, turns)
         turns, extra = take_emobox_splits(turns, Path(emobox).expanduser(), corpus.name, fold)
-        return TurnSource(corpus.name, turns, replace(labels, name=f"{labels.name} (EmoBox)"), fold, problems + extra)
+        return FoundTurns(corpus.name, turns, replace(labels, name=f"{labels.name} (EmoBox)"), fold, problems + extra)
     present = {turn.group for turn in turns}
     problems += [
         Problem("absent", str(folder), f"there is no turn of {group}")
@@ -152,7 +154,7 @@ def _read_corpus(
         raise ValueError(f"{folder} has no turn of {corpus.fold_groups[fold - 1]}, the test data of fold {fold}.")
     for turn in turns:
         turn.group = corpus.split_of(turn, fold)
-    return TurnSource(corpus.name, turns, labels, fold, problems)
+    return FoundTurns(corpus.name, turns, labels, fold, problems)
 
 
 def _check_emobox(corpus: Corpus, fold: int | None) -> None:
@@ -180,11 +182,11 @@ def _warn_of_unknown_words(corpus: Corpus, turns: list[Turn]) -> None:
         warnings.warn(f"{corpus.name}: unknown labels are not scored: {listed} turns.", stacklevel=5)
 
 
-def _read_hub(name: str, columns: Mapping[str, str], label_set) -> TurnSource:
+def _read_hub(name: str, columns: Mapping[str, str], label_set) -> FoundTurns:
     splits, problems = read_hub_dataset(name, columns)
     turns = [turn for part, _ in splits.values() for turn in part]
     audio = {split: table for split, (_, table) in splits.items()}
-    return TurnSource(name, turns, _own_labels(label_set, turns), problems=problems, audio=audio)
+    return FoundTurns(name, turns, _own_labels(label_set, turns), problems=problems, audio=audio)
 
 
 def _own_labels(label_set: Sequence[str] | Mapping[str, str] | None, turns: list[Turn]) -> LabelSet:
@@ -241,13 +243,11 @@ def _check_arguments(name: str, corpus: Corpus | None, is_hub: bool, **given) ->
             raise ValueError(f"{argument} does not apply to {name!r}, got {given[argument]!r}.")
 
 
-def _check_splitting(name: str, is_hub: bool, fold: int | None, split_by: str | None, **seconds: float | None) -> None:
-    if split_by is not None and (fold is not None or name in NAMED_SUITES):
-        raise ValueError(f"split_by is for data without splits, but {name!r} has splits, or fold defines them.")
-    for what, value in seconds.items():
+def _check_lengths(name: str, is_hub: bool, *, max_seconds: float, split_longer_than: float | None) -> None:
+    for what, value in (("max_seconds", max_seconds), ("split_longer_than", split_longer_than)):
         if value is not None and not value > 0:
             raise ValueError(f"{what} must be above 0, got {value!r}.")
-    if seconds["split_longer_than"] is not None and is_hub:
+    if split_longer_than is not None and is_hub:
         raise ValueError(
             f"split_longer_than is for audio in files, but {name!r} is a Hub dataset: save its audio to a folder with "
             "metadata.csv, or pass split_long to the pipeline."

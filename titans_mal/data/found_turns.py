@@ -1,4 +1,4 @@
-"""The turns that a reader found, and the tables that they become."""
+"""The turns that a reader found in a corpus, and the tables that are built from them."""
 
 from __future__ import annotations
 
@@ -16,10 +16,15 @@ from .table import DIMENSIONS, GROUPS, SOFT_LABELS, Conversations, LabelSet, Tur
 
 
 @dataclass
-class TurnSource:
-    """The result of a reader, before it becomes tables.
+class FoundTurns:
+    """The turns that a reader found; `inspect` looks at their audio, and `tables` then builds the tables.
 
     Attributes:
+        name: name of the corpus, folder or dataset.
+        turns: all turns; `draw_splits` sorts them by split.
+        labels: the label set of the tables.
+        fold: the fold that the splits are of; None without one.
+        problems: what the reader could not use; `tables` appends to it.
         audio: of a Hub dataset, for each split the column `audio`, one row per turn of the split in order.
         findings: the result of inspecting each turn's audio; empty before `inspect`.
         split_longer_than: seconds; longer files become several turns. None: no file is split.
@@ -55,7 +60,7 @@ class TurnSource:
             }
             self.turns.sort(key=lambda turn: splits.index(turn.group))
 
-    def inspect(self, **how) -> TurnSource:
+    def inspect(self, **how) -> FoundTurns:
         """Inspect the audio of every turn."""
         if not self.turns:
             self.findings = []
