@@ -12,7 +12,7 @@ Each fold and seed is saved when it is done; the same command resumes an interru
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Annotated
@@ -24,6 +24,7 @@ from compose import Script, scripts_of, voices_of_script
 from corpus import Corpus, Scripts
 from encoder_features import Copy, features_of
 from intervals import ScoredTurns, average_recall, paired_difference
+from options_file import check_options
 from study import Part, TestDialogues, choose, score_models
 from voices import Voices
 
@@ -39,9 +40,13 @@ MODELS = (
     "transitions",
     "memory_transitions",
     "memory_transitions_other",
+    "network",
+    "memory_network",
+    "memory_network_reset",
+    "memory_network_other",
 )
 # A dialogue without a partner has no other history to be compared with.
-OF_PARTNERS = {"memory_other", "memory_transitions_other"}
+OF_PARTNERS = {"memory_other", "memory_transitions_other", "memory_network_other"}
 # Of `results.json`, what the table of groups is made of.
 KINDS = ("groups", "rows")
 # What is subtracted from what, in the table of differences.
@@ -64,6 +69,13 @@ DIFFERENCES = (
     ("memory_transitions", "memory_reset"),
     ("memory_transitions", "memory_transitions_other"),
     ("memory_transitions_other", "utterance"),
+    ("network", "utterance"),
+    ("memory", "network"),
+    ("memory_network", "network"),
+    ("memory_network", "memory_network_reset"),
+    ("memory_network", "memory_network_other"),
+    ("memory_network_reset", "network"),
+    ("memory_network_other", "network"),
 )
 
 
@@ -80,30 +92,42 @@ def run_fold(
         path.write_text(json.dumps(choose(train, rest, folds, labels, scripts, seed=(fold, 0))) + "\n")
     chosen = json.loads(path.read_text())
     for seed in range(seeds):
-        path = folder / f"right_{fold}_{seed}.npz"
-        # A file of an earlier version lacks models.
-        if path.exists() and {f"right_{name}" for name in MODELS} <= set(np.load(path).files):
+        if _is_saved(folder, fold, seed):
             continue
         part = Part(train, rest, labels, scripts, seed=(fold, 1, seed))
         # The same dialogues for every seed.
         dialogues = TestDialogues(
-            test, tested, scripts.test, part.project(test), seed=(fold, 2), others=() if across else rest
-        )
+            test, tested, scripts.test, part.project(test), seed=(fold, 2), others=() if across else rest,
+            partner_seed=(seed,),
+        )  # fmt: skip
         right = score_models(part, dialogues, chosen, seed=(fold, 3, seed))
         about = {
             "emotions": dialogues.emotions,
             "speakers": dialogues.speakers,
             "dialogues": dialogues.dialogues,
             "has_partner": dialogues.has_partner,
+            "partners": dialogues.partner_numbers,
+            "from_training": dialogues.from_training,
+            "skipped": dialogues.skipped,
         }
-        np.savez(path, **{f"right_{name}": hits for name, hits in right.items()}, **about)
-        recalls = {name: float(average_recall(hits, dialogues.emotions)[0]) for name, hits in right.items()}
-        print(f"fold {fold}, seed {seed}: " + ", ".join(f"{n} {100 * r:.1f}" for n, r in recalls.items()), flush=True)
+        np.savez(_path(folder, fold, seed), **{f"right_{name}": hits for name, hits in right.items()}, **about)
+        recalls = recalls_of({**about, **{f"right_{name}": hits for name, hits in right.items()}})
+        print(f"fold {fold}, seed {seed}: " + ", ".join(f"{n} {_percent(r)}" for n, r in recalls.items()), flush=True)
+
+
+def _path(folder: Path, fold: int, seed: int) -> Path:
+    return folder / f"right_{fold}_{seed}.npz"
+
+
+def _is_saved(folder: Path, fold: int, seed: int) -> bool:
+    """Whether a fold and seed are saved with all models; a file of an earlier version lacks some."""
+    path = _path(folder, fold, seed)
+    return path.exists() and {f"right_{name}" for name in MODELS} <= set(np.load(path).files)
 
 
 def _found(folder: Path, folds: Sequence[int], seeds: int) -> Iterator[tuple[int, list[dict]]]:
     for fold in folds:
-        yield fold, [dict(np.load(folder / f"right_{fold}_{seed}.npz")) for seed in range(seeds)]
+        yield fold, [dict(np.load(_path(folder, fold, seed))) for seed in range(seeds)]
 
 
 def report(folder: Path, folds: Sequence[int], seeds: int, about: dict, voices: Voices) -> dict:
@@ -116,13 +140,13 @@ def report(folder: Path, folds: Sequence[int], seeds: int, about: dict, voices: 
         name: np.concatenate([np.stack([seed[f"right_{name}"] for seed in of]) for _, of in found], axis=1)
         for name in MODELS
     }
+    recalls = {(fold, number): recalls_of(seed) for fold, of in found for number, seed in enumerate(of)}
     rows = [
         {"listener": name, **about, "fold": fold, "seed": number, "turns": len(seed["emotions"]),
-         "uar": float(average_recall(seed[f"right_{name}"], seed["emotions"])[0]),
-         "conversations": len(set(seed["dialogues"].tolist()))}
+         "uar": recalls[fold, number][name], "conversations": len(set(seed["dialogues"].tolist()))}
         for name in right for fold, of in found for number, seed in enumerate(of)
     ]  # fmt: skip
-    has_partner = np.concatenate([of[0]["has_partner"][of[0]["dialogues"]] for _, of in found])
+    has_partner = np.concatenate([has_partner_of(of[0]) for _, of in found])
     differences = []
     for name, over in DIFFERENCES:
         kept = has_partner if OF_PARTNERS & {name, over} else np.ones_like(has_partner)
@@ -137,15 +161,41 @@ def report(folder: Path, folds: Sequence[int], seeds: int, about: dict, voices: 
     for kind, values in (("speaker", names), ("gender", np.array([gender[name] for name in names]))):
         for value in sorted(set(values) - {""}):
             is_in = values == value
-            recalls = {n: float(average_recall(hits[:, is_in], turns.emotions[is_in])[0]) for n, hits in right.items()}
-            groups.append({"kind": kind, "group": str(value), **about, "turns": int(is_in.sum()), "uar": recalls})
-    pooled = {name: float(average_recall(hits, turns.emotions)[0]) for name, hits in right.items()}
-    for name in OF_PARTNERS:
-        other = right[name][:, has_partner], turns.emotions[has_partner]
-        pooled[name] = float(average_recall(*other)[0]) if has_partner.any() else None
-    without = sum(int((~of[0]["has_partner"]).sum()) for _, of in found)
+            of_group = {n: _recall(n, hits, turns.emotions, is_in, has_partner) for n, hits in right.items()}
+            groups.append({"kind": kind, "group": str(value), **about, "turns": int(is_in.sum()), "uar": of_group})
+    everything = np.ones_like(has_partner)
+    pooled = {name: _recall(name, hits, turns.emotions, everything, has_partner) for name, hits in right.items()}
+    counts = {
+        "dialogues": sum(len(of[0]["has_partner"]) for _, of in found),
+        "skipped": sum(int(of[0]["skipped"]) for _, of in found),
+        "dialogues_without_other_history": sum(int((~of[0]["has_partner"]).sum()) for _, of in found),
+        "other_histories_of_training_speakers": sum(int(of[0]["from_training"].sum()) for _, of in found),
+        "different_other_histories": sum(
+            len({*np.concatenate([seed["partners"] for seed in of]).tolist()} - {-1}) for _, of in found
+        ),
+    }
     found_all = {"rows": rows, "differences": differences, "groups": groups}
-    return {**found_all, "pooled": [{**about, "uar": pooled, "dialogues_without_other_history": without}]}
+    return {**found_all, "pooled": [{**about, "folds": len(found), "uar": pooled, **counts}]}
+
+
+def has_partner_of(seed: Mapping[str, np.ndarray]) -> np.ndarray:
+    """(scored turns,) bool: whether the turn's dialogue has another one to take the history from."""
+    return seed["has_partner"][seed["dialogues"]]
+
+
+def recalls_of(seed: Mapping[str, np.ndarray]) -> dict[str, float | None]:
+    """The recall of each model in one fold with one seed; None where no turn can be scored."""
+    has_partner = has_partner_of(seed)
+    everything = np.ones_like(has_partner)
+    return {name: _recall(name, seed[f"right_{name}"], seed["emotions"], everything, has_partner) for name in MODELS}
+
+
+def _recall(
+    name: str, is_right: np.ndarray, emotions: np.ndarray, is_in: np.ndarray, has_partner: np.ndarray
+) -> float | None:
+    """Recall over some turns; models with another dialogue's history have no recall without one."""
+    kept = is_in & has_partner if name in OF_PARTNERS else is_in
+    return float(average_recall(np.atleast_2d(is_right)[:, kept], emotions[kept])[0]) if kept.any() else None
 
 
 def table(results: dict) -> str:
@@ -155,7 +205,14 @@ def table(results: dict) -> str:
         run = ("train", "test", "script", "blocks", "copies")
         name = f"{pooled['train']} to {pooled['test']}, {pooled['script']} emotions, blocks {pooled['blocks']}"
         name += f", copies {pooled['copies']}"
-        lines += [f"\n{name}\n"]
+        counts = (
+            f"{pooled['dialogues']} dialogues of {pooled['folds']} folds; {pooled['skipped']} scripts needed an "
+            "utterance twice and were skipped. Other histories: "
+            f"{pooled['different_other_histories']} different dialogues; those of "
+            f"{pooled['other_histories_of_training_speakers']} dialogues are of training speakers, and "
+            f"{pooled['dialogues_without_other_history']} dialogues have none."
+        )
+        lines += [f"\n{name}\n", counts, ""]
         lines += ["| model | UAR, % |", "| --- | ---: |"]
         lines += [f"| {name} | {_percent(recall)} |" for name, recall in pooled["uar"].items()]
         lines += ["", "| difference | points (95 % interval) |", "| --- | ---: |"]
@@ -273,11 +330,19 @@ def main(
              "copies": f"{virtual_voices}-{virtual_channels}"}  # fmt: skip
     folder = output / "_".join(about.values())
     folder.mkdir(parents=True, exist_ok=True)
+    made_with = {
+        "whisper": whisper, "voices": str(voices), "test_voices": str(test_voices or ""), "labels": words,
+        "sequences": [str(path) for path in sequences or ()],
+    }  # fmt: skip
+    check_options(folder / "options.json", made_with)
     for fold in chosen_folds:
         run_fold(
             train, test, fold=fold, folds=speakers, labels=len(words), scripts=scripts, seeds=seeds, folder=folder
         )
-    (folder / "part.json").write_text(json.dumps(report(folder, chosen_folds, seeds, about, tested)) + "\n")
+    done = [
+        fold for fold in ([0] if test_voices else numbers) if all(_is_saved(folder, fold, s) for s in range(seeds))
+    ]
+    (folder / "part.json").write_text(json.dumps(report(folder, done, seeds, about, tested)) + "\n")
     parts = [json.loads(path.read_text()) for path in sorted(output.glob("*/part.json"))]
     results = {key: [entry for of in parts for entry in of[key]] for key in parts[0]}
     (output / "results.json").write_text(json.dumps(results, indent=1) + "\n")

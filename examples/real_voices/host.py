@@ -17,6 +17,7 @@ from functools import partial
 from pathlib import Path
 from typing import Annotated
 
+import numpy as np
 import torch
 import typer
 from compose import Script, scripts_of, voices_of_script, write_dialogues
@@ -24,6 +25,7 @@ from datasets import Dataset
 from dialogues import Composer, Dialogue
 from host_folds import print_reports
 from host_parts import make_host, projector_of, whiten_projector
+from options_file import check_options
 from torch.nn import functional as F
 from transformers import (
     PreTrainedModel,
@@ -64,17 +66,18 @@ def from_host(folder: Path, labels: list[str], scope: str, readout: str) -> PreT
 
 
 def train_on_utterances(
-    model: PreTrainedModel, processor, table: Dataset, *, steps: int, batch_size: int = 24, learning_rate: float = 1e-3
-) -> None:
+    model: PreTrainedModel, processor, table: Dataset, *, steps: int, seed: int = 0, batch_size: int = 24,
+    learning_rate: float = 1e-3,
+) -> None:  # fmt: skip
     """Train projector, LoRA and readout on single turns; the memory has no part in it."""
-    whiten_projector(model, processor, table)
+    whiten_projector(model, processor, table, seed=seed)
     model.train()
     projector = projector_of(model)
     projector.requires_grad_(True)
     parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
     optimizer = torch.optim.AdamW(parameters, lr=learning_rate, weight_decay=0.05)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, learning_rate, total_steps=steps, pct_start=0.1)
-    generator = torch.Generator().manual_seed(0)
+    generator = torch.Generator().manual_seed(seed)
     scorer, order = TurnScorer(model, processor), list[int]()
     for step in range(steps):
         if len(order) < batch_size:
@@ -103,7 +106,9 @@ def freeze_first_block(model: PreTrainedModel) -> None:
             parameter.requires_grad_(False)
 
 
-def train_on_dialogues(model, processor, table: Dataset, *, steps: int, output: Path, with_memory: bool) -> None:
+def train_on_dialogues(
+    model, processor, table: Dataset, *, steps: int, output: Path, with_memory: bool, seed: int = 0
+) -> None:
     """Train the readout and the LoRA after the first block on dialogues, with the memory or without.
 
     The first block is frozen, since the memory was fitted to its outputs.
@@ -112,7 +117,7 @@ def train_on_dialogues(model, processor, table: Dataset, *, steps: int, output: 
     arguments = ConversationTrainingArguments(
         output_dir=str(output), window=16, per_device_train_batch_size=2, max_steps=steps, learning_rate=3e-4,
         lr_scheduler_type="cosine", class_weights="balanced", logging_steps=10, save_strategy="no", report_to="none",
-        disable_tqdm=True, seed=0,
+        disable_tqdm=True, seed=seed,
     )  # fmt: skip
     trainer = ConversationTrainer(model, arguments, processor=processor, train_dataset=table)
     if with_memory:
@@ -120,12 +125,6 @@ def train_on_dialogues(model, processor, table: Dataset, *, steps: int, output: 
         return
     with model.disable_memory():
         trainer.train()
-
-
-def copy_trained(source: PreTrainedModel, target: PreTrainedModel) -> None:
-    """LoRA and readout of one model into another of the same kind."""
-    kept = {k: v for k, v in source.state_dict().items() if ".lora_" in k or k.startswith("emotion_head")}
-    target.load_state_dict(kept, strict=False)
 
 
 def write_data(
@@ -146,7 +145,7 @@ def write_data(
     }
     folders = output / "utterances", output / "dialogues"
     single = [
-        ("train", Dialogue(torch.tensor([index]).numpy(), torch.tensor([0]).numpy()))
+        ("train", Dialogue(np.array([index]), np.array([0])))
         for index, speaker in enumerate(speakers)
         if speaker in rest
     ]
@@ -161,23 +160,6 @@ def write_recipe(folder: Path, corpus: Voices, **fields: int) -> None:
     """Record the corpus, its licence and other fields beside a model, for `titans-mal publish`."""
     recipe = {"dataset": corpus.name, **fields, LICENCES: {corpus.name: corpus.licence or "not stated"}}
     (folder / RECIPE_FILE).write_text(json.dumps(recipe, indent=2) + "\n")
-
-
-def check_options(file: Path, options: dict) -> None:
-    """Record the options of a host, or check that a host that is there was made with the same.
-
-    Raises:
-        ValueError: naming those that differ.
-    """
-    if not file.exists():
-        file.write_text(json.dumps(options, indent=2) + "\n")
-    before = json.loads(file.read_text())
-    pairs = {name: (before.get(name), value) for name, value in options.items()}
-    differing = [f"{name}: {then} then, {now} now" for name, (then, now) in pairs.items() if then != now]
-    if differing:
-        raise ValueError(
-            f"{file.parent} holds a host with other options ({'; '.join(differing)}): give another --output."
-        )
 
 
 def main(
@@ -219,28 +201,34 @@ def main(
     readout: Annotated[
         str, typer.Option(help="Head on the mean of the audio tokens (audio) or on the last position (linear).")
     ] = "audio",
+    seed: Annotated[
+        int,
+        typer.Option(help="Random seed of the projector, and of the order of utterances and dialogues in training."),
+    ] = 0,
     resamples: Annotated[int, typer.Option(help="Number of bootstrap resamples of the reports.")] = 1000,
 ) -> None:
     """Make the host, train it with and without memory, and write the reports."""
     corpus = voices_of_script(voices, Script.SEQUENCES if sequences else Script.RANDOM)
+    made_with = {
+        "whisper": whisper, "language_model": language_model, "voices": str(voices), "fold": fold,
+        "sequences": [str(path) for path in sequences or ()], "blocks": blocks, "encoder_blocks": encoder_blocks,
+        "utterance_steps": utterance_steps, "dialogue_steps": dialogue_steps, "train_dialogues": train_dialogues,
+        "test_dialogues": test_dialogues, "virtual_voices": virtual_voices, "scope": scope, "readout": readout,
+        "seed": seed,
+    }  # fmt: skip
+    check_options(output / "host_options.json", made_with)
     utterances, dialogues = write_data(
         corpus, fold, sequences or [], output, train=train_dialogues, test=test_dialogues, copies=virtual_voices
     )
     singles = load_conversations(utterances, label_set=corpus.labels)["train"]
     data = load_conversations(dialogues, label_set=corpus.labels)
     plain, host = output / "untrained_host", output / "host"
-    made_by = {
-        "whisper": whisper, "language_model": language_model, "fold": fold, "blocks": blocks, "scope": scope,
-        "encoder_blocks": encoder_blocks, "utterance_steps": utterance_steps, "virtual_voices": virtual_voices,
-        "readout": readout,
-    }  # fmt: skip
-    check_options(output / "host_options.json", made_by)
     if not (host / "config.json").exists():
         make_host(whisper, language_model, blocks, plain, encoder_blocks=encoder_blocks)
         first = from_host(plain, corpus.labels, scope, readout)
         processor = Qwen2AudioProcessor.from_pretrained(plain)
         with AudioTowerCache(first, output / "tower"):
-            train_on_utterances(first, processor, singles, steps=utterance_steps)
+            train_on_utterances(first, processor, singles, steps=utterance_steps, seed=seed)
         trained = Qwen2AudioForConditionalGeneration.from_pretrained(plain)
         names = {key for key in trained.state_dict() if "multi_modal_projector" in key}
         trained.load_state_dict({key: first.state_dict()[key] for key in names}, strict=False)
@@ -263,6 +251,7 @@ def main(
                 steps=dialogue_steps,
                 output=output / name,
                 with_memory=name == "memory",
+                seed=seed,
             )
             model.save_pretrained(output / name / "adapter")
             processor.save_pretrained(output / name / "adapter")

@@ -120,7 +120,7 @@ def whiten_projector(model: PreTrainedModel, processor, table: Dataset, *, turns
     Args:
         model, processor, table: as `train_on_utterances` takes them.
         turns: number of turns, drawn from the table, whose outputs give mean and covariance.
-        seed: of what is drawn.
+        seed: of the turns, and of the rotation after whitening.
     """
     scorer, frames, given = TurnScorer(model, processor), list[torch.Tensor](), list[torch.Tensor]()
     projector = projector_of(model)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from itertools import product
@@ -13,6 +14,7 @@ from dialogues import Composer, Dialogue
 from encoder_features import Projection
 from intervals import average_recall
 from models import Attention, Batch, Memory, RunningMean, Utterance, decode_transitions
+from networks import AveragedReadout, fit_network
 from sklearn.linear_model import LogisticRegression
 from torch import Tensor
 from torch.nn import functional as F
@@ -105,20 +107,36 @@ class Part:
         model = self.make(name, **options)
         if isinstance(model, Attention):
             self._attend(model, np.random.default_rng(seed))
-            turns, emotions = self._turns_of(model)
-        elif name == "utterance" and not as_in_dialogues:
-            turns, emotions = self._fitted[0].numpy(), self._fitted[2]
-        else:
-            key = (name, *options.items())
-            if key not in self._turns:
-                self._turns[key] = self._turns_of(model)
-            turns, emotions = self._turns[key]
+        turns, emotions = self._fitted_to(name, model, as_in_dialogues, options)
         strength = penalty * self._weight / len(turns)
         fitted = LogisticRegression(C=strength, class_weight="balanced", max_iter=200, tol=1e-3).fit(turns, emotions)
         with torch.no_grad():
             model.readout.weight.copy_(torch.from_numpy(fitted.coef_))
             model.readout.bias.copy_(torch.from_numpy(fitted.intercept_))
         return model.eval()
+
+    def with_network(
+        self, name: str, model: Utterance, *, seed: Sequence[int], as_in_dialogues: bool = False, **options: float
+    ) -> Utterance:
+        """The trained model with a network beside its linear readout; arguments as `train` takes them."""
+        options.pop("penalty")
+        network = fit_network(*self._fitted_to(name, model, as_in_dialogues, options), seed=seed)
+        stronger = copy.copy(model)
+        stronger._modules = {**model._modules, "readout": AveragedReadout([model.readout, network])}
+        return stronger
+
+    def _fitted_to(
+        self, name: str, model: Utterance, as_in_dialogues: bool, options: Mapping[str, float]
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """(turns, width) and (turns,): the turns and emotions that a readout is fitted to."""
+        if name == "utterance" and not as_in_dialogues:
+            return self._fitted[0].numpy(), self._fitted[2]
+        if isinstance(model, Attention):
+            return self._turns_of(model)
+        key = (name, *options.items())
+        if key not in self._turns:
+            self._turns[key] = self._turns_of(model)
+        return self._turns[key]
 
     def _turns_of(self, model: Utterance) -> tuple[np.ndarray, np.ndarray]:
         """(turns, width) and (turns,): what the readout is fitted to."""
@@ -132,23 +150,24 @@ class Part:
 
     @torch.no_grad()
     def try_options(self, test: TestDialogues, *, seed: Sequence[int]) -> Iterator[tuple[tuple, Tensor]]:
-        """Every option of every model, as (name, (option, value), ...), and its logits."""
+        """Every option of every model, as (name, (option, value), ...), and its logits.
+
+        Transitions are decoded from the model of utterances, whose options follow theirs.
+        """
         for penalty in PENALTIES:
             option = ("penalty", penalty)
             # With random emotions, dialogues have all utterances equally often.
             for as_in_dialogues in (False, True) if self.scripts.train else (False,):
                 model = self.train("utterance", penalty=penalty, as_in_dialogues=as_in_dialogues, seed=seed)
-                yield ("utterance", option, ("as_in_dialogues", as_in_dialogues)), model(test.batch)
+                of_utterances, logits = (option, ("as_in_dialogues", as_in_dialogues)), model(test.batch)
+                yield ("utterance", *of_utterances), logits
+                for weight in WEIGHTS:
+                    transitions = self.scripts.transitions(self.labels)
+                    decoded = decode_transitions(logits, test.batch.mask, transitions, weight=weight)
+                    yield ("transitions", ("weight", weight), *of_utterances), decoded
             for shrinkage, name in product(SHRINKAGES, ("running_mean", "memory", "memory_speaker")):
                 model = self.train(name, penalty=penalty, shrinkage=shrinkage, seed=seed)
                 yield (name, option, ("shrinkage", shrinkage)), model(test.batch)
-        logits = self.train("utterance", penalty=PENALTIES[0], seed=seed)(test.batch)
-        for weight in WEIGHTS:
-            transitions = self.scripts.transitions(self.labels)
-            yield (
-                ("transitions", ("weight", weight)),
-                decode_transitions(logits, test.batch.mask, transitions, weight=weight),
-            )
 
     def _attend(self, model: Attention, rng: np.random.Generator) -> None:
         """Train what a model attends to, and a readout along."""
@@ -195,13 +214,11 @@ def choose(
         test = TestDialogues(corpus, left_out, scripts.train, part.hidden, seed=(*seed, number, 2), count=100)
         for option, logits in part.try_options(test, seed=seed):
             recalls.setdefault(option, []).append(float(average_recall(test.is_right(logits), test.emotions)[0]))
-    best: dict[str, tuple] = {}
-    for option in recalls:
-        name = option[0]
-        if name not in best or np.mean(recalls[option]) > np.mean(recalls[best[name]]):
-            best[name] = option
-    chosen = {name: dict(option[1:]) for name, option in best.items()}
-    return {**chosen, "attention_8": {"penalty": chosen["utterance"]["penalty"]}}
+    best = lambda options: max(options, key=lambda option: np.mean(recalls[option]))  # noqa: E731
+    of_name = {name: [option for option in recalls if option[0] == name] for name, *_ in recalls}
+    chosen = {name: dict(best(options)[1:]) for name, options in of_name.items()}
+    _, weight, *_ = best([o for o in of_name["transitions"] if dict(o[2:]) == chosen["utterance"]])
+    return {**chosen, "transitions": dict([weight]), "attention_8": {"penalty": chosen["utterance"]["penalty"]}}
 
 
 class TestDialogues:
@@ -210,6 +227,7 @@ class TestDialogues:
     Args:
         corpus, speakers: whose utterances.
         others: speakers of the other dialogue where the test speakers are too few for one.
+        partner_seed: of the choice of the other dialogues.
         scripts: of the emotions; None: random.
         hidden: (utterances, width) of the corpus.
         seed: of what is drawn.
@@ -217,7 +235,10 @@ class TestDialogues:
 
     Attributes:
         batch: the dialogues.
+        skipped: how many sequences needed an utterance twice and were left out.
         partners: as many turns at least of other speakers for each; where there is none, `has_partner` is False.
+        partner_numbers: (dialogues,) int, which dialogue was chosen, -1 without a partner.
+        from_training: (dialogues,) bool, whether it is one of `others`.
         utterances, emotions, dialogues: (scored turns,) int.
     """
 
@@ -230,6 +251,7 @@ class TestDialogues:
         *,
         seed: Sequence[int],
         others: Sequence[int] = (),
+        partner_seed: Sequence[int] = (0,),
         count: int = TEST_DIALOGUES,
     ):
         is_original = np.arange(len(corpus.speakers)) < corpus.originals
@@ -237,17 +259,17 @@ class TestDialogues:
         composer = Composer(originals, corpus.emotions, speakers, seed=seed)
         dialogues, self.skipped = composer.draw(scripts, count)
         dialogues = sorted(dialogues, key=len, reverse=True)
+        self.batch = Batch.of(dialogues, hidden)
         candidates, _ = composer.draw(scripts, PARTNERS)
         if others:
             composer = Composer(originals, corpus.emotions, others, seed=(*seed, 1))
             candidates += composer.draw(scripts, PARTNERS)[0]
-        self.batch = Batch.of(dialogues, hidden)
-        people = lambda dialogue: {*corpus.people[dialogue.utterances]}  # noqa: E731
-        partners = [
-            next((o for o in candidates if len(o) >= len(d) and not people(o) & people(d)), None) for d in dialogues
+        self._choose_partners(dialogues, candidates, corpus, np.random.default_rng((*seed, 2, *partner_seed)))
+        cut = [
+            Dialogue(*(numbers[: len(dialogue)] for numbers in (candidates[n].utterances, candidates[n].speakers)))
+            for n, dialogue in zip(self.partner_numbers, dialogues)
+            if n >= 0
         ]
-        self.has_partner = np.array([partner is not None for partner in partners])
-        cut = [Dialogue(p.utterances[: len(d)], p.speakers[: len(d)]) for p, d in zip(partners, dialogues) if p]
         self.partners = Batch.of(cut, hidden) if cut else None
         scored = self.batch.mask.clone()
         scored[:, :FIRST_SCORED] = False
@@ -256,6 +278,21 @@ class TestDialogues:
         self.emotions = corpus.emotions[self.utterances]
         self.speakers = corpus.speakers[self.utterances]
         self.dialogues = scored.nonzero()[:, 0].numpy()
+
+    def _choose_partners(
+        self, dialogues: Sequence[Dialogue], candidates: Sequence[Dialogue], corpus: Corpus, rng: np.random.Generator
+    ) -> None:
+        """Choose one of the dialogues that fit at random; the first `PARTNERS` candidates are preferred."""
+        people = [{*corpus.people[candidate.utterances]} for candidate in candidates]
+        lengths = np.array([len(candidate) for candidate in candidates])
+        numbers = []
+        for dialogue in dialogues:
+            own = {*corpus.people[dialogue.utterances]}
+            fits = np.flatnonzero((lengths >= len(dialogue)) & [not own & others for others in people])
+            preferred = fits[fits < PARTNERS] if (fits < PARTNERS).any() else fits
+            numbers.append(int(rng.choice(preferred)) if len(preferred) else -1)
+        self.partner_numbers = np.array(numbers)
+        self.has_partner, self.from_training = self.partner_numbers >= 0, self.partner_numbers >= PARTNERS
 
     def is_right(self, logits: Tensor) -> np.ndarray:
         """(scored turns,) bool."""
@@ -279,7 +316,13 @@ def score_models(part: Part, test: TestDialogues, chosen: Mapping[str, dict], *,
         right[name] = test.is_right(logits)
         if name == "utterance":
             right["transitions"] = test.is_right(decode(logits))
+            right["network"] = test.is_right(part.with_network(name, model, seed=seed, **chosen[name])(test.batch))
         if name == "memory":
+            stronger = part.with_network(name, model, seed=seed, **chosen[name])
+            logits_of_network = stronger(test.batch)
+            right["memory_network"] = test.is_right(logits_of_network)
+            right["memory_network_reset"] = test.is_right(stronger.without_history(test.batch))
+            right["memory_network_other"] = test.is_right(_other_history(stronger, test, logits_of_network)[0])
             right["memory_reset"] = test.is_right(model.without_history(test.batch))
             right["memory_transitions"] = test.is_right(decode(logits))
             other, of_partner = _other_history(model, test, logits)

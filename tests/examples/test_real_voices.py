@@ -31,6 +31,8 @@ MODULES = (
     "dialogues",
     "encoder_features",
     "models",
+    "networks",
+    "options_file",
     "intervals",
     "compose",
     "corpus",
@@ -295,6 +297,36 @@ def test_two_test_speakers_get_the_history_of_training_speakers(real, study):
     assert alone.partners is None
 
 
+def test_partners_are_drawn_at_random_for_each_seed(real, study):
+    corpus, part, _ = study
+    of_seed = lambda seed: real["study"].TestDialogues(  # noqa: E731
+        corpus, [16, 17, 18, 19], None, part.hidden, seed=(1,), partner_seed=(seed,), count=60
+    )
+    first, again, other = of_seed(0), of_seed(0), of_seed(1)
+    assert first.partner_numbers.tolist() == again.partner_numbers.tolist()
+    assert first.utterances.tolist() == other.utterances.tolist()
+    assert (first.partner_numbers != other.partner_numbers).mean() > 0.8
+    assert len({*first.partner_numbers.tolist()}) > 40
+    assert not first.from_training.any()
+
+
+def test_a_network_beside_the_readout_is_averaged_with_it(real, study):
+    _, part, test = study
+    model = part.train("utterance", penalty=0.1, seed=(1,))
+    stronger = part.with_network("utterance", model, penalty=0.1, seed=(1,))
+    assert model.readout.weight.shape[0] == 3
+    linear, network = stronger.readout.readouts
+    assert linear is model.readout
+    with torch.no_grad():
+        turns = test.batch.turns
+        mean = (linear(turns).softmax(-1) + network(turns).softmax(-1)) / 2
+        torch.testing.assert_close(stronger(test.batch), mean.log())
+        recall = real["intervals"].average_recall(test.is_right(network(turns)), test.emotions)[0]
+    assert recall > 0.5
+    again = part.with_network("utterance", model, penalty=0.1, seed=(1,)).readout.readouts[1]
+    assert again[1].weight.equal(network[1].weight)
+
+
 def test_speakers_with_too_few_utterances_are_an_error(real):
     speakers, emotions = corpus_of(speakers=2, emotions=2, takes=1)
     composer = real["dialogues"].Composer(speakers, emotions, [0, 1], seed=(0,))
@@ -373,9 +405,11 @@ def test_a_run_is_kept_and_reported(real, study, tmp_path, monkeypatch):
     folds = [list(range(0, 4)), list(range(4, 8)), list(range(8, 20))]
     options = {"folds": folds[:2], "labels": 3, "scripts": real["study"].Scripts(), "seeds": 2, "folder": tmp_path}
     real["features"].run_fold(corpus, corpus, fold=1, **options)
-    assert set(json.loads((tmp_path / "chosen_1.json").read_text())) == {
+    chosen = json.loads((tmp_path / "chosen_1.json").read_text())
+    assert set(chosen) == {
         "utterance", "running_mean", "memory", "memory_speaker", "attention_8", "transitions",
     }  # fmt: skip
+    assert set(chosen["transitions"]) == {"weight"}
     utterances = tuple(
         real["voices"].Utterance(Path(str(i)), f"p{s:02}", "x", "FM"[s % 2]) for i, s in enumerate(corpus.speakers)
     )
@@ -509,7 +543,7 @@ def test_reports_of_the_host_are_pooled_over_folds(real, tmp_path, monkeypatch, 
 
 
 def test_a_host_with_other_options_is_not_used_again(real, tmp_path):
-    check = real["host"].check_options
+    check = real["options_file"].check_options
     check(tmp_path / "options.json", {"readout": "audio", "fold": 1})
     check(tmp_path / "options.json", {"readout": "audio", "fold": 1})
     with pytest.raises(ValueError, match=r"other options \(readout: audio then, linear now\)"):
