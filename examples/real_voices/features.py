@@ -23,7 +23,7 @@ import typer
 from compose import Script, scripts_of, voices_of_script
 from corpus import Corpus, Scripts
 from encoder_features import Copy, features_of
-from intervals import ScoredTurns, average_recall, paired_difference
+from intervals import ScoredTurns, average_recall, in_points, paired_difference
 from options_file import check_options
 from study import Part, TestDialogues, choose, score_models
 from voices import Voices
@@ -214,7 +214,7 @@ def table(results: dict) -> str:
         )
         lines += [f"\n{name}\n", counts, ""]
         lines += ["| model | UAR, % |", "| --- | ---: |"]
-        lines += [f"| {name} | {_percent(recall)} |" for name, recall in pooled["uar"].items()]
+        lines += [f"| {model} | {_percent(recall)} |" for model, recall in pooled["uar"].items()]
         lines += ["", "| difference | points (95 % interval) |", "| --- | ---: |"]
         lines += [
             f"| {row['listener']} - {row['over']} | {_points(row)} |"
@@ -254,7 +254,7 @@ def _percent(recall: float | None) -> str:
 def _points(row: dict) -> str:
     if row["points"] is None:
         return "-"
-    return f"{row['points']:+.1f} ({row['low']:+.1f} to {row['high']:+.1f})"
+    return in_points(row["points"], row["low"], row["high"])
 
 
 def main(

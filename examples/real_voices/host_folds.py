@@ -7,32 +7,57 @@ Intervals are those of the feature form: a bootstrap over test speakers, then di
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, NamedTuple
 
 import numpy as np
 import typer
-from intervals import ScoredTurns, average_recall, paired_difference
+from intervals import ScoredTurns, average_recall, in_points, paired_difference
 
 from titans_mal.evaluation.compare import compare_conditions
 from titans_mal.evaluation.report import EvaluationReport
 
 
-# What is compared: report and condition, minus report and condition. "memory" and "plain" were trained with memory and
-# without; "transitions" is "memory" that follows emotion transitions.
+class Side(NamedTuple):
+    """One side of a comparison: a condition of a report.
+
+    Attributes:
+        report: "memory" and "plain" are of the models that were trained with memory and without; "transitions" is of
+            the first one, with emotion transitions in its configuration.
+        condition: a condition of the report; "transitions" is the baseline that decodes the turns with memory off.
+    """
+
+    report: str
+    condition: str
+
+    def __str__(self) -> str:
+        return f"{self.condition} of {self.report}"
+
+
+MEMORY, MEMORY_OFF, OTHER_STATE = (Side("memory", name) for name in ("memory", "memory_off", "other_state"))
+DECODED, DECODED_OTHER = Side("transitions", "memory"), Side("transitions", "other_state")
+PLAIN = Side("plain", "memory_off")
+BASELINE, PLAIN_BASELINE = Side("memory", "transitions"), Side("plain", "transitions")
+# What is compared: the first, minus the second.
 COMPARED = [
-    ("memory", "memory", "memory", "memory_off"),
-    ("memory", "memory", "memory", "other_state"),
-    ("memory", "memory", "memory", "transitions"),
-    ("memory", "memory", "plain", "memory_off"),
-    ("memory", "memory_off", "plain", "memory_off"),
-    ("transitions", "memory", "memory", "memory"),
-    ("transitions", "memory", "memory", "memory_off"),
-    ("transitions", "memory", "transitions", "other_state"),
-    ("transitions", "memory", "memory", "transitions"),
-    ("transitions", "memory", "plain", "memory_off"),
-    ("transitions", "memory", "plain", "transitions"),
+    (MEMORY, MEMORY_OFF),
+    (MEMORY, OTHER_STATE),
+    (MEMORY, BASELINE),
+    (MEMORY, PLAIN),
+    (MEMORY_OFF, PLAIN),
+    (DECODED, MEMORY),
+    (DECODED, MEMORY_OFF),
+    (DECODED, DECODED_OTHER),
+    (DECODED, BASELINE),
+    (DECODED, PLAIN),
+    (DECODED, PLAIN_BASELINE),
 ]
+
+
+def _comparable(reports: Mapping[str, object]) -> list[tuple[Side, Side]]:
+    """The comparisons between the given reports."""
+    return [sides for sides in COMPARED if {side.report for side in sides} <= {*reports}]
 
 
 def print_reports(reports: dict[str, EvaluationReport]) -> None:
@@ -40,15 +65,11 @@ def print_reports(reports: dict[str, EvaluationReport]) -> None:
     for name, report in reports.items():
         recalls = {key: condition["metrics"]["ua"]["value"] for key, condition in report.conditions.items()}
         print(f"{name}: " + ", ".join(f"{key} {100 * recall:.1f}" for key, recall in recalls.items()), flush=True)
-    for name, condition, other_name, other in COMPARED:
-        if {name, other_name} <= {*reports}:
-            found = compare_conditions(reports[name], condition, reports[other_name], other)["metrics"]
-            for metric, points in found.items():
-                low, high = points["interval"] or (float("nan"),) * 2
-                print(
-                    f"{condition} of {name} - {other} of {other_name}, {metric}: {100 * points['value']:+.1f} "
-                    f"({100 * low:+.1f} to {100 * high:+.1f})"
-                )
+    for ours, theirs in _comparable(reports):
+        found = compare_conditions(reports[ours.report], ours.condition, reports[theirs.report], theirs.condition)
+        for metric, points in found["metrics"].items():
+            low, high = points["interval"] or (float("nan"),) * 2
+            print(f"{ours} - {theirs}, {metric}: {in_points(*(100 * part for part in (points['value'], low, high)))}")
 
 
 def scored_turns(report: EvaluationReport) -> ScoredTurns:
@@ -104,11 +125,9 @@ def main(
             recall = 100 * average_recall(is_right(found, condition), turns.emotions)[0]
             print(f"{name}, {found[0].conditions[condition]['title']}: {recall:.1f}")
     print()
-    for name, condition, other_name, other in COMPARED:
-        if {name, other_name} <= {*reports}:
-            ours, theirs = is_right(reports[name], condition), is_right(reports[other_name], other)
-            centre, low, high = paired_difference(ours, theirs, turns, resamples=resamples)
-            print(f"{condition} of {name} - {other} of {other_name}: {centre:+.1f} ({low:+.1f} to {high:+.1f})")
+    for ours, theirs in _comparable(reports):
+        sides = [is_right(reports[side.report], side.condition) for side in (ours, theirs)]
+        print(f"{ours} - {theirs}: {in_points(*paired_difference(*sides, turns, resamples=resamples))}")
     print()
     for report in reports["memory"]:
         on, off = (is_right([report], condition) for condition in ("memory", "memory_off"))

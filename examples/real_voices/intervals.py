@@ -84,6 +84,11 @@ def paired_difference(
         count = len(present)
         weights *= rng.multinomial(count, np.full(count, 1 / count), size=resamples)[:, groups]
     recalls = [average_recall(scores, turns.emotions, weights) for scores in (first, second)]
-    low, high = np.nanpercentile(recalls[0] - recalls[1], [2.5, 97.5])
+    low, high = np.percentile(recalls[0] - recalls[1], [2.5, 97.5])
     centre = average_recall(first, turns.emotions)[0] - average_recall(second, turns.emotions)[0]
     return 100 * float(centre), 100 * float(low), 100 * float(high)
+
+
+def in_points(centre: float, low: float, high: float) -> str:
+    """A difference in points and its interval, as the tables have them."""
+    return f"{centre:+.1f} ({low:+.1f} to {high:+.1f})"
