@@ -355,7 +355,7 @@ def test_the_memory_helps_where_a_voice_hides_the_emotion(real, study):
 
 
 def test_a_corpus_of_two_folds_of_two_speakers_is_reported(real, study, tmp_path, monkeypatch):
-    for name, value in (("TRAINING_DIALOGUES", 20), ("TEST_DIALOGUES", 8), ("PARTNERS", 60), ("STEPS", 2)):
+    for name, value in (("TRAINING_DIALOGUES", 20), ("PARTNERS", 60), ("STEPS", 2)):
         monkeypatch.setattr(real["study"], name, value)
     corpus, _, _ = study
     keep = corpus.people < 4
@@ -373,6 +373,8 @@ def test_a_corpus_of_two_folds_of_two_speakers_is_reported(real, study, tmp_path
     alone = real["features"].report(tmp_path, [2], 1, about, real["voices"].Voices("a", utterances, ()))
     assert "| memory_other | - |" in real["features"].table(alone)
     assert "| memory - memory_other | - |" in real["features"].table(alone)
+    assert {row["uar"] for row in alone["rows"] if row["listener"] == "memory_other"} == {None}
+    assert {group["uar"]["memory_other"] for group in alone["groups"]} == {None}
 
 
 @pytest.mark.slow
@@ -398,7 +400,7 @@ def test_the_host_is_trained_on_copies_and_tested_without(real, tmp_path):
 
 
 def test_a_run_is_kept_and_reported(real, study, tmp_path, monkeypatch):
-    for name, value in (("TRAINING_DIALOGUES", 20), ("TEST_DIALOGUES", 8), ("PARTNERS", 60), ("STEPS", 2)):
+    for name, value in (("TRAINING_DIALOGUES", 20), ("PARTNERS", 60), ("STEPS", 2)):
         monkeypatch.setattr(real["study"], name, value)
     monkeypatch.setattr(real["study"], "SHRINKAGES", (1.0,))
     corpus, _, _ = study
@@ -417,6 +419,12 @@ def test_a_run_is_kept_and_reported(real, study, tmp_path, monkeypatch):
     about = {"train": "a", "test": "b", "script": "random", "blocks": "all", "copies": "0-0"}
     found = real["features"].report(tmp_path, [1], 2, about, voices)
     assert len(found["rows"]) == 2 * len(real["features"].MODELS)
+    saved = [real["features"]._is_saved(tmp_path, fold, seed) for fold in (1, 2) for seed in (0, 1)]
+    assert saved == [True, True, False, False]
+    (pooled,) = found["pooled"]
+    assert (pooled["folds"], pooled["dialogues"], pooled["dialogues_without_other_history"]) == (1, 200, 0)
+    assert 20 < pooled["different_other_histories"] <= 60
+    assert f"{pooled['different_other_histories']} different dialogues" in real["features"].table(found)
     assert {"listener", "train", "test", "script", "fold", "seed", "turns", "uar", "conversations"} <= {
         *found["rows"][0]
     }
