@@ -25,6 +25,7 @@ from corpus import Corpus, Scripts
 from encoder_features import Copy, features_of
 from intervals import ScoredTurns, average_recall, in_points, paired_difference
 from options_file import check_options
+from scipy.stats import wilcoxon
 from study import Part, TestDialogues, choose, score_models
 from voices import Voices
 
@@ -72,6 +73,7 @@ DIFFERENCES = (
     ("network", "utterance"),
     ("memory", "network"),
     ("memory_network", "network"),
+    ("memory_network", "utterance"),
     ("memory_network", "memory_network_reset"),
     ("memory_network", "memory_network_other"),
     ("memory_network_reset", "network"),
@@ -237,7 +239,9 @@ def _groups(groups: Sequence[dict], rows: Sequence[dict]) -> list[str]:
     lines += [
         f"| {name} | {_percent(recalls[name]['utterance'])} | {_percent(recalls[name]['memory'])} |" for name in shown
     ]
-    lines += ["", f"{sum(gains[name] > 0 for name in speakers)} of {len(speakers)} speakers gain."]
+    of_speakers = np.array([gains[name] for name in speakers])
+    chance = wilcoxon(of_speakers).pvalue if of_speakers.any() else 1.0
+    lines += ["", f"{(of_speakers > 0).sum()} of {len(speakers)} speakers gain (Wilcoxon's test: p = {chance:.3f})."]
     for fold in dict.fromkeys(row["fold"] for row in rows):
         of_fold = [row for row in rows if row["fold"] == fold]
         utterance, memory = (

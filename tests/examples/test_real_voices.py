@@ -357,6 +357,7 @@ def test_the_memory_helps_where_a_voice_hides_the_emotion(real, study):
 def test_a_corpus_of_two_folds_of_two_speakers_is_reported(real, study, tmp_path, monkeypatch):
     for name, value in (("TRAINING_DIALOGUES", 20), ("PARTNERS", 60), ("STEPS", 2)):
         monkeypatch.setattr(real["study"], name, value)
+    monkeypatch.setattr(real["networks"], "STEPS", 2)
     corpus, _, _ = study
     keep = corpus.people < 4
     parts = {name: getattr(corpus, name)[keep] for name in ("features", "speakers", "emotions", "people", "channels")}
@@ -402,6 +403,7 @@ def test_the_host_is_trained_on_copies_and_tested_without(real, tmp_path):
 def test_a_run_is_kept_and_reported(real, study, tmp_path, monkeypatch):
     for name, value in (("TRAINING_DIALOGUES", 20), ("PARTNERS", 60), ("STEPS", 2)):
         monkeypatch.setattr(real["study"], name, value)
+    monkeypatch.setattr(real["networks"], "STEPS", 2)
     monkeypatch.setattr(real["study"], "SHRINKAGES", (1.0,))
     corpus, _, _ = study
     folds = [list(range(0, 4)), list(range(4, 8)), list(range(8, 20))]
@@ -433,7 +435,9 @@ def test_a_run_is_kept_and_reported(real, study, tmp_path, monkeypatch):
     printed = real["features"].table(found)
     assert "memory - memory_other" in printed
     gains = {g["group"]: g["uar"]["memory"] - g["uar"]["utterance"] for g in found["groups"] if g["kind"] == "speaker"}
-    assert f"{sum(gain > 0 for gain in gains.values())} of {len(gains)} speakers gain." in printed
+    assert (
+        f"{sum(gain > 0 for gain in gains.values())} of {len(gains)} speakers gain (Wilcoxon's test: p = 0." in printed
+    )
     worst = min(gains, key=gains.get)
     (recall,) = (group["uar"] for group in found["groups"] if group["group"] == worst)
     assert f"| {worst} | {100 * recall['utterance']:.1f} | {100 * recall['memory']:.1f} |" in printed
