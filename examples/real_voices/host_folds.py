@@ -122,12 +122,14 @@ def main(
     print(f"{len(turns.emotions)} turns of {speakers} speakers in {dialogues} dialogues\n")
     for name, found in reports.items():
         for condition in found[0].conditions:
-            recall = 100 * average_recall(is_right(found, condition), turns.emotions)[0]
-            print(f"{name}, {found[0].conditions[condition]['title']}: {recall:.1f}")
+            is_hit = is_right(found, condition)
+            recall = 100 * average_recall(is_hit, turns.emotions)[0]
+            print(f"{name}, {found[0].conditions[condition]['title']}: UA {recall:.1f}, WA {100 * is_hit.mean():.1f}")
     print()
     for ours, theirs in _comparable(reports):
         sides = [is_right(reports[side.report], side.condition) for side in (ours, theirs)]
-        print(f"{ours} - {theirs}: {in_points(*paired_difference(*sides, turns, resamples=resamples))}")
+        ua, wa = (in_points(*paired_difference(*sides, of, resamples=resamples)) for of in (turns, turns.unweighted()))
+        print(f"{ours} - {theirs}: UA {ua}, WA {wa}")
     print()
     for report in reports["memory"]:
         on, off = (is_right([report], condition) for condition in ("memory", "memory_off"))

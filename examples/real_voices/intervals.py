@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -24,6 +24,10 @@ class ScoredTurns:
     def only(self, kept: np.ndarray) -> ScoredTurns:
         """Some of the turns, (turns,) bool."""
         return ScoredTurns.join([ScoredTurns(self.emotions[kept], self.speakers[kept], self.dialogues[kept])])
+
+    def unweighted(self) -> ScoredTurns:
+        """The turns as if all had one emotion, whose average recall is the share of right turns (WA)."""
+        return replace(self, emotions=np.zeros_like(self.emotions))
 
     @classmethod
     def join(cls, parts: list[ScoredTurns]) -> ScoredTurns:

@@ -535,11 +535,12 @@ def test_reports_of_the_host_are_pooled_over_folds(real, tmp_path, monkeypatch, 
     real["host_folds"].main([tmp_path / "one", tmp_path / "two"], resamples=200)
     printed = capsys.readouterr().out
     assert "8 turns of 2 speakers in 4 dialogues" in printed
-    assert "memory, title of memory: 100.0" in printed
+    assert "memory, title of memory: UA 100.0, WA 100.0" in printed
     # Of six sad turns, four are right.
-    assert f"memory, title of memory_off: {100 * (1 + 4 / 6) / 2:.1f}" in printed
-    assert "memory of memory - memory_off of memory: +16.7 (" in printed
-    assert "memory of memory - memory_off of plain: +33.3 (" in printed
+    assert f"memory, title of memory_off: UA {100 * (1 + 4 / 6) / 2:.1f}, WA 75.0" in printed
+    assert "memory of memory - memory_off of memory: UA +16.7 (" in printed
+    assert ", WA +25.0 (" in printed
+    assert "memory of memory - memory_off of plain: UA +33.3 (" in printed
     assert "with the memory, 2 turns become right and 0 wrong" in printed
     assert "speaker one: 100.0 with the memory, 66.7 without" in printed
     assert "transitions" not in [line.split(" of ")[0] for line in printed.splitlines()]
