@@ -210,8 +210,8 @@ def main(
     """Make the host, train it with and without memory, and write the reports."""
     corpus = voices_of_script(voices, Script.SEQUENCES if sequences else Script.RANDOM)
     made_with = {
-        "whisper": whisper, "language_model": language_model, "voices": str(voices), "fold": fold,
-        "sequences": [str(path) for path in sequences or ()], "blocks": blocks, "encoder_blocks": encoder_blocks,
+        "whisper": whisper, "language_model": language_model, "voices": voices, "fold": fold,
+        "sequences": sequences, "blocks": blocks, "encoder_blocks": encoder_blocks,
         "utterance_steps": utterance_steps, "dialogue_steps": dialogue_steps, "train_dialogues": train_dialogues,
         "test_dialogues": test_dialogues, "virtual_voices": virtual_voices, "scope": scope, "readout": readout,
         "seed": seed,
@@ -261,9 +261,9 @@ def main(
             reports[name] = evaluated(model, processor, output_dir=folder, conditions=conditions, name=name)
             if name == "memory" and sequences:
                 fit_emotion_transitions(model, data["train"])
-                folder, conditions = output / "transitions" / "report", ("memory", "other_state")
-                reports["transitions"] = evaluated(
-                    model, processor, output_dir=folder, conditions=conditions, name="transitions"
+                folder, conditions = output / "with_transitions" / "report", ("memory", "other_state")
+                reports["with_transitions"] = evaluated(
+                    model, processor, output_dir=folder, conditions=conditions, name="with_transitions"
                 )
     print_reports(reports)
 

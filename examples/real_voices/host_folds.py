@@ -2,11 +2,12 @@
 
     python examples/real_voices/host_folds.py host_1 host_2
 
-Intervals are those of the feature form: a bootstrap over test speakers, then dialogues.
+Intervals are those of the feature form: a bootstrap in which test speakers and dialogues are drawn independently.
 """
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, NamedTuple
@@ -23,8 +24,8 @@ class Side(NamedTuple):
     """One side of a comparison: a condition of a report.
 
     Attributes:
-        report: "memory" and "plain" are of the models that were trained with memory and without; "transitions" is of
-            the first one, with emotion transitions in its configuration.
+        report: "memory" and "plain" are of the models that were trained with memory and without; "with_transitions"
+            is of the first one, with emotion transitions in its configuration.
         condition: a condition of the report; "transitions" is the baseline that decodes the turns with memory off.
     """
 
@@ -36,7 +37,7 @@ class Side(NamedTuple):
 
 
 MEMORY, MEMORY_OFF, OTHER_STATE = (Side("memory", name) for name in ("memory", "memory_off", "other_state"))
-DECODED, DECODED_OTHER = Side("transitions", "memory"), Side("transitions", "other_state")
+DECODED, DECODED_OTHER = Side("with_transitions", "memory"), Side("with_transitions", "other_state")
 PLAIN = Side("plain", "memory_off")
 BASELINE, PLAIN_BASELINE = Side("memory", "transitions"), Side("plain", "transitions")
 # What is compared: the first, minus the second.
@@ -96,6 +97,18 @@ def _check(reports: dict[str, list[EvaluationReport]]) -> None:
                 raise ValueError(f"The reports memory and {name} of a fold are of different turns.")
 
 
+def _check_recipes(outputs: list[Path]) -> None:
+    """Check that the hosts were made with the same options, but for the fold.
+
+    Raises:
+        ValueError: naming the folders.
+    """
+    recipes = [json.loads((output / "host_options.json").read_text()) | {"fold": None} for output in outputs]
+    for output, recipe in zip(outputs, recipes):
+        if recipe != recipes[0]:
+            raise ValueError(f"{output} and {outputs[0]} hold hosts of other options: {recipe} and {recipes[0]}.")
+
+
 def is_right(reports: list[EvaluationReport], condition: str) -> np.ndarray:
     """(turns,) bool, over all folds.
 
@@ -114,9 +127,10 @@ def main(
     resamples: Annotated[int, typer.Option(help="Number of bootstrap resamples.")] = 1000,
 ) -> None:
     """Print recalls and differences over all folds."""
-    names = [name for name in ("memory", "plain", "transitions") if (outputs[0] / name / "report").is_dir()]
+    names = [name for name in ("memory", "plain", "with_transitions") if (outputs[0] / name / "report").is_dir()]
     reports = {name: [EvaluationReport.load(output / name / "report") for output in outputs] for name in names}
     _check(reports)
+    _check_recipes(outputs)
     turns = ScoredTurns.join([scored_turns(report) for report in reports["memory"]])
     speakers, dialogues = (len(np.unique(numbers)) for numbers in (turns.speakers, turns.dialogues))
     print(f"{len(turns.emotions)} turns of {speakers} speakers in {dialogues} dialogues\n")
@@ -128,7 +142,8 @@ def main(
     print()
     for ours, theirs in _comparable(reports):
         sides = [is_right(reports[side.report], side.condition) for side in (ours, theirs)]
-        ua, wa = (in_points(*paired_difference(*sides, of, resamples=resamples)) for of in (turns, turns.unweighted()))
+        scored = turns, turns.as_one_emotion()
+        ua, wa = (in_points(*paired_difference(*sides, of, resamples=resamples)) for of in scored)
         print(f"{ours} - {theirs}: UA {ua}, WA {wa}")
     print()
     for report in reports["memory"]:

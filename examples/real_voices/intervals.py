@@ -1,4 +1,4 @@
-"""Unweighted average recall, and paired intervals by a bootstrap over test speakers, then dialogues."""
+"""Unweighted average recall, and paired intervals by a bootstrap over test speakers and dialogues."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class ScoredTurns:
         """Some of the turns, (turns,) bool."""
         return ScoredTurns.join([ScoredTurns(self.emotions[kept], self.speakers[kept], self.dialogues[kept])])
 
-    def unweighted(self) -> ScoredTurns:
+    def as_one_emotion(self) -> ScoredTurns:
         """The turns as if all had one emotion, whose average recall is the share of right turns (WA)."""
         return replace(self, emotions=np.zeros_like(self.emotions))
 

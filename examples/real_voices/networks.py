@@ -1,4 +1,4 @@
-"""A small network beside a linear readout: the stronger classifier of turns, whose probabilities are averaged."""
+"""A small network beside a linear readout, whose probabilities are averaged: a second classifier of turns."""
 
 from __future__ import annotations
 
@@ -27,26 +27,27 @@ class AveragedReadout(nn.Module):
         return torch.stack([readout(turns).softmax(-1) for readout in self.readouts]).mean(0).log()
 
 
-def fit_network(turns: np.ndarray, emotions: np.ndarray, *, seed: Sequence[int]) -> nn.Module:
-    """A network of one hidden layer, trained on balanced emotions.
+def fit_network(turns: np.ndarray, emotions: np.ndarray, labels: int, *, seed: Sequence[int]) -> nn.Module:
+    """A network of one hidden layer; the loss weighs emotions by their inverse frequency.
 
     Args:
         turns: (turns, width) float.
         emotions: (turns,) int.
+        labels: how many emotions.
         seed: of weights, batches and dropout.
     """
     rng = np.random.default_rng(seed)
     with torch.random.fork_rng(), torch.enable_grad():
         torch.manual_seed(int(rng.integers(2**31)))
         inputs, answers = torch.from_numpy(turns).float(), torch.from_numpy(emotions)
-        counts = torch.bincount(answers)
+        counts = torch.bincount(answers, minlength=labels)
         network = nn.Sequential(
             nn.Dropout(DROPOUT[0]), nn.Linear(inputs.shape[1], WIDTH), nn.ReLU(), nn.Dropout(DROPOUT[1]),
-            nn.Linear(WIDTH, len(counts)),
+            nn.Linear(WIDTH, labels),
         )  # fmt: skip
         optimizer = torch.optim.AdamW(network.parameters(), lr=LEARNING_RATE, weight_decay=WEIGHT_DECAY)
         schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, LEARNING_RATE, total_steps=STEPS, pct_start=0.1)
-        weights = len(answers) / (len(counts) * counts)
+        weights = len(answers) / (labels * counts.clamp(min=1))
         for _ in range(STEPS):
             rows = torch.from_numpy(rng.integers(len(answers), size=BATCH))
             loss = F.cross_entropy(network(inputs[rows]), answers[rows], weights)

@@ -10,16 +10,29 @@ from pathlib import Path
 def check_options(file: Path, options: Mapping[str, object]) -> None:
     """Record the options of a run in its folder, or check that the folder was made with the same.
 
+    Args:
+        file: in the folder of the run.
+        options: paths and lists of paths are compared as absolute ones.
+
     Raises:
-        ValueError: naming those that differ.
+        ValueError: naming those that differ, or for a folder with results and no record.
     """
+    now = {name: _as_json(value) for name, value in options.items()}
     if not file.exists():
+        if file.parent.is_dir() and any(file.parent.iterdir()):
+            raise ValueError(f"{file.parent} is not empty, and no options are recorded in it: give another --output.")
         file.parent.mkdir(parents=True, exist_ok=True)
-        file.write_text(json.dumps(options, indent=2) + "\n")
-    before = json.loads(file.read_text())
-    pairs = {name: (before.get(name), value) for name, value in options.items()}
-    differing = [f"{name}: {then} then, {now} now" for name, (then, now) in pairs.items() if then != now]
+        file.write_text(json.dumps(now, indent=2) + "\n")
+    then = json.loads(file.read_text())
+    names = sorted({*now, *then})
+    differing = [f"{n}: {then.get(n)} then, {now.get(n)} now" for n in names if then.get(n) != now.get(n)]
     if differing:
         raise ValueError(
             f"{file.parent} holds a run with other options ({'; '.join(differing)}): give another --output."
         )
+
+
+def _as_json(value: object) -> object:
+    if isinstance(value, Path):
+        return str(value.resolve())
+    return [_as_json(entry) for entry in value] if isinstance(value, list | tuple) else value

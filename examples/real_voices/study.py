@@ -15,6 +15,7 @@ from encoder_features import Projection
 from intervals import average_recall
 from models import Attention, Batch, Memory, RunningMean, Utterance, decode_transitions
 from networks import AveragedReadout, fit_network
+from scored_dialogues import TestDialogues
 from sklearn.linear_model import LogisticRegression
 from torch import Tensor
 from torch.nn import functional as F
@@ -22,9 +23,8 @@ from torch.nn import functional as F
 from titans_mal.training.voices import fit_voice_layer
 
 
-TRAINING_DIALOGUES, TEST_DIALOGUES, PARTNERS = 3200, 200, 1000
+TRAINING_DIALOGUES = 3200
 BATCH, STEPS, LEARNING_RATE = 48, 300, 2e-3
-FIRST_SCORED = 4
 # Fewer where there are fewer training speakers.
 MOST_KEY_DIM = 12
 PENALTIES, SHRINKAGES, WEIGHTS = (0.01, 0.03), (1.0, 2.0), (0.25, 0.5, 1.0)
@@ -99,15 +99,19 @@ class Part:
         attends is trained by gradients.
 
         Args:
+            name: of `TRAINED`.
+            seed: of what is drawn in training; it matters for the attention only.
             penalty: inverse weight of the readout's L2 penalty, for as many turns as there are utterances that are
                 no copies.
             as_in_dialogues: the model of utterances is trained on each as often as the dialogues have it.
             options: of `make`.
         """
+        rng = np.random.default_rng(seed)
+        torch.manual_seed(int(rng.integers(2**31)))
         model = self.make(name, **options)
         if isinstance(model, Attention):
-            self._attend(model, np.random.default_rng(seed))
-        turns, emotions = self._fitted_to(name, model, as_in_dialogues, options)
+            self._attend(model, rng)
+        turns, emotions = self._training_turns(name, model, as_in_dialogues, options)
         strength = penalty * self._weight / len(turns)
         fitted = LogisticRegression(C=strength, class_weight="balanced", max_iter=200, tol=1e-3).fit(turns, emotions)
         with torch.no_grad():
@@ -116,16 +120,29 @@ class Part:
         return model.eval()
 
     def with_network(
-        self, name: str, model: Utterance, *, seed: Sequence[int], as_in_dialogues: bool = False, **options: float
+        self,
+        name: str,
+        model: Utterance,
+        *,
+        seed: Sequence[int],
+        penalty: float,
+        as_in_dialogues: bool = False,
+        **options: float,
     ) -> Utterance:
-        """The trained model with a network beside its linear readout; arguments as `train` takes them."""
-        options.pop("penalty")
-        network = fit_network(*self._fitted_to(name, model, as_in_dialogues, options), seed=seed)
-        stronger = copy.copy(model)
-        stronger._modules = {**model._modules, "readout": AveragedReadout([model.readout, network])}
-        return stronger
+        """A copy of a trained model with a network beside its linear readout.
 
-    def _fitted_to(
+        Args:
+            name, model: of `train`.
+            seed: of the network.
+            penalty, as_in_dialogues, options: that the model was trained with; the penalty is not used.
+        """
+        del penalty
+        turns, emotions = self._training_turns(name, model, as_in_dialogues, options)
+        stronger = copy.deepcopy(model)
+        stronger.readout = AveragedReadout([model.readout, fit_network(turns, emotions, self.labels, seed=seed)])
+        return stronger.eval()
+
+    def _training_turns(
         self, name: str, model: Utterance, as_in_dialogues: bool, options: Mapping[str, float]
     ) -> tuple[np.ndarray, np.ndarray]:
         """(turns, width) and (turns,): the turns and emotions that a readout is fitted to."""
@@ -139,7 +156,7 @@ class Part:
         return self._turns[key]
 
     def _turns_of(self, model: Utterance) -> tuple[np.ndarray, np.ndarray]:
-        """(turns, width) and (turns,): what the readout is fitted to."""
+        """(turns, width) and (turns,): the turns of the training dialogues as a model has them, and their emotions."""
         # A few dialogues at a time, whose states fit into the processor's cache.
         starts = range(0, len(self._dialogues), BATCH)
         batches = [Batch.of(self._dialogues[start : start + BATCH], self.hidden) for start in starts]
@@ -154,6 +171,7 @@ class Part:
 
         Transitions are decoded from the model of utterances, whose options follow theirs.
         """
+        transitions = self.scripts.transitions(self.labels)
         for penalty in PENALTIES:
             option = ("penalty", penalty)
             # With random emotions, dialogues have all utterances equally often.
@@ -162,7 +180,6 @@ class Part:
                 of_utterances, logits = (option, ("as_in_dialogues", as_in_dialogues)), model(test.batch)
                 yield ("utterance", *of_utterances), logits
                 for weight in WEIGHTS:
-                    transitions = self.scripts.transitions(self.labels)
                     decoded = decode_transitions(logits, test.batch.mask, transitions, weight=weight)
                     yield ("transitions", ("weight", weight), *of_utterances), decoded
             for shrinkage, name in product(SHRINKAGES, ("running_mean", "memory", "memory_speaker")):
@@ -171,7 +188,6 @@ class Part:
 
     def _attend(self, model: Attention, rng: np.random.Generator) -> None:
         """Train what a model attends to, and a readout along."""
-        torch.manual_seed(int(rng.integers(2**31)))
         optimizer = torch.optim.AdamW(model.parameters(), lr=LEARNING_RATE, weight_decay=0.05)
         schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, LEARNING_RATE, total_steps=STEPS, pct_start=0.1)
         drop = torch.nn.Dropout(0.5)
@@ -190,7 +206,7 @@ def choose(
     corpus: Corpus, train: Sequence[int], folds: Sequence[Sequence[int]], labels: int, scripts: Scripts,
     *, seed: Sequence[int],
 ) -> dict[str, dict]:  # fmt: skip
-    """Penalty, shrinkages and weight of the transitions with the best recall on training speakers left out in turn.
+    """Penalty, shrinkage and other options of each model with the best recall on training speakers left out in turn.
 
     Args:
         corpus, train: whose speakers are trained on.
@@ -214,89 +230,17 @@ def choose(
         test = TestDialogues(corpus, left_out, scripts.train, part.hidden, seed=(*seed, number, 2), count=100)
         for option, logits in part.try_options(test, seed=seed):
             recalls.setdefault(option, []).append(float(average_recall(test.is_right(logits), test.emotions)[0]))
-    best = lambda options: max(options, key=lambda option: np.mean(recalls[option]))  # noqa: E731
-    of_name = {name: [option for option in recalls if option[0] == name] for name, *_ in recalls}
-    chosen = {name: dict(best(options)[1:]) for name, options in of_name.items()}
-    _, weight, *_ = best([o for o in of_name["transitions"] if dict(o[2:]) == chosen["utterance"]])
-    return {**chosen, "transitions": dict([weight]), "attention_8": {"penalty": chosen["utterance"]["penalty"]}}
+    means = {option: float(np.mean(found)) for option, found in recalls.items()}
+    utterance = dict(_best(means, "utterance"))
+    weight, *_ = _best({o: mean for o, mean in means.items() if dict(o[2:]) == utterance}, "transitions")
+    chosen = {name: dict(_best(means, name)) for name in ("running_mean", "memory", "memory_speaker")}
+    others = {"transitions": dict([weight]), "attention_8": {"penalty": utterance["penalty"]}}
+    return {"utterance": utterance, **chosen, **others}
 
 
-class TestDialogues:
-    """Dialogues of test speakers, and for each another one that shares no speaker with it.
-
-    Args:
-        corpus, speakers: whose utterances.
-        others: speakers of the other dialogue where the test speakers are too few for one.
-        partner_seed: of the choice of the other dialogues.
-        scripts: of the emotions; None: random.
-        hidden: (utterances, width) of the corpus.
-        seed: of what is drawn.
-        count: of dialogues.
-
-    Attributes:
-        batch: the dialogues.
-        skipped: how many sequences needed an utterance twice and were left out.
-        partners: as many turns at least of other speakers for each; where there is none, `has_partner` is False.
-        partner_numbers: (dialogues,) int, which dialogue was chosen, -1 without a partner.
-        from_training: (dialogues,) bool, whether it is one of `others`.
-        utterances, emotions, dialogues: (scored turns,) int.
-    """
-
-    def __init__(
-        self,
-        corpus: Corpus,
-        speakers: Sequence[int],
-        scripts: Sequence[Sequence[tuple[int, int]]] | None,
-        hidden: Tensor,
-        *,
-        seed: Sequence[int],
-        others: Sequence[int] = (),
-        partner_seed: Sequence[int] = (0,),
-        count: int = TEST_DIALOGUES,
-    ):
-        is_original = np.arange(len(corpus.speakers)) < corpus.originals
-        originals = np.where(is_original, corpus.speakers, -1)
-        composer = Composer(originals, corpus.emotions, speakers, seed=seed)
-        dialogues, self.skipped = composer.draw(scripts, count)
-        dialogues = sorted(dialogues, key=len, reverse=True)
-        self.batch = Batch.of(dialogues, hidden)
-        candidates, _ = composer.draw(scripts, PARTNERS)
-        if others:
-            composer = Composer(originals, corpus.emotions, others, seed=(*seed, 1))
-            candidates += composer.draw(scripts, PARTNERS)[0]
-        self._choose_partners(dialogues, candidates, corpus, np.random.default_rng((*seed, 2, *partner_seed)))
-        cut = [
-            Dialogue(*(numbers[: len(dialogue)] for numbers in (candidates[n].utterances, candidates[n].speakers)))
-            for n, dialogue in zip(self.partner_numbers, dialogues)
-            if n >= 0
-        ]
-        self.partners = Batch.of(cut, hidden) if cut else None
-        scored = self.batch.mask.clone()
-        scored[:, :FIRST_SCORED] = False
-        self.is_scored = scored
-        self.utterances = self.batch.utterances[scored].numpy()
-        self.emotions = corpus.emotions[self.utterances]
-        self.speakers = corpus.speakers[self.utterances]
-        self.dialogues = scored.nonzero()[:, 0].numpy()
-
-    def _choose_partners(
-        self, dialogues: Sequence[Dialogue], candidates: Sequence[Dialogue], corpus: Corpus, rng: np.random.Generator
-    ) -> None:
-        """Choose one of the dialogues that fit at random; the first `PARTNERS` candidates are preferred."""
-        people = [{*corpus.people[candidate.utterances]} for candidate in candidates]
-        lengths = np.array([len(candidate) for candidate in candidates])
-        numbers = []
-        for dialogue in dialogues:
-            own = {*corpus.people[dialogue.utterances]}
-            fits = np.flatnonzero((lengths >= len(dialogue)) & [not own & others for others in people])
-            preferred = fits[fits < PARTNERS] if (fits < PARTNERS).any() else fits
-            numbers.append(int(rng.choice(preferred)) if len(preferred) else -1)
-        self.partner_numbers = np.array(numbers)
-        self.has_partner, self.from_training = self.partner_numbers >= 0, self.partner_numbers >= PARTNERS
-
-    def is_right(self, logits: Tensor) -> np.ndarray:
-        """(scored turns,) bool."""
-        return logits.argmax(-1)[self.is_scored].numpy() == self.emotions
+def _best(means: Mapping[tuple, float], name: str) -> tuple:
+    """The options of a model with the best mean recall, as (option, value) pairs."""
+    return max((option for option in means if option[0] == name), key=lambda option: means[option])[1:]
 
 
 @torch.no_grad()
@@ -319,31 +263,12 @@ def score_models(part: Part, test: TestDialogues, chosen: Mapping[str, dict], *,
             right["network"] = test.is_right(part.with_network(name, model, seed=seed, **chosen[name])(test.batch))
         if name == "memory":
             stronger = part.with_network(name, model, seed=seed, **chosen[name])
-            logits_of_network = stronger(test.batch)
-            right["memory_network"] = test.is_right(logits_of_network)
-            right["memory_network_reset"] = test.is_right(stronger.without_history(test.batch))
-            right["memory_network_other"] = test.is_right(_other_history(stronger, test, logits_of_network)[0])
-            right["memory_reset"] = test.is_right(model.without_history(test.batch))
+            for key, readout in (("memory", model), ("memory_network", stronger)):
+                own = readout(test.batch)
+                right[key] = test.is_right(own)
+                right[f"{key}_reset"] = test.is_right(readout.without_history(test.batch))
+                right[f"{key}_other"] = test.is_right(test.with_other_history(readout, own))
             right["memory_transitions"] = test.is_right(decode(logits))
-            other, of_partner = _other_history(model, test, logits)
-            right["memory_other"] = test.is_right(other)
+            other, of_partner = test.with_other_history(model, logits), test.of_partners(model, logits)
             right["memory_transitions_other"] = test.is_right(decode(other, history=of_partner))
     return right
-
-
-def _other_history(model: Memory, test: TestDialogues, logits: Tensor) -> tuple[Tensor, Tensor]:
-    """Logits with a partner's history, and those of the partner's turns.
-
-    A dialogue without a partner keeps those of its own history, and of its own turns.
-    """
-    if test.partners is None:
-        return logits, logits
-    rows, batch = torch.from_numpy(test.has_partner), test.batch
-    some = Batch(batch.utterances[rows], batch.speakers[rows], batch.hidden)
-    with_other = logits.index_put((rows.nonzero()[:, 0],), model.with_other_history(some, test.partners))
-    return with_other, logits.index_put((rows.nonzero()[:, 0],), _padded(model(test.partners), logits.shape[1]))
-
-
-def _padded(logits: Tensor, turns: int) -> Tensor:
-    """(dialogues, turns, labels), with zeros behind the turns of the longest dialogue."""
-    return F.pad(logits, (0, 0, 0, turns - logits.shape[1]))

@@ -33,10 +33,12 @@ MODULES = (
     "models",
     "networks",
     "options_file",
+    "scored_dialogues",
     "intervals",
     "compose",
     "corpus",
     "study",
+    "feature_report",
     "features",
     "host_folds",
     "host_parts",
@@ -228,7 +230,7 @@ def study(real):
     features = voices[speakers] + means[emotions] + 0.7 * rng.standard_normal((len(speakers), 24))
     corpus = real["study"].Corpus.of(features.astype(np.float32), speakers, emotions)
     part = real["study"].Part(corpus, list(range(16)), 3, real["study"].Scripts(), seed=(0,))
-    test = real["study"].TestDialogues(corpus, [16, 17, 18, 19], None, part.hidden, seed=(1,), count=60)
+    test = real["scored_dialogues"].TestDialogues(corpus, [16, 17, 18, 19], None, part.hidden, seed=(1,), count=60)
     return corpus, part, test
 
 
@@ -253,7 +255,7 @@ def test_copies_are_different_speakers(real):
         assert len({*corpus.channels[dialogue.utterances]}) == 1
         assert 3 not in corpus.people[dialogue.utterances]
     assert any(corpus.speakers[dialogue.utterances].max() > 3 for dialogue in part._dialogues)
-    test = real["study"].TestDialogues(corpus, [0, 3], None, part.hidden, seed=(1,), count=5)
+    test = real["scored_dialogues"].TestDialogues(corpus, [0, 3], None, part.hidden, seed=(1,), count=5)
     assert test.utterances.max() < corpus.originals
     copies = real["encoder_features"].Copy("channel", 1).speakers(["a", "b"])
     assert copies["a"] is copies["b"]
@@ -289,17 +291,17 @@ def test_partners_share_no_speaker_and_have_as_many_turns(study):
 def test_two_test_speakers_get_the_history_of_training_speakers(real, study):
     corpus, part, _ = study
     rest = [int(speaker) for speaker in np.unique(corpus.people)[2:]]
-    test = real["study"].TestDialogues(corpus, [0, 1], None, part.hidden, seed=(3,), others=rest, count=4)
+    test = real["scored_dialogues"].TestDialogues(corpus, [0, 1], None, part.hidden, seed=(3,), others=rest, count=4)
     assert test.has_partner.all()
     assert not {0, 1} & {*corpus.speakers[test.partners.utterances[test.partners.mask]]}
-    alone = real["study"].TestDialogues(corpus, [0, 1], None, part.hidden, seed=(3,), count=4)
+    alone = real["scored_dialogues"].TestDialogues(corpus, [0, 1], None, part.hidden, seed=(3,), count=4)
     assert not alone.has_partner.any()
     assert alone.partners is None
 
 
 def test_partners_are_drawn_at_random_for_each_seed(real, study):
     corpus, part, _ = study
-    of_seed = lambda seed: real["study"].TestDialogues(  # noqa: E731
+    of_seed = lambda seed: real["scored_dialogues"].TestDialogues(  # noqa: E731
         corpus, [16, 17, 18, 19], None, part.hidden, seed=(1,), partner_seed=(seed,), count=60
     )
     first, again, other = of_seed(0), of_seed(0), of_seed(1)
@@ -327,6 +329,43 @@ def test_a_network_beside_the_readout_is_averaged_with_it(real, study):
     assert again[1].weight.equal(network[1].weight)
 
 
+def test_the_longest_dialogue_may_have_no_partner(real, study):
+    """It has three of the four test speakers, the others two."""
+    corpus, part, _ = study
+    scripts = [[(turn % 3, turn % 3) for turn in range(12)], [(turn % 2, turn % 3) for turn in range(10)]]
+    test = real["scored_dialogues"].TestDialogues(corpus, [16, 17, 18, 19], scripts, part.hidden, seed=(1,), count=8)
+    assert not test.has_partner[0]
+    assert test.has_partner[-1]
+    assert test.partners.utterances.shape[1] == 10
+    model = part.train("memory", penalty=0.1, seed=(1,))
+    with torch.no_grad():
+        own = model(test.batch)
+        other, of_partners = test.with_other_history(model, own), test.of_partners(model, own)
+    for found in (other, of_partners):
+        assert found.shape == own.shape
+        assert found[0].equal(own[0])
+        assert not torch.allclose(found[-1, 5:10], own[-1, 5:10])
+
+
+def test_the_attention_depends_on_its_seed_alone(real, study, monkeypatch):
+    monkeypatch.setattr(real["study"], "STEPS", 2)
+    _, part, _ = study
+    first = part.train("attention_8", penalty=0.1, seed=(4,))
+    torch.rand(3)
+    again, other = (part.train("attention_8", penalty=0.1, seed=(seed,)) for seed in (4, 5))
+    assert first.query.weight.equal(again.query.weight)
+    assert not first.query.weight.equal(other.query.weight)
+
+
+def test_reports_of_earlier_versions_are_left_out(real, capsys):
+    run = dict.fromkeys(real["feature_report"].RUN, "x")
+    old = {"pooled": [{**run, "uar": {}}]}
+    new = {"pooled": [{**run, "uar": dict.fromkeys(real["feature_report"].MODELS), "over_partners_of_test": None}]}
+    assert not real["feature_report"].is_of_this_version(old)
+    assert "earlier version (x x x x x)" in capsys.readouterr().out
+    assert real["feature_report"].is_of_this_version(new)
+
+
 def test_speakers_with_too_few_utterances_are_an_error(real):
     speakers, emotions = corpus_of(speakers=2, emotions=2, takes=1)
     composer = real["dialogues"].Composer(speakers, emotions, [0, 1], seed=(0,))
@@ -347,15 +386,24 @@ def test_the_memory_helps_where_a_voice_hides_the_emotion(real, study):
     chosen = {name: {"penalty": 0.1} for name in ("utterance", "attention_8")}
     chosen |= {name: {"penalty": 0.1, "shrinkage": 0.5} for name in ("running_mean", "memory", "memory_speaker")}
     right = real["study"].score_models(part, test, chosen | {"transitions": {"weight": 0.5}}, seed=(2,))
-    assert sorted(right) == sorted(real["features"].MODELS)
+    assert sorted(right) == sorted(real["feature_report"].MODELS)
     recall = {name: real["intervals"].average_recall(hits, test.emotions)[0] for name, hits in right.items()}
     assert recall["memory"] > recall["utterance"] + 0.03
     assert recall["memory"] > recall["memory_other"] + 0.03
     assert recall["memory"] > recall["memory_reset"] + 0.03
 
 
+def saved_of(folder: Path, seeds: dict[int, int]) -> dict[int, list[dict]]:
+    """What is saved of each fold, with its number of seeds."""
+    return {
+        fold: [dict(np.load(folder / f"right_{fold}_{seed}.npz")) for seed in range(count)]
+        for fold, count in seeds.items()
+    }
+
+
 def test_a_corpus_of_two_folds_of_two_speakers_is_reported(real, study, tmp_path, monkeypatch):
-    for name, value in (("TRAINING_DIALOGUES", 20), ("PARTNERS", 60), ("STEPS", 2)):
+    monkeypatch.setattr(real["scored_dialogues"], "PARTNERS", 60)
+    for name, value in (("TRAINING_DIALOGUES", 20), ("STEPS", 2)):
         monkeypatch.setattr(real["study"], name, value)
     monkeypatch.setattr(real["networks"], "STEPS", 2)
     corpus, _, _ = study
@@ -366,14 +414,18 @@ def test_a_corpus_of_two_folds_of_two_speakers_is_reported(real, study, tmp_path
     real["features"].run_fold(small, small, fold=2, folder=tmp_path, **options)
     utterances = tuple(real["voices"].Utterance(Path(str(i)), f"p{s}", "x") for i, s in enumerate(small.speakers))
     about = {"train": "a", "test": "a", "script": "random", "blocks": "all", "copies": "0-0"}
-    found = real["features"].report(tmp_path, [2], 1, about, real["voices"].Voices("a", utterances, ()))
-    assert found["pooled"][0]["dialogues_without_other_history"] == 0
-    assert "| memory_other | -" not in real["features"].table(found)
+    found = real["feature_report"].report(
+        saved_of(tmp_path, {2: 1}), about, real["voices"].Voices("a", utterances, ())
+    )
+    assert found["pooled"][0]["without_partner"] == 0
+    assert "| memory_other | -" not in real["feature_report"].table(found)
     right = dict(np.load(tmp_path / "right_2_0.npz"))
     np.savez(tmp_path / "right_2_0.npz", **right | {"has_partner": np.zeros_like(right["has_partner"])})
-    alone = real["features"].report(tmp_path, [2], 1, about, real["voices"].Voices("a", utterances, ()))
-    assert "| memory_other | - |" in real["features"].table(alone)
-    assert "| memory - memory_other | - |" in real["features"].table(alone)
+    alone = real["feature_report"].report(
+        saved_of(tmp_path, {2: 1}), about, real["voices"].Voices("a", utterances, ())
+    )
+    assert "| memory_other | - |" in real["feature_report"].table(alone)
+    assert "| memory - memory_other | - |" in real["feature_report"].table(alone)
     assert {row["uar"] for row in alone["rows"] if row["listener"] == "memory_other"} == {None}
     assert {group["uar"]["memory_other"] for group in alone["groups"]} == {None}
 
@@ -401,7 +453,8 @@ def test_the_host_is_trained_on_copies_and_tested_without(real, tmp_path):
 
 
 def test_a_run_is_kept_and_reported(real, study, tmp_path, monkeypatch):
-    for name, value in (("TRAINING_DIALOGUES", 20), ("PARTNERS", 60), ("STEPS", 2)):
+    monkeypatch.setattr(real["scored_dialogues"], "PARTNERS", 60)
+    for name, value in (("TRAINING_DIALOGUES", 20), ("STEPS", 2)):
         monkeypatch.setattr(real["study"], name, value)
     monkeypatch.setattr(real["networks"], "STEPS", 2)
     monkeypatch.setattr(real["study"], "SHRINKAGES", (1.0,))
@@ -419,25 +472,24 @@ def test_a_run_is_kept_and_reported(real, study, tmp_path, monkeypatch):
     )
     voices = real["voices"].Voices("made-up", utterances, ())
     about = {"train": "a", "test": "b", "script": "random", "blocks": "all", "copies": "0-0"}
-    found = real["features"].report(tmp_path, [1], 2, about, voices)
-    assert len(found["rows"]) == 2 * len(real["features"].MODELS)
+    found = real["feature_report"].report(saved_of(tmp_path, {1: 2}), about, voices)
+    assert len(found["rows"]) == 2 * len(real["feature_report"].MODELS)
     saved = [real["features"]._is_saved(tmp_path, fold, seed) for fold in (1, 2) for seed in (0, 1)]
     assert saved == [True, True, False, False]
     (pooled,) = found["pooled"]
-    assert (pooled["folds"], pooled["dialogues"], pooled["dialogues_without_other_history"]) == (1, 200, 0)
-    assert 20 < pooled["different_other_histories"] <= 60
-    assert f"{pooled['different_other_histories']} different dialogues" in real["features"].table(found)
+    assert (pooled["folds"], pooled["dialogues"], pooled["without_partner"]) == (1, 200, 0)
+    assert 20 < pooled["different_partners"] <= 60
+    assert f"{pooled['different_partners']} different dialogues" in real["feature_report"].table(found)
     assert {"listener", "train", "test", "script", "fold", "seed", "turns", "uar", "conversations"} <= {
         *found["rows"][0]
     }
     assert {"listener", "over", "train", "test", "script", "points", "low", "high"} <= {*found["differences"][0]}
     assert {group["kind"] for group in found["groups"]} == {"speaker", "gender"}
-    printed = real["features"].table(found)
+    printed = real["feature_report"].table(found)
     assert "memory - memory_other" in printed
     gains = {g["group"]: g["uar"]["memory"] - g["uar"]["utterance"] for g in found["groups"] if g["kind"] == "speaker"}
-    assert (
-        f"{sum(gain > 0 for gain in gains.values())} of {len(gains)} speakers gain (Wilcoxon's test: p = 0." in printed
-    )
+    count = f"{sum(gain > 0 for gain in gains.values())} of {len(gains)}"
+    assert f"{count} speakers gain (signed-rank test of the gains: p = 0." in printed
     worst = min(gains, key=gains.get)
     (recall,) = (group["uar"] for group in found["groups"] if group["group"] == worst)
     assert f"| {worst} | {100 * recall['utterance']:.1f} | {100 * recall['memory']:.1f} |" in printed
@@ -532,6 +584,8 @@ def test_reports_of_the_host_are_pooled_over_folds(real, tmp_path, monkeypatch, 
                 predicted["transitions"] = half
             found[tmp_path / fold / name / "report"] = report_of(predicted, labels, f"speaker {fold}")
     monkeypatch.setattr(EvaluationReport, "load", lambda folder: found[folder])
+    for fold, output in enumerate((tmp_path / "one", tmp_path / "two")):
+        (output / "host_options.json").write_text(json.dumps({"fold": fold, "blocks": 2}))
     real["host_folds"].main([tmp_path / "one", tmp_path / "two"], resamples=200)
     printed = capsys.readouterr().out
     assert "8 turns of 2 speakers in 4 dialogues" in printed
@@ -550,6 +604,10 @@ def test_reports_of_the_host_are_pooled_over_folds(real, tmp_path, monkeypatch, 
         real["host_folds"].main([tmp_path / "one", tmp_path / "two"], resamples=200)
     with pytest.raises(ValueError, match="The folds must test different speakers"):
         real["host_folds"].main([tmp_path / "one", tmp_path / "one"], resamples=200)
+    (tmp_path / "three").mkdir()
+    (tmp_path / "three" / "host_options.json").write_text(json.dumps({"fold": 1, "blocks": 3}))
+    with pytest.raises(ValueError, match=r"three and .*one hold hosts of other options"):
+        real["host_folds"]._check_recipes([tmp_path / "one", tmp_path / "three"])
     found[tmp_path / "one" / "plain" / "report"].predictions[0]["label"] = "sad"
     with pytest.raises(ValueError, match="memory and plain of a fold are of different turns"):
         real["host_folds"].main([tmp_path / "one", tmp_path / "two"], resamples=200)
@@ -561,3 +619,17 @@ def test_a_host_with_other_options_is_not_used_again(real, tmp_path):
     check(tmp_path / "options.json", {"readout": "audio", "fold": 1})
     with pytest.raises(ValueError, match=r"other options \(readout: audio then, linear now\)"):
         check(tmp_path / "options.json", {"readout": "linear", "fold": 1})
+    with pytest.raises(ValueError, match=r"\(fold: 1 then, None now\)"):
+        check(tmp_path / "options.json", {"readout": "audio"})
+    with pytest.raises(ValueError, match="not empty, and no options are recorded"):
+        check(tmp_path / "others.json", {"readout": "audio"})
+
+
+def test_paths_are_recorded_as_absolute_ones(real, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    check = real["options_file"].check_options
+    check(tmp_path / "new" / "options.json", {"voices": Path("a"), "sequences": [Path("b")], "test_voices": None})
+    check(
+        tmp_path / "new" / "options.json",
+        {"voices": tmp_path / "a", "sequences": [tmp_path / "b"], "test_voices": None},
+    )
