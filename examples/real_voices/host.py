@@ -203,7 +203,10 @@ def main(
     ] = "audio",
     seed: Annotated[
         int,
-        typer.Option(help="Random seed of the projector, and of the order of utterances and dialogues in training."),
+        typer.Option(
+            help="Random seed of the projector, and of the order of utterances and dialogues in training. Dialogues, "
+            "and the first LoRA and readout, are the same for every seed."
+        ),
     ] = 0,
     resamples: Annotated[int, typer.Option(help="Number of bootstrap resamples of the reports.")] = 1000,
 ) -> None:
