@@ -27,7 +27,7 @@ FORBIDDEN = {
 }
 # Words that name something else: keys of saved files, deprecated names, other projects' identifiers.
 ALLOWED = {
-    "examples/real_voices/features.py": {"listener"},
+    "examples/real_voices/feature_report.py": {"listener"},
     "examples/real_voices/host_parts.py": {"sound"},
     "tests/examples/test_real_voices.py": {"listener"},
     "modeling/conversation_store.py": {"anew"},
