@@ -50,6 +50,7 @@ def make_host(
     text = AutoModelForCausalLM.from_pretrained(language_model, dtype=torch.float32)
     tokenizer = AutoTokenizer.from_pretrained(language_model)
     tokenizer.add_special_tokens({"additional_special_tokens": list(tokens)})
+    torch.manual_seed(0)  # of the new tokens' embeddings
     text.resize_token_embeddings(len(tokenizer))
     audio = encoder.config
     audio.encoder_layers = encoder_blocks or audio.encoder_layers

@@ -509,10 +509,16 @@ def test_a_host_has_the_first_blocks_of_both_models(kept, real, tmp_path):
     text = LlamaForCausalLM(LlamaConfig(vocab_size=len(words), **sizes))
     for model in (whisper, text, words):
         model.save_pretrained(tmp_path / type(model).__name__)
-    names = (tmp_path / type(model).__name__ for model in (whisper, text))
+    names = [str(tmp_path / type(model).__name__) for model in (whisper, text)]
     words.save_pretrained(tmp_path / type(text).__name__)
-    real["host_parts"].make_host(*map(str, names), 1, tmp_path / "host", encoder_blocks=kept)
-    host = Qwen2AudioForConditionalGeneration.from_pretrained(tmp_path / "host")
+    hosts = []
+    for folder in (tmp_path / "host", tmp_path / "again"):
+        real["host_parts"].make_host(*names, 1, folder, encoder_blocks=kept)
+        hosts.append(Qwen2AudioForConditionalGeneration.from_pretrained(folder))
+        torch.rand(3)
+    host, again = hosts
+    # Also the embeddings of new tokens are the same.
+    assert all(weight.equal(again.state_dict()[name]) for name, weight in host.state_dict().items())
     assert len(host.model.audio_tower.layers) == (kept or 2)
     assert len(host.get_decoder().layers) == 1
     for block, original in zip(host.model.audio_tower.layers, whisper.encoder.layers):
