@@ -95,21 +95,43 @@ def report(saved: Mapping[int, Sequence[Mapping[str, np.ndarray]]], about: dict,
         if kept.any():
             points, low, high = paired_difference(right[name][:, kept], right[over][:, kept], turns.only(kept))
         differences.append({"listener": name, "over": over, **about, "points": points, "low": low, "high": high})
+    everything = np.ones_like(has_partner)
+    pooled = {name: _recall(name, hits, turns.emotions, everything, has_partner) for name, hits in right.items()}
+    kept = has_partner & ~from_training
+    hits = [right[name][:, kept] for name in ("memory", "memory_other")]
+    over_partners = in_points(*paired_difference(*hits, turns.only(kept))) if kept.any() else None
+    return {
+        "rows": rows,
+        "differences": differences,
+        "groups": [{**about, **group} for group in _recalls_of_groups(saved, voices, right, has_partner)],
+        "pooled": [{**about, "uar": pooled, **_counts(saved), "over_partners_of_test": over_partners}],
+    }
+
+
+def _recalls_of_groups(
+    saved: Mapping[int, Sequence[Mapping[str, np.ndarray]]],
+    voices: Voices,
+    right: Mapping[str, np.ndarray],
+    has_partner: np.ndarray,
+) -> list[dict]:
+    """The recall of each model for each speaker and gender."""
+    firsts = [of[0] for of in saved.values()]
+    emotions, numbers = (np.concatenate([first[name] for first in firsts]) for name in ("emotions", "speakers"))
     gender = {utterance.speaker: utterance.gender for utterance in voices.utterances}
-    numbers = np.concatenate([of[0]["speakers"] for of in saved.values()])
     names = np.array(voices.speakers)[numbers]
     groups = []
     for kind, values in (("speaker", names), ("gender", np.array([gender[name] for name in names]))):
         for value in sorted(set(values) - {""}):
             is_in = values == value
-            of_group = {n: _recall(n, hits, turns.emotions, is_in, has_partner) for n, hits in right.items()}
-            groups.append({"kind": kind, "group": str(value), **about, "turns": int(is_in.sum()), "uar": of_group})
-    everything = np.ones_like(has_partner)
-    pooled = {name: _recall(name, hits, turns.emotions, everything, has_partner) for name, hits in right.items()}
-    kept = has_partner & ~from_training
-    hits = [right[name][:, kept] for name in ("memory", "memory_other")]
+            recalls = {name: _recall(name, hits, emotions, is_in, has_partner) for name, hits in right.items()}
+            groups.append({"kind": kind, "group": str(value), "turns": int(is_in.sum()), "uar": recalls})
+    return groups
+
+
+def _counts(saved: Mapping[int, Sequence[Mapping[str, np.ndarray]]]) -> dict[str, int]:
+    """The numbers of folds, of dialogues and of their partners."""
     firsts = [of[0] for of in saved.values()]
-    counts = {
+    return {
         "folds": len(saved),
         "dialogues": sum(len(first["has_partner"]) for first in firsts),
         "skipped": sum(int(first["skipped"]) for first in firsts),
@@ -118,10 +140,7 @@ def report(saved: Mapping[int, Sequence[Mapping[str, np.ndarray]]], about: dict,
         "different_partners": sum(
             len({*np.concatenate([seed["partner_numbers"] for seed in of]).tolist()} - {-1}) for of in saved.values()
         ),
-        "over_partners_of_test": in_points(*paired_difference(*hits, turns.only(kept))) if kept.any() else None,
     }
-    found_all = {"rows": rows, "differences": differences, "groups": groups}
-    return {**found_all, "pooled": [{**about, "uar": pooled, **counts}]}
 
 
 def is_of_this_version(part: Mapping[str, Sequence[Mapping]]) -> bool:
