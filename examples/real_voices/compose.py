@@ -63,6 +63,7 @@ def scripts_of(
             f"--sequences hold no dialogues of the splits {sorted(missing)}, but of {sorted(pieces)}: MELD has one "
             "file for each split, so repeat the option."
         )
+    print("Sequences: " + ", ".join(f"{len(scripts)} of {split}" for split, scripts in pieces.items()))
     return pieces
 
 

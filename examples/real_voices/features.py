@@ -77,6 +77,15 @@ def _is_saved(folder: Path, fold: int, seed: int) -> bool:
     return path.exists() and {*SAVED, *(f"right_{name}" for name in MODELS)} <= set(np.load(path).files)
 
 
+def _join_reports(output: Path) -> dict[str, list]:
+    """Write the reports of all runs in the folder into one file, and return them."""
+    parts = [json.loads(path.read_text()) for path in sorted(output.glob("*/part.json"))]
+    parts = [part for part in parts if is_of_this_version(part)]
+    results = {key: [entry for of in parts for entry in of[key]] for key in parts[0]}
+    (output / "results.json").write_text(json.dumps(results, indent=1) + "\n")
+    return results
+
+
 def main(
     voices: Annotated[
         Path,
@@ -161,19 +170,13 @@ def main(
         run_fold(
             train, test, fold=fold, folds=speakers, labels=len(words), scripts=scripts, seeds=seeds, folder=folder
         )
-    all_folds = [0] if test_voices else numbers
     saved = {
         fold: [dict(np.load(_path(folder, fold, seed))) for seed in range(seeds)]
-        for fold in all_folds
+        for fold in ([0] if test_voices else numbers)
         if all(_is_saved(folder, fold, seed) for seed in range(seeds))
     }
     (folder / "part.json").write_text(json.dumps(report(saved, about, tested)) + "\n")
-    parts = [
-        part for path in sorted(output.glob("*/part.json")) if is_of_this_version(part := json.loads(path.read_text()))
-    ]
-    results = {key: [entry for of in parts for entry in of[key]] for key in parts[0]}
-    (output / "results.json").write_text(json.dumps(results, indent=1) + "\n")
-    print(table(results))
+    print(table(_join_reports(output)))
 
 
 if __name__ == "__main__":

@@ -99,6 +99,17 @@ def train_on_utterances(
     model.eval()
 
 
+def save_trained(model: PreTrainedModel, untrained: Path, processor, host: Path) -> None:
+    """Save the host with its trained projector and, beside it, LoRA and readout, which both trainings start from."""
+    weights = model.state_dict()
+    trained = Qwen2AudioForConditionalGeneration.from_pretrained(untrained)
+    names = {key for key in trained.state_dict() if "multi_modal_projector" in key}
+    trained.load_state_dict({key: weights[key] for key in names}, strict=False)
+    trained.save_pretrained(host)
+    processor.save_pretrained(host)
+    torch.save({k: v for k, v in weights.items() if ".lora_" in k or "emotion_head" in k}, host / "first.pt")
+
+
 def freeze_first_block(model: PreTrainedModel) -> None:
     """Stop training the LoRA of the block that the memory stands behind."""
     for name, parameter in model.named_parameters():
@@ -225,21 +236,15 @@ def main(
     )
     singles = load_conversations(utterances, label_set=corpus.labels)["train"]
     data = load_conversations(dialogues, label_set=corpus.labels)
-    plain, host = output / "untrained_host", output / "host"
+    host = output / "host"
     if not (host / "config.json").exists():
-        make_host(whisper, language_model, blocks, plain, encoder_blocks=encoder_blocks)
-        first = from_host(plain, corpus.labels, scope, readout)
-        processor = Qwen2AudioProcessor.from_pretrained(plain)
+        untrained = output / "untrained_host"
+        make_host(whisper, language_model, blocks, untrained, encoder_blocks=encoder_blocks)
+        first = from_host(untrained, corpus.labels, scope, readout)
+        processor = Qwen2AudioProcessor.from_pretrained(untrained)
         with AudioTowerCache(first, output / "tower"):
             train_on_utterances(first, processor, singles, steps=utterance_steps, seed=seed)
-        trained = Qwen2AudioForConditionalGeneration.from_pretrained(plain)
-        names = {key for key in trained.state_dict() if "multi_modal_projector" in key}
-        trained.load_state_dict({key: first.state_dict()[key] for key in names}, strict=False)
-        trained.save_pretrained(host)
-        processor.save_pretrained(host)
-        torch.save(
-            {k: v for k, v in first.state_dict().items() if ".lora_" in k or "emotion_head" in k}, host / "first.pt"
-        )
+        save_trained(first, untrained, processor, host)
     processor, reports = Qwen2AudioProcessor.from_pretrained(host), {}
     evaluated = partial(evaluate_conversations, dataset=data["test"], train=data["train"], resamples=resamples)
     for name in ("memory", "plain"):

@@ -111,7 +111,7 @@ class Part:
         model = self.make(name, **options)
         if isinstance(model, Attention):
             self._attend(model, rng)
-        turns, emotions = self._training_turns(name, model, as_in_dialogues, options)
+        turns, emotions = self._training_turns(name, model, {"as_in_dialogues": as_in_dialogues, **options})
         strength = penalty * self._weight / len(turns)
         fitted = LogisticRegression(C=strength, class_weight="balanced", max_iter=200, tol=1e-3).fit(turns, emotions)
         with torch.no_grad():
@@ -120,37 +120,28 @@ class Part:
         return model.eval()
 
     def with_network(
-        self,
-        name: str,
-        model: Utterance,
-        *,
-        seed: Sequence[int],
-        penalty: float,
-        as_in_dialogues: bool = False,
-        **options: float,
+        self, name: str, model: Utterance, options: Mapping[str, float], *, seed: Sequence[int]
     ) -> Utterance:
         """A copy of a trained model with a network beside its linear readout.
 
         Args:
-            name, model: of `train`.
+            name, model, options: of `train`.
             seed: of the network.
-            penalty, as_in_dialogues, options: that the model was trained with; the penalty is not used.
         """
-        del penalty
-        turns, emotions = self._training_turns(name, model, as_in_dialogues, options)
+        turns, emotions = self._training_turns(name, model, options)
         stronger = copy.deepcopy(model)
         stronger.readout = AveragedReadout([model.readout, fit_network(turns, emotions, self.labels, seed=seed)])
         return stronger.eval()
 
     def _training_turns(
-        self, name: str, model: Utterance, as_in_dialogues: bool, options: Mapping[str, float]
+        self, name: str, model: Utterance, options: Mapping[str, float]
     ) -> tuple[np.ndarray, np.ndarray]:
         """(turns, width) and (turns,): the turns and emotions that a readout is fitted to."""
-        if name == "utterance" and not as_in_dialogues:
+        if name == "utterance" and not options.get("as_in_dialogues"):
             return self._fitted[0].numpy(), self._fitted[2]
-        if isinstance(model, Attention):
+        if isinstance(model, Attention):  # each one attends differently
             return self._turns_of(model)
-        key = (name, *options.items())
+        key = (name, options.get("shrinkage"))
         if key not in self._turns:
             self._turns[key] = self._turns_of(model)
         return self._turns[key]
@@ -230,7 +221,17 @@ def choose(
         test = TestDialogues(corpus, left_out, scripts.train, part.hidden, seed=(*seed, number, 2), count=100)
         for option, logits in part.try_options(test, seed=seed):
             recalls.setdefault(option, []).append(float(average_recall(test.is_right(logits), test.emotions)[0]))
-    means = {option: float(np.mean(found)) for option, found in recalls.items()}
+    return best_options({option: float(np.mean(found)) for option, found in recalls.items()})
+
+
+def best_options(means: Mapping[tuple, float]) -> dict[str, dict]:
+    """The options of each model with the best mean recall.
+
+    The weight of the transitions is the best one for the chosen model of utterances, which they decode.
+
+    Args:
+        means: by option, as `Part.try_options` names them.
+    """
     utterance = dict(_best(means, "utterance"))
     weight, *_ = _best({o: mean for o, mean in means.items() if dict(o[2:]) == utterance}, "transitions")
     chosen = {name: dict(_best(means, name)) for name in ("running_mean", "memory", "memory_speaker")}
@@ -260,9 +261,9 @@ def score_models(part: Part, test: TestDialogues, chosen: Mapping[str, dict], *,
         right[name] = test.is_right(logits)
         if name == "utterance":
             right["transitions"] = test.is_right(decode(logits))
-            right["network"] = test.is_right(part.with_network(name, model, seed=seed, **chosen[name])(test.batch))
+            right["network"] = test.is_right(part.with_network(name, model, chosen[name], seed=seed)(test.batch))
         if name == "memory":
-            stronger = part.with_network(name, model, seed=seed, **chosen[name])
+            stronger = part.with_network(name, model, chosen[name], seed=seed)
             for key, readout in (("memory", model), ("memory_network", stronger)):
                 own = readout(test.batch)
                 right[key] = test.is_right(own)

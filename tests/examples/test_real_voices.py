@@ -315,7 +315,7 @@ def test_partners_are_drawn_at_random_for_each_seed(real, study):
 def test_a_network_beside_the_readout_is_averaged_with_it(real, study):
     _, part, test = study
     model = part.train("utterance", penalty=0.1, seed=(1,))
-    stronger = part.with_network("utterance", model, penalty=0.1, seed=(1,))
+    stronger = part.with_network("utterance", model, {"penalty": 0.1}, seed=(1,))
     assert model.readout.weight.shape[0] == 3
     linear, network = stronger.readout.readouts
     assert linear is model.readout
@@ -325,7 +325,7 @@ def test_a_network_beside_the_readout_is_averaged_with_it(real, study):
         torch.testing.assert_close(stronger(test.batch), mean.log())
         recall = real["intervals"].average_recall(test.is_right(network(turns)), test.emotions)[0]
     assert recall > 0.5
-    again = part.with_network("utterance", model, penalty=0.1, seed=(1,)).readout.readouts[1]
+    again = part.with_network("utterance", model, {"penalty": 0.1}, seed=(1,)).readout.readouts[1]
     assert again[1].weight.equal(network[1].weight)
 
 
@@ -355,6 +355,21 @@ def test_the_attention_depends_on_its_seed_alone(real, study, monkeypatch):
     again, other = (part.train("attention_8", penalty=0.1, seed=(seed,)) for seed in (4, 5))
     assert first.query.weight.equal(again.query.weight)
     assert not first.query.weight.equal(other.query.weight)
+
+
+def test_the_weight_of_transitions_is_the_best_for_the_chosen_model_of_utterances(real):
+    low, high = (("penalty", value) for value in (0.01, 0.03))
+    once = ("as_in_dialogues", False)
+    means = {("utterance", low, once): 0.7, ("utterance", high, once): 0.6}
+    means |= {("transitions", ("weight", 0.25), low, once): 0.71, ("transitions", ("weight", 1.0), low, once): 0.69}
+    means |= {("transitions", ("weight", 1.0), high, once): 0.9}
+    names = ("running_mean", "memory", "memory_speaker")
+    means |= {(name, low, ("shrinkage", size)): size / 10 for name in names for size in (1.0, 2.0)}
+    best = real["study"].best_options(means)
+    assert best["utterance"] == {"penalty": 0.01, "as_in_dialogues": False}
+    assert best["transitions"] == {"weight": 0.25}
+    assert best["attention_8"] == {"penalty": 0.01}
+    assert best["memory"] == {"penalty": 0.01, "shrinkage": 2.0}
 
 
 def test_reports_of_earlier_versions_are_left_out(real, capsys):
@@ -476,9 +491,18 @@ def test_a_run_is_kept_and_reported(real, study, tmp_path, monkeypatch):
     assert len(found["rows"]) == 2 * len(real["feature_report"].MODELS)
     saved = [real["features"]._is_saved(tmp_path, fold, seed) for fold in (1, 2) for seed in (0, 1)]
     assert saved == [True, True, False, False]
+    of_now = dict(np.load(tmp_path / "right_1_0.npz"))
+    np.savez(tmp_path / "right_2_0.npz", **{name: of_now[name] for name in of_now if name != "right_network"})
+    assert not real["features"]._is_saved(tmp_path, 2, 0)
     (pooled,) = found["pooled"]
     assert (pooled["folds"], pooled["dialogues"], pooled["without_partner"]) == (1, 200, 0)
     assert 20 < pooled["different_partners"] <= 60
+    assert pooled["over_partners_of_test"] is not None
+    saved = saved_of(tmp_path, {1: 2})
+    of_training = {1: [of | {"from_training": np.ones_like(of["from_training"])} for of in saved[1]]}
+    (pooled_of_training,) = real["feature_report"].report(of_training, about, voices)["pooled"]
+    assert pooled_of_training["over_partners_of_test"] is None
+    assert pooled_of_training["partners_from_training"] == 200
     assert f"{pooled['different_partners']} different dialogues" in real["feature_report"].table(found)
     assert {"listener", "train", "test", "script", "fold", "seed", "turns", "uar", "conversations"} <= {
         *found["rows"][0]
