@@ -630,17 +630,50 @@ def test_reports_of_the_host_are_pooled_over_folds(real, tmp_path, monkeypatch, 
     assert "transitions" not in [line.split(" of ")[0] for line in printed.splitlines()]
     lacking = found[tmp_path / "two" / "memory" / "report"].predictions
     del lacking[0]["predicted"]["other_state"]
-    with pytest.raises(ValueError, match="1 of 8 turns have no prediction of 'other_state'"):
+    with pytest.raises(ValueError, match="1 of 4 turns of a fold have no prediction of 'other_state'"):
         real["host_folds"].main([tmp_path / "one", tmp_path / "two"], resamples=200)
-    with pytest.raises(ValueError, match="The folds must test different speakers"):
-        real["host_folds"].main([tmp_path / "one", tmp_path / "one"], resamples=200)
-    (tmp_path / "three").mkdir()
-    (tmp_path / "three" / "host_options.json").write_text(json.dumps({"fold": 1, "blocks": 3}))
-    with pytest.raises(ValueError, match=r"three and .*one hold hosts of other options"):
-        real["host_folds"]._check_recipes([tmp_path / "one", tmp_path / "three"])
     found[tmp_path / "one" / "plain" / "report"].predictions[0]["label"] = "sad"
     with pytest.raises(ValueError, match="memory and plain of a fold are of different turns"):
         real["host_folds"].main([tmp_path / "one", tmp_path / "two"], resamples=200)
+
+
+def test_seeds_of_the_host_are_averaged(real, tmp_path, monkeypatch, capsys):
+    labels = ["happy", "sad"]
+    of_seeds = {"seed 0": (labels, ["happy", "happy"]), "seed 1": (labels, labels)}
+    found = {}
+    for seed, (name, (memory, off)) in enumerate(of_seeds.items()):
+        folder = tmp_path / name / "memory" / "report"
+        folder.mkdir(parents=True)
+        predicted = {"memory": memory, "memory_off": off, "other_state": labels, "transitions": labels}
+        found[folder] = report_of(predicted, labels, "speaker")
+        (tmp_path / name / "host_options.json").write_text(json.dumps({"fold": 1, "seed": seed}))
+    monkeypatch.setattr(EvaluationReport, "load", lambda folder: found[folder])
+    real["host_folds"].main([tmp_path / name for name in of_seeds], resamples=50)
+    printed = capsys.readouterr().out
+    assert "2 turns of 1 speakers in 1 dialogues; 2 seeds" in printed
+    assert "memory, title of memory_off: UA 75.0, WA 75.0" in printed
+    assert "memory of memory - memory_off of memory: UA +25.0 (" in printed
+    assert "[by seed: +50.0, +0.0]" in printed
+    assert "with the memory, 0.5 turns become right and 0 wrong" in printed
+
+
+def test_pooled_hosts_have_the_same_options_and_seeds(real, tmp_path):
+    def output(name, **options):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "host_options.json").write_text(json.dumps({"blocks": 2, **options}))
+        return tmp_path / name
+
+    by_fold = real["host_folds"].outputs_by_fold
+    one, other, two = output("one", fold=1, seed=1), output("other", fold=1, seed=0), output("two", fold=2, seed=0)
+    assert by_fold([one, other]) == [[other, one]]
+    assert by_fold([two, other]) == [[two], [other]]
+    assert by_fold([output("earlier", fold=3), two]) == [[tmp_path / "earlier"], [two]]
+    with pytest.raises(ValueError, match=r"same seeds, got, by fold: \{1: \[0, 1\], 2: \[0\]\}"):
+        by_fold([one, other, two])
+    with pytest.raises(ValueError, match="are of the same fold and seed: give each once"):
+        by_fold([one, two, one])
+    with pytest.raises(ValueError, match=r"three and .*one contain hosts of other options"):
+        by_fold([one, output("three", fold=3, seed=1, blocks=3)])
 
 
 def test_a_host_with_other_options_is_not_used_again(real, tmp_path):
