@@ -175,7 +175,8 @@ class AudioEmotionCheckpointMixin(CheckpointSavingMixin):
 
         Raises:
             FileNotFoundError: for a folder that does not exist, the base's included.
-            ValueError: if weights are missing or not finite, or if the adapter's weights do not match its config.
+            ValueError: if weights are missing or not finite, if those of memory, readout or adapter do not match the
+                config, or for an `id2label` that gives labels of the checkpoint other ids.
         """
         check_location(pretrained_model_name_or_path)
         hub = hub_keywords(kwargs)
@@ -199,6 +200,11 @@ class AudioEmotionCheckpointMixin(CheckpointSavingMixin):
         model, info = super().from_pretrained(name, config=config, output_loading_info=True, **_safe(kwargs))
         if info["missing_keys"]:
             raise ValueError(f"{name} lacks weights of {cls.__name__}: {_some(info['missing_keys'])}.")
+        unused = [key for key in info["unexpected_keys"] if key.split(".")[0] in EXTENSION_NAMES]
+        if unused:
+            raise ValueError(
+                f"{name} has weights of memory or readout that its config does not describe: {_some(unused)}."
+            )
         _keep_extension_precise(model)
         keep_memory_with_its_blocks(model, is_fresh=False)
         return model, info

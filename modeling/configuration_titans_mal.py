@@ -6,7 +6,7 @@ import copy
 import math
 import reprlib
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from transformers import PreTrainedConfig
 
@@ -15,6 +15,7 @@ from .emotion_dimensions import check_dimensions
 from .emotion_transitions import check_transitions
 from .host_types import HostConfig
 from .label_words import are_label_tokens
+from .turn_rules import check_flag
 
 
 READOUTS = ("verbalizer", "linear", "audio")
@@ -115,6 +116,9 @@ class AudioEmotionConfigMixin(HostConfig):
         """
         if not isinstance(self.memory_config, TitansMemoryConfig):
             raise ValueError(f"memory_config must be a TitansMemoryConfig, got {type(self.memory_config).__name__}.")
+        self.memory_config.check()
+        for name in ("adapter_only", "has_lora"):
+            check_flag(getattr(self, name), name)
         check_dimensions(self.emotion_dimensions)
         self.emotion_dimensions = list(self.emotion_dimensions)
         if self.emotion_readout not in (*READOUTS, None):
@@ -174,6 +178,24 @@ class AudioEmotionConfigMixin(HostConfig):
             or not all(isinstance(label, str) and label.strip() for label in labels.values())
         ):
             raise ValueError(f"id2label must number the labels 0, 1, ..., got {reprlib.repr(labels)}.")
+
+    @classmethod
+    def from_dict(cls, config_dict: dict[str, Any], **kwargs: Any):
+        """As of any configuration; an `id2label` may give new names to the saved labels, but not another order.
+
+        Raises:
+            ValueError: for a saved label with another id, whose scores would be those of another label.
+        """
+        given = kwargs.get("id2label")
+        ids = {label: int(index) for index, label in (config_dict.get("id2label") or {}).items()}
+        if isinstance(given, dict):
+            moved = [label for index, label in given.items() if str(ids.get(label, index)) != str(index)]
+            if moved:
+                raise ValueError(
+                    f"id2label gives {moved!s:.200} other ids than the saved configuration, whose labels are "
+                    f"{[*ids]!s:.500} in this order: keep the order, or leave id2label out."
+                )
+        return super().from_dict(config_dict, **kwargs)
 
     @classmethod
     def host_class(cls) -> type[PreTrainedConfig]:

@@ -117,17 +117,26 @@ class TitansMemoryConfig(PreTrainedConfig):
             self.step_bound = "gram" if self.depth == 1 and self.step_rule == "normalized" else "token"
         if self.feature_map is None:
             self.feature_map = "quadratic" if self.depth == 1 else "identity"
-        self._check()
+        self.check()
         super().__post_init__(**kwargs)
 
-    def _check(self) -> None:
+    def check(self) -> None:
+        """Check fields that may have been changed since construction.
+
+        Raises:
+            ValueError: as the class.
+        """
         is_list = isinstance(self.layers, list) and len(self.layers) > 0
         if not is_list or any(isinstance(i, bool) or not isinstance(i, int) or i < 0 for i in self.layers):
             raise ValueError(f"layers must be a non-empty list of block numbers from 0, got {self.layers!r:.500}.")
         if any(a >= b for a, b in pairwise(self.layers)):
             raise ValueError(f"layers must be strictly increasing, got {self.layers!s:.500}.")
         voices = self.voice_layers
-        if not isinstance(voices, list) or voices != [layer for layer in self.layers if layer in voices]:
+        if (
+            not isinstance(voices, list)
+            or any(isinstance(layer, bool) for layer in voices)
+            or voices != [layer for layer in self.layers if layer in voices]
+        ):
             raise ValueError(
                 f"voice_layers must be a list and a subset of layers={self.layers}, got {self.voice_layers!r:.500}."
             )

@@ -145,9 +145,13 @@ class ConversationMemoryCache(SavedStateMixin):
         layer.state = state
         return state
 
-    def reset(self, rows: Sequence[int] | None = None) -> None:
-        """Forget everything, or the given rows; their ids become free."""
-        rows = range(self.batch_size) if rows is None else [self._check_row(row) for row in rows]
+    def reset(self, rows: Sequence[int] | Tensor | None = None) -> None:
+        """Forget everything, or the given rows; their ids become free.
+
+        Raises:
+            ValueError: for rows that are no integers, as in a mask, or that the cache does not have.
+        """
+        rows = list(range(self.batch_size)) if rows is None else self._check_rows(rows)
         fresh = torch.ones(self.batch_size, dtype=torch.bool)
         fresh[rows] = False
         kept = fresh.repeat_interleave(self.streams_per_row).to(self.turns.device)
@@ -172,8 +176,12 @@ class ConversationMemoryCache(SavedStateMixin):
         self.batch_select_indices(torch.arange(self.batch_size).repeat_interleave(repeats))
 
     def batch_select_indices(self, indices: Tensor) -> None:
-        """Keep the given rows, in the given order."""
-        rows = [self._check_row(row) for row in indices.tolist()]
+        """Keep the given rows, in the given order.
+
+        Raises:
+            ValueError: as `reset`.
+        """
+        rows = self._check_rows(indices)
         streams = self._streams_of_rows(rows)
         for layer in self.layers:
             layer.map(lambda tensor: tensor[streams.to(tensor.device)])
@@ -225,7 +233,8 @@ class ConversationMemoryCache(SavedStateMixin):
 
     def snapshot(self) -> ConversationMemoryCache:
         """The present state, for `restore`; shares its tensors with the cache, so it needs no memory of its own."""
-        twin = copy.copy(self)
+        twin = object.__new__(type(self))
+        twin.__dict__.update(self.__dict__)
         twin.layers = [copy.copy(layer) for layer in self.layers]
         twin.speaker_ids = [dict(speakers) for speakers in self.speaker_ids]
         twin.conversation_ids = None if self.conversation_ids is None else dict(self.conversation_ids)
@@ -249,6 +258,9 @@ class ConversationMemoryCache(SavedStateMixin):
         twin.turns, twin.tokens = self.turns.clone(), self.tokens.clone()
         twin.beliefs = None if self.beliefs is None else self.beliefs.clone()
         return twin
+
+    def __copy__(self) -> ConversationMemoryCache:
+        return self.snapshot()
 
     def __deepcopy__(self, memo) -> ConversationMemoryCache:
         return self.clone()
@@ -349,10 +361,15 @@ class ConversationMemoryCache(SavedStateMixin):
         slots = torch.arange(self.streams_per_row)
         return (torch.tensor(rows, dtype=torch.long)[:, None] * self.streams_per_row + slots).flatten()
 
-    def _check_row(self, row: int) -> int:
-        if not 0 <= row < self.batch_size:
-            raise ValueError(f"The cache has rows 0 to {self.batch_size - 1}, got {row}.")
-        return int(row)
+    def _check_rows(self, rows: Sequence[int] | Tensor) -> list[int]:
+        given = torch.as_tensor(rows).flatten()
+        if len(given) and (given.is_floating_point() or given.dtype == torch.bool):
+            raise ValueError(f"Rows must be integers, got {rows}; for a mask, give mask.nonzero().flatten().")
+        numbers = [int(row) for row in given.tolist()]
+        missing = [row for row in numbers if not 0 <= row < self.batch_size]
+        if missing:
+            raise ValueError(f"The cache has rows 0 to {self.batch_size - 1}, got {missing[0]}.")
+        return numbers
 
     def _check_layer(self, layer_idx: int) -> None:
         if not 0 <= layer_idx < len(self):

@@ -22,6 +22,7 @@ from .turn_rules import (
     check_times,
     check_turn_index,
     given_text,
+    is_much_longer,
     pieces_of_long_turn,
     warn_of_cut_turns,
 )
@@ -46,13 +47,13 @@ class AudioEmotionPipeline(Pipeline):
         pipe(["turn0.wav", "turn1.wav"])                       # one conversation, in order
         pipe({"audio": "turn2.wav", "speaker": "A"}, memory_cache=cache)  # one more turn of a live one
 
-    A turn is a source for `load_audio` (path, bytes, `(array, rate)`, a dict with `array` and `sampling_rate`), or a
-    dict with `audio` and any of `file`, `conversation_id`, `turn_index`, `speaker`, `start`, `end` (seconds). Turns
-    without `conversation_id` belong to one conversation. Each conversation is processed turn by turn in the given
-    order, which should be that of the turns' ends: turns may overlap. `start` and `end` do not select a part of a
-    recording, as `path#t=START,END` does: a warning says if the audio is much longer. A turn shorter than the host's
-    minimum is padded with silence; a turn longer than its window is cut to its beginning, with one warning for all
-    such turns.
+    A turn is a source for `load_audio` (path, bytes, `(array, rate)`, a dict with `array` or `raw`, and
+    `sampling_rate`), or a dict with `audio` and any of `file`, `conversation_id`, `turn_index`, `speaker`, `start`,
+    `end` (seconds). Turns without `conversation_id` belong to one conversation. Each conversation is processed turn by
+    turn in the given order, which should be that of the turns' ends: turns may overlap. `start` and `end` do not
+    select a part of a recording, as `path#t=START,END` does: a warning says if the audio is much longer. A turn
+    shorter than the host's minimum is padded with silence; a turn longer than its window is cut to its beginning, with
+    one warning for all such turns.
 
     Keyword arguments of a call:
         memory_cache: a `ConversationMemoryCache` of one row that is read and updated; all turns then belong to one
@@ -84,6 +85,14 @@ class AudioEmotionPipeline(Pipeline):
     _load_feature_extractor: Any = False
     _load_tokenizer: Any = False
 
+    def __init__(self, *args, **kwargs):
+        super().__init__(*args, **kwargs)
+        if not hasattr(self.model, "audio_extractor"):
+            raise ValueError(
+                f"{type(self).__name__} needs a model with memory, got {type(self.model).__name__}: load it with "
+                "AutoModelForAudioEmotion, or add a memory with its from_base."
+            )
+
     def _sanitize_parameters(
         self,
         memory_cache: Any = None,
@@ -108,6 +117,7 @@ class AudioEmotionPipeline(Pipeline):
         """See the class."""
         if self.processor is None:
             raise ValueError(f"{type(self).__name__} needs the processor of the model's host: processor=...")
+        _check_kind(turns)
         if not isinstance(turns, _ONE_AUDIO) and isinstance(turns, Iterable):
             turns = list(turns)
         if not isinstance(turns, list):
@@ -225,8 +235,9 @@ class AudioEmotionPipeline(Pipeline):
 
     @staticmethod
     def _as_turn(turn) -> dict:
+        _check_kind(turn)
         if not (isinstance(turn, dict) and "audio" in turn):
-            turn = {"audio": turn}
+            turn = {"audio": _source(turn)}
         unknown = sorted({*turn} - {"audio", *_TURN_FIELDS, *_IGNORED_FIELDS})
         if unknown:
             raise ValueError(
@@ -288,8 +299,7 @@ class AudioTurnPipeline(AudioEmotionPipeline):
         top_k = {**self._postprocess_params, **options}.get("top_k")
         if isinstance(turns, np.ndarray):
             turns = (turns, self.model.audio_extractor(self.processor).sampling_rate)
-        elif isinstance(turns, dict) and "raw" in turns:
-            turns = {"array": turns["raw"], "sampling_rate": turns.get("sampling_rate")}
+        turns = _source(turns)
         # A single turn has a single speaker.
         (turn,) = super().__call__([{"audio": turns, "speaker": "speaker"}])
         ranked = sorted(turn["scores"].items(), key=lambda pair: -pair[1])
@@ -306,6 +316,30 @@ def custom_pipelines() -> dict[str, dict]:
     }
 
 
+def _source(audio: Any) -> Any:
+    """A source for `load_audio`; transformers' audio classification has "raw" for "array"."""
+    if isinstance(audio, dict) and "raw" in audio:
+        return {"array": audio["raw"], "sampling_rate": audio.get("sampling_rate")}
+    return audio
+
+
+def _check_kind(given: Any) -> None:
+    """Check that turns, or one, are of no type whose iteration gives something else than turns.
+
+    Raises:
+        ValueError: saying what to give instead.
+    """
+    instead = None
+    if hasattr(given, "read"):
+        instead = "its path or its bytes"
+    elif isinstance(given, dict) and given and all(hasattr(part, "column_names") for part in given.values()):
+        instead = f"one of its splits {[*given]}"
+    elif hasattr(given, "iloc"):  # of pandas
+        instead = 'its rows, as to_dict("records") returns them'
+    if instead is not None:
+        raise ValueError(f"A {type(given).__name__} cannot be given as a turn or turns: give {instead}.")
+
+
 def _name(turn: dict) -> str:
     """The name of a turn in error messages."""
     names = [f"{name} {turn[name]!r}" for name in ("conversation_id", "file") if turn.get(name) is not None]
@@ -313,9 +347,9 @@ def _name(turn: dict) -> str:
 
 
 def _is_longer(loaded: dict) -> bool:
-    """Whether a turn's audio lasts at least twice as long as its times say, as a whole recording does."""
+    """Whether a turn's audio is much longer than its times."""
     start, end = (loaded["turn"].get(name) for name in ("start", "end"))
-    return start is not None and end is not None and loaded["seconds"] > 2 * (end - start) + 1.0
+    return start is not None and end is not None and is_much_longer(loaded["seconds"], start, end)
 
 
 @contextlib.contextmanager

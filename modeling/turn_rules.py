@@ -188,6 +188,11 @@ def check_text(value: Any, what: str, *, most: int = MAX_NAME) -> None:
         raise ValueError(f"{what}: the name cannot be encoded as UTF-8: {_short(value)}.")
 
 
+def is_much_longer(seconds: float, start: float, end: float) -> bool:
+    """Whether audio lasts at least twice as long as the times of a turn say, as a whole recording does."""
+    return seconds > 2 * (end - start) + 1.0
+
+
 def check_flag(value: Any, what: str) -> None:
     """Check an option that is on or off: text such as "no" would count as on.
 

@@ -98,7 +98,8 @@ class ArchiveRun:
 
     Args:
         folder: created if it does not exist.
-        settings: settings that determine the results; a folder with other settings is rejected.
+        settings: settings that determine the results; a folder with other settings is rejected. `weights`, a
+            fingerprint of the model, is not compared if the folder is of an earlier version, which did not write it.
 
     Raises:
         ValueError: for a folder with other settings, naming what differs.
@@ -111,6 +112,8 @@ class ArchiveRun:
         if not path.exists():
             _write(path, json.dumps(now, indent=2))
         before = json.loads(path.read_text(encoding="utf-8"))
+        if "weights" not in before:
+            now.pop("weights", None)
         differing = sorted(key for key in {*now, *before} if before.get(key) != now.get(key))
         if differing:
             raise ValueError(

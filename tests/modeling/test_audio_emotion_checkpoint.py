@@ -293,6 +293,28 @@ def test_a_full_checkpoint_that_lacks_weights_is_rejected(tmp_path):
         AutoModelForAudioEmotion.from_pretrained(tmp_path)
 
 
+@pytest.mark.parametrize("changes", [{"memory_config": {"layers": [0]}}, {"emotion_readout": "linear"}])
+def test_a_checkpoint_whose_weights_would_be_left_out_is_rejected(tmp_path, changes):
+    tiny_model(emotion_readout="audio").save_pretrained(tmp_path)
+    if "emotion_readout" in changes:  # both readouts have the same head
+        AutoModelForAudioEmotion.from_pretrained(tmp_path, **changes)
+        changes = {"emotion_readout": None, "emotion_dimensions": ["valence"]}
+    with pytest.raises(ValueError, match=r"has weights of memory or readout that its config|lacks weights"):
+        AutoModelForAudioEmotion.from_pretrained(tmp_path, **changes)
+
+
+def test_labels_of_a_checkpoint_keep_their_order(base, tmp_path):
+    make_from(base).save_pretrained(tmp_path)
+    labels = list(ID2LABEL.values())
+    renamed = {index: f"{label} voice" for index, label in ID2LABEL.items()}
+    assert AutoModelForAudioEmotion.from_pretrained(tmp_path, id2label=renamed).config.id2label == renamed
+    moved = dict(enumerate([labels[1], labels[0], *labels[2:]]))
+    with pytest.raises(
+        ValueError, match=r"other ids than the saved configuration, whose .* keep the order, or leave id2label out"
+    ):
+        AutoModelForAudioEmotion.from_pretrained(tmp_path, id2label=moved)
+
+
 @pytest.mark.parametrize("readout", ["verbalizer", "linear"])
 def test_the_processor_is_saved_with_the_model(base, tmp_path, readout):
     make_from(base, emotion_readout=readout).save_pretrained(tmp_path)
@@ -496,7 +518,7 @@ def test_fields_of_the_config_can_be_given_when_loading(base, tmp_path):
         assert model.config.emotion_prompt == "emotion {labels}"
         assert not info["missing_keys"]
         with pytest.raises(ValueError, match="label_token_ids must hold a different token for each of"):
-            load(tmp_path, id2label={0: "sad", 1: "angry"})
+            load(tmp_path, id2label={0: "glad", 1: "cross"})
     _, info = AutoModelForAudioEmotion.from_base(base, id2label=ID2LABEL, output_loading_info=True)
     assert not info["unexpected_keys"]
 

@@ -29,6 +29,19 @@ def test_a_host_config_is_checked_when_it_is_built(fields, message):
         tiny_config(**fields)
 
 
+@pytest.mark.parametrize("field", ["adapter_only", "has_lora"])
+def test_flags_are_true_or_false(field):
+    with pytest.raises(ValueError, match=f"{field} must be True or False, got 'no'"):
+        tiny_config(**{field: "no"})
+
+
+def test_a_changed_memory_is_checked_again():
+    config = tiny_config()
+    config.memory_config.chunk_size = 0
+    with pytest.raises(ValueError, match="chunk_size must be an integer of at least 1, got 0"):
+        config.check()
+
+
 def test_round_trip(tmp_path):
     config = tiny_config({"scope": "speaker", "max_speakers": 3, "depth": 3})
     config.save_pretrained(tmp_path)

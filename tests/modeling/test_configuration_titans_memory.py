@@ -26,6 +26,7 @@ from titans_mal import Qwen2AudioMALConfig, TitansMemoryConfig
         ("feature_map", "cubic", "feature_map must be one of .*'identity', 'quadratic'.* got 'cubic'"),
         ("scope", "room", "scope must be one of"),
         ("layers", 3, "layers must be a non-empty list .* got 3"),
+        ("voice_layers", [False], "voice_layers must be a list and a subset"),
         ("layers", None, "layers must be a non-empty list .* got None"),
         ("forget_half_life", 1, "forget_half_life must be between 1 and inf"),
         ("forget_half_life", float("nan"), "forget_half_life must be between 1 and inf"),

@@ -197,6 +197,40 @@ def test_copies_are_independent(model, copier):
     assert_same_state(before, state_of(cache))
 
 
+def test_a_shallow_copy_is_a_snapshot(model):
+    cache = written(model)
+    before, shallow = state_of(cache), copy.copy(cache)
+    assert_same_state(before, state_of(shallow))
+    shallow.reorder_cache(torch.tensor([2, 1, 0]))
+    shallow.reset()
+    assert_same_state(before, state_of(cache))
+    assert cache.is_initialized
+
+
+@pytest.mark.parametrize(
+    "rows",
+    [torch.tensor([False, True, True]), [False, True, True], np.array([True, False, True]), torch.tensor([1.0, 0.0])],
+)
+def test_rows_are_numbers(model, rows):
+    cache = written(model)
+    before = state_of(cache)
+    for change in (cache.reset, cache.batch_select_indices, cache.reorder_cache):
+        with pytest.raises(ValueError, match=r"Rows must be integers.*for a mask, give mask\.nonzero\(\)"):
+            change(rows)
+    assert_same_state(before, state_of(cache))
+
+
+@pytest.mark.parametrize(
+    "rows", [[0, 2], torch.tensor([0, 2]), np.array([0, 2]), range(0, 3, 2), [torch.tensor(0), 2]]
+)
+def test_rows_may_be_given_in_several_ways(model, rows):
+    cache = written(model)
+    cache.reset(rows)
+    assert cache.turns.tolist() == [0, 2, 0]
+    cache.reset([])
+    assert cache.turns.tolist() == [0, 2, 0]
+
+
 def test_to_is_in_place(model):
     cache = written(model)
     assert cache.to("cpu") is cache

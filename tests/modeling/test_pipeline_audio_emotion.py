@@ -1,9 +1,12 @@
+import io
 import warnings
 
 import numpy as np
+import pandas
 import pytest
 import torch
-from tiny_models import LABELS, assert_same_state, state_of, tiny_model, tiny_processor, tone
+from datasets import Dataset, DatasetDict
+from tiny_models import LABELS, assert_same_state, state_of, tiny_host, tiny_model, tiny_processor, tone
 from transformers import pipeline
 
 from titans_mal import AudioEmotionPipeline, ConversationMemoryCache
@@ -194,6 +197,30 @@ def test_unknown_fields_of_a_turn_are_rejected(pipe):
 def test_names_that_are_none(pipe, field, value):
     with pytest.raises(ValueError, match=f"{field} of entry 0"):
         pipe([{"audio": TURNS[0], field: value}])
+
+
+def test_audio_as_transformers_has_it(pipe):
+    raw = {"raw": TURNS[0][0], "sampling_rate": RATE}
+    assert pipe(raw)["scores"] == pipe([raw])[0]["scores"] == pipe(TURNS[0])["scores"]
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        (io.BytesIO(b"RIFF\n"), "A BytesIO cannot be given as a turn or turns: give its path or its bytes"),
+        ([io.BytesIO(b"RIFF\n")], "give its path or its bytes"),
+        (DatasetDict(test=Dataset.from_dict({"audio": []})), r"A DatasetDict .* give one of its splits \['test'\]"),
+        (pandas.DataFrame({"audio": ["a.wav"]}), r"give its rows, as to_dict\(\"records\"\) returns them"),
+    ],
+)
+def test_what_is_no_turn_is_named(pipe, given, message):
+    with pytest.raises(ValueError, match=message):
+        pipe(given)
+
+
+def test_a_model_without_memory_is_rejected_at_once(pipe):
+    with pytest.raises(ValueError, match="needs a model with memory, got Qwen2AudioForConditionalGeneration"):
+        AudioEmotionPipeline(model=tiny_host(), processor=pipe.processor)
 
 
 def test_unknown_arguments_are_rejected(pipe):

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import typer
 from audio_files import RATE, to_wav
+from safetensors.torch import load_file, save_file
 from tiny_models import tiny_model, tiny_processor
 from typer.testing import CliRunner
 
@@ -102,6 +103,15 @@ def test_one_result_each(archive, parts, tmp_path, monkeypatch):
         ArchiveRun(tmp_path, {"model": "other"})
 
 
+def test_an_archive_is_continued_with_the_same_weights(tmp_path):
+    ArchiveRun(tmp_path / "earlier", {"model": "m"})
+    ArchiveRun(tmp_path / "earlier", {"model": "m", "weights": "a"})
+    ArchiveRun(tmp_path / "now", {"model": "m", "weights": "a"})
+    ArchiveRun(tmp_path / "now", {"model": "m", "weights": "a"})
+    with pytest.raises(ValueError, match="results with a different weights"):
+        ArchiveRun(tmp_path / "now", {"model": "m", "weights": "b"})
+
+
 def test_segments_that_cannot_be_used_are_listed(archive, parts, tmp_path):
     call = tmp_path / "call.wav"
     call.write_bytes((archive / "call.wav").read_bytes())
@@ -124,6 +134,20 @@ def test_channels_of_an_archive(archive, parts, tmp_path):
     stereo, mono = (json.loads((tmp_path / f"{recording.name}.json").read_text()) for recording in recordings)
     assert {turn["speaker"] for turn in stereo["turns"]} == {"caller", "agent"}
     assert "has 1 channels" in mono["problems"][0]
+
+
+def test_the_command_names_the_weights(archive, parts, tmp_path):
+    other = tmp_path / "model"
+    for part in parts:
+        part.save_pretrained(other)
+    command = ["analyze", "--batch", str(archive), "--output-dir", str(tmp_path / "out"), "--model", str(other)]
+    assert CliRunner().invoke(app, command).exit_code == 0
+    weights = load_file(other / "model.safetensors")
+    name = next(name for name in weights if "titans_memory" in name)
+    save_file({**weights, name: weights[name] + 1}, other / "model.safetensors", {"format": "pt"})
+    again = CliRunner().invoke(app, command)
+    assert again.exit_code == 1
+    assert "results with a different weights" in " ".join(again.stderr.split())
 
 
 def test_the_command_over_several_processes(archive, tmp_path, monkeypatch):

@@ -18,6 +18,7 @@ from titans_mal.cli import app
 from titans_mal.cli.analyze_outputs import draw_timelines
 from titans_mal.cli.options import as_label_set
 from titans_mal.data.synthetic.voices import to_wav
+from titans_mal.modeling.turn_scoring import TurnScorer
 from titans_mal.quickstart import TINY_CHECKPOINT
 
 
@@ -315,6 +316,17 @@ def test_a_recording_with_segments(recording, checkpoint, tmp_path):
     result = CliRunner().invoke(app, ["analyze", str(recording), *map(str, segments), "--format", "rttm"])
     assert result.exit_code == 0
     assert [line.split()[7] for line in result.stdout.splitlines()] == list("ABAB")
+
+
+@pytest.mark.parametrize("options", [["--labels", "bored"], ["--unknown-below", "2"]])
+def test_labels_are_checked_before_anything_is_scored(recording, checkpoint, options, monkeypatch):
+    scored = []
+    monkeypatch.setattr(TurnScorer, "score", lambda *args: scored.append(args))
+    segments = ["--segments", str(recording.with_suffix(".rttm")), "--model", str(checkpoint)]
+    result = CliRunner().invoke(app, ["analyze", str(recording), *segments, *options])
+    assert result.exit_code == 1
+    assert "must be" in result.stderr
+    assert not scored
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ from typing import Annotated, Any
 import typer
 from safetensors import SafetensorError
 
-from ..export import choose_label
+from ..export import check_labels, choose_label
 from ..progress import with_progress
 from ..quickstart import TINY_CHECKPOINT
 from .analyze_batch import analyze_batch
@@ -164,7 +164,7 @@ def analyze(
         turns = channel_turns(inputs, channels, crosstalk) if channels else list(turns_of(inputs, segments, speaker))
         if speakers_by is not None:
             turns = with_speakers(turns, speakers_by, max_speakers, speaker_threshold)
-        pipe = _load(model or tiny_checkpoint())
+        pipe = _load(model or tiny_checkpoint(), wanted, unknown_below)
         scored = _analyze(turns, pipe, memory=not no_memory, split_long=split_long)
         usable = [turn for turn, results in zip(turns, scored) if results]
         without = _analyze(usable, pipe, memory=False, split_long=split_long) if both else None
@@ -210,13 +210,16 @@ def _check_follow(*others, format: str) -> None:
         )
 
 
-def _load(model_name: str):
-    """The pipeline of a model."""
+def _load(model_name: str, labels: list[str] | None, unknown_below: float):
+    """The pipeline of a model, which must know the labels to choose among."""
     from transformers import AutoProcessor
 
     from titans_mal import AudioEmotionPipeline, AutoModelForAudioEmotion
 
+    from ..modeling.configuration_titans_mal import read_labels
+
     model = AutoModelForAudioEmotion.from_pretrained(model_name)
+    check_labels(read_labels(model.config), labels, unknown_below)
     return AudioEmotionPipeline(model=model, processor=AutoProcessor.from_pretrained(model_name))
 
 

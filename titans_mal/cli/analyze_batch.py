@@ -38,6 +38,7 @@ def analyze_batch(
     from titans_mal import AutoModelForAudioEmotion, ConversationPool
 
     from ..archives import ArchiveRun, analyze_archive, find_recordings
+    from ..evaluation.protocol import model_of
     from ..processes import end_processes, process_state
 
     state = process_state()
@@ -45,9 +46,11 @@ def analyze_batch(
     recordings = find_recordings(archive)
     settings = {"model": model_name, "channels": speakers, "labels": labels, "unknown_below": unknown_below}
     settings |= {"split_long": True} if split_long else {}  # archives of earlier versions can be continued
+    model = AutoModelForAudioEmotion.from_pretrained(model_name)
+    settings["weights"] = model_of(model)["weights"]
     with state.main_process_first():
         run = ArchiveRun(output_dir, settings)
-    model = AutoModelForAudioEmotion.from_pretrained(model_name).to(state.device)
+    model.to(state.device)
     processor = AutoProcessor.from_pretrained(model_name)
     with ConversationPool(model, processor, labels=labels, unknown_below=unknown_below) as pool:
         mine = recordings[state.process_index :: state.num_processes]

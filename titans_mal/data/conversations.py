@@ -8,6 +8,7 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from .audio_paths import resolve_files
 from .corpora import CORPORA, Corpus
@@ -231,6 +232,7 @@ def _check_arguments(name: str, corpus: Corpus | None, is_hub: bool, **given) ->
         raise ValueError("label_set is empty: give the name of a label set of the corpus, or a list of labels.")
     if isinstance(label_set, str) and not has_label_sets:
         raise ValueError(f"{name!r} has no named label sets: give labels or a mapping, got label_set={label_set!r}.")
+    _check_labels(label_set)
     meaningful = {
         "data_dir": has_label_sets,
         "fold": has_label_sets,
@@ -243,10 +245,30 @@ def _check_arguments(name: str, corpus: Corpus | None, is_hub: bool, **given) ->
             raise ValueError(f"{argument} does not apply to {name!r}, got {given[argument]!r}.")
 
 
+def _check_labels(label_set: Any) -> None:
+    """Check that a label set has an order, and consists of text.
+
+    Raises:
+        ValueError: for a set, for labels that are no text, or for a list with the same label twice.
+    """
+    if label_set is None or isinstance(label_set, str):
+        return
+    if not isinstance(label_set, Mapping | Sequence):
+        raise ValueError(
+            f"label_set must be a list or a mapping, since labels have an order, got a {type(label_set).__name__}."
+        )
+    labels = [*label_set.values()] if isinstance(label_set, Mapping) else [*label_set]
+    wrong = [label for label in labels if not isinstance(label, str) or not label.strip()]
+    if wrong:
+        raise ValueError(f"label_set must consist of text, got {wrong[0]!r}: leave out words that are not scored.")
+    if not isinstance(label_set, Mapping) and len({*labels}) < len(labels):
+        raise ValueError(f"label_set must not repeat a label, got {labels}.")
+
+
 def _check_lengths(name: str, is_hub: bool, *, max_seconds: float, split_longer_than: float | None) -> None:
     for what, value in (("max_seconds", max_seconds), ("split_longer_than", split_longer_than)):
-        if value is not None and not value > 0:
-            raise ValueError(f"{what} must be above 0, got {value!r}.")
+        if value is not None and (isinstance(value, bool | str) or not value > 0):
+            raise ValueError(f"{what} must be a number above 0, got {value!r}.")
     if split_longer_than is not None and is_hub:
         raise ValueError(
             f"split_longer_than is for audio in files, but {name!r} is a Hub dataset: save its audio to a folder with "

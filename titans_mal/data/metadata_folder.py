@@ -6,10 +6,10 @@ import math
 import os
 import warnings
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Mapping
 from pathlib import Path
 
-from ..modeling.turn_rules import given_text
+from ..modeling.turn_rules import given_text, is_much_longer
 from .audio import AudioDecodingError, audio_seconds, part_of_file
 from .audio_paths import resolve_files
 from .problems import Problem
@@ -36,15 +36,18 @@ def read_metadata_folder(folder: Path) -> tuple[list[Turn], list[Problem]]:
     `emotion`, `votes` (of raters, as `happy;happy;sad`), `start` and `end` (seconds), `transcript`, `split` (default
     "test"), `valence`, `arousal` and `dominance` (numbers, empty if unknown), `gender` and `language`. Capitals in the
     header are ignored; columns may be separated by commas, semicolons or tabs. Fields such as `NaN` or `None` are
-    empty (`turn_rules.NOT_GIVEN`). Turns with the same file are its parts between their times, if it is long enough.
-    Lines are dropped if a required field is missing, a number is invalid, the file does not exist, the end is before
-    the start, the turn was already given, or its conversation is in another split.
+    empty (`turn_rules.NOT_GIVEN`). A turn is the part of its file between its times if the file is much longer, or if
+    several turns have times in it; otherwise, the file is a clip. Lines are dropped if a required field is missing, a
+    number is invalid, the file does not exist, the end is before the start, the turn was already given, or its
+    conversation is in another split; of a file with several turns, also those whose end is beyond its end.
 
     Raises:
         FileNotFoundError: if the folder has no `metadata.csv`.
         ValueError: for a table without a required column or without lines.
     """
     path = folder / METADATA_FILE
+    if folder.is_file():
+        raise FileNotFoundError(f"{folder} is a file: give the folder that contains {METADATA_FILE} and the audio.")
     if not path.is_file():
         below = sorted(folder.glob(f"*/{METADATA_FILE}"))
         raise FileNotFoundError(f"{folder} has no {METADATA_FILE}{f'; {below[0].parent} has one' if below else ''}.")
@@ -71,38 +74,52 @@ def read_metadata_folder(folder: Path) -> tuple[list[Turn], list[Problem]]:
             )
             problems.append(Problem("missing", str(path), detail, turn.group, *name))
             del turns[name]
-    _take_parts(turns.values(), path)
+    problems += _take_parts(turns, places, path)
     return list(turns.values()), problems
 
 
-def _take_parts(turns: Iterable[Turn], table: Path) -> None:
-    """Make turns that share a file the parts of it between their times, or warn that each is the whole file.
+def _take_parts(turns: dict[tuple[str, int | None], Turn], places: Mapping, table: Path) -> list[Problem]:
+    """Make turns the parts of their file between their times, if it is a recording; else each is the whole file.
 
-    There is no warning for a clip that is used again: in another conversation, or with times as long as the clip.
+    A file is a recording if it is much longer than the times of a turn, or if several turns have times in it. Turns
+    with times beyond its end are removed from `turns`. Otherwise it is a clip, whose times are those of another
+    recording. A warning says if turns of one conversation, or turns much shorter than the file, are all of it.
+
+    Returns:
+        a problem for each removed turn.
     """
-    sharing: dict[str, list[Turn]] = defaultdict(list)
-    for turn in turns:
-        sharing[turn.audio].append(turn)
-    for file, sharers in sharing.items():
-        if len(sharers) < 2:
+    sharing: dict[str, list[tuple[str, int | None]]] = defaultdict(list)
+    for name, turn in turns.items():
+        sharing[turn.audio].append(name)
+    problems = []
+    for file, names in sharing.items():
+        sharers = [turns[name] for name in names]
+        spans = [(turn.start, turn.end) for turn in sharers if turn.start is not None and turn.end is not None]
+        if len(names) == 1 and not spans:
             continue
         try:
             total = audio_seconds(file)
         except (AudioDecodingError, OSError):
             continue  # reported when all files are inspected
-        spans = [(turn.start, turn.end) for turn in sharers if turn.start is not None and turn.end is not None]
-        if len(spans) == len(sharers) and all(end <= total + END_TOLERANCE for _, end in spans):
-            for turn, (start, end) in zip(sharers, spans):
-                turn.audio = part_of_file(file, max(0.0, start), min(end, total) if start < total else end)
+        is_within = [end <= total + END_TOLERANCE for _, end in spans]
+        is_recording = any(is_much_longer(total, start, end) for start, end in spans)
+        if len(spans) == len(names) and (any(is_within) if is_recording else len(names) > 1 and all(is_within)):
+            for name, (start, end), fits in zip(names, spans, is_within):
+                if fits:
+                    turns[name].audio = part_of_file(file, max(0.0, start), min(end, total) if start < total else end)
+                else:
+                    detail = f"{places[name]}: its end, {end:g} s, is beyond that of its file, {total:.1f} s"
+                    problems.append(Problem("unreadable", str(table), detail, turns.pop(name).group, *name))
             continue
-        again = len(sharers) - len({turn.conversation_id for turn in sharers})
+        again = len(names) - len({turn.conversation_id for turn in sharers})
         as_long = [abs(end - start - total) <= _ROUNDING for start, end in spans]
-        if again and not (len(as_long) == len(sharers) and all(as_long)):
+        if len(names) > 1 and (is_recording or again) and not (len(as_long) == len(names) and all(as_long)):
             warnings.warn(
-                f"{table}: {len(sharers)} turns have the same file {os.path.basename(file)!r:.200} of {total:.1f} s, "
+                f"{table}: {len(names)} turns have the same file {os.path.basename(file)!r:.200} of {total:.1f} s, "
                 "and each is all of it: give their start and end in it, in seconds, if they are parts of it.",
                 stacklevel=4,
             )
+    return problems
 
 
 def _check_place(turn: Turn, turns: dict[tuple[str, int | None], Turn], splits: dict[str, str]) -> None:

@@ -135,14 +135,14 @@ def whole_turn_index(value) -> int:
     """Parse the position of a turn in its conversation.
 
     Raises:
-        ValueError: unless it is an integer from 0.
+        ValueError: unless it is an integer from 0 that a table can hold.
     """
     try:
         number = float(value)
     except (TypeError, ValueError):
         number = -1.0
-    if not (number >= 0 and number.is_integer()):
-        raise ValueError(f"turn_index must be an integer from 0, got {value!r:.100}.")
+    if not (0 <= number < 2**63 and number.is_integer()):
+        raise ValueError(f"turn_index must be an integer from 0 and below 2^63, got {value!r:.100}.")
     return int(number)
 
 

@@ -14,7 +14,7 @@ from datasets import ClassLabel, Dataset
 from ..data.problems import Problem
 from ..data.table import REQUIRED_COLUMNS
 from ..modeling.configuration_titans_mal import read_labels
-from ..modeling.turn_rules import check_named, check_speakers, check_turn_index, warn_of_cut_turns
+from ..modeling.turn_rules import check_flag, check_named, check_speakers, check_turn_index, warn_of_cut_turns
 from ..processes import process_state
 from ..progress import with_progress
 from .conditions import CONDITIONS
@@ -82,12 +82,13 @@ def evaluate_conversations(
             order, more speakers than the memory can hold, logits that are not finite, or an `output_dir` with another
             run.
     """
-    dataset = dataset.with_format(None)
+    check_flag(strict, "strict")
     reading: Reading = {"readout": readout, "max_new_tokens": max_new_tokens, "seed": seed}
     if conditions is not None and not isinstance(conditions, str):
         conditions = present_names(conditions)
     _check_arguments(model, conditions, batch_size=batch_size, resamples=resamples, **reading)
     check_data(model, dataset, train)
+    dataset = dataset.with_format(None)
     conditions = _possible(_conditions_of(model) if conditions is None else conditions, dataset, train)
     output_dir, state = Path(output_dir), process_state()
     protocol = protocol_of(model, processor, dataset, **reading)
@@ -234,12 +235,17 @@ def check_data(model, dataset: Dataset, train: Dataset | None = None) -> None:
     Raises:
         ValueError: as `evaluate_conversations`.
     """
+    for table in (dataset, train):
+        if isinstance(table, dict):
+            raise ValueError(f"A dataset of several splits was given: choose one of {[*table]}.")
     missing = [name for name in REQUIRED_COLUMNS if name not in dataset.column_names]
     if missing or not isinstance(dataset.features["emotion"], ClassLabel):
         raise ValueError(
             f"The dataset needs the columns {list(REQUIRED_COLUMNS)} of load_conversations, with emotion a "
             f"ClassLabel; it has {dict(dataset.features)}."
         )
+    if None in dataset["emotion"]:
+        raise ValueError("The dataset has turns whose emotion is None: it must be -1 if it is unknown.")
     labels, known = dataset.features["emotion"].names, read_labels(model.config)
     targets = targets_of(dataset, model.config.emotion_dimensions)
     foreign = [label for label in labels if label not in known]

@@ -115,6 +115,7 @@ def model_of(model, name: str | None = None) -> dict:
         "dimensions": list(config.emotion_dimensions),
         # Left out for other models, so that their reports stay comparable with those of earlier versions.
         **({"emotion_transitions": True} if transitions else {}),
+        **({"label_words": config.label_words} if config.label_words else {}),
     }
 
 

@@ -110,7 +110,8 @@ def build_report(
         raise ValueError(
             f"None of the turns with labels could be scored; the first reason is {next(iter(not_scored.values()))}"
         )
-    found = {name: _condition(scored, turns) for name, scored in scores.items()}
+    words = run["model"].get("label_words", {})
+    found = {name: _condition(scored, turns, words) for name, scored in scores.items()}
     conditions = {name: condition for name, condition in found.items() if condition is not None}
     temperature = run["model"].get("temperature", 1.0)
     baselines, left_out = _baselines(conditions.get("memory_off"), turns, train, training_logits)
@@ -159,8 +160,12 @@ def _merge(lines: list[dict]) -> dict[str, TableScores]:
     return scores
 
 
-def _condition(scores: TableScores, turns: Turns) -> _Condition | None:
-    """The predictions of a condition; None if it covers no turn with a label."""
+def _condition(scores: TableScores, turns: Turns, words: Mapping[str, str]) -> _Condition | None:
+    """The predictions of a condition; None if it covers no turn with a label.
+
+    Args:
+        words: the words of labels that are not their own words in generated answers.
+    """
     total = len(turns.references)
     rows = np.array(sorted({*scores.logits, *scores.texts}), dtype=int)
     if not turns.scored[rows].any():
@@ -168,8 +173,9 @@ def _condition(scores: TableScores, turns: Turns) -> _Condition | None:
     if scores.texts:
         predicted, covered = np.full(total, -1), np.zeros(total, dtype=bool)
         covered[rows] = True
+        expected = [words.get(label, label) for label in turns.labels]
         for row, text in scores.texts.items():
-            predicted[row] = parse_label(text, turns.labels)
+            predicted[row] = parse_label(text, expected)
         return _Condition(predicted, covered, unparsable=float((predicted[turns.scored & covered] < 0).mean()))
     return _Condition.of_logits(np.array([scores.logits[row] for row in rows]), rows, total)
 

@@ -273,20 +273,32 @@ class TableScorer:
             return error
 
 
+# "n't" is written as a word of its own.
+_NEGATIONS = ("not", "不")
+_NOT = re.compile(r"n['\u2019]t\b")
+# A Chinese or Japanese character; a word; an emoji.
+_WORD = re.compile(
+    r"[\u3040-\u30ff\u3400-\u9fff]|[^\W_\u3040-\u30ff\u3400-\u9fff]+|[\u2600-\u27bf\U0001f000-\U0001faff]"
+)
+
+
 def parse_label(text: str, labels: Sequence[str]) -> int:
     """The label named by an answer: the only label that occurs as a word, ignoring case; -1 otherwise.
 
-    "Happy." and "The speaker is happy" name "happy"; "happy or sad", "not happy", "unhappy" and "joyful" name none of
-    (happy, sad).
+    "Happy." and "The speaker is happy" name "happy"; "happy or sad", "not happy", "isn't happy", "unhappy" and
+    "joyful" name none of (happy, sad). A label within a longer one, as "surprise" in "pleasant surprise", is not named
+    by it. Every Chinese or Japanese character counts as a word.
     """
-    spoken = _words(text)
-    named = [
-        index for index, label in enumerate(labels) if _words(label) in spoken and f" not{_words(label)}" not in spoken
-    ]
+    answer, named = _words(text), list[int]()
+    words = [_words(label) for label in labels]
+    for index in sorted(range(len(labels)), key=lambda index: -len(words[index])):
+        if words[index].strip() and words[index] in answer:
+            if not any(f" {negation}{words[index]}" in answer for negation in _NEGATIONS):
+                named.append(index)
+            answer = answer.replace(words[index], " / ")
     return named[0] if len(named) == 1 else -1
 
 
 def _words(text: str) -> str:
     """Lower-case words separated by single spaces; other characters separate words."""
-    words = re.findall(r"[^\W_]+", text.lower())
-    return f" {' '.join(words)} "
+    return f" {' '.join(_WORD.findall(_NOT.sub(' not', text.lower())))} "

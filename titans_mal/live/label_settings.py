@@ -23,7 +23,7 @@ class LabelSettings:
         score: the speakers whose emotion is returned; turns of others have no label and no scores. None = all.
 
     Raises:
-        ValueError: for a temperature that is not above 0, or an invalid speaker.
+        ValueError: for a temperature that is not above 0, or speakers that are no sequence of names.
     """
 
     labels: Sequence[str] | None = None
@@ -32,8 +32,11 @@ class LabelSettings:
     score: Sequence[str] | None = None
 
     def __post_init__(self):
-        if self.temperature is not None and not 0 < self.temperature < math.inf:
-            raise ValueError(f"temperature must be a number above 0, got {self.temperature!r}.")
+        temperature = self.temperature
+        if temperature is not None and (isinstance(temperature, bool | str) or not 0 < temperature < math.inf):
+            raise ValueError(f"temperature must be a number above 0, got {temperature!r}.")
+        if isinstance(self.score, str):
+            raise ValueError(f"score must be a sequence of speakers, got the text {self.score!r:.60}.")
         for speaker in self.score or ():
             check_text(speaker, "A speaker")
 

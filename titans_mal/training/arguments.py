@@ -9,6 +9,7 @@ import torch
 from transformers import TrainingArguments
 
 from ..modeling.deprecation import warn_renamed
+from ..modeling.turn_rules import check_flag
 from ..processes import process_state
 from .options import LABEL_NAMES, check_accelerator_config, check_options, wants_best_metric
 
@@ -104,8 +105,10 @@ class ConversationTrainingArguments(TrainingArguments):
             raise ValueError(f"window must be an integer of at least 2, got {self.window!r}.")
         if self.class_weights not in CLASS_WEIGHTS:
             raise ValueError(f"class_weights must be one of {CLASS_WEIGHTS}, got {self.class_weights!r}.")
-        if not 0 <= self.virtual_speakers <= 1:
-            raise ValueError(f"virtual_speakers must be between 0 and 1, got {self.virtual_speakers!r}.")
+        share = self.virtual_speakers
+        if isinstance(share, bool | str) or not 0 <= share <= 1:
+            raise ValueError(f"virtual_speakers must be between 0 and 1, got {share!r}.")
+        check_flag(self.soft_labels, "soft_labels")
         if self.virtual_speakers and self.cache_audio:
             raise ValueError(
                 "virtual_speakers changes the audio in each step, so cache_audio cannot be used: disable one of them."

@@ -116,9 +116,17 @@ class LaneSampler(Sampler[list[LaneTurn]]):
 
 
 def check_plan(saved: dict, present: dict) -> None:
-    """Check that a checkpoint is of a training with the same lanes and data."""
+    """Check that a checkpoint is of a training with the same lanes and data.
+
+    Fields that checkpoints of earlier versions do not have are not compared.
+
+    Raises:
+        ValueError: naming what differs.
+    """
     differing = [
-        f"{name}: {saved.get(name)} then, {present[name]} now" for name in present if saved.get(name) != present[name]
+        f"{name}: {saved[name]} then, {present[name]} now"
+        for name in present
+        if name in saved and saved[name] != present[name]
     ]
     if differing:
         raise ValueError(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import warnings
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -10,7 +11,8 @@ from pathlib import Path
 import filelock
 import numpy as np
 from datasets import Dataset, DatasetDict
-from transformers import AutoProcessor, set_seed
+from transformers import AutoProcessor, TrainerState, set_seed
+from transformers.trainer import TRAINER_STATE_NAME
 
 from ..auto import AutoModelForAudioEmotion
 from ..data.conversations import load_conversations
@@ -102,6 +104,8 @@ def run_training(
         if trainer.stopped.received is not None and trainer.state.global_step < trainer.total_steps:
             state.print(f"Stopped by a signal at step {trainer.state.global_step}: use --resume to continue.")
             return 128 + trainer.stopped.received, None
+        if trainer.state.global_step > _steps_of(checkpoint):
+            _discard_results(output)
         trained = trainer.accelerator.unwrap_model(trainer.model)
         if model_options.emotion_transitions:
             fit_emotion_transitions(trained, train)
@@ -224,7 +228,7 @@ def enter(output: Path, options: RunOptions) -> str | None:
     if options.processes and state.num_processes != options.processes:
         raise ValueError(f"--processes requires {options.processes} processes, but {state.num_processes} are running.")
     checkpoint = last_good_checkpoint(output) if options.resume else None
-    if any(output.glob("checkpoint-*")):
+    if any(output.glob("checkpoint-*")) or (output / MODEL_FOLDER).exists():
         if not options.resume:
             raise ValueError(
                 f"{output} already holds a training: pass --resume to continue it, or choose another --output-dir."
@@ -232,6 +236,19 @@ def enter(output: Path, options: RunOptions) -> str | None:
         if checkpoint is None:
             state.print("No checkpoint is complete: the training starts from the beginning.")
     return checkpoint
+
+
+def _steps_of(checkpoint: str | None) -> int:
+    """Number of optimiser steps before a checkpoint; 0 without one."""
+    return 0 if checkpoint is None else TrainerState.load_from_json(f"{checkpoint}/{TRAINER_STATE_NAME}").global_step
+
+
+def _discard_results(output: Path) -> None:
+    """Delete scores and report of a shorter training in the same folder, whose weights were others."""
+    with process_state().main_process_first():
+        for folder in (output / CALIBRATION_FOLDER, output / REPORT_FOLDER):
+            if folder.exists():
+                shutil.rmtree(folder)
 
 
 def lock(output: Path) -> filelock.BaseFileLock:

@@ -73,6 +73,10 @@ class ConversationTrainer(EvaluatingTrainer, CheckpointingTrainer):
         **kwargs,
     ):
         check_trainer_arguments(kwargs)
+        if not isinstance(args, ConversationTrainingArguments):
+            raise TypeError(f"args must be ConversationTrainingArguments, got {type(args).__name__}.")
+        if processor is None:
+            raise TypeError("The training needs the processor of the model's host, got None.")
         if kwargs.get("compute_loss_func") is not None:
             check_own_loss(args)
         check_is_saved_whole(model)

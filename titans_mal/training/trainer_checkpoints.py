@@ -13,6 +13,7 @@ from transformers.trainer import TRAINER_STATE_NAME, TRAINING_ARGS_NAME
 from transformers.trainer_callback import TrainerState
 from transformers.trainer_utils import TrainOutput
 
+from ..evaluation.protocol import data_fingerprint
 from ..modeling.audio_emotion_mixin import AudioEmotionMixin
 from ..modeling.json_text import read_json
 from .arguments import ConversationTrainingArguments
@@ -21,6 +22,7 @@ from .interruptions import StopOnSignal
 from .lane_states import LaneStates
 from .lanes import check_plan
 from .weights import load_trained_weights
+from .windows import TurnDataset
 
 
 # Files of a checkpoint: the lanes' states, and the data that determines which turns they process.
@@ -34,6 +36,7 @@ class CheckpointingTrainer(Trainer):
     model: AudioEmotionMixin
     # Set by `ConversationTrainer`.
     lane_sampler: Any
+    train_dataset: TurnDataset
     stopped: StopOnSignal
     _lane_states: LaneStates
     _audio_cache: AbstractContextManager
@@ -81,12 +84,17 @@ class CheckpointingTrainer(Trainer):
             return self.args.max_steps
         return math.ceil(self.args.num_train_epochs * self.lane_sampler.steps_per_epoch)
 
+    @property
+    def _plan(self) -> dict[str, Any]:
+        """What must be the same when the training is resumed: the lanes, and the turns with their labels."""
+        return {**self.lane_sampler.plan, "data": data_fingerprint(self.train_dataset.table)}
+
     def _save_checkpoint(self, model, trial) -> None:
         folder = Path(self.args.output_dir) / f"checkpoint-{self.state.global_step}"
         self._lane_states.save(folder / LANES_FOLDER)
         if self.args.should_save:
             (folder / LANES_FOLDER).mkdir(parents=True, exist_ok=True)
-            (folder / LANES_FOLDER / PLAN_FILE).write_text(json.dumps(self.lane_sampler.plan))
+            (folder / LANES_FOLDER / PLAN_FILE).write_text(json.dumps(self._plan))
         limit, self.args.save_total_limit = self.args.save_total_limit, None
         try:
             super()._save_checkpoint(model, trial)
@@ -108,7 +116,7 @@ class CheckpointingTrainer(Trainer):
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model=None) -> None:
         lanes = Path(resume_from_checkpoint) / LANES_FOLDER
-        check_plan(read_json(lanes / PLAN_FILE, dict), self.lane_sampler.plan)
+        check_plan(read_json(lanes / PLAN_FILE, dict), self._plan)
         if self.is_fsdp_enabled:
             super()._load_from_checkpoint(resume_from_checkpoint, model)
         else:

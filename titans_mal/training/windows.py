@@ -39,6 +39,7 @@ class TurnDataset(torch.utils.data.Dataset):
         seed: random seed of the virtual speakers.
 
     Attributes:
+        table: the table.
         conversations: the rows of each conversation, in order.
     """
 
@@ -53,7 +54,7 @@ class TurnDataset(torch.utils.data.Dataset):
         virtual_speakers: float = 0.0,
         seed: int = 0,
     ):
-        self._table = table.with_format(None)
+        self.table = table.with_format(None)
         self._sampling_rate = sampling_rate
         self._label_columns = list(label_columns)
         self._soft_labels, self._dimensions = soft_labels, list(dimensions)
@@ -67,15 +68,15 @@ class TurnDataset(torch.utils.data.Dataset):
             self._first_rows |= dict.fromkeys(rows, rows[0])
 
     def __len__(self) -> int:
-        return len(self._table)
+        return len(self.table)
 
     def longest_turn(self) -> LaneTurn:
         """The longest turn, if the table has lengths; else the first."""
-        seconds = self._table["seconds"] if "seconds" in self._table.column_names else [0.0]
+        seconds = self.table["seconds"] if "seconds" in self.table.column_names else [0.0]
         return LaneTurn(max(range(len(seconds)), key=lambda row: seconds[row] or 0.0), lane=0, begins=True)
 
     def __getitem__(self, turn: LaneTurn) -> dict:
-        row = self._table[turn.row]
+        row = self.table[turn.row]
         try:
             waveform = load_turn(row["audio"], sampling_rate=self._sampling_rate)
         except (ValueError, OSError) as error:

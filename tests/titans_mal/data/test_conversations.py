@@ -104,8 +104,9 @@ WRONG = [
     (turn(0, conversation_id="NaN"), "conversation_id is empty"),
     (turn(0, start=2.0, end=1.0), r"a turn must start .* got 2\.0 to 1\.0"),
     (turn(0, start=-0.2), r"a turn must start at 0 s or later"),
-    (turn(0, turn_index="first"), "turn_index must be an integer from 0, got 'first'"),
-    (turn(0, turn_index=0.5), r"turn_index must be an integer from 0, got '0\.5'"),
+    (turn(0, turn_index="first"), r"turn_index must be an integer from 0 and below 2\^63, got 'first'"),
+    (turn(0, turn_index=10**20), r"turn_index must be an integer from 0 and below 2\^63, got '100000000000000000000'"),
+    (turn(0, turn_index=0.5), r"turn_index must be an integer from 0 and below 2\^63, got '0\.5'"),
     (turn(0, turn_index=-1), "turn_index must be an integer"),
     (turn(0, turn_index=8), "conversation 'talk' already has turn 8"),
     (turn(0, split="train"), "conversation 'talk' is in the splits 'test' and 'train'"),
@@ -171,6 +172,55 @@ def test_turns_with_the_same_file(tmp_path, times, seconds, warns):
     assert ["turns have the same file 'call.wav' of 5.0 s" in str(warning.message) for warning in caught] == [
         True
     ] * warns
+
+
+@pytest.mark.parametrize("apart", [True, False])
+def test_parts_of_a_recording_with_a_wrong_time(tmp_path, apart):
+    (tmp_path / "call.wav").write_bytes(to_wav(tone(6.0)))
+    rows = share([(0, 1), (1.5, 3.5), (4, 50)])
+    rows = [row | ({"conversation_id": f"talk {number}"} if apart else {}) for number, row in enumerate(rows)]
+    with pytest.warns(UserWarning, match="1 unreadable"):
+        tables = load_conversations(write(tmp_path, rows))
+    assert tables["test"]["seconds"][:] == [1.0, 2.0]
+    assert "line 4: its end, 50 s, is beyond that of its file, 6.0 s" in str(tables.problems[0])
+
+
+def test_a_single_turn_of_a_recording(tmp_path):
+    spans = {"call1.wav": (0.5, 1.5), "call2.wav": (2, 3), "clip.wav": (40, 41), "padded.wav": (0.2, 1.2)}
+    for name in spans:
+        seconds = 6.0 if name.startswith("call") else 1.5
+        (tmp_path / name).write_bytes(to_wav(tone(seconds)))
+    rows = [turn(0, file_name=name, conversation_id=name, start=a, end=b) for name, (a, b) in spans.items()]
+    table = load_conversations(write(tmp_path, rows))["test"]
+    assert dict(zip(table["conversation_id"], table["seconds"])) == {
+        "call1.wav": 1.0, "call2.wav": 1.0, "clip.wav": 1.5, "padded.wav": 1.5,
+    }  # fmt: skip
+
+
+def test_a_table_in_place_of_its_folder(tmp_path):
+    write(tmp_path, [turn(0)])
+    with pytest.raises(FileNotFoundError, match=r"is a file: give the folder that contains metadata\.csv"):
+        load_conversations(tmp_path / "metadata.csv")
+
+
+@pytest.mark.parametrize(
+    ("label_set", "message"),
+    [
+        ({"happy": None}, "must consist of text, got None: leave out words that are not scored"),
+        (["happy", ""], "must consist of text, got ''"),
+        ({"happy", "sad"}, "must be a list or a mapping, since labels have an order, got a set"),
+        (["happy", "happy"], "must not repeat a label"),
+    ],
+)
+def test_wrong_label_sets(tmp_path, label_set, message):
+    with pytest.raises(ValueError, match=message):
+        load_conversations(write(tmp_path, [turn(0)]), label_set=label_set)
+
+
+@pytest.mark.parametrize("option", ["max_seconds", "split_longer_than"])
+def test_lengths_are_numbers(tmp_path, option):
+    with pytest.raises(ValueError, match=f"{option} must be a number above 0, got '60'"):
+        load_conversations(write(tmp_path, [turn(0)]), **{option: "60"})
 
 
 def test_a_file_in_several_conversations_is_whole(tmp_path):
@@ -361,5 +411,5 @@ def test_long_files_can_be_several_turns(tmp_path):
     )
     (problem,) = conversations.problems
     assert (problem.kind, problem.detail, problem.turn_index) == ("split", "4.6 s, in 2 turns", 1)
-    with pytest.raises(ValueError, match="split_longer_than must be above 0"):
+    with pytest.raises(ValueError, match="split_longer_than must be a number above 0"):
         load_conversations(tmp_path, split_longer_than=0)

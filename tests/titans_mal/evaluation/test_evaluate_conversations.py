@@ -10,6 +10,7 @@ import zlib
 import numpy as np
 import pytest
 import torch
+from datasets import DatasetDict
 from peft import LoraConfig
 from tiny_models import LABELS, save_base, tiny_model, tone
 
@@ -454,6 +455,24 @@ def test_generated_text(model, processor, talks, tmp_path):
     silent = np.mean([turn["predicted"]["memory"] is None for turn in report.predictions])
     assert report.conditions["memory"]["unparsable"] == pytest.approx(silent)
     assert "no label named" in (tmp_path / "out" / "report.md").read_text()
+
+
+def test_generated_text_is_parsed_by_label_words(processor, talks, tmp_path, monkeypatch):
+    words = {label: f"word{number}" for number, label in enumerate(LABELS)}
+    model = tiny_model(label_words=words)
+    answers = [f"It is {words[LABELS[max(emotion, 0)]]}." for emotion in talks["emotion"]]
+    texts = iter(answers)
+    monkeypatch.setattr(TableScorer, "_generate", lambda self, given: [next(texts) for _ in given["input_ids"]])
+    report = evaluated(model, processor, talks, tmp_path / "out", readout="text", conditions=["memory"], batch_size=1)
+    assert report.content["model"]["label_words"] == words
+    assert report.conditions["memory"]["unparsable"] == 0
+    with pytest.raises(ValueError, match=r"choose one of \['train', 'test'\]"):
+        evaluated(model, processor, DatasetDict(train=talks, test=talks), tmp_path / "splits")
+    unknown = talks.map(lambda row: {"emotion": None if row["turn_index"] == 0 else row["emotion"]})
+    with pytest.raises(ValueError, match="it must be -1 if it is unknown"):
+        evaluated(model, processor, unknown, tmp_path / "unknown")
+    with pytest.raises(ValueError, match="strict must be True or False, got 'no'"):
+        evaluated(model, processor, talks, tmp_path / "strict", strict="no")
 
 
 def test_written_files(model, processor, talks, tmp_path):

@@ -153,7 +153,25 @@ def test_a_speakers_usual_logits_are_subtracted():
         ("not happy but sad", 1),
         ("Non-neutral", 3),
         ("non_neutral!", 3),
+        ("The speaker isn't happy", -1),
+        ("She isn\u2019t happy, she is sad.", 1),
     ],
 )
 def test_answers_are_parsed(text, label):
     assert parse_label(text, ["happy", "sad", "no emotion", "non-neutral"]) == label
+
+
+@pytest.mark.parametrize(
+    ("text", "labels", "label"),
+    [
+        ("pleasant surprise", ["surprise", "pleasant surprise"], 1),
+        ("a surprise", ["surprise", "pleasant surprise"], 0),
+        ("surprise, a pleasant surprise", ["surprise", "pleasant surprise"], -1),
+        ("\u8bf4\u8bdd\u4eba\u5f88\u9ad8\u5174\u3002", ["\u9ad8\u5174", "\u60b2\u4f24"], 0),
+        ("\u4e0d\u9ad8\u5174", ["\u9ad8\u5174", "\u60b2\u4f24"], -1),
+        ("", ["\U0001f600"], -1),
+        ("It is \U0001f600!", ["\U0001f600", "\U0001f622"], 0),
+    ],
+)
+def test_answers_with_other_labels_are_parsed(text, labels, label):
+    assert parse_label(text, labels) == label

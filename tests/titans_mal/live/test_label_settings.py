@@ -37,7 +37,7 @@ def test_other_speakers_have_no_label():
     assert LabelSettings(score=["caller"]).choose(turn, "caller")[0] in KNOWN
 
 
-@pytest.mark.parametrize("temperature", [0, -1.0, math.inf, math.nan])
+@pytest.mark.parametrize("temperature", [0, -1.0, math.inf, math.nan, "1", True])
 def test_a_temperature_is_above_zero(temperature):
     with pytest.raises(ValueError, match="temperature must be a number above 0"):
         LabelSettings(temperature=temperature)
@@ -58,3 +58,5 @@ def test_settings_are_checked_against_the_labels():
             settings.check(KNOWN)
     with pytest.raises(ValueError, match="A speaker"):
         LabelSettings(score=["x" * 201])
+    with pytest.raises(ValueError, match="score must be a sequence of speakers, got the text 'agent'"):
+        LabelSettings(score="agent")

@@ -55,6 +55,26 @@ def test_train_writes_a_model_and_a_report_and_warns_of_a_local_base(base, talks
     assert "already holds a training: pass --resume to continue it" in one_line_error(again)
 
 
+def test_a_longer_training_replaces_the_report(base, talks_folder, tmp_path):
+    options = ("--memory-layers", "0", "--memory", SMALL, "--validation-share", "0.3", "--calibrate", "True")
+    assert invoke("train", base, talks_folder, tmp_path, *options).exit_code == 0
+    report = json.loads((tmp_path / "report" / "report.json").read_text())
+    # Nothing is trained again: report and scores are kept.
+    assert invoke("train", base, talks_folder, tmp_path, *options, "--resume").exit_code == 0
+    longer = invoke("train", base, talks_folder, tmp_path, *options, "--max-steps", "2", "--resume")
+    assert longer.exit_code == 0, longer.output
+    now = json.loads((tmp_path / "report" / "report.json").read_text())
+    assert now["model"]["weights"] != report["model"]["weights"]
+    assert now["model"]["training"]["steps"] == 2
+
+
+def test_a_folder_with_a_model_is_not_written_over(base, talks_folder, tmp_path):
+    (tmp_path / "model").mkdir()
+    done = invoke("train", base, talks_folder, tmp_path, "--memory-layers", "0", "--memory", SMALL)
+    assert done.exit_code == 1
+    assert "already holds a training: pass --resume to continue it" in one_line_error(done)
+
+
 def test_train_fits_voices_transitions_and_a_temperature(base, talks_folder, tmp_path, monkeypatch):
     copies, fit = [], run.fit_voice_memory
     monkeypatch.setattr(

@@ -1,7 +1,9 @@
 """The trainer on tiny models: lanes, losses, resuming to the bit, steps that are not finite."""
 
+import json
 import os
 import signal
+from pathlib import Path
 
 import pytest
 import torch
@@ -16,6 +18,7 @@ from titans_mal.training import (
     choose_trained_parts,
     last_good_checkpoint,
 )
+from titans_mal.training.lanes import check_plan
 from titans_mal.training.losses import summed_loss
 
 
@@ -299,6 +302,16 @@ def test_the_arguments_are_not_pickled(build, tmp_path):
     assert not list(tmp_path.rglob("training_args.bin"))
 
 
+def test_checkpoints_of_earlier_versions_do_not_name_the_data(build, tmp_path):
+    build(save_strategy="steps", save_steps=3).train()
+    checkpoint = last_good_checkpoint(tmp_path / "out")
+    plan = {name: value for name, value in build()._plan.items() if name != "data"}
+    check_plan(plan, build()._plan)
+    with pytest.raises(ValueError, match="window: 9 then, 3 now"):
+        check_plan({**plan, "window": 9}, build()._plan)
+    assert json.loads((Path(checkpoint) / "lanes" / "plan.json").read_text()) == build()._plan
+
+
 def test_training_does_not_resume_with_other_lanes_or_data(build, talks, tmp_path):
     build(save_strategy="steps", save_steps=3).train()
     checkpoint = last_good_checkpoint(tmp_path / "out")
@@ -310,6 +323,7 @@ def test_training_does_not_resume_with_other_lanes_or_data(build, talks, tmp_pat
         ),
         ({"data_seed": 7}, "seed: 42 then, 7 now"),
         ({"train": talks["train"].select(range(10))}, "conversations: "),
+        ({"train": talks["train"].map(lambda row: {"emotion": max(0, 1 - row["emotion"])})}, "data: "),
     ):
         with pytest.raises(ValueError, match=reported):
             build(**other).train(resume_from_checkpoint=checkpoint)
@@ -432,6 +446,6 @@ def test_labels_are_found_by_name(build):
     turned = fresh_model(id2label=dict(enumerate(reversed(LABELS))))
     trainer = build(turned, max_steps=1)
     turn = next(iter(trainer.lane_sampler))[0]
-    row = trainer.train_dataset._table[turn.row]
+    row = trainer.train_dataset.table[turn.row]
     (label,) = trainer.data_collator([trainer.train_dataset[turn]])["emotion_labels"].tolist()
     assert turned.config.labels[label] == LABELS[row["emotion"]]
