@@ -21,7 +21,8 @@ from typing import Annotated
 import typer
 from dialogues import CALM_IS_NEUTRAL, SEQUENCE_LABELS, Composer, Dialogue, numbered, read_sequences
 from scipy.io import wavfile
-from voices import RAVDESS_LABELS, Utterance, Voices, read_voices
+from voices import Utterance, Voices, file_name_of
+from voices_reader import RAVDESS_LABELS, read_voices
 
 from titans_mal.data.audio import load_audio
 from titans_mal.data.virtual_speakers import RATE
@@ -46,6 +47,18 @@ def voices_of_script(folder: Path, script: Script, labels: Sequence[str] | None 
     return voices if labels is None else voices.keep(labels)
 
 
+def check_fold(voices: Voices, fold: int) -> None:
+    """Check the number of a fold.
+
+    Raises:
+        ValueError: for voices without folds.
+        typer.BadParameter: for a number that none of the folds has.
+    """
+    voices.check_folds()
+    if not 1 <= fold <= len(voices.folds):
+        raise typer.BadParameter(f"--fold must be in 1..{len(voices.folds)} for {voices.name}, got {fold}.")
+
+
 def scripts_of(
     sequences: Sequence[Path], labels: Sequence[str], *, required: Sequence[str] = ()
 ) -> dict[str, list[list[tuple[int, int]]]]:
@@ -58,7 +71,7 @@ def scripts_of(
     for path in sequences:
         for split, scripts in read_sequences(path, SEQUENCE_LABELS).items():
             pieces.setdefault(split, []).extend(numbered(scripts, labels))
-    if missing := set(required) - set(pieces):
+    if missing := {split for split in required if not pieces.get(split)}:
         raise typer.BadParameter(
             f"--sequences hold no dialogues of the splits {sorted(missing)}, but of {sorted(pieces)}: MELD has one "
             "file for each split, so repeat the option."
@@ -72,31 +85,37 @@ def write_dialogues(
 ) -> None:
     """Write a folder of dialogues, given with their split: `metadata.csv` and a copy of each utterance in `audio/`.
 
-    A file is a hard link where the file system allows it; a virtual speaker's file is a 16 kHz WAV.
+    A file is a hard link where the file system allows it; a virtual speaker's file is a 16 kHz WAV. The table is
+    complete or not there.
     """
     (output / "audio").mkdir(parents=True, exist_ok=True)
-    with open(output / "metadata.csv", "w", newline="", encoding="utf-8") as file:
+    table = output / "metadata.csv"
+    with open(table.with_suffix(".part"), "w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
         writer.writerow(COLUMNS)
         for number, (split, dialogue) in enumerate(dialogues):
             for turn, index in enumerate(dialogue.utterances):
                 utterance = voices.utterances[index]
-                name = f"audio/{utterance.speaker}_{utterance.path.stem}"
+                name = f"audio/{index:05d}_{file_name_of(f'{utterance.speaker}_{utterance.path.stem}')}"
                 name += utterance.path.suffix if utterance.change is None else ".wav"
                 if not (output / name).exists():
                     _write_audio(utterance, output / name)
                 row = (name, f"{split}_{number:05d}", turn, utterance.speaker)
                 writer.writerow((*row, utterance.emotion, utterance.gender, split))
+    table.with_suffix(".part").rename(table)
 
 
 def _write_audio(utterance: Utterance, target: Path) -> None:
+    part = target.with_name(f"part_{target.name}")
+    part.unlink(missing_ok=True)
     if utterance.change is not None:
-        wavfile.write(target, RATE, utterance.change(load_audio(str(utterance.path), RATE), RATE))
-        return
-    try:
-        os.link(utterance.path.resolve(), target)
-    except OSError:
-        shutil.copyfile(utterance.path, target)
+        wavfile.write(part, RATE, utterance.change(load_audio(str(utterance.path), RATE), RATE))
+    else:
+        try:
+            os.link(utterance.path.resolve(), part)
+        except OSError:
+            shutil.copyfile(utterance.path, part)
+    part.rename(target)
 
 
 def main(
@@ -129,11 +148,11 @@ def main(
     if (output / "metadata.csv").exists():
         raise typer.BadParameter(f"{output} already holds dialogues: choose another folder.")
     corpus = voices_of_script(voices, script)
-    if not 1 <= fold <= len(corpus.folds):
-        raise typer.BadParameter(f"--fold must be in 1..{len(corpus.folds)} for {corpus.name}, got {fold}.")
+    check_fold(corpus, fold)
     labels = corpus.labels
     speakers, emotions = corpus.arrays(labels)
-    scripts = scripts_of(sequences, labels) if sequences else {}
+    needed = [split for split, count in (("train", train), ("test", test)) if count]
+    scripts = scripts_of(sequences, labels, required=needed) if sequences else {}
     if sequences:
         print(f"labels: {json.dumps(SEQUENCE_LABELS)}, and {json.dumps(CALM_IS_NEUTRAL)}")
     tested = [corpus.speakers.index(name) for name in corpus.folds[fold - 1]]

@@ -59,14 +59,20 @@ class Composer:
     def random(self, *, turns: int = TURNS, speakers: int = FEWEST_SPEAKERS) -> Dialogue:
         """Speaker and emotion of each turn are drawn independently, with equal probabilities.
 
+        A dialogue that needs an utterance twice is drawn again: speakers and emotions with few utterances are rarer.
+
         Raises:
             ValueError: if the speakers have too few utterances.
         """
-        for _ in range(MOST_TRIES):
+        return self._random(turns, speakers)[0]
+
+    def _random(self, turns: int, speakers: int) -> tuple[Dialogue, int]:
+        """A dialogue with random emotions, and how many were drawn in vain before."""
+        for skipped in range(MOST_TRIES):
             script = zip(self._rng.integers(speakers, size=turns), self._rng.choice(self._emotions, size=turns))
             dialogue = self.perform(list(script))
             if dialogue is not None:
-                return dialogue
+                return dialogue, skipped
         raise ValueError(
             f"The {len(self._allowed)} speakers have too few utterances for dialogues of {turns} turns by {speakers} "
             "speakers with random emotions."
@@ -84,13 +90,14 @@ class Composer:
         return Dialogue(np.array(chosen), np.array([speaker for speaker, _ in script]))
 
     def draw(self, scripts: Sequence[Sequence[tuple[int, int]]] | None, count: int) -> tuple[list[Dialogue], int]:
-        """Dialogues after scripts that are drawn again and again (None: random ones), and how many were skipped.
+        """Dialogues after scripts that are drawn again and again (None: random ones), and how many draws were skipped.
 
         Raises:
             ValueError: where hardly any script can be performed by these speakers.
         """
         if scripts is None:
-            return [self.random() for _ in range(count)], 0
+            drawn = [self._random(TURNS, FEWEST_SPEAKERS) for _ in range(count)]
+            return [dialogue for dialogue, _ in drawn], sum(skipped for _, skipped in drawn)
         scripts = [script for script in scripts if max(speaker for speaker, _ in script) < len(self._allowed)]
         dialogues: list[Dialogue] = []
         skipped = 0
@@ -117,7 +124,8 @@ def read_sequences(path: str | Path, mapping: Mapping[str, str]) -> dict[str, li
         mapping: from the table's emotions to those of the voices.
 
     Raises:
-        ValueError: for a table of other columns, or an emotion that the mapping does not have.
+        ValueError: for a table of other columns, an emotion that the mapping does not have, or turns that are not
+            numbered, each once in a dialogue.
     """
     path = Path(path)
     rows = list(read_csv(path, ()))
@@ -127,28 +135,35 @@ def read_sequences(path: str | Path, mapping: Mapping[str, str]) -> dict[str, li
     if missing:
         raise ValueError(f"{path} must be MELD's table or have the columns {sorted(_PLAIN)}; it lacks {missing}.")
     split_of_file = next((split for split in ("train", "dev", "test") if split in path.name.lower()), "train")
-    dialogues: dict[tuple[str, int], list[tuple[int, str, str]]] = {}
+    dialogues: dict[tuple[str, str], dict[int, tuple[str, str]]] = {}
     for row in rows:
         emotion = row[names["emotion"]].lower()
         if emotion not in mapping:
             raise ValueError(f"{path} has the emotion {emotion!r}, which is not mapped to any of {dict(mapping)}.")
-        key = row.get("split") or split_of_file, int(row[names["dialogue"]])
-        turn = int(row[names["turn"]]), row[names["speaker"]], mapping[emotion]
-        dialogues.setdefault(key, []).append(turn)
+        if not (row[names["turn"]] or "").strip().isdecimal():
+            raise ValueError(f"{path}: the number of a turn must be an integer, got {row[names['turn']]!r}.")
+        key = (row.get("split") or split_of_file).strip().lower(), row[names["dialogue"]]
+        turn = int(row[names["turn"]])
+        if turn in dialogues.setdefault(key, {}):
+            raise ValueError(
+                f"{path}: dialogue {key[1]} of {key[0]} has two turns {turn}. A file that joins several needs the "
+                "column split."
+            )
+        dialogues[key][turn] = row[names["speaker"]], mapping[emotion]
     pieces: dict[str, list[list[tuple[int, str]]]] = {}
     for (split, _), turns in dialogues.items():
-        pieces.setdefault(split, []).extend(_pieces(sorted(turns)))
+        pieces.setdefault(split, []).extend(_pieces([turns[number] for number in sorted(turns)]))
     return pieces
 
 
-def _pieces(turns: list[tuple[int, str, str]]) -> Iterator[list[tuple[int, str]]]:
+def _pieces(turns: list[tuple[str, str]]) -> Iterator[list[tuple[int, str]]]:
     """A dialogue in pieces of about one length, those of too few turns or too few or many speakers left out."""
     size = -(-len(turns) // -(-len(turns) // LONGEST))
     for start in range(0, len(turns), size):
         piece = turns[start : start + size]
-        people = list(dict.fromkeys(speaker for _, speaker, _ in piece))
+        people = list(dict.fromkeys(speaker for speaker, _ in piece))
         if len(piece) >= SHORTEST and FEWEST_SPEAKERS <= len(people) <= MOST_SPEAKERS:
-            yield [(people.index(speaker), emotion) for _, speaker, emotion in piece]
+            yield [(people.index(speaker), emotion) for speaker, emotion in piece]
 
 
 # MELD's emotions, as RAVDESS calls them. RAVDESS's few neutral utterances are joined by its calm ones.

@@ -12,9 +12,9 @@ import torch
 from rich.progress import track
 from torch.nn import functional as F
 from transformers import WhisperFeatureExtractor, WhisperModel
-from voices import Voices
+from voices import Voices, checksum, file_name_of
 
-from titans_mal.data.audio import load_audio
+from titans_mal.data.audio import check_waveform, load_audio
 from titans_mal.data.virtual_speakers import VirtualSpeaker, other_voices
 
 
@@ -63,14 +63,25 @@ class WhisperTurns:
 
     @torch.inference_mode()
     def __call__(self, path: Path, change: VirtualSpeaker | None = None) -> np.ndarray:
-        """(blocks + 1, 2 * width): mean and deviation of each block's output, both means over six segments."""
+        """(blocks + 1, 2 * width): mean and deviation of each block's output, both means over up to six segments.
+
+        Raises:
+            ValueError: for audio that is silent, or too short for two positions of the encoder.
+        """
         waveform = load_audio(str(path))
-        waveform = (waveform if change is None else change(waveform))[: MAX_SECONDS * RATE]
+        waveform = check_waveform(
+            waveform if change is None else change(waveform),
+            RATE,
+            min_seconds=2 * HOP / RATE,
+            max_seconds=MAX_SECONDS,
+            name=str(path),
+        )
         waveform = waveform[: len(waveform) // HOP * HOP]
         given = self._extractor(waveform, sampling_rate=RATE, padding=False, truncation=False, return_tensors="pt")
         rows = []
         for hidden in self._blocks(given.input_features.float()):
-            segments = torch.tensor_split(hidden, SEGMENTS)
+            # A deviation needs two positions.
+            segments = torch.tensor_split(hidden, min(SEGMENTS, max(1, len(hidden) // 2)))
             means = torch.stack([segment.mean(0) for segment in segments]).mean(0)
             deviations = torch.stack([segment.std(0) for segment in segments]).mean(0)
             rows.append(torch.cat([means, deviations]))
@@ -100,18 +111,23 @@ def features_of(
         cache: folder of the files, one for each corpus, encoder and copy.
         blocks: whose outputs are used, 0 for what enters the first; None: all.
         copy: by virtual speakers; None: the utterances as they are.
+
+    Raises:
+        ValueError: as `WhisperTurns`, naming the file.
     """
     turns = WhisperTurns(whisper)
-    names = "\n".join(str(utterance.path) for utterance in voices.utterances)
-    key = hashlib.sha256(f"{turns.fingerprint}\n{names}".encode()).hexdigest()[:16]
+    changes = copy.speakers(voices.speakers) if copy else {}
+    # The voices of a copy depend on the names of the speakers.
+    names = [u.speaker for u in voices.utterances] if copy else []
+    key = checksum("\n".join([turns.fingerprint, *voices.checksums, *names]).encode())
     ending = f"_{copy.kind}{copy.number}" if copy else ""
-    path = cache / f"{voices.name}_{key}{ending}.npy"
+    path = cache / f"{file_name_of(voices.name)}_{key}{ending}.npy"
     if not path.exists():
         cache.mkdir(parents=True, exist_ok=True)
-        changes = copy.speakers(voices.speakers) if copy else {}
         rows = track(voices.utterances, description=f"{voices.name}{ending} through {whisper}")
         features = [turns(utterance.path, changes.get(utterance.speaker)) for utterance in rows]
-        np.save(path, np.stack(features).astype(np.float32))
+        np.save(path.with_suffix(".part.npy"), np.stack(features).astype(np.float32))
+        path.with_suffix(".part.npy").rename(path)
     found: np.ndarray = np.load(path)
     return (found if blocks is None else found[:, blocks]).reshape(len(found), -1)
 

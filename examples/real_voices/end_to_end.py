@@ -24,7 +24,8 @@ from compose import write_dialogues
 from dialogues import Composer
 from host import write_recipe
 from host_parts import ARCHITECTURES, make_host
-from voices import Voices, read_voices
+from voices import Voices
+from voices_reader import read_voices
 
 from titans_mal import (
     AudioEmotionPipeline,

@@ -32,6 +32,8 @@ MODELS = (
 OF_PARTNERS = {"memory_other", "memory_transitions_other", "memory_network_other"}
 # Of `results.json`, what the table of groups is made of.
 KINDS = ("groups", "rows")
+# Below, a bootstrap gives no usable interval of the other dialogues' histories, or one that is too narrow.
+FEWEST_DIALOGUES, FEWEST_SPEAKERS = 20, 10
 # What is subtracted from what, in the table of differences.
 DIFFERENCES = (
     ("memory", "utterance"),
@@ -99,13 +101,20 @@ def report(saved: Mapping[int, Sequence[Mapping[str, np.ndarray]]], about: dict,
     pooled = {name: _recall(name, hits, turns.emotions, everything, has_partner) for name, hits in right.items()}
     kept = has_partner & ~from_training
     hits = [right[name][:, kept] for name in ("memory", "memory_other")]
-    over_partners = in_points(*paired_difference(*hits, turns.only(kept))) if kept.any() else None
+    over_partners = _over_partners(hits, turns.only(kept)) if kept.any() else None
     return {
         "rows": rows,
         "differences": differences,
         "groups": [{**about, **group} for group in _recalls_of_groups(saved, voices, right, has_partner)],
         "pooled": [{**about, "uar": pooled, **_counts(saved), "over_partners_of_test": over_partners}],
     }
+
+
+def _over_partners(hits: Sequence[np.ndarray], turns: ScoredTurns) -> str:
+    """The difference to partners of test speakers, with the number of dialogues that have one."""
+    dialogues = len(np.unique(turns.dialogues))
+    of = f" ({dialogues} dialogues)"
+    return (in_points(*paired_difference(*hits, turns)) if dialogues >= FEWEST_DIALOGUES else "too few") + of
 
 
 def _recalls_of_groups(
@@ -174,8 +183,8 @@ def table(results: dict) -> str:
         name = f"{pooled['train']} to {pooled['test']}, {pooled['script']} emotions, blocks {pooled['blocks']}"
         name += f", copies {pooled['copies']}"
         counts = (
-            f"{pooled['dialogues']} dialogues of {pooled['folds']} folds; {pooled['skipped']} draws of a sequence "
-            f"needed an utterance twice. Other histories: {pooled['different_partners']} different dialogues; those "
+            f"{pooled['dialogues']} dialogues of {pooled['folds']} folds; {pooled['skipped']} draws needed an "
+            f"utterance twice. Other histories: {pooled['different_partners']} different dialogues; those "
             f"of {pooled['partners_from_training']} dialogues are of training speakers, and "
             f"{pooled['without_partner']} dialogues have none; memory - memory_other with those of test speakers: "
             f"{pooled['over_partners_of_test']}."
@@ -189,6 +198,9 @@ def table(results: dict) -> str:
             for row in results["differences"]
             if all(row[key] == pooled[key] for key in RUN)
         ]
+        speakers = sum(row["kind"] == "speaker" and all(row[k] == pooled[k] for k in RUN) for row in results["groups"])
+        if speakers < FEWEST_SPEAKERS:
+            lines += ["", f"With only {speakers} test speakers, the intervals are too narrow."]
         of_run = {kind: [row for row in results[kind] if all(row[k] == pooled[k] for k in RUN)] for kind in KINDS}
         lines += ["", *_groups(**of_run)]
     return "\n".join(lines)
@@ -196,14 +208,15 @@ def table(results: dict) -> str:
 
 def _groups(groups: Sequence[dict], rows: Sequence[dict]) -> list[str]:
     """The recalls of genders, of the worst speaker and of the one who loses most, and the gain in each fold."""
-    recalls = {row["group"]: row["uar"] for row in groups}
+    recalls = {(row["kind"], row["group"]): row["uar"] for row in groups}
     gains = {name: recall["memory"] - recall["utterance"] for name, recall in recalls.items()}
-    speakers = [row["group"] for row in groups if row["kind"] == "speaker"]
-    shown = [row["group"] for row in groups if row["kind"] == "gender"]
+    speakers = [name for name in recalls if name[0] == "speaker"]
+    shown = [name for name in recalls if name[0] == "gender"]
     shown += [min(speakers, key=lambda name: recalls[name]["utterance"]), min(speakers, key=lambda name: gains[name])]
     lines = ["| group | utterance | memory |", "| --- | ---: | ---: |"]
     lines += [
-        f"| {name} | {percent(recalls[name]['utterance'])} | {percent(recalls[name]['memory'])} |" for name in shown
+        f"| {group} | {percent(recalls[kind, group]['utterance'])} | {percent(recalls[kind, group]['memory'])} |"
+        for kind, group in shown
     ]
     of_speakers = np.array([gains[name] for name in speakers])
     p_value = wilcoxon(of_speakers).pvalue if of_speakers.any() else 1.0

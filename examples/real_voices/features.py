@@ -24,9 +24,11 @@ from compose import Script, scripts_of, voices_of_script
 from corpus import Corpus, Scripts
 from encoder_features import Copy, features_of
 from feature_report import MODELS, is_of_this_version, percent, recalls_of, report, table
-from options_file import check_options
+from options_file import check_options, fingerprints
 from scored_dialogues import TestDialogues
 from study import Part, choose, score_models
+from transformers import AutoConfig
+from voices import FEWEST_SPEAKERS, Voices, file_name_of
 
 
 # What is saved of the test dialogues.
@@ -43,7 +45,10 @@ def run_fold(
     rest = [speaker for speaker in sorted(set(train.people)) if across or speaker not in tested]
     path = folder / f"chosen_{fold}.json"
     if not path.exists():
-        path.write_text(json.dumps(choose(train, rest, folds, labels, scripts, seed=(fold, 0))) + "\n")
+        path.with_suffix(".part").write_text(
+            json.dumps(choose(train, rest, folds, labels, scripts, seed=(fold, 0))) + "\n"
+        )
+        path.with_suffix(".part").rename(path)
     chosen = json.loads(path.read_text())
     for seed in range(seeds):
         if _is_saved(folder, fold, seed):
@@ -86,6 +91,46 @@ def _join_reports(output: Path) -> dict[str, list]:
     return results
 
 
+def numbers_of(text: str | None, allowed: range, option: str) -> list[int]:
+    """The comma-separated numbers of an option; None: all that are allowed.
+
+    Raises:
+        typer.BadParameter: for others.
+    """
+    parts = [part.strip() for part in text.split(",")] if text else [str(number) for number in allowed]
+    if not all(part.isdecimal() and int(part) in allowed for part in parts):
+        raise typer.BadParameter(f"{option} must be numbers in {allowed[0]}..{allowed[-1]}, got {text}.")
+    return [int(part) for part in parts]
+
+
+def check_voices(trained: Voices, tested: Voices) -> None:
+    """Print what the corpora contain, and check that they have the same labels and no common recordings.
+
+    Raises:
+        typer.BadParameter: naming what is wrong.
+    """
+    for voices in [trained] if tested is trained else [trained, tested]:
+        print(voices)
+    if len(trained.labels) < 2:
+        raise typer.BadParameter(f"Two labels are needed, but {trained.name} has {trained.labels}.")
+    if tested.labels != trained.labels:
+        raise typer.BadParameter(
+            f"{trained.name} has the labels {trained.labels}, but {tested.name} has {tested.labels}: give --labels "
+            "that both have."
+        )
+    if tested is trained:
+        return
+    common = {*trained.checksums} & {*tested.checksums}
+    if common:
+        raise typer.BadParameter(f"{len(common)} recordings are in both --voices and --test-voices.")
+    if speakers := sorted({*trained.speakers} & {*tested.speakers}):
+        print(f"Warning: --voices and --test-voices have speakers of the same names: {speakers}.")
+    if len(tested.speakers) < FEWEST_SPEAKERS:
+        raise typer.BadParameter(
+            f"A dialogue needs {FEWEST_SPEAKERS} speakers, but {tested.name} has {tested.speakers}."
+        )
+
+
 def main(
     voices: Annotated[
         Path,
@@ -98,7 +143,7 @@ def main(
     folds: Annotated[
         str | None, typer.Option(help="Comma-separated numbers of the folds to run, counted from 1. Default: all.")
     ] = None,
-    seeds: Annotated[int, typer.Option(help="Number of random seeds with which each model is trained.")] = 3,
+    seeds: Annotated[int, typer.Option(min=1, help="Number of random seeds with which each model is trained.")] = 3,
     sequences: Annotated[
         list[Path] | None,
         typer.Option(
@@ -127,23 +172,24 @@ def main(
     """Train and score the models; print the tables, and write OUT/results.json."""
     torch.set_num_threads(1)
     script = Script.SEQUENCES if sequences else Script.RANDOM
-    names = labels.split(",") if labels else None
+    names = [name.strip() for name in labels.split(",")] if labels else None
     trained = voices_of_script(voices, script, names)
     tested = voices_of_script(test_voices, script, names) if test_voices else trained
+    check_voices(trained, tested)
     words = trained.labels
-    if tested.labels != words:
-        raise typer.BadParameter(
-            f"{trained.name} has the labels {words}, but {tested.name} has {tested.labels}: give --labels that both "
-            "have."
-        )
-    numbers = range(1, len(trained.folds) + 1)
-    chosen_folds = [int(fold) for fold in folds.split(",")] if folds else [*numbers]
-    if not set(chosen_folds) <= set(numbers):
-        raise typer.BadParameter(f"--folds must be in 1..{len(numbers)} for {trained.name}, got {folds}.")
-    used = [int(block) for block in blocks.split(",")] if blocks else None
+    chosen_folds = [0]  # the number of a test on another corpus
+    if not test_voices:
+        trained.check_folds()
+        chosen_folds = numbers_of(folds, range(1, len(trained.folds) + 1), "--folds")
+    elif folds:
+        raise typer.BadParameter("--folds are those of a test on the same corpus: omit it with --test-voices.")
+    used = None
+    if blocks:
+        used = numbers_of(blocks, range(AutoConfig.from_pretrained(whisper).encoder_layers + 1), "--blocks")
+    pieces = scripts_of(sequences, words, required=("train", "test")) if sequences else {}
     about = {"train": trained.name, "test": tested.name, "script": str(script), "blocks": blocks or "all",
              "copies": f"{virtual_voices}-{virtual_channels}"}  # fmt: skip
-    folder = output / "_".join(about.values())
+    folder = output / file_name_of("_".join(about.values()))
     made_with = {
         "whisper": whisper,
         "voices": voices,
@@ -151,7 +197,7 @@ def main(
         "labels": words,
         "sequences": sequences,
     }
-    check_options(folder / "options.json", made_with)
+    check_options(folder / "options.json", made_with | fingerprints(trained, tested, sequences=sequences or []))
     of_copy = partial(features_of, trained, whisper, output / "features", used)
     train = Corpus.of(
         of_copy(),
@@ -162,9 +208,7 @@ def main(
     test = train
     if test_voices:
         test = Corpus.of(features_of(tested, whisper, output / "features", used), *tested.arrays(words))
-    pieces = scripts_of(sequences, words, required=("train", "test")) if sequences else {}
     scripts = Scripts(pieces.get("train"), pieces.get("test"))
-    chosen_folds = [0] if test_voices else chosen_folds
     speakers = [[trained.speakers.index(name) for name in fold] for fold in trained.folds]
     for fold in chosen_folds:
         run_fold(
@@ -172,7 +216,7 @@ def main(
         )
     saved = {
         fold: [dict(np.load(_path(folder, fold, seed))) for seed in range(seeds)]
-        for fold in ([0] if test_voices else numbers)
+        for fold in ([0] if test_voices else range(1, len(trained.folds) + 1))
         if all(_is_saved(folder, fold, seed) for seed in range(seeds))
     }
     (folder / "part.json").write_text(json.dumps(report(saved, about, tested)) + "\n")

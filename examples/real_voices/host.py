@@ -20,12 +20,13 @@ from typing import Annotated
 import numpy as np
 import torch
 import typer
-from compose import Script, scripts_of, voices_of_script, write_dialogues
+from compose import Script, check_fold, scripts_of, voices_of_script, write_dialogues
 from datasets import Dataset
 from dialogues import Composer, Dialogue
 from host_folds import print_reports
 from host_parts import make_host, projector_of, whiten_projector
-from options_file import check_options
+from models import key_dim_of
+from options_file import check_options, fingerprints
 from torch.nn import functional as F
 from transformers import (
     PreTrainedModel,
@@ -44,21 +45,23 @@ from titans_mal import (
     load_conversations,
 )
 from titans_mal.data.audio import load_turn
+from titans_mal.modeling.turn_rules import warn_of_cut_turns
 from titans_mal.modeling.turn_scoring import TurnScorer
 from titans_mal.training import AudioTowerCache, fit_emotion_transitions, fit_voice_memory
+from titans_mal.training.tables import longer_turns
 from titans_mal.training_recipe import LICENCES, RECIPE_FILE
 
 
 LORA_RANK = 8
 
 
-def from_host(folder: Path, labels: list[str], scope: str, readout: str) -> PreTrainedModel:
+def from_host(folder: Path, labels: list[str], scope: str, readout: str, key_dim: int) -> PreTrainedModel:
     """The host with a memory of voices on its first block, a readout ("audio" or "linear") and a LoRA."""
     model = AutoModelForAudioEmotion.from_base(
         folder,
         id2label=dict(enumerate(labels)),
         emotion_readout=readout,
-        memory_config=TitansMemoryConfig(layers=[0], voice_layers=[0], scope=scope),
+        memory_config=TitansMemoryConfig(layers=[0], voice_layers=[0], scope=scope, voice_key_dim=key_dim),
         emotion_prompt="Emotion?",
     )
     choose_trained_parts(model, lora_rank=LORA_RANK)
@@ -70,6 +73,8 @@ def train_on_utterances(
     learning_rate: float = 1e-3,
 ) -> None:  # fmt: skip
     """Train projector, LoRA and readout on single turns; the memory has no part in it."""
+    window = model.max_turn_seconds(processor)
+    warn_of_cut_turns(longer_turns(table, window), window)
     whiten_projector(model, processor, table, seed=seed)
     model.train()
     projector = projector_of(model)
@@ -162,6 +167,7 @@ def write_data(
     ]
     dialogues = [(split, dialogue) for split, some in drawn.items() for dialogue in some]
     for folder, content in zip(folders, (single, dialogues)):
+        # The table is written last, so that an interrupted run writes it again.
         if not (folder / "metadata.csv").exists():
             write_dialogues(voices, content, labels, folder)
     return folders
@@ -230,17 +236,20 @@ def main(
         "test_dialogues": test_dialogues, "virtual_voices": virtual_voices, "scope": scope, "readout": readout,
         "seed": seed,
     }  # fmt: skip
-    check_options(output / "host_options.json", made_with)
+    check_fold(corpus, fold)
+    print(corpus)
+    check_options(output / "host_options.json", made_with | fingerprints(corpus, sequences=sequences or []))
     utterances, dialogues = write_data(
         corpus, fold, sequences or [], output, train=train_dialogues, test=test_dialogues, copies=virtual_voices
     )
     singles = load_conversations(utterances, label_set=corpus.labels)["train"]
     data = load_conversations(dialogues, label_set=corpus.labels)
+    make = partial(from_host, scope=scope, readout=readout, key_dim=key_dim_of(len({*singles["speaker"]})))
     host = output / "host"
     if not (host / "config.json").exists():
         untrained = output / "untrained_host"
         make_host(whisper, language_model, blocks, untrained, encoder_blocks=encoder_blocks)
-        first = from_host(untrained, corpus.labels, scope, readout)
+        first = make(untrained, corpus.labels)
         processor = Qwen2AudioProcessor.from_pretrained(untrained)
         with AudioTowerCache(first, output / "tower"):
             train_on_utterances(first, processor, singles, steps=utterance_steps, seed=seed)
@@ -248,7 +257,7 @@ def main(
     processor, reports = Qwen2AudioProcessor.from_pretrained(host), {}
     evaluated = partial(evaluate_conversations, dataset=data["test"], train=data["train"], resamples=resamples)
     for name in ("memory", "plain"):
-        model = from_host(host, corpus.labels, scope, readout)
+        model = make(host, corpus.labels)
         model.load_state_dict(torch.load(host / "first.pt", weights_only=True), strict=False)
         with AudioTowerCache(model, output / "tower"):
             fit_voice_memory(model, processor, singles)

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+
+from voices import Voices, checksum
 
 
 def check_options(file: Path, options: Mapping[str, object]) -> None:
@@ -30,6 +32,14 @@ def check_options(file: Path, options: Mapping[str, object]) -> None:
         raise ValueError(
             f"{file.parent} holds a run with other options ({'; '.join(differing)}): give another --output."
         )
+
+
+def fingerprints(*voices: Voices, sequences: Sequence[Path]) -> dict[str, object]:
+    """Options that change with the contents of corpora and of tables of sequences."""
+    return {
+        "data": [of.fingerprint for of in voices],
+        "contents of sequences": [checksum(path.read_bytes()) for path in sequences],
+    }
 
 
 def _as_json(value: object) -> object:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 from corpus import Corpus
-from dialogues import Composer, Dialogue
+from dialogues import FEWEST_SPEAKERS, Composer, Dialogue
 from models import Batch, Memory, Utterance
 from torch import Tensor
 from torch.nn import functional as F
@@ -31,7 +31,7 @@ class TestDialogues:
 
     Attributes:
         batch: the dialogues.
-        skipped: how many draws of a sequence needed an utterance twice; 0 for random emotions.
+        skipped: how many draws needed an utterance twice, and were drawn again.
         partners: as many turns of other speakers, for each dialogue that has a partner; None if there is none.
         partner_numbers: (dialogues,) int, number of the partner among the candidates, -1 without one.
         has_partner, from_training: (dialogues,) bool, whether there is a partner, and whether it is one of `others`.
@@ -79,13 +79,18 @@ class TestDialogues:
     def _choose_partners(
         self, dialogues: Sequence[Dialogue], candidates: Sequence[Dialogue], corpus: Corpus, rng: np.random.Generator
     ) -> None:
-        """Choose one of the dialogues that fit at random; the first `PARTNERS` candidates are preferred."""
+        """Choose one of the dialogues that fit at random; the first `PARTNERS` candidates are preferred.
+
+        A monologue fits none: where the test speakers are too few for another dialogue, only monologues share no
+        speaker with it.
+        """
         people = [{*corpus.people[candidate.utterances]} for candidate in candidates]
+        are_several = np.array([len(others) >= FEWEST_SPEAKERS for others in people])
         lengths = np.array([len(candidate) for candidate in candidates])
         numbers = []
         for dialogue in dialogues:
             own = {*corpus.people[dialogue.utterances]}
-            fits = np.flatnonzero((lengths >= len(dialogue)) & [not own & others for others in people])
+            fits = np.flatnonzero((lengths >= len(dialogue)) & are_several & [not own & others for others in people])
             preferred = fits[fits < PARTNERS] if (fits < PARTNERS).any() else fits
             numbers.append(int(rng.choice(preferred)) if len(preferred) else -1)
         self.partner_numbers = np.array(numbers)

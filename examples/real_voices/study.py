@@ -13,20 +13,18 @@ from corpus import Corpus, Scripts
 from dialogues import Composer, Dialogue
 from encoder_features import Projection
 from intervals import average_recall
-from models import Attention, Batch, Memory, RunningMean, Utterance, decode_transitions
+from models import Attention, Batch, Memory, RunningMean, Utterance, decode_transitions, key_dim_of
 from networks import AveragedReadout, fit_network
 from scored_dialogues import TestDialogues
 from sklearn.linear_model import LogisticRegression
 from torch import Tensor
 from torch.nn import functional as F
 
-from titans_mal.training.voices import fit_voice_layer
+from titans_mal.training.voices import fit_voice_layer, weights_by_label
 
 
 TRAINING_DIALOGUES = 3200
 BATCH, STEPS, LEARNING_RATE = 48, 300, 2e-3
-# Fewer where there are fewer training speakers.
-MOST_KEY_DIM = 12
 PENALTIES, SHRINKAGES, WEIGHTS = (0.01, 0.03), (1.0, 2.0), (0.25, 0.5, 1.0)
 TRAINED = ("utterance", "running_mean", "memory", "memory_speaker", "attention_8")
 
@@ -82,7 +80,7 @@ class Part:
         if name == "attention_8":
             return Attention(width, self.labels)
         scope = "speaker" if name == "memory_speaker" else "conversation"
-        key_dim = min(MOST_KEY_DIM, len(set(self._fitted[1])) - 1)
+        key_dim = key_dim_of(len(set(self._fitted[1])))
         model = Memory(width, self.labels, scope=scope, voice_shrinkage=shrinkage, voice_key_dim=key_dim)
         if self._layer is None:
             fit_voice_layer(model.layer, *self._fitted)
@@ -114,9 +112,10 @@ class Part:
         turns, emotions = self._training_turns(name, model, {"as_in_dialogues": as_in_dialogues, **options})
         strength = penalty * self._weight / len(turns)
         fitted = LogisticRegression(C=strength, class_weight="balanced", max_iter=200, tol=1e-3).fit(turns, emotions)
+        weight, bias = weights_by_label(fitted, self.labels)
         with torch.no_grad():
-            model.readout.weight.copy_(torch.from_numpy(fitted.coef_))
-            model.readout.bias.copy_(torch.from_numpy(fitted.intercept_))
+            model.readout.weight.copy_(torch.from_numpy(weight))
+            model.readout.bias.copy_(torch.from_numpy(bias))
         return model.eval()
 
     def with_network(

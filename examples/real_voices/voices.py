@@ -2,27 +2,19 @@
 
 from __future__ import annotations
 
+import hashlib
+import re
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
 
-from titans_mal import load_conversations
-from titans_mal.data.corpora.corpus import read_csv
 from titans_mal.data.virtual_speakers import VirtualSpeaker, other_voices
 
 
-# Words of other corpora for RAVDESS's labels; a label that is not listed keeps its name.
-RAVDESS_LABELS = {
-    "anger": "angry",
-    "disgust": "disgusted",
-    "fear": "fearful",
-    "happiness": "happy",
-    "joy": "happy",
-    "sadness": "sad",
-    "surprise": "surprised",
-}
 MOST_FOLDS, FEWEST_SPEAKERS = 6, 2
 
 
@@ -51,7 +43,7 @@ class Voices:
     Attributes:
         name: of the corpus, or of its folder.
         utterances: in the order of the corpus.
-        folds: the test speakers of fold 1, 2, ...
+        folds: the test speakers of fold 1, 2, ...; none if there are too few speakers.
         licence: as the table states it; None if it does not.
     """
 
@@ -68,8 +60,36 @@ class Voices:
     def speakers(self) -> list[str]:
         return sorted({utterance.speaker for utterance in self.utterances})
 
+    @cached_property
+    def checksums(self) -> tuple[str, ...]:
+        """A checksum of the contents of each utterance's file."""
+        return tuple(checksum(utterance.path.read_bytes()) for utterance in self.utterances)
+
+    @property
+    def fingerprint(self) -> str:
+        """A checksum of all utterances, their speakers and emotions."""
+        rows = zip(self.checksums, self.utterances)
+        return checksum("\n".join(f"{mark} {u.speaker} {u.emotion}" for mark, u in rows).encode())
+
+    def __str__(self) -> str:
+        counts = Counter(utterance.emotion for utterance in self.utterances)
+        listed = ", ".join(f"{label} {count}" for label, count in sorted(counts.items()))
+        return f"{self.name}: {len(self.utterances)} utterances of {len(self.speakers)} speakers ({listed})"
+
+    def check_folds(self) -> None:
+        """Check that there are folds.
+
+        Raises:
+            ValueError: for too few speakers.
+        """
+        if not self.folds:
+            raise ValueError(
+                f"Two folds of at least {FEWEST_SPEAKERS} speakers each are needed, but {self.name} has only the "
+                f"speakers {self.speakers}."
+            )
+
     def keep(self, labels: Sequence[str]) -> Voices:
-        """The utterances of some labels; a speaker without any is in no fold.
+        """The utterances of some labels; if a fold is left with too few speakers, the folds are drawn again.
 
         Raises:
             ValueError: for a label that no utterance has.
@@ -79,8 +99,10 @@ class Voices:
             raise ValueError(f"{self.name} has no utterances labelled {unknown}; it has {self.labels}.")
         kept = tuple(utterance for utterance in self.utterances if utterance.emotion in labels)
         speakers = {utterance.speaker for utterance in kept}
-        folds = [tuple(name for name in fold if name in speakers) for fold in self.folds]
-        return Voices(self.name, kept, tuple(fold for fold in folds if len(fold) >= FEWEST_SPEAKERS), self.licence)
+        folds = tuple(tuple(name for name in fold if name in speakers) for fold in self.folds)
+        if any(len(fold) < FEWEST_SPEAKERS for fold in folds):
+            folds = folds_of(speakers)
+        return Voices(self.name, kept, folds, self.licence)
 
     def in_other_voices(self, speakers: Sequence[str], copies: int) -> Voices:
         """These utterances, and copies of those of some speakers in other voices, each copy as another speaker."""
@@ -101,73 +123,19 @@ class Voices:
         return tuple(np.array(pairs).T)
 
 
-def read_voices(folder: str | Path, *, mapping: dict[str, str] | None = None) -> Voices:
-    """Read RAVDESS or EmoDB as they are downloaded, or a folder with a `metadata.csv`.
-
-    Args:
-        folder: of the corpus. A `metadata.csv` needs the columns `file_name` (relative to the folder), `speaker` and
-            `emotion`; `gender`, `corpus` and `licence` are read where they are there.
-        mapping: from the corpus's labels to those that are wanted; what it does not name stays. None:
-            `RAVDESS_LABELS`.
-
-    Raises:
-        FileNotFoundError: for a folder that is not there, or holds no corpus that is known.
-        ValueError: for a table without the columns, or fewer than four speakers.
-    """
-    folder, mapping = Path(folder).expanduser(), RAVDESS_LABELS if mapping is None else mapping
-    if not folder.is_dir():
-        raise FileNotFoundError(f"The folder {folder} does not exist.")
-    if (folder / "metadata.csv").is_file():
-        voices = _read_table(folder)
-    elif any(folder.glob("**/Actor_*")):
-        voices = _read_corpus("ravdess", folder)
-    elif any(folder.glob("**/03a*.wav")):
-        voices = _read_corpus("emodb", folder)
-    else:
-        raise FileNotFoundError(
-            f"{folder} must hold metadata.csv, RAVDESS (folders such as Actor_01) or EmoDB (files such as "
-            "03a01Fa.wav)."
-        )
-    renamed = tuple(
-        Utterance(u.path, u.speaker, mapping.get(u.emotion, u.emotion), u.gender) for u in voices.utterances
-    )
-    return Voices(voices.name, renamed, voices.folds, voices.licence)
-
-
-def _read_table(folder: Path) -> Voices:
-    rows = list(read_csv(folder / "metadata.csv", ("file_name", "speaker", "emotion")))
-    if not rows:
-        raise ValueError(f"{folder / 'metadata.csv'} has no rows.")
-    utterances = tuple(
-        Utterance(folder / row["file_name"], row["speaker"], row["emotion"], row.get("gender") or "") for row in rows
-    )
-    names = sorted({row.get("corpus") or folder.resolve().name for row in rows})
-    licences = sorted({row["licence"] for row in rows if row.get("licence")})
-    return Voices("+".join(names), utterances, _folds_of(utterances), "; ".join(licences) or None)
-
-
-def _folds_of(utterances: Sequence[Utterance]) -> tuple[tuple[str, ...], ...]:
-    """Speakers in the order of their names, in at most six folds of at least two."""
-    speakers = sorted({utterance.speaker for utterance in utterances})
+def folds_of(speakers: set[str]) -> tuple[tuple[str, ...], ...]:
+    """Speakers in the order of their names, in at most six folds of at least two; no folds if there are too few."""
     count = min(MOST_FOLDS, len(speakers) // FEWEST_SPEAKERS)
     if count < 2:
-        raise ValueError(
-            f"Two folds of at least {FEWEST_SPEAKERS} speakers each are needed, got only the speakers {speakers}."
-        )
-    return tuple(tuple(map(str, fold)) for fold in np.array_split(speakers, count))
+        return ()
+    return tuple(tuple(map(str, fold)) for fold in np.array_split(sorted(speakers), count))
 
 
-def _read_corpus(name: str, folder: Path) -> Voices:
-    """Read a corpus with the package's reader, whose splits are the folds."""
-    folds = load_conversations(name, data_dir=folder)
-    licences = {"ravdess": "CC BY-NC-SA 4.0", "emodb": "free, with citation"}
-    utterances = []
-    for table in folds.values():
-        labels = table.features["emotion"]
-        utterances += [
-            Utterance(Path(row["audio"]["path"]), row["speaker"], labels.int2str(row["emotion"]))
-            for row in table
-            if row["emotion"] >= 0
-        ]
-    speakers = tuple(tuple(sorted(set(table["speaker"]))) for table in folds.values())
-    return Voices(name, tuple(utterances), speakers, licences[name])
+def file_name_of(name: str) -> str:
+    """A name as a part of file names."""
+    return re.sub(r"[^\w.+-]+", "_", name)
+
+
+def checksum(content: bytes) -> str:
+    """16 hexadecimal digits."""
+    return hashlib.sha256(content).hexdigest()[:16]

@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import csv
-import dataclasses
-import importlib
 import json
-import sys
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -14,7 +11,8 @@ import numpy as np
 import pytest
 import torch
 import typer
-from tiny_models import tiny_model, tiny_processor, tone
+from made_up_voices import corpus_of, write_voices
+from tiny_models import tiny_model, tiny_processor
 from tiny_processors import tokenizer
 from transformers import LlamaConfig, LlamaForCausalLM, Qwen2AudioForConditionalGeneration, WhisperConfig, WhisperModel
 
@@ -23,74 +21,6 @@ from titans_mal.data.audio import load_turn
 from titans_mal.data.synthetic.voices import to_wav
 from titans_mal.evaluation.report import EvaluationReport
 from titans_mal.training.trained_parts import choose_trained_parts
-
-
-FOLDER = Path(__file__).parents[2] / "examples" / "real_voices"
-MODULES = (
-    "voices",
-    "dialogues",
-    "encoder_features",
-    "models",
-    "networks",
-    "options_file",
-    "scored_dialogues",
-    "intervals",
-    "compose",
-    "corpus",
-    "study",
-    "feature_report",
-    "features",
-    "host_folds",
-    "host_parts",
-    "host",
-)
-
-
-@pytest.fixture(scope="module")
-def real():
-    """The modules of the example, by name; their folder is on the path for as long."""
-    own = {name: sys.modules.pop(name) for name in MODULES if name in sys.modules}
-    sys.path.insert(0, str(FOLDER))
-    try:
-        yield {name: importlib.import_module(name) for name in MODULES}
-    finally:
-        sys.path.remove(str(FOLDER))
-        for name in MODULES:
-            sys.modules.pop(name, None)
-        sys.modules.update(own)
-
-
-def write_voices(folder: Path, *, speakers: int, takes: int, words=("joy", "sad")) -> Path:
-    folder.mkdir(parents=True, exist_ok=True)
-    # As a spreadsheet may write it.
-    with open(folder / "metadata.csv", "w", newline="", encoding="utf-16") as file:
-        table = csv.writer(file)
-        table.writerow(["file_name", "speaker", "emotion", "gender", "licence"])
-        for speaker in range(speakers):
-            for emotion, word in enumerate(words):
-                for take in range(takes):
-                    name = f"{speaker}_{word}_{take}.wav"
-                    (folder / name).write_bytes(to_wav(tone(0.3, frequency=100 + 20 * speaker + 7 * emotion + take)))
-                    table.writerow([name, f"p{speaker}", word, "FM"[speaker % 2], "CC BY-NC 4.0"])
-    return folder
-
-
-def corpus_of(speakers: int = 4, emotions: int = 3, takes: int = 12) -> tuple[np.ndarray, np.ndarray]:
-    return np.repeat(np.arange(speakers), emotions * takes), np.tile(np.repeat(np.arange(emotions), takes), speakers)
-
-
-def test_a_folder_of_utterances_is_read_with_its_folds(real, tmp_path):
-    voices = real["voices"].read_voices(write_voices(tmp_path, speakers=7, takes=1))
-    assert voices.labels == ["happy", "sad"]
-    assert [len(fold) for fold in voices.folds] == [3, 2, 2]
-    assert sorted(name for fold in voices.folds for name in fold) == voices.speakers
-    assert voices.licence == "CC BY-NC 4.0"
-    with pytest.raises(ValueError, match=r"no utterances labelled \['calm'\]"):
-        voices.keep(["calm"])
-    with pytest.raises(ValueError, match="Two folds"):
-        real["voices"].read_voices(write_voices(tmp_path / "few", speakers=3, takes=1))
-    with pytest.raises(FileNotFoundError, match="must hold metadata"):
-        real["voices"].read_voices(tmp_path.parent / tmp_path.name / "..")
 
 
 def test_no_utterance_occurs_twice_and_the_same_seed_gives_the_same(real):
@@ -148,7 +78,7 @@ def test_composed_dialogues_are_a_folder_of_conversations(real, tmp_path):
 
 
 def test_copies_in_other_voices_are_other_speakers_and_are_written_changed(real, tmp_path):
-    voices = real["voices"].read_voices(write_voices(tmp_path / "voices", speakers=4, takes=2))
+    voices = real["voices_reader"].read_voices(write_voices(tmp_path / "voices", speakers=4, takes=2))
     more = voices.in_other_voices(["p0", "p1"], 2)
     assert more.speakers == [
         *voices.speakers[:1],
@@ -388,14 +318,6 @@ def test_speakers_with_too_few_utterances_are_an_error(real):
         composer.random()
 
 
-def test_speakers_without_a_kept_label_are_in_no_fold(real, tmp_path):
-    voices = real["voices"].read_voices(write_voices(tmp_path, speakers=7, takes=1))
-    utterances = [u for u in voices.utterances if (u.speaker, u.emotion) not in {("p0", "sad"), ("p3", "sad")}]
-    kept = dataclasses.replace(voices, utterances=tuple(utterances)).keep(["sad"])
-    assert kept.speakers == ["p1", "p2", "p4", "p5", "p6"]
-    assert kept.folds == (("p1", "p2"), ("p5", "p6"))
-
-
 def test_the_memory_helps_where_a_voice_hides_the_emotion(real, study):
     _, part, test = study
     chosen = {name: {"penalty": 0.1} for name in ("utterance", "attention_8")}
@@ -459,7 +381,7 @@ def test_utterances_are_weighted_as_in_dialogues_only_after_real_sequences(real,
 
 
 def test_the_host_is_trained_on_copies_and_tested_without(real, tmp_path):
-    voices = real["voices"].read_voices(write_voices(tmp_path / "voices", speakers=4, takes=6))
+    voices = real["voices_reader"].read_voices(write_voices(tmp_path / "voices", speakers=4, takes=6))
     folders = real["host"].write_data(voices, 1, [], tmp_path / "out", train=4, test=2, copies=1)
     singles, dialogues = (load_conversations(folder) for folder in folders)
     assert set(singles["train"]["speaker"]) == {"p2", "p2_voice1", "p3", "p3_voice1"}

@@ -196,19 +196,27 @@ def _fit_emotions(layer: VoiceMemoryLayer, turns: np.ndarray, projected, compone
     present = np.unique(emotions[known])
     classifier = LogisticRegression(C=CLASSIFIER_C, class_weight="balanced", max_iter=1000)
     classifier.fit(projected[known], emotions[known])
-    weight, bias = classifier.coef_, classifier.intercept_
-    if len(present) == 2:  # scikit-learn has one row for two classes
-        weight, bias = np.concatenate([-weight, weight]) / 2, np.concatenate([-bias, bias]) / 2
+    weight, bias = weights_by_label(classifier, layer.config.voice_emotions)
+    weight = weight @ components.components_
     means = np.stack([turns[emotions == emotion].mean(0) for emotion in present])
-    count = layer.config.voice_emotions
-    all_weights, all_means = np.zeros((count, turns.shape[1])), np.zeros((count, turns.shape[1]))
-    all_bias = np.full(count, -1e4)  # probability zero for emotions that do not occur
-    all_weights[present] = weight @ components.components_
-    all_bias[present] = bias - weight @ components.components_ @ components.mean_
+    all_means = np.zeros_like(weight)
     all_means[present] = means - means.mean(0)
-    _set(layer.emotion_proj.weight, all_weights)
-    _set(layer.emotion_proj.bias, all_bias)
+    _set(layer.emotion_proj.weight, weight)
+    _set(layer.emotion_proj.bias, bias - weight @ components.mean_)
     _set(layer.emotion_means, all_means)
+
+
+def weights_by_label(classifier: LogisticRegression, count: int) -> tuple[np.ndarray, np.ndarray]:
+    """(count, features) weight and (count,) bias of a classifier of the labels 0 to `count` - 1.
+
+    A label that it was not fitted to has probability zero.
+    """
+    weight, bias = classifier.coef_, classifier.intercept_
+    if len(classifier.classes_) == 2:  # scikit-learn has one row for two classes
+        weight, bias = np.concatenate([-weight, weight]) / 2, np.concatenate([-bias, bias]) / 2
+    all_weights, all_bias = np.zeros((count, weight.shape[1])), np.full(count, -1e4)
+    all_weights[classifier.classes_], all_bias[classifier.classes_] = weight, bias
+    return all_weights, all_bias
 
 
 def _set(parameter: Tensor, value: np.ndarray) -> None:
