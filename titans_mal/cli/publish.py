@@ -18,7 +18,8 @@ def publish(
         bool, typer.Option("--private", help="Create a private repository. An existing one must already be private.")
     ] = False,
     dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Write and list the files without uploading anything.")
+        bool,
+        typer.Option("--dry-run", help="Write the files into the folder and list them, without uploading anything."),
     ] = False,
     license: Annotated[
         str | None, typer.Option(help="Licence of the model, as a Hub identifier such as apache-2.0.")

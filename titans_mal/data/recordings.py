@@ -128,14 +128,18 @@ def read_recording(
             raise ValueError(f"segments must be a file for `read_segments`, or a list of `Segment`; got {others}.")
     if not placed:
         raise ValueError(f"No segments were given for {recording}.")
-    rows = []
+    rows, seen = [], set()
     for index, (place, segment) in enumerate(sorted(placed, key=lambda found: (found[1].end, found[1].start))):
         start, end = max(0.0, segment.start), min(segment.end, total)
         found = _kinds(segment, start, end, total, channels)
+        same = segment.speaker, segment.start, segment.end, segment.channel
+        if same in seen:
+            found = [("repeated", f"{start:.3f} to {end:.3f} s of {segment.speaker} is given twice")]
+        seen.add(same)
         problems += [
             Problem(kind, str(recording), f"{place}: {detail}", "test", name, index) for kind, detail in found
         ]
-        if not any(kind == "outside" for kind, _ in found):
+        if not any(kind in ("outside", "repeated") for kind, _ in found):
             rows.append(_row(recording, name, index, segment, start, end, channels))
     return RecordingTurns(recording, channels, len(placed), rows, problems)
 

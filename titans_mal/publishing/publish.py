@@ -15,6 +15,7 @@ from huggingface_hub.utils import validate_repo_id
 from transformers import PreTrainedConfig
 
 from ..auto import AutoModelForAudioEmotion
+from ..data.audio import load_audio
 from ..evaluation.pictures import draw_history
 from ..evaluation.protocol import model_of
 from ..evaluation.report_file import EvaluationReport
@@ -70,14 +71,14 @@ def publish_folder(
 ) -> Publication:
     """Publish a folder written by `save_pretrained`: model, processor, LoRA, code, card and endpoint handler.
 
-    Card and handler are first written into the folder; a card without the marker comment of generated cards is kept.
-    Other files in the folder are not published.
+    Card, handler and code are first written into the folder, also by a dry run; a card without the marker comment of
+    generated cards is kept. Other files in the folder are not published.
 
     Args:
         folder: folder of the model; may hold `training_recipe.json`, a JSON object that describes the training.
         repo_id: "org/name"; created if it does not exist.
         private: visibility of a new repository.
-        dry_run: write into the folder and upload nothing.
+        dry_run: write these files into the folder, and upload nothing.
         token: token for the Hub; None: that of `hf auth login`.
         revision: the branch, created if it does not exist; None: main.
         commit_message, commit_description, create_pr: as for transformers' `push_to_hub`.
@@ -201,6 +202,7 @@ def _check_examples(examples: list[Path]) -> list[Path]:
     for path in examples:
         if not path.is_file():
             raise FileNotFoundError(f"The example {path} does not exist.")
+        load_audio(str(path))  # raises an error that names the file
     if len({path.name for path in examples}) < len(examples):
         raise ValueError(
             f"Examples are published under their file names, which must differ, got {list(map(str, examples))}."

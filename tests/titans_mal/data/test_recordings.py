@@ -75,6 +75,15 @@ def test_numbers_are_speakers_too(tmp_path):
     assert read_segments(tmp_path / "a.json")[0].speaker == "0"
 
 
+def test_a_segment_that_is_given_twice_counts_once(recording):
+    segments = [Segment(0.0, 1.0, "A"), Segment(0.0, 1.0, "A"), Segment(0.0, 1.0, "B"), Segment(0.0, 0.9, "A")]
+    with pytest.warns(UserWarning, match="1 repeated"):
+        tables = load_recording(recording, segments)
+    rows = [(row["speaker"], row["end"]) for row in tables["test"]]
+    assert rows == [("A", 0.9), ("A", 1.0), ("B", 1.0)]
+    assert "0.000 to 1.000 s of A is given twice" in str(tables.problems[0])
+
+
 def test_segments_that_do_not_fit(recording):
     segments = [
         Segment(4.5, 6.0, "A"),  # ends after the recording

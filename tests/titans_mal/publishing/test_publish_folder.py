@@ -183,6 +183,11 @@ def test_a_folder_that_cannot_be_published_says_what_to_do(folder, tmp_path):
         dry(tmp_path)
     with pytest.raises(FileNotFoundError, match=r"The example .*nowhere\.wav does not exist"):
         dry(folder, examples=["nowhere.wav"])
+    text = tmp_path / "text.csv"
+    text.write_text("no audio")
+    with pytest.raises(ValueError, match=r"text\.csv"):
+        dry(folder, examples=[text])
+    assert not (folder / "examples").exists()
     (folder / "training_recipe.json").write_text("[1]")
     with pytest.raises(ValueError, match="must hold a JSON object, got list"):
         dry(folder)
