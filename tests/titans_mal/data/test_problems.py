@@ -102,7 +102,7 @@ def test_problems_are_listed_by_kind():
 @pytest.mark.parametrize(
     ("name", "options", "message"),
     [
-        ("iemocap", {"data_dir": ".", "max_seconds": 0}, "max_seconds must be above 0"),
+        ("iemocap", {"data_dir": ".", "max_seconds": 0}, "max_seconds must be a number above 0"),
         ("iemocap", {"data_dir": ".", "label_set": []}, "label_set is empty"),
         ("iemocap", {"data_dir": ".", "columns": {"emotion": "label"}}, "columns does not apply to 'iemocap'"),
         ("synthetic-baseline", {"label_set": ["sad"]}, "label_set does not apply"),
