@@ -24,6 +24,7 @@ from scipy.io import wavfile
 from voices import Utterance, Voices, file_name_of
 from voices_reader import RAVDESS_LABELS, read_voices
 
+from titans_mal.cli.messages import errors_in_one_line
 from titans_mal.data.audio import load_audio
 from titans_mal.data.virtual_speakers import RATE
 
@@ -171,4 +172,4 @@ def main(
 
 
 if __name__ == "__main__":
-    typer.run(main)
+    typer.run(errors_in_one_line()(main))

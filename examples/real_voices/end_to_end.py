@@ -38,6 +38,7 @@ from titans_mal import (
     load_conversations,
     publish_folder,
 )
+from titans_mal.cli.messages import errors_in_one_line
 
 
 # Run in a process of its own: what it knows of the model is in the repository.
@@ -152,4 +153,4 @@ def main(
 
 
 if __name__ == "__main__":
-    typer.run(main)
+    typer.run(errors_in_one_line()(main))

@@ -30,6 +30,8 @@ from study import Part, choose, score_models
 from transformers import AutoConfig
 from voices import FEWEST_SPEAKERS, Voices, file_name_of
 
+from titans_mal.cli.messages import errors_in_one_line
+
 
 # What is saved of the test dialogues.
 SAVED = ("emotions", "speakers", "dialogues", "has_partner", "partner_numbers", "from_training", "skipped")
@@ -224,4 +226,4 @@ def main(
 
 
 if __name__ == "__main__":
-    typer.run(main)
+    typer.run(errors_in_one_line()(main))

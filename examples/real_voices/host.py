@@ -44,6 +44,7 @@ from titans_mal import (
     evaluate_conversations,
     load_conversations,
 )
+from titans_mal.cli.messages import errors_in_one_line
 from titans_mal.data.audio import load_turn
 from titans_mal.modeling.turn_rules import warn_of_cut_turns
 from titans_mal.modeling.turn_scoring import TurnScorer
@@ -286,4 +287,4 @@ def main(
 
 
 if __name__ == "__main__":
-    typer.run(main)
+    typer.run(errors_in_one_line()(main))

@@ -18,6 +18,7 @@ import numpy as np
 import typer
 from intervals import ScoredTurns, average_recall, in_points, paired_difference
 
+from titans_mal.cli.messages import errors_in_one_line
 from titans_mal.evaluation.compare import compare_conditions
 from titans_mal.evaluation.report import EvaluationReport
 
@@ -202,4 +203,4 @@ def _mean_count(is_changed: np.ndarray) -> str:
 
 
 if __name__ == "__main__":
-    typer.run(main)
+    typer.run(errors_in_one_line()(main))
