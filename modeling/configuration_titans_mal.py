@@ -181,20 +181,19 @@ class AudioEmotionConfigMixin(HostConfig):
 
     @classmethod
     def from_dict(cls, config_dict: dict[str, Any], **kwargs: Any):
-        """As of any configuration; an `id2label` may give new names to the saved labels, but not another order.
+        """As of transformers' configurations; an `id2label` may rename the saved labels, but not reorder them.
 
         Raises:
-            ValueError: for a saved label with another id, whose scores would be those of another label.
+            ValueError: if `id2label` gives a saved label another id: its scores would be those of another label.
         """
-        given = kwargs.get("id2label")
-        ids = {label: int(index) for index, label in (config_dict.get("id2label") or {}).items()}
-        if isinstance(given, dict):
-            moved = [label for index, label in given.items() if str(ids.get(label, index)) != str(index)]
-            if moved:
-                raise ValueError(
-                    f"id2label gives {moved!s:.200} other ids than the saved configuration, whose labels are "
-                    f"{[*ids]!s:.500} in this order: keep the order, or leave id2label out."
-                )
+        saved, given = ({str(key): label for key, label in names.items()} if isinstance(names, dict) else {}
+                        for names in (config_dict.get("id2label"), kwargs.get("id2label")))  # fmt: skip
+        moved = [label for key, label in given.items() if label in saved.values() and saved.get(key) != label]
+        if moved:
+            raise ValueError(
+                f"id2label gives {moved!s:.200} other ids than the saved configuration, whose labels are "
+                f"{[*saved.values()]!s:.500} in this order: keep the order, or leave id2label out."
+            )
         return super().from_dict(config_dict, **kwargs)
 
     @classmethod

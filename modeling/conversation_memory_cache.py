@@ -6,6 +6,7 @@ import copy
 import functools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from numbers import Integral
 
 import torch
 from torch import Tensor
@@ -233,7 +234,7 @@ class ConversationMemoryCache(SavedStateMixin):
 
     def snapshot(self) -> ConversationMemoryCache:
         """The present state, for `restore`; shares its tensors with the cache, so it needs no memory of its own."""
-        twin = object.__new__(type(self))
+        twin = object.__new__(type(self))  # copy.copy calls this method
         twin.__dict__.update(self.__dict__)
         twin.layers = [copy.copy(layer) for layer in self.layers]
         twin.speaker_ids = [dict(speakers) for speakers in self.speaker_ids]
@@ -362,10 +363,11 @@ class ConversationMemoryCache(SavedStateMixin):
         return (torch.tensor(rows, dtype=torch.long)[:, None] * self.streams_per_row + slots).flatten()
 
     def _check_rows(self, rows: Sequence[int] | Tensor) -> list[int]:
-        given = torch.as_tensor(rows).flatten()
-        if len(given) and (given.is_floating_point() or given.dtype == torch.bool):
-            raise ValueError(f"Rows must be integers, got {rows}; for a mask, give mask.nonzero().flatten().")
-        numbers = [int(row) for row in given.tolist()]
+        given = rows.tolist() if hasattr(rows, "tolist") else [*rows]
+        numbers = [row.item() if isinstance(row, Tensor) else row for row in given]
+        if any(isinstance(row, bool) or not isinstance(row, Integral) for row in numbers):
+            raise ValueError(f"Rows must be integers, got {rows}; a mask must be given as the rows that it selects.")
+        numbers = [int(row) for row in numbers]
         missing = [row for row in numbers if not 0 <= row < self.batch_size]
         if missing:
             raise ValueError(f"The cache has rows 0 to {self.batch_size - 1}, got {missing[0]}.")

@@ -117,7 +117,7 @@ class AudioEmotionPipeline(Pipeline):
         """See the class."""
         if self.processor is None:
             raise ValueError(f"{type(self).__name__} needs the processor of the model's host: processor=...")
-        _check_kind(turns)
+        turns = _source(turns)
         if not isinstance(turns, _ONE_AUDIO) and isinstance(turns, Iterable):
             turns = list(turns)
         if not isinstance(turns, list):
@@ -235,9 +235,9 @@ class AudioEmotionPipeline(Pipeline):
 
     @staticmethod
     def _as_turn(turn) -> dict:
-        _check_kind(turn)
         if not (isinstance(turn, dict) and "audio" in turn):
-            turn = {"audio": _source(turn)}
+            turn = {"audio": turn}
+        turn = {**turn, "audio": _source(turn["audio"])}
         unknown = sorted({*turn} - {"audio", *_TURN_FIELDS, *_IGNORED_FIELDS})
         if unknown:
             raise ValueError(
@@ -293,13 +293,13 @@ class AudioTurnPipeline(AudioEmotionPipeline):
             turns: arrays (samples,) are at the host's rate.
             kwargs: `top_k`, overriding that of the pipeline.
         """
+        turns = _source(turns)
         if not isinstance(turns, _ONE_AUDIO) and isinstance(turns, Iterable):
             return [self(turn, **kwargs) for turn in turns]
         *_, options = self._sanitize_parameters(**kwargs)
         top_k = {**self._postprocess_params, **options}.get("top_k")
         if isinstance(turns, np.ndarray):
             turns = (turns, self.model.audio_extractor(self.processor).sampling_rate)
-        turns = _source(turns)
         # A single turn has a single speaker.
         (turn,) = super().__call__([{"audio": turns, "speaker": "speaker"}])
         ranked = sorted(turn["scores"].items(), key=lambda pair: -pair[1])
@@ -317,27 +317,26 @@ def custom_pipelines() -> dict[str, dict]:
 
 
 def _source(audio: Any) -> Any:
-    """A source for `load_audio`; transformers' audio classification has "raw" for "array"."""
-    if isinstance(audio, dict) and "raw" in audio:
-        return {"array": audio["raw"], "sampling_rate": audio.get("sampling_rate")}
-    return audio
-
-
-def _check_kind(given: Any) -> None:
-    """Check that turns, or one, are of no type whose iteration gives something else than turns.
+    """A source for `load_audio`; transformers' audio classification has "raw" for "array".
 
     Raises:
-        ValueError: saying what to give instead.
+        ValueError: for an open file, a table or a dataset of several splits, saying what to give instead.
     """
+    if isinstance(audio, dict) and "raw" in audio:
+        unknown = sorted({*audio} - {"raw", "sampling_rate", "path"})
+        if unknown:
+            raise ValueError(f"Audio with 'raw' may also have sampling_rate and path, got {unknown!s:.200}.")
+        return {"array": audio["raw"], "sampling_rate": audio.get("sampling_rate")}
     instead = None
-    if hasattr(given, "read"):
-        instead = "its path or its bytes"
-    elif isinstance(given, dict) and given and all(hasattr(part, "column_names") for part in given.values()):
-        instead = f"one of its splits {[*given]}"
-    elif hasattr(given, "iloc"):  # of pandas
+    if hasattr(audio, "read") and not hasattr(audio, "__fspath__"):
+        instead = "its path, or its bytes"
+    elif isinstance(audio, dict) and audio and all(hasattr(part, "column_names") for part in audio.values()):
+        instead = f"one of its splits {[*audio]}"
+    elif hasattr(audio, "iloc") and hasattr(audio, "columns"):  # a DataFrame
         instead = 'its rows, as to_dict("records") returns them'
     if instead is not None:
-        raise ValueError(f"A {type(given).__name__} cannot be given as a turn or turns: give {instead}.")
+        raise ValueError(f"{type(audio).__name__} is not audio or a list of turns: give {instead}.")
+    return audio
 
 
 def _name(turn: dict) -> str:

@@ -62,6 +62,8 @@ DIFFERENCES = (
     ("memory_network", "memory_network_other"),
     ("memory_network_reset", "network"),
     ("memory_network_other", "network"),
+    ("memory_network_reset", "utterance"),
+    ("memory_network_other", "utterance"),
 )
 
 

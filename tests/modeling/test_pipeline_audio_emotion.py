@@ -10,6 +10,7 @@ from tiny_models import LABELS, assert_same_state, state_of, tiny_host, tiny_mod
 from transformers import pipeline
 
 from titans_mal import AudioEmotionPipeline, ConversationMemoryCache
+from titans_mal.modeling.pipeline_audio_emotion import AudioTurnPipeline
 
 
 RATE = 16_000
@@ -201,21 +202,29 @@ def test_names_that_are_none(pipe, field, value):
 
 def test_audio_as_transformers_has_it(pipe):
     raw = {"raw": TURNS[0][0], "sampling_rate": RATE}
-    assert pipe(raw)["scores"] == pipe([raw])[0]["scores"] == pipe(TURNS[0])["scores"]
+    for given in (raw, {"audio": raw}, TURNS[0]):
+        assert pipe([given])[0]["scores"] == pipe(raw)["scores"]
+    with pytest.raises(ValueError, match=r"may also have sampling_rate and path, got \['speaker'\]"):
+        pipe(raw | {"speaker": "A"})
+    several = pandas.Series([TURNS[0], TURNS[1]])
+    assert [turn["scores"] for turn in pipe(several)] == [turn["scores"] for turn in pipe(TURNS[:2])]
 
 
 @pytest.mark.parametrize(
     ("given", "message"),
     [
-        (io.BytesIO(b"RIFF\n"), "A BytesIO cannot be given as a turn or turns: give its path or its bytes"),
-        ([io.BytesIO(b"RIFF\n")], "give its path or its bytes"),
-        (DatasetDict(test=Dataset.from_dict({"audio": []})), r"A DatasetDict .* give one of its splits \['test'\]"),
+        (io.BytesIO(b"RIFF\n"), "BytesIO is not audio or a list of turns: give its path, or its bytes"),
+        ([{"audio": io.BytesIO(b"RIFF\n")}], "give its path, or its bytes"),
+        (DatasetDict(test=Dataset.from_dict({"audio": []})), r"DatasetDict .* give one of its splits \['test'\]"),
         (pandas.DataFrame({"audio": ["a.wav"]}), r"give its rows, as to_dict\(\"records\"\) returns them"),
     ],
 )
 def test_what_is_no_turn_is_named(pipe, given, message):
     with pytest.raises(ValueError, match=message):
         pipe(given)
+    if not isinstance(given, list):
+        with pytest.raises(ValueError, match=message):
+            AudioTurnPipeline(model=pipe.model, processor=pipe.processor)(given)
 
 
 def test_a_model_without_memory_is_rejected_at_once(pipe):

@@ -81,42 +81,49 @@ def read_metadata_folder(folder: Path) -> tuple[list[Turn], list[Problem]]:
 def _take_parts(turns: dict[tuple[str, int | None], Turn], places: Mapping, table: Path) -> list[Problem]:
     """Make turns the parts of their file between their times, if it is a recording; else each is the whole file.
 
-    A file is a recording if it is much longer than the times of a turn, or if several turns have times in it. Turns
-    with times beyond its end are removed from `turns`. Otherwise it is a clip, whose times are those of another
-    recording. A warning says if turns of one conversation, or turns much shorter than the file, are all of it.
+    A file is a recording if all its turns have times in it, or most of them and it is much longer than one; a file
+    with a single turn only if its conversation has no other file, since the times of clips are often those of the
+    conversation. The other turns of a recording are removed from `turns`. A warning says if turns of one conversation,
+    or turns much shorter than the file, are all of it.
 
     Returns:
         a problem for each removed turn.
     """
     sharing: dict[str, list[tuple[str, int | None]]] = defaultdict(list)
+    files: dict[str, set[str]] = defaultdict(set)
     for name, turn in turns.items():
         sharing[turn.audio].append(name)
+        files[turn.conversation_id].add(turn.audio)
     problems = []
     for file, names in sharing.items():
         sharers = [turns[name] for name in names]
         spans = [(turn.start, turn.end) for turn in sharers if turn.start is not None and turn.end is not None]
-        if len(names) == 1 and not spans:
+        if len(names) == 1 and (not spans or len(files[sharers[0].conversation_id]) > 1):
             continue
         try:
             total = audio_seconds(file)
         except (AudioDecodingError, OSError):
             continue  # reported when all files are inspected
-        is_within = [end <= total + END_TOLERANCE for _, end in spans]
-        is_recording = any(is_much_longer(total, start, end) for start, end in spans)
-        if len(spans) == len(names) and (any(is_within) if is_recording else len(names) > 1 and all(is_within)):
+        is_within = [start < total and end <= total + END_TOLERANCE for start, end in spans]
+        is_longer = any(is_much_longer(total, start, end) for start, end in spans)
+        is_one = len(names) == 1
+        if len(spans) == len(names) and (
+            sum(is_within) > len(names) / 2 if is_longer else all(is_within) and not is_one
+        ):
             for name, (start, end), fits in zip(names, spans, is_within):
                 if fits:
-                    turns[name].audio = part_of_file(file, max(0.0, start), min(end, total) if start < total else end)
+                    turns[name].audio = part_of_file(file, max(0.0, start), min(end, total))
                 else:
-                    detail = f"{places[name]}: its end, {end:g} s, is beyond that of its file, {total:.1f} s"
+                    detail = f"{places[name]}: {start:g} to {end:g} s is not within its file of {total:.1f} s"
                     problems.append(Problem("unreadable", str(table), detail, turns.pop(name).group, *name))
             continue
         again = len(names) - len({turn.conversation_id for turn in sharers})
         as_long = [abs(end - start - total) <= _ROUNDING for start, end in spans]
-        if len(names) > 1 and (is_recording or again) and not (len(as_long) == len(names) and all(as_long)):
+        if (is_longer or again) and not (len(as_long) == len(names) and all(as_long)):
+            which = "a turn has the file" if is_one else f"{len(names)} turns have the same file"
             warnings.warn(
-                f"{table}: {len(names)} turns have the same file {os.path.basename(file)!r:.200} of {total:.1f} s, "
-                "and each is all of it: give their start and end in it, in seconds, if they are parts of it.",
+                f"{table}: {which} {os.path.basename(file)!r:.200} of {total:.1f} s, and each is all of it: give "
+                "start and end in the file, in seconds, of turns that are parts of it.",
                 stacklevel=4,
             )
     return problems

@@ -88,7 +88,7 @@ def evaluate_conversations(
         conditions = present_names(conditions)
     _check_arguments(model, conditions, batch_size=batch_size, resamples=resamples, **reading)
     check_data(model, dataset, train)
-    dataset = dataset.with_format(None)
+    dataset, train = dataset.with_format(None), None if train is None else train.with_format(None)
     conditions = _possible(_conditions_of(model) if conditions is None else conditions, dataset, train)
     output_dir, state = Path(output_dir), process_state()
     protocol = protocol_of(model, processor, dataset, **reading)
@@ -100,13 +100,13 @@ def evaluate_conversations(
         "batch_size": batch_size,
     }
     how: _How = {"batch_size": batch_size, "strict": strict, **reading}
-    others = train.with_format(None) if train is not None and "other_state" in conditions else None
+    others = train if train is not None and "other_state" in conditions else None
     lines, groups = score_table(
         model, processor, dataset, output_dir / PROGRESS_FOLDER, run, conditions, others=others, **how
     )
     training_logits = None
     if train is not None and "memory_off" in conditions and readout == "logits" and read_labels(model.config):
-        sample = _sample(train.with_format(None), seed)
+        sample = _sample(train, seed)
         folder = output_dir / PROGRESS_FOLDER / "train"
         training_lines, _ = score_table(model, processor, sample, folder, run, ["memory_off"], **how)
         training_logits = [row for line in training_lines for row in line["scores"]["memory_off"]["logits"].values()]
@@ -238,14 +238,16 @@ def check_data(model, dataset: Dataset, train: Dataset | None = None) -> None:
     for table in (dataset, train):
         if isinstance(table, dict):
             raise ValueError(f"A dataset of several splits was given: choose one of {[*table]}.")
+    dataset, train = dataset.with_format(None), None if train is None else train.with_format(None)
     missing = [name for name in REQUIRED_COLUMNS if name not in dataset.column_names]
     if missing or not isinstance(dataset.features["emotion"], ClassLabel):
         raise ValueError(
             f"The dataset needs the columns {list(REQUIRED_COLUMNS)} of load_conversations, with emotion a "
             f"ClassLabel; it has {dict(dataset.features)}."
         )
-    if None in dataset["emotion"]:
-        raise ValueError("The dataset has turns whose emotion is None: it must be -1 if it is unknown.")
+    for table in (dataset,) if train is None else (dataset, train):
+        if None in table["emotion"]:
+            raise ValueError("The dataset has turns whose emotion is None: it must be -1 if it is unknown.")
     labels, known = dataset.features["emotion"].names, read_labels(model.config)
     targets = targets_of(dataset, model.config.emotion_dimensions)
     foreign = [label for label in labels if label not in known]

@@ -11,20 +11,21 @@ from pathlib import Path
 import filelock
 import numpy as np
 from datasets import Dataset, DatasetDict
-from transformers import AutoProcessor, TrainerState, set_seed
-from transformers.trainer import TRAINER_STATE_NAME
+from transformers import AutoProcessor, set_seed
 
 from ..auto import AutoModelForAudioEmotion
 from ..data.conversations import load_conversations
 from ..data.table import DIMENSIONS
 from ..evaluation.calibrate import calibrate
 from ..evaluation.dimensions import targets_of
-from ..evaluation.evaluate_conversations import evaluate_conversations
+from ..evaluation.evaluate_conversations import PROGRESS_FOLDER, evaluate_conversations
+from ..evaluation.protocol import model_of
 from ..evaluation.report import EvaluationReport
 from ..modeling.audio_emotion_mixin import AudioEmotionMixin
 from ..modeling.checkpoint_saving import check_base_is_public
 from ..modeling.configuration_titans_mal import DEFAULT_EMOTION_PROMPT, READOUTS, read_labels
 from ..modeling.configuration_titans_memory import TitansMemoryConfig
+from ..modeling.json_text import read_json
 from ..processes import process_state
 from .arguments import ConversationTrainingArguments
 from .checkpoints import last_good_checkpoint
@@ -70,7 +71,7 @@ def run_training(
     """
     output, state = Path(arguments.output_dir), process_state()
     options, checkpoint = asdict(model_options) | asdict(data_options), enter(output, run)
-    if checkpoint is not None:
+    if run.resume:
         check_same_options(options, arguments, is_longer=True)
     held = lock(output) if state.is_main_process else None
     try:
@@ -104,9 +105,8 @@ def run_training(
         if trainer.stopped.received is not None and trainer.state.global_step < trainer.total_steps:
             state.print(f"Stopped by a signal at step {trainer.state.global_step}: use --resume to continue.")
             return 128 + trainer.stopped.received, None
-        if trainer.state.global_step > _steps_of(checkpoint):
-            _discard_results(output)
         trained = trainer.accelerator.unwrap_model(trainer.model)
+        _discard_results(output / CALIBRATION_FOLDER, trained)
         if model_options.emotion_transitions:
             fit_emotion_transitions(trained, train)
         if run.calibrate:
@@ -228,7 +228,8 @@ def enter(output: Path, options: RunOptions) -> str | None:
     if options.processes and state.num_processes != options.processes:
         raise ValueError(f"--processes requires {options.processes} processes, but {state.num_processes} are running.")
     checkpoint = last_good_checkpoint(output) if options.resume else None
-    if any(output.glob("checkpoint-*")) or (output / MODEL_FOLDER).exists():
+    is_finished = (output / MODEL_FOLDER).exists() and (output / REPORT_FOLDER / "report.json").exists()
+    if any(output.glob("checkpoint-*")) or is_finished:
         if not options.resume:
             raise ValueError(
                 f"{output} already holds a training: pass --resume to continue it, or choose another --output-dir."
@@ -238,17 +239,12 @@ def enter(output: Path, options: RunOptions) -> str | None:
     return checkpoint
 
 
-def _steps_of(checkpoint: str | None) -> int:
-    """Number of optimiser steps before a checkpoint; 0 without one."""
-    return 0 if checkpoint is None else TrainerState.load_from_json(f"{checkpoint}/{TRAINER_STATE_NAME}").global_step
-
-
-def _discard_results(output: Path) -> None:
-    """Delete scores and report of a shorter training in the same folder, whose weights were others."""
-    with process_state().main_process_first():
-        for folder in (output / CALIBRATION_FOLDER, output / REPORT_FOLDER):
-            if folder.exists():
-                shutil.rmtree(folder)
+def _discard_results(folder: Path, model: AudioEmotionMixin) -> None:
+    """Delete the scores of other weights, as of a shorter training in the same folder."""
+    weights, run, state = model_of(model)["weights"], folder / PROGRESS_FOLDER / "run.json", process_state()
+    if state.is_main_process and run.is_file() and read_json(run, dict)["model"]["weights"] != weights:
+        shutil.rmtree(folder)
+    state.wait_for_everyone()
 
 
 def lock(output: Path) -> filelock.BaseFileLock:
@@ -277,8 +273,10 @@ def _finish(trainer: ConversationTrainer, processor, splits: DatasetDict, option
     trainer.accelerator.wait_for_everyone()
     if "test" not in splits:
         return None
+    trained = trainer.accelerator.unwrap_model(trainer.model)
+    _discard_results(output / REPORT_FOLDER, trained)
     return evaluate_conversations(
-        trainer.accelerator.unwrap_model(trainer.model),
+        trained,
         processor,
         splits["test"],
         output / REPORT_FOLDER,

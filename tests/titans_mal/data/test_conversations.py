@@ -182,7 +182,7 @@ def test_parts_of_a_recording_with_a_wrong_time(tmp_path, apart):
     with pytest.warns(UserWarning, match="1 unreadable"):
         tables = load_conversations(write(tmp_path, rows))
     assert tables["test"]["seconds"][:] == [1.0, 2.0]
-    assert "line 4: its end, 50 s, is beyond that of its file, 6.0 s" in str(tables.problems[0])
+    assert "line 4: 4 to 50 s is not within its file of 6.0 s" in str(tables.problems[0])
 
 
 def test_a_single_turn_of_a_recording(tmp_path):
@@ -195,6 +195,30 @@ def test_a_single_turn_of_a_recording(tmp_path):
     assert dict(zip(table["conversation_id"], table["seconds"])) == {
         "call1.wav": 1.0, "call2.wav": 1.0, "clip.wav": 1.5, "padded.wav": 1.5,
     }  # fmt: skip
+
+
+@pytest.mark.parametrize("span", [(6.5, 7.5), (50, 52)])
+def test_a_single_turn_beyond_its_file_is_all_of_it_with_a_warning(tmp_path, span):
+    (tmp_path / "call.wav").write_bytes(to_wav(tone(6.0)))
+    with pytest.warns(UserWarning, match=r"a turn has the file 'call\.wav' of 6\.0 s, and each is all of it"):
+        assert load_conversations(write(tmp_path, share([span])))["test"]["seconds"][:] == [6.0]
+
+
+def test_padded_clips_with_the_times_of_their_conversation_are_whole(tmp_path):
+    rows = [turn(i, file_name=f"{i}.wav", start=2.0 * i, end=2.0 * i + 1) for i in range(4)]
+    for row in rows:
+        (tmp_path / row["file_name"]).write_bytes(to_wav(tone(5.0)))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert load_conversations(write(tmp_path, rows))["test"]["seconds"][:] == [5.0] * 4
+
+
+def test_a_clip_that_several_conversations_use_is_whole(tmp_path):
+    (tmp_path / "call.wav").write_bytes(to_wav(tone(5.0)))
+    rows = share([(0.5, 2), (10, 11.5), (20, 21.5)])
+    rows = [row | {"conversation_id": f"talk {number}"} for number, row in enumerate(rows)]
+    with pytest.warns(UserWarning, match=r"3 turns have the same file 'call\.wav'"):
+        assert load_conversations(write(tmp_path, rows))["test"]["seconds"][:] == [5.0] * 3
 
 
 def test_a_table_in_place_of_its_folder(tmp_path):

@@ -469,8 +469,12 @@ def test_generated_text_is_parsed_by_label_words(processor, talks, tmp_path, mon
     with pytest.raises(ValueError, match=r"choose one of \['train', 'test'\]"):
         evaluated(model, processor, DatasetDict(train=talks, test=talks), tmp_path / "splits")
     unknown = talks.map(lambda row: {"emotion": None if row["turn_index"] == 0 else row["emotion"]})
-    with pytest.raises(ValueError, match="it must be -1 if it is unknown"):
-        evaluated(model, processor, unknown, tmp_path / "unknown")
+    for given in ({"dataset": unknown}, {"dataset": unknown.with_format("numpy")}, {"train": unknown}):
+        tables = {"dataset": talks, **given}
+        with pytest.raises(ValueError, match="it must be -1 if it is unknown"):
+            evaluated(model, processor, tables.pop("dataset"), tmp_path / "unknown", **tables)
+    formatted = talks.with_format("numpy", columns=["audio"])
+    evaluated(model, processor, formatted, tmp_path / "formatted", conditions=["memory"])
     with pytest.raises(ValueError, match="strict must be True or False, got 'no'"):
         evaluated(model, processor, talks, tmp_path / "strict", strict="no")
 

@@ -59,20 +59,32 @@ def test_a_longer_training_replaces_the_report(base, talks_folder, tmp_path):
     options = ("--memory-layers", "0", "--memory", SMALL, "--validation-share", "0.3", "--calibrate", "True")
     assert invoke("train", base, talks_folder, tmp_path, *options).exit_code == 0
     report = json.loads((tmp_path / "report" / "report.json").read_text())
+    marks = [tmp_path / folder / "mark" for folder in ("report", "calibration")]
+    for mark in marks:
+        mark.touch()
     # Nothing is trained again: report and scores are kept.
     assert invoke("train", base, talks_folder, tmp_path, *options, "--resume").exit_code == 0
+    assert all(mark.exists() for mark in marks)
     longer = invoke("train", base, talks_folder, tmp_path, *options, "--max-steps", "2", "--resume")
     assert longer.exit_code == 0, longer.output
     now = json.loads((tmp_path / "report" / "report.json").read_text())
     assert now["model"]["weights"] != report["model"]["weights"]
     assert now["model"]["training"]["steps"] == 2
+    assert not any(mark.exists() for mark in marks)
 
 
-def test_a_folder_with_a_model_is_not_written_over(base, talks_folder, tmp_path):
-    (tmp_path / "model").mkdir()
-    done = invoke("train", base, talks_folder, tmp_path, "--memory-layers", "0", "--memory", SMALL)
-    assert done.exit_code == 1
-    assert "already holds a training: pass --resume to continue it" in one_line_error(done)
+def test_a_finished_training_without_checkpoints_is_kept(base, talks_folder, tmp_path):
+    options = ("--memory-layers", "0", "--memory", SMALL, "--save-strategy", "no")
+    assert invoke("train", base, talks_folder, tmp_path, *options).exit_code == 0
+    again = invoke("train", base, talks_folder, tmp_path, *options)
+    assert again.exit_code == 1
+    assert "already holds a training: pass --resume to continue it" in one_line_error(again)
+    other = invoke("train", base, talks_folder, tmp_path, *options, "--learning-rate", "0.05", "--resume")
+    assert other.exit_code == 1
+    assert "was trained with other options (learning_rate" in one_line_error(other)
+    # One that was stopped before its report is done again by the same command.
+    (tmp_path / "report" / "report.json").unlink()
+    assert invoke("train", base, talks_folder, tmp_path, *options).exit_code == 0
 
 
 def test_train_fits_voices_transitions_and_a_temperature(base, talks_folder, tmp_path, monkeypatch):
