@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -126,8 +127,9 @@ def features_of(
         cache.mkdir(parents=True, exist_ok=True)
         rows = track(voices.utterances, description=f"{voices.name}{ending} through {whisper}")
         features = [turns(utterance.path, changes.get(utterance.speaker)) for utterance in rows]
-        np.save(path.with_suffix(".part.npy"), np.stack(features).astype(np.float32))
-        path.with_suffix(".part.npy").rename(path)
+        part = path.with_suffix(f".{os.getpid()}.npy")  # another process may write the same
+        np.save(part, np.stack(features).astype(np.float32))
+        part.rename(path)
     found: np.ndarray = np.load(path)
     return (found if blocks is None else found[:, blocks]).reshape(len(found), -1)
 

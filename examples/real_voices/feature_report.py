@@ -32,8 +32,8 @@ MODELS = (
 OF_PARTNERS = {"memory_other", "memory_transitions_other", "memory_network_other"}
 # Of `results.json`, what the table of groups is made of.
 KINDS = ("groups", "rows")
-# Below, a bootstrap gives no usable interval of the other dialogues' histories, or one that is too narrow.
-FEWEST_DIALOGUES, FEWEST_SPEAKERS = 20, 10
+# With fewer dialogues, the interval against other histories is not shown; with fewer speakers, all are too narrow.
+FEWEST_DIALOGUES, FEWEST_TESTED = 20, 10
 # What is subtracted from what, in the table of differences.
 DIFFERENCES = (
     ("memory", "utterance"),
@@ -201,7 +201,7 @@ def table(results: dict) -> str:
             if all(row[key] == pooled[key] for key in RUN)
         ]
         speakers = sum(row["kind"] == "speaker" and all(row[k] == pooled[k] for k in RUN) for row in results["groups"])
-        if speakers < FEWEST_SPEAKERS:
+        if speakers < FEWEST_TESTED:
             lines += ["", f"With only {speakers} test speakers, the intervals are too narrow."]
         of_run = {kind: [row for row in results[kind] if all(row[k] == pooled[k] for k in RUN)] for kind in KINDS}
         lines += ["", *_groups(**of_run)]

@@ -22,13 +22,14 @@ import torch
 import typer
 from compose import Script, scripts_of, voices_of_script
 from corpus import Corpus, Scripts
+from dialogues import FEWEST_SPEAKERS
 from encoder_features import Copy, features_of
-from feature_report import MODELS, is_of_this_version, percent, recalls_of, report, table
+from feature_report import MODELS, RUN, is_of_this_version, percent, recalls_of, report, table
 from options_file import check_options, fingerprints
 from scored_dialogues import TestDialogues
 from study import Part, choose, score_models
 from transformers import AutoConfig
-from voices import FEWEST_SPEAKERS, Voices, file_name_of
+from voices import Voices, file_name_of
 
 from titans_mal.cli.messages import errors_in_one_line
 
@@ -87,7 +88,9 @@ def _is_saved(folder: Path, fold: int, seed: int) -> bool:
 def _join_reports(output: Path) -> dict[str, list]:
     """Write the reports of all runs in the folder into one file, and return them."""
     parts = [json.loads(path.read_text()) for path in sorted(output.glob("*/part.json"))]
-    parts = [part for part in parts if is_of_this_version(part)]
+    # A run of an earlier version may be in a folder of another name.
+    by_run = {tuple(part["pooled"][0][key] for key in RUN): part for part in parts if is_of_this_version(part)}
+    parts = [*by_run.values()]
     results = {key: [entry for of in parts for entry in of[key]] for key in parts[0]}
     (output / "results.json").write_text(json.dumps(results, indent=1) + "\n")
     return results

@@ -15,7 +15,7 @@ import numpy as np
 from titans_mal.data.virtual_speakers import VirtualSpeaker, other_voices
 
 
-MOST_FOLDS, FEWEST_SPEAKERS = 6, 2
+MOST_FOLDS, FEWEST_IN_FOLD = 6, 2
 
 
 @dataclass(frozen=True)
@@ -84,12 +84,12 @@ class Voices:
         """
         if not self.folds:
             raise ValueError(
-                f"Two folds of at least {FEWEST_SPEAKERS} speakers each are needed, but {self.name} has only the "
+                f"Two folds of at least {FEWEST_IN_FOLD} speakers each are needed, but {self.name} has only the "
                 f"speakers {self.speakers}."
             )
 
     def keep(self, labels: Sequence[str]) -> Voices:
-        """The utterances of some labels; if a fold is left with too few speakers, the folds are drawn again.
+        """The utterances of some labels; the folds are those of the speakers who are left (`usable_folds`).
 
         Raises:
             ValueError: for a label that no utterance has.
@@ -100,9 +100,7 @@ class Voices:
         kept = tuple(utterance for utterance in self.utterances if utterance.emotion in labels)
         speakers = {utterance.speaker for utterance in kept}
         folds = tuple(tuple(name for name in fold if name in speakers) for fold in self.folds)
-        if any(len(fold) < FEWEST_SPEAKERS for fold in folds):
-            folds = folds_of(speakers)
-        return Voices(self.name, kept, folds, self.licence)
+        return Voices(self.name, kept, usable_folds(folds), self.licence)
 
     def in_other_voices(self, speakers: Sequence[str], copies: int) -> Voices:
         """These utterances, and copies of those of some speakers in other voices, each copy as another speaker."""
@@ -125,10 +123,17 @@ class Voices:
 
 def folds_of(speakers: set[str]) -> tuple[tuple[str, ...], ...]:
     """Speakers in the order of their names, in at most six folds of at least two; no folds if there are too few."""
-    count = min(MOST_FOLDS, len(speakers) // FEWEST_SPEAKERS)
+    count = min(MOST_FOLDS, len(speakers) // FEWEST_IN_FOLD)
     if count < 2:
         return ()
     return tuple(tuple(map(str, fold)) for fold in np.array_split(sorted(speakers), count))
+
+
+def usable_folds(folds: Sequence[Sequence[str]]) -> tuple[tuple[str, ...], ...]:
+    """The folds of a corpus, or `folds_of` its speakers if there is one fold or some have too few speakers."""
+    if len(folds) > 1 and all(len(fold) >= FEWEST_IN_FOLD for fold in folds):
+        return tuple(tuple(fold) for fold in folds)
+    return folds_of({name for fold in folds for name in fold})
 
 
 def file_name_of(name: str) -> str:

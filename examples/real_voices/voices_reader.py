@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections import Counter
 from pathlib import Path
 
-from voices import Utterance, Voices, folds_of
+from voices import Utterance, Voices, folds_of, usable_folds
 
 from titans_mal import load_conversations
+from titans_mal.data.metadata_folder import path_of
 from titans_mal.data.text_files import read_table
 from titans_mal.modeling.turn_rules import given_text
 
@@ -75,13 +76,11 @@ def _read_table(folder: Path) -> Voices:
         if not row["emotion"]:
             left_out["without an emotion"] += 1
             continue
-        path = folder / row["file_name"]
+        path = Path(path_of(folder, row["file_name"]))
         utterance = Utterance(path, row["speaker"], row["emotion"].lower(), row["gender"])
         left_out["repeated"] += path in found
         if found.setdefault(path, utterance) != utterance:
-            raise ValueError(
-                f"{table}, line {line}: {row['file_name']} has another speaker or emotion in an earlier row."
-            )
+            raise ValueError(f"{table}, line {line}: {row['file_name']} has other fields in an earlier row.")
     if not found:
         raise ValueError(f"{table} has no rows with an emotion.")
     missing = [path for path in found if not path.is_file()]
@@ -89,7 +88,7 @@ def _read_table(folder: Path) -> Voices:
         raise FileNotFoundError(f"{len(missing)} files of {table} do not exist, the first is {missing[0]}.")
     for reason, count in left_out.items():
         if count:
-            print(f"{table}: {count} rows are left out: {reason}.")
+            print(f"{table}: rows left out since they are {reason}: {count}.")
     names = sorted({row["corpus"] or folder.resolve().name for _, row in rows})
     licences = sorted({row["licence"] for _, row in rows} - {""})
     speakers = {utterance.speaker for utterance in found.values()}
@@ -107,5 +106,5 @@ def _read_corpus(name: str, folder: Path) -> Voices:
             for row in table
             if row["emotion"] >= 0
         ]
-    speakers = tuple(tuple(sorted(set(table["speaker"]))) for table in folds.values())
+    speakers = usable_folds([sorted(set(table["speaker"])) for table in folds.values()])
     return Voices(name, tuple(utterances), speakers, _LICENCES[name])

@@ -77,6 +77,14 @@ def test_speakers_without_a_kept_label_are_in_no_fold(real, tmp_path):
     assert voices.keep(["sad"]).folds == voices.folds
 
 
+def test_folds_of_a_part_of_a_corpus_are_drawn_again(real):
+    usable_folds = real["voices"].usable_folds
+    assert usable_folds([["a", "b"], ["c", "d", "e"]]) == (("a", "b"), ("c", "d", "e"))
+    assert usable_folds([["a", "b", "c", "d"]]) == (("a", "b"), ("c", "d"))
+    assert usable_folds([["a", "b", "c", "d"], ["e"]]) == (("a", "b", "c"), ("d", "e"))
+    assert usable_folds([["a", "b"], ["c"]]) == ()
+
+
 def test_labels_are_compared_without_capitals_and_blanks(real, tmp_path, capsys):
     rows = rows_of()
     rows[0]["emotion"], rows[1]["emotion"], rows[2]["emotion"] = "Anger", " ANGRY ", ""
@@ -85,8 +93,8 @@ def test_labels_are_compared_without_capitals_and_blanks(real, tmp_path, capsys)
     assert (voices.labels, voices.speakers) == (["angry", "sad"], ["a", "b", "c", "d"])
     assert len(voices.utterances) == len(rows) - 1
     printed = capsys.readouterr().out
-    assert "1 rows are left out: without an emotion." in printed
-    assert "1 rows are left out: repeated." in printed
+    assert "rows left out since they are without an emotion: 1." in printed
+    assert "rows left out since they are repeated: 1." in printed
     assert str(voices) == f"{tmp_path.name}: 15 utterances of 4 speakers (angry 8, sad 7)"
 
 
@@ -95,7 +103,10 @@ def test_labels_are_compared_without_capitals_and_blanks(real, tmp_path, capsys)
     [
         ({"speaker": ""}, "line 17: file_name and speaker must not be empty"),
         ({"file_name": " "}, "line 17: file_name and speaker must not be empty"),
-        ({"file_name": "a/angry/0.wav"}, "line 17: a/angry/0.wav has another speaker or emotion in an earlier row"),
+        (
+            {"file_name": "a/angry/0.wav"},
+            "line 17: a/angry/0.wav has other fields in an earlier row",
+        ),
     ],
 )
 def test_rows_that_contradict_are_rejected(real, tmp_path, change, message):

@@ -222,7 +222,7 @@ def test_rows_are_numbers(model, rows):
     before = state_of(cache)
     for change in (cache.reset, cache.batch_select_indices, cache.reorder_cache):
         with pytest.raises(
-            ValueError, match="Rows must be integers.* a mask must be given as the rows that it selects"
+            ValueError, match=r"Rows must be integers.* a mask must be given as the rows that it selects"
         ):
             change(rows)
     assert_same_state(before, state_of(cache))

@@ -153,7 +153,7 @@ def _as_turn(row: dict, folder: Path) -> Turn:
     return Turn(
         row["conversation_id"],
         row["speaker"] or None,
-        _path_of(folder, row["file_name"]),
+        path_of(folder, row["file_name"]),
         words=(row["emotion"],) if row.get("emotion") else (),
         votes=tuple((vote.strip(),) for vote in row.get("votes", "").split(";") if vote.strip()),
         start=start,
@@ -166,7 +166,8 @@ def _as_turn(row: dict, folder: Path) -> Turn:
     )
 
 
-def _path_of(folder: Path, name: str) -> str:
+def path_of(folder: Path, name: str) -> str:
+    """The path of a file that a table in the folder names."""
     path = os.path.normpath(folder / name)
     return path if os.path.exists(path) else os.path.normpath(folder / name.replace("\\", "/"))  # written on Windows
 

@@ -164,7 +164,7 @@ def _condition(scores: TableScores, turns: Turns, words: Mapping[str, str]) -> _
     """The predictions of a condition; None if it covers no turn with a label.
 
     Args:
-        words: the words of labels that are not their own words in generated answers.
+        words: the word in generated answers of each label that is not its own word.
     """
     total = len(turns.references)
     rows = np.array(sorted({*scores.logits, *scores.texts}), dtype=int)

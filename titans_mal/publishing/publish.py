@@ -78,7 +78,7 @@ def publish_folder(
         folder: folder of the model; may hold `training_recipe.json`, a JSON object that describes the training.
         repo_id: "org/name"; created if it does not exist.
         private: visibility of a new repository.
-        dry_run: write these files into the folder, and upload nothing.
+        dry_run: write card, handler and code into the folder, and upload nothing.
         token: token for the Hub; None: that of `hf auth login`.
         revision: the branch, created if it does not exist; None: main.
         commit_message, commit_description, create_pr: as for transformers' `push_to_hub`.
