@@ -364,10 +364,10 @@ class ConversationMemoryCache(SavedStateMixin):
 
     def _check_rows(self, rows: Sequence[int] | Tensor) -> list[int]:
         given = rows.tolist() if hasattr(rows, "tolist") else [*rows]
-        numbers = [row.item() if isinstance(row, Tensor) else row for row in given]
-        if any(isinstance(row, bool) or not isinstance(row, Integral) for row in numbers):
+        given = [row.item() if isinstance(row, Tensor) else row for row in given]
+        if any(isinstance(row, bool) or not isinstance(row, Integral) for row in given):
             raise ValueError(f"Rows must be integers, got {rows}; a mask must be given as the rows that it selects.")
-        numbers = [int(row) for row in numbers]
+        numbers = [int(row) for row in given]
         missing = [row for row in numbers if not 0 <= row < self.batch_size]
         if missing:
             raise ValueError(f"The cache has rows 0 to {self.batch_size - 1}, got {missing[0]}.")
