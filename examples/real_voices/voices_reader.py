@@ -9,7 +9,7 @@ from voices import Utterance, Voices, folds_of, usable_folds
 
 from titans_mal import load_conversations
 from titans_mal.data.metadata_folder import path_of
-from titans_mal.data.text_files import read_table
+from titans_mal.data.text_files import check_field_count, read_table
 from titans_mal.modeling.turn_rules import given_text
 
 
@@ -64,15 +64,11 @@ def read_voices(folder: str | Path, *, mapping: dict[str, str] | None = None) ->
 
 def _read_table(folder: Path) -> Voices:
     table = folder / TABLE
-    rows = [
-        (line, {name: given_text(row.get(name)) for name in (*_REQUIRED, *_OPTIONAL)})
-        for line, row in read_table(table, dict.fromkeys((*_REQUIRED, *_OPTIONAL), ()), required=_REQUIRED)
-    ]
+    lines = read_table(table, dict.fromkeys((*_REQUIRED, *_OPTIONAL), ()), required=_REQUIRED)
+    rows = [(line, _fields(table, line, row)) for line, row in lines]
     found: dict[Path, Utterance] = {}
     left_out: Counter[str] = Counter()
     for line, row in rows:
-        if not (row["file_name"] and row["speaker"]):
-            raise ValueError(f"{table}, line {line}: file_name and speaker must not be empty.")
         if not row["emotion"]:
             left_out["without an emotion"] += 1
             continue
@@ -93,6 +89,18 @@ def _read_table(folder: Path) -> Voices:
     licences = sorted({row["licence"] for _, row in rows} - {""})
     speakers = {utterance.speaker for utterance in found.values()}
     return Voices("+".join(names), tuple(found.values()), folds_of(speakers), "; ".join(licences) or None)
+
+
+def _fields(table: Path, line: int, row: dict) -> dict[str, str]:
+    """The fields of a row, "" for those that are not given."""
+    try:
+        check_field_count(row)
+    except ValueError as error:
+        raise ValueError(f"{table}, line {line}: {error}") from None
+    fields = {name: given_text(row.get(name)) for name in (*_REQUIRED, *_OPTIONAL)}
+    if not (fields["file_name"] and fields["speaker"]):
+        raise ValueError(f"{table}, line {line}: file_name and speaker must not be empty.")
+    return fields
 
 
 def _read_corpus(name: str, folder: Path) -> Voices:

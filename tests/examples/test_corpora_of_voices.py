@@ -116,6 +116,15 @@ def test_rows_that_contradict_are_rejected(real, tmp_path, change, message):
         real["voices_reader"].read_voices(write_table(folder, [*rows[:-1], rows[-1] | change]))
 
 
+@pytest.mark.parametrize("line", ["a/angry/0.wav,a,angry,more", "a/angry/0.wav,a"])
+def test_rows_with_too_many_or_few_fields_are_rejected(real, tmp_path, line):
+    folder = write_table(tmp_path, rows_of())
+    with open(folder / "metadata.csv", "a", encoding="utf-8") as file:
+        file.write(line + "\n")
+    with pytest.raises(ValueError, match="line 18: the number of fields differs from that of the header"):
+        real["voices_reader"].read_voices(folder)
+
+
 def test_missing_files_are_named_at_once(real, tmp_path):
     folder = write_table(tmp_path, rows_of())
     for name in ("b/sad/0.wav", "c/sad/0.wav"):

@@ -15,7 +15,7 @@ from .audio_paths import resolve_files
 from .problems import Problem
 from .segment_files import END_TOLERANCE
 from .table import DIMENSIONS, GROUPS, Turn, check_times, whole_turn_index
-from .text_files import parse_seconds, read_table
+from .text_files import check_field_count, parse_seconds, read_table
 
 
 METADATA_FILE = "metadata.csv"
@@ -139,8 +139,7 @@ def _check_place(turn: Turn, turns: dict[tuple[str, int | None], Turn], splits: 
 
 
 def _as_turn(row: dict, folder: Path) -> Turn:
-    if None in row or None in row.values():
-        raise ValueError("the number of fields differs from that of the header.")
+    check_field_count(row)
     row = {name: given_text(value) for name, value in row.items()}
     for name in ("file_name", "conversation_id"):
         if not row[name]:

@@ -85,6 +85,12 @@ def read_table(
     return [(line, _fields(names, row, with_commas)) for line, row in rows]
 
 
+def check_field_count(row: dict) -> None:
+    """Raise ValueError if a row of `read_table` has more or fewer fields than the header."""
+    if None in row or None in row.values():
+        raise ValueError("the number of fields differs from that of the header.")
+
+
 def our_names(names: Sequence[str], columns: Mapping[str, Sequence[str]]) -> list[str]:
     """Our name of each column or field that has one; our own name comes before others, which then stay as they are."""
     ours, own = _ours(columns), {_plain(name) for name in names}.intersection(columns)
