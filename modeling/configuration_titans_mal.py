@@ -186,8 +186,7 @@ class AudioEmotionConfigMixin(HostConfig):
         Raises:
             ValueError: if `id2label` gives a saved label another id: its scores would be those of another label.
         """
-        saved, given = ({str(key): label for key, label in names.items()} if isinstance(names, dict) else {}
-                        for names in (config_dict.get("id2label"), kwargs.get("id2label")))  # fmt: skip
+        saved, given = _by_text(config_dict.get("id2label")), _by_text(kwargs.get("id2label"))
         moved = [label for key, label in given.items() if label in saved.values() and saved.get(key) != label]
         if moved:
             raise ValueError(
@@ -251,6 +250,11 @@ class AudioEmotionConfigMixin(HostConfig):
         config = copy.copy(self)
         config._transcript = " ".join((transcript or "").split())
         return config
+
+
+def _by_text(id2label: Any) -> dict[str, Any]:
+    """Labels by their ids as text, as JSON has them; empty for what is no dictionary, which is checked later."""
+    return {str(key): label for key, label in id2label.items()} if isinstance(id2label, dict) else {}
 
 
 def read_labels(config: PreTrainedConfig) -> list[str]:

@@ -63,8 +63,9 @@ def test_a_folder_of_utterances_is_read_with_its_folds(real, tmp_path):
     few = real["voices_reader"].read_voices(write_voices(tmp_path / "few", speakers=3, takes=1))
     with pytest.raises(ValueError, match=r"Two folds of at least 2 speakers each are needed, but few has only"):
         few.check_folds()
+    (tmp_path / "empty").mkdir()
     with pytest.raises(FileNotFoundError, match="must hold metadata"):
-        real["voices_reader"].read_voices(tmp_path.parent / tmp_path.name / "..")
+        real["voices_reader"].read_voices(tmp_path / "empty")
 
 
 def test_speakers_without_a_kept_label_are_in_no_fold(real, tmp_path):
@@ -263,6 +264,18 @@ def test_draws_of_random_emotions_are_counted_too(real):
     speakers, emotions = corpus_of(speakers=2, takes=4)
     _, skipped = real["dialogues"].Composer(speakers, emotions, [0, 1], seed=(0,)).draw(None, 50)
     assert skipped > 0
+
+
+@pytest.mark.parametrize(("speakers", "width"), [(2, 1), (4, 3), (13, 12), (80, 12)])
+def test_keys_are_narrower_for_few_speakers(real, speakers, width):
+    assert real["models"].key_dim_of(speakers) == width
+
+
+def test_folds_are_not_those_of_another_corpus(real, tmp_path):
+    voices = write_table(tmp_path / "voices", rows_of())
+    others = write_table(tmp_path / "others", rows_of(speakers=("y", "z")), seconds=0.4)
+    with pytest.raises(typer.BadParameter, match="omit it with --test-voices"):
+        real["features"].main(voices, "whisper", tmp_path / "out", folds="1", test_voices=others)
 
 
 def test_numbers_of_options(real):

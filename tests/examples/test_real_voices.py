@@ -433,6 +433,20 @@ def test_a_run_is_kept_and_reported(real, study, tmp_path, monkeypatch):
     assert {group["kind"] for group in found["groups"]} == {"speaker", "gender"}
     printed = real["feature_report"].table(found)
     assert "memory - memory_other" in printed
+    assert "With only 4 test speakers, the intervals are too narrow." in printed
+    # A speaker may have the name of a gender.
+    renamed = json.loads(json.dumps(found).replace('"group": "p00"', '"group": "F"'))
+    assert real["feature_report"].table(renamed) == printed.replace("| p00 |", "| F |")
+    few = {
+        1: [of | {"from_training": of["has_partner"] & (np.arange(200) > 4)} for of in saved_of(tmp_path, {1: 1})[1]]
+    }
+    assert real["feature_report"].report(few, about, voices)["pooled"][0]["over_partners_of_test"] == (
+        "too few (5 dialogues)"
+    )
+    for folder in ("earlier", "now"):
+        (tmp_path / "runs" / folder).mkdir(parents=True)
+        (tmp_path / "runs" / folder / "part.json").write_text(json.dumps(found))
+    assert len(real["features"]._join_reports(tmp_path / "runs")["pooled"]) == 1
     gains = {g["group"]: g["uar"]["memory"] - g["uar"]["utterance"] for g in found["groups"] if g["kind"] == "speaker"}
     count = f"{sum(gain > 0 for gain in gains.values())} of {len(gains)}"
     assert f"{count} speakers gain (signed-rank test of the gains: p = 0." in printed

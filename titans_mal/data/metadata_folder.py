@@ -6,7 +6,7 @@ import math
 import os
 import warnings
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from ..modeling.turn_rules import given_text, is_much_longer
@@ -36,10 +36,11 @@ def read_metadata_folder(folder: Path) -> tuple[list[Turn], list[Problem]]:
     `emotion`, `votes` (of raters, as `happy;happy;sad`), `start` and `end` (seconds), `transcript`, `split` (default
     "test"), `valence`, `arousal` and `dominance` (numbers, empty if unknown), `gender` and `language`. Capitals in the
     header are ignored; columns may be separated by commas, semicolons or tabs. Fields such as `NaN` or `None` are
-    empty (`turn_rules.NOT_GIVEN`). A turn is the part of its file between its times if the file is much longer, or if
-    several turns have times in it; otherwise, the file is a clip. Lines are dropped if a required field is missing, a
-    number is invalid, the file does not exist, the end is before the start, the turn was already given, or its
-    conversation is in another split; of a file with several turns, also those whose end is beyond its end.
+    empty (`turn_rules.NOT_GIVEN`). A file that all its turns have times in, or most of them and it is much longer than
+    one, is a recording, and the turns are its parts; a file with a single turn only if its conversation has no other
+    file. Other files are clips. Lines are dropped if a required field is missing, a number is invalid, the file does
+    not exist, the end is before the start, the turn was already given, its conversation is in another split, or its
+    times are not within its recording.
 
     Raises:
         FileNotFoundError: if the folder has no `metadata.csv`.
@@ -79,12 +80,9 @@ def read_metadata_folder(folder: Path) -> tuple[list[Turn], list[Problem]]:
 
 
 def _take_parts(turns: dict[tuple[str, int | None], Turn], places: Mapping, table: Path) -> list[Problem]:
-    """Make turns the parts of their file between their times, if it is a recording; else each is the whole file.
+    """Make the turns of recordings parts of them, and remove those that are not within; other turns are whole files.
 
-    A file is a recording if all its turns have times in it, or most of them and it is much longer than one; a file
-    with a single turn only if its conversation has no other file, since the times of clips are often those of the
-    conversation. The other turns of a recording are removed from `turns`. A warning says if turns of one conversation,
-    or turns much shorter than the file, are all of it.
+    A warning says if turns of one conversation, or turns much shorter than their file, are all of it.
 
     Returns:
         a problem for each removed turn.
@@ -96,37 +94,63 @@ def _take_parts(turns: dict[tuple[str, int | None], Turn], places: Mapping, tabl
         files[turn.conversation_id].add(turn.audio)
     problems = []
     for file, names in sharing.items():
-        sharers = [turns[name] for name in names]
-        spans = [(turn.start, turn.end) for turn in sharers if turn.start is not None and turn.end is not None]
-        if len(names) == 1 and (not spans or len(files[sharers[0].conversation_id]) > 1):
+        times = {
+            name: (turn.start, turn.end)
+            for name in names
+            for turn in [turns[name]]
+            if turn.start is not None and turn.end is not None
+        }
+        spans, has_all = [*times.values()], len(times) == len(names)
+        conversations = {conversation for conversation, _ in names}
+        # Clips often have the times of their conversation, which has several of them.
+        if len(names) == 1 and (not has_all or len(files[names[0][0]]) > 1):
             continue
         try:
             total = audio_seconds(file)
         except (AudioDecodingError, OSError):
             continue  # reported when all files are inspected
-        is_within = [start < total and end <= total + END_TOLERANCE for start, end in spans]
-        is_longer = any(is_much_longer(total, start, end) for start, end in spans)
-        is_one = len(names) == 1
-        if len(spans) == len(names) and (
-            sum(is_within) > len(names) / 2 if is_longer else all(is_within) and not is_one
-        ):
-            for name, (start, end), fits in zip(names, spans, is_within):
-                if fits:
+        if has_all and _is_recording(spans, total):
+            for name, (start, end) in times.items():
+                if _is_within((start, end), total):
                     turns[name].audio = part_of_file(file, max(0.0, start), min(end, total))
                 else:
                     detail = f"{places[name]}: {start:g} to {end:g} s is not within its file of {total:.1f} s"
                     problems.append(Problem("unreadable", str(table), detail, turns.pop(name).group, *name))
-            continue
-        again = len(names) - len({turn.conversation_id for turn in sharers})
-        as_long = [abs(end - start - total) <= _ROUNDING for start, end in spans]
-        if (is_longer or again) and not (len(as_long) == len(names) and all(as_long)):
-            which = "a turn has the file" if is_one else f"{len(names)} turns have the same file"
+        elif not _are_clips(spans, total, has_all=has_all, once_each=len(conversations) == len(names)):
+            which = "a turn has the file" if len(names) == 1 else f"{len(names)} turns have the same file"
             warnings.warn(
                 f"{table}: {which} {os.path.basename(file)!r:.200} of {total:.1f} s, and each is all of it: give "
                 "start and end in the file, in seconds, of turns that are parts of it.",
                 stacklevel=4,
             )
     return problems
+
+
+def _is_within(span: tuple[float, float], total: float) -> bool:
+    """Whether a span is a part of a file of `total` seconds, up to what programs round."""
+    return span[0] < total and span[1] <= total + END_TOLERANCE
+
+
+def _is_recording(spans: Sequence[tuple[float, float]], total: float) -> bool:
+    """Whether a file contains turns with these times: most of them if it is much longer than one, else all."""
+    within = sum(_is_within(span, total) for span in spans)
+    if any(is_much_longer(total, *span) for span in spans):
+        return within > len(spans) / 2
+    return len(spans) > 1 and within == len(spans)
+
+
+def _are_clips(spans: Sequence[tuple[float, float]], total: float, *, has_all: bool, once_each: bool) -> bool:
+    """Whether turns may be all of their file: in a conversation each, or with times as long as the file.
+
+    Args:
+        spans: the known times of the turns, which are not those of a recording.
+        total: length of the file, in seconds.
+        has_all: whether these are the times of all turns.
+        once_each: whether no conversation has the file twice.
+    """
+    if has_all and all(abs(end - start - total) <= _ROUNDING for start, end in spans):
+        return True
+    return once_each and not any(is_much_longer(total, *span) for span in spans)
 
 
 def _check_place(turn: Turn, turns: dict[tuple[str, int | None], Turn], splits: dict[str, str]) -> None:

@@ -131,11 +131,12 @@ def read_recording(
     rows, seen = [], set()
     for index, (place, segment) in enumerate(sorted(placed, key=lambda found: (found[1].end, found[1].start))):
         start, end = max(0.0, segment.start), min(segment.end, total)
-        found = _kinds(segment, start, end, total, channels)
-        same = segment.speaker, segment.start, segment.end, segment.channel
-        if same in seen:
+        place_and_speaker = segment.start, segment.end, segment.channel, segment.speaker
+        if place_and_speaker in seen:
             found = [("repeated", f"{start:.3f} to {end:.3f} s of {segment.speaker} is given twice")]
-        seen.add(same)
+        else:
+            found = _kinds(segment, start, end, total, channels)
+        seen.add(place_and_speaker)
         problems += [
             Problem(kind, str(recording), f"{place}: {detail}", "test", name, index) for kind, detail in found
         ]

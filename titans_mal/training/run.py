@@ -241,8 +241,14 @@ def enter(output: Path, options: RunOptions) -> str | None:
 
 def _discard_results(folder: Path, model: AudioEmotionMixin) -> None:
     """Delete the scores of other weights, as of a shorter training in the same folder."""
-    weights, run, state = model_of(model)["weights"], folder / PROGRESS_FOLDER / "run.json", process_state()
-    if state.is_main_process and run.is_file() and read_json(run, dict)["model"]["weights"] != weights:
+    run, state = folder / PROGRESS_FOLDER / "run.json", process_state()
+    has_run = run.is_file()
+    state.wait_for_everyone()  # all processes have seen the same
+    if not has_run:
+        return
+    is_other = read_json(run, dict)["model"]["weights"] != model_of(model)["weights"]
+    state.wait_for_everyone()  # all processes have read the file
+    if is_other and state.is_main_process:
         shutil.rmtree(folder)
     state.wait_for_everyone()
 

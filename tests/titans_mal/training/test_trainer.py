@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 from tiny_models import LABELS, save_base, tiny_model
-from transformers import TrainerCallback
+from transformers import TrainerCallback, TrainingArguments
 
 from titans_mal import AutoModelForAudioEmotion, ConversationMemoryCache, TitansMemoryConfig
 from titans_mal.data.table import SOFT_LABELS
@@ -300,6 +300,30 @@ def test_the_kept_checkpoints_are_complete(build, tmp_path):
 def test_the_arguments_are_not_pickled(build, tmp_path):
     build(save_strategy="steps", save_steps=3).train()
     assert not list(tmp_path.rglob("training_args.bin"))
+
+
+def test_arguments_of_another_class_and_a_missing_processor_are_rejected(processor, talks, tmp_path):
+    model, table = fresh_model(), talks["train"]
+    with pytest.raises(TypeError, match="args must be ConversationTrainingArguments, got TrainingArguments"):
+        ConversationTrainer(model, TrainingArguments(str(tmp_path)), processor=processor, train_dataset=table)
+    arguments = ConversationTrainingArguments(str(tmp_path), use_cpu=True, report_to="none")
+    with pytest.raises(TypeError, match="needs the processor of the model's host, got None"):
+        ConversationTrainer(model, arguments, processor=None, train_dataset=table)
+    with pytest.raises(ValueError, match=r"several splits was given: choose one of \['train', 'test'"):
+        ConversationTrainer(model, arguments, processor=processor, train_dataset=talks)
+
+
+@pytest.mark.parametrize(
+    ("option", "message"),
+    [
+        ({"virtual_speakers": "0.5"}, "virtual_speakers must be between 0 and 1, got '0.5'"),
+        ({"virtual_speakers": True}, "virtual_speakers must be between 0 and 1, got True"),
+        ({"soft_labels": "no"}, "soft_labels must be True or False, got 'no'"),
+    ],
+)
+def test_values_of_another_type_are_rejected(tmp_path, option, message):
+    with pytest.raises(ValueError, match=message):
+        ConversationTrainingArguments(str(tmp_path), use_cpu=True, report_to="none", **option)
 
 
 def test_checkpoints_of_earlier_versions_do_not_name_the_data(build, tmp_path):
