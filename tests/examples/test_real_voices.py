@@ -12,7 +12,7 @@ import pytest
 import torch
 import typer
 from made_up_voices import corpus_of, write_voices
-from tiny_models import tiny_model, tiny_processor
+from tiny_models import save_base, tiny_model, tiny_processor, tone
 from tiny_processors import tokenizer
 from transformers import LlamaConfig, LlamaForCausalLM, Qwen2AudioForConditionalGeneration, WhisperConfig, WhisperModel
 
@@ -20,6 +20,8 @@ from titans_mal import load_conversations
 from titans_mal.data.audio import load_turn
 from titans_mal.data.synthetic.voices import to_wav
 from titans_mal.evaluation.report import EvaluationReport
+from titans_mal.modeling.turn_rules import CutTurnWarning
+from titans_mal.training import fit_voice_memory
 from titans_mal.training.trained_parts import choose_trained_parts
 
 
@@ -505,6 +507,24 @@ def test_the_projector_whitens_what_the_tower_gives_at_audio_tokens(real):
     # The others have hardly any variance in the tower's outputs either.
     widest = directions[: projector.linear.in_features // 4]
     assert widest.max() < 1.1 * widest.min()
+
+
+def test_a_host_for_few_speakers_is_trained_and_names_what_it_cuts(real, tmp_path):
+    folder = write_voices(tmp_path / "voices", speakers=4, takes=6)
+    (folder / "0_joy_0.wav").unlink()
+    (folder / "0_joy_0.wav").write_bytes(to_wav(tone(4.0)))
+    voices = real["voices_reader"].read_voices(folder)
+    folders = real["host"].write_data(voices, 2, [], tmp_path / "out", train=1, test=1, copies=0)
+    singles = load_conversations(folders[0])["train"]
+    save_base(tmp_path / "host")
+    model = real["host"].from_host(tmp_path / "host", voices.labels, "conversation", "audio", 1)
+    assert model.config.memory_config.voice_key_dim == 1
+    before = real["host_parts"].projector_of(model).linear.weight.clone()
+    with pytest.warns(CutTurnWarning, match=r"train_00000, turn 0 lasts 4\.0 s; its first 3 s are used"):
+        real["host"].train_on_utterances(model, tiny_processor(), singles, steps=2, batch_size=4)
+    assert not real["host_parts"].projector_of(model).linear.weight.equal(before)
+    fit_voice_memory(model, tiny_processor(), singles)
+    assert model.titans_memory.layers[0].voice_gain.item() == 1
 
 
 def test_the_block_below_the_memory_is_frozen_on_dialogues(real):
