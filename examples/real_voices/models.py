@@ -30,21 +30,23 @@ class Batch:
     Attributes:
         utterances, speakers: (dialogues, turns) int; -1 beyond a dialogue's end.
         hidden: (utterances of the corpus, width), what the host makes of each.
+        emotions: (utterances of the corpus,) int.
     """
 
     utterances: Tensor
     speakers: Tensor
     hidden: Tensor = field(repr=False)
+    emotions: Tensor = field(repr=False)
 
     @classmethod
-    def of(cls, dialogues: Sequence[Dialogue], hidden: Tensor) -> Batch:
+    def of(cls, dialogues: Sequence[Dialogue], hidden: Tensor, emotions: Tensor) -> Batch:
         order = sorted(range(len(dialogues)), key=lambda index: -len(dialogues[index]))
         longest = len(dialogues[order[0]])
         utterances, speakers = np.full((2, len(dialogues), longest), -1)
         for row, index in enumerate(order):
             utterances[row, : len(dialogues[index])] = dialogues[index].utterances
             speakers[row, : len(dialogues[index])] = dialogues[index].speakers
-        return cls(torch.from_numpy(utterances), torch.from_numpy(speakers), hidden)
+        return cls(torch.from_numpy(utterances), torch.from_numpy(speakers), hidden, emotions)
 
     @property
     def mask(self) -> Tensor:
@@ -106,7 +108,29 @@ class RunningMean(Utterance):
 
     def remember(self, batch: Batch) -> Tensor:
         earlier = batch.same_speaker.to(batch.hidden)
-        return -(earlier @ batch.turns) / (earlier.sum(-1, keepdim=True) + self.shrinkage)
+        return -(earlier @ self.voices(batch)) / (earlier.sum(-1, keepdim=True) + self.shrinkage)
+
+    def voices(self, batch: Batch) -> Tensor:
+        """(dialogues, turns, width), what each turn says about its speaker's usual voice."""
+        return batch.turns
+
+
+class Oracle(RunningMean):
+    """Takes off the mean of the speaker's earlier turns without their emotions' part, which the true labels give.
+
+    It knows what `Memory` estimates, the speaker and the emotions, so it shows what is lost by estimating them.
+
+    Args:
+        layer: fitted to the training speakers, with the mean of all turns and the effect of each emotion on it.
+    """
+
+    def __init__(self, width: int, labels: int, *, shrinkage: float, layer: VoiceMemoryLayer):
+        super().__init__(width, labels, shrinkage=shrinkage)
+        self.layer = layer
+
+    def voices(self, batch: Batch) -> Tensor:
+        effects = self.layer.voice_scale * self.layer.emotion_means
+        return batch.turns - self.layer.voice_mean - effects[batch.emotions[batch.utterances.clamp(min=0)]]
 
 
 class Attention(Utterance):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -56,7 +57,8 @@ class TestDialogues:
         composer = Composer(originals, corpus.emotions, speakers, seed=seed)
         dialogues, self.skipped = composer.draw(scripts, count)
         dialogues = sorted(dialogues, key=len, reverse=True)
-        self.batch = Batch.of(dialogues, hidden)
+        all_emotions = torch.from_numpy(corpus.emotions)
+        self.batch = Batch.of(dialogues, hidden, all_emotions)
         candidates, _ = composer.draw(scripts, PARTNERS)
         if others:
             composer = Composer(originals, corpus.emotions, others, seed=(*seed, 1))
@@ -67,7 +69,7 @@ class TestDialogues:
             for n, dialogue in zip(self.partner_numbers, dialogues)
             if n >= 0
         ]
-        self.partners = Batch.of(cut, hidden) if cut else None
+        self.partners = Batch.of(cut, hidden, all_emotions) if cut else None
         scored = self.batch.mask.clone()
         scored[:, :FIRST_SCORED] = False
         self.is_scored = scored
@@ -105,7 +107,8 @@ class TestDialogues:
         if self.partners is None:
             return logits
         rows, turns = torch.from_numpy(self.has_partner), self.partners.utterances.shape[1]
-        batch = Batch(self.batch.utterances[rows, :turns], self.batch.speakers[rows, :turns], self.batch.hidden)
+        of_rows = {name: getattr(self.batch, name)[rows, :turns] for name in ("utterances", "speakers")}
+        batch = replace(self.batch, **of_rows)
         return self._instead(logits, model.with_other_history(batch, self.partners))
 
     def of_partners(self, model: Utterance, logits: Tensor) -> Tensor:

@@ -13,7 +13,7 @@ from corpus import Corpus, Scripts
 from dialogues import Composer, Dialogue
 from encoder_features import Projection
 from intervals import average_recall
-from models import Attention, Batch, Memory, RunningMean, Utterance, decode_transitions, key_dim_of
+from models import Attention, Batch, Memory, Oracle, RunningMean, Utterance, decode_transitions, key_dim_of
 from networks import AveragedReadout, fit_network
 from scored_dialogues import TestDialogues
 from sklearn.linear_model import LogisticRegression
@@ -26,7 +26,8 @@ from titans_mal.training.voices import fit_voice_layer, weights_by_label
 TRAINING_DIALOGUES = 3200
 BATCH, STEPS, LEARNING_RATE = 48, 300, 2e-3
 PENALTIES, SHRINKAGES, WEIGHTS = (0.01, 0.03), (1.0, 2.0), (0.25, 0.5, 1.0)
-TRAINED = ("utterance", "running_mean", "memory", "memory_speaker", "attention_8")
+WITH_SHRINKAGE = ("running_mean", "memory", "memory_speaker", "oracle")
+TRAINED = ("utterance", *WITH_SHRINKAGE, "attention_8")
 
 
 class Part:
@@ -86,6 +87,8 @@ class Part:
             fit_voice_layer(model.layer, *self._fitted)
             self._layer = model.layer.state_dict()
         model.layer.load_state_dict(self._layer)
+        if name == "oracle":
+            return Oracle(width, self.labels, shrinkage=shrinkage, layer=model.layer)
         return model
 
     def train(
@@ -149,7 +152,7 @@ class Part:
         """(turns, width) and (turns,): the turns of the training dialogues as a model has them, and their emotions."""
         # A few dialogues at a time, whose states fit into the processor's cache.
         starts = range(0, len(self._dialogues), BATCH)
-        batches = [Batch.of(self._dialogues[start : start + BATCH], self.hidden) for start in starts]
+        batches = [Batch.of(self._dialogues[start : start + BATCH], self.hidden, self._emotions) for start in starts]
         with torch.no_grad():
             turns = torch.cat([model.eval().turns(batch)[batch.mask] for batch in batches])
         emotions = torch.cat([self._emotions[batch.utterances[batch.mask]] for batch in batches])
@@ -172,7 +175,7 @@ class Part:
                 for weight in WEIGHTS:
                     decoded = decode_transitions(logits, test.batch.mask, transitions, weight=weight)
                     yield ("transitions", ("weight", weight), *of_utterances), decoded
-            for shrinkage, name in product(SHRINKAGES, ("running_mean", "memory", "memory_speaker")):
+            for shrinkage, name in product(SHRINKAGES, WITH_SHRINKAGE):
                 model = self.train(name, penalty=penalty, shrinkage=shrinkage, seed=seed)
                 yield (name, option, ("shrinkage", shrinkage)), model(test.batch)
 
@@ -183,7 +186,7 @@ class Part:
         drop = torch.nn.Dropout(0.5)
         for _ in range(STEPS):
             chosen = [self._dialogues[index] for index in rng.integers(len(self._dialogues), size=BATCH)]
-            batch = Batch.of(chosen, self.hidden)
+            batch = Batch.of(chosen, self.hidden, self._emotions)
             logits = model.readout(drop(model.turns(batch)))[batch.mask]
             loss = F.cross_entropy(logits, self._emotions[batch.utterances[batch.mask]])
             optimizer.zero_grad()
@@ -233,7 +236,7 @@ def best_options(means: Mapping[tuple, float]) -> dict[str, dict]:
     """
     utterance = dict(_best(means, "utterance"))
     weight, *_ = _best({o: mean for o, mean in means.items() if dict(o[2:]) == utterance}, "transitions")
-    chosen = {name: dict(_best(means, name)) for name in ("running_mean", "memory", "memory_speaker")}
+    chosen = {name: dict(_best(means, name)) for name in WITH_SHRINKAGE}
     others = {"transitions": dict([weight]), "attention_8": {"penalty": utterance["penalty"]}}
     return {"utterance": utterance, **chosen, **others}
 

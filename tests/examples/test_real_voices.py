@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -295,7 +296,7 @@ def test_the_weight_of_transitions_is_the_best_for_the_chosen_model_of_utterance
     means = {("utterance", low, once): 0.7, ("utterance", high, once): 0.6}
     means |= {("transitions", ("weight", 0.25), low, once): 0.71, ("transitions", ("weight", 1.0), low, once): 0.69}
     means |= {("transitions", ("weight", 1.0), high, once): 0.9}
-    names = ("running_mean", "memory", "memory_speaker")
+    names = real["study"].WITH_SHRINKAGE
     means |= {(name, low, ("shrinkage", size)): size / 10 for name in names for size in (1.0, 2.0)}
     best = real["study"].best_options(means)
     assert best["utterance"] == {"penalty": 0.01, "as_in_dialogues": False}
@@ -323,13 +324,29 @@ def test_speakers_with_too_few_utterances_are_an_error(real):
 def test_the_memory_helps_where_a_voice_hides_the_emotion(real, study):
     _, part, test = study
     chosen = {name: {"penalty": 0.1} for name in ("utterance", "attention_8")}
-    chosen |= {name: {"penalty": 0.1, "shrinkage": 0.5} for name in ("running_mean", "memory", "memory_speaker")}
+    chosen |= {name: {"penalty": 0.1, "shrinkage": 0.5} for name in real["study"].WITH_SHRINKAGE}
     right = real["study"].score_models(part, test, chosen | {"transitions": {"weight": 0.5}}, seed=(2,))
     assert sorted(right) == sorted(real["feature_report"].MODELS)
     recall = {name: real["intervals"].average_recall(hits, test.emotions)[0] for name, hits in right.items()}
     assert recall["memory"] > recall["utterance"] + 0.03
     assert recall["memory"] > recall["memory_other"] + 0.03
     assert recall["memory"] > recall["memory_reset"] + 0.03
+    assert recall["oracle"] > recall["memory_speaker"] - 0.01
+
+
+def test_the_oracle_is_given_the_emotions_of_earlier_turns_only(study):
+    _, part, test = study
+    model = part.train("oracle", penalty=0.1, shrinkage=0.5, seed=(1,))
+    batch, turn = test.batch, 2
+    number = batch.utterances[0, turn]
+    emotions = batch.emotions.clone()
+    emotions[number] = (emotions[number] + 1) % 3
+    with torch.no_grad():
+        given, other = model(batch)[0], model(replace(batch, emotions=emotions))[0]
+    is_changed = (given != other).any(-1)
+    is_of_speaker = batch.speakers[0] == batch.speakers[0, turn]
+    assert is_changed.tolist() == (is_of_speaker & (torch.arange(len(is_of_speaker)) > turn)).tolist()
+    assert is_changed.any()
 
 
 def saved_of(folder: Path, seeds: dict[int, int]) -> dict[int, list[dict]]:
@@ -403,7 +420,7 @@ def test_a_run_is_kept_and_reported(real, study, tmp_path, monkeypatch):
     real["features"].run_fold(corpus, corpus, fold=1, **options)
     chosen = json.loads((tmp_path / "chosen_1.json").read_text())
     assert set(chosen) == {
-        "utterance", "running_mean", "memory", "memory_speaker", "attention_8", "transitions",
+        "utterance", "running_mean", "memory", "memory_speaker", "oracle", "attention_8", "transitions",
     }  # fmt: skip
     assert set(chosen["transitions"]) == {"weight"}
     utterances = tuple(
