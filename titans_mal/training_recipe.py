@@ -6,6 +6,7 @@ import re
 from collections.abc import Mapping
 from pathlib import Path
 
+from .data.corpora import CORPORA
 from .modeling.json_text import read_json
 
 
@@ -28,14 +29,18 @@ def check_licence(recipe: Mapping[str, object], license: str | None) -> None:
     """Reject a licence that allows commercial use if a training corpus is for non-commercial use only.
 
     Args:
-        recipe: recipe of the model; its `licences` maps corpora to licences, such as `{"ravdess": "CC BY-NC-SA 4.0"}`.
+        recipe: recipe of the model. The licence of its `dataset` is checked if `load_conversations` knows it, and the
+            values of its `licences`, such as `{"own-corpus": "CC BY-NC-SA 4.0"}`.
         license: the licence to publish the model under, an identifier of the Hub.
 
     Raises:
         ValueError: naming the corpora.
     """
     stated = recipe.get(LICENCES)
-    licences = stated if isinstance(stated, Mapping) else {}
+    licences = dict(stated) if isinstance(stated, Mapping) else {}
+    dataset = recipe.get("dataset")
+    if isinstance(dataset, str) and dataset in CORPORA:
+        licences.setdefault(dataset, CORPORA[dataset].licence)
     pattern = re.compile(r"\bnc\b|non-?commercial", re.IGNORECASE)
     restricted = {name: text for name, text in licences.items() if pattern.search(str(text))}
     if restricted and not pattern.search(license or ""):

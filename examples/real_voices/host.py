@@ -25,7 +25,6 @@ from datasets import Dataset
 from dialogues import Composer, Dialogue
 from host_folds import print_reports
 from host_parts import make_host, projector_of, whiten_projector
-from models import key_dim_of
 from options_file import check_options, fingerprints
 from torch.nn import functional as F
 from transformers import (
@@ -50,19 +49,20 @@ from titans_mal.modeling.turn_rules import warn_of_cut_turns
 from titans_mal.modeling.turn_scoring import TurnScorer
 from titans_mal.training import AudioTowerCache, fit_emotion_transitions, fit_voice_memory
 from titans_mal.training.tables import longer_turns
+from titans_mal.training.trained_parts import freeze_before_voice_memory
 from titans_mal.training_recipe import LICENCES, RECIPE_FILE
 
 
 LORA_RANK = 8
 
 
-def from_host(folder: Path, labels: list[str], scope: str, readout: str, key_dim: int) -> PreTrainedModel:
+def from_host(folder: Path, labels: list[str], scope: str, readout: str) -> PreTrainedModel:
     """The host with a memory of voices on its first block, a readout ("audio" or "linear") and a LoRA."""
     model = AutoModelForAudioEmotion.from_base(
         folder,
         id2label=dict(enumerate(labels)),
         emotion_readout=readout,
-        memory_config=TitansMemoryConfig(layers=[0], voice_layers=[0], scope=scope, voice_key_dim=key_dim),
+        memory_config=TitansMemoryConfig(layers=[0], voice_layers=[0], scope=scope),
         emotion_prompt="Emotion?",
     )
     choose_trained_parts(model, lora_rank=LORA_RANK)
@@ -116,21 +116,11 @@ def save_trained(model: PreTrainedModel, untrained: Path, processor, host: Path)
     torch.save({k: v for k, v in weights.items() if ".lora_" in k or "emotion_head" in k}, host / "first.pt")
 
 
-def freeze_first_block(model: PreTrainedModel) -> None:
-    """Stop training the LoRA of the block that the memory stands behind."""
-    for name, parameter in model.named_parameters():
-        if ".layers.0." in name and ".lora_" in name:
-            parameter.requires_grad_(False)
-
-
 def train_on_dialogues(
     model, processor, table: Dataset, *, steps: int, output: Path, with_memory: bool, seed: int = 0
 ) -> None:
-    """Train the readout and the LoRA after the first block on dialogues, with the memory or without.
-
-    The first block is frozen, since the memory was fitted to its outputs.
-    """
-    freeze_first_block(model)
+    """Train the readout and the LoRA after the first block on dialogues, with the memory or without."""
+    freeze_before_voice_memory(model)
     arguments = ConversationTrainingArguments(
         output_dir=str(output), window=16, per_device_train_batch_size=2, max_steps=steps, learning_rate=3e-4,
         lr_scheduler_type="cosine", class_weights="balanced", logging_steps=10, save_strategy="no", report_to="none",
@@ -245,7 +235,7 @@ def main(
     )
     singles = load_conversations(utterances, label_set=corpus.labels)["train"]
     data = load_conversations(dialogues, label_set=corpus.labels)
-    make = partial(from_host, scope=scope, readout=readout, key_dim=key_dim_of(len({*singles["speaker"]})))
+    make = partial(from_host, scope=scope, readout=readout)
     host = output / "host"
     if not (host / "config.json").exists():
         untrained = output / "untrained_host"

@@ -14,15 +14,6 @@ from titans_mal import TitansMemoryConfig
 from titans_mal.modeling.voice_memory_layer import VoiceMemoryLayer
 
 
-# Of the keys that distinguish speakers.
-MOST_KEY_DIM = 12
-
-
-def key_dim_of(speakers: int) -> int:
-    """Width of the keys for a number of training speakers: discriminant analysis finds one less than there are."""
-    return max(1, min(MOST_KEY_DIM, speakers - 1))
-
-
 @dataclass
 class Batch:
     """Dialogues, the longest first.

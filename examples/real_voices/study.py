@@ -13,7 +13,7 @@ from corpus import Corpus, Scripts
 from dialogues import Composer, Dialogue
 from encoder_features import Projection
 from intervals import average_recall
-from models import Attention, Batch, Memory, Oracle, RunningMean, Utterance, decode_transitions, key_dim_of
+from models import Attention, Batch, Memory, Oracle, RunningMean, Utterance, decode_transitions
 from networks import AveragedReadout, fit_network
 from scored_dialogues import TestDialogues
 from sklearn.linear_model import LogisticRegression
@@ -81,8 +81,7 @@ class Part:
         if name == "attention_8":
             return Attention(width, self.labels)
         scope = "speaker" if name == "memory_speaker" else "conversation"
-        key_dim = key_dim_of(len(set(self._fitted[1])))
-        model = Memory(width, self.labels, scope=scope, voice_shrinkage=shrinkage, voice_key_dim=key_dim)
+        model = Memory(width, self.labels, scope=scope, voice_shrinkage=shrinkage)
         if self._layer is None:
             fit_voice_layer(model.layer, *self._fitted)
             self._layer = model.layer.state_dict()

@@ -8,6 +8,7 @@ from pathlib import Path
 from voices import Utterance, Voices, folds_of, usable_folds
 
 from titans_mal import load_conversations
+from titans_mal.data.corpora import CORPORA
 from titans_mal.data.metadata_folder import path_of
 from titans_mal.data.text_files import check_field_count, read_table
 from titans_mal.modeling.turn_rules import given_text
@@ -25,7 +26,6 @@ RAVDESS_LABELS = {
 }
 TABLE = "metadata.csv"
 _REQUIRED, _OPTIONAL = ("file_name", "speaker", "emotion"), ("gender", "corpus", "licence")
-_LICENCES = {"ravdess": "CC BY-NC-SA 4.0", "emodb": "free, with citation"}
 
 
 def read_voices(folder: str | Path, *, mapping: dict[str, str] | None = None) -> Voices:
@@ -115,4 +115,4 @@ def _read_corpus(name: str, folder: Path) -> Voices:
             if row["emotion"] >= 0
         ]
     speakers = usable_folds([sorted(set(table["speaker"])) for table in folds.values()])
-    return Voices(name, tuple(utterances), speakers, _LICENCES[name])
+    return Voices(name, tuple(utterances), speakers, CORPORA[name].licence)

@@ -266,11 +266,6 @@ def test_draws_of_random_emotions_are_counted_too(real):
     assert skipped > 0
 
 
-@pytest.mark.parametrize(("speakers", "width"), [(2, 1), (4, 3), (13, 12), (80, 12)])
-def test_keys_are_narrower_for_few_speakers(real, speakers, width):
-    assert real["models"].key_dim_of(speakers) == width
-
-
 def test_folds_are_not_those_of_another_corpus(real, tmp_path):
     voices = write_table(tmp_path / "voices", rows_of())
     others = write_table(tmp_path / "others", rows_of(speakers=("y", "z")), seconds=0.4)

@@ -23,7 +23,6 @@ from titans_mal.data.synthetic.voices import to_wav
 from titans_mal.evaluation.report import EvaluationReport
 from titans_mal.modeling.turn_rules import CutTurnWarning
 from titans_mal.training import fit_voice_memory
-from titans_mal.training.trained_parts import choose_trained_parts
 
 
 def test_no_utterance_occurs_twice_and_the_same_seed_gives_the_same(real):
@@ -534,24 +533,21 @@ def test_a_host_for_few_speakers_is_trained_and_names_what_it_cuts(real, tmp_pat
     folders = real["host"].write_data(voices, 2, [], tmp_path / "out", train=1, test=1, copies=0)
     singles = load_conversations(folders[0])["train"]
     save_base(tmp_path / "host")
-    model = real["host"].from_host(tmp_path / "host", voices.labels, "conversation", "audio", 1)
-    assert model.config.memory_config.voice_key_dim == 1
+    model = real["host"].from_host(tmp_path / "host", voices.labels, "conversation", "audio")
     before = real["host_parts"].projector_of(model).linear.weight.clone()
     with pytest.warns(CutTurnWarning, match=r"train_00000, turn 0 lasts 4\.0 s; its first 3 s are used"):
         real["host"].train_on_utterances(model, tiny_processor(), singles, steps=2, batch_size=4)
     assert not real["host_parts"].projector_of(model).linear.weight.equal(before)
     fit_voice_memory(model, tiny_processor(), singles)
     assert model.titans_memory.layers[0].voice_gain.item() == 1
-
-
-def test_the_block_below_the_memory_is_frozen_on_dialogues(real):
-    model = tiny_model()
-    model.config.adapter_only = True
-    choose_trained_parts(model, lora_rank=2)
-    real["host"].freeze_first_block(model)
-    trained = [name for name, parameter in model.named_parameters() if ".lora_" in name and parameter.requires_grad]
-    assert any(".layers.1." in name for name in trained)
-    assert not any(".layers.0." in name for name in trained)
+    before = {name: tensor.clone() for name, tensor in model.named_parameters() if ".lora_B" in name}
+    dialogues = load_conversations(folders[1])["train"]
+    real["host"].train_on_dialogues(
+        model, tiny_processor(), dialogues, steps=1, output=tmp_path / "memory", with_memory=True
+    )
+    changed = {name for name, tensor in model.named_parameters() if name in before and not tensor.equal(before[name])}
+    assert any(".layers.1." in name for name in changed)
+    assert not any(".layers.0." in name for name in changed), "the memory was fitted to the outputs of block 0"
 
 
 def report_of(predicted: dict[str, list[str]], labels: list[str], speaker: str) -> SimpleNamespace:

@@ -14,6 +14,15 @@ def test_a_commercial_licence_is_rejected_for_a_non_commercial_corpus(license):
         check_licence(RESTRICTED, license)
 
 
+def test_the_licence_of_a_known_corpus_is_checked():
+    """As `titans-mal train` records it."""
+    with pytest.raises(ValueError, match=r"ravdess.*CC BY-NC-SA 4\.0"):
+        check_licence({"dataset": "ravdess"}, "apache-2.0")
+    check_licence({"dataset": "ravdess"}, "cc-by-nc-sa-4.0")
+    for dataset in ("emodb", "iemocap", "crema-d", "my-talks", ["ravdess"], None):
+        check_licence({"dataset": dataset}, "apache-2.0")
+
+
 def test_other_licences_are_allowed():
     check_licence(RESTRICTED, "cc-by-nc-sa-4.0")
     check_licence({"licences": {"x": "free for non-commercial research"}}, "cc-by-nc-4.0")

@@ -31,7 +31,7 @@ from .arguments import ConversationTrainingArguments
 from .checkpoints import last_good_checkpoint
 from .run_options import DataOptions, ModelOptions, RunOptions
 from .run_report import check_same_options, print_peak, print_start, write_options, write_recipe
-from .trained_parts import choose_trained_parts
+from .trained_parts import choose_trained_parts, freeze_before_voice_memory
 from .trainer import ConversationTrainer
 from .transitions import fit_emotion_transitions
 from .voices import fit_voice_memory
@@ -94,6 +94,7 @@ def run_training(
         if model.config.memory_config.voice_layers and checkpoint is None:
             copies = VIRTUAL_VOICES if arguments.virtual_speakers else 0
             fit_voice_memory(model, processor, train, virtual_voices=copies)
+        freeze_before_voice_memory(model)
         trainer = ConversationTrainer(
             model, arguments, processor=processor, train_dataset=train, eval_dataset=validation
         )

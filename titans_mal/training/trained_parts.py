@@ -60,6 +60,24 @@ def choose_trained_parts(
                 parameter.requires_grad_(True)
 
 
+def freeze_before_voice_memory(model: AudioEmotionMixin) -> None:
+    """Stop training the LoRA of all modules whose outputs a voice memory receives.
+
+    A voice memory is fitted to these outputs once (`fit_voice_memory`) and would not fit them any longer.
+
+    Args:
+        model: modified in place; without `voice_layers`, nothing is changed.
+    """
+    voice_layers = model.config.memory_config.voice_layers
+    if not voice_layers:
+        return
+    blocks = model.get_decoder().layers[max(voice_layers) + 1 :]
+    later = {id(parameter) for block in blocks for parameter in block.parameters()}
+    for name, parameter in model.named_parameters():
+        if ".lora_" in name and id(parameter) not in later:
+            parameter.requires_grad_(False)
+
+
 def check_is_saved_whole(model: AudioEmotionMixin) -> None:
     """Check before training that saving the model will lose nothing.
 

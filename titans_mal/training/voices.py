@@ -41,8 +41,8 @@ def fit_voice_memory(
     Args:
         model: a model with `voice_layers`; it is temporarily put into evaluation mode.
         processor: the processor of its host.
-        table: a split of `load_conversations`, with more than `voice_key_dim` speakers, whose names are the same in
-            all conversations. A turn that occurs in several conversations counts once.
+        table: a split of `load_conversations`, with two speakers or more, whose names are the same in all
+            conversations. A turn that occurs in several conversations counts once.
         batch_size: turns processed at once.
         virtual_voices: number of additional copies of the turns in other voices. A copy of a speaker counts as another
             speaker; the voices are the same in every run.
@@ -151,12 +151,13 @@ def fit_voice_layer(
     Args:
         layer: modified in place.
         pooled: (turns, hidden_size), mean hidden state of each turn's audio tokens.
-        speakers: the speaker of each turn; more than `voice_key_dim` different ones.
+        speakers: the speaker of each turn; two different ones or more. They are distinguished by one direction less
+            than there are; further components of the keys, up to `voice_key_dim`, are zero.
         emotions: the emotion of each turn, from 0, below 0 = unknown; None: the effect of emotions is not removed from
             written values.
 
     Raises:
-        ValueError: for values that are not finite or do not fit the layer, and for too few speakers.
+        ValueError: for values that are not finite or do not fit the layer, and for a single speaker.
     """
     _check_fit(layer, pooled, speakers)
     width, number = layer.config.voice_key_dim, len(set(speakers))
@@ -168,7 +169,8 @@ def fit_voice_layer(
     discriminant = LinearDiscriminantAnalysis(
         solver="eigen", shrinkage=SHRINKAGE, priors=np.full(number, 1 / number)
     ).fit(projected, speakers)
-    directions = discriminant.scalings_[:, :width].T
+    found = discriminant.scalings_[:, : min(width, number - 1)].T
+    directions = np.concatenate([found, np.zeros((width - len(found), found.shape[1]))])
     _set(layer.voice_mean, mean)
     _set(layer.voice_scale, scale)
     _set(layer.speaker_proj.weight, directions @ components.components_)
@@ -180,14 +182,13 @@ def fit_voice_layer(
 
 
 def _check_fit(layer: VoiceMemoryLayer, pooled: Tensor, speakers: Sequence[str]) -> None:
-    width, number = layer.config.voice_key_dim, len(set(speakers))
     if pooled.shape != (len(speakers), layer.hidden_size) or not bool(pooled.isfinite().all()):
         raise ValueError(
             f"pooled must be finite and ({len(speakers)}, {layer.hidden_size}), got {tuple(pooled.shape)} or values "
             "that are not finite."
         )
-    if number <= width:
-        raise ValueError(f"voice_key_dim={width} needs more than {width} training speakers, got {number}.")
+    if len(set(speakers)) < 2:
+        raise ValueError(f"A memory of voices needs two training speakers or more, got {sorted(set(speakers))}.")
 
 
 def _fit_emotions(layer: VoiceMemoryLayer, turns: np.ndarray, projected, components: PCA, emotions) -> None:

@@ -10,6 +10,7 @@ from tiny_models import LABELS, save_base, tiny_model
 
 from titans_mal import AutoModelForAudioEmotion
 from titans_mal.training import choose_trained_parts, trained_parameters
+from titans_mal.training.trained_parts import freeze_before_voice_memory
 
 
 @pytest.fixture(params=HOSTS)
@@ -56,6 +57,30 @@ def test_a_lora_on_the_audio_tower_is_optional(adapter):
     outside = [name for name in lora_layers(adapter) if not name.startswith(f"{decoder}.layers.")]
     assert outside
     assert not any(name.startswith(("titans_memory", "lm_head")) or "image" in name for name in outside)
+
+
+@pytest.mark.parametrize("on_audio_tower", [False, True])
+@pytest.mark.parametrize("name", HOSTS)
+def test_a_lora_is_trained_only_after_a_voice_memory(name, on_audio_tower):
+    model = HOSTS[name].model(memory_config={"layers": [0, 1], "voice_layers": [0], "voice_key_dim": 1})
+    model.config.adapter_only = True
+    choose_trained_parts(model, lora_rank=2, lora_on_audio_tower=on_audio_tower)
+    freeze_before_voice_memory(model)
+    blocks = f"{next(name for name, module in model.named_modules() if module is model.get_decoder())}.layers."
+    trained = {name for name, parameter in model.named_parameters() if parameter.requires_grad and ".lora_" in name}
+    assert trained
+    assert all(name.startswith(blocks) and not name.startswith(f"{blocks}0.") for name in trained)
+    everything = {name for name, _ in model.named_parameters() if ".lora_" in name and name.startswith(f"{blocks}1.")}
+    assert everything <= trained
+
+
+def test_without_a_voice_memory_the_whole_lora_is_trained():
+    model = tiny_model()
+    model.config.adapter_only = True
+    choose_trained_parts(model, lora_rank=2)
+    before = trained_parameters(model)
+    freeze_before_voice_memory(model)
+    assert trained_parameters(model) == before
 
 
 def test_a_lora_is_float32_whatever_the_host_is():

@@ -90,17 +90,33 @@ def test_a_failed_fit_changes_nothing():
     layer = make_layer()
     before = {name: tensor.clone() for name, tensor in layer.state_dict().items()}
     turns, speakers, _ = made_up_turns(0)
-    few = [speaker if speaker < "s2" else "s0" for speaker in speakers]
+    alone = ["s0"] * len(speakers)
     broken = turns.clone()
     broken[3, 3] = torch.inf
     for given, message in (
-        ((turns, few), "needs more than 6 training speakers"),
+        ((turns, alone), r"needs two training speakers or more, got \['s0'\]"),
         ((broken, speakers), "not finite"),
         ((turns[:, 1:], speakers), "pooled must be finite and"),
     ):
         with pytest.raises(ValueError, match=message):
             fit_voice_layer(layer, *given)
     assert all(tensor.equal(before[name]) for name, tensor in layer.state_dict().items())
+
+
+@pytest.mark.parametrize("number", [2, 5])
+@torch.no_grad()
+def test_few_speakers_are_distinguished_by_one_direction_less(number):
+    few = [f"s{row}" for row in range(number)]
+    turns, speakers, emotions = made_up_turns(0)
+    kept = [row for row, speaker in enumerate(speakers) if speaker in few]
+    given = turns[kept], [speakers[row] for row in kept], [emotions[row] for row in kept]
+    wide, narrow = make_layer(), make_layer(voice_key_dim=number - 1)
+    for layer in (wide, narrow):
+        fit_voice_layer(layer, *given)
+    assert not wide.speaker_proj.weight[number - 1 :].any()
+    assert not wide.speaker_proj.bias[number - 1 :].any()
+    keys = [layer._keys(layer.pool(turns[:, None])) for layer in (wide, narrow)]
+    torch.testing.assert_close(keys[0] @ keys[0].mT, keys[1] @ keys[1].mT)
 
 
 def test_a_model_is_fitted_trained_and_saved_with_its_voice_memory(processor, talks, trainer_of, tmp_path):

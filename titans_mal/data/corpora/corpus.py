@@ -32,6 +32,7 @@ class Corpus:
         read: from the corpus' folder to all of its turns, in any order, and problems such as files without a turn.
         label_sets: by name, from the corpus' words to labels; the first is the default.
         fold_groups: the test group of each fold; empty for a corpus with its own splits.
+        licence: its public licence; None if there is none, such as for a corpus that is given to applicants.
     """
 
     name: str
@@ -39,6 +40,7 @@ class Corpus:
     read: Callable[[Path], tuple[list[Turn], list[Problem]]]
     label_sets: Mapping[str, Mapping[str, str]]
     fold_groups: tuple[str, ...] = ()
+    licence: str | None = None
 
     @property
     def words(self) -> set[str]:

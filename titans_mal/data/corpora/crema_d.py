@@ -57,4 +57,5 @@ CREMA_D = Corpus(
     read=read,
     label_sets={"6-class": same("neutral", "happy", "sad", "angry", "fearful", "disgusted")},
     fold_groups=tuple(f"fold{number}" for number in range(1, _FOLDS + 1)),
+    licence="ODbL 1.0",
 )

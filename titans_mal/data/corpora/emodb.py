@@ -59,4 +59,5 @@ EMODB = Corpus(
         "4-class": same("neutral", "happy", "sad", "angry"),
     },
     fold_groups=tuple(f"fold{number}" for number in range(1, len(_FOLDS) + 1)),
+    licence="free, with citation",
 )

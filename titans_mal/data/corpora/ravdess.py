@@ -49,4 +49,5 @@ RAVDESS = Corpus(
     read=read,
     label_sets={"8-class": same(*_WORDS), "4-class": same("neutral", "happy", "sad", "angry")},
     fold_groups=tuple(f"fold{number}" for number in range(1, 24 // _ACTORS_OF_A_FOLD + 1)),
+    licence="CC BY-NC-SA 4.0",
 )
