@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import re
 import reprlib
-import threading
 from pathlib import Path
 from typing import Self
 
@@ -17,6 +15,7 @@ from safetensors.torch import load, save
 from torch import Tensor
 from transformers import PreTrainedConfig
 
+from .atomic_files import replacing
 from .emotion_transitions import are_beliefs
 from .host_types import SavedStateBase
 from .json_text import parse_json
@@ -247,12 +246,8 @@ def write_state(folder: str | Path, content: bytes) -> None:
     """
     path = Path(folder) / STATE_FILE
     path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = path.with_suffix(f".{os.getpid()}-{threading.get_ident()}.unfinished")
-    try:
-        unfinished.write_bytes(content)
-        unfinished.replace(path)
-    finally:
-        unfinished.unlink(missing_ok=True)
+    with replacing(path) as draft:
+        draft.write_bytes(content)
 
 
 def read_state(folder: str | Path) -> bytes:

@@ -22,6 +22,7 @@ from pathlib import Path
 import numpy as np
 
 from titans_mal import load_audio
+from titans_mal.modeling.atomic_files import replacing
 
 
 QUICKSTART = Path(__file__).resolve().parents[1] / "quickstart"
@@ -39,11 +40,9 @@ def write_calls(folder: Path, calls: int) -> None:
             continue
         chosen = np.random.default_rng(call).choice(len(clips), TURNS, replace=False)
         audio = np.concatenate([part for place in chosen for part in (pause, clips[place])] + [pause])
-        unfinished = path.with_suffix(".unfinished")
-        with wave.open(str(unfinished), "wb") as file:
+        with replacing(path) as draft, wave.open(str(draft), "wb") as file:
             file.setparams((1, 2, RATE, 0, "NONE", ""))
             file.writeframes(np.round(audio * 32767).astype("<i2").tobytes())
-        unfinished.replace(path)
 
 
 def analyze(calls: Path, results: Path, processes: int) -> float:

@@ -27,6 +27,7 @@ from voices_reader import RAVDESS_LABELS, read_voices
 from titans_mal.cli.messages import errors_in_one_line
 from titans_mal.data.audio import load_audio
 from titans_mal.data.virtual_speakers import RATE
+from titans_mal.modeling.atomic_files import replacing
 
 
 class Script(StrEnum):
@@ -90,8 +91,7 @@ def write_dialogues(
     complete or not there.
     """
     (output / "audio").mkdir(parents=True, exist_ok=True)
-    table = output / "metadata.csv"
-    with open(table.with_suffix(".part"), "w", newline="", encoding="utf-8") as file:
+    with replacing(output / "metadata.csv") as draft, draft.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
         writer.writerow(COLUMNS)
         for number, (split, dialogue) in enumerate(dialogues):
@@ -103,20 +103,17 @@ def write_dialogues(
                     _write_audio(utterance, output / name)
                 row = (name, f"{split}_{number:05d}", turn, utterance.speaker)
                 writer.writerow((*row, utterance.emotion, utterance.gender, split))
-    table.with_suffix(".part").rename(table)
 
 
 def _write_audio(utterance: Utterance, target: Path) -> None:
-    part = target.with_name(f"part_{target.name}")
-    part.unlink(missing_ok=True)
-    if utterance.change is not None:
-        wavfile.write(part, RATE, utterance.change(load_audio(str(utterance.path), RATE), RATE))
-    else:
-        try:
-            os.link(utterance.path.resolve(), part)
-        except OSError:
-            shutil.copyfile(utterance.path, part)
-    part.rename(target)
+    with replacing(target) as draft:
+        if utterance.change is not None:
+            wavfile.write(draft, RATE, utterance.change(load_audio(str(utterance.path), RATE), RATE))
+        else:
+            try:
+                os.link(utterance.path.resolve(), draft)
+            except OSError:
+                shutil.copyfile(utterance.path, draft)
 
 
 def main(

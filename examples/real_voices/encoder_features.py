@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +16,7 @@ from voices import Voices, checksum, file_name_of
 
 from titans_mal.data.audio import check_waveform, load_audio
 from titans_mal.data.virtual_speakers import VirtualSpeaker, other_voices
+from titans_mal.modeling.atomic_files import replacing
 
 
 RATE = 16_000
@@ -127,9 +127,8 @@ def features_of(
         cache.mkdir(parents=True, exist_ok=True)
         rows = track(voices.utterances, description=f"{voices.name}{ending} through {whisper}")
         features = [turns(utterance.path, changes.get(utterance.speaker)) for utterance in rows]
-        part = path.with_suffix(f".{os.getpid()}.npy")  # another process may write the same
-        np.save(part, np.stack(features).astype(np.float32))
-        part.rename(path)
+        with replacing(path) as draft, draft.open("wb") as file:
+            np.save(file, np.stack(features).astype(np.float32))
     found: np.ndarray = np.load(path)
     return (found if blocks is None else found[:, blocks]).reshape(len(found), -1)
 

@@ -32,6 +32,7 @@ from transformers import AutoConfig
 from voices import Voices, file_name_of
 
 from titans_mal.cli.messages import errors_in_one_line
+from titans_mal.modeling.atomic_files import replace_text, replacing
 
 
 # What is saved of the test dialogues.
@@ -48,10 +49,7 @@ def run_fold(
     rest = [speaker for speaker in sorted(set(train.people)) if across or speaker not in tested]
     path = folder / f"chosen_{fold}.json"
     if not path.exists():
-        path.with_suffix(".part").write_text(
-            json.dumps(choose(train, rest, folds, labels, scripts, seed=(fold, 0))) + "\n"
-        )
-        path.with_suffix(".part").rename(path)
+        replace_text(path, json.dumps(choose(train, rest, folds, labels, scripts, seed=(fold, 0))) + "\n")
     chosen = json.loads(path.read_text())
     for seed in range(seeds):
         if _is_saved(folder, fold, seed):
@@ -69,8 +67,8 @@ def run_fold(
         }
         path = _path(folder, fold, seed)
         # Another process may read the folder.
-        np.savez(path.with_suffix(".part.npz"), **saved)
-        path.with_suffix(".part.npz").rename(path)
+        with replacing(path) as draft, draft.open("wb") as file:
+            np.savez(file, **saved)
         recalls = ", ".join(f"{name} {percent(recall)}" for name, recall in recalls_of(saved).items())
         print(f"fold {fold}, seed {seed}: {recalls}", flush=True)
 

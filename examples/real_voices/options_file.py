@@ -8,6 +8,8 @@ from pathlib import Path
 
 from voices import Voices, checksum
 
+from titans_mal.saved_options import differing_options
+
 
 def check_options(file: Path, options: Mapping[str, object]) -> None:
     """Record the options of a run in its folder, or check that the folder was made with the same.
@@ -26,11 +28,9 @@ def check_options(file: Path, options: Mapping[str, object]) -> None:
         file.parent.mkdir(parents=True, exist_ok=True)
         file.write_text(json.dumps(now, indent=2) + "\n")
     then = json.loads(file.read_text())
-    names = sorted({*now, *then})
-    differing = [f"{n}: {then.get(n)} then, {now.get(n)} now" for n in names if then.get(n) != now.get(n)]
-    if differing:
+    if differing := differing_options(then, now):
         raise ValueError(
-            f"{file.parent} holds a run with other options ({'; '.join(differing)}): give another --output."
+            f"{file.parent} holds a run with other options ({'; '.join(differing.values())}): give another --output."
         )
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +10,7 @@ from pathlib import Path
 import numpy as np
 from datasets import Dataset
 
+from ..modeling.atomic_files import replace_text
 from ..modeling.json_text import read_json
 from .calibration import calibration_of, fit_temperature, probabilities_of, threshold_for
 from .evaluate_conversations import PROGRESS_FOLDER, check_data, score_table
@@ -102,6 +102,4 @@ def save_temperature(folder: str | Path, temperature: float) -> None:
         raise FileNotFoundError(f"{folder} is not the folder of a model: config.json is missing.")
     config = read_json(path, dict)
     config["emotion_temperature"] = temperature
-    unfinished = path.with_suffix(".unfinished")
-    unfinished.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
-    os.replace(unfinished, path)
+    replace_text(path, json.dumps(config, indent=2, sort_keys=True) + "\n")

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
-import os
 from pathlib import Path
 
 from accelerate import PartialState
 
+from ..modeling.atomic_files import replace_text
 from ..modeling.json_text import read_json
+from ..saved_options import differing_options
 
 
 class Progress:
@@ -34,8 +35,7 @@ class Progress:
             if not path.exists():
                 _write(path, run)
         state.wait_for_everyone()
-        before, now = _read(path), json.loads(json.dumps(run))
-        differing = [key for key in now if before.get(key) != now[key]]
+        differing = differing_options(_read(path), json.loads(json.dumps(run)))
         if differing:
             raise ValueError(
                 f"{folder.parent} holds a run with a different {' and '.join(differing)}: choose another folder, "
@@ -59,9 +59,7 @@ class Progress:
 
 
 def _write(path: Path, content: dict) -> None:
-    unfinished = path.with_suffix(f".{os.getpid()}.unfinished")
-    unfinished.write_text(json.dumps(content, allow_nan=False), encoding="ascii")
-    os.replace(unfinished, path)
+    replace_text(path, json.dumps(content, allow_nan=False))
 
 
 def _read(path: Path) -> dict:

@@ -6,6 +6,7 @@ import json
 from dataclasses import dataclass
 from pathlib import Path
 
+from ..modeling.atomic_files import replace_text
 from ..modeling.deprecation import warn_renamed
 from ..modeling.json_text import parse_json, read_json
 from ..safe_text import encodable
@@ -75,7 +76,8 @@ class EvaluationReport:
             table.save(folder / TABLES_FOLDER)
         (folder / "report.md").write_text(encodable(report_markdown(self.content)), encoding="utf-8")
         content = json.dumps(self.content, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
-        (folder / REPORT_FILE).write_text(encodable(content), encoding="utf-8")
+        # It is written last and completely, since it marks the evaluation as finished.
+        replace_text(folder / REPORT_FILE, encodable(content))
 
     @classmethod
     def load(cls, path: str | Path) -> EvaluationReport:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import os
-import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -15,6 +14,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 
+from ..modeling.atomic_files import replacing
 from ..modeling.model_identity import host_checksums, host_fingerprint
 
 
@@ -179,7 +179,5 @@ def _read(path: Path) -> Tensor | None:
 def _write(path: Path, hidden: Tensor, count: int) -> None:
     """Store a row's first positions; other processes see the complete file or none."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.NamedTemporaryFile(dir=path.parent, suffix=".draft", delete=False) as draft:
-        draft.close()
-    save_file({_HIDDEN: hidden[:count].cpu().contiguous()}, draft.name, {_LENGTH: str(len(hidden))})
-    os.replace(draft.name, path)
+    with replacing(path) as draft:
+        save_file({_HIDDEN: hidden[:count].cpu().contiguous()}, draft, {_LENGTH: str(len(hidden))})

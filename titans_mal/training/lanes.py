@@ -16,6 +16,8 @@ from itertools import count, islice
 import numpy as np
 from torch.utils.data import Sampler
 
+from ..saved_options import differing_options
+
 
 @dataclass(frozen=True)
 class LaneTurn:
@@ -123,12 +125,8 @@ def check_plan(saved: dict, present: dict) -> None:
     Raises:
         ValueError: naming what differs.
     """
-    differing = [
-        f"{name}: {saved[name]} then, {present[name]} now"
-        for name in present
-        if name in saved and saved[name] != present[name]
-    ]
+    differing = differing_options(saved, present, ignored={*saved} ^ {*present})
     if differing:
         raise ValueError(
-            f"The checkpoint belongs to a training with different lanes or data ({'; '.join(differing)})."
+            f"The checkpoint belongs to a training with different lanes or data ({'; '.join(differing.values())})."
         )

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import torch
 
+from ..saved_options import differing_options
 from ..training_recipe import RECIPE_FILE, read_recipe
 from .arguments import ConversationTrainingArguments
 from .memory_estimate import NotEstimatedError, StepShape, estimate_training_memory, on_meta
@@ -89,15 +90,10 @@ def check_same_options(options: dict, arguments: ConversationTrainingArguments, 
     """
     folder = Path(arguments.output_dir)
     saved, present = read_recipe(folder), json.loads(json.dumps(recipe_of(options, arguments)))
-    names = {*saved, *present} - ({"max_steps", "num_train_epochs"} if is_longer else set())
-    differing = [
-        f"{name}: {saved.get(name)} then, {present.get(name)} now"
-        for name in sorted(names)
-        if saved.get(name) != present.get(name)
-    ]
+    differing = differing_options(saved, present, ignored=("max_steps", "num_train_epochs") if is_longer else ())
     if saved and differing:
         raise ValueError(
-            f"{folder} was trained with other options ({'; '.join(differing)}): give another --output-dir."
+            f"{folder} was trained with other options ({'; '.join(differing.values())}): give another --output-dir."
         )
 
 

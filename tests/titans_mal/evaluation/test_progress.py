@@ -24,6 +24,10 @@ def test_another_run_is_rejected(tmp_path):
     Progress(tmp_path / "progress", {"seed": 1, "model": "a"}, STATE)
     with pytest.raises(ValueError, match="a different seed"):
         Progress(tmp_path / "progress", {"seed": 2, "model": "a"}, STATE)
+    with pytest.raises(ValueError, match="a different model"):
+        Progress(tmp_path / "progress", {"seed": 1}, STATE)
+    with pytest.raises(ValueError, match="a different partners"):
+        Progress(tmp_path / "progress", {"seed": 1, "model": "a", "partners": 2}, STATE)
 
 
 def test_numbers_that_are_not_finite_are_not_kept(tmp_path):
