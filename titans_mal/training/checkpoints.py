@@ -12,6 +12,7 @@ from pathlib import Path
 
 from transformers.utils import logging
 
+from ..modeling.atomic_files import replacing
 from ..modeling.json_text import parse_json
 
 
@@ -26,10 +27,10 @@ def seal_checkpoint(folder: str | os.PathLike) -> None:
     # The files must be on disk before their digests.
     for path in _files(folder):
         _sync(path)
-    draft = folder / f"{DIGESTS_FILE}.draft"
-    draft.write_text(json.dumps({_name(folder, path): _digest(path) for path in _files(folder)}, indent=2))
-    _sync(draft)
-    os.replace(draft, folder / DIGESTS_FILE)
+    digests = json.dumps({_name(folder, path): _digest(path) for path in _files(folder)}, indent=2)
+    with replacing(folder / DIGESTS_FILE) as draft:
+        draft.write_text(digests)
+        _sync(draft)
 
 
 def find_damage(folder: str | os.PathLike) -> str | None:
@@ -86,9 +87,10 @@ def keep_latest(output_dir: str | os.PathLike, limit: int, *, best: str | None =
         best: a checkpoint to keep in any case.
     """
     sealed = [folder for folder in _checkpoints(output_dir) if (folder / DIGESTS_FILE).is_file()]
-    kept = {*sealed[-limit:], *([Path(best)] if best else [])}
+    # A resumed training may name its folder in another way than the one that recorded the best checkpoint.
+    kept = {folder.name for folder in sealed[-limit:]} | ({Path(best).name} if best else set())
     for folder in sealed:
-        if folder not in kept:
+        if folder.name not in kept:
             shutil.rmtree(folder)
 
 

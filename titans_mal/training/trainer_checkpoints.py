@@ -127,4 +127,6 @@ class CheckpointingTrainer(Trainer):
         if self.is_fsdp_enabled:
             super()._load_best_model()
         elif self.state.best_model_checkpoint is not None:
-            load_trained_weights(self.model, self.state.best_model_checkpoint)
+            # A resumed training may name its folder in another way, or have been moved.
+            best = Path(self.args.output_dir) / Path(self.state.best_model_checkpoint).name
+            load_trained_weights(self.model, best)

@@ -3,6 +3,7 @@ import pytest
 from titans_mal.training.checkpoints import (
     DIGESTS_FILE,
     find_damage,
+    keep_latest,
     last_good_checkpoint,
     seal_checkpoint,
     set_aside_broken,
@@ -23,6 +24,15 @@ def training(tmp_path):
 
 def test_the_latest_complete_checkpoint_is_used(training):
     assert last_good_checkpoint(training) == str(training / "checkpoint-10")
+
+
+@pytest.mark.parametrize("best", ["out/checkpoint-9", "/before/it/was/moved/checkpoint-9", "checkpoint-9"])
+def test_the_best_checkpoint_is_kept_however_its_folder_is_named(training, best):
+    """A resumed training may name its folder in another way than the one that recorded the best checkpoint."""
+    keep_latest(training, 1, best=best)
+    assert sorted(path.name for path in training.iterdir()) == ["checkpoint-10", "checkpoint-9"]
+    keep_latest(training, 1)
+    assert sorted(path.name for path in training.iterdir()) == ["checkpoint-10"]
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from tiny_models import LABELS, save_base, tiny_model
+from tiny_models import LABELS, save_base, stir, tiny_model
 from transformers import TrainerCallback, TrainingArguments
 
 from titans_mal import AutoModelForAudioEmotion, ConversationMemoryCache, TitansMemoryConfig
@@ -417,6 +417,12 @@ def test_evaluations_on_the_way_and_the_best_model(build, tmp_path):
     assert (tmp_path / "out" / "evaluation" / "step-4" / "report.json").is_file()
     best = AutoModelForAudioEmotion.from_pretrained(trainer.state.best_model_checkpoint)
     assert_equal(weights(best), weights(trainer.model))
+    # As in a training that is resumed after its folder was moved.
+    expected = weights(trainer.model)
+    trainer.state.best_model_checkpoint = f"/elsewhere/{Path(trainer.state.best_model_checkpoint).name}"
+    stir(trainer.model.titans_memory)
+    trainer._load_best_model()
+    assert_equal(weights(trainer.model), expected)
 
 
 @pytest.mark.parametrize("options", [{"bf16": True}, {"checkpoint_blocks": True}])
