@@ -153,12 +153,15 @@ class ConversationMemoryCache(SavedStateMixin):
             ValueError: for rows that are no integers, as in a mask, or that the cache does not have.
         """
         rows = list(range(self.batch_size)) if rows is None else self._check_rows(rows)
-        fresh = torch.ones(self.batch_size, dtype=torch.bool)
-        fresh[rows] = False
-        kept = fresh.repeat_interleave(self.streams_per_row).to(self.turns.device)
-        self.turns, self.tokens = self.turns * kept, self.tokens * kept
+        forgotten = torch.zeros(self.batch_size, dtype=torch.bool)
+        forgotten[rows] = True
+        streams = forgotten.repeat_interleave(self.streams_per_row)
+        clear = lambda tensor: tensor.masked_fill(_beside(streams, tensor), 0)  # noqa: E731
+        self.turns, self.tokens = clear(self.turns), clear(self.tokens)
+        for layer in self.layers:
+            layer.map(clear)
         if self.beliefs is not None:
-            self.beliefs = self.beliefs.masked_fill(~fresh.to(self.beliefs.device)[:, None], 0)
+            self.beliefs = self.beliefs.masked_fill(_beside(forgotten, self.beliefs), 0)
         if not bool(self.turns.any()):
             self.weights_fingerprint, self.beliefs, self.notes = None, None, {}
             for layer in self.layers:
@@ -271,16 +274,17 @@ class ConversationMemoryCache(SavedStateMixin):
         """Combine the rows of several caches into one, addressed by number; `split` reverses it.
 
         Raises:
-            ValueError: for an empty list, or caches that belong to different models.
+            ValueError: for an empty list, or caches of different models or of different weights.
         """
         if not caches:
             raise ValueError("stack needs at least one cache, got none.")
         first = caches[0].snapshot()
-        for cache in caches[1:]:
+        first.weights_fingerprint = None
+        for cache in caches:
             check_same_model(first.identity, cache.identity, "A cache to be stacked")
-            check_same_weights(caches[0].weights_fingerprint, cache.weights_fingerprint)
-        origins = {cache.weights_fingerprint for cache in caches if cache.is_initialized}
-        first.weights_fingerprint = origins.pop() if len(origins) == 1 else None
+            check_same_weights(first.weights_fingerprint, cache.weights_fingerprint)
+            # Rows of unknown origin are read by the memory that wrote the others.
+            first.weights_fingerprint = first.weights_fingerprint or cache.weights_fingerprint
         first.turns = torch.cat([cache.turns for cache in caches])
         first.tokens = torch.cat([cache.tokens for cache in caches])
         first.beliefs = _stacked_beliefs(caches)
@@ -376,6 +380,11 @@ class ConversationMemoryCache(SavedStateMixin):
     def _check_layer(self, layer_idx: int) -> None:
         if not 0 <= layer_idx < len(self):
             raise ValueError(f"The cache has memory layers 0 to {len(self) - 1}, got {layer_idx}.")
+
+
+def _beside(rows: Tensor, tensor: Tensor) -> Tensor:
+    """A mask of rows in the shape in which it applies to all elements of each row of a tensor."""
+    return rows.to(tensor.device).view(-1, *[1] * (tensor.dim() - 1))
 
 
 def _stacked_beliefs(caches: Sequence[ConversationMemoryCache]) -> Tensor | None:

@@ -69,6 +69,10 @@ def test_reset(model):
     cache = written(model)
     cache.reset(rows=[1])
     assert cache.turns.tolist() == [2, 0, 2]
+    for layer in cache.layers:
+        for tensor in layer.state.tensors:
+            assert not tensor[1].any(), "nothing of a forgotten conversation may be saved"
+            assert tensor[[0, 2]].any()
     scored = listen(model, cache)
     fresh = listen(model, ConversationMemoryCache(model.config, batch_size=3))
     torch.testing.assert_close(scored[1], fresh[1], rtol=0, atol=1e-5)
@@ -91,6 +95,8 @@ def test_a_reset_frees_ids_and_speakers(rows):
             model(**turns, memory_cache=cache, conversation_ids=ids, speaker_ids=speakers)
         before = cache.snapshot()
         cache.reset(rows)
+        for layer in cache.layers:  # two streams a row
+            assert layer.state is None or [bool(t.any()) for t in layer.weights[0]] == [True, True, False, False]
         assert cache.speaker_ids == ([{1: 0, 2: 1}, {}] if kept else [{}, {}])
         assert cache.conversation_ids == ({5: 0} if kept else None)
         assert cache.turns.tolist() == cache.tokens.clamp(max=1).tolist() == [int(kept), int(kept), 0, 0]
@@ -273,6 +279,13 @@ def test_stack_and_split(model):
         assert part.turns.tolist() == cache.turns.tolist()
         for x, y in zip(part.layers[1].weights, cache.layers[1].weights):
             torch.testing.assert_close(x, y, rtol=0, atol=1e-5)
+    fresh = ConversationMemoryCache(model.config)
+    ours, others, unknown = (cache.clone() for cache in [caches[0]] * 3)
+    others.weights_fingerprint, unknown.weights_fingerprint = "other weights", None
+    assert ConversationMemoryCache.stack([fresh, unknown, ours]).weights_fingerprint == ours.weights_fingerprint
+    for mixed in ([ours, others], [fresh, ours, others], [unknown, ours, others], [others, unknown, ours]):
+        with pytest.raises(ValueError, match="other weights"):
+            ConversationMemoryCache.stack(mixed)
     with pytest.raises(ValueError, match="at least one cache"):
         ConversationMemoryCache.stack([])
     with pytest.raises(ValueError, match="A cache to be stacked and the cache belong to different models"):
