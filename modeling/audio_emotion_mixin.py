@@ -54,7 +54,8 @@ class AudioEmotionMixin(
         host = cls.host_class()
         if host is None:
             return
-        cls._host_parameters = list(inspect.signature(host.forward).parameters)[1:]
+        parameters = inspect.signature(host.forward).parameters.values()
+        cls._host_parameters = [p.name for p in parameters if p.kind is p.POSITIONAL_OR_KEYWORD][1:]
         if "forward" not in vars(cls):
             cls.forward = with_signature(AudioEmotionMixin.forward, host.forward)
         cls.output_class = extend_output(cls, cls.host_output_class or annotated_output(host))
@@ -171,7 +172,7 @@ class AudioEmotionMixin(
                 values that are not finite. The cache is then unchanged.
             TypeError: for a `memory_cache` of another class, or a `return_dict` that is not a bool.
         """
-        kwargs.update(zip(self._host_parameters, args))
+        kwargs = self._by_name(args, kwargs)
         return_dict = kwargs.pop("return_dict", None)
         if not isinstance(return_dict, bool | None):
             raise TypeError(f"return_dict must be True, False or None, got {type(return_dict).__name__}.")
@@ -209,6 +210,19 @@ class AudioEmotionMixin(
                 result = self.output_class(**{**fields, **without_audio})
         wants_dict = return_dict if return_dict is not None else self.config.return_dict
         return result if wants_dict else result.to_tuple()
+
+    def _by_name(self, args: tuple, kwargs: dict) -> dict:
+        """All arguments of the host by name.
+
+        Raises:
+            TypeError: for more positional arguments than the host has, or one that is also given by name.
+        """
+        names = self._host_parameters[: len(args)]
+        if len(args) > len(names):
+            raise TypeError(f"forward takes at most {len(names)} positional arguments, got {len(args)}.")
+        if twice := sorted({*names} & {*kwargs}):
+            raise TypeError(f"forward got {twice} both by position and by name.")
+        return {**dict(zip(names, args)), **kwargs}
 
     def _begin(self, cache, input_ids, conversation_ids, speaker_ids, write) -> MemoryTransaction | None:
         """The call's transaction; inside `generate`, the one that `generate` began."""

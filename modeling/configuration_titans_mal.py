@@ -101,6 +101,8 @@ class AudioEmotionConfigMixin(HostConfig):
         super().__post_init__(**kwargs)
         self.check()
         if self.memory_config.voice_layers and self.memory_config.voice_emotions == 1:
+            # The given configuration may be used for another model too.
+            self.memory_config = copy.copy(self.memory_config)
             self.memory_config.voice_emotions = len(self.labels)
 
     @property

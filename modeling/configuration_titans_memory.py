@@ -70,8 +70,8 @@ class TitansMemoryConfig(PreTrainedConfig):
         voice_step: theta, in (0, 1): the share of a turn that is written.
         voice_shrinkage: weight of the average voice, in turns, above 0: little evidence of a speaker's voice means
             that only part of it is subtracted.
-        voice_emotions: number of emotions whose own effect on the voice is excluded from what is written; 1 = none.
-            A model's configuration replaces 1 by its number of labels.
+        voice_emotions: number of emotions whose own effect on the voice is excluded from what is written. A model's
+            configuration replaces 1 by its number of labels; in a layer by itself, 1 excludes nothing.
         weights_fingerprint: of the saved memory weights, set by `save_pretrained`; saved conversation states refer
             to it.
 

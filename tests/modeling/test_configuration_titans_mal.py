@@ -52,6 +52,16 @@ def test_round_trip(tmp_path):
     assert loaded.label2id == {label: index for index, label in enumerate(LABELS)}
 
 
+def test_a_memory_configuration_may_be_used_for_several_models():
+    memory = TitansMemoryConfig(layers=[0], voice_layers=[0])
+    configs = [
+        Qwen2AudioMALConfig(**host_config(), memory_config=memory, id2label=dict(enumerate("abcdefg"[:count])))
+        for count in (4, 7)
+    ]
+    assert [config.memory_config.voice_emotions for config in configs] == [4, 7]
+    assert memory.voice_emotions == 1
+
+
 def test_the_hosts_fields_are_kept():
     config = tiny_config()
     assert config.get_text_config(decoder=True).hidden_size == host_config()["text_config"]["hidden_size"]

@@ -175,6 +175,11 @@ def test_positional_arguments_are_those_of_the_host():
     model, turns = tiny_model(), tiny_turns(1)
     output = model(*(turns[n] for n in ("input_ids", "input_features", "attention_mask", "feature_attention_mask")))
     assert torch.equal(output.logits, model(**turns).logits)
+    with pytest.raises(TypeError, match=r"forward got \['input_ids'\] both by position and by name"):
+        model(turns["input_ids"], **turns)
+    count = len(model._host_parameters)
+    with pytest.raises(TypeError, match=f"at most {count} positional arguments, got {count + 1}"):
+        model(*turns.values(), *[None] * (count + 1 - len(turns)))
 
 
 @pytest.mark.slow
