@@ -33,6 +33,12 @@ def part_of_file(path: str | Path, start: float, end: float, *, channel: int | N
     return f"{path}#t={start:.6f},{end:.6f}" + ("" if channel is None else f"&channel={channel}")
 
 
+def file_of_part(source: str | Path) -> str:
+    """The file that a path or a part of a file is in: the path itself unless it ends with `#t=START,END`."""
+    fragment = None if _is_file(source) else _FRAGMENT.fullmatch(str(source))
+    return str(source) if fragment is None else fragment["path"]
+
+
 def channel_of_part(source: object) -> int | None:
     """The channel in `path#t=START,END&channel=N`, counted from 1; None for other sources."""
     if not isinstance(source, str | Path) or _is_file(source):

@@ -13,6 +13,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from .data.audio_paths import is_audio
 from .data.problems import LEFT_OUT
 from .data.recordings import read_recording
 from .data.text_files import read_text
@@ -20,13 +21,12 @@ from .live.channels import channel_turns
 from .live.pool import ConversationPool, PoolError
 from .live.turn_detector import spoken_turns
 from .live.turns import RATE
+from .modeling.atomic_files import replace_text, replacing
 from .progress import with_progress
 from .safe_text import csv_cell, encodable
+from .saved_options import differing_options
 
 
-SUFFIXES = frozenset(
-    {".wav", ".flac", ".ogg", ".opus", ".mp3", ".m4a", ".mp4", ".webm", ".mkv", ".aiff", ".aif", ".au", ".aac"}
-)
 # Number of recordings whose turns are batched together.
 _TOGETHER = 16
 _RUN, _SUMMARY, _PROBLEMS = "run.json", "summary.csv", "problems.csv"
@@ -74,7 +74,7 @@ def find_recordings(archive: str | Path) -> list[Recording]:
     archive = Path(archive)
     if archive.is_dir():
         root = archive
-        paths = sorted(path for path in archive.rglob("*") if path.suffix.lower() in SUFFIXES and path.is_file())
+        paths = sorted(path for path in archive.rglob("*") if is_audio(path.name) and path.is_file())
     else:
         root = archive.parent
         lines = read_text(archive).splitlines()
@@ -110,11 +110,9 @@ class ArchiveRun:
         self._folder.mkdir(parents=True, exist_ok=True)
         path, now = self._folder / _RUN, json.loads(json.dumps(settings))
         if not path.exists():
-            _write(path, json.dumps(now, indent=2))
+            replace_text(path, json.dumps(now, indent=2))
         before = json.loads(path.read_text(encoding="utf-8"))
-        if "weights" not in before:
-            now.pop("weights", None)
-        differing = sorted(key for key in {*now, *before} if before.get(key) != now.get(key))
+        differing = differing_options(before, now, ignored=() if "weights" in before else ("weights",))
         if differing:
             raise ValueError(
                 f"{self._folder} holds results with a different {' and '.join(differing)}: choose another folder."
@@ -135,7 +133,7 @@ class ArchiveRun:
     def write(self, recording: Recording, result: RecordingResult) -> None:
         path = self._path(recording)
         path.parent.mkdir(parents=True, exist_ok=True)
-        _write(path, json.dumps(asdict(result), indent=2, ensure_ascii=False) + "\n")
+        replace_text(path, encodable(json.dumps(asdict(result), indent=2, ensure_ascii=False)) + "\n")
 
     def write_tables(self, recordings: Sequence[Recording]) -> tuple[int, int]:
         """Write summary.csv, with one row per recording, and problems.csv; return the numbers of both."""
@@ -239,16 +237,7 @@ def _summary_row(result: RecordingResult, labels: Sequence[str]) -> list[Any]:
 
 
 def _write_table(path: Path, head: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
-    unfinished = path.with_name(f"{path.name}.unfinished")
-    with unfinished.open("w", encoding="utf-8", newline="") as file:
+    with replacing(path) as draft, draft.open("w", encoding="utf-8", newline="") as file:
         table = csv.writer(file, lineterminator="\n")
         table.writerow(map(csv_cell, head))
         table.writerows([csv_cell(encodable(cell) if isinstance(cell, str) else cell) for cell in row] for row in rows)
-    unfinished.replace(path)
-
-
-def _write(path: Path, text: str) -> None:
-    """Write a file atomically."""
-    unfinished = path.with_name(f"{path.name}.{os.getpid()}.unfinished")
-    unfinished.write_text(encodable(text), encoding="utf-8")
-    unfinished.replace(path)

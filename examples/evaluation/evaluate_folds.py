@@ -64,7 +64,7 @@ def main(
                     train=conversations["train"],
                     batch_size=batch_size,
                     resamples=resamples,
-                    problems=conversations.problems,
+                    problems=conversations.problems_of("test"),
                 )
             )
         if state.is_main_process:

@@ -17,6 +17,7 @@ from titans_mal import ConversationAnalyzer, ConversationPool, load_audio
 from titans_mal.archives import ArchiveRun, Recording, analyze_archive, find_recordings
 from titans_mal.cli import app
 from titans_mal.cli.analyze_batch import analyze_batch
+from titans_mal.data.audio_paths import SUFFIXES
 
 
 CLIPS = sorted((Path(__file__).resolve().parents[2] / "examples/quickstart/conversation").glob("turn_*.wav"))[2:4]
@@ -52,6 +53,13 @@ def parts():
 def rows(path):
     with path.open(encoding="utf-8", newline="") as file:
         return list(csv.DictReader(file))
+
+
+def test_all_formats_of_corpora_are_recordings_of_an_archive(tmp_path):
+    for suffix in (*SUFFIXES, ".WAV", ".txt", ".rttm"):
+        (tmp_path / f"call{suffix}").touch()
+    (tmp_path / "._call.wav").touch()  # written by macOS beside a file
+    assert {recording.path.suffix for recording in find_recordings(tmp_path)} == {*SUFFIXES, ".WAV"}
 
 
 def test_what_is_an_archive(archive, tmp_path):

@@ -244,7 +244,7 @@ def _analyze(turns: list[dict], pipe, *, memory: bool, split_long: bool = False)
             cache = caches.setdefault(turn.get("conversation_id"), ConversationMemoryCache(pipe.model.config))
             try:
                 results.append(pipe([turn], memory_cache=cache, memory=memory, split_long=split_long))
-            except ValueError as error:
+            except (OSError, ValueError) as error:
                 results.append([])
                 problems.append(error)
     if len(problems) == len(turns):

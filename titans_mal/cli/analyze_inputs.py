@@ -7,6 +7,7 @@ from pathlib import Path
 
 from ..data.audio import load_audio, part_of_file
 from ..extras import MissingExtraError
+from ..modeling.audio_source import file_of_part
 from .messages import warn
 
 
@@ -36,7 +37,7 @@ def with_speakers(
     """The turns of one recording, each assigned to the speaker with the most similar voice."""
     from ..live.speakers import DEFAULT_THRESHOLD, SpeakerAssigner, VoiceEmbedder
 
-    if len({turn["file"].partition("#")[0] for turn in turns}) > 1 or any(turn.get("speaker") for turn in turns):
+    if len({file_of_part(turn["file"]) for turn in turns}) > 1 or any(turn.get("speaker") for turn in turns):
         raise ValueError("--speakers-by needs one recording without speakers: remove the speakers or the other files.")
     threshold = DEFAULT_THRESHOLD if threshold is None else threshold
     assigner = SpeakerAssigner(VoiceEmbedder(model_name), threshold=threshold, max_speakers=max_speakers)

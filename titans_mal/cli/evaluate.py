@@ -105,7 +105,7 @@ def evaluate(
             max_new_tokens=max_new_tokens,
             resamples=resamples,
             seed=seed,
-            problems=[problem for problem in conversations.problems if problem.split in (None, split)],
+            problems=conversations.problems_of(split),
             strict=strict,
         )
         if state.is_main_process:

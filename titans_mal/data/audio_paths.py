@@ -12,14 +12,17 @@ from .table import Turn
 
 
 # In order of preference, if a folder holds a file in several formats.
-SUFFIXES = (".mp4", ".wav", ".flac", ".mkv", ".m4a", ".aac", ".mp3", ".ogg", ".opus", ".aiff", ".aif", ".au", ".wma")
+SUFFIXES = (
+    ".mp4", ".wav", ".flac", ".mkv", ".m4a", ".aac", ".mp3", ".ogg", ".opus", ".aiff", ".aif", ".au", ".wma", ".webm",
+    ".mov", ".w64", ".caf", ".amr", ".wv", ".avi", ".asf", ".sph",
+)  # fmt: skip
 # Depth of the search below the given folder.
 DEPTH = 4
 
 
 def audio_files(folder: Path) -> Iterator[Path]:
     """The visible audio files of a folder, in any order."""
-    yield from (folder / name for name in os.listdir(folder) if _is_audio(name))
+    yield from (folder / name for name in os.listdir(folder) if is_audio(name))
 
 
 def find_audio(root: Path, *folders: str, stem: str = "*") -> Path:
@@ -48,7 +51,7 @@ def extra_files(folder: Path, known: Iterable[str], split: str | None = None) ->
     stems = {_key(os.path.basename(path)) for path in known}
     names = os.listdir(folder) if folder.is_dir() else []
     # Paths are made for the few extra files only, since corpora have hundreds of thousands.
-    extra = sorted(folder / name for name in names if _is_audio(name) and _key(name) not in stems)
+    extra = sorted(folder / name for name in names if is_audio(name) and _key(name) not in stems)
     return [Problem("extra", str(path), "the corpus' table has no such turn", split=split) for path in extra]
 
 
@@ -79,7 +82,7 @@ def resolve_files(turns: Iterable[Turn]) -> list[Problem]:
     ]
 
 
-def _is_audio(name: str) -> bool:
+def is_audio(name: str) -> bool:
     """Whether the name is that of a visible audio file."""
     return name[0] != "." and os.path.splitext(name)[1].lower() in SUFFIXES
 
@@ -95,7 +98,7 @@ def _listing(folder: str) -> dict[str, str]:
         names = os.listdir(folder)
     except OSError:
         return {}
-    by_stem = {_key(name): name for name in sorted(filter(_is_audio, names), key=_preference, reverse=True)}
+    by_stem = {_key(name): name for name in sorted(filter(is_audio, names), key=_preference, reverse=True)}
     return by_stem | {name.lower(): name for name in names} | {name: name for name in names}
 
 

@@ -269,6 +269,8 @@ def _check_lengths(name: str, is_hub: bool, *, max_seconds: float, split_longer_
     for what, value in (("max_seconds", max_seconds), ("split_longer_than", split_longer_than)):
         if value is not None and (isinstance(value, bool | str) or not value > 0):
             raise ValueError(f"{what} must be a number above 0, got {value!r}.")
+    if name in NAMED_SUITES and (max_seconds != MAX_SECONDS or split_longer_than is not None):
+        raise ValueError(f"max_seconds and split_longer_than do not apply to {name!r}, whose turns are generated.")
     if split_longer_than is not None and is_hub:
         raise ValueError(
             f"split_longer_than is for audio in files, but {name!r} is a Hub dataset: save its audio to a folder with "

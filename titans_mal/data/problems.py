@@ -21,6 +21,7 @@ from datasets import (
 )
 
 from .._version import __version__
+from ..modeling.audio_source import file_of_part
 from .audio import MIN_SECONDS, AudioDecodingError, SilentAudio, audio_seconds, load_audio, part_of_file
 
 
@@ -129,7 +130,7 @@ def look_at(audio: dict | None, *, max_seconds: float, decode: bool) -> dict:
         return found | {"kind": "broken", "detail": str(error)}
     if seconds <= 0:
         return found | {"kind": "broken", "detail": "it has no samples"}
-    if seconds > max_seconds and audio["bytes"] is None and "#t=" not in audio["path"]:
+    if seconds > max_seconds and audio["bytes"] is None and file_of_part(audio["path"]) == audio["path"]:
         detail = f"{seconds:.1f} s, of which the first {max_seconds:g} s are used"
         part = part_of_file(audio["path"], 0, max_seconds)
         return {"seconds": max_seconds, "kind": "long", "detail": detail, "path": part}
@@ -175,7 +176,7 @@ def _paths(content: str) -> Iterator[dict]:
 def file_stamp(path: str) -> str:
     """A text that changes when a file does, also for a part of a file."""
     try:
-        status = os.stat(path if os.path.exists(path) else path.rpartition("#t=")[0])
+        status = os.stat(file_of_part(path))
     except OSError:
         return ""
     return f"{status.st_size}-{status.st_mtime_ns}"

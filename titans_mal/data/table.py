@@ -86,6 +86,10 @@ class Conversations(DatasetDict):
         super().__init__(splits)
         self.problems = list(problems)
 
+    def problems_of(self, split: str) -> list[Problem]:
+        """The problems of a split, and those that belong to none."""
+        return [problem for problem in self.problems if problem.split in (None, split)]
+
 
 @dataclass(frozen=True)
 class LabelSet:

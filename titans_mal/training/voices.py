@@ -60,12 +60,12 @@ def fit_voice_memory(
     changes += [other_voices(speakers, copy + 1) for copy in range(virtual_voices)]
     pooled = _means_of_turns(model, scorer, table, rows, changes, batch_size)
     labels = [model.config.labels.index(label) for label in table.features["emotion"].names]
-    emotions = [labels[table[row]["emotion"]] if table[row]["emotion"] >= 0 else -1 for row in rows]
-    emotions *= len(changes)
+    numbers = [labels[table[row]["emotion"]] if table[row]["emotion"] >= 0 else -1 for row in rows] * len(changes)
+    emotions = numbers if len({*numbers} - {-1}) > 1 else None  # data may have ratings alone
     # A speaker in another voice counts as another speaker.
     speakers = [f"{name} {copy}" for copy in range(len(changes)) for name in speakers]
     for layer in layers:
-        _check_fit(layer, pooled[layer], speakers)
+        _check_fit(layer, pooled[layer], speakers, emotions)
     for layer in layers:
         fit_voice_layer(layer, pooled[layer], speakers, emotions)
 
@@ -157,9 +157,9 @@ def fit_voice_layer(
             written values.
 
     Raises:
-        ValueError: for values that are not finite or do not fit the layer, and for a single speaker.
+        ValueError: for values that are not finite or do not fit the layer, a single speaker or a single emotion.
     """
-    _check_fit(layer, pooled, speakers)
+    _check_fit(layer, pooled, speakers, emotions)
     width, number = layer.config.voice_key_dim, len(set(speakers))
     turns = pooled.double().cpu().numpy()
     mean, scale = turns.mean(0), turns.std(0).clip(min=1e-5)
@@ -181,12 +181,21 @@ def fit_voice_layer(
     layer.voice_gain.fill_(1.0)
 
 
-def _check_fit(layer: VoiceMemoryLayer, pooled: Tensor, speakers: Sequence[str]) -> None:
+def _check_fit(
+    layer: VoiceMemoryLayer, pooled: Tensor, speakers: Sequence[str], emotions: Sequence[int] | None
+) -> None:
     if pooled.shape != (len(speakers), layer.hidden_size) or not bool(pooled.isfinite().all()):
         raise ValueError(
             f"pooled must be finite and ({len(speakers)}, {layer.hidden_size}), got {tuple(pooled.shape)} or values "
             "that are not finite."
         )
+    if emotions is not None:
+        known, most = {emotion for emotion in emotions if emotion >= 0}, layer.config.voice_emotions
+        if len(known) < 2 or max(known) >= most:
+            raise ValueError(
+                f"emotions must be two or more of the numbers 0 to {most - 1} (voice_emotions={most}), or None; got "
+                f"{sorted(known)}."
+            )
     if len(set(speakers)) < 2:
         raise ValueError(f"A memory of voices needs two training speakers or more, got {sorted(set(speakers))}.")
 

@@ -107,6 +107,8 @@ def test_problems_are_listed_by_kind():
         ("iemocap", {"data_dir": ".", "columns": {"emotion": "label"}}, "columns does not apply to 'iemocap'"),
         ("synthetic-baseline", {"label_set": ["sad"]}, "label_set does not apply"),
         ("synthetic-baseline", {"fold": 1}, "fold does not apply"),
+        ("synthetic-baseline", {"max_seconds": 0.1}, "max_seconds and split_longer_than do not apply"),
+        ("synthetic-baseline", {"split_longer_than": 0.2}, "max_seconds and split_longer_than do not apply"),
         ("synthetic-baseline", {"split_by": "speaker", "test_share": 0.2}, "split_by is for data without splits"),
         ("org/name", {"split_longer_than": 10.0}, "split_longer_than is for audio in files, but 'org/name' is a Hub"),
     ],

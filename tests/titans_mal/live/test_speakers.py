@@ -90,6 +90,13 @@ def test_the_command_names_speakers_by_their_voices(tmp_path, monkeypatch):
     assert named == ["speaker 1", "speaker 2", "speaker 1"]
     assert {turn["speaker"] for turn in with_speakers(turns, "org/voices", 1)} == {"speaker 1"}
     assert {turn["speaker"] for turn in with_speakers(turns, "org/voices", None, -0.9)} == {"speaker 1"}
+    numbered = [tmp_path / f"call #{number}.wav" for number in (1, 2)]
+    for path in numbered:
+        path.write_bytes(recording.read_bytes())
+    with pytest.raises(ValueError, match="one recording without speakers"):
+        with_speakers([{"file": str(path), "audio": str(path)} for path in numbered], "org/voices", None)
+    parts = [{"file": f"{numbered[0]}#t=0,2", "audio": f"{numbered[0]}#t=0,2"}, {**turns[0], "file": str(numbered[0])}]
+    assert len(with_speakers(parts, "org/voices", None)) == 2
     with pytest.raises(ValueError, match="one recording without speakers"):
         with_speakers([*turns, {"file": "other.wav"}], "org/voices", None)
     with pytest.raises(ValueError, match="--segments and --speakers-by all define the speakers"):

@@ -96,6 +96,9 @@ def test_a_failed_fit_changes_nothing():
     for given, message in (
         ((turns, alone), r"needs two training speakers or more, got \['s0'\]"),
         ((broken, speakers), "not finite"),
+        ((turns, speakers, [1] * len(speakers)), r"two or more of the numbers 0 to \d.*got \[1\]"),
+        ((turns, speakers, [-1] * len(speakers)), r"or None; got \[\]"),
+        ((turns, speakers, [row % 2 * EMOTIONS for row in range(len(speakers))]), f"got .0, {EMOTIONS}"),
         ((turns[:, 1:], speakers), "pooled must be finite and"),
     ):
         with pytest.raises(ValueError, match=message):
