@@ -32,7 +32,7 @@ TO_REACH = {"baseline": 0.4}
 # In the suite "null" there is no gap to close.
 SPOKEN = [name for name in SUITES if name != "null"]
 # Seeds of the conversations.
-TRAINING, TEST = 1, 2
+TRAINING, TEST, CHOOSING = 1, 2, 3
 
 
 @dataclass

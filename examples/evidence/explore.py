@@ -15,7 +15,7 @@ from typing import Annotated
 import numpy as np
 import torch
 import typer
-from features import ENTRIES, MEMORY, RESULTS, TEST, is_right, train
+from features import CHOOSING, ENTRIES, MEMORY, RESULTS, is_right, train
 from gap import Scores, difference, scored_turns
 from models import WithMemory
 from turn_features import draw_scripts, draw_turns
@@ -68,8 +68,8 @@ def main(
     torch.set_num_threads(1)
     drawn, path = SUITES[suite](), output / f"{suite}-{conversations}-{steps}.json"
     output.mkdir(parents=True, exist_ok=True)
-    scripts = draw_scripts(drawn, conversations, seed=(TEST,))
-    test = draw_turns(scripts, seed=(TEST,))
+    scripts = draw_scripts(drawn, conversations, seed=(CHOOSING,))
+    test = draw_turns(scripts, seed=(CHOOSING,))
     found = json.loads(path.read_text()) if path.exists() else {}
     for name in names:
         if name == CHOSEN and name in found:

@@ -14,7 +14,7 @@ from typing import Annotated
 
 import torch
 import typer
-from audio import RESULTS, SPOKEN, TEST, TRAINING
+from audio import CHOOSING, RESULTS, SPOKEN, TRAINING
 from audio_models import memory_logits, train_memory
 from explore import CHOSEN, table
 from gap import scored_turns
@@ -74,7 +74,7 @@ def main(
     found = json.loads(path.read_text()) if path.exists() else {}
     host, processor = load_host()
     _, train = encode_suite(host, processor, SUITES[suite](), conversations, TRAINING)
-    scripts, test = encode_suite(host, processor, SUITES[suite](), test_conversations, TEST)
+    scripts, test = encode_suite(host, processor, SUITES[suite](), test_conversations, CHOOSING)
     for name in names:
         if name in found:
             continue

@@ -47,9 +47,13 @@ from titans_mal.cli.messages import errors_in_one_line
 from titans_mal.data.audio import load_turn
 from titans_mal.modeling.turn_rules import warn_of_cut_turns
 from titans_mal.modeling.turn_scoring import TurnScorer
-from titans_mal.training import AudioTowerCache, fit_emotion_transitions, fit_voice_memory
+from titans_mal.training import (
+    AudioTowerCache,
+    fit_emotion_transitions,
+    fit_voice_memory,
+    freeze_before_voice_memory,
+)
 from titans_mal.training.tables import longer_turns
-from titans_mal.training.trained_parts import freeze_before_voice_memory
 from titans_mal.training_recipe import LICENCES, RECIPE_FILE
 
 

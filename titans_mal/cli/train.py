@@ -80,7 +80,8 @@ def sweep(given: Sequence[str]) -> int:
     parser.add_argument("--memory", action="append")
     with errors_in_one_line(SafetensorError, ImportError):
         if {"--help", "-h"} & {*given}:
-            parse_options(given, program="titans-mal ablate")
+            repeated = "--memory-layers and --memory may be repeated: each combination is trained once."
+            parse_options(given, program="titans-mal ablate", description=repeated)
         swept, rest = parser.parse_known_args(given)
         # Other options need a new memory, whose layers are then those of each run.
         first = ["--memory-layers", *map(str, swept.memory_layers[0])]

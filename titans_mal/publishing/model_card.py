@@ -113,7 +113,9 @@ def model_card(
         base_revision=config.base_model_revision,
         class_name=type(config).__name__.removesuffix("Config") + "ForAudioEmotion",
         examples=examples,
-        half_life=memory.forget_half_life,
+        # A memory of voices does not forget.
+        half_life=memory.forget_half_life if {*memory.layers} - {*memory.voice_layers} else None,
+        has_voices=bool(memory.voice_layers),
         has_lora=has_lora,
         is_by_speaker=memory.scope == "speaker",
         labels=read_labels(config),

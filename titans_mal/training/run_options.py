@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 from collections.abc import Sequence
 from dataclasses import dataclass, field, fields
 from typing import Any
@@ -12,6 +13,7 @@ from ..modeling.configuration_titans_mal import DEFAULT_EMOTION_PROMPT, READOUTS
 from ..modeling.configuration_titans_memory import TitansMemoryConfig
 from ..modeling.json_text import parse_json
 from .arguments import ConversationTrainingArguments
+from .options import REJECTED
 
 
 # Defaults that differ from those of transformers.
@@ -207,12 +209,15 @@ class RunOptions:
 Options = tuple[ModelOptions, DataOptions, RunOptions, ConversationTrainingArguments]
 
 
-def parse_options(given: Sequence[str] | None = None, *, program: str | None = None) -> Options:
+def parse_options(
+    given: Sequence[str] | None = None, *, program: str | None = None, description: str | None = None
+) -> Options:
     """Parse the command line.
 
     Args:
         given: arguments of the command. Default: those of the Python process.
         program: name of the command in its help. Default: that of the Python process.
+        description: what the help says before the options.
 
     Raises:
         ValueError: for invalid values. Unknown arguments end the process with status 2, as in argparse.
@@ -220,6 +225,9 @@ def parse_options(given: Sequence[str] | None = None, *, program: str | None = N
     usage = "%(prog)s --base-model MODEL --memory-layers N ... --dataset DATA --output-dir FOLDER [options; --help]"
     kinds = (ModelOptions, DataOptions, RunOptions, ConversationTrainingArguments)
     # The annotation of transformers names its own dataclass types, which these classes do not match.
-    parser = HfArgumentParser(kinds, prog=program, usage=usage)  # type: ignore[arg-type]
+    parser = HfArgumentParser(kinds, prog=program, usage=usage, description=description)  # type: ignore[arg-type]
     parser.set_defaults(**DEFAULTS)
+    for action in parser._actions:
+        if action.dest in REJECTED:  # parsed all the same, so that the error says why
+            action.help = argparse.SUPPRESS
     return parser.parse_args_into_dataclasses(given)  # type: ignore[return-value]

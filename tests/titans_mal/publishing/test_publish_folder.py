@@ -9,7 +9,7 @@ import torch
 from huggingface_hub import ModelCard
 from peft import LoraConfig
 from safetensors.torch import load_file, save_file
-from tiny_models import save_base
+from tiny_models import save_base, tiny_model, tiny_processor
 from transformers import AutoProcessor
 
 from titans_mal import (
@@ -87,6 +87,18 @@ def test_a_card_without_facts_says_so(folder):
     assert data["pipeline_tag"] == "audio-classification"
     assert data["library_name"] == "transformers"
     assert not {"license", "language", "datasets", "metrics", "model-index", "widget", "base_model"} & {*data}
+
+
+def test_the_limits_of_a_card_are_those_of_its_memory(tmp_path):
+    cards = {}
+    for voices in ([], [0], [0, 2]):
+        folder = tmp_path / f"voices-{len(voices)}"
+        tiny_model({"layers": [0, 2], "voice_layers": voices, "voice_key_dim": 2}).save_pretrained(folder)
+        tiny_processor().save_pretrained(folder)
+        dry(folder)
+        cards[len(voices)] = card_of(folder)[0]
+    assert ["half-life" in cards[count] for count in (0, 1, 2)] == [True, True, False]
+    assert ["recalls the usual voice" in cards[count] for count in (0, 1, 2)] == [False, True, True]
 
 
 def test_the_numbers_of_a_card_are_those_of_its_report(folder, reports):

@@ -197,6 +197,13 @@ def test_help_and_unknown_options(base, talks_folder, tmp_path):
     assert done.exit_code == 0
     assert "--memory_layers" in done.output
     assert "usage: titans-mal train --base-model" in done.output
+    assert "--bf16" in done.output
+    for rejected in ("--fp16", "--deepspeed", "--push_to_hub"):
+        assert rejected not in done.output
+    of_ablate = CliRunner().invoke(app, ["ablate", "--help"]).output
+    assert "--memory-layers and --memory may be repeated" in of_ablate
+    with pytest.raises(ValueError, match="fp16=True is not supported: its loss scaling"):
+        parse_options(["--base-model", "x", "--dataset", "x", "--output-dir", str(tmp_path / "out"), "--fp16", "True"])
     assert invoke("train", base, talks_folder, tmp_path, "--no-such-option", "1").exit_code != 0
     assert not list(tmp_path.iterdir())
 

@@ -9,8 +9,7 @@ from tiny_hosts import HOSTS
 from tiny_models import LABELS, save_base, tiny_model
 
 from titans_mal import AutoModelForAudioEmotion
-from titans_mal.training import choose_trained_parts, trained_parameters
-from titans_mal.training.trained_parts import freeze_before_voice_memory
+from titans_mal.training import choose_trained_parts, freeze_before_voice_memory, trained_parameters
 
 
 @pytest.fixture(params=HOSTS)
