@@ -46,9 +46,17 @@ def without_transitions(model, turns: dict, **kwargs) -> torch.Tensor:
 def assert_decoded(
     followed: torch.Tensor, raw: torch.Tensor, conversations: list[str], temperature: float = 1.0
 ) -> None:
-    """Whether logits are those that the evaluation decodes with prior and transitions."""
-    expected = decode_dialogues(raw.double().numpy() / temperature, conversations, PRIOR, MATRIX)
+    """Whether logits are those of the forward recursion (Rabiner 1989, equations 19 and 20), written out here.
+
+    The evaluation decodes the same from logits without transitions.
+    """
+    scaled, beliefs, expected = raw.double() / temperature, {}, []
+    for name, probabilities in zip(conversations, scaled.softmax(-1).numpy()):
+        joint = probabilities / PRIOR * (beliefs[name] @ MATRIX if name in beliefs else PRIOR)
+        beliefs[name] = joint / joint.sum()
+        expected.append(np.log(beliefs[name]))
     np.testing.assert_allclose((followed.double() / temperature).log_softmax(-1), expected, atol=1e-5)
+    np.testing.assert_allclose(decode_dialogues(scaled.numpy(), conversations, PRIOR, MATRIX), expected, atol=1e-5)
 
 
 @pytest.mark.parametrize("temperature", [1.0, 2.5])

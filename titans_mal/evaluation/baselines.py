@@ -9,7 +9,9 @@ from collections import Counter, defaultdict
 from collections.abc import Sequence
 
 import numpy as np
-from scipy.special import log_softmax, logsumexp
+import torch
+
+from ..modeling.emotion_transitions import follow_turns
 
 
 def speaker_centred(
@@ -70,21 +72,29 @@ def decode_dialogues(
 ) -> np.ndarray:
     """(turns, labels), log-probabilities of each turn's label given the logits of this and earlier turns.
 
-    The forward recursion of a hidden Markov model (Rabiner 1989, equations 19 and 20), where the likelihood of a turn
-    is the host's probability divided by the label's prior: b_t(j) = p_t(j) / prior(j) sum_i b_{t-1}(i) transitions(i,
-    j). The first turn of a dialogue keeps its probabilities.
+    As a model with `emotion_transitions` computes them (`follow_transitions`). The first turn of a dialogue keeps its
+    probabilities.
 
     Args:
         logits: (turns, labels), with memory off or on, in chronological order.
         prior, transitions: the results of `emotion_transitions`.
     """
-    evidence = log_softmax(logits, axis=-1) - np.log(prior)
-    beliefs: dict[str, np.ndarray] = {}
-    decoded = np.empty_like(logits)
-    for position, name in enumerate(conversations):
-        expected = np.log(prior)
-        if name in beliefs:
-            expected = logsumexp(beliefs[name][:, None] + np.log(transitions), axis=0)
-        joint = evidence[position] + expected
-        decoded[position] = beliefs[name] = joint - logsumexp(joint)
-    return decoded
+    numbers = {name: number for number, name in enumerate(dict.fromkeys(conversations))}
+    turns: list[tuple[list[int], list[int]]] = []  # the first ones of all dialogues, the second ones, ...
+    count: Counter = Counter()
+    for row, name in enumerate(conversations):
+        if count[name] == len(turns):
+            turns.append(([], []))
+        rows, dialogues = turns[count[name]]
+        rows.append(row)
+        dialogues.append(numbers[name])
+        count[name] += 1
+    decoded, _ = follow_turns(
+        torch.from_numpy(np.asarray(logits, np.float64)),
+        torch.ones(len(logits), dtype=torch.bool),
+        torch.zeros(len(numbers), len(prior)),
+        turns,
+        (transitions / prior).tolist(),
+        temperature=1.0,
+    )
+    return decoded.log_softmax(-1).numpy()
