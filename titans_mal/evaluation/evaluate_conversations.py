@@ -20,10 +20,10 @@ from ..progress import with_progress
 from .conditions import CONDITIONS
 from .dimensions import targets_of
 from .lora_conditions import ALL_CONDITIONS
-from .progress import Progress
 from .protocol import Reading, audio_fingerprint, data_fingerprint, model_of, protocol_of
 from .report import EvaluationReport, build_report
 from .report_versions import present_names
+from .stored_scores import StoredScores
 from .table_scoring import Conversation, Group, TableScorer, make_groups
 
 
@@ -167,7 +167,7 @@ def score_table(
     state = process_state()
     groups = make_groups(table, how["batch_size"], others)
     run = {**run, "audio": audio_fingerprint(table), **_partners_in(others, groups, len(table))}
-    stored = Progress(folder, run, state)
+    stored = StoredScores(folder, run, state)
     scorer = TableScorer(model, processor, table, others=others, **how)
     left = [group for group in groups if group.number not in stored.done]
     with torch.inference_mode(), _evaluating(model):

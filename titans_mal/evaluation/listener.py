@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from ..modeling.deprecation import warn_renamed
 from . import table_scoring
+from .answer_parsing import parse_label as parse_label
 from .table_scoring import Conversation as Conversation
 from .table_scoring import Group as Group
 from .table_scoring import make_groups as make_groups
-from .table_scoring import parse_label as parse_label
 
 
 _RENAMED = {"HeardTurn": "GroupTurn", "Heard": "TableScores", "Listener": "TableScorer"}

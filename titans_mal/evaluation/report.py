@@ -11,15 +11,16 @@ import numpy as np
 from datasets import Dataset
 
 from ..data.problems import Problem
-from .baselines import decode_dialogues, emotion_transitions, speaker_centred
+from .answer_parsing import parse_label
+from .baselines import decode_dialogues, emotion_transitions, speaker_centred, speaker_normalised
 from .calibration import calibration_of, probabilities_of
 from .dimensions import dimension_results
-from .floors import copy_previous, majority, speaker_normalised
+from .floors import copy_previous, majority
 from .lora_conditions import ALL_CONDITIONS
 from .measures import Turns, by_group, by_history, compare_predictions, confusion_and_recall, mean_by_history, measure
 from .report_file import PREDICTIONS_FILE, SCHEMA_VERSION, EvaluationReport
 from .report_tables import TITLES, TITLES_WITH_LORA
-from .table_scoring import TableScores, parse_label
+from .table_scoring import TableScores
 
 
 __all__ = ["PREDICTIONS_FILE", "EvaluationReport", "build_report", "measure"]

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy.special import softmax
 
-from titans_mal.evaluation.baselines import decode_dialogues, emotion_transitions, speaker_centred
+from titans_mal.evaluation.baselines import decode_dialogues, emotion_transitions, speaker_centred, speaker_normalised
 
 
 CONVERSATIONS, SPEAKERS = ["c"] * 6 + ["d"] * 2, ["A", "B", "A", "A", "B", "A", "A", "A"]
@@ -92,3 +92,14 @@ def test_transitions_help_where_emotions_stay():
     decoded = decode_dialogues(logits[1000:], ["test"] * 1000, *chances)
     alone, together = ((scores.argmax(-1) == labels[1000:]).mean() for scores in (logits[1000:], decoded))
     assert together > alone + 0.1
+
+
+def test_logits_are_normalised_by_the_turns_so_far():
+    """Centred logits +-1, then +-3: mean and square with one more turn of 0 and 1, (1, 1) / 2 and (4, 11) / 3."""
+    logits = np.array([[2.0, 0.0], [10.0, 4.0], [1.0, 3.0]])
+    scores = speaker_normalised(logits, ["a", "a", "b"], ["x", "x", "x"])
+    first = (1 - 1 / 2) / np.sqrt(2 / 2 - 1 / 4)
+    second = (3 - 4 / 3) / np.sqrt(11 / 3 - 16 / 9)
+    assert scores.tolist() == [
+        pytest.approx([first, -first]), pytest.approx([second, -second]), pytest.approx([-first, first])
+    ]  # fmt: skip

@@ -19,8 +19,8 @@ from titans_mal.data.synthetic.voices import to_wav
 from titans_mal.evaluation import evaluate_conversations as runner
 from titans_mal.evaluation.conditions import CONDITIONS
 from titans_mal.evaluation.evaluate_conversations import evaluate_conversations
-from titans_mal.evaluation.progress import Progress
 from titans_mal.evaluation.report import EvaluationReport
+from titans_mal.evaluation.stored_scores import StoredScores
 from titans_mal.evaluation.table_scoring import TableScorer
 from titans_mal.modeling.turn_rules import CutTurnWarning
 from titans_mal.processes import process_state
@@ -338,8 +338,8 @@ def test_a_stopped_run_is_resumed(model, processor, talks, tmp_path, monkeypatch
 
 def test_a_missing_group_does_not_count_as_wrong_answers(model, processor, talks, tmp_path, monkeypatch):
     evaluated(model, processor, talks, tmp_path / "out")
-    read = Progress.read
-    monkeypatch.setattr(Progress, "read", lambda self: read(self)[:1] + read(self)[2:])
+    read = StoredScores.read
+    monkeypatch.setattr(StoredScores, "read", lambda self: read(self)[:1] + read(self)[2:])
     monkeypatch.setattr(runner, "_with_bar", lambda groups, *, shown: [])
     with pytest.raises(ValueError, match=r"The groups \[1\] of 3 were not scored"):
         evaluated(model, processor, talks, tmp_path / "out")

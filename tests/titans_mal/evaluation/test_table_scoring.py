@@ -3,7 +3,7 @@
 import pytest
 from datasets import Dataset
 
-from titans_mal.evaluation.table_scoring import TableScores, make_groups, parse_label
+from titans_mal.evaluation.table_scoring import TableScores, make_groups
 
 
 # By conversation: speakers of its turns.
@@ -50,21 +50,6 @@ def test_a_conversation_may_have_no_partner():
     table = Dataset.from_dict({"conversation_id": ["a", "a", "b"], "speaker": ["A", "B", "A"]})
     (group,) = make_groups(table, batch_size=10)
     assert [conversation.partner for conversation in group.conversations] == [[], []]
-
-
-@pytest.mark.parametrize(
-    ("text", "index"),
-    [
-        ("Happy.", 0),
-        ("The speaker is very sad", 1),
-        ("not happy", -1),
-        ("happy or sad", -1),
-        ("unhappy", -1),
-        ("", -1),
-    ],
-)
-def test_an_answer_names_one_label_or_none(text, index):
-    assert parse_label(text, ["happy", "very sad" if "very" in text else "sad"]) == index
 
 
 def test_scores_of_groups_are_added_by_row():

@@ -12,13 +12,13 @@ from ..modeling.json_text import read_json
 from ..saved_options import differing_options
 
 
-class Progress:
+class StoredScores:
     """A folder with `run.json` and a file for each scored group, each written atomically.
 
     Args:
         folder: the folder of one run.
         run: description of the run; a folder of another run is rejected.
-        state: state of the processes, all of which create a `Progress` together.
+        state: state of the processes, all of which create a `StoredScores` together.
 
     Attributes:
         done: numbers of finished groups; groups with unusable turns are scored again.
