@@ -130,7 +130,7 @@ def scale_of(samples: np.ndarray, name: str = "The array") -> Scale:
 
 
 def _is_wrapped(samples: np.ndarray) -> bool:
-    """Whether unsigned samples are much nearer to silence if they are read as signed ones, as no audio is that is."""
+    """Whether unsigned samples are much nearer to silence when read as signed; this never holds for unsigned audio."""
     bits = 8 * samples.dtype.itemsize
     as_unsigned = as_signed = 0
     for start in range(0, samples.shape[-1], _BLOCK):

@@ -14,7 +14,7 @@ from typing import NamedTuple
 import numpy as np
 
 from .audio_checks import AudioDecodingError, check_format, check_level
-from .audio_headers import HEAD_BYTES, check_pointer, check_wav_size, is_chained, is_plain_wav, is_wav
+from .audio_headers import HEAD_BYTES, check_pointer, check_wav_size, is_chained, is_plain_wav, is_riff
 from .audio_source import open_file, source_in_messages, split_part
 
 
@@ -168,11 +168,11 @@ def _open(source, *, header_only: bool = False) -> Iterator[tuple]:
         file.seek(0)
         head = file.read(HEAD_BYTES)
         check_pointer(head, name)
-        if is_wav(head):
+        if is_riff(head):
             check_wav_size(head, size, name)
         file.seek(0)
         options = {"format_whitelist": ",".join(CONTAINERS), "protocol_whitelist": "", "codec_whitelist": _codecs()}
-        options |= {"probesize": str(_PROBE_BYTES)} if is_wav(head) and (header_only or is_plain_wav(head)) else {}
+        options |= {"probesize": str(_PROBE_BYTES)} if is_riff(head) and (header_only or is_plain_wav(head)) else {}
         reader = _Reader(file, clock, "" if isinstance(source, bytes | bytearray) else str(source))
         try:
             with av.open(
@@ -219,8 +219,8 @@ def _frames_of_part(container, stream, start: float, end: float) -> Iterator[tup
     for frame in container.decode(stream):
         if frame.time is None:
             raise AudioDecodingError("A part of a file cannot be located: its frames have no timestamps.")
-        time = frame.time - offset
-        first, last = (max(0, round((moment - time) * frame.sample_rate)) for moment in (start, end))
+        begins = frame.time - offset
+        first, last = (max(0, round((moment - begins) * frame.sample_rate)) for moment in (start, end))
         if first < frame.samples and last > 0:
             yield frame, slice(first, last)
         elif last <= 0:

@@ -34,8 +34,8 @@ def check_pointer(content: bytes, name: str) -> None:
             raise AudioDecodingError(f"{name} is {kind} pointer and not the file itself: `{command}` fetches it.")
 
 
-def is_wav(head: bytes) -> bool:
-    """Whether a file begins as a WAV file does."""
+def is_riff(head: bytes) -> bool:
+    """Whether a file is in a RIFF container, such as WAV and AVI."""
     return head[:4] == b"RIFF"
 
 

@@ -53,7 +53,7 @@ def check_kept(earliest: int, length: int, kept: int) -> None:
 
 
 def label_logits(answers: Tensor, label_token_ids: Sequence[int]) -> Tensor:
-    """(rows, labels), of `answer_logits` those of a token a label, in float32 (float64 for float64 logits)."""
+    """(rows, labels): of `answer_logits`, the logit of each label's token, in float32 (float64 for float64 logits)."""
     selected = answers[:, label_token_ids]
     return selected if selected.dtype == torch.float64 else selected.float()
 

@@ -55,7 +55,10 @@ def find_label_tokens(tokenizer, prompt: str, words: Sequence[str]) -> list[int]
 
 
 def are_label_tokens(tokens, count: int, vocab_size: float) -> bool:
-    """Whether `tokens` are those of `count` labels: a token each, or a list each of which none begins another."""
+    """Whether `tokens` are those of `count` labels: one token per label, or one list per label.
+
+    No token may occur twice, and no list may be the beginning of another.
+    """
     if not isinstance(tokens, list | tuple) or len(tokens) != count:
         return False
     if not are_whole_words(tokens):

@@ -36,8 +36,8 @@ _ONE_AUDIO = (str, bytes, bytearray, dict, tuple, np.ndarray)
 
 # Optional fields of a turn's dictionary, which are returned with the result.
 _TURN_FIELDS = ("file", "conversation_id", "turn_index", "speaker", "start", "end")
-# Further fields of a row of a conversation table, which the model does not use.
-_IGNORED_FIELDS = ("emotion", "transcript", "split", "seconds")
+# Further fields of a row of a conversation table; only prompts with `{transcript}` use one of them.
+_OTHER_FIELDS = ("emotion", "transcript", "split", "seconds")
 
 
 class AudioEmotionPipeline(Pipeline):
@@ -49,11 +49,11 @@ class AudioEmotionPipeline(Pipeline):
 
     A turn is a source for `load_audio` (path, bytes, `(array, rate)`, a dict with `array` or `raw`, and
     `sampling_rate`), or a dict with `audio` and any of `file`, `conversation_id`, `turn_index`, `speaker`, `start`,
-    `end` (seconds). Turns without `conversation_id` belong to one conversation. Each conversation is processed turn by
-    turn in the given order, which should be that of the turns' ends: turns may overlap. `start` and `end` do not
-    select a part of a recording, as `path#t=START,END` does: a warning says if the audio is much longer. A turn
-    shorter than the host's minimum is padded with silence; a turn longer than its window is cut to its beginning, with
-    one warning for all such turns.
+    `end` (seconds) and, for prompts with `{transcript}`, `transcript`. Turns without `conversation_id` belong to one
+    conversation. Each conversation is processed turn by turn in the given order, which should be that of the turns'
+    ends: turns may overlap. `start` and `end` do not select a part of a recording, as `path#t=START,END` does: a
+    warning says if the audio is much longer. A turn shorter than the host's minimum is padded with silence; a turn
+    longer than its window is cut to its beginning, with one warning for all such turns.
 
     Keyword arguments of a call:
         memory_cache: a `ConversationMemoryCache` of one row that is read and updated; all turns then belong to one
@@ -238,7 +238,7 @@ class AudioEmotionPipeline(Pipeline):
         if not (isinstance(turn, dict) and "audio" in turn):
             turn = {"audio": turn}
         turn = {**turn, "audio": _source(turn["audio"])}
-        unknown = sorted({*turn} - {"audio", *_TURN_FIELDS, *_IGNORED_FIELDS})
+        unknown = sorted({*turn} - {"audio", *_TURN_FIELDS, *_OTHER_FIELDS})
         if unknown:
             raise ValueError(
                 f"A turn must be audio, or a dict with audio and any of {_TURN_FIELDS}; it also has {unknown!s:.200}."

@@ -17,8 +17,8 @@ import numpy as np
 MAX_NAME = 200
 # How programs write that a field of a table is not given, as pandas reads it; people are called Nan, Null and NA.
 NOT_GIVEN = ("<NA>", "#N/A", "N/A", "n/a", "nan", "NaN", "None", "null", "NULL")
-# Pauses are searched in windows of so many frames of so many seconds.
-_PAUSE_FRAME, _PAUSE_FRAMES = 0.02, 10
+# Pauses are searched in windows of `_WINDOW_FRAMES` frames of `_FRAME_SECONDS` each.
+_FRAME_SECONDS, _WINDOW_FRAMES = 0.02, 10
 # Seconds. Tools that round and pad may give a start slightly below 0; an earlier start is an error.
 EARLIEST_START = -0.1
 
@@ -44,7 +44,7 @@ def fit_turn(
 
 
 def pieces_at_pauses(waveform: np.ndarray, sampling_rate: int, max_seconds: float) -> list[tuple[int, int]]:
-    """Where a long turn is cut: at the quietest place of the second half of what may be one piece, and so on.
+    """Cut a long turn repeatedly, each time at the quietest point in the second half of the longest allowed piece.
 
     Args:
         waveform: (samples,).
@@ -57,20 +57,20 @@ def pieces_at_pauses(waveform: np.ndarray, sampling_rate: int, max_seconds: floa
     Raises:
         ValueError: if pieces could not hold two of the windows in which pauses are looked for.
     """
-    frame = max(1, round(_PAUSE_FRAME * sampling_rate))
+    frame = max(1, round(_FRAME_SECONDS * sampling_rate))
     most = int(max_seconds * sampling_rate) // frame
-    if most < 2 * _PAUSE_FRAMES:
+    if most < 2 * _WINDOW_FRAMES:
         raise ValueError(
-            f"Pieces of a turn last at least {2 * _PAUSE_FRAMES * _PAUSE_FRAME:g} s, got {max_seconds} s."
+            f"Pieces of a turn last at least {2 * _WINDOW_FRAMES * _FRAME_SECONDS:g} s, got {max_seconds} s."
         )
     frames = waveform[: len(waveform) // frame * frame].reshape(-1, frame)
     energy = np.einsum("ij,ij->i", frames, frames, dtype=np.float64)
     # Of the frames around the cut before each frame.
-    around = np.convolve(energy, np.ones(_PAUSE_FRAMES))[_PAUSE_FRAMES // 2 - 1 :]
+    around = np.convolve(energy, np.ones(_WINDOW_FRAMES))[_WINDOW_FRAMES // 2 - 1 :]
     cuts = [0]
     while len(waveform) - cuts[-1] * frame > max_seconds * sampling_rate:
         first = cuts[-1] + most // 2
-        window = around[first : min(cuts[-1] + most, len(frames) - _PAUSE_FRAMES) + 1]
+        window = around[first : min(cuts[-1] + most, len(frames) - _WINDOW_FRAMES) + 1]
         cuts.append(first + len(window) - 1 - int(window[::-1].argmin()))  # the last of equals
     ends = [*(cut * frame for cut in cuts[1:]), len(waveform)]
     return list(zip([0, *ends], ends))

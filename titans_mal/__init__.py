@@ -116,7 +116,7 @@ _PUBLIC |= {f"{host}MAL{kind}": module for host, module in _HOSTS.items() for ki
 __all__ = ["__version__", *_PUBLIC]
 
 
-if not TYPE_CHECKING:  # Who sees it takes any name for one that is there.
+if not TYPE_CHECKING:  # A type checker that saw `__getattr__` would accept any name.
 
     def __getattr__(name: str) -> Any:
         if name not in _PUBLIC:

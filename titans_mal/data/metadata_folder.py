@@ -94,12 +94,11 @@ def _take_parts(turns: dict[tuple[str, int | None], Turn], places: Mapping, tabl
         files[turn.conversation_id].add(turn.audio)
     problems = []
     for file, names in sharing.items():
-        times = {
-            name: (turn.start, turn.end)
-            for name in names
-            for turn in [turns[name]]
-            if turn.start is not None and turn.end is not None
-        }
+        times = {}
+        for name in names:
+            start, end = turns[name].start, turns[name].end
+            if start is not None and end is not None:
+                times[name] = start, end
         spans, has_all = [*times.values()], len(times) == len(names)
         conversations = {conversation for conversation, _ in names}
         # Clips often have the times of their conversation, which has several of them.

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import groupby
 
 from datasets import Audio, ClassLabel, Dataset, DatasetDict, Features, Value
 
@@ -232,9 +231,3 @@ def speaker_numbers(rows: Sequence[int], speakers: Sequence[str]) -> list[int]:
     """
     numbers = {name: number for number, name in enumerate(dict.fromkeys(speakers[row] for row in rows))}
     return [numbers[speakers[row]] for row in rows]
-
-
-def turns_by_conversation(turns: Iterable[dict]) -> Iterator[tuple[str, list[dict]]]:
-    """Yield the id and the turns of each conversation of a table sorted by conversation."""
-    for name, rows in groupby(turns, key=lambda turn: turn["conversation_id"]):
-        yield name, list(rows)

@@ -7,7 +7,7 @@ from scipy.optimize import minimize_scalar
 from scipy.special import log_softmax, softmax
 
 
-# Number of confidence bins of equal width, as in Guo et al. 2017.
+# Number of confidence bins of equal width (Guo et al. 2017 use 15).
 BINS = 10
 # Search range of the temperature.
 TEMPERATURES = (0.05, 20.0)

@@ -259,13 +259,9 @@ def check_data(model, dataset: Dataset, train: Dataset | None = None) -> None:
     has_values = any(not np.isnan(values).all() for values in targets.values())
     is_scored = any(emotion >= 0 for emotion in dataset["emotion"])
     if not has_values and not (known and is_scored):
-        raise ValueError(
-            "No turn of the dataset is scored: every emotion is below 0"
-            + (
-                f", and none of {model.config.emotion_dimensions} is known." * bool(model.config.emotion_dimensions)
-                or "."
-            )
-        )
+        dimensions = model.config.emotion_dimensions
+        ratings = f", and none of {dimensions} is known" if dimensions else ""
+        raise ValueError(f"No turn of the dataset is scored: every emotion is below 0{ratings}.")
     # Data of ratings alone has no labels.
     if train is not None and (
         train.features["emotion"].names != labels

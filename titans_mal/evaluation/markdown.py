@@ -42,14 +42,15 @@ def _condition_parts(content: dict) -> list[str]:
     """The parts about labels; for a model or data without labels, only the list of what was left out."""
     conditions = content["conditions"]
     reasons = content.get("left_out", {})
-    left_out = "\n".join(markdown_text(f"Left out: {name}, since {why}.") for name, why in reasons.items())
+    lines = [markdown_text(f"Left out: {name}, since {why}.") for name, why in reasons.items()]
+    left_out = ["\n".join(lines)] if lines else []
     if not conditions:
-        return [left_out] * bool(left_out)
+        return left_out
     parts = [
         f"## Conditions\n\n{INTERVALS} {SPELT_OUT}",
         metrics_table(content).markdown(),
         "\n".join(markdown_item(f"{found['title']}: {found['description']}") for found in conditions.values()),
-        *[left_out] * bool(left_out),
+        *left_out,
     ]
     if "other_state" in conditions and content.get("without_partner"):
         parts.append(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from ..safe_text import markdown_text
 from .statistics import METRICS, MIN_CONVERSATIONS
 from .tables import Number, Table
@@ -48,11 +50,12 @@ def metrics_table(content: dict) -> Table:
     """The metrics of each condition."""
     conditions = content["conditions"]
     has_text = any(condition["unparsable"] is not None for condition in conditions.values())
-    table = Table("metrics", ["condition", *METRIC_TITLES.values(), *["no label named"] * has_text])
-    for condition in conditions.values():
-        unparsable = [Number(condition["unparsable"])] * has_text
-        table.rows.append([condition["title"], *_numbers(condition["metrics"]), *unparsable])
-    return table
+    header = ["condition", *METRIC_TITLES.values()]
+    rows: list[Sequence] = [[condition["title"], *_numbers(condition["metrics"])] for condition in conditions.values()]
+    if has_text:
+        header.append("no label named")
+        rows = [[*row, Number(found["unparsable"])] for row, found in zip(rows, conditions.values())]
+    return Table("metrics", header, rows)
 
 
 def difference_table(content: dict) -> Table:

@@ -153,7 +153,7 @@ def _card_data(config: PreTrainedConfig, repo_id: str, facts: CardFacts, example
         }
         for example in examples
     ]
-    metrics = sorted({_METRICS[name] for _ in facts.reports for name in _METRICS})
+    metrics = sorted(set(_METRICS.values())) if facts.reports else []
     more: dict[str, Any] = {
         "base_model_relation": ("adapter" if config.adapter_only else "finetune") if base else None,
         "widget": widget or None,

@@ -11,7 +11,7 @@ from titans_mal import load_audio, load_conversations
 from titans_mal.data.metadata_folder import REQUIRED_COLUMNS
 from titans_mal.data.problems import quietly
 from titans_mal.data.synthetic.voices import to_wav
-from titans_mal.data.table import COLUMNS, turns_by_conversation
+from titans_mal.data.table import COLUMNS
 
 
 def turn(number=0, **fields):
@@ -72,7 +72,6 @@ def test_interleaved_conversations_are_separated(tmp_path):
     rows = [turn(i, conversation_id="xy"[i % 2], turn_index=i // 2, start=i, end=i + 0.5) for i in range(6)]
     table = load_conversations(write(tmp_path, rows))["test"]
     assert list(table["conversation_id"]) == list("xxxyyy")
-    assert [(name, len(turns)) for name, turns in turns_by_conversation(table)] == [("x", 3), ("y", 3)]
 
 
 def test_labels_and_times_may_be_missing(tmp_path):
