@@ -8,7 +8,7 @@ from datasets import Audio, ClassLabel, Dataset, load_dataset
 
 from ..modeling.turn_rules import given_text
 from .problems import Problem
-from .table import DIMENSIONS, GROUPS, Turn, check_times, whole_turn_index
+from .table import DIMENSIONS, GROUPS, Turn, check_span, whole_turn_index
 
 
 REQUIRED_COLUMNS = ("conversation_id", "turn_index", "speaker", "audio")
@@ -85,7 +85,7 @@ def _as_turn(row: dict, split: str) -> Turn:
     if row["conversation_id"] is None:
         raise ValueError("conversation_id is empty.")
     speaker = None if row["speaker"] is None else str(row["speaker"])
-    check_times(row.get("start"), row.get("end"))
+    check_span(row.get("start"), row.get("end"))
     turn_index = whole_turn_index(row["turn_index"])
     return Turn(
         str(row["conversation_id"]),

@@ -14,7 +14,7 @@ from .audio import AudioDecodingError, audio_seconds, part_of_file
 from .audio_paths import resolve_files
 from .problems import Problem
 from .segment_files import END_TOLERANCE
-from .table import DIMENSIONS, GROUPS, Turn, check_times, whole_turn_index
+from .table import DIMENSIONS, GROUPS, Turn, check_span, whole_turn_index
 from .text_files import check_field_count, parse_seconds, read_table
 
 
@@ -170,7 +170,7 @@ def _as_turn(row: dict, folder: Path) -> Turn:
     if bool(row.get("start")) != bool(row.get("end")):
         raise ValueError("only one of start and end is given: give both.")
     start, end = (_number(row, name) if row.get(name) else None for name in _TIMES)
-    check_times(start, end)
+    check_span(start, end)
     turn_index = whole_turn_index(row["turn_index"])
     return Turn(
         row["conversation_id"],

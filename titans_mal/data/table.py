@@ -174,7 +174,7 @@ def clock_seconds(time: str) -> float:
     return int(hours) * 3600 + int(minutes) * 60 + float(seconds.replace(",", "."))
 
 
-def check_times(start: float | None, end: float | None) -> None:
+def check_span(start: float | None, end: float | None) -> None:
     """Raise ValueError unless both times are None, or the start is at least `EARLIEST_START` and before the end."""
     if start is None and end is None:
         return

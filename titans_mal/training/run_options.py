@@ -14,6 +14,7 @@ from ..modeling.configuration_titans_memory import TitansMemoryConfig
 from ..modeling.json_text import parse_json
 from .arguments import ConversationTrainingArguments
 from .options import REJECTED
+from .trained_parts import check_lora_options
 
 
 # Defaults that differ from those of transformers.
@@ -92,20 +93,21 @@ class ModelOptions:
     dtype: str = field(default="auto", metadata={"help": "Precision of the host: auto, float32 or bfloat16."})
 
     def __post_init__(self):
-        if self.memory_fields and not self.memory_layers:
-            raise ValueError("memory needs memory_layers: a model that already has a memory keeps its configuration.")
-        if (self.emotion_prompt is not None or self.with_transcript) and not self.memory_layers:
-            raise ValueError("A prompt needs memory_layers: a model that already has a memory keeps its prompt.")
+        of_a_new_memory = {
+            "memory": self.memory_fields or None,
+            "emotion_prompt": self.emotion_prompt,
+            "with_transcript": self.with_transcript or None,
+            "emotion_readout": self.emotion_readout,
+            "label_words": self.words,
+            "dimensions": self.dimensions,
+        }
+        given = [name for name, value in of_a_new_memory.items() if value is not None]
+        if given and not self.memory_layers:
+            raise ValueError(f"{given} need memory_layers: a model that already has a memory keeps its own.")
         if self.emotion_readout not in (None, *READOUTS):
             raise ValueError(f"emotion_readout must be one of {READOUTS}, got {self.emotion_readout!r}.")
-        if self.emotion_readout is not None and not self.memory_layers:
-            raise ValueError(
-                "emotion_readout needs memory_layers: a model that already has a memory keeps its readout."
-            )
-        if self.words is not None and not self.memory_layers:
-            raise ValueError("label_words needs memory_layers: a model that already has a memory keeps its words.")
-        if self.dimensions is not None and not self.memory_layers:
-            raise ValueError("dimensions needs memory_layers: a model that already has a memory keeps its dimensions.")
+        # The host may have to be downloaded before they are used.
+        check_lora_options(self.lora_r, self.lora_alpha, self.lora_dropout, self.lora_audio_tower)
         if self.emotion_prompt is not None and self.with_transcript:
             raise ValueError("with_transcript sets the prompt: include {transcript} in emotion_prompt instead.")
 

@@ -33,15 +33,12 @@ def choose_trained_parts(
         lora_on_audio_tower: also add it to the modules that turn audio into audio tokens.
 
     Raises:
-        ValueError: for a rank below 1, LoRA options without a rank, a model that already has a LoRA or is saved in
-            full, a host without linear layers for it, or as `check_is_saved_whole`.
+        ValueError: for a model that already has a LoRA or is saved in full, a host without linear layers for it, and
+            as `check_lora_options` and `check_is_saved_whole`.
         ImportError: for a LoRA without PEFT.
     """
     check_is_saved_whole(model)
-    if lora_rank is None and (lora_alpha is not None or lora_dropout or lora_on_audio_tower):
-        raise ValueError("lora_alpha, lora_dropout and lora_on_audio_tower need a lora_rank.")
-    if lora_rank is not None and lora_rank < 1:
-        raise ValueError(f"lora_rank must be at least 1, got {lora_rank}.")
+    check_lora_options(lora_rank, lora_alpha, lora_dropout, lora_on_audio_tower)
     if lora_rank is not None and not model.config.adapter_only:
         raise ValueError(
             "A model that is saved in full cannot have a LoRA: start from the host by from_base, or from an adapter."
@@ -58,6 +55,23 @@ def choose_trained_parts(
             # Continue to train a LoRA from the checkpoint.
             if ".lora_" in name and {*name.split(".")} & {*model.added_adapters}:
                 parameter.requires_grad_(True)
+
+
+def check_lora_options(rank: int | None, alpha: float | None, dropout: float, on_audio_tower: bool) -> None:
+    """Check the arguments of `choose_trained_parts`.
+
+    Raises:
+        ValueError: for a rank below 1, an alpha that is not above 0, a dropout outside [0, 1), and others without a
+            rank.
+    """
+    if rank is None and (alpha is not None or dropout or on_audio_tower):
+        raise ValueError("The alpha and dropout of a LoRA, and a LoRA on the audio tower, need its rank.")
+    if rank is not None and rank < 1:
+        raise ValueError(f"The rank of a LoRA must be at least 1, got {rank}.")
+    if alpha is not None and not alpha > 0:
+        raise ValueError(f"The alpha of a LoRA must be above 0, got {alpha}.")
+    if not 0 <= dropout < 1:
+        raise ValueError(f"The dropout of a LoRA must be at least 0 and below 1, got {dropout}.")
 
 
 def freeze_before_voice_memory(model: AudioEmotionMixin) -> None:

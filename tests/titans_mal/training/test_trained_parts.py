@@ -106,9 +106,11 @@ def test_a_loaded_lora_is_trained_further():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"lora_rank": 0}, "lora_rank must be at least 1, got 0"),
-        ({"lora_alpha": 8.0}, "need a lora_rank"),
-        ({"lora_on_audio_tower": True}, "need a lora_rank"),
+        ({"lora_rank": 0}, "rank of a LoRA must be at least 1, got 0"),
+        ({"lora_alpha": 8.0}, "need its rank"),
+        ({"lora_on_audio_tower": True}, "need its rank"),
+        ({"lora_rank": 4, "lora_alpha": 0.0}, "alpha of a LoRA must be above 0, got 0"),
+        ({"lora_rank": 4, "lora_dropout": 1.0}, "at least 0 and below 1, got 1"),
         ({"lora_rank": 4}, "saved in full cannot have a LoRA"),
     ],
 )
