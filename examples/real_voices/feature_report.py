@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 import numpy as np
-from intervals import ScoredTurns, average_recall, in_points, paired_difference
+from intervals import ScoredTurns, average_recall, in_points, note_on_few, paired_difference
 from scipy.stats import wilcoxon
 from voices import Voices
 
@@ -33,8 +33,8 @@ MODELS = (
 OF_PARTNERS = {"memory_other", "memory_transitions_other", "memory_network_other"}
 # Of `results.json`, what the table of groups is made of.
 KINDS = ("groups", "rows")
-# With fewer dialogues, the interval against other histories is not shown; with fewer speakers, all are too narrow.
-FEWEST_DIALOGUES, FEWEST_TESTED = 20, 10
+# With fewer dialogues, the interval against other histories is not shown.
+FEWEST_DIALOGUES = 20
 # What is subtracted from what, in the table of differences.
 DIFFERENCES = (
     ("memory", "utterance"),
@@ -205,8 +205,8 @@ def table(results: dict) -> str:
             if all(row[key] == pooled[key] for key in RUN)
         ]
         speakers = sum(row["kind"] == "speaker" and all(row[k] == pooled[k] for k in RUN) for row in results["groups"])
-        if speakers < FEWEST_TESTED:
-            lines += ["", f"With only {speakers} test speakers, the intervals are too narrow."]
+        if few := note_on_few(speakers):
+            lines += ["", few]
         of_run = {kind: [row for row in results[kind] if all(row[k] == pooled[k] for k in RUN)] for kind in KINDS}
         lines += ["", *_groups(**of_run)]
     return "\n".join(lines)

@@ -16,7 +16,7 @@ from typing import Annotated, NamedTuple
 
 import numpy as np
 import typer
-from intervals import ScoredTurns, average_recall, in_points, paired_difference
+from intervals import ScoredTurns, average_recall, in_points, note_on_few, paired_difference
 
 from titans_mal.cli.messages import errors_in_one_line
 from titans_mal.evaluation.compare import compare_conditions
@@ -163,6 +163,8 @@ def main(
     speakers, dialogues = (len(np.unique(numbers)) for numbers in (turns.speakers, turns.dialogues))
     of_seeds = f"; {len(folds[0])} seeds" if len(folds[0]) > 1 else ""
     print(f"{len(turns.emotions)} turns of {speakers} speakers in {dialogues} dialogues{of_seeds}\n")
+    if few := note_on_few(speakers):
+        print(f"{few}\n")
     for name, found in reports.items():
         for condition, about in found[0][0].conditions.items():
             is_hit = is_right(found, condition)

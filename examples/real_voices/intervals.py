@@ -7,6 +7,10 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 
+# With fewer test speakers, the bootstrap over them gives too narrow intervals.
+FEWEST_SPEAKERS = 10
+
+
 @dataclass(frozen=True)
 class ScoredTurns:
     """The scored turns of one or several folds.
@@ -91,6 +95,12 @@ def paired_difference(
     low, high = np.percentile(recalls[0] - recalls[1], [2.5, 97.5])
     centre = average_recall(first, turns.emotions)[0] - average_recall(second, turns.emotions)[0]
     return 100 * float(centre), 100 * float(low), 100 * float(high)
+
+
+def note_on_few(speakers: int) -> str:
+    """A warning if there are few test speakers, else an empty text."""
+    is_few = speakers < FEWEST_SPEAKERS
+    return f"With only {speakers} test speakers, the intervals are too narrow." if is_few else ""
 
 
 def in_points(centre: float, low: float, high: float) -> str:

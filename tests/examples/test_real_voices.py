@@ -588,6 +588,7 @@ def test_reports_of_the_host_are_pooled_over_folds(real, tmp_path, monkeypatch, 
     real["host_folds"].main([tmp_path / "one", tmp_path / "two"], resamples=200)
     printed = capsys.readouterr().out
     assert "8 turns of 2 speakers in 4 dialogues" in printed
+    assert "With only 2 test speakers, the intervals are too narrow." in printed
     assert "memory, title of memory: UA 100.0, WA 100.0" in printed
     # Of six sad turns, four are right.
     assert f"memory, title of memory_off: UA {100 * (1 + 4 / 6) / 2:.1f}, WA 75.0" in printed
