@@ -27,12 +27,13 @@ from .checkpoint_files import (
     load_processor,
     readable_checkpoint,
 )
-from .checkpoint_saving import EXTENSION_NAMES, CheckpointSavingMixin
+from .checkpoint_saving import EXTENSION_NAMES, CheckpointSavingMixin, is_of_extension
 from .configuration_titans_mal import DEFAULT_EMOTION_PROMPT, AudioEmotionConfigMixin
 from .configuration_titans_memory import TitansMemoryConfig
 from .host_lora import load_lora, peft_adapters
 from .memory_placement import keep_memory_with_its_blocks
 from .model_identity import differing_shape, host_checksums, host_fingerprint, is_other_host
+from .shortened import shortened
 
 
 logger = logging.get_logger(__name__)
@@ -199,11 +200,11 @@ class AudioEmotionCheckpointMixin(CheckpointSavingMixin):
     def _load_full(cls, name, config, kwargs):
         model, info = super().from_pretrained(name, config=config, output_loading_info=True, **_safe(kwargs))
         if info["missing_keys"]:
-            raise ValueError(f"{name} lacks weights of {cls.__name__}: {_some(info['missing_keys'])}.")
-        unused = [key for key in info["unexpected_keys"] if key.split(".")[0] in EXTENSION_NAMES]
+            raise ValueError(f"{name} lacks weights of {cls.__name__}: {shortened(sorted(info['missing_keys']), 5)}.")
+        unused = [key for key in info["unexpected_keys"] if is_of_extension(key)]
         if unused:
             raise ValueError(
-                f"{name} has weights of memory or readout that its config does not describe: {_some(unused)}."
+                f"{name} has weights of memory or readout that its config does not describe: {shortened(unused, 5)}."
             )
         _keep_extension_precise(model)
         keep_memory_with_its_blocks(model, is_fresh=False)
@@ -267,7 +268,7 @@ class AudioEmotionCheckpointMixin(CheckpointSavingMixin):
         model, info = super().from_pretrained(name, config=config, output_loading_info=True, **_safe(kwargs))
         missing = {*info["missing_keys"], *model._host_keys_missing}
         if missing:
-            raise ValueError(f"{name} lacks weights of the host: {_some(missing)}.")
+            raise ValueError(f"{name} lacks weights of the host: {shortened(sorted(missing), 5)}.")
         _keep_extension_precise(model)
         keep_memory_with_its_blocks(model, is_fresh=True)
         model.freeze_host()
@@ -284,7 +285,7 @@ class AudioEmotionCheckpointMixin(CheckpointSavingMixin):
 
 
 def _copy_extension(model, weights: dict[str, Tensor], name) -> None:
-    own = {key: tensor for key, tensor in model.state_dict().items() if key.split(".")[0] in EXTENSION_NAMES}
+    own = {key: tensor for key, tensor in model.state_dict().items() if is_of_extension(key)}
     wrong = sorted({*own} ^ {*weights}) or sorted(key for key in own if own[key].shape != weights[key].shape)
     if wrong:
         raise ValueError(f"The adapter {name} does not hold the weights that its config describes: {wrong}.")
@@ -304,12 +305,6 @@ def _safe(kwargs: dict) -> dict:
     if kwargs.get("use_safetensors") is False:
         raise ValueError("Weights are loaded from safetensors only: use_safetensors=False is not allowed.")
     return {**kwargs, "use_safetensors": True}
-
-
-def _some(keys) -> str:
-    """The names, shortened to the first five."""
-    keys = sorted(keys)
-    return f"{keys}" if len(keys) <= 5 else f"{len(keys)} of them, {keys[:5]}, ..."
 
 
 def _is_commit(revision: str) -> bool:

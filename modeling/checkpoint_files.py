@@ -14,6 +14,8 @@ from torch import Tensor
 from transformers import AutoProcessor, GenerationConfig, PreTrainedModel
 from transformers.utils import SAFE_WEIGHTS_NAME, cached_file, extract_commit_hash, logging
 
+from .shortened import shortened
+
 
 logger = logging.get_logger(__name__)
 
@@ -119,8 +121,7 @@ def check_finite_weights(model: PreTrainedModel, name: str | os.PathLike) -> Non
     broken = [key for key, tensor in model.named_parameters() if not _is_finite(tensor)]
     broken += [key for key, tensor in model.named_buffers() if not _is_finite(tensor, allow_inf=True)]
     if broken:
-        listed = ", ".join(broken[:5]) + (", ..." if len(broken) > 5 else "")
-        raise ValueError(f"{name} has {len(broken)} tensors with values that are not finite: {listed}.")
+        raise ValueError(f"{name} has {len(broken)} tensors with values that are not finite: {shortened(broken, 5)}.")
 
 
 @torch.no_grad()

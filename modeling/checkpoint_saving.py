@@ -19,10 +19,12 @@ from transformers.dynamic_module_utils import get_relative_import_files
 
 from .host_lora import HostLoraMixin, remove_lora, save_lora
 from .model_identity import changed_weights, weights_fingerprint
+from .shortened import shortened
 
 
 # The modules that this project adds to a host.
 EXTENSION_NAMES = ("titans_memory", "emotion_head", "emotion_values_head")
+
 
 # The auto classes that a repo with code is loaded by.
 _AUTO_MODELS = ("AutoModelForAudioEmotion", "AutoModelForMultimodalLM", "AutoModel")
@@ -30,6 +32,11 @@ _AUTO_MODELS = ("AutoModelForAudioEmotion", "AutoModelForMultimodalLM", "AutoMod
 # Weights files; those of an earlier save are removed.
 WEIGHT_FILES = re.compile(r"model(-\d+-of-\d+)?\.safetensors|model\.safetensors\.index\.json")
 _REPO_NAME = re.compile(r"[\w.-]+(/[\w.-]+)?")
+
+
+def is_of_extension(key: str) -> bool:
+    """Whether a weight, by its name in a model's `state_dict`, is of memory or readout and not of the host."""
+    return key.split(".")[0] in EXTENSION_NAMES
 
 
 def is_repo_name(name: str | None) -> bool:
@@ -88,10 +95,12 @@ class CheckpointSavingMixin(HostLoraMixin):
         own_peft = getattr(self, "_hf_peft_config_loaded", False)
         self.check_adapters()
         state, weights = self.state_dict() if state_dict is None else state_dict, state_dict
-        extension = {key: tensor for key, tensor in state.items() if key.split(".")[0] in EXTENSION_NAMES}
-        missing = sorted({key for key in self.state_dict() if key.split(".")[0] in EXTENSION_NAMES} - {*extension})
+        extension = {key: tensor for key, tensor in state.items() if is_of_extension(key)}
+        missing = sorted({key for key in self.state_dict() if is_of_extension(key)} - {*extension})
         if missing:
-            raise ValueError(f"The state_dict lacks {len(missing)} weights of memory and readout: {missing[:3]}, ...")
+            raise ValueError(
+                f"The state_dict lacks {len(missing)} weights of memory and readout: {shortened(missing)}."
+            )
         if self.config.adapter_only:
             self._check_host_is_unchanged(state)
             self._check_is_not_the_base(save_directory)
@@ -165,7 +174,7 @@ class CheckpointSavingMixin(HostLoraMixin):
         if changed:
             raise ValueError(
                 f"{len(changed)} weights of the host differ from those of {self.config.base_model_name_or_path}"
-                f" ({', '.join(changed[:3])}, ...); an adapter would lose them. {in_full}"
+                f" ({shortened(changed)}); an adapter would lose them. {in_full}"
             )
 
     def _check_is_not_the_base(self, folder: str | os.PathLike) -> None:

@@ -15,6 +15,7 @@ from transformers.pipelines import PIPELINE_REGISTRY
 from .audio_loading import MAX_TURN_SECONDS
 from .conversation_memory_cache import ConversationMemoryCache
 from .conversation_store import ConversationStore
+from .shortened import shortened
 from .turn_rules import (
     MAX_NAME,
     check_flag,
@@ -187,7 +188,7 @@ class AudioEmotionPipeline(Pipeline):
         if errors and len(errors) == len(turns):
             raise errors[0]
         if errors:
-            shown = "; ".join(map(str, errors[:3])) + ("; ..." if len(errors) > 3 else "")
+            shown = shortened(errors, separator="; ")
             warnings.warn(f"{len(errors)} of {len(turns)} turns are unusable and left out: {shown}", stacklevel=3)
 
     def _pieces(self, loaded: dict) -> list[dict]:

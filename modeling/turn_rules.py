@@ -12,6 +12,8 @@ from typing import Any
 
 import numpy as np
 
+from .shortened import shortened
+
 
 # Maximal length of the name of a conversation or a speaker, in characters.
 MAX_NAME = 200
@@ -106,9 +108,8 @@ class CutTurnWarning(UserWarning):
         name, seconds = turns[0]
         message = f"{name} lasts {seconds:.1f} s; its"
         if len(turns) > 1:
-            shown = ", ".join(f"{name} ({seconds:.1f} s)" for name, seconds in turns[:3])
-            more = ", ..." if len(turns) > 3 else ""
-            message = f"{len(turns)} turns are longer than the host's window: {shown}{more}; their"
+            shown = shortened(f"{name} ({seconds:.1f} s)" for name, seconds in turns)
+            message = f"{len(turns)} turns are longer than the host's window: {shown}; their"
         super().__init__(f"{message} first {max_seconds:g} s are used.")
 
 
@@ -235,7 +236,7 @@ def check_speakers(names: Iterable[str], most: int, *, conversation: str | None 
     """
     names = list(dict.fromkeys(map(str, names)))
     if len(names) > most:
-        shown = ", ".join(map(_short, names[: most + 3])) + (", ..." if len(names) > most + 3 else "")
+        shown = shortened(map(_short, names), most + 3)
         owner = "a conversation" if conversation is None else repr(conversation)
         raise ValueError(
             f"The memory can hold max_speakers={most} speakers of a conversation, but {owner} has [{shown}]."

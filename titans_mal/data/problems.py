@@ -22,6 +22,7 @@ from datasets import (
 
 from .._version import __version__
 from ..modeling.audio_source import file_of_part
+from ..modeling.shortened import shortened
 from .audio import MIN_SECONDS, AudioDecodingError, SilentAudio, audio_seconds, load_audio, part_of_file
 
 
@@ -198,8 +199,7 @@ def report_problems(problems: Sequence[Problem], *, name: str, strict: bool) -> 
         return
     counts = ", ".join(f"{count} {kind}" for kind, count in Counter(problem.kind for problem in left_out).items())
     if strict:
-        more = ", ..." if len(left_out) > 3 else ""
-        text = f"{name}: turns cannot be used ({counts}): {'; '.join(map(str, left_out[:3]))}{more}"
+        text = f"{name}: turns cannot be used ({counts}): {shortened(left_out, separator='; ')}"
         raise UnusableTurns(text, problems)
     warnings.warn(
         f"{name}: turns that cannot be used ({counts}); the first is {left_out[0]}; `.problems` lists them.",

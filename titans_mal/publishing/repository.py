@@ -14,15 +14,16 @@ from transformers.utils import SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME
 
 from ..auto import HOSTS
 from ..modeling.checkpoint_saving import (
-    EXTENSION_NAMES,
     WEIGHT_FILES,
     check_base_is_public,
+    is_of_extension,
     is_repo_name,
     save_code,
 )
 from ..modeling.configuration_titans_mal import AudioEmotionConfigMixin
 from ..modeling.host_lora import LORA_FILES, LORA_FOLDER, has_lora
 from ..modeling.json_text import read_json
+from ..modeling.shortened import shortened
 from ..training_recipe import RECIPE_FILE
 
 
@@ -65,11 +66,11 @@ def read_config(folder: Path) -> PreTrainedConfig:
         raise FileNotFoundError(f"{folder} lacks the LoRA in {LORA_FOLDER}/ that its config.json declares.")
     keys = {key for path in weights for key in _keys(path)}
     if config.adapter_only:
-        hosts = sorted(key for key in keys if key.split(".")[0] not in EXTENSION_NAMES)
+        hosts = sorted(key for key in keys if not is_of_extension(key))
         if hosts:
             raise ValueError(
-                f"{folder} is an adapter by its config.json, but holds {len(hosts)} weights of the host ({hosts[0]}, "
-                "...): save it with model.config.adapter_only = False."
+                f"{folder} is an adapter by its config.json, but holds {len(hosts)} weights of the host "
+                f"({shortened(hosts, 1)}): save it with model.config.adapter_only = False."
             )
     return config
 

@@ -10,6 +10,7 @@ from safetensors.torch import load_file
 
 from ..modeling.audio_emotion_mixin import AudioEmotionMixin
 from ..modeling.host_lora import has_lora, lora_misfits, read_lora, read_lora_config
+from ..modeling.shortened import shortened
 
 
 @torch.no_grad()
@@ -32,7 +33,7 @@ def load_trained_weights(model: AudioEmotionMixin, folder: str | os.PathLike) ->
         loaded |= _load_lora(model, folder)
     missing = [name for name, p in model.named_parameters() if p.requires_grad and name not in loaded]
     if missing:
-        raise ValueError(f"{folder} lacks {len(missing)} of the trained weights: {missing[:3]}, ...")
+        raise ValueError(f"{folder} lacks {len(missing)} of the trained weights: {shortened(missing)}.")
 
 
 def _load_lora(model: AudioEmotionMixin, folder: Path) -> set[str]:
@@ -45,8 +46,8 @@ def _load_lora(model: AudioEmotionMixin, folder: Path) -> set[str]:
     weights = read_lora(folder)
     if wrong := lora_misfits(model, name, weights):
         raise ValueError(
-            f"The LoRA of {folder} has a different rank or different layers than the LoRA of the model: {wrong[:3]}, "
-            "..."
+            f"The LoRA of {folder} has a different rank or different layers than the LoRA of the model: "
+            f"{shortened(wrong)}."
         )
     # An attribute of PEFT's class, which transformers' protocol for it does not list.
     saved, own = read_lora_config(folder).lora_alpha, model.peft_config[name].lora_alpha  # type: ignore[attr-defined]
