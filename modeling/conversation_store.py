@@ -184,11 +184,14 @@ class ConversationStore:
 
         Raises:
             ValueError: for a stored state that is broken or belongs to another model.
+            TypeError: for a name that is not a string.
+            RuntimeError: if this thread is using the conversation, or this process is a fork.
         """
         state_key(name)
         self._check_process()
         with self._lock:
             entry = self._live.get(name)
+            self._check_holder(name, entry)
         if entry is not None:
             with entry.lock:
                 if entry.cache is not None:
@@ -236,6 +239,11 @@ class ConversationStore:
                 "its own folder, or with states in Redis for the same conversations."
             )
 
+    def _check_holder(self, name: str, entry: _Entry | None) -> None:
+        """Reject a conversation that this thread is using, for which it would wait for ever."""
+        if entry is not None and entry.holder == threading.get_ident():
+            raise RuntimeError(f"The conversation {name!r} is already in use by this thread.")
+
     @contextlib.contextmanager
     def _entry(self, name: str) -> Iterator[_Entry]:
         state_key(name)  # checks the name before anything is changed
@@ -245,8 +253,7 @@ class ConversationStore:
         with self._lock:
             self._forget_expired()
             entry = self._live.setdefault(name, _Entry(used_at=time.monotonic()))
-            if entry.holder == threading.get_ident():
-                raise RuntimeError(f"The conversation {name!r} is already in use by this thread.")
+            self._check_holder(name, entry)
             entry.users += 1
         try:
             with entry.lock:

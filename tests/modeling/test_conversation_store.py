@@ -158,10 +158,23 @@ def test_a_thread_cannot_use_a_conversation_twice(model):
             pass
         with store.conversation("b"):
             pass
-        with pytest.raises(RuntimeError, match="in use by this thread"):
-            store.save()
+        for use in (store.save, lambda: store.peek("a")):
+            with pytest.raises(RuntimeError, match="in use by this thread"):
+                use()
+        assert store.peek("b") is None
     with store.conversation("a"):
         pass
+    assert store.peek("a") is None
+
+
+def test_a_look_from_another_thread_waits_for_the_end_of_a_turn(model):
+    store, found = ConversationStore(model), []
+    with store.conversation("a") as cache:
+        looking = threading.Thread(target=lambda: found.append(store.peek("a")))
+        looking.start()
+        score(model, cache, seed=0)
+    looking.join(timeout=30)
+    assert found[0].turns.tolist() == [1]
 
 
 def test_a_state_of_other_weights_is_rejected_until_reset(model, tmp_path):
