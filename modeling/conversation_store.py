@@ -157,8 +157,10 @@ class ConversationStore:
         with self._entry(name) as entry, self._states.lock(name):
             if reset:
                 cache = self._new()
+            elif entry.cache is None:
+                cache = self._load(name)
             else:
-                cache = entry.cache = self._load(name) if entry.cache is None else entry.cache
+                cache = entry.cache
             before = cache.snapshot()
             try:
                 yield cache
@@ -169,11 +171,9 @@ class ConversationStore:
                     self._states.delete(name)
                     entry.is_noted = False
             except BaseException:
+                # The entry is unchanged: without a cache, if none was in memory before.
                 cache.restore(before)
                 raise
-            finally:
-                if self._states.is_shared:
-                    entry.cache = None
             if not self._states.is_shared:
                 entry.cache = None if is_empty else cache
                 self._note(name, entry)

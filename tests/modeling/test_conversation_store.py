@@ -81,6 +81,30 @@ def test_a_failure_leaves_the_conversation_unchanged(model, tmp_path):
         assert cache.turns.tolist() == [0]
 
 
+def test_a_failed_first_turn_leaves_no_conversation(model, tmp_path):
+    store = ConversationStore(model, tmp_path, max_live=1)
+    with store.conversation("kept") as cache:
+        score(model, cache, seed=0)
+    for name, reset in (("new", False), ("new", True), ("kept", True)):
+        with pytest.raises(ValueError, match="conversation_ids"), store.conversation(name, reset=reset) as cache:
+            fail_in_the_second_turn(model, cache)
+        assert (store.names(), store.live, store.counts["evicted"]) == (["kept"], ["kept"], 0)
+    store.save()
+    assert len(list(tmp_path.glob("*/*.safetensors"))) == 1
+
+
+def test_a_failed_turn_of_a_stored_conversation_leaves_it_there(model, tmp_path):
+    store = ConversationStore(model, tmp_path, max_live=1)
+    for name in "ab":  # "a" goes to disk
+        with store.conversation(name) as cache:
+            score(model, cache, seed=0)
+    with pytest.raises(ValueError, match="conversation_ids"), store.conversation("a") as cache:
+        fail_in_the_second_turn(model, cache)
+    assert (store.names(), store.live) == (["a", "b"], ["b"])
+    with store.conversation("a") as cache:
+        assert cache.turns.tolist() == [1]
+
+
 def test_conversations_are_forgotten_after_a_time(model, tmp_path, monkeypatch):
     store = ConversationStore(model, tmp_path, max_live=1, time_to_live=100)
     now = time.time()
@@ -283,6 +307,12 @@ def test_states_lost_by_a_killed_process_are_reported(model, tmp_path, caplog):
         with store.conversation(name) as cache:
             assert (cache.turns.tolist(), cache.notes) == ([turns], notes)
             score(model, cache, seed=0)
+    # A failed turn does not use the report up.
+    with pytest.raises(ValueError, match="conversation_ids"), store.conversation("c") as cache:
+        fail_in_the_second_turn(model, cache)
+    assert store.names() == ["a", "b", "d"]
+    with store.conversation("c") as cache:
+        assert cache.notes == {"history_lost": True}
     # It is kept with the conversation until that is begun again.
     store.close()
     store = ConversationStore(model, tmp_path)
