@@ -212,7 +212,20 @@ def test_a_state_of_other_weights_is_rejected_until_reset(model, tmp_path):
     with pytest.raises(ValueError, match="other weights"), store.conversation("a"):
         pass
     assert store.live == []
+    with pytest.raises(ValueError, match="discard_unreadable must be True or False"):
+        store.conversation("a", discard_unreadable="no").__enter__()
+    for options in ({"reset": True}, {"discard_unreadable": True}):
+        with pytest.raises(ValueError, match="conversation_ids"), store.conversation("a", **options) as cache:
+            fail_in_the_second_turn(other, cache)
+        with pytest.raises(ValueError, match="other weights"), store.conversation("a"):  # it is still stored
+            pass
+    with store.conversation("a", discard_unreadable=True) as cache:
+        score(other, cache, seed=0)
+    assert store.live == ["a"]
+    with store.conversation("a", discard_unreadable=True) as cache:  # which keeps a state that can be read
+        assert cache.turns.tolist() == [1]
     with store.conversation("a", reset=True) as cache:
+        assert cache.turns.tolist() == [0]
         score(other, cache, seed=0)
     assert store.live == ["a"]
 
