@@ -36,7 +36,7 @@ class AlertRule(ABC):
             raise ValueError("A rule must have a name.")
         _check_above(0, self, "cool_down")
 
-    def speaks_of(self, turns: Sequence[TurnEmotion]) -> bool:
+    def is_triggered_by(self, turns: Sequence[TurnEmotion]) -> bool:
         """Whether the last turn of a conversation triggers the rule."""
         if not turns or not self._counts(turns[-1]):
             return False
@@ -74,9 +74,9 @@ class LabelRule(AlertRule):
 
     def _matches(self, turns: list[TurnEmotion]) -> bool:
         last = turns[-1].end
-        angry = [turn for turn in turns if turn.scores.get(self.label, 0.0) >= self.at_least]
-        recent = [turn for turn in angry if turn.end >= last - self.within]
-        return angry[-1:] == turns[-1:] and len(recent) >= self.turns
+        matching = [turn for turn in turns if turn.scores.get(self.label, 0.0) >= self.at_least]
+        recent = [turn for turn in matching if turn.end >= last - self.within]
+        return matching[-1:] == turns[-1:] and len(recent) >= self.turns
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -63,7 +63,7 @@ class Alerts(PoolObserver):
 
     def answered(self, conversation: str, turns: list[TurnEmotion], stages: Mapping[str, float]) -> None:
         for rule in self._rules:
-            if rule.speaks_of(turns) and self._claims.claim(conversation, rule.name, rule.cool_down):
+            if rule.is_triggered_by(turns) and self._claims.claim(conversation, rule.name, rule.cool_down):
                 self.webhook.send(
                     {
                         "id": uuid.uuid4().hex,

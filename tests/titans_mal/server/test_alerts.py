@@ -1,4 +1,4 @@
-"""Alerts: when a rule speaks, and how what it says reaches a server on loopback, and no other one."""
+"""Alerts: what triggers a rule, and how an alert reaches a server on loopback, and no other one."""
 
 import hashlib
 import hmac
@@ -41,7 +41,7 @@ ANGRY = LabelRule(name="angry customer", speaker="customer", label="angry")
 
 
 @pytest.mark.parametrize(
-    ("rule", "rows", "speaks"),
+    ("rule", "rows", "triggers"),
     [
         (ANGRY, [(1, 0.7), (20, 0.6), (40, 0.9)], True),
         (ANGRY, [(1, 0.7), (20, 0.6), (61, 0.9)], True),
@@ -58,18 +58,18 @@ ANGRY = LabelRule(name="angry customer", speaker="customer", label="angry")
         (MoodRule(name="m", below=-0.5, weights={"angry": -1}, time_constant=1e-3), [(1, 0.9), (31, 0.9)], True),
     ],
 )
-def test_when_a_rule_speaks(rule, rows, speaks):
-    assert rule.speaks_of(turns(*rows)) is speaks
+def test_what_triggers_a_rule(rule, rows, triggers):
+    assert rule.is_triggered_by(turns(*rows)) is triggers
 
 
 def test_rules_are_of_a_speaker():
     rows = [(1, 0.9), (2, 0.9), (3, 0.9)]
-    assert ANGRY.speaks_of(turns(*rows))
-    assert not ANGRY.speaks_of(turns(*rows, speaker="agent"))
+    assert ANGRY.is_triggered_by(turns(*rows))
+    assert not ANGRY.is_triggered_by(turns(*rows, speaker="agent"))
     # What others say between does not count.
     mixed = [turn for pair in zip(turns(*rows), turns(*rows, speaker="agent")) for turn in pair]
-    assert not ANGRY.speaks_of(mixed)
-    assert ANGRY.speaks_of(mixed[:-1])
+    assert not ANGRY.is_triggered_by(mixed)
+    assert ANGRY.is_triggered_by(mixed[:-1])
 
 
 def test_a_file_of_rules(tmp_path):
