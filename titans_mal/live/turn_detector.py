@@ -89,11 +89,6 @@ class TurnDetector:
         # Start of the open turn; None between turns.
         self._start: int | None = 0 if ends is not None else None
 
-    @property
-    def is_speaking(self) -> bool:
-        """Whether a turn is open."""
-        return self._start is not None
-
     def feed(self, chunk: np.ndarray, sampling_rate: int) -> list[SpokenTurn]:
         """Process the next piece of the stream.
 
