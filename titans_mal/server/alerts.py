@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 import time
 import uuid
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import asdict
 from datetime import UTC, datetime
 from typing import Protocol
@@ -60,6 +60,11 @@ class Alerts(PoolObserver):
     def __init__(self, rules: Sequence[AlertRule], webhook: Webhook, claims: Claims | None = None):
         self._rules, self.webhook = list(rules), webhook
         self._claims = claims or LocalClaims()
+
+    def check_model(self, labels: Collection[str], dimensions: Collection[str]) -> None:
+        """Check that a model predicts what the rules need; arguments and errors as `AlertRule.check_model`."""
+        for rule in self._rules:
+            rule.check_model(labels, dimensions)
 
     def answered(self, conversation: str, turns: list[TurnEmotion], stages: Mapping[str, float]) -> None:
         for rule in self._rules:
