@@ -157,7 +157,7 @@ def test_a_failed_first_turn_stores_no_memory(pool, tmp_path, monkeypatch):
     assert persons_in(tmp_path) == []
 
 
-def test_a_turn_waits_for_a_person_whom_another_server_uses(pool, monkeypatch):
+def test_a_turn_waits_for_a_person_in_use_by_another_server(pool, monkeypatch):
     begin, tries = RememberedSpeakers.begin, []
 
     def busy_at_first(self, *given):
