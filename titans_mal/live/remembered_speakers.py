@@ -80,7 +80,7 @@ class RememberedSpeakers:
         Raises:
             ValueError: for a person without a speaker, one named only after the speaker's first turn or instead of
                 another one, or a stored stream that is broken or of another model.
-            OSError: if streams cannot be read.
+            OSError: if streams cannot be read or stored; ConversationInUse if another server is using the person's.
         """
         known = cache.notes.get(_PERSONS, {})
         if person is None:
