@@ -75,8 +75,7 @@ def audio_blocks(
     check_rate(sampling_rate)
     if channel is not None and (isinstance(channel, bool) or not isinstance(channel, int) or channel < 1):
         raise ValueError(f"channel must be an integer from 1, or None to mix all channels, got {channel!r}.")
-    if max_seconds is not None and not (_is_number(max_seconds) and max_seconds > 0):
-        raise ValueError(f"max_seconds must be a number above 0, or None for no limit, got {max_seconds!r:.100}.")
+    limit = _Limit(max_seconds)
     if isinstance(source, dict):
         if source.get("array") is not None:
             source = (source["array"], source.get("sampling_rate"))
@@ -96,7 +95,28 @@ def audio_blocks(
         )
     if channel is None and "#t=" not in name:
         blocks = _compared(blocks, name)
-    return _resampled(_mono(blocks, channel, max_seconds, name), sampling_rate)
+    return _resampled(_mono(blocks, channel, limit, name), sampling_rate)
+
+
+def channel_blocks(
+    source: str | Path | bytes, channels: int, *, max_seconds: float | None = None
+) -> Iterator[tuple[np.ndarray, int]]:
+    """All channels of a file, which is decoded once: pieces (channels, samples) float32 of any length, and their rate.
+
+    Args:
+        source: a path, a part of a file, or encoded bytes, as for `load_audio`.
+        channels: their number, as of `audio_channels`.
+        max_seconds: as for `load_audio`.
+
+    Raises:
+        FileNotFoundError, ValueError: as `load_audio`; also if a piece has another number of channels.
+    """
+    limit, name = _Limit(max_seconds), name_of_source(source)
+    for samples, rate, _ in decode_blocks(source):
+        limit.check(samples, rate, name)
+        if len(samples) != channels:
+            raise AudioDecodingError(f"{name} has {len(samples)} channels in a piece of it, expected {channels}.")
+        yield samples.astype(np.float32), rate
 
 
 def audio_seconds(source) -> float:
@@ -178,10 +198,6 @@ def name_of_source(source) -> str:
     return str(path) if isinstance(path, str | Path) else "The turn"
 
 
-def _is_number(value) -> bool:
-    return isinstance(value, int | float | np.integer | np.floating) and not isinstance(value, bool)
-
-
 def _encoded(source: dict):
     """The bytes of a dict, else its path."""
     return source.get("bytes") or source.get("path")
@@ -195,18 +211,35 @@ def _blocks_of_array(channels: np.ndarray, rate: int, scale: Scale) -> Iterator[
 
 
 def _mono(
-    blocks: Iterable[AudioBlock], channel: int | None, max_seconds: float | None, name: str
+    blocks: Iterable[AudioBlock], channel: int | None, limit: _Limit, name: str
 ) -> Iterator[tuple[np.ndarray, int]]:
     """(samples,) float32 and the rate of each block: one channel, or the mix of all."""
-    seconds = 0.0
     for channels, rate, layout in blocks:
-        seconds += channels.shape[1] / rate
-        if max_seconds is not None and seconds > max_seconds + 1e-6:  # allow for rounding
-            raise AudioTooLong(f"{name} is longer than the allowed {max_seconds:g} s.")
+        limit.check(channels, rate, name)
         if channel is not None and channel > len(channels):
             raise AudioDecodingError(f"{name} has no channel {channel}: its channels are 1 to {len(channels)}.")
         mixed = channels[channel - 1] if channel is not None else _weights(layout, len(channels)) @ channels
         yield mixed.astype(np.float32), rate
+
+
+class _Limit:
+    """A maximal length of audio, checked while it is decoded.
+
+    Raises:
+        ValueError: for a `max_seconds` that is neither a number above 0 nor None.
+    """
+
+    def __init__(self, max_seconds: float | None):
+        is_number = isinstance(max_seconds, int | float | np.integer | np.floating)
+        if max_seconds is not None and (isinstance(max_seconds, bool) or not is_number or not max_seconds > 0):
+            raise ValueError(f"max_seconds must be a number above 0, or None for no limit, got {max_seconds!r:.100}.")
+        self._most, self._seconds = max_seconds, 0.0
+
+    def check(self, channels: np.ndarray, rate: int, name: str) -> None:
+        """Count the next block, (channels, samples); raise AudioTooLong beyond the limit."""
+        self._seconds += channels.shape[1] / rate
+        if self._most is not None and self._seconds > self._most + 1e-6:  # allow for rounding
+            raise AudioTooLong(f"{name} is longer than the allowed {self._most:g} s.")
 
 
 class _Comparison:

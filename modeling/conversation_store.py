@@ -131,7 +131,7 @@ class ConversationStore:
 
     @contextlib.contextmanager
     def conversation(
-        self, name: str, *, reset: bool = False, anew: bool | None = None
+        self, name: str, *, reset: bool = False, discard_unreadable: bool = False, anew: bool | None = None
     ) -> Iterator[ConversationMemoryCache]:
         """The state of a conversation, created if the name is new; for one caller at a time.
 
@@ -140,11 +140,12 @@ class ConversationStore:
         Args:
             name: name of the conversation.
             reset: start the conversation from scratch.
+            discard_unreadable: start it from scratch only if its stored state is broken or belongs to another model.
             anew: deprecated name of `reset`.
 
         Raises:
-            ValueError: for a stored state that is broken or belongs to another model, unless `reset` is set, or
-                a `reset` that is not a bool.
+            ValueError: for a stored state that is broken or belongs to another model, unless `reset` or
+                `discard_unreadable` is set, or flags that are not bools.
             TypeError: for a name that is not a string.
             RuntimeError: if this thread is already using it, the store is closed, or this process is a fork.
             ConversationInUse: if states are shared and another process is using it.
@@ -154,11 +155,14 @@ class ConversationStore:
             warn_renamed("anew", "reset")
             reset = anew
         check_flag(reset, "reset")
+        check_flag(discard_unreadable, "discard_unreadable")
         with self._entry(name) as entry, self._states.lock(name):
             if reset:
                 cache = self._new()
+            elif entry.cache is None:
+                cache = self._load(name, discard_unreadable=discard_unreadable)
             else:
-                cache = entry.cache = self._load(name) if entry.cache is None else entry.cache
+                cache = entry.cache
             before = cache.snapshot()
             try:
                 yield cache
@@ -169,11 +173,9 @@ class ConversationStore:
                     self._states.delete(name)
                     entry.is_noted = False
             except BaseException:
+                # The entry is unchanged: without a cache, if none was in memory before.
                 cache.restore(before)
                 raise
-            finally:
-                if self._states.is_shared:
-                    entry.cache = None
             if not self._states.is_shared:
                 entry.cache = None if is_empty else cache
                 self._note(name, entry)
@@ -184,11 +186,14 @@ class ConversationStore:
 
         Raises:
             ValueError: for a stored state that is broken or belongs to another model.
+            TypeError: for a name that is not a string.
+            RuntimeError: if this thread is using the conversation, or this process is a fork.
         """
         state_key(name)
         self._check_process()
         with self._lock:
             entry = self._live.get(name)
+            self._check_holder(name, entry)
         if entry is not None:
             with entry.lock:
                 if entry.cache is not None:
@@ -236,6 +241,11 @@ class ConversationStore:
                 "its own folder, or with states in Redis for the same conversations."
             )
 
+    def _check_holder(self, name: str, entry: _Entry | None) -> None:
+        """Reject a conversation that this thread is using, for which it would wait for ever."""
+        if entry is not None and entry.holder == threading.get_ident():
+            raise RuntimeError(f"The conversation {name!r} is already in use by this thread.")
+
     @contextlib.contextmanager
     def _entry(self, name: str) -> Iterator[_Entry]:
         state_key(name)  # checks the name before anything is changed
@@ -245,8 +255,7 @@ class ConversationStore:
         with self._lock:
             self._forget_expired()
             entry = self._live.setdefault(name, _Entry(used_at=time.monotonic()))
-            if entry.holder == threading.get_ident():
-                raise RuntimeError(f"The conversation {name!r} is already in use by this thread.")
+            self._check_holder(name, entry)
             entry.users += 1
         try:
             with entry.lock:
@@ -294,7 +303,7 @@ class ConversationStore:
             self._cleaned_at = now
             self._states.forget_old()
 
-    def _load(self, name: str) -> ConversationMemoryCache:
+    def _load(self, name: str, *, discard_unreadable: bool) -> ConversationMemoryCache:
         content = self._states.read(name)
         if content is None:
             cache = self._new()
@@ -302,7 +311,12 @@ class ConversationStore:
                 cache.notes = {LOST: True}
                 self.counts["lost"] += 1
             return cache
-        cache = self._from_bytes(content, name).to(self._model.titans_memory.device)
+        try:
+            cache = self._from_bytes(content, name).to(self._model.titans_memory.device)
+        except ValueError:
+            if not discard_unreadable:
+                raise
+            return self._new()
         self.counts["restored"] += 1
         return cache
 

@@ -11,7 +11,7 @@ import shutil
 import tempfile
 import time
 import weakref
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any, Literal, Protocol
@@ -85,7 +85,8 @@ class StateFolder:
     """Conversation states in a folder, one subfolder each, for one object at a time, until it is closed or deleted.
 
     The state of a conversation that a process holds in memory is not on disk. If that process is killed, the next
-    process to use the folder warns of the loss, and `is_lost` returns True for each such conversation for a day.
+    process to use the folder warns of the loss, and `is_lost` returns True for each such conversation for a day, or
+    until a process holds it again.
 
     Args:
         folder: created if it does not exist; None: a temporary folder, deleted with the object.
@@ -149,14 +150,17 @@ class StateFolder:
         (folder / _AT_HAND).unlink(missing_ok=True)
 
     def keep_in_memory(self, name: str) -> None:
-        """Record that a conversation is now held in memory, and remove its outdated state."""
+        """Record that a conversation is now held in memory; remove its outdated state and the record of a loss.
+
+        The conversation's notes report the loss from now on, for as long as it lasts.
+        """
         folder = self._folder / state_key(name)
         try:
             folder.mkdir(exist_ok=True)
             (folder / _AT_HAND).touch()
         except OSError as error:
             logger.warning_once(f"If this process is killed, lost conversations will go unnoticed: {error}")
-        for file in (STATE_FILE, _NAME):
+        for file in (STATE_FILE, _NAME, _LOST):
             (folder / file).unlink(missing_ok=True)
 
     def names(self) -> list[str]:
@@ -179,16 +183,14 @@ class StateFolder:
 
     def delete(self, name: str) -> None:
         """Delete a conversation's state and the record of its loss."""
-        _delete(self._folder / state_key(name))
+        _delete(self._folder / state_key(name), (STATE_FILE, _NAME, _AT_HAND, _LOST))
 
     def forget_old(self) -> None:
-        """Delete expired states."""
-        for name in (STATE_FILE, _LOST):
-            for path in self._folder.glob(f"*/{name}"):
+        """Delete expired states, each with its name, and expired records of a loss."""
+        for files in ((STATE_FILE, _NAME), (_LOST,)):
+            for path in self._folder.glob(f"*/{files[0]}"):
                 if _OWN_NAME.fullmatch(path.parent.name) and _is_over(path):
-                    path.unlink(missing_ok=True)
-                    (path.parent / _NAME).unlink(missing_ok=True)
-                    _remove_if_empty(path.parent)
+                    _delete(path.parent, files)
 
     @contextlib.contextmanager
     def lock(self, name: str) -> Iterator[None]:
@@ -215,21 +217,18 @@ def _is_over(path: Path) -> bool:
         return False
 
 
-def _delete(folder: Path) -> None:
-    for name in (STATE_FILE, _NAME, _AT_HAND, _LOST):
+def _delete(folder: Path, files: Iterable[str]) -> None:
+    """Delete files of a state, and its folder if nothing else is in it."""
+    for name in files:
         (folder / name).unlink(missing_ok=True)
-    _remove_if_empty(folder)
+    with contextlib.suppress(OSError):  # if it holds other files
+        folder.rmdir()
 
 
 def _delete_temporary(folder: str, process: int) -> None:
     """Delete a temporary folder, in the process that created it and not in a fork of that."""
     if os.getpid() == process:
         shutil.rmtree(folder, ignore_errors=True)
-
-
-def _remove_if_empty(folder: Path) -> None:
-    with contextlib.suppress(OSError):  # if it holds other files
-        folder.rmdir()
 
 
 def _lock_folder(folder: Path) -> int | None:

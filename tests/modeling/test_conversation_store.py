@@ -81,6 +81,30 @@ def test_a_failure_leaves_the_conversation_unchanged(model, tmp_path):
         assert cache.turns.tolist() == [0]
 
 
+def test_a_failed_first_turn_leaves_no_conversation(model, tmp_path):
+    store = ConversationStore(model, tmp_path, max_live=1)
+    with store.conversation("kept") as cache:
+        score(model, cache, seed=0)
+    for name, reset in (("new", False), ("new", True), ("kept", True)):
+        with pytest.raises(ValueError, match="conversation_ids"), store.conversation(name, reset=reset) as cache:
+            fail_in_the_second_turn(model, cache)
+        assert (store.names(), store.live, store.counts["evicted"]) == (["kept"], ["kept"], 0)
+    store.save()
+    assert len(list(tmp_path.glob("*/*.safetensors"))) == 1
+
+
+def test_a_failed_turn_of_a_stored_conversation_leaves_it_there(model, tmp_path):
+    store = ConversationStore(model, tmp_path, max_live=1)
+    for name in "ab":  # "a" goes to disk
+        with store.conversation(name) as cache:
+            score(model, cache, seed=0)
+    with pytest.raises(ValueError, match="conversation_ids"), store.conversation("a") as cache:
+        fail_in_the_second_turn(model, cache)
+    assert (store.names(), store.live) == (["a", "b"], ["b"])
+    with store.conversation("a") as cache:
+        assert cache.turns.tolist() == [1]
+
+
 def test_conversations_are_forgotten_after_a_time(model, tmp_path, monkeypatch):
     store = ConversationStore(model, tmp_path, max_live=1, time_to_live=100)
     now = time.time()
@@ -158,10 +182,23 @@ def test_a_thread_cannot_use_a_conversation_twice(model):
             pass
         with store.conversation("b"):
             pass
-        with pytest.raises(RuntimeError, match="in use by this thread"):
-            store.save()
+        for use in (store.save, lambda: store.peek("a")):
+            with pytest.raises(RuntimeError, match="in use by this thread"):
+                use()
+        assert store.peek("b") is None
     with store.conversation("a"):
         pass
+    assert store.peek("a") is None
+
+
+def test_a_look_from_another_thread_waits_for_the_end_of_a_turn(model):
+    store, found = ConversationStore(model), []
+    with store.conversation("a") as cache:
+        looking = threading.Thread(target=lambda: found.append(store.peek("a")))
+        looking.start()
+        score(model, cache, seed=0)
+    looking.join(timeout=30)
+    assert found[0].turns.tolist() == [1]
 
 
 def test_a_state_of_other_weights_is_rejected_until_reset(model, tmp_path):
@@ -175,7 +212,20 @@ def test_a_state_of_other_weights_is_rejected_until_reset(model, tmp_path):
     with pytest.raises(ValueError, match="other weights"), store.conversation("a"):
         pass
     assert store.live == []
+    with pytest.raises(ValueError, match="discard_unreadable must be True or False"):
+        store.conversation("a", discard_unreadable="no").__enter__()
+    for options in ({"reset": True}, {"discard_unreadable": True}):
+        with pytest.raises(ValueError, match="conversation_ids"), store.conversation("a", **options) as cache:
+            fail_in_the_second_turn(other, cache)
+        with pytest.raises(ValueError, match="other weights"), store.conversation("a"):  # it is still stored
+            pass
+    with store.conversation("a", discard_unreadable=True) as cache:
+        score(other, cache, seed=0)
+    assert store.live == ["a"]
+    with store.conversation("a", discard_unreadable=True) as cache:  # which keeps a state that can be read
+        assert cache.turns.tolist() == [1]
     with store.conversation("a", reset=True) as cache:
+        assert cache.turns.tolist() == [0]
         score(other, cache, seed=0)
     assert store.live == ["a"]
 
@@ -270,6 +320,12 @@ def test_states_lost_by_a_killed_process_are_reported(model, tmp_path, caplog):
         with store.conversation(name) as cache:
             assert (cache.turns.tolist(), cache.notes) == ([turns], notes)
             score(model, cache, seed=0)
+    # A failed turn does not use the report up.
+    with pytest.raises(ValueError, match="conversation_ids"), store.conversation("c") as cache:
+        fail_in_the_second_turn(model, cache)
+    assert store.names() == ["a", "b", "d"]
+    with store.conversation("c") as cache:
+        assert cache.notes == {"history_lost": True}
     # It is kept with the conversation until that is begun again.
     store.close()
     store = ConversationStore(model, tmp_path)

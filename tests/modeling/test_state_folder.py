@@ -51,6 +51,41 @@ def test_what_a_killed_process_held_is_lost_for_a_day(tmp_path):
     assert not later.is_lost("held")
 
 
+@pytest.mark.parametrize("order", [("lost", STATE_FILE), (STATE_FILE, "lost")])
+def test_the_record_of_a_loss_and_a_later_state_expire_apart(tmp_path, order):
+    """A folder may hold both: earlier versions kept the record when the conversation went on."""
+    states, folder = StateFolder(tmp_path), tmp_path / state_key("a")
+    states.write("a", b"state", seconds=60)
+    states.write("other", b"state", seconds=60)
+    (folder / "lost").touch()
+    os.utime(folder / "lost", (2**33, 2**33))
+    past = time.time() - 1
+    os.utime(folder / order[0], (past, past))
+    states.forget_old()
+    assert states.names() == (["a", "other"] if order[0] == "lost" else ["other"])
+    assert ((states.read("a") is not None), states.is_lost("a")) == (order[0] == "lost", order[0] != "lost")
+    os.utime(folder / order[1], (past, past))
+    states.forget_old()
+    assert [path.name for path in tmp_path.iterdir()] == [state_key("other")]
+
+
+def test_a_conversation_that_is_used_again_needs_no_record_of_its_loss(tmp_path):
+    """Its notes report it; after it ends, the next one of that name has lost nothing."""
+    StateFolder(tmp_path).keep_in_memory("a")  # and the process is killed
+    states = StateFolder(tmp_path)
+    assert states.is_lost("a")
+    states.keep_in_memory("a")
+    assert not states.is_lost("a")
+    states.write("a", b"state", seconds=60)
+    past = time.time() - 1
+    os.utime(tmp_path / state_key("a") / STATE_FILE, (past, past))
+    states.forget_old()
+    assert not list(tmp_path.iterdir())
+    states.keep_in_memory("a")
+    del states
+    assert StateFolder(tmp_path).is_lost("a")  # killed again
+
+
 def test_a_folder_is_used_by_one_object_until_it_is_closed_or_deleted(tmp_path):
     folder, link = tmp_path / "states", tmp_path / "link"
     first = StateFolder(folder)

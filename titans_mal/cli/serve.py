@@ -59,7 +59,8 @@ def serve(
         typer.Option(
             "--forget-after",
             "--time-to-live",
-            help="Delete a conversation or a remembered person after this many seconds without use.",
+            help="Delete a conversation or a remembered person after this many seconds without use, also if it was "
+            "saved in --states.",
         ),
     ] = 3600.0,
     remember_speakers: Annotated[

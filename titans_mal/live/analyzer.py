@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import threading
 import time
 from collections.abc import Iterable, Iterator, Sequence
@@ -159,15 +158,13 @@ class ConversationAnalyzer:
     ) -> Iterator[TurnEmotion]:
         with self._lock:
             offset = start_after(self._cache, None)
-        pieces = (detector.feed(chunk, sampling_rate) for chunk in chunks)
-        for turns in itertools.chain(pieces, map(TurnDetector.flush, [detector])):
-            for turn in turns:
-                given = (turn.waveform, RATE)
-                start = offset + turn.start
-                if split_long:
-                    yield from self.push_split(*given, speaker=speaker, start=start)
-                else:
-                    yield self.push(*given, speaker=speaker, start=start)
+        for turn in detector.turns_of(chunks, sampling_rate):
+            given = (turn.waveform, RATE)
+            start = offset + turn.start
+            if split_long:
+                yield from self.push_split(*given, speaker=speaker, start=start)
+            else:
+                yield self.push(*given, speaker=speaker, start=start)
 
     def reset(self) -> None:
         """Forget the conversation."""

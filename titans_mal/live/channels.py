@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ..data.audio import audio_blocks, audio_channels
+from ..data.audio import audio_channels, channel_blocks
 from ..data.segment_files import Segment
 from .stream_resampler import StreamResampler
 from .turn_detector import SpokenTurn, TurnDetector, checked_piece
@@ -74,10 +74,9 @@ def _found_turns(
     if len(speakers) != there or len({*speakers}) != there or not all(map(str.strip, speakers)):
         name = "The audio" if isinstance(recording, bytes) else str(recording)
         raise ValueError(f"{name} has {there} channels: give a different speaker for each, got {[*speakers]}.")
-    detector, numbers = ChannelDetector(there, crosstalk_db), range(1, there + 1)
-    blocks = zip(*(audio_blocks(recording, RATE, channel=number, max_seconds=max_seconds) for number in numbers))
-    for block in blocks:
-        yield from detector.feed(np.stack(block), RATE)
+    detector = ChannelDetector(there, crosstalk_db)
+    for samples, rate in channel_blocks(recording, there, max_seconds=max_seconds):
+        yield from detector.feed(samples, rate)
     yield from detector.flush()
 
 

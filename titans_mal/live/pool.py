@@ -102,6 +102,16 @@ class ConversationPool:
         """The shortest turn that the model processes, in seconds; shorter ones are padded with silence."""
         return self._scorer.min_seconds
 
+    @property
+    def labels(self) -> list[str]:
+        """The labels of the model; empty without any."""
+        return self._scorer.labels
+
+    @property
+    def emotion_dimensions(self) -> list[str]:
+        """The emotion dimensions of the model, such as valence; empty without any."""
+        return self._scorer.dimensions
+
     def check(self, settings: LabelSettings) -> None:
         """Raise ValueError for settings that do not fit the model."""
         self._scorer.check(settings)

@@ -122,19 +122,26 @@ class PoolWorker:
                 turn.answer.stages["wait"] = began - turn.queued
                 held = everything.enter_context(contextlib.ExitStack())
                 try:
-                    if (known := self._answered_before(turn)) is not None:
+                    # Opened once, so that no other server can write the same request between the look for it and
+                    # the turn; the look needs the state before a reset.
+                    state = self._store.conversation(turn.conversation, discard_unreadable=turn.reset)
+                    cache = held.enter_context(state)
+                    if (known := self._answered_before(turn, cache)) is not None:
+                        held.close()
                         turn.answer.set_result(known)
                         continue
-                    cache = held.enter_context(self._store.conversation(turn.conversation, reset=turn.reset))
+                    if turn.reset:
+                        cache.reset()
                     start = start_after(cache, turn.start, turn.gap)
                     if self._remembered is not None:
                         self._remembered.begin(cache, turn.speaker, turn.person)
                     opened.append((turn, held, cache, start))
-                except ConversationInUse as error:
-                    self._try_later(turn, error)
                 except Exception as error:
                     held.__exit__(type(error), error, error.__traceback__)
-                    self._fail(turn, error)
+                    if isinstance(error, ConversationInUse):
+                        self._try_later(turn, error)
+                    else:
+                        self._fail(turn, error)
             if not opened:
                 return
             self._note_batch(len(opened))
@@ -150,14 +157,11 @@ class PoolWorker:
             self._batches[size] += 1
         self.report(lambda observer: observer.batch(size))
 
-    def _answered_before(self, turn: WaitingTurn) -> TurnEmotion | None:
-        """The turn that a request repeats, by its key; checked before a reset."""
-        if turn.retry_key is None:
-            return None
+    def _answered_before(self, turn: WaitingTurn, cache: ConversationMemoryCache) -> TurnEmotion | None:
+        """The turn of the conversation that a request repeats, by its key."""
         try:
-            with self._store.conversation(turn.conversation) as cache:
-                known = answered_before(cache, turn.retry_key)
-        except (ValueError, TypeError):  # an unreadable state has no turns
+            known = answered_before(cache, turn.retry_key)
+        except (ValueError, TypeError):  # an unreadable history has no turns
             return None
         seconds = len(turn.waveform) / self._scorer.sampling_rate
         if known is not None and abs(known.end - known.start - seconds) > _SAME_SECONDS:

@@ -17,7 +17,7 @@ from ..modeling.turn_rules import check_text, is_named, speaker_number
 _PERSONS = "persons"
 # Key in the notes of a conversation: how many turns its streams had when they were added.
 _EARLIER_TURNS = "earlier_turns"
-# Key in the notes of a person: identifies the stream from its first turn on.
+# Key in the notes of a person: identifies the stream, from before its first turn until it is forgotten.
 _STREAM = "stream"
 
 
@@ -43,7 +43,8 @@ class RememberedSpeakers:
     A turn with a `person` states the consent of its speaker, from the speaker's first turn of a conversation on. After
     each such turn, only the stream of that speaker is stored; if a person talks in several conversations at once, the
     stream of the last turn is kept. A turn without `person` ends the consent in its conversation. After `forget`,
-    running conversations do not store earlier writes again.
+    running conversations do not store earlier writes again. Until the first turn of a person is scored, only a random
+    ID is stored.
 
     Persons are stored under a hash of their names, and expire like conversations.
 
@@ -79,7 +80,7 @@ class RememberedSpeakers:
         Raises:
             ValueError: for a person without a speaker, one named only after the speaker's first turn or instead of
                 another one, or a stored stream that is broken or of another model.
-            OSError: if streams cannot be read.
+            OSError: if streams cannot be read or stored; ConversationInUse if another server is using the person's.
         """
         known = cache.notes.get(_PERSONS, {})
         if person is None:
@@ -99,12 +100,11 @@ class RememberedSpeakers:
             raise ValueError(
                 f"A person must be given from the speaker's first turn on, but earlier turns of {speaker!r} have none."
             )
-        stored = self._read(hashed)
-        if stored is not None and bool(stored.turns.any()):
+        stored = self._begun(hashed)
+        if bool(stored.turns.any()):
             add_speaker_stream(cache, number, stored)
             cache.notes[_EARLIER_TURNS] = cache.notes.get(_EARLIER_TURNS, 0) + int(stored.turns.sum())
-        stream = None if stored is None else stored.notes.get(_STREAM)
-        cache.notes[_PERSONS] = {**known, speaker: {"person": hashed, "stream": stream}}
+        cache.notes[_PERSONS] = {**known, speaker: {"person": hashed, "stream": stored.notes[_STREAM]}}
 
     def end(self, cache: ConversationMemoryCache, speaker: str | None) -> None:
         """After a turn: store the stream of its speaker, if that is a person who was not forgotten since `begin`.
@@ -112,18 +112,13 @@ class RememberedSpeakers:
         Raises:
             OSError: if it cannot be stored.
         """
-        known = cache.notes.get(_PERSONS, {})
-        if speaker not in known:
+        link = cache.notes.get(_PERSONS, {}).get(speaker)
+        if link is None:
             return
-        link = known[speaker]
         with self._store.conversation(link["person"]) as stored:
-            stream = stored.notes.get(_STREAM)
-            if link["stream"] not in (None, stream):
-                return  # forgotten
-            stored.adopt(speaker_stream(cache, speaker_number(str(speaker))))
-            stored.notes = {_STREAM: stream or uuid.uuid4().hex}
-        if link["stream"] is None:
-            cache.notes[_PERSONS] = {**known, speaker: {**link, "stream": stored.notes[_STREAM]}}
+            if stored.notes.get(_STREAM) == link["stream"]:  # not forgotten
+                stored.adopt(speaker_stream(cache, speaker_number(str(speaker))))
+                stored.notes = {_STREAM: link["stream"]}
 
     def forget(self, person: str) -> None:
         """Delete what is stored of a person, under any name.
@@ -133,15 +128,17 @@ class RememberedSpeakers:
         with self._store.conversation(self._hash(person), reset=True):
             pass
 
-    def _read(self, hashed: str) -> ConversationMemoryCache | None:
+    def _begun(self, hashed: str) -> ConversationMemoryCache:
+        """A copy of a person's stored stream, which has its ID from now on."""
         try:
-            stored = self._store.peek(hashed)
+            with self._store.conversation(hashed) as stored:
+                stored.notes = {_STREAM: uuid.uuid4().hex, **stored.notes}
+                return stored.snapshot()
         except ValueError as error:
             raise ValueError(
                 "The stored memory of this person is broken or was written by another model: delete it, or do "
                 "not pass person."
             ) from error
-        return None if stored is None else stored.to(self._model.titans_memory.device)
 
     def _hash(self, person: str) -> str:
         check_person(person)

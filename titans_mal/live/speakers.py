@@ -117,7 +117,13 @@ class VoiceEmbedder:
 
     @torch.inference_mode()
     def __call__(self, waveform: np.ndarray) -> np.ndarray:
-        """(dimensions,) of a waveform (samples,) at 16 kHz; one too short for the model is repeated."""
+        """(dimensions,) of a waveform (samples,) at 16 kHz; one too short for the model is repeated.
+
+        Raises:
+            ValueError: for a waveform without samples.
+        """
+        if not len(waveform):
+            raise ValueError("The waveform of a turn is empty: it must have at least one sample.")
         while len(waveform) < _LEAST_SECONDS * RATE:
             waveform = np.concatenate([waveform, waveform])
         inputs = self._extractor(waveform, sampling_rate=RATE, return_tensors="pt")

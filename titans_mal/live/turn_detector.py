@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -89,11 +89,6 @@ class TurnDetector:
         # Start of the open turn; None between turns.
         self._start: int | None = 0 if ends is not None else None
 
-    @property
-    def is_speaking(self) -> bool:
-        """Whether a turn is open."""
-        return self._start is not None
-
     def feed(self, chunk: np.ndarray, sampling_rate: int) -> list[SpokenTurn]:
         """Process the next piece of the stream.
 
@@ -123,6 +118,12 @@ class TurnDetector:
             self._detect.reset_states()
             self._detect.current_sample = self._seen = self._first + len(self._audio)
         return turns
+
+    def turns_of(self, chunks: Iterable[np.ndarray], sampling_rate: int) -> Iterator[SpokenTurn]:
+        """All turns of a stream, each as soon as it has ended; arguments and errors as `feed`."""
+        for chunk in chunks:
+            yield from self.feed(chunk, sampling_rate)
+        yield from self.flush()
 
     def _extend(self, samples: np.ndarray) -> None:
         self._audio = np.concatenate([self._audio, samples[0]])
@@ -195,10 +196,7 @@ def spoken_turns(recording: str | Path) -> Iterator[SpokenTurn]:
         FileNotFoundError, ValueError: as `audio_blocks`.
         MissingExtraError: if the speech detector is not installed.
     """
-    detector = TurnDetector()
-    for piece in audio_blocks(recording, RATE):
-        yield from detector.feed(piece, RATE)
-    yield from detector.flush()
+    yield from TurnDetector().turns_of(audio_blocks(recording, RATE), RATE)
 
 
 def checked_piece(chunk: np.ndarray, sampling_rate: int) -> np.ndarray:

@@ -37,7 +37,7 @@ class WaitingTurn:
 
     conversation: str
     settings: LabelSettings
-    began: float
+    began: float  # before it was loaded
     speaker: str | None = None
     start: float | None = None
     reset: bool = False
@@ -46,7 +46,7 @@ class WaitingTurn:
     gap: float = 0.0  # seconds after the previous turn, where there is no start
     not_before: float = 0.0  # a turn of a conversation that is in use elsewhere is tried again later
     waveform: np.ndarray = field(default_factory=lambda: np.zeros(0, np.float32))
-    queued: float = 0.0
+    queued: float = 0.0  # after it was loaded; from then on it waits for others
     answer: TurnFuture = field(default_factory=TurnFuture)
 
 
@@ -135,20 +135,25 @@ class TurnQueue:
         """Wait for a batch; empty when the queue is closed and empty."""
         with self._changed:
             while self._turns or not self._is_closed:
-                now = time.perf_counter()
-                first = self._first_turns()
-                ready = [turn for turn in first if turn.not_before <= now][: self._max_batch]
-                if not ready:
-                    left = min((turn.not_before - now for turn in first), default=None)
-                elif self._is_closed or len(ready) == self._max_batch:
-                    left = 0.0
-                else:
-                    left = ready[0].began + self.wait - now
-                if left is not None and left <= 0:
-                    self._turns = deque(turn for turn in self._turns if turn not in ready)
-                    return ready
-                self._changed.wait(left)
+                batch, seconds = self._batch_at(time.perf_counter())
+                if batch:
+                    self._turns = deque(turn for turn in self._turns if turn not in batch)
+                    return batch
+                self._changed.wait(seconds)
             return []
+
+    def _batch_at(self, now: float) -> tuple[list[WaitingTurn], float | None]:
+        """The turns of the batch to return at a time; if there are none yet, the seconds until there may be.
+
+        None instead of seconds: not before another turn arrives.
+        """
+        first = self._first_turns()
+        ready = [turn for turn in first if turn.not_before <= now][: self._max_batch]
+        if not ready:
+            return [], min((turn.not_before - now for turn in first), default=None)
+        left = ready[0].queued + self.wait - now
+        is_complete = self._is_closed or len(ready) == self._max_batch or left <= 0
+        return (ready, 0.0) if is_complete else ([], left)
 
     def _first_turns(self) -> list[WaitingTurn]:
         """The first waiting turn of each conversation."""

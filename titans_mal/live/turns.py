@@ -79,12 +79,15 @@ class LiveScorer:
         model, processor: as for `ConversationAnalyzer`.
         settings: settings for turns without their own.
 
+    Attributes:
+        labels, dimensions: what the model predicts.
+
     Raises:
         ValueError: as `check`.
     """
 
     def __init__(self, model, processor, settings: LabelSettings):
-        self._labels = read_labels(model.config)
+        self.labels, self.dimensions = read_labels(model.config), list(model.config.emotion_dimensions)
         self.check(settings)
         self._settings = settings
         self._has_warned = False
@@ -105,7 +108,7 @@ class LiveScorer:
 
     def check(self, settings: LabelSettings) -> None:
         """Raise ValueError for settings that do not fit the model."""
-        settings.check(self._labels)
+        settings.check(self.labels)
 
     @torch.inference_mode()
     def score(

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import math
+import sys
 import tomllib
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
 from ..live.summary import rolling_mean
-from ..live.turns import TurnEmotion
+from ..live.turns import TurnEmotion, check_speaker
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,7 +25,7 @@ class AlertRule(ABC):
         cool_down: seconds after an alert in which the rule sends no other for the same conversation.
 
     Raises:
-        ValueError: for a value out of range.
+        ValueError: for a value of another type, or out of range.
     """
 
     name: str
@@ -33,10 +34,33 @@ class AlertRule(ABC):
 
     def __post_init__(self):
         if not self.name or not isinstance(self.name, str):
-            raise ValueError("A rule must have a name.")
+            raise ValueError(f"A rule must have a name, got {self.name!r}.")
+        check_speaker(self.speaker)
         _check_above(0, self, "cool_down")
 
-    def speaks_of(self, turns: Sequence[TurnEmotion]) -> bool:
+    def check_model(self, labels: Collection[str], dimensions: Collection[str]) -> None:
+        """Check that a model predicts what the rule needs.
+
+        Args:
+            labels: the labels of the model.
+            dimensions: its emotion dimensions.
+
+        Raises:
+            ValueError: naming what the model does not predict.
+        """
+        for kind, needed, known in zip(("label", "dimension"), self._needs(), (labels, dimensions)):
+            missing = [repr(name) for name in needed if name not in known]
+            if missing:
+                raise ValueError(
+                    f"The alert rule {self.name!r} needs the {kind} {', '.join(missing)}, but the model has "
+                    f"{', '.join(map(repr, known)) or 'none'}."
+                )
+
+    def _needs(self) -> tuple[Collection[str], Collection[str]]:
+        """The labels and the dimensions that the rule needs."""
+        return (), ()
+
+    def is_triggered_by(self, turns: Sequence[TurnEmotion]) -> bool:
         """Whether the last turn of a conversation triggers the rule."""
         if not turns or not self._counts(turns[-1]):
             return False
@@ -69,14 +93,21 @@ class LabelRule(AlertRule):
     def __post_init__(self):
         super().__post_init__()
         _check_above(0, self, "turns", "within")
-        if not 0 <= self.at_least <= 1:
-            raise ValueError(f"The rule {self.name!r}: at_least must be a probability, got {self.at_least!r}.")
+        if not isinstance(self.label, str):
+            raise ValueError(f"label must be a label of the model, got {self.label!r}.")
+        if not isinstance(self.turns, int):
+            raise ValueError(f"turns must be a whole number, got {self.turns!r}.")
+        if not _is_number(self.at_least) or not 0 <= self.at_least <= 1:
+            raise ValueError(f"at_least must be a probability, from 0 to 1, got {self.at_least!r}.")
+
+    def _needs(self):
+        return (self.label,), ()
 
     def _matches(self, turns: list[TurnEmotion]) -> bool:
         last = turns[-1].end
-        angry = [turn for turn in turns if turn.scores.get(self.label, 0.0) >= self.at_least]
-        recent = [turn for turn in angry if turn.end >= last - self.within]
-        return angry[-1:] == turns[-1:] and len(recent) >= self.turns
+        matching = [turn for turn in turns if turn.scores.get(self.label, 0.0) >= self.at_least]
+        recent = [turn for turn in matching if turn.end >= last - self.within]
+        return matching[-1:] == turns[-1:] and len(recent) >= self.turns
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -114,6 +145,15 @@ class MoodRule(AlertRule):
         super().__post_init__()
         _check_above(0, self, "seconds", "time_constant")
         _check_above(-math.inf, self, "below")
+        weights = self.weights
+        if not isinstance(weights, Mapping) or not all(isinstance(label, str) for label in weights):
+            raise ValueError(f"weights must be numbers by label, as in {{happy = 1, angry = -1}}, got {weights!r}.")
+        for label, weight in weights.items():
+            if not _is_number(weight):
+                raise ValueError(f"The weight of {label!r} must be a finite number, got {weight!r}.")
+
+    def _needs(self):
+        return (self.weights, ()) if self.weights else ((), ("valence",))
 
     def _matches(self, turns: list[TurnEmotion]) -> bool:
         spoken = [turn for turn in turns if (turn.scores if self.weights else "valence" in turn.values)]
@@ -169,8 +209,14 @@ def _tables(names: Mapping[str, Any]) -> str:
     return ", ".join(f"[[{name}]]" for name in names)
 
 
+def _is_number(value: Any) -> bool:
+    """Whether a value is a number, and not too large for a float."""
+    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= sys.float_info.max
+
+
 def _check_above(bound: float, rule: AlertRule, *names: str) -> None:
     for name in names:
         value = getattr(rule, name)
-        if isinstance(value, bool) or not isinstance(value, int | float) or not bound < value < math.inf:
-            raise ValueError(f"{name} must be above {bound}, got {value!r}.")
+        if not _is_number(value) or not value > bound:
+            allowed = "a finite number" if bound == -math.inf else f"a finite number above {bound}"
+            raise ValueError(f"{name} must be {allowed}, got {value!r}.")

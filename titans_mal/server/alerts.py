@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 import time
 import uuid
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import asdict
 from datetime import UTC, datetime
 from typing import Protocol
@@ -61,9 +61,14 @@ class Alerts(PoolObserver):
         self._rules, self.webhook = list(rules), webhook
         self._claims = claims or LocalClaims()
 
+    def check_model(self, labels: Collection[str], dimensions: Collection[str]) -> None:
+        """Check that a model predicts what the rules need; arguments and errors as `AlertRule.check_model`."""
+        for rule in self._rules:
+            rule.check_model(labels, dimensions)
+
     def answered(self, conversation: str, turns: list[TurnEmotion], stages: Mapping[str, float]) -> None:
         for rule in self._rules:
-            if rule.speaks_of(turns) and self._claims.claim(conversation, rule.name, rule.cool_down):
+            if rule.is_triggered_by(turns) and self._claims.claim(conversation, rule.name, rule.cool_down):
                 self.webhook.send(
                     {
                         "id": uuid.uuid4().hex,

@@ -39,6 +39,9 @@ def create_app(
         settings: None = the defaults.
         log_name: returns the name under which a conversation appears in logs; None: a keyed hash.
         alerts: sent for the pool's turns; None: no alerts.
+
+    Raises:
+        ValueError: for alert rules that need what the model does not predict.
     """
     service = Service(pool, settings or ServerSettings(), alerts)
 

@@ -4,50 +4,52 @@ from __future__ import annotations
 
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
+from pydantic import TypeAdapter
 
 from .._version import __version__
 from .answers import TurnAnswer, TurnError
 from .queries import StreamQuery
+from .stream_messages import message_schema
 
 
 PROTOCOL = """
-**Streams.** The WebSocket `/conversations/{name}/stream` takes the audio of a call and answers each turn when it ends;
-`/asyncapi.json` describes it with the schema of every message. Its query parameters are those of a turn, and
-`sampling_rate` (16000). The client sends
+**Streams.** The WebSocket `/conversations/{name}/stream` receives the audio of a call, and answers each turn when it
+ends. `/asyncapi.json` contains the schema of every message. The query parameters are those of a turn, without `start`
+and `reset`, and `sampling_rate` (16000).
 
-- binary messages: pieces of 16-bit integers, little-endian, of up to 4 MB; of several channels (`channels=2`,
-  `speakers=caller,agent`) interleaved;
-- `{"speaker": "B"}`: who talks from here on, of one channel; the turn that goes on ends. With `"person": "ID"`, who B
-  is in all calls;
-- `{"sampling_rate": 8000}`: of what follows;
-- `{"end": true}`: the last turns end; the server answers them and closes.
+The client sends
 
-The server answers each turn as `POST` does, and `{"error": "..."}` where a message or a turn cannot be used, which
-changes nothing. It closes with 1000 after `end`, with 1012 where it stops (after the answers to the open turns), with
-1008 where the token is missing, nothing came for a minute, the stream was open for too long or its settings are wrong,
-and with 1013 where it can take no more or states cannot be read: later it may. Unknown or wrong parameters are a 422
-before it opens.
+- audio as binary messages of up to 4 MB: 16-bit integers, little-endian. The samples of several channels
+  (`channels=2`, `speakers=caller,agent`) are interleaved;
+- `{"speaker": "B"}`: ends the open turn; the following audio is spoken by B. Add `"person": "ID"` to identify B across
+  calls. Only for one channel;
+- `{"sampling_rate": 8000}`: sampling rate of the following audio, in Hz;
+- `{"end": true}`: ends the open turns, and then the stream.
+
+The server answers each turn as `POST` does. It answers `{"error": "..."}` to a message or a turn that cannot be used,
+which then changes nothing. It closes the stream with one of these codes, and a reason:
+
+- 1000: the client sent `end`, and all turns are answered;
+- 1008: a parameter cannot be used, such as a label that the model does not have; the stored conversation is broken;
+  the client sent nothing for a minute; or the stream was open for an hour (both times are settings of the server);
+- 1009: a message is larger than 4 MB;
+- 1012: the server stops, and has answered the open turns;
+- 1013: states cannot be read, or no more turns are accepted: try again later.
+
+A stream that is rejected before it opens has an HTTP status instead: 422 for an unknown or invalid parameter; 403 if
+the token is missing or wrong, a parameter is repeated or not UTF-8, or too many streams are open.
 """
-
-
-class StreamMessage(BaseModel):
-    """A message of the client about the audio that follows."""
-
-    model_config = ConfigDict(extra="forbid")
-
-    speaker: str | None = Field(None, max_length=200)
-    person: str | None = Field(None, max_length=200)
-    sampling_rate: int | None = Field(None, ge=1000, le=768_000)
-    end: bool | None = None
 
 
 def asyncapi() -> dict[str, Any]:
     """The document, by AsyncAPI 3.0."""
-    schemas = {"turn": TurnAnswer, "error": TurnError, "control": StreamMessage}
+    schemas = {
+        "turn": TypeAdapter(TurnAnswer).json_schema(),
+        "error": TypeAdapter(TurnError).json_schema(),
+        "control": message_schema(),
+    }
     messages: dict[str, Any] = {
-        name: {"contentType": "application/json", "payload": TypeAdapter(schema).json_schema()}
-        for name, schema in schemas.items()
+        name: {"contentType": "application/json", "payload": schema} for name, schema in schemas.items()
     }
     messages["audio"] = {
         "contentType": "application/octet-stream",

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from fastapi import FastAPI, HTTPException, Request, WebSocket
 from fastapi.exceptions import RequestValidationError, WebSocketRequestValidationError
 from fastapi.responses import JSONResponse
+from pydantic import ValidationError
 from starlette.exceptions import HTTPException as StarletteHTTPException
 from starlette.types import Scope
 
@@ -66,7 +67,7 @@ def answer_errors(app: FastAPI, count: Callable[[str], None]) -> None:
 
     @app.exception_handler(RequestValidationError)
     async def bad_parameters(request: Request, error: RequestValidationError) -> JSONResponse:
-        return answer(request, error, 422, _in_one_line(error))
+        return answer(request, error, 422, in_one_line(error))
 
     @app.exception_handler(ValueError)
     async def bad_turn(request: Request, error: ValueError) -> JSONResponse:
@@ -80,7 +81,7 @@ def answer_errors(app: FastAPI, count: Callable[[str], None]) -> None:
     @app.exception_handler(WebSocketRequestValidationError)
     async def bad_stream(websocket: WebSocket, error: WebSocketRequestValidationError) -> None:
         count(reason_of(error))
-        detail = _in_one_line(error)
+        detail = in_one_line(error)
         if "websocket.http.response" in websocket.scope.get("extensions", {}):
             content = {"detail": detail, "request_id": request_id(websocket.scope)}
             await websocket.send_denial_response(JSONResponse(content, 422))
@@ -93,9 +94,11 @@ def close_reason(error: object) -> str:
     return str(error).encode("utf-8", "replace")[:120].decode("utf-8", "ignore")
 
 
-def _in_one_line(error: RequestValidationError | WebSocketRequestValidationError) -> str:
+def in_one_line(error: RequestValidationError | WebSocketRequestValidationError | ValidationError) -> str:
+    """The fields that pydantic rejected, and why, in up to 900 characters."""
     lines = []
     for one in error.errors():
         place = ".".join(str(part) for part in one["loc"])
-        lines.append(f"{place}: {one['msg'].removeprefix('Value error, ')}")
-    return "; ".join(lines)[:1000]
+        reason = one["msg"].removeprefix("Value error, ")
+        lines.append(f"{place}: {reason}" if place else reason)
+    return "; ".join(lines)[:900]

@@ -16,10 +16,8 @@ from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from starlette.websockets import WebSocketClose
 
-from .logs import log_config, logger
+from .logs import logger
 
-
-__all__ = ["Gate", "log_config", "name_hash"]
 
 # Parts of addresses that logs show; all others may be names, also where a client mistakes an address.
 _SHOWN = {"", "health", "metrics", "docs", "redoc", "openapi.json", "asyncapi.json", "oauth2-redirect"}

@@ -36,6 +36,9 @@ class Service:
         alerts: None: no alerts.
         metrics: metrics for Prometheus.
         stopping: set when streams are to end.
+
+    Raises:
+        ValueError: for alert rules that need what the model does not predict.
     """
 
     pool: ConversationPool
@@ -47,6 +50,8 @@ class Service:
     stopping: asyncio.Event = field(init=False, default_factory=asyncio.Event)
 
     def __post_init__(self):
+        if self.alerts is not None:
+            self.alerts.check_model(self.pool.labels, self.pool.emotion_dimensions)
         self.limit = ConversationLimit(self.settings.max_conversations, self.settings.time_to_live)
         for name in self.pool.names():  # of an earlier server
             self.limit.use(name)

@@ -12,29 +12,24 @@ from fastapi.concurrency import run_in_threadpool
 
 from ..live.channels import ChannelDetector
 from ..live.pool import PoolError
-from ..live.remembered_speakers import check_person
 from ..live.turn_detector import SpokenTurn
 from ..live.turn_queue import TurnFuture
-from ..live.turns import RATE, check_speaker
+from ..live.turns import RATE
 from ..modeling.audio_checks import check_rate
-from ..modeling.json_text import parse_json
 from .answers import TurnAnswer, turn_answer
 from .errors import Refused, close_reason, reason_of
 from .file_turns import turn_error
 from .queries import StreamQuery
 from .service import Service
+from .stream_messages import read_message
 
 
 async def serve_stream(websocket: WebSocket, service: Service, name: str, query: StreamQuery) -> None:
     """Score a stream until the client ends it, or a limit is reached.
 
-    The client sends binary messages: pieces of audio as 16-bit little-endian integers at `sampling_rate`, with several
-    channels interleaved. The server splits each channel at its pauses and answers each turn with a JSON message. JSON
-    messages of the client change what follows: `{"speaker": "B"}` (ends the open turn; mono only; `person` may go
-    along), `{"sampling_rate": 8000}`, or `{"end": true}` (ends the open turns; the server answers them and closes). An
-    invalid message is answered with `{"error": ...}` and changes nothing, and so is an unusable turn, with its times.
-    If a client disconnects during a turn, that turn is discarded; if the server stops, the open turns end and are
-    answered. A conversation has one stream at a time: turns are scored in the order of their ends.
+    `asyncapi.PROTOCOL` describes the messages and the codes with which the stream is closed. Each channel is split at
+    its pauses; turns are scored in the order of their ends. If a client disconnects during a turn, that turn is
+    discarded; if the server stops, the open turns end and are answered. A conversation has one stream at a time.
     """
     await websocket.accept()
     seconds = service.settings.stream_seconds
@@ -120,25 +115,16 @@ class _Stream:
 
     async def _take_text(self, text: str) -> bool:
         """Whether the client ends the stream."""
-        wanted = parse_json(text, "The message")
-        if not isinstance(wanted, dict) or not wanted or {*wanted} - {"speaker", "person", "sampling_rate", "end"}:
-            raise ValueError(f"A message must hold speaker, person, sampling_rate or end, got {text[:200]}.")
-        speaker, rate = wanted.get("speaker", self._speakers[0]), wanted.get("sampling_rate", self._rate)
-        person = wanted.get("person", None if "speaker" in wanted else self._persons[0])
-        if type(rate) is not int or not isinstance(wanted.get("end", True), bool):
-            raise ValueError(f"sampling_rate must be an integer and end true, got {text[:200]}.")
-        if "speaker" in wanted and self._channels > 1:
+        message = read_message(text)
+        is_end = message.get("end", False)
+        if "speaker" in message and self._channels > 1:
             raise ValueError(f"The speakers of {self._channels} channels cannot change within a stream.")
-        if "person" in wanted and "speaker" not in wanted:
-            raise ValueError("person must be sent in the same message as speaker.")
-        check_rate(rate)
-        check_speaker(speaker)
-        if person is not None:
-            check_person(person)
-        if "speaker" in wanted or wanted.get("end"):
+        if "speaker" in message or is_end:
             await self._end_turns()
-        self._speakers[0], self._persons[0], self._rate = speaker, person, rate
-        return wanted.get("end", False)
+        if "speaker" in message:
+            self._speakers[0], self._persons[0] = message["speaker"], message.get("person")
+        self._rate = message.get("sampling_rate", self._rate)
+        return is_end
 
     async def _end_turns(self) -> None:
         """End the open turns, and answer them."""

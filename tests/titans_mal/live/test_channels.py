@@ -5,11 +5,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from audio_files import to_wav
+from audio_files import encode, to_wav
 
 from titans_mal import load_audio, load_recording
-from titans_mal.live.channels import CrosstalkGate, channel_segments
+from titans_mal.data.audio import AudioTooLong, channel_blocks
+from titans_mal.live.channels import ChannelDetector, CrosstalkGate, channel_segments, channel_turns
 from titans_mal.live.turn_detector import SpokenTurn
+from titans_mal.modeling.audio_decoding import decode_blocks
 
 
 CLIPS = sorted((Path(__file__).resolve().parents[3] / "examples/quickstart/conversation").glob("turn_*.wav"))[2:5]
@@ -40,6 +42,46 @@ def test_each_channel_is_cut_at_its_own_pauses_into_one_conversation(call):
         first = round(segment.start * 16_000)
         loaded = load_audio(row["audio"])
         np.testing.assert_array_equal(loaded, channels[segment.channel - 1][first : first + len(loaded)])
+
+
+@pytest.mark.parametrize("rate", [8_000, 16_000, 44_100])
+@pytest.mark.parametrize("container", ["wav", "flac", "mp3"])
+def test_a_recording_is_decoded_once_with_the_samples_of_each_channel(call, monkeypatch, rate, container):
+    clean = np.stack([load_audio(call, rate, channel=number) for number in (1, 2)])
+    if container == "wav":
+        recording = to_wav(clean, rate)
+    else:
+        codec, fmt = ("flac", "s16") if container == "flac" else ("mp3", "fltp")
+        recording = encode(clean, codec, container, rate=rate, layout="stereo", fmt=fmt)
+    decoded = []
+
+    def decode(source):
+        decoded.append(source)
+        return decode_blocks(source)
+
+    monkeypatch.setattr("titans_mal.modeling.audio_loading.decode_blocks", decode)
+    found = channel_turns(recording, ["A", "B"])
+    assert (len(decoded), [channel for channel, _ in found]) == (1, [0, 1, 0])
+    # As with each channel decoded and resampled by itself.
+    detector = ChannelDetector(2)
+    turns = detector.feed(np.stack([load_audio(recording, channel=number) for number in (1, 2)]), 16_000)
+    turns += detector.flush()
+    for (channel, turn), (other, expected) in zip(found, turns, strict=True):
+        assert (channel, turn.start, turn.end) == (other, expected.start, expected.end)
+        np.testing.assert_array_equal(turn.waveform, expected.waveform)
+
+
+def test_limits_of_a_recording_of_several_channels(call):
+    with pytest.raises(AudioTooLong, match=r"call.wav is longer than the allowed 11.9 s"):
+        channel_turns(call, ["A", "B"], max_seconds=11.9)
+    assert len(channel_turns(call, ["A", "B"], max_seconds=12)) == 3
+    for wrong in (0, float("nan"), "12"):
+        with pytest.raises(ValueError, match="max_seconds must be a number above 0"):
+            channel_turns(call, ["A", "B"], max_seconds=wrong)
+    with pytest.raises(ValueError, match=r"call.wav has 2 channels in a piece of it, expected 3"):
+        list(channel_blocks(call, 3))
+    with pytest.raises(FileNotFoundError):
+        channel_turns(call.with_name("none.wav"), ["A", "B"])
 
 
 def test_the_audio_of_turns_is_not_kept_for_their_times(monkeypatch):

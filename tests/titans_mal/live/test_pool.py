@@ -1,5 +1,6 @@
 """Many conversations at once: each as if it were alone, whatever happens to the others."""
 
+import contextlib
 import threading
 
 import pytest
@@ -172,6 +173,79 @@ def test_looking_changes_nothing(model, processor, tmp_path):
         pool.forget("a")
     with ConversationPool(model, processor, states=tmp_path) as pool:
         assert [pool.push(name, tone(0.5), RATE).turn_index for name in "ab"] == [1, 1]
+
+
+class StatesInDict:
+    """States that several pools share, as in Redis; `after_use` is called once, after a conversation was used."""
+
+    is_shared = True
+
+    def __init__(self):
+        self.content, self.uses, self.after_use = {}, 0, lambda: None
+
+    def read(self, name):
+        return self.content.get(name)
+
+    def write(self, name, content, seconds):
+        self.content[name] = content
+
+    def forget_old(self):
+        pass
+
+    @contextlib.contextmanager
+    def lock(self, name):
+        self.uses += 1
+        yield
+        then, self.after_use = self.after_use, lambda: None
+        then()
+
+
+@pytest.mark.parametrize(
+    ("before", "reset"),
+    [("nothing", False), ("nothing", True), ("a turn", False), ("a turn", True), ("a broken state", True)],
+)
+def test_two_servers_score_a_repeated_request_once(model, processor, before, reset):
+    states, answers = StatesInDict(), []
+
+    def send(server):
+        answers.append(server.push("a", tone(0.5), RATE, retry_key="k", reset=reset))
+
+    with (
+        ConversationPool(model, processor, states=states) as first,
+        ConversationPool(model, processor, states=states) as second,
+    ):
+        if before == "a turn":
+            first.push("a", tone(0.6), RATE)
+        elif before == "a broken state":
+            states.content["a"] = b"broken"
+        states.uses, states.after_use = 0, lambda: send(second)
+        send(first)
+        assert answers[0] == answers[1]
+        assert states.uses == 2  # once by each server
+        assert len(first.history("a")) == (2 if before == "a turn" and not reset else 1)
+
+
+def test_a_request_with_a_key_does_not_replace_a_broken_state(model, processor):
+    states = StatesInDict()
+    states.content["a"] = b"broken"
+    with ConversationPool(model, processor, states=states) as pool:
+        for key in (None, "k"):
+            with pytest.raises(ValueError, match="cannot be read"):
+                pool.push("a", tone(0.5), RATE, retry_key=key)
+    assert states.content == {"a": b"broken"}
+
+
+def test_a_reset_is_undone_with_its_turn(model, processor, monkeypatch):
+    with ConversationPool(model, processor) as pool:
+        before = [pool.push("a", tone(0.5), RATE, retry_key="k")]
+        for key in (None, "other"):
+            with monkeypatch.context() as patch:
+                patch.setattr("titans_mal.live.pool_worker.remember", lambda *given: 1 / 0)
+                with pytest.raises(ZeroDivisionError):
+                    pool.push("a", tone(0.6), RATE, reset=True, retry_key=key)
+            assert pool.history("a") == before
+        assert pool.push("a", tone(0.5), RATE, reset=True, retry_key="k") == before[0]
+        assert pool.push("a", tone(0.6), RATE, reset=True).turn_index == 0
 
 
 def test_invalid_names(model, processor):

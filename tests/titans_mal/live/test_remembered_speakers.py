@@ -8,6 +8,8 @@ import pytest
 from tiny_models import tiny_model, tiny_processor, tone
 
 from titans_mal.live import ConversationPool, PoolObserver
+from titans_mal.live.remembered_speakers import RememberedSpeakers
+from titans_mal.modeling.conversation_store import ConversationInUse
 
 
 RATE = 16_000
@@ -122,6 +124,51 @@ def test_a_deleted_person_does_not_come_back(pool, tmp_path):
     say(pool, "new", 2)
     say(pool, "going on", 3)
     assert say(pool, "next", 3).scores == pytest.approx(scores_of(pool, "whole", (2, 3)), abs=1e-6)
+
+
+@pytest.mark.parametrize("is_known", [False, True])
+def test_a_person_who_is_deleted_during_the_first_turn_does_not_come_back(pool, tmp_path, is_known):
+    class Deleting(PoolObserver):
+        def batch(self, turns):
+            if not done:
+                done.append(pool.forget_person("customer 7"))
+
+    if is_known:
+        say(pool, "earlier", 0)
+    done = []
+    pool.observe(Deleting())
+    say(pool, "going on", 1)
+    assert len(done) == 1
+    assert persons_in(tmp_path) == []
+    say(pool, "going on", 2)
+    assert persons_in(tmp_path) == []
+    say(pool, "new", 2)
+    say(pool, "going on", 3)
+    assert say(pool, "next", 3).scores == pytest.approx(scores_of(pool, "whole", (2, 3)), abs=1e-6)
+
+
+def test_a_failed_first_turn_stores_no_memory(pool, tmp_path, monkeypatch):
+    with monkeypatch.context() as patch:
+        patch.setattr("titans_mal.live.pool_worker.remember", lambda *given: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            say(pool, "a", 0)
+    assert say(pool, "b", 1).scores == pytest.approx(scores_of(pool, "alone", (1,)), abs=1e-6)
+    pool.forget_person("customer 7")
+    assert persons_in(tmp_path) == []
+
+
+def test_a_turn_waits_for_a_person_in_use_by_another_server(pool, monkeypatch):
+    begin, tries = RememberedSpeakers.begin, []
+
+    def busy_at_first(self, *given):
+        tries.append(given)
+        if len(tries) == 1:
+            raise ConversationInUse("in use elsewhere")
+        begin(self, *given)
+
+    monkeypatch.setattr(RememberedSpeakers, "begin", busy_at_first)
+    assert say(pool, "a", 0).turn_index == 0
+    assert (len(tries), len(pool.history("a"))) == (2, 1)
 
 
 def test_of_two_conversations_at_once_the_last_turn_counts(pool):

@@ -79,6 +79,9 @@ def test_a_model_of_transformers_embeds_voices(tmp_path):
     assert long.shape == short.shape == (6,)
     assert np.isfinite(long).all()
     np.testing.assert_array_equal(long, embedder(tone(1.5)))
+    assert embedder(tone(0.2)[100:101]).shape == (6,)
+    with pytest.raises(ValueError, match="must have at least one sample"):
+        SpeakerAssigner(embedder).assign(np.zeros(0, np.float32))
 
 
 def test_the_command_names_speakers_by_their_voices(tmp_path, monkeypatch):

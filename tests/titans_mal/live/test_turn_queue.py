@@ -16,9 +16,16 @@ def make_queue(**limits) -> TurnQueue:
     return TurnQueue(**given)
 
 
-def turn(conversation: str, queued: float = 0.0, samples: int = 10) -> WaitingTurn:
+def turn(conversation: str, queued: float = 0.0, samples: int = 10, **fields) -> WaitingTurn:
+    """A turn whose decoding took five seconds."""
     waveform = np.zeros(samples, np.float32)
-    return WaitingTurn(conversation, LabelSettings(), began=0.0, waveform=waveform, queued=queued)
+    return WaitingTurn(conversation, LabelSettings(), began=queued - 5.0, waveform=waveform, queued=queued, **fields)
+
+
+def batch_at(queue: TurnQueue, now: float) -> tuple[str, float | None]:
+    """The conversations of the batch at a time, and the seconds until there may be one."""
+    batch, seconds = queue._batch_at(now)
+    return "".join(turn.conversation for turn in batch), seconds
 
 
 def test_a_turn_waits_only_while_turns_arrive_often():
@@ -32,6 +39,39 @@ def test_a_turn_waits_only_while_turns_arrive_often():
     for number in range(4):
         queue.put(turn("b", queued=60.0 + 0.01 * number))
     assert queue.wait == pytest.approx(0.1)
+
+
+def test_a_turn_waits_for_others_from_when_it_is_decoded():
+    queue = make_queue()
+    assert batch_at(queue, 10.0) == ("", None)
+    queue.put(turn("a", queued=10.0))
+    assert batch_at(queue, 10.0) == ("", pytest.approx(0.1))
+    queue.put(turn("b", queued=10.06))
+    assert batch_at(queue, 10.06) == ("", pytest.approx(0.04))  # the first turn waits longest
+    assert batch_at(queue, 10.11) == ("ab", 0.0)
+    queue.put(turn("c", queued=10.07))
+    assert batch_at(queue, 10.07) == ("abc", 0.0)  # it is full
+
+
+def test_a_turn_does_not_wait_where_none_is_expected_nor_after_the_end():
+    queue = make_queue()
+    for queued in (0.0, 60.0):
+        queue.put(turn("a", queued=queued))
+    assert batch_at(queue, 0.0) == ("a", 0.0)
+    queue = make_queue()
+    queue.put(turn("a", queued=10.0))
+    queue.close()
+    assert batch_at(queue, 10.0) == ("a", 0.0)
+
+
+def test_a_turn_that_is_put_back_waits_for_its_time_and_for_no_others():
+    queue = make_queue()
+    queue.put(turn("a", queued=10.0, not_before=11.0))
+    assert batch_at(queue, 10.4) == ("", pytest.approx(0.6))
+    queue.put(turn("b", queued=10.4))
+    assert batch_at(queue, 10.4) == ("", pytest.approx(0.1))
+    assert batch_at(queue, 10.6) == ("b", 0.0)
+    assert batch_at(queue, 11.0) == ("ab", 0.0)
 
 
 def test_a_batch_is_the_first_turn_of_each_conversation():

@@ -1,8 +1,9 @@
-"""Alerts: when a rule speaks, and how what it says reaches a server on loopback, and no other one."""
+"""Alerts: what triggers a rule, and how an alert reaches a server on loopback, and no other one."""
 
 import hashlib
 import hmac
 import json
+import math
 import socket
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -10,10 +11,12 @@ from pathlib import Path
 
 import pytest
 from audio_files import to_wav
-from tiny_models import tone
+from tiny_models import tiny_model, tone
 
+from titans_mal import ConversationPool
 from titans_mal.cli.serve import _alerts
 from titans_mal.live import TurnEmotion
+from titans_mal.server import create_app
 from titans_mal.server.alert_rules import LabelRule, MoodRule, SurpriseRule, read_rules
 from titans_mal.server.alerts import Alerts, LocalClaims
 from titans_mal.server.webhook import AllowList, Webhook
@@ -41,7 +44,7 @@ ANGRY = LabelRule(name="angry customer", speaker="customer", label="angry")
 
 
 @pytest.mark.parametrize(
-    ("rule", "rows", "speaks"),
+    ("rule", "rows", "triggers"),
     [
         (ANGRY, [(1, 0.7), (20, 0.6), (40, 0.9)], True),
         (ANGRY, [(1, 0.7), (20, 0.6), (61, 0.9)], True),
@@ -58,18 +61,18 @@ ANGRY = LabelRule(name="angry customer", speaker="customer", label="angry")
         (MoodRule(name="m", below=-0.5, weights={"angry": -1}, time_constant=1e-3), [(1, 0.9), (31, 0.9)], True),
     ],
 )
-def test_when_a_rule_speaks(rule, rows, speaks):
-    assert rule.speaks_of(turns(*rows)) is speaks
+def test_what_triggers_a_rule(rule, rows, triggers):
+    assert rule.is_triggered_by(turns(*rows)) is triggers
 
 
 def test_rules_are_of_a_speaker():
     rows = [(1, 0.9), (2, 0.9), (3, 0.9)]
-    assert ANGRY.speaks_of(turns(*rows))
-    assert not ANGRY.speaks_of(turns(*rows, speaker="agent"))
+    assert ANGRY.is_triggered_by(turns(*rows))
+    assert not ANGRY.is_triggered_by(turns(*rows, speaker="agent"))
     # What others say between does not count.
     mixed = [turn for pair in zip(turns(*rows), turns(*rows, speaker="agent")) for turn in pair]
-    assert not ANGRY.speaks_of(mixed)
-    assert ANGRY.speaks_of(mixed[:-1])
+    assert not ANGRY.is_triggered_by(mixed)
+    assert ANGRY.is_triggered_by(mixed[:-1])
 
 
 def test_a_file_of_rules(tmp_path):
@@ -93,14 +96,78 @@ def test_a_file_of_rules(tmp_path):
         ("[[label]]\nname = 'a'", "rule 'a': .*missing"),
         ("[[label]]\nname = 'a'\nlable = 'angry'", "a rule has the fields"),
         ("[[label]]\nname = 'a'\nlabel = 'angry'\nat_least = 60", "at_least must be a probability"),
-        ("[[label]]\nname = 'a'\nlabel = 'angry'\nwithin = 'long'", "within must be above 0"),
-        ("[[surprise]]\nname = 'a'\nabove = nan", "above must be above"),
+        ("[[label]]\nname = 'a'\nlabel = 'angry'\nwithin = 'long'", "within must be a finite number above 0"),
+        ("[[surprise]]\nname = 'a'\nabove = nan", "above must be a finite number"),
+        (
+            "[[mood]]\nname = 'a'\nbelow = 0\nweights = {angry = 'x'}",
+            "rule 'a': The weight of 'angry' must be a finite",
+        ),
         ("[[surprise]]\nname = ''\nabove = 1", "A rule must have a name"),
         ("[[surprise]]\nname = 'a'\nabove = 1\n[[surprise]]\nname = 'a'\nabove = 2", "names of rules must differ"),
     ):
         file.write_text(text)
         with pytest.raises(ValueError, match=expected):
             read_rules(file)
+
+
+@pytest.mark.parametrize(
+    ("kind", "fields", "expected"),
+    [
+        (LabelRule, {"label": 7}, "label must be a label of the model, got 7"),
+        (LabelRule, {"label": None}, "label must be a label of the model, got None"),
+        (LabelRule, {"label": "angry", "turns": 2.5}, "turns must be a whole number, got 2.5"),
+        (LabelRule, {"label": "angry", "turns": True}, "turns must be a finite number above 0, got True"),
+        (LabelRule, {"label": "angry", "turns": 0}, "turns must be a finite number above 0, got 0"),
+        (LabelRule, {"label": "angry", "within": 10**400}, "within must be a finite number above 0"),
+        (LabelRule, {"label": "angry", "at_least": "high"}, "at_least must be a probability, from 0 to 1, got 'high'"),
+        (LabelRule, {"label": "angry", "at_least": True}, "at_least must be a probability"),
+        (LabelRule, {"label": "angry", "at_least": float("nan")}, "at_least must be a probability"),
+        (LabelRule, {"label": "angry", "speaker": 3}, "A speaker: the name must be a string"),
+        (LabelRule, {"label": "angry", "name": 3}, "A rule must have a name, got 3"),
+        (LabelRule, {"label": "angry", "cool_down": "long"}, "cool_down must be a finite number above 0"),
+        (SurpriseRule, {"above": "3"}, "above must be a finite number, got '3'"),
+        (MoodRule, {"below": None}, "below must be a finite number, got None"),
+        (MoodRule, {"below": 0, "weights": {"angry": "x"}}, "The weight of 'angry' must be a finite number, got 'x'"),
+        (MoodRule, {"below": 0, "weights": {"angry": True}}, "The weight of 'angry' must be a finite number"),
+        (MoodRule, {"below": 0, "weights": {"angry": math.inf}}, "The weight of 'angry' must be a finite number"),
+        (MoodRule, {"below": 0, "weights": {1: 1.0}}, "weights must be numbers by label"),
+        (MoodRule, {"below": 0, "weights": ["angry"]}, "weights must be numbers by label"),
+    ],
+)
+def test_fields_of_rules_are_checked_when_a_rule_is_made(kind, fields, expected):
+    with pytest.raises(ValueError, match=expected):
+        kind(**{"name": "a"} | fields)
+
+
+@pytest.mark.parametrize(
+    ("rule", "expected"),
+    [
+        (
+            LabelRule(name="r", label="angy"),
+            "The alert rule 'r' needs the label 'angy', but the model has 'neutral', ",
+        ),
+        (MoodRule(name="r", below=0, weights={"angry": -1, "hapy": 1}), "needs the label 'hapy', but the model has"),
+        (MoodRule(name="r", below=0), "The alert rule 'r' needs the dimension 'valence', but the model has none"),
+    ],
+)
+def test_a_server_rejects_rules_that_its_model_cannot_trigger(model, processor, receiver, rule, expected):
+    usable = [SurpriseRule(name="any", above=1), MoodRule(name="mood", below=0, weights={"angry": -1})]
+    alerts = Alerts([*usable, ANGRY], Webhook(receiver.url, "secret", LOOPBACK))
+    wrong = Alerts([*usable, rule], Webhook(receiver.url, "secret", LOOPBACK))
+    with ConversationPool(model, processor) as pool:
+        create_app(pool, alerts=alerts)
+        with pytest.raises(ValueError, match=expected):
+            create_app(pool, alerts=wrong)
+    alerts.close()
+    wrong.close()
+
+
+def test_rules_of_a_model_of_dimensions(processor):
+    model = tiny_model(emotion_readout=None, emotion_dimensions=["valence"])
+    with ConversationPool(model, processor) as pool:
+        MoodRule(name="mood", below=0).check_model(pool.labels, pool.emotion_dimensions)
+        with pytest.raises(ValueError, match="needs the label 'angry', but the model has none"):
+            ANGRY.check_model(pool.labels, pool.emotion_dimensions)
 
 
 @pytest.fixture

@@ -163,9 +163,9 @@ def test_a_stream(serve, model, processor):
         for message, error in (
             (b"odd", "are not a multiple"),
             ("no json", "Expecting value"),
-            ('{"volume": 11}', "speaker, person, sampling_rate or end"),
-            ('{"sampling_rate": "high"}', "must be an integer"),
-            ('{"sampling_rate": 5}', "from 1,000 to 768,000"),
+            ('{"volume": 11}', "speaker, person, sampling_rate, end"),
+            ('{"sampling_rate": "high"}', "sampling_rate: Input should be a valid integer"),
+            ('{"sampling_rate": 5}', "sampling_rate: Input should be greater than or equal to 1000"),
         ):
             (stream.send_bytes if isinstance(message, bytes) else stream.send_text)(message)
             assert error in stream.receive_json()["error"]

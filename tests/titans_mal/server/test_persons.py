@@ -57,7 +57,7 @@ def test_persons_of_channels_and_of_a_stream(serve):
     with client.websocket_connect("/conversations/stream/stream?speaker=a&person=customer%207") as stream:
         stream.send_json({"person": "customer 8"})
         assert "in the same message as speaker" in stream.receive_json()["error"]
-        stream.send_json({"speaker": "b", "person": ""})
+        stream.send_json({"speaker": "b", "person": " "})
         assert "needs an ID that identifies them" in stream.receive_json()["error"]
         stream.send_json({"speaker": "b", "person": "customer 8"})
         stream.send_json({"end": True})
