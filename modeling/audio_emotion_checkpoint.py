@@ -200,11 +200,11 @@ class AudioEmotionCheckpointMixin(CheckpointSavingMixin):
     def _load_full(cls, name, config, kwargs):
         model, info = super().from_pretrained(name, config=config, output_loading_info=True, **_safe(kwargs))
         if info["missing_keys"]:
-            raise ValueError(f"{name} lacks weights of {cls.__name__}: {shortened(sorted(info['missing_keys']), 5)}.")
+            raise ValueError(f"{name} lacks weights of {cls.__name__} ({shortened(sorted(info['missing_keys']), 5)}).")
         unused = [key for key in info["unexpected_keys"] if is_of_extension(key)]
         if unused:
             raise ValueError(
-                f"{name} has weights of memory or readout that its config does not describe: {shortened(unused, 5)}."
+                f"{name} has weights of memory or readout that its config does not describe ({shortened(unused, 5)})."
             )
         _keep_extension_precise(model)
         keep_memory_with_its_blocks(model, is_fresh=False)
@@ -268,7 +268,7 @@ class AudioEmotionCheckpointMixin(CheckpointSavingMixin):
         model, info = super().from_pretrained(name, config=config, output_loading_info=True, **_safe(kwargs))
         missing = {*info["missing_keys"], *model._host_keys_missing}
         if missing:
-            raise ValueError(f"{name} lacks weights of the host: {shortened(sorted(missing), 5)}.")
+            raise ValueError(f"{name} lacks weights of the host ({shortened(sorted(missing), 5)}).")
         _keep_extension_precise(model)
         keep_memory_with_its_blocks(model, is_fresh=True)
         model.freeze_host()

@@ -121,7 +121,7 @@ def check_finite_weights(model: PreTrainedModel, name: str | os.PathLike) -> Non
     broken = [key for key, tensor in model.named_parameters() if not _is_finite(tensor)]
     broken += [key for key, tensor in model.named_buffers() if not _is_finite(tensor, allow_inf=True)]
     if broken:
-        raise ValueError(f"{name} has {len(broken)} tensors with values that are not finite: {shortened(broken, 5)}.")
+        raise ValueError(f"{name} has {len(broken)} tensors with values that are not finite ({shortened(broken, 5)}).")
 
 
 @torch.no_grad()

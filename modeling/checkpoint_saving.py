@@ -24,8 +24,6 @@ from .shortened import shortened
 
 # The modules that this project adds to a host.
 EXTENSION_NAMES = ("titans_memory", "emotion_head", "emotion_values_head")
-
-
 # The auto classes that a repo with code is loaded by.
 _AUTO_MODELS = ("AutoModelForAudioEmotion", "AutoModelForMultimodalLM", "AutoModel")
 
@@ -99,7 +97,7 @@ class CheckpointSavingMixin(HostLoraMixin):
         missing = sorted({key for key in self.state_dict() if is_of_extension(key)} - {*extension})
         if missing:
             raise ValueError(
-                f"The state_dict lacks {len(missing)} weights of memory and readout: {shortened(missing)}."
+                f"The state_dict lacks {len(missing)} weights of memory and readout ({shortened(missing)})."
             )
         if self.config.adapter_only:
             self._check_host_is_unchanged(state)

@@ -279,12 +279,13 @@ class ConversationMemoryCache(SavedStateMixin):
         if not caches:
             raise ValueError("stack needs at least one cache, got none.")
         first = caches[0].snapshot()
-        first.weights_fingerprint = None
-        for cache in caches:
+        for cache in caches[1:]:
             check_same_model(first.identity, cache.identity, "A cache to be stacked")
-            check_same_weights(first.weights_fingerprint, cache.weights_fingerprint)
-            # Rows of unknown origin are read by the memory that wrote the others.
-            first.weights_fingerprint = first.weights_fingerprint or cache.weights_fingerprint
+        origins = [cache.weights_fingerprint for cache in caches if cache.is_initialized]
+        known = [origin for origin in origins if origin is not None]
+        for origin in known:
+            check_same_weights(known[0], origin)
+        first.weights_fingerprint = known[0] if known and None not in origins else None
         first.turns = torch.cat([cache.turns for cache in caches])
         first.tokens = torch.cat([cache.tokens for cache in caches])
         first.beliefs = _stacked_beliefs(caches)

@@ -111,11 +111,11 @@ def test_weights_that_are_not_finite(base, tmp_path, where, number):
         weights = load_file(broken)
         weights["language_model.lm_head.weight"][1, 2] = number
         save_file(weights, broken, {"format": "pt"})
-        with pytest.raises(ValueError, match=rf"1 tensors with values that are not finite: {tensor}"):
+        with pytest.raises(ValueError, match=rf"1 tensors with values that are not finite \({tensor}"):
             make_from(tmp_path / "base")
         return
     model.save_pretrained(tmp_path)
-    with pytest.raises(ValueError, match=rf"{tmp_path} has 1 tensors with values that are not finite: {tensor}"):
+    with pytest.raises(ValueError, match=rf"{tmp_path} has 1 tensors with values that are not finite \({tensor}"):
         AutoModelForAudioEmotion.from_pretrained(tmp_path)
 
 
@@ -218,7 +218,7 @@ def test_a_base_that_lacks_weights_is_rejected(base, tmp_path):
         (tmp_path / file.name).write_bytes(file.read_bytes())
     weights.pop("language_model.lm_head.weight")
     save_file(weights, tmp_path / "model.safetensors", {"format": "pt"})
-    with pytest.raises(ValueError, match=r"lacks weights of the host: \['lm_head\.weight'\]"):
+    with pytest.raises(ValueError, match=r"lacks weights of the host \(lm_head\.weight\)\."):
         make_from(tmp_path)
 
 

@@ -282,7 +282,8 @@ def test_stack_and_split(model):
     fresh = ConversationMemoryCache(model.config)
     ours, others, unknown = (cache.clone() for cache in [caches[0]] * 3)
     others.weights_fingerprint, unknown.weights_fingerprint = "other weights", None
-    assert ConversationMemoryCache.stack([fresh, unknown, ours]).weights_fingerprint == ours.weights_fingerprint
+    assert ConversationMemoryCache.stack([fresh, ours]).weights_fingerprint == ours.weights_fingerprint
+    assert ConversationMemoryCache.stack([fresh, unknown, ours]).weights_fingerprint is None
     for mixed in ([ours, others], [fresh, ours, others], [unknown, ours, others], [others, unknown, ours]):
         with pytest.raises(ValueError, match="other weights"):
             ConversationMemoryCache.stack(mixed)

@@ -33,7 +33,7 @@ def load_trained_weights(model: AudioEmotionMixin, folder: str | os.PathLike) ->
         loaded |= _load_lora(model, folder)
     missing = [name for name, p in model.named_parameters() if p.requires_grad and name not in loaded]
     if missing:
-        raise ValueError(f"{folder} lacks {len(missing)} of the trained weights: {shortened(missing)}.")
+        raise ValueError(f"{folder} lacks {len(missing)} of the trained weights ({shortened(missing)}).")
 
 
 def _load_lora(model: AudioEmotionMixin, folder: Path) -> set[str]:
@@ -46,8 +46,8 @@ def _load_lora(model: AudioEmotionMixin, folder: Path) -> set[str]:
     weights = read_lora(folder)
     if wrong := lora_misfits(model, name, weights):
         raise ValueError(
-            f"The LoRA of {folder} has a different rank or different layers than the LoRA of the model: "
-            f"{shortened(wrong)}."
+            f"The LoRA of {folder} has a different rank or different layers than the LoRA of the model "
+            f"({shortened(wrong)})."
         )
     # An attribute of PEFT's class, which transformers' protocol for it does not list.
     saved, own = read_lora_config(folder).lora_alpha, model.peft_config[name].lora_alpha  # type: ignore[attr-defined]

@@ -222,9 +222,7 @@ def test_a_folder_that_cannot_be_published_says_what_to_do(folder, tmp_path):
     dry(tmp_path / "adapter")
     weights = load_file(tmp_path / "adapter" / "model.safetensors") | {"lm_head.weight": torch.zeros(2, 2)}
     save_file(weights, tmp_path / "adapter" / "model.safetensors", {"format": "pt"})
-    with pytest.raises(
-        ValueError, match=r"holds 1 weights of the host \(lm_head\.weight, \.\.\.\).*adapter_only = False"
-    ):
+    with pytest.raises(ValueError, match=r"holds 1 weights of the host \(lm_head\.weight\).*adapter_only = False"):
         dry(tmp_path / "adapter")
     (tmp_path / "adapter" / "model.safetensors").unlink()
     with pytest.raises(FileNotFoundError, match=r"lacks weights: model\.safetensors is missing"):

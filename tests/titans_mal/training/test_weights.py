@@ -40,9 +40,9 @@ def test_memory_and_lora_are_restored(adapter, tmp_path):
 
 def test_a_lora_of_another_rank_is_rejected(adapter, tmp_path):
     adapter(lora_rank=2).save_pretrained(tmp_path)
-    with pytest.raises(ValueError, match=r"has a different rank or different layers .*: .*lora_A"):
+    with pytest.raises(ValueError, match=r"has a different rank or different layers .*\(.*lora_A"):
         load_trained_weights(adapter(lora_rank=3), tmp_path)
-    with pytest.raises(ValueError, match=r"has a different rank or different layers .*: .*audio_tower"):
+    with pytest.raises(ValueError, match=r"has a different rank or different layers .*\(.*audio_tower"):
         load_trained_weights(adapter(lora_rank=2, lora_on_audio_tower=True), tmp_path)
     with pytest.raises(ValueError, match=r"has lora_alpha 4, but the model's is 16"):
         load_trained_weights(adapter(lora_rank=2, lora_alpha=16), tmp_path)
@@ -53,5 +53,5 @@ def test_trained_weights_must_exist(adapter, tmp_path):
     with pytest.raises(ValueError, match=r"has no LoRA, but the model has one, 'default'"):
         load_trained_weights(adapter(lora_rank=2), tmp_path)
     (tmp_path / "model.safetensors").unlink()
-    with pytest.raises(ValueError, match=r"lacks \d+ of the trained weights: \['titans_memory"):
+    with pytest.raises(ValueError, match=r"lacks \d+ of the trained weights \(titans_memory"):
         load_trained_weights(adapter(), tmp_path)
