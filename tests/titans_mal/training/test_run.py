@@ -93,23 +93,26 @@ def test_train_fits_voices_transitions_and_a_temperature(base, talks_folder, tmp
         run, "fit_voice_memory", lambda *given, **how: copies.append(how["virtual_voices"]) or fit(*given, **how)
     )
     # Transitions are counted after the training, so that they do not choose its best model.
-    train, before = ConversationTrainer.train, []
+    train, before, lora = ConversationTrainer.train, [], []
 
     def watched(self, *given, **how):
         before.append(self.model.config.emotion_transitions)
+        lora.extend(name for name, p in self.model.named_parameters() if ".lora_" in name and p.requires_grad)
         return train(self, *given, **how)
 
     monkeypatch.setattr(ConversationTrainer, "train", watched)
     memory = '{"num_heads": 2, "head_dim": 8, "voice_layers": [0], "voice_key_dim": 1}'
     fitted = (
         "--emotion-readout", "audio", "--emotion-transitions", "True", "--calibrate", "True",
-        "--validation-share", "0.4", "--eval-strategy", "no", "--virtual-speakers", "0.5",
+        "--validation-share", "0.4", "--eval-strategy", "no", "--virtual-speakers", "0.5", "--lora-r", "2",
     )  # fmt: skip
     done = invoke("train", base, talks_folder, tmp_path, "--memory-layers", "0", "2", "--memory", memory, *fitted)
     assert done.exit_code == 0, done.output
     model = AutoModelForAudioEmotion.from_pretrained(tmp_path / "model")
     temperature = json.loads((tmp_path / "report" / "report.json").read_text())["model"]["temperature"]
     assert 1.0 != model.config.emotion_temperature == pytest.approx(temperature)
+    assert any(".layers.1." in name for name in lora)
+    assert not any(".layers.0." in name for name in lora), "the memory was fitted to the outputs of block 0"
     voices = model.titans_memory.layers[0]
     assert voices.voice_gain == 1
     assert voices.voice_mean.any()
