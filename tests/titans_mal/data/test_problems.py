@@ -13,6 +13,7 @@ from titans_mal.data import problems
 from titans_mal.data.overview import depth_name, history_depths, list_problems, overview
 from titans_mal.data.problems import Problem
 from titans_mal.data.synthetic.voices import to_wav
+from titans_mal.data.table import Conversations
 
 
 @pytest.fixture
@@ -122,3 +123,9 @@ def test_arguments_that_do_not_apply(name, options, message):
 def test_a_file_that_cannot_be_read_is_a_problem_like_others():
     found = problems.look_at({"bytes": None, "path": "/proc/self/mem"}, max_seconds=60.0, decode=False)
     assert (found["kind"], found["seconds"]) == ("broken", None)
+
+
+def test_the_problems_of_a_split_are_those_without_a_split_too():
+    found = [Problem("extra", f"{split}.wav", "", split=split) for split in ("train", "test", None)]
+    conversations = Conversations({}, found)
+    assert [problem.file for problem in conversations.problems_of("test")] == ["test.wav", "None.wav"]
