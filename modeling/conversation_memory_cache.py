@@ -156,12 +156,15 @@ class ConversationMemoryCache(SavedStateMixin):
         forgotten = torch.zeros(self.batch_size, dtype=torch.bool)
         forgotten[rows] = True
         streams = forgotten.repeat_interleave(self.streams_per_row)
-        clear = lambda tensor: tensor.masked_fill(_beside(streams, tensor), 0)  # noqa: E731
+
+        def clear(tensor: Tensor) -> Tensor:
+            return tensor.masked_fill(_row_mask(streams, tensor), 0)
+
         self.turns, self.tokens = clear(self.turns), clear(self.tokens)
         for layer in self.layers:
             layer.map(clear)
         if self.beliefs is not None:
-            self.beliefs = self.beliefs.masked_fill(_beside(forgotten, self.beliefs), 0)
+            self.beliefs = self.beliefs.masked_fill(_row_mask(forgotten, self.beliefs), 0)
         if not bool(self.turns.any()):
             self.weights_fingerprint, self.beliefs, self.notes = None, None, {}
             for layer in self.layers:
@@ -383,8 +386,8 @@ class ConversationMemoryCache(SavedStateMixin):
             raise ValueError(f"The cache has memory layers 0 to {len(self) - 1}, got {layer_idx}.")
 
 
-def _beside(rows: Tensor, tensor: Tensor) -> Tensor:
-    """A mask of rows in the shape in which it applies to all elements of each row of a tensor."""
+def _row_mask(rows: Tensor, tensor: Tensor) -> Tensor:
+    """A mask of rows, (rows,) bool, reshaped to broadcast over the other dimensions of a tensor."""
     return rows.to(tensor.device).view(-1, *[1] * (tensor.dim() - 1))
 
 

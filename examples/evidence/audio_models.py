@@ -10,7 +10,7 @@ from optimisation import CosineAdamW
 from spoken_suites import Encoded
 from torch import Tensor
 
-from titans_mal.evaluation.floors import speaker_normalised
+from titans_mal.evaluation.baselines import speaker_normalised
 
 
 BATCH = 16  # conversations

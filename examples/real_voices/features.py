@@ -27,7 +27,7 @@ from encoder_features import Copy, features_of
 from feature_report import MODELS, RUN, is_of_this_version, percent, recalls_of, report, table
 from options_file import check_options, fingerprints
 from scored_dialogues import TestDialogues
-from study import Part, choose, score_models
+from study import TRAINED, Part, choose, score_models
 from transformers import AutoConfig
 from voices import Voices, file_name_of
 
@@ -48,7 +48,8 @@ def run_fold(
     tested = sorted(set(test.people)) if across else list(folds[fold - 1])
     rest = [speaker for speaker in sorted(set(train.people)) if across or speaker not in tested]
     path = folder / f"chosen_{fold}.json"
-    if not path.exists():
+    # A file of an earlier version lacks the options of newer models.
+    if not path.exists() or not {*TRAINED, "transitions"} <= {*json.loads(path.read_text())}:
         replace_text(path, json.dumps(choose(train, rest, folds, labels, scripts, seed=(fold, 0))) + "\n")
     chosen = json.loads(path.read_text())
     for seed in range(seeds):

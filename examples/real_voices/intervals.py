@@ -8,7 +8,7 @@ import numpy as np
 
 
 # With fewer test speakers, the bootstrap over them gives too narrow intervals.
-FEWEST_SPEAKERS = 10
+FEWEST_TESTED = 10
 
 
 @dataclass(frozen=True)
@@ -99,7 +99,7 @@ def paired_difference(
 
 def note_on_few(speakers: int) -> str:
     """A warning if there are few test speakers, else an empty text."""
-    is_few = speakers < FEWEST_SPEAKERS
+    is_few = speakers < FEWEST_TESTED
     return f"With only {speakers} test speakers, the intervals are too narrow." if is_few else ""
 
 

@@ -123,8 +123,12 @@ class PoolWorker:
                 held = everything.enter_context(contextlib.ExitStack())
                 try:
                     # Opened once, so that no other server can write the same request between the look for it and
-                    # the turn; the look needs the state before a reset.
-                    state = self._store.conversation(turn.conversation, discard_unreadable=turn.reset)
+                    # the turn. Only this look needs the state before a reset.
+                    state = self._store.conversation(
+                        turn.conversation,
+                        reset=turn.reset and turn.retry_key is None,
+                        discard_unreadable=turn.reset,
+                    )
                     cache = held.enter_context(state)
                     if (known := self._answered_before(turn, cache)) is not None:
                         held.close()

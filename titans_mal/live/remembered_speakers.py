@@ -80,7 +80,8 @@ class RememberedSpeakers:
         Raises:
             ValueError: for a person without a speaker, one named only after the speaker's first turn or instead of
                 another one, or a stored stream that is broken or of another model.
-            OSError: if streams cannot be read or stored; ConversationInUse if another server is using the person's.
+            OSError: if streams cannot be read or stored; ConversationInUse if another server is using the person's
+                stream.
         """
         known = cache.notes.get(_PERSONS, {})
         if person is None:
@@ -129,7 +130,10 @@ class RememberedSpeakers:
             pass
 
     def _begun(self, hashed: str) -> ConversationMemoryCache:
-        """A copy of a person's stored stream, which has its ID from now on."""
+        """A copy of a person's stored stream, which has its ID from now on.
+
+        The store may have it in memory alone until the turn ends.
+        """
         try:
             with self._store.conversation(hashed) as stored:
                 stored.notes = {_STREAM: uuid.uuid4().hex, **stored.notes}

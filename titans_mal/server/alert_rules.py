@@ -92,11 +92,11 @@ class LabelRule(AlertRule):
 
     def __post_init__(self):
         super().__post_init__()
-        _check_above(0, self, "turns", "within")
+        _check_above(0, self, "within")
         if not isinstance(self.label, str):
             raise ValueError(f"label must be a label of the model, got {self.label!r}.")
-        if not isinstance(self.turns, int):
-            raise ValueError(f"turns must be a whole number, got {self.turns!r}.")
+        if isinstance(self.turns, bool) or not isinstance(self.turns, int) or self.turns < 1:
+            raise ValueError(f"turns must be an integer of at least 1, got {self.turns!r}.")
         if not _is_number(self.at_least) or not 0 <= self.at_least <= 1:
             raise ValueError(f"at_least must be a probability, from 0 to 1, got {self.at_least!r}.")
 

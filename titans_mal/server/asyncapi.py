@@ -14,8 +14,8 @@ from .stream_messages import message_schema
 
 PROTOCOL = """
 **Streams.** The WebSocket `/conversations/{name}/stream` receives the audio of a call, and answers each turn when it
-ends. `/asyncapi.json` contains the schema of every message. The query parameters are those of a turn, without `start`
-and `reset`, and `sampling_rate` (16000).
+ends. `/asyncapi.json` contains the schema of every message. The query parameters are those of a turn except `start`
+and `reset`, and also `sampling_rate` (default: 16000).
 
 The client sends
 
@@ -34,7 +34,7 @@ which then changes nothing. It closes the stream with one of these codes, and a 
   the client sent nothing for a minute; or the stream was open for an hour (both times are settings of the server);
 - 1009: a message is larger than 4 MB;
 - 1012: the server stops, and has answered the open turns;
-- 1013: states cannot be read, or no more turns are accepted: try again later.
+- 1013: states cannot be read, or the server accepts no turns because it is closing: try again later.
 
 A stream that is rejected before it opens has an HTTP status instead: 422 for an unknown or invalid parameter; 403 if
 the token is missing or wrong, a parameter is repeated or not UTF-8, or too many streams are open.

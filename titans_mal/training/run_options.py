@@ -103,7 +103,9 @@ class ModelOptions:
         }
         given = [name for name, value in of_a_new_memory.items() if value is not None]
         if given and not self.memory_layers:
-            raise ValueError(f"{given} need memory_layers: a model that already has a memory keeps its own.")
+            raise ValueError(
+                f"{', '.join(given)}: only with memory_layers, since a model that already has a memory keeps its own."
+            )
         if self.emotion_readout not in (None, *READOUTS):
             raise ValueError(f"emotion_readout must be one of {READOUTS}, got {self.emotion_readout!r}.")
         # The host may have to be downloaded before they are used.

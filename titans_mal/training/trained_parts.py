@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import warnings
 from collections.abc import Iterator
 
 from torch import nn
@@ -75,21 +76,35 @@ def check_lora_options(rank: int | None, alpha: float | None, dropout: float, on
 
 
 def freeze_before_voice_memory(model: AudioEmotionMixin) -> None:
-    """Stop training the LoRA of all modules whose outputs a voice memory receives.
+    """Stop training all parts whose outputs a voice memory receives: its LoRA and other memories before it.
 
-    A voice memory is fitted to these outputs once (`fit_voice_memory`) and would not fit them any longer.
+    A voice memory is fitted to these outputs once (`fit_voice_memory`) and would not fit them any longer. Warns if no
+    part of a LoRA, or not all other memories, can be trained.
 
     Args:
         model: modified in place; without `voice_layers`, nothing is changed.
     """
-    voice_layers = model.config.memory_config.voice_layers
-    if not voice_layers:
+    memory = model.config.memory_config
+    if not memory.voice_layers:
         return
-    blocks = model.get_decoder().layers[max(voice_layers) + 1 :]
-    later = {id(parameter) for block in blocks for parameter in block.parameters()}
-    for name, parameter in model.named_parameters():
-        if ".lora_" in name and id(parameter) not in later:
+    last = max(memory.voice_layers)
+    later = {id(parameter) for block in model.get_decoder().layers[last + 1 :] for parameter in block.parameters()}
+    lora = [parameter for name, parameter in model.named_parameters() if ".lora_" in name]
+    for parameter in lora:
+        if id(parameter) not in later:
             parameter.requires_grad_(False)
+    frozen = [number for number in memory.layers if number < last and number not in memory.voice_layers]
+    for number in frozen:
+        model.titans_memory.layers[memory.layers.index(number)].requires_grad_(False)
+    untrained = [f"the memories on blocks {frozen}"] if frozen else []
+    untrained += ["the LoRA"] if lora and not any(parameter.requires_grad for parameter in lora) else []
+    if untrained:
+        warnings.warn(
+            f"Not trained: {' and '.join(untrained)}, since the memory of voices on block {last} is fitted to their "
+            "outputs.",
+            UserWarning,
+            stacklevel=2,
+        )
 
 
 def check_is_saved_whole(model: AudioEmotionMixin) -> None:

@@ -127,6 +127,7 @@ class CheckpointingTrainer(Trainer):
         if self.is_fsdp_enabled:
             super()._load_best_model()
         elif self.state.best_model_checkpoint is not None:
-            # A resumed training may name its folder in another way, or have been moved.
-            best = Path(self.args.output_dir) / Path(self.state.best_model_checkpoint).name
+            best = Path(self.state.best_model_checkpoint)
+            if not best.is_dir():  # the training was moved, or names its folder in another way
+                best = Path(self.args.output_dir) / best.name
             load_trained_weights(self.model, best)

@@ -176,6 +176,8 @@ def fit_voice_layer(
     _set(layer.speaker_proj.weight, directions @ components.components_)
     centre = components.components_ @ components.mean_ + discriminant.means_.mean(0)
     _set(layer.speaker_proj.bias, -directions @ centre)
+    for parameter in (layer.emotion_proj.weight, layer.emotion_proj.bias, layer.emotion_means):
+        parameter.zero_()  # those of an earlier fit
     if emotions is not None:
         _fit_emotions(layer, turns, projected, components, np.asarray(emotions))
     layer.voice_gain.fill_(1.0)

@@ -115,9 +115,9 @@ def test_a_file_of_rules(tmp_path):
     [
         (LabelRule, {"label": 7}, "label must be a label of the model, got 7"),
         (LabelRule, {"label": None}, "label must be a label of the model, got None"),
-        (LabelRule, {"label": "angry", "turns": 2.5}, "turns must be a whole number, got 2.5"),
-        (LabelRule, {"label": "angry", "turns": True}, "turns must be a finite number above 0, got True"),
-        (LabelRule, {"label": "angry", "turns": 0}, "turns must be a finite number above 0, got 0"),
+        (LabelRule, {"label": "angry", "turns": 2.5}, "turns must be an integer of at least 1, got 2.5"),
+        (LabelRule, {"label": "angry", "turns": True}, "turns must be an integer of at least 1, got True"),
+        (LabelRule, {"label": "angry", "turns": 0}, "turns must be an integer of at least 1, got 0"),
         (LabelRule, {"label": "angry", "within": 10**400}, "within must be a finite number above 0"),
         (LabelRule, {"label": "angry", "at_least": "high"}, "at_least must be a probability, from 0 to 1, got 'high'"),
         (LabelRule, {"label": "angry", "at_least": True}, "at_least must be a probability"),

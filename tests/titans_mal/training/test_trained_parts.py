@@ -73,6 +73,18 @@ def test_a_lora_is_trained_only_after_a_voice_memory(name, on_audio_tower):
     assert everything <= trained
 
 
+def test_parts_that_are_not_trained_at_all_are_named():
+    last = len(tiny_model().get_decoder().layers) - 1
+    model = tiny_model({"layers": [0, last], "voice_layers": [last], "voice_key_dim": 1})
+    model.config.adapter_only = True
+    choose_trained_parts(model, lora_rank=2)
+    assert trained_parameters(model)["memory"] > 0
+    message = rf"the memories on blocks \[0\] and the LoRA, since the memory of voices on block {last}"
+    with pytest.warns(UserWarning, match=message):
+        freeze_before_voice_memory(model)
+    assert trained_parameters(model)["memory"] == trained_parameters(model)["lora"] == 0
+
+
 def test_without_a_voice_memory_the_whole_lora_is_trained():
     model = tiny_model()
     model.config.adapter_only = True

@@ -423,6 +423,12 @@ def test_evaluations_on_the_way_and_the_best_model(build, tmp_path):
     stir(trainer.model.titans_memory)
     trainer._load_best_model()
     assert_equal(weights(trainer.model), expected)
+    # As in one that began in another folder, which is still there.
+    trainer.state.best_model_checkpoint = str(tmp_path / "out" / Path(trainer.state.best_model_checkpoint).name)
+    trainer.args.output_dir = str(tmp_path / "other")
+    stir(trainer.model.titans_memory)
+    trainer._load_best_model()
+    assert_equal(weights(trainer.model), expected)
 
 
 @pytest.mark.parametrize("options", [{"bf16": True}, {"checkpoint_blocks": True}])

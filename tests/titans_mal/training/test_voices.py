@@ -86,6 +86,17 @@ def test_two_emotions_of_more_labels_and_unknown_ones():
     assert (probabilities.argmax(-1)[known] == torch.tensor(some)[known]).float().mean() > 0.95
 
 
+@torch.no_grad()
+def test_a_fit_without_emotions_replaces_an_earlier_one():
+    layer, alone = make_layer(), make_layer()
+    fit_voice_layer(layer, *made_up_turns(0))
+    turns, speakers, _ = made_up_turns(1)
+    for each in (layer, alone):
+        fit_voice_layer(each, turns, speakers)
+    assert all(tensor.equal(alone.state_dict()[name]) for name, tensor in layer.state_dict().items())
+    assert not layer.emotion_means.any()
+
+
 def test_a_failed_fit_changes_nothing():
     layer = make_layer()
     before = {name: tensor.clone() for name, tensor in layer.state_dict().items()}
