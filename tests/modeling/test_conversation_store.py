@@ -196,6 +196,9 @@ def test_a_look_from_another_thread_waits_for_the_end_of_a_turn(model):
     with store.conversation("a") as cache:
         looking = threading.Thread(target=lambda: found.append(store.peek("a")))
         looking.start()
+        looking.join(timeout=0.2)
+        assert looking.is_alive()
+        assert not found
         score(model, cache, seed=0)
     looking.join(timeout=30)
     assert found[0].turns.tolist() == [1]
