@@ -66,11 +66,10 @@ def run_training(
 
     Raises:
         ValueError: for invalid options, a folder that holds or is used by another training, a training that is
-            resumed with other options, data without a training
-            split, and as `ConversationTrainer`.
+            resumed with other options, data without a training split, and as `ConversationTrainer`.
     """
     output, state = Path(arguments.output_dir), process_state()
-    options, checkpoint = asdict(model_options) | asdict(data_options), enter(output, run)
+    options, checkpoint = asdict(model_options) | asdict(data_options), checkpoint_to_resume(output, run)
     if run.resume:
         check_same_options(options, arguments, is_longer=True)
     held = lock(output) if state.is_main_process else None
@@ -79,17 +78,11 @@ def run_training(
         splits, train, validation = load_data(data_options, arguments.seed, label_set=label_set)
         if validation is None:
             arguments.set_evaluate(strategy="no")
+            if run.calibrate:
+                raise ValueError("calibrate needs a validation split: give a validation_share.")
         _check_ratings(train, model_options.dimension_names, data_options.dataset)
         model = load_model(model_options, train.features["emotion"].names)
-        if run.calibrate and (validation is None or not read_labels(model.config)):
-            lacking = (
-                "a validation split: give a validation_share" if validation is None else "a model that reads labels"
-            )
-            raise ValueError(f"calibrate needs {lacking}.")
-        if model_options.emotion_transitions and not read_labels(model.config):
-            raise ValueError("emotion_transitions needs a model that reads labels.")
-        if model.config.takes_transcript and not any(train["transcript"]):
-            raise ValueError(f"The prompt includes a transcript, but no turn of {data_options.dataset} has one.")
+        _check_model(model, train, model_options, run, data_options.dataset)
         processor = AutoProcessor.from_pretrained(model_options.base_model, revision=model_options.base_revision)
         if model.config.memory_config.voice_layers and checkpoint is None:
             copies = VIRTUAL_VOICES if arguments.virtual_speakers else 0
@@ -131,6 +124,16 @@ def _check_ratings(train: Dataset, dimensions: Sequence[str], name: str) -> None
     if lacking:
         there = [column for column in DIMENSIONS if column in train.column_names]
         raise ValueError(f"No training turn of {name} has a rating of {lacking}; the data has {there}.")
+
+
+def _check_model(model: AudioEmotionMixin, train: Dataset, options: ModelOptions, run: RunOptions, name: str) -> None:
+    """Raise ValueError for options that need labels or transcripts which the model or the training turns lack."""
+    wanted = {"calibrate": run.calibrate, "emotion_transitions": options.emotion_transitions}
+    of_labels = [option for option, is_wanted in wanted.items() if is_wanted]
+    if of_labels and not read_labels(model.config):
+        raise ValueError(f"{' and '.join(of_labels)} needs a model that reads labels.")
+    if model.config.takes_transcript and not any(train["transcript"]):
+        raise ValueError(f"The prompt includes a transcript, but no turn of {name} has one.")
 
 
 def load_model(options: ModelOptions, labels: list[str]) -> AudioEmotionMixin:
@@ -219,8 +222,8 @@ def hold_out(train: Dataset, share: float, *, seed: int) -> tuple[Dataset, Datas
     return kept, train.select([row for row, is_out in enumerate(is_held) if is_out]) if held else None
 
 
-def enter(output: Path, options: RunOptions) -> str | None:
-    """Check that a training may start or resume in a folder; returns the checkpoint to resume from.
+def checkpoint_to_resume(output: Path, options: RunOptions) -> str | None:
+    """Check that a training may start or resume in a folder; returns the checkpoint to resume from, or None.
 
     Raises:
         ValueError: if it already holds a training, or the number of processes differs from the expected one.
