@@ -103,7 +103,7 @@ class AudioEmotionConfigMixin(HostConfig):
         if self.memory_config.voice_layers and self.memory_config.voice_emotions == 1:
             # The given configuration may be used for another model too.
             self.memory_config = copy.copy(self.memory_config)
-            self.memory_config.voice_emotions = len(self.labels)
+            self.memory_config.voice_emotions = max(1, len(self.labels))
 
     @property
     def has_emotion_head(self) -> bool:

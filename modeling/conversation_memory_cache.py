@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from numbers import Integral
 
@@ -273,14 +273,17 @@ class ConversationMemoryCache(SavedStateMixin):
         return self.clone()
 
     @classmethod
-    def stack(cls, caches: Sequence[ConversationMemoryCache]) -> ConversationMemoryCache:
+    def stack(cls, caches: Iterable[ConversationMemoryCache]) -> ConversationMemoryCache:
         """Combine the rows of several caches into one, addressed by number; `split` reverses it.
 
         Raises:
             ValueError: for an empty list, or caches of different models or of different weights.
         """
+        caches = list(caches)
         if not caches:
             raise ValueError("stack needs at least one cache, got none.")
+        if others := [type(cache).__name__ for cache in caches if not isinstance(cache, ConversationMemoryCache)]:
+            raise ValueError(f"stack needs caches, got {others}.")
         first = caches[0].snapshot()
         for cache in caches[1:]:
             check_same_model(first.identity, cache.identity, "A cache to be stacked")
@@ -371,7 +374,8 @@ class ConversationMemoryCache(SavedStateMixin):
         return (torch.tensor(rows, dtype=torch.long)[:, None] * self.streams_per_row + slots).flatten()
 
     def _check_rows(self, rows: Sequence[int] | Tensor) -> list[int]:
-        given = rows.tolist() if hasattr(rows, "tolist") else [*rows]
+        given = rows.tolist() if hasattr(rows, "tolist") else rows
+        given = [*given] if isinstance(given, Iterable) else [given]
         given = [row.item() if isinstance(row, Tensor) else row for row in given]
         if any(isinstance(row, bool) or not isinstance(row, Integral) for row in given):
             raise ValueError(f"Rows must be integers, got {rows}; a mask must be given as the rows that it selects.")

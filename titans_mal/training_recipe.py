@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from .data.corpora import CORPORA
@@ -25,24 +25,36 @@ def read_recipe(folder: Path) -> dict[str, object]:
     return {} if not path.is_file() else read_json(path, dict)
 
 
-def check_licence(recipe: Mapping[str, object], license: str | None) -> None:
+def licences_of(recipe: Mapping[str, object], datasets: Iterable[str] = ()) -> dict[str, str]:
+    """The licences of the training corpora that are known, by corpus.
+
+    Args:
+        recipe: recipe of the model: its `dataset`, and its `licences`, such as `{"own-corpus": "CC BY-NC-SA 4.0"}`.
+        datasets: further training corpora.
+
+    Raises:
+        ValueError: for `licences` that are not a mapping.
+    """
+    stated = recipe.get(LICENCES) or {}
+    if not isinstance(stated, Mapping):
+        raise ValueError(f"{LICENCES} of a training recipe must map corpora to their licences, got {stated!r:.200}.")
+    names = [name.lower() for name in (recipe.get("dataset"), *datasets) if isinstance(name, str)]
+    known = {name: licence for name in names if name in CORPORA and (licence := CORPORA[name].licence)}
+    return known | {str(name): str(licence) for name, licence in stated.items()}
+
+
+def check_licence(recipe: Mapping[str, object], license: str | None, datasets: Iterable[str] = ()) -> None:
     """Reject a licence that allows commercial use if a training corpus is for non-commercial use only.
 
     Args:
-        recipe: recipe of the model. The licence of its `dataset` is checked if `load_conversations` knows it, and the
-            values of its `licences`, such as `{"own-corpus": "CC BY-NC-SA 4.0"}`.
+        recipe, datasets: as `licences_of` takes them.
         license: the licence to publish the model under, an identifier of the Hub.
 
     Raises:
-        ValueError: naming the corpora.
+        ValueError: naming the corpora, and as `licences_of`.
     """
-    stated = recipe.get(LICENCES)
-    licences = dict(stated) if isinstance(stated, Mapping) else {}
-    dataset = recipe.get("dataset")
-    if isinstance(dataset, str) and dataset in CORPORA:
-        licences.setdefault(dataset, CORPORA[dataset].licence)
     pattern = re.compile(r"\bnc\b|non-?commercial", re.IGNORECASE)
-    restricted = {name: text for name, text in licences.items() if pattern.search(str(text))}
+    restricted = {name: text for name, text in licences_of(recipe, datasets).items() if pattern.search(text)}
     if restricted and not pattern.search(license or ""):
         raise ValueError(
             f"The model was trained on {restricted}, which allow non-commercial use only, so its licence cannot "

@@ -59,6 +59,8 @@ def test_a_memory_configuration_may_be_used_for_several_models():
         for count in (4, 7)
     ]
     assert [config.memory_config.voice_emotions for config in configs] == [4, 7]
+    ratings = {"emotion_readout": None, "emotion_dimensions": ["valence"], "id2label": {}}
+    assert Qwen2AudioMALConfig(**host_config(), memory_config=memory, **ratings).memory_config.voice_emotions == 1
     assert memory.voice_emotions == 1
 
 

@@ -67,8 +67,10 @@ def test_counts_turns_and_tokens(model):
 
 def test_reset(model):
     cache = written(model)
+    of_one = cache.clone()
+    of_one.reset(1)
     cache.reset(rows=[1])
-    assert cache.turns.tolist() == [2, 0, 2]
+    assert cache.turns.tolist() == of_one.turns.tolist() == [2, 0, 2]
     for layer in cache.layers:
         for tensor in layer.state.tensors:
             assert not tensor[1].any(), "nothing of a forgotten conversation may be saved"
@@ -287,6 +289,10 @@ def test_stack_and_split(model):
     for mixed in ([ours, others], [fresh, ours, others], [unknown, ours, others], [others, unknown, ours]):
         with pytest.raises(ValueError, match="other weights"):
             ConversationMemoryCache.stack(mixed)
+    assert ConversationMemoryCache.stack(cache for cache in caches).batch_size == 3
+    for wrong in ([None], [caches[0], None]):
+        with pytest.raises(ValueError, match=r"stack needs caches, got \['NoneType'\]"):
+            ConversationMemoryCache.stack(wrong)
     with pytest.raises(ValueError, match="at least one cache"):
         ConversationMemoryCache.stack([])
     with pytest.raises(ValueError, match="A cache to be stacked and the cache belong to different models"):

@@ -23,11 +23,26 @@ def test_the_licence_of_a_known_corpus_is_checked():
         check_licence({"dataset": dataset}, "apache-2.0")
 
 
+def test_corpora_that_the_publisher_names_are_checked_too():
+    for datasets in (["ravdess"], ["emodb", "RAVDESS"]):
+        with pytest.raises(ValueError, match=r"ravdess.*CC BY-NC-SA 4\.0"):
+            check_licence({}, "apache-2.0", datasets)
+    with pytest.raises(ValueError, match="ravdess"):
+        check_licence({"dataset": "RAVDESS"}, "apache-2.0")
+    check_licence({}, "apache-2.0", ["emodb", "org/own"])
+
+
+def test_licences_that_cannot_be_read_are_an_error():
+    for licences in ("CC BY-NC-SA 4.0", ["CC BY-NC-SA 4.0"]):
+        with pytest.raises(ValueError, match="licences of a training recipe must map corpora"):
+            check_licence({"licences": licences}, "apache-2.0")
+
+
 def test_other_licences_are_allowed():
     check_licence(RESTRICTED, "cc-by-nc-sa-4.0")
     check_licence({"licences": {"x": "free for non-commercial research"}}, "cc-by-nc-4.0")
     check_licence({"licences": {"emodb": "CC0 1.0"}}, "apache-2.0")
-    for recipe in ({}, {"licences": None}, {"licences": "text"}, {"licences": {}}):
+    for recipe in ({}, {"licences": None}, {"licences": {}}):
         check_licence(recipe, None)
 
 

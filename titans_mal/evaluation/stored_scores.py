@@ -35,7 +35,7 @@ class StoredScores:
             if not path.exists():
                 _write(path, run)
         state.wait_for_everyone()
-        differing = differing_options(_read(path), json.loads(json.dumps(run)))
+        differing = differing_options(*map(_identity, (_read(path), json.loads(json.dumps(run)))))
         if differing:
             raise ValueError(
                 f"{folder.parent} holds a run with a different {' and '.join(differing)}: choose another folder, "
@@ -56,6 +56,12 @@ class StoredScores:
     def read(self) -> list[dict]:
         """The scores of each group, in order."""
         return [_read(path) for path in sorted(self._folder.glob("group-*.json"))]
+
+
+def _identity(run: dict) -> dict:
+    """A run without the name of its model, such as a folder, which may be given in different ways."""
+    model = run.get("model")
+    return {**run, "model": {**model, "name": None}} if isinstance(model, dict) else run
 
 
 def _write(path: Path, content: dict) -> None:

@@ -99,7 +99,7 @@ def publish_folder(
     check_repo_id(repo_id)
     config, recipe = read_config(folder), read_recipe(folder)
     if not force_license:
-        check_licence(recipe, license)
+        check_licence(recipe, license, _several("datasets", datasets))
     facts = CardFacts(
         license=license,
         language=_several("language", language),

@@ -34,7 +34,7 @@ from .run_report import check_same_options, print_peak, print_start, write_optio
 from .trained_parts import choose_trained_parts, freeze_before_voice_memory
 from .trainer import ConversationTrainer
 from .transitions import fit_emotion_transitions
-from .voices import fit_voice_memory
+from .voices import fit_voice_memory, has_voices_to_fit
 
 
 # Files and folders written at the end of a training.
@@ -84,7 +84,7 @@ def run_training(
         model = load_model(model_options, train.features["emotion"].names)
         _check_model(model, train, model_options, run, data_options.dataset)
         processor = AutoProcessor.from_pretrained(model_options.base_model, revision=model_options.base_revision)
-        if model.config.memory_config.voice_layers and checkpoint is None:
+        if has_voices_to_fit(model) and checkpoint is None:
             copies = VIRTUAL_VOICES if arguments.virtual_speakers else 0
             fit_voice_memory(model, processor, train, virtual_voices=copies)
         freeze_before_voice_memory(model)
@@ -127,11 +127,16 @@ def _check_ratings(train: Dataset, dimensions: Sequence[str], name: str) -> None
 
 
 def _check_model(model: AudioEmotionMixin, train: Dataset, options: ModelOptions, run: RunOptions, name: str) -> None:
-    """Raise ValueError for options that need labels or transcripts which the model or the training turns lack."""
+    """Raise ValueError for options that the model or the training turns cannot serve."""
     wanted = {"calibrate": run.calibrate, "emotion_transitions": options.emotion_transitions}
     of_labels = [option for option, is_wanted in wanted.items() if is_wanted]
     if of_labels and not read_labels(model.config):
         raise ValueError(f"{' and '.join(of_labels)} needs a model that reads labels.")
+    if not any(parameter.requires_grad for parameter in model.parameters()):
+        raise ValueError(
+            "Nothing is trained by gradients: a memory of voices is fitted. Give emotion_readout audio or linear, a "
+            "lora_r, or further memory_layers."
+        )
     if model.config.takes_transcript and not any(train["transcript"]):
         raise ValueError(f"The prompt includes a transcript, but no turn of {name} has one.")
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 
 from ..saved_options import differing_options
-from ..training_recipe import RECIPE_FILE, read_recipe
+from ..training_recipe import LICENCES, RECIPE_FILE, licences_of, read_recipe
 from .arguments import ConversationTrainingArguments
 from .memory_estimate import NotEstimatedError, StepShape, estimate_training_memory, on_meta
 from .options import default_of
@@ -103,4 +103,8 @@ def write_recipe(trainer: ConversationTrainer, options: dict, folder: Path) -> N
     trained = sum(count for name, count in trained_parameters(model).items() if name != "frozen")
     numbers = (trainer.state.global_step, trainer.skipped.count, trainer.args.world_size, trained)
     recipe = recipe_of(options, trainer.args) | dict(zip(_MEASURED, numbers))
+    # A model that is trained further has been trained on the corpora of its base too.
+    base = Path(options["base_model"])
+    if licences := licences_of(read_recipe(base)) if base.is_dir() else {}:
+        recipe[LICENCES] = licences
     (folder / RECIPE_FILE).write_text(json.dumps(recipe, indent=2) + "\n")

@@ -42,7 +42,8 @@ def fit_voice_memory(
         model: a model with `voice_layers`; it is temporarily put into evaluation mode.
         processor: the processor of its host.
         table: a split of `load_conversations`, with two speakers or more, whose names are the same in all
-            conversations. A turn that occurs in several conversations counts once.
+            conversations. A turn that occurs in several conversations counts once. With fewer than two emotions, their
+            effect is not removed.
         batch_size: turns processed at once.
         virtual_voices: number of additional copies of the turns in other voices. A copy of a speaker counts as another
             speaker; the voices are the same in every run.
@@ -50,16 +51,22 @@ def fit_voice_memory(
     Raises:
         ValueError: for a model without voice memory layers, and as `fit_voice_layer`; the model is then unchanged.
     """
-    layers = [layer for layer in model.titans_memory.layers if isinstance(layer, VoiceMemoryLayer)]
+    layers = _voice_layers(model)
     if not layers:
         raise ValueError("The model has no memory of voices: set voice_layers in its TitansMemoryConfig.")
+    if batch_size < 1 or virtual_voices < 0:
+        raise ValueError(f"batch_size must be at least 1, and virtual_voices 0, got {batch_size}, {virtual_voices}.")
+    names = table.features["emotion"].names
+    if unknown := [label for label in names if label not in model.config.labels]:
+        raise ValueError(f"The data has labels {unknown} that the model does not know: {model.config.labels}.")
     scorer = TurnScorer(model, processor)
     rows = _usable(table, _different_turns(table), scorer.sampling_rate)
     speakers = [table[row]["speaker"] for row in rows]
+    _check_speakers(speakers)  # before all turns are processed
     changes = [dict.fromkeys(speakers, VirtualSpeaker())]
     changes += [other_voices(speakers, copy + 1) for copy in range(virtual_voices)]
     pooled = _means_of_turns(model, scorer, table, rows, changes, batch_size)
-    labels = [model.config.labels.index(label) for label in table.features["emotion"].names]
+    labels = [model.config.labels.index(label) for label in names]
     numbers = [labels[table[row]["emotion"]] if table[row]["emotion"] >= 0 else -1 for row in rows] * len(changes)
     emotions = numbers if len({*numbers} - {-1}) > 1 else None  # data may have ratings alone
     # A speaker in another voice counts as another speaker.
@@ -68,6 +75,15 @@ def fit_voice_memory(
         _check_fit(layer, pooled[layer], speakers, emotions)
     for layer in layers:
         fit_voice_layer(layer, pooled[layer], speakers, emotions)
+
+
+def has_voices_to_fit(model: AudioEmotionMixin) -> bool:
+    """Whether the model has a voice memory that is not fitted yet."""
+    return any(not layer.voice_gain.any() for layer in _voice_layers(model))
+
+
+def _voice_layers(model: AudioEmotionMixin) -> list[VoiceMemoryLayer]:
+    return [layer for layer in model.titans_memory.layers if isinstance(layer, VoiceMemoryLayer)]
 
 
 def _means_of_turns(
@@ -79,9 +95,7 @@ def _means_of_turns(
     batch_size: int,
 ) -> dict[VoiceMemoryLayer, Tensor]:
     """(turns, hidden_size) for each voice memory layer: mean hidden states of all rows, for each change in turn."""
-    means: dict[VoiceMemoryLayer, list[Tensor]] = {
-        layer: [] for layer in model.titans_memory.layers if isinstance(layer, VoiceMemoryLayer)
-    }
+    means: dict[VoiceMemoryLayer, list[Tensor]] = {layer: [] for layer in _voice_layers(model)}
     was_training, rate = model.training, scorer.sampling_rate
     hooks = [layer.register_forward_pre_hook(_keep_means(means[layer]), with_kwargs=True) for layer in means]
     model.eval()
@@ -192,14 +206,26 @@ def _check_fit(
             "that are not finite."
         )
     if emotions is not None:
+        if len(emotions) != len(speakers) or any(int(emotion) != emotion for emotion in emotions):
+            raise ValueError(f"emotions must be {len(speakers)} integers, one for each turn.")
         known, most = {emotion for emotion in emotions if emotion >= 0}, layer.config.voice_emotions
         if len(known) < 2 or max(known) >= most:
             raise ValueError(
                 f"emotions must be two or more of the numbers 0 to {most - 1} (voice_emotions={most}), or None; got "
                 f"{sorted(known)}."
             )
-    if len(set(speakers)) < 2:
-        raise ValueError(f"A memory of voices needs two training speakers or more, got {sorted(set(speakers))}.")
+    _check_speakers(speakers)
+
+
+def _check_speakers(speakers: Sequence[str]) -> None:
+    names = sorted(set(speakers))
+    if len(names) < 2:
+        raise ValueError(f"A memory of voices needs two training speakers or more, got {names}.")
+    if len(speakers) <= len(names):
+        raise ValueError(
+            f"A memory of voices needs speakers with several turns, but {len(speakers)} turns are of {len(names)} "
+            "speakers."
+        )
 
 
 def _fit_emotions(layer: VoiceMemoryLayer, turns: np.ndarray, projected, components: PCA, emotions) -> None:

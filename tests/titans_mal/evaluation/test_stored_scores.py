@@ -30,6 +30,16 @@ def test_another_run_is_rejected(tmp_path):
         StoredScores(tmp_path / "progress", {"seed": 1, "model": "a", "partners": 2}, STATE)
 
 
+def test_the_name_of_a_model_may_differ(tmp_path):
+    """As that of a folder which is spelled in another way."""
+    run = {"model": {"name": "out/model", "weights": "a"}}
+    StoredScores(tmp_path / "progress", run, STATE).write({"group": 0, "not_scored": {}, "scores": {}})
+    again = StoredScores(tmp_path / "progress", {"model": {"name": "/abs/out/model", "weights": "a"}}, STATE)
+    assert again.done == {0}
+    with pytest.raises(ValueError, match="a different model"):
+        StoredScores(tmp_path / "progress", {"model": {"name": "out/model", "weights": "b"}}, STATE)
+
+
 def test_numbers_that_are_not_finite_are_not_kept(tmp_path):
     progress = StoredScores(tmp_path / "progress", {}, STATE)
     with pytest.raises(ValueError, match="JSON"):

@@ -122,6 +122,22 @@ def test_train_fits_voices_transitions_and_a_temperature(base, talks_folder, tmp
     assert model.config.emotion_readout == "audio"
     recipe = json.loads((tmp_path / "model" / "training_recipe.json").read_text())
     assert recipe["emotion_transitions"] is True
+    # A model that is trained further keeps its fit, and the licences of its corpora.
+    (tmp_path / "model" / "training_recipe.json").write_text(json.dumps({"dataset": "ravdess"}))
+    options = ("--validation-share", "0", "--eval-strategy", "no")
+    done = invoke("train", tmp_path / "model", talks_folder, tmp_path / "further", *options)
+    assert done.exit_code == 0, done.output
+    assert len(copies) == 1
+    recipe = json.loads((tmp_path / "further" / "model" / "training_recipe.json").read_text())
+    assert recipe["licences"] == {"ravdess": "CC BY-NC-SA 4.0"}
+
+
+def test_a_memory_of_voices_alone_leaves_nothing_to_train(base, talks_folder, tmp_path, monkeypatch):
+    monkeypatch.setattr(run, "fit_voice_memory", lambda *given, **how: pytest.fail("was fitted before the check"))
+    memory = '{"voice_layers": [0]}'
+    done = invoke("train", base, talks_folder, tmp_path, "--memory-layers", "0", "--memory", memory)
+    assert done.exit_code == 1
+    assert "Nothing is trained by gradients: a memory of voices is fitted." in one_line_error(done)
 
 
 def write_ratings(talks: Path, folder: Path, *, labels: bool) -> Path:

@@ -11,7 +11,7 @@ from titans_mal.modeling.configuration_titans_memory import TitansMemoryConfig
 from titans_mal.modeling.titans_memory_layer import TitansMemory
 from titans_mal.modeling.voice_memory_layer import VoiceMemoryLayer
 from titans_mal.training.trained_parts import choose_trained_parts
-from titans_mal.training.voices import fit_voice_layer, fit_voice_memory
+from titans_mal.training.voices import fit_voice_layer, fit_voice_memory, has_voices_to_fit
 
 
 HIDDEN, SPEAKERS, TURNS, EMOTIONS = 24, 12, 20, 3
@@ -107,6 +107,8 @@ def test_a_failed_fit_changes_nothing():
     for given, message in (
         ((turns, alone), r"needs two training speakers or more, got \['s0'\]"),
         ((broken, speakers), "not finite"),
+        ((turns, speakers, [0, 1]), r"emotions must be \d+ integers"),
+        ((turns, speakers, [0.5] * len(speakers)), r"emotions must be \d+ integers"),
         ((turns, speakers, [1] * len(speakers)), r"two or more of the numbers 0 to \d.*got \[1\]"),
         ((turns, speakers, [-1] * len(speakers)), r"or None; got \[\]"),
         ((turns, speakers, [row % 2 * EMOTIONS for row in range(len(speakers))]), f"got .0, {EMOTIONS}"),
@@ -154,6 +156,31 @@ def test_a_model_is_fitted_trained_and_saved_with_its_voice_memory(processor, ta
         with torch.no_grad():
             logits.append(each(**inputs, memory_cache=cache, conversation_ids=[0] * 4).emotion_logits)
     assert logits[0].equal(logits[1])
+
+
+def test_tables_that_cannot_be_fitted_are_rejected_before_they_are_processed(processor, talks, tmp_path, monkeypatch):
+    save_base(tmp_path / "base")
+    memory = TitansMemoryConfig(layers=[0], voice_layers=[0])
+    train = talks["train"]
+    labels = dict(enumerate(train.features["emotion"].names))
+    model = AutoModelForAudioEmotion.from_base(tmp_path / "base", id2label=labels, memory_config=memory)
+    assert has_voices_to_fit(model)
+    monkeypatch.setattr("titans_mal.training.voices._means_of_turns", lambda *given: pytest.fail("was processed"))
+    one, each = ([name] * len(train) for name in ("X", ""))
+    each = [f"speaker {row}" for row in range(len(train))]
+    for speakers, message in (
+        (one, r"two training speakers or more, got \['X'\]"),
+        (each, "speakers with several turns"),
+    ):
+        table = train.remove_columns("speaker").add_column("speaker", speakers)
+        with pytest.raises(ValueError, match=message):
+            fit_voice_memory(model, processor, table, virtual_voices=2)
+    for options in ({"batch_size": 0}, {"virtual_voices": -1}):
+        with pytest.raises(ValueError, match="batch_size must be at least 1, and virtual_voices 0"):
+            fit_voice_memory(model, processor, train, **options)
+    model.config.id2label = {**labels, 0: "other"}
+    with pytest.raises(ValueError, match=r"labels \['.*'\] that the model does not know"):
+        fit_voice_memory(model, processor, train)
 
 
 def test_a_model_without_a_voice_memory_is_rejected(model, processor, talks):
