@@ -166,8 +166,7 @@ def test_tables_that_cannot_be_fitted_are_rejected_before_they_are_processed(pro
     model = AutoModelForAudioEmotion.from_base(tmp_path / "base", id2label=labels, memory_config=memory)
     assert has_voices_to_fit(model)
     monkeypatch.setattr("titans_mal.training.voices._means_of_turns", lambda *given: pytest.fail("was processed"))
-    one, each = ([name] * len(train) for name in ("X", ""))
-    each = [f"speaker {row}" for row in range(len(train))]
+    one, each = ["X"] * len(train), [f"speaker {row}" for row in range(len(train))]
     for speakers, message in (
         (one, r"two training speakers or more, got \['X'\]"),
         (each, "speakers with several turns"),
