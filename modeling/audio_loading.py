@@ -12,7 +12,7 @@ import numpy as np
 from .audio_arrays import Scale, channels_of
 from .audio_checks import AudioDecodingError, AudioTooLong, check_level, check_rate
 from .audio_decoding import AudioBlock, decode_blocks, header_channels, header_seconds
-from .audio_source import channel_of_part
+from .audio_source import channel_of_part, file_of_part
 
 
 # ITU-R BS.775-3, table 2, downmix to mono (front channels 0.7071, centre 1, surround 0.5); LFE is left out.
@@ -93,7 +93,7 @@ def audio_blocks(
             "Audio must be a path, bytes, (array, rate), or a dict with bytes, path, or array and sampling_rate; got "
             f"{type(source).__name__}."
         )
-    if channel is None and "#t=" not in name:
+    if channel is None and file_of_part(name) == name:
         blocks = _compared(blocks, name)
     return _resampled(_mono(blocks, channel, limit, name), sampling_rate)
 

@@ -54,8 +54,11 @@ def main() -> None:
         latency = statistics.median(turn.latency for turn in turns)
         print(f"| {first + 1} to {last} | {latency:.4f} | {megabytes():.0f} | {analyzer.nbytes:,} |", flush=True)
     spent = sum(turn.latency for turn in analyzer.history)
-    talk = analyzer.history[-1].end
-    print(f"\n{talk / 60:.1f} minutes of talk were processed in {spent / 60:.1f}: {talk / spent:.1f} times real time.")
+    talk = sum(turn.processed_seconds for turn in analyzer.history)
+    print(
+        f"\n{analyzer.history[-1].end / 60:.1f} minutes of talk, of which {talk / 60:.1f} were processed, took "
+        f"{spent:.1f} s: {talk / spent:.0f} times real time."
+    )
 
 
 if __name__ == "__main__":

@@ -366,7 +366,10 @@ def test_a_corpus_of_two_folds_of_two_speakers_is_reported(real, study, tmp_path
     parts = {name: getattr(corpus, name)[keep] for name in ("features", "speakers", "emotions", "people", "channels")}
     small = real["corpus"].Corpus(**parts, originals=int(keep[: corpus.originals].sum()))
     options = {"folds": [[0, 1], [2, 3]], "labels": 3, "scripts": real["corpus"].Scripts(), "seeds": 1}
+    # As a version without the newer models left it.
+    (tmp_path / "chosen_2.json").write_text('{"utterance": {"penalty": 0.01}}')
     real["features"].run_fold(small, small, fold=2, folder=tmp_path, **options)
+    assert {*real["study"].TRAINED, "transitions"} == {*json.loads((tmp_path / "chosen_2.json").read_text())}
     utterances = tuple(real["voices"].Utterance(Path(str(i)), f"p{s}", "x") for i, s in enumerate(small.speakers))
     about = {"train": "a", "test": "a", "script": "random", "blocks": "all", "copies": "0-0"}
     found = real["feature_report"].report(

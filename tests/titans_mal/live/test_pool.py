@@ -235,6 +235,20 @@ def test_a_request_with_a_key_does_not_replace_a_broken_state(model, processor):
     assert states.content == {"a": b"broken"}
 
 
+def test_a_reset_needs_no_readable_state(model, processor, monkeypatch):
+    """Also where the storage fails, unless a key has to be looked for in the state."""
+    states = StatesInDict()
+
+    def fail(name):
+        raise OSError("the storage cannot be read")
+
+    monkeypatch.setattr(states, "read", fail)
+    with ConversationPool(model, processor, states=states) as pool:
+        assert pool.push("a", tone(0.5), RATE, reset=True).turn_index == 0
+        with pytest.raises(OSError, match="cannot be read"):
+            pool.push("a", tone(0.5), RATE, reset=True, retry_key="k")
+
+
 def test_a_reset_is_undone_with_its_turn(model, processor, monkeypatch):
     with ConversationPool(model, processor) as pool:
         before = [pool.push("a", tone(0.5), RATE, retry_key="k")]

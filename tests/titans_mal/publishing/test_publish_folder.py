@@ -59,6 +59,12 @@ def test_a_recipe_for_non_commercial_use_needs_such_a_licence(folder):
     dry(folder, license="apache-2.0", force_license=True)
 
 
+def test_a_corpus_that_the_publisher_names_needs_such_a_licence(folder):
+    with pytest.raises(ValueError, match="ravdess"):
+        dry(folder, license="apache-2.0", datasets=["ravdess"])
+    dry(folder, license="cc-by-nc-sa-4.0", datasets=["ravdess"])
+
+
 def dry(folder, **facts):
     return publish_folder(folder, "org/name", dry_run=True, **facts)
 
